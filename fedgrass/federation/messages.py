@@ -1,0 +1,210 @@
+"""The messages of the protocol: frozen, versioned, checked where they come in.
+
+Every message is one JSON object of at most 4 KB (Greengrass Nucleus Lite drops larger ones without a word).
+A receiver ignores fields that it does not know, so that a newer sender may add some; it refuses versions
+that it does not speak.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from fedgrass.federation import names
+from fedgrass.federation.errors import MessageError
+
+VERSION = 1
+LARGEST_MESSAGE = 4096  # bytes, of the JSON text
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Milliseconds = Annotated[int, Meta(ge=0)]  # since the epoch, by the cloud's clock
+RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
+TaskName = Annotated[str, Meta(pattern=names.TASK_NAME)]
+Reason = Annotated[str, Meta(max_length=512)]
+Metrics = Annotated[dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=24)]
+Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """What every message has."""
+
+    version: int = VERSION
+
+
+class WorkMessage(Message, frozen=True, kw_only=True):
+    """A message on one attempt at one round of one run."""
+
+    run: RunName
+    round: Positive
+    attempt: Positive
+
+
+def round_id(run: str, number: int, attempt: int) -> str:
+    """Return the word for one attempt at a round: ``<run>/<round>/<attempt>``."""
+    return f"{run}/{number}/{attempt}"
+
+
+class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
+    """Cloud to device: work to do. ``announced_at`` comes back in the completion, as it is."""
+
+    work: Literal["train", "evaluate"]
+    task: TaskName
+    announced_at: Milliseconds
+    deadline_seconds: Seconds  # what is left of the round: a duration, since clocks are never compared
+    bucket: str
+    model_key: str
+    model_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
+    model_bytes: Positive
+    settings: Options = {}  # of the training: epochs, learning rate, ...
+
+
+class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
+    """Cloud to device: a reply was counted or refused, so the device need not say it again."""
+
+    counted: bool
+    reason: Reason = ""
+
+
+class Completion(WorkMessage, frozen=True, kw_only=True):
+    """Device to cloud: the work is done, and the update (if it was training) lies in S3."""
+
+    round_id: str  # says run, round and attempt again, since the turnaround rule keys its row by it
+    announced_at: Milliseconds
+    bytes: Count
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{32}\\Z")]  # xxh3-128 of the file
+    examples: Positive
+    metrics: Metrics = {}
+    download_seconds: Seconds = 0.0
+    evaluate_seconds: Seconds = 0.0
+    train_seconds: Seconds = 0.0
+    upload_seconds: Seconds = 0.0
+
+
+class Status(WorkMessage, frozen=True, kw_only=True):
+    """Device to cloud: how the work goes. ``declined`` and ``failed`` end it, with the reason."""
+
+    state: Literal["accepted", "declined", "progress", "failed"]
+    reason: Reason = ""
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Device to cloud: I am here (again); is there open work for me?"""
+
+    component_version: str = ""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Device to cloud: I am alive. Flat, since the heartbeat rule writes it into the devices table."""
+
+    state: Literal["idle", "working"]
+    tasks: str  # names with commas between them
+    examples: Count
+    component_version: str
+    uptime_seconds: Seconds
+
+
+class RoundChange(Message, frozen=True, kw_only=True):
+    """Cloud to people: one line per change of a round."""
+
+    run: RunName
+    round: Count
+    attempt: Count
+    state: str
+    text: str
+    device: str = ""
+
+
+class NewModel(Message, frozen=True, kw_only=True):
+    """Cloud to everybody: a task has a new global model."""
+
+    task: TaskName
+    run: RunName
+    round: Count
+    bucket: str
+    key: str
+    sha256: str
+    bytes: Count
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+class _Versioned(Struct):
+    version: int
+
+
+def encode(message: Message) -> bytes:
+    """Return the JSON text of a message.
+
+    Raises:
+        MessageError: it has more than 4 KB, so that a device might never get it.
+    """
+    text = msgspec.json.encode(message)
+    _check_size(text)
+    return text
+
+
+def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
+    """Return the message that ``text`` holds.
+
+    Raises:
+        MessageError: the text is too large, no JSON object, of another version, or breaks a field's rule;
+            the error says which.
+    """
+    _check_size(text)
+    _check_version(text)
+    try:
+        message = msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = f"no {kind.__name__.lower()}: {error}"
+        raise MessageError(reason) from error
+    if isinstance(message, Completion):
+        _check_round_id(message)
+    return message
+
+
+def decode_announce(text: bytes) -> Announcement | Verdict:
+    """Return what the cloud said on a device's announce topic; raises as :func:`decode` does."""
+    _check_size(text)
+    _check_version(text)
+    try:
+        return msgspec.json.decode(text, type=Announcement | Verdict)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = f"no announcement: {error}"
+        raise MessageError(reason) from error
+
+
+def _check_size(text: bytes) -> None:
+    if len(text) > LARGEST_MESSAGE:
+        reason = f"the message has {len(text)} bytes; {LARGEST_MESSAGE} is the most that every device hears"
+        raise MessageError(reason)
+
+
+def _check_version(text: bytes) -> None:
+    try:
+        version = msgspec.json.decode(text, type=_Versioned).version
+    except msgspec.ValidationError as error:
+        reason = f"a message is a JSON object with a version: {error}"
+        raise MessageError(reason) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = f"the message is no JSON: {error}"
+        raise MessageError(reason) from error
+    if version != VERSION:
+        reason = f"the message has version {version}; this side speaks version {VERSION}"
+        raise MessageError(reason)
+
+
+def _check_round_id(message: Completion) -> None:
+    expected = round_id(message.run, message.round, message.attempt)
+    if message.round_id != expected:
+        reason = f"the completion's round_id is {message.round_id!r}, its fields say {expected!r}"
+        raise MessageError(reason)
+
+
+def shorten(text: str, length: int = 512) -> str:
+    """Return ``text`` cut to ``length`` characters, so that a reason always fits its message."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+

@@ -1,0 +1,169 @@
+"""The round: its states, the events that move it, and what is to be done next.
+
+    OPEN         devices were asked; their replies are counted
+    AGGREGATING  one averager holds the lease and makes the new global model; replies come too late
+    CLOSED       the new global model lies in the bucket
+    ABANDONED    too few replies came; no model was made, and the reason says why
+
+``TRANSITIONS`` is the whole law. The diagram in docs/round.md is drawn from it. Nothing here reads a clock:
+``now`` comes in as milliseconds since the epoch, always of the cloud.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from msgspec import Struct
+
+
+class State(StrEnum):
+    """Where a round is."""
+
+    OPEN = "OPEN"
+    AGGREGATING = "AGGREGATING"
+    CLOSED = "CLOSED"
+    ABANDONED = "ABANDONED"
+
+
+class Event(StrEnum):
+    """What moves a round."""
+
+    ENOUGH_REPLIES = "enough replies"
+    DEADLINE_WITH_MINIMUM = "the deadline passed and the minimum replied"
+    DEADLINE_TOO_FEW = "the deadline passed and too few replied"
+    MINIMUM_OUT_OF_REACH = "too few devices are left to reach the minimum"
+    LEASE_EXPIRED = "the averager did not finish within its lease"
+    TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
+    MODEL_WRITTEN = "the new global model was written"
+
+
+TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
+    {
+        (State.OPEN, Event.ENOUGH_REPLIES): State.AGGREGATING,
+        (State.OPEN, Event.DEADLINE_WITH_MINIMUM): State.AGGREGATING,
+        (State.OPEN, Event.DEADLINE_TOO_FEW): State.ABANDONED,
+        (State.OPEN, Event.MINIMUM_OUT_OF_REACH): State.ABANDONED,
+        (State.AGGREGATING, Event.LEASE_EXPIRED): State.AGGREGATING,
+        (State.AGGREGATING, Event.TOO_FEW_GOOD_UPDATES): State.OPEN,
+        (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
+    }
+)
+
+
+class Round(Struct, frozen=True, kw_only=True):
+    """One attempt at one round of a run. Counters only grow; ``fence`` grows with each lease."""
+
+    run: str
+    number: int
+    attempt: int
+    state: State
+    asked: int  # devices in the cohort
+    needed: int  # good replies that close it at once
+    minimum: int  # good replies that close it at the deadline
+    opened_at: int
+    deadline_at: int
+    announced: bool = False  # every announcement of the opening was handed to the broker
+    replied: int = 0
+    refused: int = 0  # of the replied: updates that must not enter the average
+    gone: int = 0  # declined or failed
+    late: int = 0
+    fence: int = 0
+    lease_until: int = 0
+    closed_at: int = 0
+    reason: str = ""
+    model_sha256: str = ""
+    model_bytes: int = 0
+
+    @property
+    def good(self) -> int:
+        """Replies that count: those whose update was not refused."""
+        return self.replied - self.refused
+
+    @property
+    def outstanding(self) -> int:
+        """Devices of which nothing final was heard."""
+        return self.asked - self.replied - self.gone
+
+
+class Participation(StrEnum):
+    """What one device of the cohort has done."""
+
+    ASKED = "ASKED"
+    ACCEPTED = "ACCEPTED"
+    REPLIED = "REPLIED"
+    REFUSED = "REFUSED"
+    DECLINED = "DECLINED"
+    FAILED = "FAILED"
+
+
+# A device moves along these and never back, so that a message that comes twice moves nothing twice.
+PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyType(
+    {
+        Participation.ASKED: frozenset(
+            {Participation.ACCEPTED, Participation.REPLIED, Participation.DECLINED, Participation.FAILED}
+        ),
+        Participation.ACCEPTED: frozenset(
+            {Participation.REPLIED, Participation.DECLINED, Participation.FAILED}
+        ),
+        Participation.REPLIED: frozenset({Participation.REFUSED}),
+        Participation.REFUSED: frozenset(),
+        Participation.DECLINED: frozenset(),
+        Participation.FAILED: frozenset(),
+    }
+)
+
+
+class Participant(Struct, frozen=True, kw_only=True):
+    """One device's part in one attempt at a round. Times are of the cloud, durations of the device."""
+
+    device: str
+    state: Participation
+    announced_at: int
+    received_at: int = 0
+    bytes: int = 0
+    checksum: str = ""
+    examples: int = 0
+    metrics: dict[str, float] = {}
+    download_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    train_seconds: float = 0.0
+    upload_seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def turnaround_seconds(self) -> float:
+        """From the announcement to the reply, both by the cloud's clock; 0 while there is no reply."""
+        return (self.received_at - self.announced_at) / 1000 if self.received_at else 0.0
+
+
+def before(target: Participation) -> frozenset[Participation]:
+    """Return the states from which a device may move to ``target``."""
+    return frozenset(source for source, targets in PARTICIPATIONS.items() if target in targets)
+
+
+def next_event(current: Round, now: int, *, overdue: bool = False) -> Event | None:
+    """Return what is to happen to a round at ``now``, or None if it has to wait.
+
+    ``overdue`` says that the deadline's own alarm called, whatever ``now`` says: an alarm that comes a
+    moment early must not be lost.
+    """
+    if current.state is State.AGGREGATING:
+        return Event.LEASE_EXPIRED if now >= current.lease_until else None
+    if current.state is not State.OPEN:
+        return None
+    if current.good >= current.needed:
+        return Event.ENOUGH_REPLIES
+    if overdue or now >= current.deadline_at:
+        return Event.DEADLINE_WITH_MINIMUM if current.good >= current.minimum else Event.DEADLINE_TOO_FEW
+    if current.good + current.outstanding < current.minimum:
+        return Event.MINIMUM_OUT_OF_REACH
+    if current.outstanding == 0:
+        return Event.ENOUGH_REPLIES
+    return None
+
+
+def explain(current: Round, event: Event) -> str:
+    """Return one line for people: why ``event`` happens to the round."""
+    counted = f"{current.good} good replies of {current.asked} asked, {current.minimum} needed at least"
+    aside = [f"{current.refused} refused" * bool(current.refused), f"{current.gone} gone" * bool(current.gone)]
+    return f"{event} ({', '.join([counted, *filter(None, aside)])})"

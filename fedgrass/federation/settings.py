@@ -1,0 +1,69 @@
+"""The settings of a run: what the operator may choose, checked before anything starts."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from fedgrass.federation.aggregation import AGGREGATORS
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages import Options, TaskName
+from fedgrass.federation.selection import SELECTIONS
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run does. Stored with the run; the meaning of each is in docs/settings.md."""
+
+    task: TaskName
+    rounds: Annotated[int, Meta(ge=1, le=100_000)] = 5
+    selection: str = "all"
+    fraction: Share = 1.0  # of the candidates; `all` asks everybody and ignores it
+    threshold: Share = 1.0  # of the devices asked: so many replies close a round before its deadline
+    minimum_replies: Count = 1  # fewer at the deadline abandon the round
+    deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
+    aggregation: str = "weighted_mean"
+    on_abandoned: Literal["retry", "fail"] = "retry"
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
+    seen_within_seconds: Count = 300  # a device that said nothing for longer is no candidate
+    training: Options = {}  # handed to the device's training as it is
+
+    def cohort(self, candidates: int) -> int:
+        """Return how many of ``candidates`` devices a round asks: max(int(n * fraction), 1)."""
+        return candidates if self.selection == "all" else max(int(candidates * self.fraction), 1)
+
+    def replies_needed(self, asked: int) -> int:
+        """Return how many replies close a round that asked ``asked`` devices, deadline or not.
+
+        At least one and at most ``asked``; rounded up, and compared with >=, so that a fraction that is no
+        exact float can never make a round wait for ever.
+        """
+        return min(asked, max(1, self.minimum_replies, math.ceil(round(self.threshold * asked, 9))))
+
+
+def parse_settings(values: object) -> RunSettings:
+    """Return the settings that ``values``, a decoded JSON object, describes.
+
+    Raises:
+        SettingsError: a field is unknown, missing, of the wrong type or out of its range; the text names the
+            field and what it may be.
+    """
+    try:
+        settings = msgspec.convert(values, RunSettings)
+    except msgspec.ValidationError as error:
+        message = f"the run's settings cannot be used: {error}"
+        raise SettingsError(message) from error
+    _check_choice("selection", settings.selection, SELECTIONS)
+    _check_choice("aggregation", settings.aggregation, AGGREGATORS)
+    return settings
+
+
+def _check_choice(field: str, value: str, choices: Mapping[str, object]) -> None:
+    if value not in choices:
+        allowed = ", ".join(sorted(choices))
+        message = f"the run's {field} is {value!r}; it may be one of: {allowed}"
+        raise SettingsError(message)
