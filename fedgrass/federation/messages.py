@@ -16,10 +16,12 @@ from fedgrass.federation.errors import MessageError
 VERSION = 1
 LARGEST_MESSAGE = 4096  # bytes, of the JSON text
 
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-Milliseconds = Annotated[int, Meta(ge=0)]  # since the epoch, by the cloud's clock
+_LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
+
+Positive = Annotated[int, Meta(ge=1, le=_LARGEST_NUMBER)]
+Count = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]
+Seconds = Annotated[float, Meta(ge=0, le=_LARGEST_NUMBER)]
+Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=names.TASK_NAME)]
 Reason = Annotated[str, Meta(max_length=512)]
@@ -207,4 +209,3 @@ def _check_round_id(message: Completion) -> None:
 def shorten(text: str, length: int = 512) -> str:
     """Return ``text`` cut to ``length`` characters, so that a reason always fits its message."""
     return text if len(text) <= length else text[: length - 1] + "…"
-

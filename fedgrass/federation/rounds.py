@@ -62,6 +62,8 @@ class Round(Struct, frozen=True, kw_only=True):
     minimum: int  # good replies that close it at the deadline
     opened_at: int
     deadline_at: int
+    base_sha256: str  # of the model that the devices start from
+    base_bytes: int
     announced: bool = False  # every announcement of the opening was handed to the broker
     replied: int = 0
     refused: int = 0  # of the replied: updates that must not enter the average
@@ -165,5 +167,7 @@ def next_event(current: Round, now: int, *, overdue: bool = False) -> Event | No
 def explain(current: Round, event: Event) -> str:
     """Return one line for people: why ``event`` happens to the round."""
     counted = f"{current.good} good replies of {current.asked} asked, {current.minimum} needed at least"
-    aside = [f"{current.refused} refused" * bool(current.refused), f"{current.gone} gone" * bool(current.gone)]
-    return f"{event} ({', '.join([counted, *filter(None, aside)])})"
+    aside = [
+        f"{count} {what}" for count, what in ((current.refused, "refused"), (current.gone, "gone")) if count
+    ]
+    return f"{event} ({', '.join([counted, *aside])})"

@@ -23,6 +23,8 @@ class Run(Struct, frozen=True, kw_only=True):
     state: RunState
     settings: RunSettings
     started_at: int
+    initial_sha256: str
+    initial_bytes: int
     round: int = 0
     attempt: int = 0
     ended_at: int = 0

@@ -1,0 +1,40 @@
+"""The averager: counts replies, and when they are enough makes the next global model.
+
+Reads the reply queue: what the reply rule wrote of devices' completions and statuses, and the alarms of
+rounds whose deadline has passed.
+"""
+
+import base64
+import json
+from typing import Any
+
+from cloud_functions import coordinator, replies, wiring
+from cloud_functions.cloud import Cloud
+from cloud_functions.queue import each_record
+from cloud_functions.replies import DeviceMessage
+from cloud_functions.wiring import LambdaContext
+from fedgrass.federation.topics import Kind
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Take a batch of replies and alarms."""
+    cloud = wiring.cloud(context)
+    return each_record(event, cloud.log, lambda body: _take(cloud, body))
+
+
+def _take(cloud: Cloud, body: str) -> None:
+    said = json.loads(body)
+    if "overdue" in said:
+        alarm = said["overdue"]
+        coordinator.advance(cloud, alarm["run"], overdue=(alarm["round"], alarm["attempt"]))
+        return
+    message = DeviceMessage(
+        kind=Kind(said["kind"]),
+        device=said["device"],
+        client=said["client"],
+        received_at=int(said["received_at"]),
+        payload=base64.b64decode(said["payload"]),
+    )
+    run = replies.take(cloud, message)
+    if run:
+        coordinator.advance(cloud, run)

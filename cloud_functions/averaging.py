@@ -1,0 +1,115 @@
+"""Step three of a round: average the replies, one at a time, and publish the new global model."""
+
+import msgspec
+
+from cloud_functions.cloud import Cloud
+from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.aggregation import AGGREGATORS, Aggregator
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.messages import NewModel
+from fedgrass.federation.rounds import Event, Participant, Participation, Round, State, explain, next_event
+from fedgrass.federation.runs import Run
+from fedgrass.federation.weights import (
+    LARGEST_HEADER,
+    Layout,
+    check_finite,
+    check_layout,
+    checksum,
+    encode,
+    read_layout,
+    sha256,
+    views,
+)
+
+
+def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> None:
+    """Take the lease of a round, average its good updates and close it.
+
+    From here on no reply is counted, so whoever repeats this after a crash averages the same updates, in
+    the same order, to the same bytes: the model is written once. The round is opened again if so many
+    updates are refused that it has to wait for others.
+    """
+    leased = cloud.rounds.move(
+        current,
+        event,
+        fence=current.fence + 1,
+        lease_until=cloud.now() + round(cloud.lease_seconds * 1000),
+    )
+    cloud.tell(leased, f"aggregating: {explain(current, event)}")
+    layout = cloud.bucket.read_layout(object_keys.model(run.name, current.number - 1))
+    aggregator = AGGREGATORS[run.settings.aggregation]()
+    refused = _add_updates(cloud, leased, layout, aggregator)
+    settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused)
+    if next_event(settled, cloud.now(), overdue=overdue) not in {
+        Event.ENOUGH_REPLIES,
+        Event.DEADLINE_WITH_MINIMUM,
+    }:
+        reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
+        cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
+        return
+    _close(cloud, leased, encode(aggregator.result()), settled.good)
+
+
+def _add_updates(cloud: Cloud, leased: Round, layout: Layout, aggregator: Aggregator) -> int:
+    """Add the updates in the order of the devices' names; return how many were refused."""
+    refused = 0
+    for participant in cloud.rounds.participants(leased):
+        if participant.state is not Participation.REPLIED:
+            continue
+        try:
+            _add(cloud, leased, participant, layout, aggregator)
+        except UpdateRefused as error:
+            refused += 1
+            cloud.rounds.refuse_update(leased, participant.device, messages.shorten(str(error)))
+            cloud.tell(leased, f"update refused: {error}", device=participant.device)
+    return refused
+
+
+def _add(cloud: Cloud, leased: Round, reply: Participant, model: Layout, aggregator: Aggregator) -> None:
+    """Read one update, check it, add it, forget it."""
+    key = object_keys.update(reply.device, leased.run, leased.number, leased.attempt)
+    try:
+        data = cloud.bucket.read(key, model.data_bytes + LARGEST_HEADER)
+    except KeyError as error:
+        message = f"there is no object {key} in the bucket"
+        raise UpdateRefused(message) from error
+    layout = read_layout(data, len(data))
+    check_layout(layout, model)
+    if checksum(data) != reply.checksum:
+        message = f"the checksum of {key} is {checksum(data)}; the completion says {reply.checksum}"
+        raise UpdateRefused(message)
+    arrays = views(data, layout)
+    check_finite(arrays)
+    aggregator.add(arrays, reply.examples)
+
+
+def _close(cloud: Cloud, leased: Round, model: bytes, good: int) -> None:
+    key = object_keys.model(leased.run, leased.number)
+    # An averager that died after this line wrote the same bytes; its object stays.
+    stored = cloud.bucket.write_once(key, model)
+    closed = cloud.rounds.move(
+        leased,
+        Event.MODEL_WRITTEN,
+        closed_at=cloud.now(),
+        model_sha256=sha256(stored),
+        model_bytes=len(stored),
+    )
+    cloud.tell(closed, f"closed: {key} is the mean of {good} updates")
+
+
+def publish_model(cloud: Cloud, run: Run, closed: Round) -> None:
+    """Make a closed round's model the newest of its task, and say so. Repeating it does no harm."""
+    cloud.alarms.cancel(closed)
+    news = messages.encode(
+        NewModel(
+            task=run.settings.task,
+            run=run.name,
+            round=closed.number,
+            bucket=cloud.bucket.name,
+            key=object_keys.model(run.name, closed.number),
+            sha256=closed.model_sha256,
+            bytes=closed.model_bytes,
+        )
+    )
+    cloud.bucket.write(object_keys.latest_model(run.settings.task), news)
+    cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), news)])

@@ -1,0 +1,164 @@
+"""The other ports on AWS: the devices table, the bucket, IoT Core's publish and EventBridge Scheduler."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from fedgrass.federation import messages
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.rounds import Round
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.weights import Layout, header_size, read_layout
+
+_PARALLEL_PUBLISHES = 16
+_GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
+
+
+class DynamoDevices:
+    """The ``DeviceDirectory`` over the table that the heartbeat rule writes."""
+
+    def __init__(self, client: Any, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def seen_since(self, earliest: int) -> list[Candidate]:
+        """Return the devices whose last heartbeat came at ``earliest`` or later."""
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._table,
+            FilterExpression="last_seen >= :earliest",
+            ExpressionAttributeValues={":earliest": {"N": str(earliest)}},
+        )
+        return [_candidate(item) for page in pages for item in page["Items"]]
+
+
+def _candidate(item: dict[str, Any]) -> Candidate:
+    return Candidate(
+        device=item["device"]["S"],
+        last_seen=int(float(item["last_seen"]["N"])),
+        tasks=frozenset(filter(None, item.get("tasks", {}).get("S", "").split(","))),
+        examples=int(float(item.get("examples", {}).get("N", "0"))),
+    )
+
+
+class S3Bucket:
+    """The ``Bucket`` in S3."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def read(self, key: str, largest: int) -> bytes:
+        """Return an object of at most ``largest`` bytes; see ``Bucket``."""
+        answer = self._get(key)
+        if answer["ContentLength"] > largest:
+            answer["Body"].close()
+            message = f"object {key} has {answer['ContentLength']} bytes; {largest} is the most it may have"
+            raise UpdateRefused(message)
+        data: bytes = answer["Body"].read()
+        return data
+
+    def read_layout(self, key: str) -> Layout:
+        """Return the layout of a weights file from its first bytes; see ``Bucket``."""
+        answer = self._get(key, Range=f"bytes=0-{_GUESSED_HEADER - 1}")
+        size = int(answer["ContentRange"].rpartition("/")[2])
+        head: bytes = answer["Body"].read()
+        needed = header_size(head, size)
+        if needed > len(head):
+            head = self._get(key, Range=f"bytes=0-{needed - 1}")["Body"].read()
+        return read_layout(head, size)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, over whatever is there."""
+        self._client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write an object unless there is one; return the bytes that are there now."""
+        try:
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+                raise
+            stored: bytes = self._get(key)["Body"].read()
+            return stored
+        return data
+
+    def _get(self, key: str, **options: str) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._client.get_object(Bucket=self.name, Key=key, **options)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in {"NoSuchKey", "404"}:
+                raise KeyError(key) from error
+            if code == "InvalidRange":  # of an empty object
+                message = f"object {key} is empty"
+                raise UpdateRefused(message) from error
+            raise
+        return answer
+
+
+class IotPublisher:
+    """The ``Publisher`` through IoT Core's HTTPS interface, several requests at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._pool = ThreadPoolExecutor(_PARALLEL_PUBLISHES, thread_name_prefix="publish")
+
+    def publish(self, pairs: Iterable[tuple[str, bytes]]) -> None:
+        """Publish (topic, payload) pairs at QoS 1; see ``Publisher``."""
+        for _ in self._pool.map(self._publish, pairs):
+            pass
+
+    def _publish(self, pair: tuple[str, bytes]) -> None:
+        topic, payload = pair
+        self._client.publish(topic=topic, qos=1, payload=payload)
+
+
+class SchedulerAlarms:
+    """The ``Alarms`` as one-off schedules, which send to the queue that the averager reads.
+
+    A queue and no function of its own: the alarm is then as sure to be heard as a reply is (it comes back
+    until somebody has dealt with it, and ends in the dead-letter queue otherwise).
+    """
+
+    def __init__(self, client: Any, group: str, queue_arn: str, role_arn: str) -> None:
+        self._client = client
+        self._group = group
+        self._queue_arn = queue_arn
+        self._role_arn = role_arn
+
+    def set(self, of: Round) -> None:
+        """Set a round's alarm; see ``Alarms``."""
+        # at() has whole seconds: round up, since an early alarm would find nothing overdue.
+        at = datetime.fromtimestamp(-(-of.deadline_at // 1000), tz=UTC)
+        overdue = {"overdue": {"run": of.run, "round": of.number, "attempt": of.attempt}}
+        try:
+            self._client.create_schedule(
+                Name=_alarm_name(of),
+                GroupName=self._group,
+                ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
+                FlexibleTimeWindow={"Mode": "OFF"},
+                ActionAfterCompletion="DELETE",
+                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": json.dumps(overdue)},
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConflictException":
+                raise
+
+    def cancel(self, of: Round) -> None:
+        """Remove a round's alarm if it is still there."""
+        try:
+            self._client.delete_schedule(Name=_alarm_name(of), GroupName=self._group)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise
+
+
+def _alarm_name(of: Round) -> str:
+    """Return a name of at most 64 characters, which the run's own name could exceed."""
+    word = messages.round_id(of.run, of.number, of.attempt)
+    return f"deadline-{hashlib.sha256(word.encode()).hexdigest()[:40]}"

@@ -1,0 +1,38 @@
+"""What the cloud functions work with: the ports in one bundle, and the one voice that tells people."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedgrass.federation import messages, topics
+from fedgrass.federation.messages import RoundChange
+from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore
+from fedgrass.federation.rounds import Round
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The ports, the fleet's name, the cloud's clock and a log."""
+
+    fleet: str
+    rounds: RoundStore
+    devices: DeviceDirectory
+    bucket: Bucket
+    publisher: Publisher
+    alarms: Alarms
+    now: Callable[[], int]  # milliseconds since the epoch
+    log: Callable[[str], None]
+    lease_seconds: float  # how long the worker that calls can live at most
+
+    def tell(self, of: Round, text: str, *, device: str = "") -> None:
+        """Say a change of a round in one line, to the log and to the people who watch the run's topic."""
+        who = f" {device}:" if device else ""
+        self.log(f"{messages.round_id(of.run, of.number, of.attempt)}{who} {text}")
+        change = RoundChange(
+            run=of.run,
+            round=of.number,
+            attempt=of.attempt,
+            state=of.state,
+            device=device,
+            text=messages.shorten(text),
+        )
+        self.publisher.publish([(topics.of_run(self.fleet, of.run), messages.encode(change))])

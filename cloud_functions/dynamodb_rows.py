@@ -1,0 +1,119 @@
+"""How records become rows of DynamoDB and requests to change them. No calls are made here."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import msgspec
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from fedgrass.federation.errors import LostRace
+
+Row = dict[str, Any]
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+
+
+def marshal(row: Mapping[str, object]) -> dict[str, Any]:
+    """Return a row in DynamoDB's own typed form; a mapping becomes JSON text.
+
+    Metrics are the user's, and JSON takes every number that they can have; DynamoDB's numbers do not.
+    """
+    return {name: _serialize(_plain(value)) for name, value in row.items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case dict() | msgspec.Struct():
+            return msgspec.json.encode(value).decode()
+        case float():
+            return Decimal(repr(round(value, 6)))
+        case _:
+            return value
+
+
+def unmarshal(item: Mapping[str, Any]) -> Row:
+    """Return an item of DynamoDB as plain values."""
+    return {name: _deserialize(value) for name, value in item.items()}
+
+
+def to_row(record: msgspec.Struct) -> Row:
+    """Return a record's fields."""
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def to_record(row: Row, kind: type[Record]) -> Record:
+    """Return the record that a row holds."""
+    values: Row = {}
+    for name, value in row.items():
+        if isinstance(value, Decimal):
+            values[name] = int(value) if value == value.to_integral_value() else float(value)
+        elif name in _JSON_FIELDS:
+            values[name] = json.loads(value)
+        else:
+            values[name] = value
+    return msgspec.convert(values, kind)
+
+
+_JSON_FIELDS = frozenset({"metrics", "settings"})
+
+
+def update_expression(
+    values: Mapping[str, object], stands: Mapping[str, object], add: str | None
+) -> dict[str, Any]:
+    """Return the expressions that set ``values`` and add 1 to ``add`` if the row stands as ``stands``.
+
+    A set of values in ``stands`` means any of them. The row has to exist in any case.
+    """
+    names = {"#run": "run"}
+    bound: dict[str, object] = {}
+    conditions = ["attribute_exists(#run)"]
+    for index, (name, value) in enumerate(stands.items()):
+        names[f"#c{index}"] = name
+        allowed = sorted(value) if isinstance(value, frozenset) else [value]
+        places = [f":c{index}_{place}" for place in range(len(allowed))]
+        bound.update(zip(places, allowed, strict=True))
+        conditions.append(f"#c{index} IN ({', '.join(places)})")
+    changes = []
+    for index, (name, value) in enumerate(values.items()):
+        names[f"#s{index}"] = name
+        bound[f":s{index}"] = value
+        changes.append(f"#s{index} = :s{index}")
+    expression = "SET " + ", ".join(changes) if changes else ""
+    if add:
+        names["#add"] = add
+        bound[":one"] = 1
+        expression += " ADD #add :one"
+    return {
+        "UpdateExpression": expression.strip(),
+        "ConditionExpression": " AND ".join(conditions),
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": marshal(bound),
+    }
+
+
+def as_check(update: dict[str, Any]) -> dict[str, Any]:
+    """Return the condition of an update as a condition check, which changes nothing."""
+    check = {name: value for name, value in update["Update"].items() if name != "UpdateExpression"}
+    return {"ConditionCheck": check}
+
+
+def disturbed(error: ClientError) -> bool:
+    """Return whether a transaction failed only because another touched the same rows at that moment."""
+    code = error.response["Error"]["Code"]
+    reasons = {reason.get("Code") for reason in error.response.get("CancellationReasons", [])}
+    return code in {"TransactionConflictException", "TransactionInProgressException"} or (
+        code == "TransactionCanceledException" and reasons <= {"None", "TransactionConflict"}
+    )
+
+
+def translated(error: ClientError, what: str) -> Exception:
+    """Return ``LostRace`` for a condition that did not hold, and any other error as it is."""
+    code = error.response["Error"]["Code"]
+    if code in {"ConditionalCheckFailedException", "TransactionCanceledException"}:
+        return LostRace(f"{what} was moved by somebody else first")
+    return error

@@ -1,0 +1,150 @@
+"""Step two of a round: take what devices say. A reply is counted once, or refused by name."""
+
+from typing import NoReturn
+
+from msgspec import Struct
+
+from cloud_functions.cloud import Cloud
+from fedgrass.federation import messages, topics
+from fedgrass.federation.errors import LateReply, LostRace, MessageError, ReplyRefused
+from fedgrass.federation.messages import Completion, Status, Verdict
+from fedgrass.federation.rounds import Participant, Participation, Round, State, before
+from fedgrass.federation.topics import Kind
+
+_FINAL = {"declined": Participation.DECLINED, "failed": Participation.FAILED}
+
+
+class DeviceMessage(Struct, frozen=True):
+    """What the reply rule hands over: what a device said, and who and when by the cloud's own word."""
+
+    kind: Kind
+    device: str  # the topic's thing name; what the payload says of its sender counts for nothing
+    client: str  # the MQTT client id
+    received_at: int  # milliseconds, cloud
+    payload: bytes
+
+
+def take(cloud: Cloud, message: DeviceMessage) -> str | None:
+    """Take one message of a device; return the run that may go on because of it.
+
+    A refusal is told to the people who watch the run and to the device; it is no error of the cloud's.
+    """
+    try:
+        said = _decode(message)
+    except (MessageError, ReplyRefused) as error:
+        _tell_runs_of(cloud, message.device, f"{message.kind} refused: {error}")
+        return None
+    current = cloud.rounds.round(said.run, said.round, said.attempt)
+    if current is None:
+        named = messages.round_id(said.run, said.round, said.attempt)
+        _tell_runs_of(cloud, message.device, f"{message.kind} refused: there is no round {named}")
+        return None
+    try:
+        if isinstance(said, Completion):
+            _count(cloud, current, message, said)
+        else:
+            _note(cloud, current, message.device, said)
+    except ReplyRefused as error:
+        cloud.tell(current, f"{message.kind} refused: {error}", device=message.device)
+        if isinstance(said, Completion):
+            _answer(cloud, current, message.device, str(error))
+    return said.run
+
+
+def _decode(message: DeviceMessage) -> Completion | Status:
+    # The classic nucleus opens more connections as it needs them: thing, thing#2, thing#3, ...
+    if message.client.split("#")[0] != message.device:
+        reason = f"client {message.client!r} spoke on the topic of {message.device!r}"
+        raise ReplyRefused(reason)
+    if message.kind is Kind.COMPLETE:
+        return messages.decode(message.payload, Completion)
+    return messages.decode(message.payload, Status)
+
+
+def _participant(cloud: Cloud, current: Round, device: str) -> Participant:
+    participant = cloud.rounds.participant(current, device)
+    if participant is None:
+        reason = f"{device!r} was not asked in this round"
+        raise ReplyRefused(reason)
+    return participant
+
+
+def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completion) -> None:
+    """Count a completion once.
+
+    Two copies at once: both read ASKED, both write "REPLIED if not yet REPLIED, and replied + 1" as one
+    transaction; one of them loses, reads again and finds itself counted.
+    """
+    participant = _participant(cloud, current, message.device)
+    if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
+        _answer(cloud, current, message.device)
+        return
+    if current.state is not State.OPEN:
+        cloud.rounds.count_late(current)
+        reason = f"late: this attempt is {current.state}"
+        raise LateReply(reason)
+    if reply.announced_at != participant.announced_at:
+        reason = (
+            f"it answers an announcement of {reply.announced_at}; this one is of {participant.announced_at}"
+        )
+        raise ReplyRefused(reason)
+    if participant.state not in before(Participation.REPLIED):
+        reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
+        raise ReplyRefused(reason)
+    try:
+        cloud.rounds.count_reply(current, message.device, reply, message.received_at)
+    except LostRace:
+        _count(cloud, _again(cloud, current), message, reply)
+        return
+    _answer(cloud, current, message.device)
+
+
+def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
+    """Note that a device accepted the work, or that it will not reply, and why."""
+    participant = _participant(cloud, current, device)
+    target = _FINAL.get(status.state, Participation.ACCEPTED)
+    if current.state is not State.OPEN or participant.state not in before(target):
+        return  # said twice, or overtaken by the reply itself: it changes nothing
+    try:
+        cloud.rounds.move_participant(current, device, target, status.reason)
+    except LostRace:
+        _note(cloud, _again(cloud, current), device, status)
+        return
+    if status.state in _FINAL:
+        cloud.tell(current, f"{status.state}: {status.reason}", device=device)
+
+
+def _again(cloud: Cloud, current: Round) -> Round:
+    found = cloud.rounds.round(current.run, current.number, current.attempt)
+    return found or _vanished(current)
+
+
+def _vanished(current: Round) -> NoReturn:
+    reason = f"round {messages.round_id(current.run, current.number, current.attempt)} is gone from the table"
+    raise ReplyRefused(reason)
+
+
+def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> None:
+    """Tell a device that its reply was counted or refused, so that it stops repeating it."""
+    verdict = Verdict(
+        run=current.run,
+        round=current.number,
+        attempt=current.attempt,
+        counted=not refused,
+        reason=messages.shorten(refused),
+    )
+    topic = topics.of_device(cloud.fleet, device, Kind.ANNOUNCE)
+    cloud.publisher.publish([(topic, messages.encode(verdict))])
+
+
+def _tell_runs_of(cloud: Cloud, device: str, text: str) -> None:
+    """Tell a refusal that names no round to every running run that asked the device; at least to the log."""
+    told = False
+    for name in cloud.rounds.running():
+        run = cloud.rounds.run(name)
+        newest = cloud.rounds.round(name, run.round, run.attempt) if run and run.round else None
+        if newest and cloud.rounds.participant(newest, device):
+            cloud.tell(newest, text, device=device)
+            told = True
+    if not told:
+        cloud.log(f"{device}: {text}")

@@ -1,0 +1,69 @@
+"""The only place where AWS clients are built: on the first call of a warm function, never at import."""
+
+import os
+import time
+from functools import cache
+from typing import Any, Protocol
+
+import boto3
+from botocore.config import Config
+
+from cloud_functions.aws import DynamoDevices, IotPublisher, S3Bucket, SchedulerAlarms
+from cloud_functions.cloud import Cloud
+from cloud_functions.dynamodb import DynamoRounds
+
+_CONFIG = Config(
+    connect_timeout=5,
+    read_timeout=60,
+    retries={"mode": "standard", "total_max_attempts": 5},
+    max_pool_connections=32,
+)
+
+
+class LambdaContext(Protocol):
+    """What Lambda hands to a handler beside the event."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long this call may still take."""
+
+
+def cloud(context: LambdaContext) -> Cloud:
+    """Return the ports on AWS for one call of a function, which its environment names.
+
+    The lease of an aggregation ends when the call that took it must have ended.
+    """
+    bucket, rounds, devices, publisher, alarms = _ports()
+    return Cloud(
+        fleet=os.environ["FLEET"],
+        rounds=rounds,
+        devices=devices,
+        bucket=bucket,
+        publisher=publisher,
+        alarms=alarms,
+        now=lambda: time.time_ns() // 1_000_000,
+        log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
+        lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
+    )
+
+
+@cache
+def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, SchedulerAlarms]:
+    environment = os.environ
+    return (
+        S3Bucket(_client("s3"), environment["BUCKET"]),
+        DynamoRounds(_client("dynamodb"), environment["ROUNDS_TABLE"], time.sleep),
+        DynamoDevices(_client("dynamodb"), environment["DEVICES_TABLE"]),
+        IotPublisher(_client("iot-data")),
+        SchedulerAlarms(
+            _client("scheduler"),
+            environment["SCHEDULE_GROUP"],
+            environment["REPLIES_QUEUE_ARN"],
+            environment["SCHEDULER_ROLE_ARN"],
+        ),
+    )
+
+
+@cache
+def _client(service: str) -> Any:
+    session: Any = boto3.Session()
+    return session.client(service, config=_CONFIG)

@@ -1,0 +1,122 @@
+"""What the cloud functions need of the world, as interfaces.
+
+Each has one contract suite in tests/contracts/, which runs over the AWS adapter and over the in-memory one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from fedgrass.federation.messages import Completion
+from fedgrass.federation.rounds import Event, Participant, Participation, Round
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.weights import Layout
+
+
+class RoundStore(Protocol):
+    """Runs, rounds and participants. Every write is conditional; a lost race raises ``LostRace``."""
+
+    def create_run(self, run: Run) -> None:
+        """Store a new run. Raises LostRace if the name is taken."""
+
+    def run(self, name: str) -> Run | None:
+        """Return a run, or None."""
+
+    def running(self) -> list[str]:
+        """Return the names of the runs that are RUNNING."""
+
+    def end_run(self, run: Run, state: RunState, reason: str, now: int) -> Run:
+        """End a RUNNING run at the round where ``run`` stands. Raises LostRace if it has moved on."""
+
+    def ask(self, first: Round, devices: Sequence[str]) -> None:
+        """Store the participants of a round that is about to be opened, ASKED at its ``opened_at``.
+
+        Those that are stored already stay as they are.
+        """
+
+    def open_round(self, run: Run, first: Round) -> None:
+        """Store a new round and make it the run's newest, both or neither.
+
+        Raises LostRace if it is there already, or if the run has moved on from where ``run`` stands.
+        """
+
+    def round(self, run: str, number: int, attempt: int) -> Round | None:
+        """Return one attempt at a round, or None."""
+
+    def mark_announced(self, current: Round) -> None:
+        """Note that every announcement of the opening was published."""
+
+    def move(self, current: Round, event: Event, **changes: object) -> Round:
+        """Move a round as ``TRANSITIONS`` says, with ``changes`` to its other fields.
+
+        Raises LostRace if its state or fence is not the one of ``current`` any more.
+        """
+
+    def participant(self, of: Round, device: str) -> Participant | None:
+        """Return one device's part in a round, or None."""
+
+    def participants(self, of: Round) -> Iterator[Participant]:
+        """Return all participants of a round, by device name."""
+
+    def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
+        """Make a participant REPLIED and count it, both or neither, if the round is OPEN.
+
+        Raises LostRace if the round is not OPEN or the participant has moved on.
+        """
+
+    def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
+        """Move a participant; DECLINED and FAILED are counted as gone, in the same write.
+
+        Raises LostRace if the round is not OPEN or the participant has moved on.
+        """
+
+    def refuse_update(self, of: Round, device: str, reason: str) -> None:
+        """Make a REPLIED participant REFUSED and count that, if ``of`` still holds the lease.
+
+        Raises LostRace if the lease is somebody else's or the participant has moved on.
+        """
+
+    def count_late(self, of: Round) -> None:
+        """Count one reply that came too late."""
+
+
+class DeviceDirectory(Protocol):
+    """The devices that heartbeats have registered."""
+
+    def seen_since(self, earliest: int) -> list[Candidate]:
+        """Return the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
+
+
+class Bucket(Protocol):
+    """The bucket of models, updates and cohorts. A missing object raises ``KeyError`` with its key."""
+
+    name: str
+
+    def read(self, key: str, largest: int) -> bytes:
+        """Return an object. Raises UpdateRefused if it has more than ``largest`` bytes."""
+
+    def read_layout(self, key: str) -> Layout:
+        """Return the layout of a weights file without reading its data. Raises UpdateRefused."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, over whatever is there."""
+
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write an object unless there is one; return the bytes that are there now."""
+
+
+class Publisher(Protocol):
+    """MQTT, from the cloud."""
+
+    def publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish (topic, payload) pairs at QoS 1, in any order; returns when the broker has them all."""
+
+
+class Alarms(Protocol):
+    """One alarm per round, which calls the deadline function."""
+
+    def set(self, of: Round) -> None:
+        """Set a round's alarm for its ``deadline_at``; setting it again changes nothing."""
+
+    def cancel(self, of: Round) -> None:
+        """Remove a round's alarm if it is still there."""
