@@ -1,7 +1,7 @@
 """Deploys a SAM template with CloudFormation, as `sam package` and `sam deploy` would.
 
-Nothing here knows that the cloud is an emulator: local files are uploaded to a bucket, the template is rewritten to
-point at them, CloudFormation does the rest.
+Nothing here knows that the cloud is an emulator: local files are uploaded to a bucket, the template is
+rewritten to point at them, CloudFormation does the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_cloudformation import CloudFormationClient
-    from mypy_boto3_cloudformation.type_defs import StackEventTypeDef, StackTypeDef
+    from mypy_boto3_cloudformation.type_defs import (
+        OperationEventTypeDef,
+        StackEventTypeDef,
+        StackTypeDef,
+    )
     from mypy_boto3_s3 import S3Client
 
 POLL_SECONDS = 0.1
@@ -33,7 +37,7 @@ CONSEQUENCES = ("Resource creation cancelled", "Resource creation canceled")
 
 @dataclass(frozen=True)
 class Deployment:
-    """Deploys templates through two clients, with `bucket` for what is uploaded (made if it does not exist)."""
+    """Deploys templates; what they refer to is uploaded to `bucket`, which is made if it does not exist."""
 
     s3: S3Client
     cloudformation: CloudFormationClient
@@ -45,8 +49,9 @@ class Deployment:
     ) -> dict[str, str]:
         """Create `stack` and return its outputs by key.
 
-        Every function whose CodeUri is local gets the code of `lambda_zip`; every local `AWS::Include` is uploaded.
-        Raises DeploymentError: unreadable file, refused template, failed resource, or `timeout` seconds over.
+        Every function whose CodeUri is local gets the code of `lambda_zip`; every local `AWS::Include` is
+        uploaded. Raises DeploymentError: unreadable file, refused template, failed resource, or not finished
+        after `timeout` seconds.
         """
         try:
             self.s3.create_bucket(Bucket=self.bucket)
@@ -54,7 +59,7 @@ class Deployment:
             self.cloudformation.create_stack(
                 StackName=stack,
                 TemplateURL=f"{self.endpoint_url}/{self.bucket}/{packaged}",
-                Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+                Parameters=[{"ParameterKey": key, "ParameterValue": parameters[key]} for key in parameters],
                 Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
             )
             finished = self._wait(stack, timeout)
@@ -73,7 +78,8 @@ class Deployment:
         for include in _includes(document):
             if _is_local(include.get("Location")):
                 snippet = template.parent / include["Location"]
-                include["Location"] = f"s3://{self.bucket}/{self._upload(snippet, f'included by {template}')}"
+                key = self._upload(snippet, f"included by {template}")
+                include["Location"] = f"s3://{self.bucket}/{key}"
         return self._put(json.dumps(document, default=str).encode(), ".template.json")
 
     def _upload(self, path: Path, role: str) -> str:
@@ -90,7 +96,7 @@ class Deployment:
         return key
 
     def _wait(self, stack: str, timeout: float) -> StackTypeDef:
-        """Return the finished stack. boto3's waiter knows no delay under a second, and a demo waits for this."""
+        """Return the finished stack; boto3's waiter would ask every 30 s."""
         deadline = time.monotonic() + timeout
         while True:
             description = self.cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
@@ -107,15 +113,23 @@ class Deployment:
 
     def _first_failure(self, stack: str) -> str:
         """Name the resource that failed first and its reason: later failures are mostly consequences."""
+        # CloudFormation tells what it finds before it creates anything through another call than the rest.
+        checks = self.cloudformation.get_paginator("describe_events").paginate(StackName=stack)
+        for check in (event for page in checks for event in page["OperationEvents"]):
+            if check.get("ValidationStatus") == "FAILED":
+                return _told(check, check.get("ValidationStatusReason"))
         pages = self.cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
-        newest_first: list[StackEventTypeDef] = [event for page in pages for event in page["StackEvents"]]
-        failed = [event for event in reversed(newest_first) if event.get("ResourceStatus", "").endswith("_FAILED")]
-        causes = [event for event in failed if event.get("ResourceStatusReason", "") not in CONSEQUENCES]
-        if not causes:
-            return "the stack's events name no failed resource"
-        first = causes[0]
-        reason = first.get("ResourceStatusReason", "no reason given")
-        return f"{first.get('LogicalResourceId')} ({first.get('ResourceType')}): {reason}"
+        newest_first = [event for page in pages for event in page["StackEvents"]]
+        for event in reversed(newest_first):
+            reason = event.get("ResourceStatusReason", "")
+            if event.get("ResourceStatus", "").endswith("_FAILED") and reason not in CONSEQUENCES:
+                return _told(event, reason)
+        return "the stack's events name no failed resource"
+
+
+def _told(event: OperationEventTypeDef | StackEventTypeDef, reason: str | None) -> str:
+    resource = f"{event.get('LogicalResourceId')} ({event.get('ResourceType')})"
+    return f"{resource}: {reason or 'no reason given'}"
 
 
 def read_template(template: Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 FedgrassLocalError
 └── LocalCloudError            the embedded cloud
-    ├── PortUnavailableError   a fixed port that cannot be had: busy, out of range, or reserved to root
-    ├── CloudNotRunningError   asked before `start`, after `stop`, or its process has died
+    ├── PortUnavailableError   a fixed port that cannot be had: busy, out of range or reserved to root
+    ├── CloudNotRunningError   asked before `start` or after `stop`
     ├── CloudStartError        MiniStack ended, or was not ready in time
     ├── DeploymentError        the template could not be read, packaged or made into a stack
     └── ThingCreationError     a thing, its certificate or its policy attachment was refused
@@ -11,7 +11,7 @@ FedgrassLocalError
 
 
 class FedgrassLocalError(Exception):
-    """Anything that fedgrass.local refuses or fails at; the message is meant for the person at the terminal."""
+    """Anything that fedgrass.local refuses or fails at, told to the person at the terminal."""
 
 
 class LocalCloudError(FedgrassLocalError):

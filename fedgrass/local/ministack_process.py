@@ -1,15 +1,15 @@
-"""The child process of the embedded cloud: MiniStack, kept on loopback and tied to the life of its parent.
+"""The embedded cloud's child process: MiniStack, kept on loopback and tied to the life of its parent.
 
-`EmbeddedCloud` runs it as `python -m fedgrass.local.ministack_process`. MiniStack's own command is not used because
+`CloudProcess` runs it as a module. MiniStack's own command is not used because
 
-- its MQTT listener binds 0.0.0.0 whatever BIND_HOST says: here the event loop itself opens every listening socket on
-  127.0.0.1;
-- it outlives a parent that is killed: here the end of standard input, which the parent holds open, is the order to stop;
-- it leaves the processes of its Lambda functions to notice by themselves: here the process group goes at once.
+- its MQTT listener binds 0.0.0.0 whatever BIND_HOST says: here all servers are opened on 127.0.0.1;
+- it outlives a parent that is killed: here the end of standard input, which the parent holds open, ends it;
+- it leaves the processes of its Lambda functions to notice by themselves: here they are ended and collected.
 """
 
 import argparse
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,33 +28,41 @@ from ministack.app import app
 from ministack.services import scheduler
 
 LOOPBACK = "127.0.0.1"
+# MiniStack looks for due schedules every 10 s and has no setting for it: coarse for a round's deadline.
 SCHEDULER_TICK_SECONDS = 1.0
-GRACEFUL_SECONDS = 2.0
-LONGEST_STOP_SECONDS = 8.0
+KEEP_ALIVE_SECONDS = 75
+# Nothing that is still being answered matters: the state goes as well.
+FINISH_REQUESTS_SECONDS = 0.5
+LONGEST_STOP_SECONDS = 3.0
+LAMBDA_STOP_SECONDS = 1.0
+POLL_SECONDS = 0.01
+
+_log = logging.getLogger(__name__)
 
 
 class LoopbackEventLoop(asyncio.SelectorEventLoop):
     """An event loop whose servers listen on 127.0.0.1, whatever address they ask for."""
 
     def __init__(self, reserved: dict[int, socket.socket]) -> None:
-        """`reserved` maps a port to the listening socket that the parent already holds for it."""
+        """`reserved` maps a port to the socket with which the parent already listens on it."""
         super().__init__()
         self._reserved = reserved
 
-    async def create_server(  # type: ignore[override]  # the base class spells out two overloads of 15 options
+    async def create_server(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         host: object = None,
         port: int | None = None,
         *,
         sock: socket.socket | None = None,
-        **options: Any,
+        **options: Any,  # the base class spells out 15 options that are none of our business
     ) -> asyncio.Server:
-        """Open a server on loopback; a socket bound elsewhere is refused with an OSError."""
+        """Open a server on loopback; a socket that is bound elsewhere is refused with an OSError."""
         if sock is None and port is not None:
-            # The parent chose this port and listens on it, so that nobody can take it in between.
+            # The parent listens on the ports that it chose, so that nobody takes them in between.
             sock = self._reserved.pop(port, None)
         if sock is None:
+            _log.info("a server asked for host %s and gets %s", host, LOOPBACK)
             return await super().create_server(protocol_factory, LOOPBACK, port, **options)
         address = sock.getsockname()[0]
         if not ipaddress.ip_address(address).is_loopback:
@@ -62,62 +71,88 @@ class LoopbackEventLoop(asyncio.SelectorEventLoop):
         return await super().create_server(protocol_factory, sock=sock, **options)
 
 
+class ParentWatch:
+    """Knows when to stop: at a signal, or when standard input ends, because the parent has died."""
+
+    def __init__(self) -> None:
+        """Watch from now on; needs a running event loop."""
+        self.orphaned = False
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._loop.add_reader(sys.stdin.fileno(), self._on_standard_input)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+
+    async def wait(self) -> None:
+        """Return when it is time to stop."""
+        await self._stop.wait()
+
+    def _on_standard_input(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            self._loop.remove_reader(sys.stdin.fileno())
+            self.orphaned = True
+            self._stop.set()
+
+
 def main() -> None:
-    """Serve until SIGTERM, SIGINT or the end of standard input, then end the whole process group."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Serve until SIGTERM, SIGINT or the end of standard input."""
+    parser = argparse.ArgumentParser(description="MiniStack on 127.0.0.1, for fedgrass.local.cloud_process")
     parser.add_argument("--gateway-fd", type=int, required=True, help="listening socket of the AWS API")
     parser.add_argument("--mqtt-fd", type=int, required=True, help="listening socket of the MQTT broker")
-    parser.add_argument("--state", type=Path, required=True, help="folder to remove if the parent has died")
+    parser.add_argument("--state", type=Path, required=True, help="folder to remove if the parent dies")
     arguments = parser.parse_args()
     mqtt = socket.socket(fileno=arguments.mqtt_fd)
-    # MiniStack looks for due schedules every 10 s and has no setting for it; a round's deadline should not be that late.
-    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001
-    with asyncio.Runner(loop_factory=lambda: LoopbackEventLoop({mqtt.getsockname()[1]: mqtt})) as runner:
-        orphaned = runner.run(_serve(arguments.gateway_fd))
-    if orphaned:
-        _end_process_group(signal.SIGTERM)
-        shutil.rmtree(arguments.state, ignore_errors=True)
-    _end_process_group(signal.SIGKILL)
+    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
+    # Not closed by `with`: that would wait for the threads of unfinished requests.
+    runner = asyncio.Runner(loop_factory=lambda: LoopbackEventLoop({mqtt.getsockname()[1]: mqtt}))
+    runner.run(_serve(arguments.gateway_fd, arguments.state))
 
 
-async def _serve(gateway_fd: int) -> bool:
-    """Serve until told to stop; True if the order was the parent's death."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    orphaned = False
-
-    def on_standard_input() -> None:
-        nonlocal orphaned
-        if not os.read(sys.stdin.fileno(), 4096):
-            loop.remove_reader(sys.stdin.fileno())
-            orphaned = True
-            stop.set()
-
-    async def stop_ordered() -> None:
-        await stop.wait()
-        # A connection that does not end must not keep an orphan alive: nobody is left to kill it.
-        loop.call_later(LONGEST_STOP_SECONDS, _end_process_group, signal.SIGKILL)
-
-    loop.add_reader(sys.stdin.fileno(), on_standard_input)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _serve(gateway_fd: int, state: Path) -> None:
+    """Serve until it is time to stop, then end this process; this never returns."""
+    watch = ParentWatch()
     config = Config()
     config.bind = [f"fd://{gateway_fd}"]
-    config.keep_alive_timeout = 75
-    config.graceful_timeout = GRACEFUL_SECONDS
-    await serve(app, config, shutdown_trigger=stop_ordered)
-    return orphaned
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.graceful_timeout = FINISH_REQUESTS_SECONDS
+    serving = asyncio.create_task(serve(app, config, shutdown_trigger=watch.wait))
+    stopping = asyncio.create_task(watch.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    # A connection that does not end must not keep an orphan alive: nobody is left to kill it.
+    await asyncio.wait((serving,), timeout=LONGEST_STOP_SECONDS)
+    failure = serving.exception() if serving.done() else None
+    if failure is not None:
+        _log.error("MiniStack failed", exc_info=failure)
+    _end(state if watch.orphaned else None, 0 if failure is None else 1)
 
 
-def _end_process_group(number: signal.Signals) -> None:
-    """Signal this process's group, which holds the Lambda functions' processes; SIGTERM spares this process."""
-    if os.getpgrp() != os.getpid():
-        logging.warning("not the leader of a process group: Lambda processes are left to end by themselves")
-        return
-    if number is signal.SIGTERM:
+def _end(state: Path | None, code: int) -> None:
+    """End the Lambda functions' processes, remove `state` if it is ours to remove, and this process."""
+    leads_group = os.getpgrp() == os.getpid()  # false only if somebody runs this module by hand
+    if leads_group:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+    stubborn = not _children_ended(LAMBDA_STOP_SECONDS)
+    if state is not None:
+        shutil.rmtree(state, ignore_errors=True)
     logging.shutdown()
-    os.killpg(os.getpgrp(), number)
+    if leads_group and stubborn:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(code)  # threads that still answer a request are not waited for
+
+
+def _children_ended(timeout: float) -> bool:
+    """Collect children as they end, for up to `timeout` seconds; False if some still run."""
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            reaped, _ = os.waitpid(-1, os.WNOHANG)
+            if reaped:
+                continue
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+    return True
 
 
 if __name__ == "__main__":

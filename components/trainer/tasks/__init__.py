@@ -1,0 +1,1 @@
+"""The tasks that are built in, and what a task of one's own looks like (``task.py``)."""

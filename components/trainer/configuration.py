@@ -1,0 +1,56 @@
+"""The component's configuration, checked as it comes in."""
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from components.trainer.errors import ConfigurationError
+from components.trainer.tasks.registry import check_task
+from components.trainer.worker_protocol import TaskOptions
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages import TaskName
+from fedgrass.federation.names import checked_name
+
+# Of the same tree, but for others: access control is the nucleus's, the interpreter the install step's.
+FOR_OTHERS = {"accessControl", "python"}
+LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
+log = logging.getLogger(__name__)
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """What the operator may choose per device; the defaults stand in the recipe too."""
+
+    fleet: str = "fedgrass"
+    heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
+    warm_seconds: Annotated[float, Meta(ge=0, le=24 * 3600)] = 120.0  # the worker waits so long for more work
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
+    uploader: Literal["stream-manager", "s3"] = "stream-manager"
+    tasks: dict[TaskName, TaskOptions] = {}
+
+
+def parse_configuration(values: Mapping[str, object]) -> Configuration:
+    """Return the configuration that the nucleus gave; numbers may be spelled as strings.
+
+    Raises:
+        ConfigurationError: a value cannot be used; the text names it and what it may be.
+    """
+    unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
+    if unknown:
+        known = ", ".join(Configuration.__struct_fields__)
+        log.warning("the configuration has unknown keys: %s; known are: %s", ", ".join(unknown), known)
+    try:
+        # Not strict: a deployment may bring YAML's numbers as strings.
+        configuration = msgspec.convert(values, Configuration, strict=False)
+        checked_name("fleet", configuration.fleet)
+    except (msgspec.ValidationError, SettingsError) as error:
+        message = f"the component's configuration cannot be used: {error}"
+        raise ConfigurationError(message) from error
+    if len(",".join(configuration.tasks)) > LONGEST_TASK_LIST:
+        message = f"the configuration has {len(configuration.tasks)} tasks: too many names for a heartbeat"
+        raise ConfigurationError(message)
+    for name, options in configuration.tasks.items():
+        check_task(name, options)
+    return configuration

@@ -1,0 +1,97 @@
+"""What must outlive a restart: the work whose update is written, and the replies that were given."""
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from components.trainer.worker_protocol import Result, id_of
+from fedgrass.federation.messages import Announcement, Completion, Status
+
+REPLIES_KEPT = 8  # an announcement that comes again later than that is worked on again, and refused as late
+log = logging.getLogger(__name__)
+
+
+class Accepted(Struct, frozen=True):
+    """The work that was taken. Without a result its training has to be done again."""
+
+    announcement: Announcement
+    result: Result | None = None
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What was answered to an announcement: the completion of the work, or that it failed."""
+
+    announcement: Announcement
+    completion: Completion | None = None
+    failed: Status | None = None
+    settled: bool = False  # the cloud gave its verdict, or none is to be waited for
+
+    @property
+    def round_id(self) -> str:
+        """The attempt at a round that was answered."""
+        return id_of(self.announcement)
+
+
+class State(Struct, frozen=True):
+    """All that the journal holds; ``replies`` has the newest last, ``examples`` counts them by task."""
+
+    work: Accepted | None = None
+    replies: tuple[Reply, ...] = ()
+    examples: dict[str, int] = {}
+
+
+class Journal:
+    """The state on disk, in a file of the component's work folder that is replaced as a whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal.json"
+        self.state = self._load()
+
+    def take(self, work: Accepted | None) -> None:
+        """Write down the work that is in hand; None when it is out of hand with no reply."""
+        self._save(msgspec.structs.replace(self.state, work=work))
+
+    def answer(self, reply: Reply) -> None:
+        """Write down a reply, or what became of it; its work is out of hand."""
+        others = [kept for kept in self.state.replies if kept.round_id != reply.round_id]
+        work = self.state.work
+        if work and id_of(work.announcement) == reply.round_id:
+            work = None
+        replies = (*others, reply)[-REPLIES_KEPT:]
+        self._save(msgspec.structs.replace(self.state, work=work, replies=replies))
+
+    def count_examples(self, task: str, examples: int) -> None:
+        """Write down how many examples a task has."""
+        if self.state.examples.get(task) != examples:
+            self._save(
+                msgspec.structs.replace(self.state, examples={**self.state.examples, task: examples})
+            )
+
+    def reply_to(self, round_id: str) -> Reply | None:
+        """Return what was answered to an announcement, if it is still known."""
+        return next((reply for reply in self.state.replies if reply.round_id == round_id), None)
+
+    def _load(self) -> State:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=State)
+        except FileNotFoundError:
+            return State()
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning("%s cannot be read, and is begun anew: %s", self._path, error)
+            return State()
+
+    def _save(self, state: State) -> None:
+        self.state = state
+        unfinished = self._path.with_suffix(".unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(msgspec.json.encode(state))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._path)
+        except OSError as error:
+            # The work goes on: a restart would do it again, that is all.
+            log.warning("%s cannot be written: %s", self._path, error)

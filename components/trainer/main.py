@@ -1,0 +1,167 @@
+"""The trainer's main process: wires the session to Greengrass and runs it until the nucleus ends it.
+
+It stays small, so that it may run on any device all the time: torch, numpy and boto3 live in the worker.
+"""
+
+import logging
+import os
+import random
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from components.trainer.assignment import Workplace
+from components.trainer.configuration import Configuration, parse_configuration
+from components.trainer.errors import ConfigurationError, TrainerError
+from components.trainer.events import EventLoop, Timer
+from components.trainer.greengrass import GreengrassNucleus
+from components.trainer.journal import Journal
+from components.trainer.ports import Uploader
+from components.trainer.presence import LOST
+from components.trainer.session import Session
+from components.trainer.stream_upload import StreamUploader
+from components.trainer.worker_process import WorkerProcess
+from fedgrass.federation.errors import SettingsError
+
+UPDATES = "updates"  # folder of the updates, in the component's work folder
+SETTLING_SECONDS = 0.5  # a deployment changes many values: they are read once, when it is done
+WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+log = logging.getLogger("trainer")
+
+
+def main() -> int:
+    """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    loop = EventLoop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.post(lambda: loop.stop(0)))
+
+    def lost(reason: str) -> None:
+        loop.post(lambda: _give_up(loop, reason))
+
+    try:
+        nucleus = GreengrassNucleus.connect(lost)
+    except TrainerError as error:
+        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
+        return LOST
+    try:
+        return _run(loop, nucleus)
+    except (ConfigurationError, SettingsError) as error:
+        log.error("%s", error)  # noqa: TRY400
+        return WRONG_CONFIGURATION
+    except TrainerError as error:
+        log.error("%s: exiting, to be started again", error)  # noqa: TRY400
+        return LOST
+    finally:
+        nucleus.close()
+
+
+def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
+    configuration = parse_configuration(nucleus.configuration())
+    worker = WorkerProcess(loop.post, configuration.threads)
+    uploaders = Uploaders(Path.cwd(), configuration.uploader)
+    workplace = Workplace(
+        thing=os.environ["AWS_IOT_THING_NAME"],
+        folder=Path.cwd() / UPDATES,
+        loop=loop,
+        journal=Journal(Path.cwd()),
+        worker=worker,
+        uploader=uploaders.current,
+        rng=random.Random(),  # noqa: S311 - jitter, no secret
+    )
+    session = Session(workplace, nucleus, configuration, component_version(), nucleus.report_running)
+
+    def configure(changed: Configuration) -> None:
+        worker.threads = changed.threads
+        uploaders.choose(changed.uploader)
+        session.configure(changed)
+
+    Reconfiguration(loop, nucleus, configure).watch()
+    session.start()
+    try:
+        return loop.run()
+    finally:
+        worker.close()
+        uploaders.close()
+
+
+def _give_up(loop: EventLoop, reason: str) -> None:
+    log.error("%s: exiting, to be started again", reason)
+    loop.stop(LOST)
+
+
+def component_version() -> str:
+    """Return the version of the component that this file belongs to; empty if it is run from elsewhere.
+
+    The nucleus unpacks an artifact into ``.../<component>/<version>/<artifact>`` and tells it in no other way.
+    """
+    folder = Path(__file__).resolve().parents[3].name
+    return folder if re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]*", folder) else ""
+
+
+class Uploaders:
+    """The uploader that the configuration names, made on first use."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._made: dict[str, Uploader] = {}
+
+    def choose(self, name: str) -> None:
+        """Upload by this one from now on."""
+        self._name = name
+
+    def current(self) -> Uploader:
+        """Return the uploader to use now."""
+        if self._name not in self._made:
+            self._made[self._name] = self._make()
+        return self._made[self._name]
+
+    def close(self) -> None:
+        """Close what has a connection."""
+        for uploader in self._made.values():
+            if isinstance(uploader, StreamUploader):
+                uploader.close()
+
+    def _make(self) -> Uploader:
+        if self._name == "s3":
+            # Imported here, since boto3 doubles the memory of a process that may never need it.
+            from components.trainer.storage import S3Uploader  # noqa: PLC0415
+
+            return S3Uploader()
+        return StreamUploader(self._folder)
+
+
+class Reconfiguration:
+    """Takes up changes of the component's configuration; what cannot be used changes nothing."""
+
+    def __init__(
+        self, loop: EventLoop, nucleus: GreengrassNucleus, configure: Callable[[Configuration], None]
+    ) -> None:
+        self._loop = loop
+        self._nucleus = nucleus
+        self._configure = configure
+        self._settling: Timer | None = None
+
+    def watch(self) -> None:
+        """Begin to watch; a nucleus that cannot tell of changes is logged, and needs a restart for them."""
+        try:
+            self._nucleus.watch_configuration(lambda: self._loop.post(self._changed))
+        except TrainerError as error:
+            log.warning("%s", error)
+
+    def _changed(self) -> None:
+        if self._settling:
+            self._settling.cancel()
+        self._settling = self._loop.call_later(SETTLING_SECONDS, self._read)
+
+    def _read(self) -> None:
+        try:
+            configuration = parse_configuration(self._nucleus.configuration())
+        except TrainerError as error:
+            log.warning("the configuration stays as it was: %s", error)
+            return
+        log.info("took up a changed configuration")
+        self._configure(configuration)

@@ -1,0 +1,57 @@
+"""What the session needs of the world, told without any SDK."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from components.trainer.worker_protocol import Answer, Work
+
+AT_MOST_ONCE = 0  # MQTT's quality of service 0: refused or lost rather than stored while offline
+AT_LEAST_ONCE = 1
+
+
+class Messaging(Protocol):
+    """MQTT through whatever connects this device to AWS IoT Core."""
+
+    def publish(self, topic: str, payload: bytes, qos: int) -> None:
+        """Hand a message over.
+
+        Raises:
+            NotSent: it was not taken now; the same call may work later.
+            Forbidden: access control does not allow the topic.
+            ConnectionLost: there is no connection any more.
+        """
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
+        """Hear a topic from now on, in place of an earlier subscription to it.
+
+        The handler is called with each payload, on another thread, and must not block. Raises as
+        :meth:`publish` does.
+        """
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear a topic no more; one that was not heard is fine."""
+
+
+class Uploader(Protocol):
+    """Brings files to S3."""
+
+    def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
+        """Return once the object lies in the bucket; a file that is uploaded twice is fine.
+
+        Blocks; once ``cancelled`` is set it returns or raises soon, and what it did counts for nothing.
+
+        Raises:
+            UploadFailed: it does not lie there; the text says why.
+        """
+
+
+class Worker(Protocol):
+    """Does the work in a process of its own; one work at a time."""
+
+    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+        """Begin ``work``; ``answer`` is called in the event loop, last with a result or a failure."""
+
+    def stop(self) -> None:
+        """End the process, and with it the work, of which nothing is heard any more."""

@@ -1,0 +1,220 @@
+"""The session: what the device says and does, told without any SDK.
+
+    start         subscribe, hello, heartbeats (presence.py)
+    announcement  accepted or declined; worker and upload (assignment.py)
+    reply         complete or failed, said again until the verdict (replies.py)
+
+All of it runs in one thread, the event loop's.
+"""
+
+import logging
+from collections.abc import Callable
+
+from components.trainer.assignment import Assignment, Workplace
+from components.trainer.configuration import Configuration
+from components.trainer.events import Timer
+from components.trainer.journal import Reply
+from components.trainer.outbox import Outbox
+from components.trainer.ports import Messaging
+from components.trainer.presence import Face, Presence
+from components.trainer.replies import Replies
+from components.trainer.worker_protocol import id_of
+from fedgrass.federation.errors import MessageError
+from fedgrass.federation.messages import (
+    Announcement,
+    Completion,
+    Heartbeat,
+    Message,
+    Status,
+    Verdict,
+    decode_announce,
+    round_id,
+    shorten,
+)
+from fedgrass.federation.topics import Kind
+
+PROGRESS_SECONDS = 5.0  # between two messages of progress
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One device's part in the federation, over whatever :class:`Messaging` brings its messages."""
+
+    def __init__(
+        self,
+        workplace: Workplace,
+        messaging: Messaging,
+        configuration: Configuration,
+        version: str = "",
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._place = workplace
+        self._configuration = configuration
+        self._version = version
+        self._started_at = workplace.loop.clock()
+        self._outbox = Outbox(messaging, workplace.loop, workplace.rng)
+        self._replies = Replies(workplace.loop, workplace.journal, self._send, workplace.rng)
+        face = Face(
+            announced=self._heard,
+            heartbeat=self._heartbeat,
+            interval=lambda: self._configuration.heartbeat_seconds,
+            ready=ready,
+        )
+        self._presence = Presence(workplace.loop, messaging, self._outbox, workplace.rng, face)
+        self._assignment: Assignment | None = None
+        self._cooling: Timer | None = None  # ends the worker once it has been idle for long enough
+        self._last_progress = float("-inf")
+
+    def start(self) -> None:
+        """Enter the fleet, and take up what a former process left."""
+        self._presence.enter(self._configuration.fleet, self._place.thing)
+        self._resume()
+
+    def configure(self, configuration: Configuration) -> None:
+        """Work by another configuration from now on, with no restart."""
+        former, self._configuration = self._configuration, configuration
+        if configuration.fleet != former.fleet:
+            self._drop(f"the device moves to fleet {configuration.fleet}")
+            self._presence.enter(configuration.fleet, self._place.thing)
+        if not self._assignment and configuration.threads != former.threads:
+            self._place.worker.stop()  # the number of threads is fixed when a process starts
+
+    def _resume(self) -> None:
+        """Go on with an update that was written; training that was cut short waits for its announcement."""
+        work = self._place.journal.state.work
+        path = self._place.update_path(work.announcement) if work else None
+        usable = work and work.result and path and path.exists() and path.stat().st_size == work.result.bytes
+        if self._place.folder.exists():
+            for file in self._place.folder.iterdir():
+                if not usable or file != path:
+                    file.unlink(missing_ok=True)
+        self._replies.resume()
+        if work and work.result and usable:
+            log.info("%s: the update was written before the restart: uploading it", id_of(work.announcement))
+            self._assignment = self._assign(work.announcement)
+            self._assignment.resume(work.result)
+        elif work:
+            log.info("%s: the restart cut its training short", id_of(work.announcement))
+            self._place.journal.take(None)
+
+    def _heard(self, payload: bytes) -> None:
+        try:
+            message = decode_announce(payload)
+        except MessageError as error:
+            log.warning("dropped a message: %s", error)
+            return
+        if isinstance(message, Verdict):
+            self._judged(message)
+        else:
+            self._offered(message)
+
+    def _judged(self, verdict: Verdict) -> None:
+        name = round_id(verdict.run, verdict.round, verdict.attempt)
+        if self._assignment and self._assignment.name == name:
+            # An earlier process has replied and its journal is lost, or the round is over: of no use any more.
+            self._drop(f"the cloud has its reply: {verdict.reason or 'counted'}")
+        elif not self._replies.heard(verdict):
+            log.info("%s: a verdict on a reply that is not known here", name)
+
+    def _offered(self, work: Announcement) -> None:
+        name = id_of(work)
+        if self._assignment and self._assignment.name == name:
+            log.info("%s: announced again while it is worked on", name)
+            self._assignment.hurry(work.deadline_seconds)
+        elif reply := self._place.journal.reply_to(name):
+            self._replies.again(reply, work.deadline_seconds)
+        elif self._is_stale(work):
+            log.info("%s: dropped, since the run has moved on", name)
+        elif reason := self._refusal(work):
+            log.info("%s: declined: %s", name, reason)
+            self._send(_status(work, "declined", reason))
+        else:
+            self._accept(work)
+
+    def _is_stale(self, work: Announcement) -> bool:
+        """Whether a later round or attempt of the same run is known."""
+        known = [reply.announcement for reply in self._place.journal.state.replies]
+        known += [self._assignment.announcement] if self._assignment else []
+        return any(
+            other.run == work.run and (other.round, other.attempt) > (work.round, work.attempt)
+            for other in known
+        )
+
+    def _refusal(self, work: Announcement) -> str:
+        """Return why the work is declined; empty if it is not."""
+        if work.task not in self._configuration.tasks:
+            return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
+        if self._assignment and self._assignment.announcement.run != work.run:
+            return f"busy with {self._assignment.name}"
+        return ""
+
+    def _accept(self, work: Announcement) -> None:
+        self._drop(f"{id_of(work)} takes its place")
+        self._replies.supersede(work)
+        if self._cooling:
+            self._cooling.cancel()
+        log.info("%s: accepted: %s %s", id_of(work), work.work, work.task)
+        self._last_progress = self._place.loop.clock()
+        self._assignment = self._assign(work)
+        # The worker first: it starts in parallel, while the message goes out.
+        self._assignment.begin(self._configuration.tasks[work.task])
+        self._send(_status(work, "accepted"))
+
+    def _assign(self, work: Announcement) -> Assignment:
+        return Assignment(
+            self._place, work, self._finished, progress=lambda fraction: self._progressed(work, fraction)
+        )
+
+    def _finished(self, reply: Reply, seconds_left: float) -> None:
+        self._assignment = None
+        self._place.update_path(reply.announcement).unlink(missing_ok=True)
+        self._replies.give(reply, seconds_left)
+        self._cool()
+
+    def _drop(self, reason: str) -> None:
+        """Give up the work in hand, if there is any."""
+        if not self._assignment:
+            return
+        log.info("%s: dropped: %s", self._assignment.name, reason)
+        self._assignment.cancel()
+        self._place.update_path(self._assignment.announcement).unlink(missing_ok=True)
+        self._assignment = None
+        self._place.journal.take(None)
+        self._cool()
+
+    def _cool(self) -> None:
+        if self._cooling:
+            self._cooling.cancel()
+        self._cooling = self._place.loop.call_later(self._configuration.warm_seconds, self._place.worker.stop)
+
+    def _progressed(self, work: Announcement, fraction: float) -> None:
+        now = self._place.loop.clock()
+        if now - self._last_progress >= PROGRESS_SECONDS:
+            self._last_progress = now
+            message = _status(work, "progress", progress=fraction)
+            self._outbox.offer(self._presence.topic(Kind.STATUS), message)
+
+    def _heartbeat(self) -> Heartbeat:
+        examples = self._place.journal.state.examples
+        return Heartbeat(
+            state="working" if self._assignment else "idle",
+            tasks=",".join(sorted(self._configuration.tasks)),
+            examples=sum(examples.get(task, 0) for task in self._configuration.tasks),
+            component_version=self._version,
+            uptime_seconds=round(self._place.loop.clock() - self._started_at, 1),
+        )
+
+    def _send(self, message: Message) -> None:
+        kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS
+        self._outbox.send(self._presence.topic(kind), message)
+
+
+def _status(work: Announcement, state: str, reason: str = "", progress: float = 0.0) -> Status:
+    return Status(
+        run=work.run,
+        round=work.round,
+        attempt=work.attempt,
+        state=state,
+        reason=shorten(reason),
+        progress=progress,
+    )

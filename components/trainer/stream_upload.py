@@ -1,0 +1,187 @@
+"""Uploads through Stream Manager: the export to S3 that outlives restarts and outages.
+
+Once per component there are a stream of export tasks and a stream of their statuses. A status is final if
+it is Success, Failure or Canceled; Stream Manager tries again by itself whatever only delays an export.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from stream_manager import (
+    ExportDefinition,
+    MessageStreamDefinition,
+    Persistence,
+    ReadMessagesOptions,
+    S3ExportTaskDefinition,
+    S3ExportTaskExecutorConfig,
+    Status,
+    StatusConfig,
+    StatusLevel,
+    StatusMessage,
+    StrategyOnFull,
+    StreamManagerClient,
+    StreamManagerException,
+)
+from stream_manager.exceptions import NotEnoughMessagesException
+from stream_manager.util import Util
+
+from components.trainer.errors import UploadFailed
+
+STREAM = "fedgrass-trainer-updates"
+STATUS_STREAM = "fedgrass-trainer-updates-status"
+DEFAULT_PORT = 8088
+REQUEST_SECONDS = 15
+POLL_SECONDS = 1  # Stream Manager holds a read so long: a status is seen at once, a cancellation within this
+STATUSES_PER_READ = 50
+STREAM_BYTES = 16 * 1024 * 1024
+SEGMENT_BYTES = 1024 * 1024
+MULTIPART_BYTES = 5 * 1024 * 1024
+log = logging.getLogger(__name__)
+# The SDK logs, with a traceback, what it raises as well.
+SILENT = logging.getLogger("stream_manager_sdk")
+SILENT.setLevel(logging.CRITICAL + 1)
+
+
+class Export(Struct, frozen=True):
+    """An export task that was appended, and from which status on its own statuses are to be looked for."""
+
+    path: str
+    bucket: str
+    key: str
+    sequence: int
+    cursor: int
+
+
+class StreamUploader:
+    """An :class:`~components.trainer.ports.Uploader` over Stream Manager.
+
+    The export that is under way is written to a file of the work folder, so that a restart waits for it
+    instead of exporting a large update a second time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._memory = folder / "export.json"
+        self._client: StreamManagerClient | None = None
+        self._lock = threading.Lock()  # one export at a time; a cancelled one leaves within POLL_SECONDS
+
+    def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
+        """Export ``path`` and wait for Success; raises UploadFailed."""
+        with self._lock:
+            if cancelled.is_set():
+                return
+            try:
+                client = self._connected()
+                export = self._under_way(client, path, bucket, key) or self._append(client, path, bucket, key)
+                self._wait(client, export, cancelled)
+            except (StreamManagerException, OSError, TimeoutError) as error:
+                # After a lost or late answer this client would time out for ever: the next try makes a new one.
+                self._discard()
+                message = f"Stream Manager: {type(error).__name__}: {error}".removesuffix(": ")
+                raise UploadFailed(message) from error
+
+    def close(self) -> None:
+        """Close the connection to Stream Manager."""
+        self._discard()
+
+    def _connected(self) -> StreamManagerClient:
+        if self._client is None:
+            # Read here, since the SDK fails on a variable that is set to nothing.
+            port = int(os.environ.get("STREAM_MANAGER_SERVER_PORT") or DEFAULT_PORT)
+            client = StreamManagerClient(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT)
+            self._client = client
+            _make_streams(client)
+        return self._client
+
+    def _discard(self) -> None:
+        client, self._client = self._client, None
+        if client:
+            try:
+                client.close()
+            except (StreamManagerException, OSError) as error:
+                log.debug("closing Stream Manager's client: %s", error)
+
+    def _under_way(
+        self, client: StreamManagerClient, path: Path, bucket: str, key: str
+    ) -> Export | None:
+        """Return the export of this very file that a former process appended, if there is one."""
+        try:
+            export = msgspec.json.decode(self._memory.read_bytes(), type=Export)
+        except (OSError, msgspec.DecodeError):
+            return None
+        newest = client.describe_message_stream(STREAM).storage_status.newest_sequence_number
+        same = (export.path, export.bucket, export.key) == (str(path), bucket, key)
+        return export if same and newest is not None and export.sequence <= newest else None
+
+    def _append(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export:
+        """Append the export task, and remember it."""
+        newest = client.describe_message_stream(STATUS_STREAM).storage_status.newest_sequence_number
+        task = S3ExportTaskDefinition(input_url=path.absolute().as_uri(), bucket=bucket, key=key)
+        sequence = client.append_message(STREAM, Util.validate_and_serialize_to_json_bytes(task))
+        export = Export(str(path), bucket, key, sequence, 0 if newest is None else newest + 1)
+        unfinished = self._memory.with_suffix(".unfinished")
+        unfinished.write_bytes(msgspec.json.encode(export))
+        unfinished.replace(self._memory)
+        return export
+
+    def _wait(self, client: StreamManagerClient, export: Export, cancelled: threading.Event) -> None:
+        for status in _statuses(client, export.cursor, cancelled):
+            if status.status_context is None or status.status_context.sequence_number != export.sequence:
+                continue
+            if status.status in {Status.Success, Status.Failure, Status.Canceled}:
+                self._memory.unlink(missing_ok=True)
+            if status.status is Status.Success:
+                return
+            if status.status in {Status.Failure, Status.Canceled}:
+                message = f"Stream Manager gave the export up ({status.status.name}): {status.message}"
+                raise UploadFailed(message)
+            if status.status is Status.Warning:
+                log.warning("Stream Manager will try to export %s again: %s", export.key, status.message)
+
+
+def _statuses(
+    client: StreamManagerClient, cursor: int, cancelled: threading.Event
+) -> Iterator[StatusMessage]:
+    """Yield the statuses from ``cursor`` on as they come, until ``cancelled``."""
+    while not cancelled.is_set():
+        options = ReadMessagesOptions(
+            desired_start_sequence_number=cursor,
+            min_message_count=1,
+            max_message_count=STATUSES_PER_READ,
+            read_timeout_millis=POLL_SECONDS * 1000,
+        )
+        try:
+            found = client.read_messages(STATUS_STREAM, options)
+        except NotEnoughMessagesException:
+            continue
+        for message in found:
+            cursor = message.sequence_number + 1
+            yield Util.deserialize_json_bytes_to_obj(message.payload, StatusMessage)
+
+
+def _make_streams(client: StreamManagerClient) -> None:
+    """Make what is missing of the two streams, that of the statuses first."""
+    existing = set(client.list_streams())
+    exporter = S3ExportTaskExecutorConfig(
+        identifier="updates",
+        size_threshold_for_multipart_upload_bytes=MULTIPART_BYTES,
+        status_config=StatusConfig(status_level=StatusLevel.INFO, status_stream_name=STATUS_STREAM),
+    )
+    exports = {STATUS_STREAM: None, STREAM: ExportDefinition(s3_task_executor=[exporter])}
+    for name, export in exports.items():
+        if name not in existing:
+            client.create_message_stream(
+                MessageStreamDefinition(
+                    name=name,
+                    max_size=STREAM_BYTES,
+                    stream_segment_size=SEGMENT_BYTES,
+                    strategy_on_full=StrategyOnFull.OverwriteOldestData,
+                    persistence=Persistence.File,
+                    flush_on_write=True,
+                    export_definition=export,
+                )
+            )

@@ -1,0 +1,63 @@
+"""A task that learns nothing in no time: for benchmarks, and for tests of everything around the training.
+
+Its model has the size that one asks for; each device adds its own small, reproducible change to it, so that
+the replies differ and their average can be checked. Needs numpy only.
+"""
+
+import os
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.trainer.errors import ConfigurationError
+from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
+from fedgrass.federation.weights import Arrays
+
+BYTES_PER_MEGABYTE = 1_000_000
+BYTES_PER_FLOAT = 4
+
+
+class Noise:
+    """A model of ``megabytes`` MB of float32 in two arrays; ``examples`` is what the task says it has.
+
+    Args:
+        megabytes: size of the model; 1 MB is 1,000,000 bytes.
+        device: seeds the change that this device makes; its thing name if empty.
+        examples: number of examples that are reported, and by which the mean weighs.
+    """
+
+    def __init__(self, megabytes: float | str = 1, device: str = "", examples: int | str = 100) -> None:
+        try:
+            self._floats = int(float(megabytes) * BYTES_PER_MEGABYTE / BYTES_PER_FLOAT)
+            self._examples = int(examples)
+        except ValueError as error:
+            message = f"task 'noise' takes numbers for megabytes and examples: {error}"
+            raise ConfigurationError(message) from error
+        if self._floats < 1 or self._examples < 1:
+            message = f"task 'noise' needs megabytes and examples above 0, not {megabytes} and {examples}"
+            raise ConfigurationError(message)
+        name = device or os.environ.get("AWS_IOT_THING_NAME", "")
+        self._seed = zlib.crc32(name.encode())
+
+    def initial_weights(self, seed: int) -> dict[str, NDArray[np.generic]]:
+        """Return normal noise in the arrays ``body`` and ``bias`` (a hundredth of the model)."""
+        random = np.random.default_rng(seed)
+        bias = max(1, self._floats // 100)
+        body = random.standard_normal(max(1, self._floats - bias), dtype=np.float32)
+        return {"body": body, "bias": random.standard_normal(bias, dtype=np.float32)}
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        """Return the mean of the squares of ``bias`` as the loss."""
+        return Evaluation(self._examples, {"loss": float(np.mean(np.square(weights["bias"])))})
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+        """Add the device's own number, between -0.5 and 0.5, to every value."""
+        change = np.float32(np.random.default_rng(self._seed).random() - 0.5)
+        trained = {name: np.asarray(array + change, dtype=array.dtype) for name, array in weights.items()}
+        report(1.0)
+        return Fit(trained, self._examples, {"change": float(change)})
+
+    def examples(self) -> int:
+        """Return the number that the options give."""
+        return self._examples

@@ -1,0 +1,50 @@
+"""What a task is: a model, its data and its training, told in named numpy arrays."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedgrass.federation.weights import Arrays
+
+Settings = Mapping[str, bool | int | float | str]
+Report = Callable[[float], None]  # takes the part that is done, 0 to 1
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is: means over ``examples`` examples, such as ``loss`` and ``accuracy``."""
+
+    examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile."""
+
+    weights: Arrays
+    examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A model, its data and its training. Made once and used for many rounds, in the worker process."""
+
+    def __init__(self, **options: bool | float | str) -> None:
+        """Make the task with its options from the component's configuration."""
+
+    def initial_weights(self, seed: int) -> Arrays:
+        """Return the weights with which a run starts; the same for the same seed."""
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        """Measure a model on local data that training never sees."""
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        """Train from ``weights``, which must not be written to.
+
+        ``settings`` are the run's; call ``report`` now and then; return or raise soon once ``stop`` says so.
+        """
+
+    def examples(self) -> int:
+        """Return the number of local examples for training."""

@@ -1,0 +1,130 @@
+"""The worker process as the trainer sees it: started when there is work, kept warm, ended for certain."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO
+
+import msgspec
+
+from components.trainer.events import Call
+from components.trainer.worker_protocol import Answer, Failure, Progress, Work
+
+COMMAND = (sys.executable, "-m", "components.trainer.worker")
+GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """A :class:`~components.trainer.ports.Worker`: a child process that talks in lines of JSON.
+
+    Starting it is the dear part (importing torch takes seconds), so it stays after its work until
+    :meth:`stop`. It ends by itself when its input is closed, so it never outlives the trainer.
+    """
+
+    def __init__(self, post: Callable[[Call], None], threads: int = 1) -> None:
+        self.threads = threads  # of one training; holds from the next process on
+        self._post = post
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answer: Callable[[Answer], None] | None = None
+        self._ending: list[threading.Thread] = []
+
+    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+        """Begin ``work``, in the process that is there or in a new one."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._spawn()
+        self._answer = answer
+        try:
+            _input(self._process).write(msgspec.json.encode(work) + b"\n")
+            _input(self._process).flush()
+        except BrokenPipeError:
+            # It died just now. Its reader will say so, and how; nothing more to do here.
+            log.info("the worker ended before it could take its work")
+
+    def stop(self) -> None:
+        """End the process in the background; nothing is heard of it any more."""
+        process, self._process, self._answer = self._process, None, None
+        if process is None:
+            return
+        end = threading.Thread(target=_end, args=(process,), daemon=True, name="worker-end")
+        end.start()
+        self._ending = [*(thread for thread in self._ending if thread.is_alive()), end]
+
+    def close(self) -> None:
+        """End the process and wait until it is gone: less than two seconds."""
+        self.stop()
+        for thread in self._ending:
+            thread.join(GRACE_SECONDS + 0.5)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # The usual variables of the numerical libraries, which read them as they are imported.
+        environment = os.environ | dict.fromkeys(THREADS, str(self.threads))
+        process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
+        return process
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        for line in _output(process):
+            answer = msgspec.json.decode(line, type=Answer)
+            self._post(lambda answer=answer: self._heard(process, answer))
+        exit_code = process.wait()
+        _output(process).close()
+        self._post(lambda: self._ended(process, exit_code))
+
+    def _heard(self, process: subprocess.Popen[bytes], answer: Answer) -> None:
+        if process is not self._process or self._answer is None:
+            return  # of work that was given up meanwhile
+        tell = self._answer
+        if not isinstance(answer, Progress):
+            self._answer = None
+        tell(answer)
+
+    def _ended(self, process: subprocess.Popen[bytes], exit_code: int) -> None:
+        if process is not self._process:
+            return
+        self._process = None
+        tell, self._answer = self._answer, None
+        log.warning("the worker %s", _how(exit_code))
+        if tell:
+            tell(Failure(f"the worker {_how(exit_code)}"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        _input(process).close()
+    except BrokenPipeError:
+        log.debug("the worker had ended already")
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(GRACE_SECONDS)
+
+
+def _how(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "was killed (SIGKILL): the system may have run out of memory"
+    if exit_code < 0:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    return f"ended in the middle with exit code {exit_code}"
+
+
+def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    if process.stdin is None:
+        message = "the worker was started without a pipe to write to"
+        raise RuntimeError(message)
+    return process.stdin
+
+
+def _output(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    if process.stdout is None:
+        message = "the worker was started without a pipe to read from"
+        raise RuntimeError(message)
+    return process.stdout

@@ -1,0 +1,48 @@
+"""What the trainer and its worker process say to each other: one JSON object per line."""
+
+from msgspec import Struct
+
+from fedgrass.federation.messages import Announcement, round_id
+
+TaskOptions = dict[str, bool | int | float | str]
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """Trainer to worker: what to do, with which task, and where the update goes."""
+
+    announcement: Announcement
+    options: TaskOptions  # of the task, from the component's configuration
+    update: str  # path of the file to write
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """Worker to trainer: so much of the training is done, 0 to 1."""
+
+    fraction: float
+
+
+class Result(Struct, frozen=True, kw_only=True, tag="result"):
+    """Worker to trainer: the work is done. Durations are in seconds."""
+
+    bytes: int  # of the update file; 0 if the work was to evaluate only
+    checksum: str  # xxh3-128 of the file
+    examples: int  # that the work used
+    examples_of_task: int  # that the task has for training, for the heartbeat
+    metrics: dict[str, float]
+    download_seconds: float
+    evaluate_seconds: float
+    train_seconds: float = 0.0
+
+
+class Failure(Struct, frozen=True, tag="failure"):
+    """Worker to trainer: the work cannot be done, and why, in one line."""
+
+    reason: str
+
+
+Answer = Progress | Result | Failure
+
+
+def id_of(announcement: Announcement) -> str:
+    """Return the word for the attempt at a round that an announcement is about."""
+    return round_id(announcement.run, announcement.round, announcement.attempt)

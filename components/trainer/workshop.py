@@ -1,0 +1,137 @@
+"""One piece of work in the worker: download, check, evaluate, train, write the update."""
+
+import logging
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from components.trainer.errors import WorkFailed
+from components.trainer.tasks.registry import load_task
+from components.trainer.tasks.task import Report, Stop, Task
+from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
+from fedgrass.federation import messages, weights
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.messages import Announcement
+from fedgrass.federation.weights import Arrays
+
+Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
+MODEL_TRIES = 2
+log = logging.getLogger(__name__)
+
+
+class Workshop:
+    """Does works one after the other and keeps the tasks that it made, with their data, for the next."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
+
+    def perform(self, work: Work, report: Report, stop: Stop) -> Result:
+        """Do one work and return what the cloud is to know of it.
+
+        Raises:
+            WorkFailed: the model could not be had, or the task made something that cannot be used.
+            ConfigurationError: there is no such task, or it does not take its options.
+        """
+        started = time.monotonic()
+        announcement = work.announcement
+        data = self._download(announcement)
+        model = weights.decode(data)
+        downloaded = time.monotonic()
+        task = self._task(announcement.task, work.options)
+        evaluation = task.evaluate(model)
+        evaluated = time.monotonic()
+        result = Result(
+            bytes=0,
+            checksum=weights.checksum(b""),
+            examples=evaluation.examples,
+            examples_of_task=task.examples(),
+            metrics=_checked_metrics(evaluation.metrics),
+            download_seconds=downloaded - started,
+            evaluate_seconds=evaluated - downloaded,
+        )
+        if announcement.work == "evaluate":
+            return result
+        fit = task.fit(model, announcement.settings, report, stop)
+        update = _encode_update(fit.weights, data)
+        _write(Path(work.update), update)
+        return msgspec.structs.replace(
+            result,
+            bytes=len(update),
+            checksum=weights.checksum(update),
+            examples=fit.examples,
+            metrics=_checked_metrics({**evaluation.metrics, **fit.metrics}),
+            train_seconds=time.monotonic() - evaluated,
+        )
+
+    def _download(self, announcement: Announcement) -> bytes:
+        """Return the model's file, once it is what the cloud vouches for."""
+        digest = ""
+        for attempt in range(1, MODEL_TRIES + 1):
+            data = self._fetch(announcement.bucket, announcement.model_key, announcement.model_bytes)
+            digest = weights.sha256(data)
+            if digest == announcement.model_sha256:
+                return data
+            log.warning("%s: the model's SHA-256 is wrong, download %d", id_of(announcement), attempt)
+        message = (
+            f"the model {announcement.model_key} has the SHA-256 {digest}, the announcement says"
+            f" {announcement.model_sha256} (downloaded {MODEL_TRIES} times)"
+        )
+        raise WorkFailed(message)
+
+    def _task(self, name: str, options: TaskOptions) -> Task:
+        kept = self._tasks.get(name)
+        if kept is None or kept[0] != options:
+            self._tasks[name] = kept = (options, load_task(name, options))
+        return kept[1]
+
+
+def _encode_update(trained: Arrays, model: bytes) -> bytes:
+    """Return the update's file; what the cloud would refuse is refused here, before it travels."""
+    try:
+        weights.check_finite(trained)
+        update = weights.encode(trained)
+        expected = weights.read_layout(model, len(model))
+        weights.check_layout(weights.read_layout(update, len(update)), expected)
+    except UpdateRefused as error:
+        message = f"the training made an update that cannot be used: {error}"
+        raise WorkFailed(message) from error
+    return update
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that is whole or not there, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics as numbers of JSON: what is not finite has no place there, and is left out."""
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    if len(finite) < len(metrics):
+        log.warning("left out, since not finite: %s", ", ".join(sorted(set(metrics) - set(finite))))
+    try:
+        return msgspec.convert(finite, messages.Metrics)
+    except msgspec.ValidationError as error:
+        message = f"the task's metrics cannot be sent: {error}"
+        raise WorkFailed(message) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception of the user's code in one line: its type, its text, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    place = (own or frames)[-1:]
+    where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}{where}"

@@ -1,0 +1,120 @@
+"""What a run was, for people: a table per round, a file for programs, a picture of the accuracy."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from fedgrass.console.operator import RoundRecord
+from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import Run
+
+Evaluations = Mapping[int, Mapping[str, float]]  # by round number: the global model on held-out data
+
+
+def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
+    """Return the figures of one attempt at a round: counts, bytes, and seconds by the cloud's clock."""
+    current = record.round
+    replies = [p for p in record.participants if p.received_at]
+    turnarounds = [p.turnaround_seconds for p in replies]
+    closed = current.state is State.CLOSED
+    return {
+        "round": current.number,
+        "attempt": current.attempt,
+        "state": current.state,
+        "reason": current.reason,
+        "asked": current.asked,
+        "replied": current.replied,
+        "refused": current.refused,
+        "gone": current.gone,
+        "late": current.late,
+        "seconds": (current.closed_at - current.opened_at) / 1000 if current.closed_at else None,
+        "turnaround_median_seconds": statistics.median(turnarounds) if turnarounds else None,
+        "turnaround_slowest_seconds": max(turnarounds, default=None),
+        "bytes_up": sum(p.bytes for p in replies),
+        "bytes_down": current.base_bytes * len(replies),
+        "held_out": dict(evaluations.get(current.number, {})) if closed else {},
+        "devices": [msgspec.to_builtins(p) for p in record.participants],
+    }
+
+
+def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one line per round."""
+    lines = Table(title="Rounds", title_justify="left")
+    for heading in ("round", "asked", "replied", "late"):
+        lines.add_column(heading, justify="right")
+    for heading in ("turnaround, median", "slowest", "up", "down", "round took", "accuracy", "loss"):
+        lines.add_column(heading, justify="right")
+    for line in summaries:
+        again = f" ({line['attempt']}. attempt)" if line["attempt"] > 1 else ""
+        lines.add_row(
+            f"{line['round']}{again}" if line["state"] == State.CLOSED else f"{line['round']} {line['state']}",
+            str(line["asked"]),
+            str(line["replied"]),
+            str(line["late"]),
+            _seconds(line["turnaround_median_seconds"]),
+            _seconds(line["turnaround_slowest_seconds"]),
+            f"{line['bytes_up'] / 1e6:.2f} MB",
+            f"{line['bytes_down'] / 1e6:.2f} MB",
+            _seconds(line["seconds"]),
+            _share(line["held_out"].get("accuracy")),
+            _number(line["held_out"].get("loss")),
+        )
+    return lines
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def write(folder: Path, run: Run, summaries: Sequence[Mapping[str, Any]], model: bytes | None) -> None:
+    """Write ``model.safetensors`` (if there is one), ``history.json`` and ``accuracy.png`` to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        (folder / "model.safetensors").write_bytes(model)
+    history = {**msgspec.to_builtins(run), "rounds": list(summaries)}
+    (folder / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
+    draw(folder / "accuracy.png", run.name, summaries)
+
+
+def draw(target: Path, name: str, summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the accuracy of the global model, and of each device's view of it, over the rounds.
+
+    A run with no accuracy (its task reports none) gets a picture of its loss instead.
+    """
+    import matplotlib as mpl  # noqa: PLC0415  # takes a second to import, and only the end of a run draws
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
+
+    closed = [line for line in summaries if line["state"] == State.CLOSED]
+    metric = "accuracy" if any("accuracy" in line["held_out"] for line in closed) else "loss"
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for line in closed:
+        local = [device["metrics"][metric] for device in line["devices"] if metric in device["metrics"]]
+        label = "the model before the round, on each device's own data" if line is closed[0] else None
+        axes.plot([line["round"] - 1] * len(local), local, ".", color="#9db8d2", label=label)
+    points = [(line["round"], line["held_out"][metric]) for line in closed if metric in line["held_out"]]
+    if points:
+        axes.plot(*zip(*points, strict=True), "o-", color="#1f4e79", label="global model, on held-out data")
+    axes.set(title=f"run {name}", xlabel="round", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
+    figure.savefig(target, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,85 @@
+"""What an operator does with a fleet: start a run, read how it went, fetch its model."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from cloud_functions.aws import DynamoDevices, S3Bucket
+from cloud_functions.dynamodb import DynamoRounds
+from fedgrass.federation import object_keys
+from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.rounds import Participant, Round
+from fedgrass.federation.runs import Run
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.weights import Arrays, encode
+
+LARGEST_MODEL = 4 * 1024**3
+
+
+class RoundRecord(msgspec.Struct, frozen=True):
+    """One attempt at a round, with everybody's part in it."""
+
+    round: Round
+    participants: list[Participant]
+
+
+class Operator:
+    """The operator's view of one deployed stack.
+
+    Args:
+        clients: gives the boto3 client of a service: ``clients("s3")``.
+        stack: the outputs of the stack.
+    """
+
+    def __init__(self, clients: Any, stack: Mapping[str, str]) -> None:
+        self._lambda = clients("lambda")
+        self._initiator = stack["InitiatorName"]
+        self._rounds = DynamoRounds(clients("dynamodb"), stack["RoundsTableName"], time.sleep)
+        self._devices = DynamoDevices(clients("dynamodb"), stack["DevicesTableName"])
+        self._bucket = S3Bucket(clients("s3"), stack["BucketName"])
+
+    def devices(self) -> list[Candidate]:
+        """Return every device that ever sent a heartbeat."""
+        return self._devices.seen_since(0)
+
+    def start(self, name: str, settings: RunSettings, initial: Arrays) -> Run:
+        """Upload the initial model and start a run.
+
+        Raises:
+            SettingsError: the initiator refuses; the text is its reason.
+            FedgrassError: the initiator itself failed.
+        """
+        self._bucket.write_once(object_keys.model(name, 0), encode(initial))
+        event = {"run": name, "settings": msgspec.to_builtins(settings)}
+        answer = self._lambda.invoke(FunctionName=self._initiator, Payload=json.dumps(event).encode())
+        said = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            message = f"the initiator failed: {said.get('errorMessage', said)}"
+            raise FedgrassError(message)
+        if "refused" in said:
+            raise SettingsError(said["refused"])
+        return self.run(name)
+
+    def run(self, name: str) -> Run:
+        """Return a run. Raises SettingsError if there is none of that name."""
+        run = self._rounds.run(name)
+        if run is None:
+            message = f"there is no run {name!r}"
+            raise SettingsError(message)
+        return run
+
+    def rounds(self, run: Run) -> Iterator[RoundRecord]:
+        """Return every attempt at every round of a run so far, in order."""
+        for number in range(1, run.round + 1):
+            attempt = 1
+            while found := self._rounds.round(run.name, number, attempt):
+                yield RoundRecord(found, list(self._rounds.participants(found)))
+                attempt += 1
+
+    def model(self, name: str, number: int) -> bytes:
+        """Return the global model that round ``number`` made, as a safetensors file."""
+        return self._bucket.read(object_keys.model(name, number), LARGEST_MODEL)

@@ -1,0 +1,58 @@
+"""Brings a component's artifacts into a core's folder, as a deployment does."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from fedgrass.local.core_errors import ArtifactError
+from fedgrass.local.recipe import Artifact, Manifest, Recipe
+
+
+def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
+    """Where the artifacts of a component lie, and where its archives are unpacked."""
+    below = Path(recipe.component_name) / recipe.component_version
+    return packages / "artifacts" / below, packages / "artifacts-unarchived" / below
+
+
+def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages: Path) -> None:
+    """Copy a manifest's artifacts from `source`/<component>/<version>/ and unpack the archives among them.
+
+    What an earlier deployment left there is replaced. Raises ArtifactError.
+    """
+    folder, unpacked = artifact_folders(packages, recipe)
+    for place in (folder, unpacked):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    for artifact in manifest.artifacts:
+        file = source / recipe.component_name / recipe.component_version / artifact.file_name
+        if not file.is_file():
+            raise ArtifactError(f"artifact {artifact.uri} is not there as {file}: build the component first")
+        copy = folder / artifact.file_name
+        shutil.copyfile(file, copy)
+        _permit([copy], artifact)
+        if artifact.unarchive == "ZIP":
+            _unpack(copy, unpacked / copy.stem, artifact)
+
+
+def _unpack(archive: Path, folder: Path, artifact: Artifact) -> None:
+    try:
+        with zipfile.ZipFile(archive) as content:
+            for name in content.namelist():
+                path = PurePosixPath(name)
+                if path.is_absolute() or ".." in path.parts or "\\" in name:
+                    raise ArtifactError(f"artifact {artifact.uri} holds {name!r}, which leads out of its folder")
+            content.extractall(folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as exc:
+        raise ArtifactError(f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {exc}") from exc
+    _permit(folder.rglob("*"), artifact)
+
+
+def _permit(paths: Iterable[Path], artifact: Artifact) -> None:
+    if artifact.permission.execute == "NONE":
+        return
+    for path in paths:
+        if path.is_file():
+            path.chmod(0o700 if artifact.permission.execute == "OWNER" else 0o755)

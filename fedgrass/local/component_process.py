@@ -1,0 +1,187 @@
+"""The life of one component: install, run, restart after a failure, give up after the third, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fedgrass.local.core_errors import CoreError, ScriptFailedError
+from fedgrass.local.guarded_script import GuardedScript, Script
+
+NEW: Final = "NEW"
+INSTALLED: Final = "INSTALLED"
+STARTING: Final = "STARTING"
+RUNNING: Final = "RUNNING"
+STOPPING: Final = "STOPPING"
+ERRORED: Final = "ERRORED"
+BROKEN: Final = "BROKEN"
+FINISHED: Final = "FINISHED"
+STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
+
+
+@dataclass(frozen=True)
+class TimedScript:
+    """A script that has to end in time."""
+
+    script: Script
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LifecycleScripts:
+    """A component's lifecycle with all variables filled in."""
+
+    install: TimedScript | None = None
+    run: Script | None = None
+    shutdown: TimedScript | None = None
+
+
+@dataclass(frozen=True)
+class RestartLimits:
+    """When a failed component is started again, and when it is given up."""
+
+    pause_seconds: float = 1.0
+    failures: int = 3
+    window_seconds: float = 3_600.0
+    stop_seconds: float = 5.0
+    """How long a component may take to end after SIGTERM."""
+
+
+class ComponentProcess:
+    """Runs a component's lifecycle.
+
+    `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every change.
+    """
+
+    def __init__(
+        self,
+        scripts: Callable[[], LifecycleScripts],
+        on_state: Callable[[str], None],
+        log: logging.Logger,
+        limits: RestartLimits | None = None,
+    ) -> None:
+        self._scripts = scripts
+        self._on_state = on_state
+        self._log = log
+        self._limits = limits or RestartLimits()
+        self._failures: deque[float] = deque()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._current: GuardedScript | None = None
+        self._needs_install = True
+        self._reported_error = False
+        self.state = NEW
+
+    def start(self) -> None:
+        """Begin the lifecycle in the background: install, unless that is done, and run."""
+        if self._supervisor is None or self._supervisor.done():
+            self._supervisor = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """End the component and everything that it started. May be called again."""
+        if self._supervisor is None:
+            return
+        was_running = self.state in {STARTING, RUNNING}
+        if was_running:
+            self._enter(STOPPING)
+        self._supervisor.cancel()
+        await asyncio.wait({self._supervisor})
+        self._supervisor = None
+        if was_running:
+            await self._shut_down()
+            self._enter(FINISHED)
+
+    async def restart(self) -> None:
+        """Stop and start again, without the install step."""
+        await self.stop()
+        self._failures.clear()
+        self.start()
+
+    def report(self, state: str) -> None:
+        """The component says of itself that it is RUNNING or ERRORED."""
+        if state == ERRORED and self.state in {STARTING, RUNNING}:
+            self._reported_error = True
+            if self._current is not None:
+                self._log.warning("the component reports ERRORED: it is restarted")
+                self._current.terminate()
+        elif state == RUNNING and self.state == STARTING:
+            self._enter(RUNNING)
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._live()
+                return
+            except (CoreError, OSError) as exc:
+                self._log.warning("%s", exc)
+            if self._is_one_failure_too_many():
+                self._log.error("given up after %d failures: the component is BROKEN", self._limits.failures)
+                self._enter(BROKEN)
+                return
+            self._enter(ERRORED)
+            await asyncio.sleep(self._limits.pause_seconds)
+
+    async def _live(self) -> None:
+        scripts = self._scripts()
+        if self._needs_install and scripts.install:
+            await self._run_in_time("install", scripts.install)
+        if self._needs_install:
+            self._needs_install = False
+            self._enter(INSTALLED)
+        self._reported_error = False
+        self._enter(STARTING)
+        if scripts.run:
+            await self._run(scripts.run)
+        self._enter(FINISHED)
+
+    async def _run(self, script: Script) -> None:
+        running = await GuardedScript.start(script)
+        self._enter(RUNNING)
+        code = await self._attend(running)
+        if self._reported_error:
+            raise ScriptFailedError("run ended after the component had reported ERRORED")
+        if code:
+            raise ScriptFailedError(f"run ended with exit code {code}")
+
+    async def _run_in_time(self, name: str, timed: TimedScript) -> None:
+        running = await GuardedScript.start(timed.script)
+        try:
+            async with asyncio.timeout(timed.seconds):
+                code = await self._attend(running)
+        except TimeoutError:
+            raise ScriptFailedError(f"{name} took longer than its Timeout of {timed.seconds:g} s") from None
+        if code:
+            raise ScriptFailedError(f"{name} ended with exit code {code}")
+
+    async def _attend(self, running: GuardedScript) -> int:
+        """Wait for a script's end; it is stopped if this task is."""
+        self._current = running
+        try:
+            return await running.wait()
+        finally:
+            self._current = None
+            await running.stop(self._limits.stop_seconds)
+
+    async def _shut_down(self) -> None:
+        try:
+            if timed := self._scripts().shutdown:
+                await self._run_in_time("shutdown", timed)
+        except (CoreError, OSError) as exc:
+            self._log.warning("%s", exc)
+
+    def _is_one_failure_too_many(self) -> bool:
+        now = time.monotonic()
+        self._failures.append(now)
+        while self._failures[0] < now - self._limits.window_seconds:
+            self._failures.popleft()
+        return len(self._failures) >= self._limits.failures
+
+    def _enter(self, state: str) -> None:
+        if state != self.state:
+            self._log.info("%s -> %s", self.state, state)
+            self.state = state
+            self._on_state(state)

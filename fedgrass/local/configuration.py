@@ -1,0 +1,93 @@
+"""A component's configuration: a tree that deployments and the component itself merge into."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
+
+KeyPath = tuple[str, ...]
+
+
+class StaleUpdateError(Exception):
+    """The value that is there is newer than the update."""
+
+
+class Configuration:
+    """The tree, the time of each leaf's last change, and who wants to be told of changes."""
+
+    def __init__(self, initial: Mapping[str, object], timestamp: float) -> None:
+        self._tree: dict[str, object] = copy.deepcopy(dict(initial))
+        self._changed_at = {path: timestamp for path, _ in leaves(self._tree)}
+        self._listeners: list[tuple[KeyPath, Callable[[KeyPath], None]]] = []
+
+    @property
+    def tree(self) -> Mapping[str, object]:
+        """The whole configuration."""
+        return self._tree
+
+    def read(self, path: Sequence[str]) -> object:
+        """The value at `path`, the whole tree for an empty one. Raises KeyError with the key that is missing."""
+        node: object = self._tree
+        for key in path:
+            if not isinstance(node, Mapping) or key not in node:
+                raise KeyError(key)
+            node = node[key]
+        return node
+
+    def merge(self, path: Sequence[str], value: object, timestamp: float) -> list[KeyPath]:
+        """Merge `value` into the node at `path`: maps key by key, everything else replaces what was there.
+
+        `timestamp` (seconds of the epoch) is the update's. Raises StaleUpdateError if a leaf that would change is newer;
+        then nothing changes. Returns the paths of the changed leaves, after all listeners have been told of them.
+        """
+        update = value
+        for key in reversed(path):
+            update = {key: update}
+        if not isinstance(update, Mapping):
+            raise TypeError(f"the top of a configuration is a map, not {value!r}")
+        merged = merge_trees(self._tree, cast("Mapping[str, object]", update))
+        before, after = dict(leaves(self._tree)), dict(leaves(merged))
+        changed = [leaf for leaf, new in after.items() if leaf not in before or before[leaf] != new]
+        for leaf in changed:
+            if self._changed_at.get(leaf, timestamp) > timestamp:
+                raise StaleUpdateError(f"{'/'.join(leaf)} was changed later than the update's timestamp {timestamp}")
+        self._tree = merged
+        self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf in after}
+        self._changed_at.update(dict.fromkeys(changed, timestamp))
+        self._tell(changed)
+        return changed
+
+    def listen(self, path: Sequence[str], on_change: Callable[[KeyPath], None]) -> Callable[[], None]:
+        """Call `on_change` with the path of each leaf at or below `path` that changes, until the result is called."""
+        entry = (tuple(path), on_change)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
+
+    def _tell(self, changed: Sequence[KeyPath]) -> None:
+        for path, on_change in list(self._listeners):
+            for leaf in changed:
+                if leaf[: len(path)] == path or path[: len(leaf)] == leaf:
+                    on_change(leaf)
+
+
+def merge_trees(base: Mapping[str, object], update: Mapping[str, object]) -> dict[str, object]:
+    """`update` laid over `base`: maps key by key, everything else replaces. Neither argument changes."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in update.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge_trees(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def leaves(tree: Mapping[str, object], above: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
+    """Each value of the tree that is no map, or an empty one, with its path."""
+    for key, value in tree.items():
+        path = (*above, key)
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, path)
+        else:
+            yield path, value

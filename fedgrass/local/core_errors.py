@@ -1,0 +1,57 @@
+"""What can go wrong with a local Greengrass core, in one tree.
+
+CoreError
+├── UnknownProfileError        there is no nucleus of that name
+├── RecipeError                the recipe cannot be used
+├── InvalidAccessControlError  `accessControl` is not what Greengrass understands
+├── ArtifactError              an artifact is missing or cannot be unpacked
+├── DependencyError            a component needs another that is not there
+├── UnknownComponentError      no such component is deployed
+├── ComponentStateError        a component did not reach a state
+├── ScriptFailedError          a script of a lifecycle failed or took too long
+└── IotConnectionError         IoT Core cannot be reached, or refused a request
+"""
+
+from __future__ import annotations
+
+from fedgrass.local.errors import FedgrassLocalError
+
+
+class CoreError(FedgrassLocalError):
+    """The local Greengrass core refused or failed."""
+
+
+class UnknownProfileError(CoreError):
+    """There is no nucleus of that name; the message lists those there are."""
+
+
+class RecipeError(CoreError):
+    """The recipe cannot be used; the message names the file, the field and the way out."""
+
+
+class InvalidAccessControlError(CoreError):
+    """The `accessControl` of a configuration is not what Greengrass understands; the message says where."""
+
+
+class ArtifactError(CoreError):
+    """An artifact is missing or cannot be unpacked; the message names it."""
+
+
+class DependencyError(CoreError):
+    """A component needs another that is not there; the message names both."""
+
+
+class UnknownComponentError(CoreError):
+    """No component of that name is deployed on the core."""
+
+
+class ComponentStateError(CoreError):
+    """A component did not reach a state; the message carries the end of its log."""
+
+
+class ScriptFailedError(CoreError):
+    """A script of a lifecycle ended with an error or took longer than it may."""
+
+
+class IotConnectionError(CoreError):
+    """IoT Core cannot be reached, or refused the request; the message says where and why."""

@@ -1,0 +1,93 @@
+"""One component on a core: its recipe, its configuration, its token, and what its process gets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fedgrass.local.artifacts import artifact_folders
+from fedgrass.local.component_process import ComponentProcess, LifecycleScripts, TimedScript
+from fedgrass.local.configuration import Configuration
+from fedgrass.local.guarded_script import Script
+from fedgrass.local.recipe import Manifest, Phase, Recipe
+from fedgrass.local.recipe_platform import RecipeVariables, environment
+
+TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"
+_NOT_INHERITED: Final = ("AWS_", "GG", "PYTHON", "SVCUID", "STREAM_MANAGER_", "VIRTUAL_ENV")
+"""What the operator's shell says of these is not meant for a component."""
+
+
+@dataclass(frozen=True)
+class CoreSurroundings:
+    """What every component of a core is told of it."""
+
+    root: Path
+    thing_name: str
+    environment: Mapping[str, str]
+    token_exchange_url: str
+
+
+@dataclass(eq=False)
+class DeployedComponent:
+    """A component from its deployment on."""
+
+    recipe: Recipe
+    manifest: Manifest
+    configuration: Configuration
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    process: ComponentProcess | None = None
+    scripts: LifecycleScripts | None = None
+    """What the process was last started with."""
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        return self.recipe.component_name
+
+    def render(self, core: CoreSurroundings) -> LifecycleScripts:
+        """The lifecycle with all variables filled in. Raises RecipeError for a variable that stands for nothing."""
+        folders = artifact_folders(core.root / "packages", self.recipe)
+        tree = self.configuration.tree
+        variables = RecipeVariables(*folders, work_folder(core.root, self.name), core.root, core.thing_name, tree)
+        run = self._timed("run", variables, core)
+        return LifecycleScripts(
+            install=self._timed("install", variables, core),
+            run=run.script if run else None,
+            shutdown=self._timed("shutdown", variables, core),
+        )
+
+    def environment(self, core: CoreSurroundings) -> dict[str, str]:
+        """The environment of the component's process, without the recipe's Setenv."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+        own = {"SVCUID": self.token, "AWS_CONTAINER_AUTHORIZATION_TOKEN": self.token}
+        if TOKEN_EXCHANGE in self.recipe.component_dependencies:
+            own["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = core.token_exchange_url
+        # The SDKs would take the operator's own keys from these files before they ask the token exchange service.
+        no_keys = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
+        return {**inherited, **no_keys, **core.environment, **own}
+
+    def _timed(self, name: str, variables: RecipeVariables, core: CoreSurroundings) -> TimedScript | None:
+        phase = self.manifest.lifecycle.phase(name)
+        if phase is None:
+            return None
+        log = log_file(core.root, self.name)
+        script = Script(variables.fill(phase.script), self._setenv(phase, variables, core), variables.work, log)
+        return TimedScript(script, phase.timeout)
+
+    def _setenv(self, phase: Phase, variables: RecipeVariables, core: CoreSurroundings) -> dict[str, str]:
+        general, own = self.manifest.lifecycle.setenv, phase.setenv
+        return {**self.environment(core), **environment(general, variables), **environment(own, variables)}
+
+
+def work_folder(root: Path, component: str) -> Path:
+    """A component's working directory."""
+    return root / "work" / component
+
+
+def log_file(root: Path, component: str) -> Path:
+    """Where a component's output is kept."""
+    return root / "logs" / f"{component}.log"

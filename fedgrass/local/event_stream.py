@@ -1,0 +1,202 @@
+"""Frames of the AWS event-stream encoding, which Greengrass IPC speaks over its Unix socket.
+
+A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight bytes, headers, payload, CRC-32 of all
+before it. This module computes only: it reads no socket.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Final
+from uuid import UUID
+
+PRELUDE_BYTES: Final = 12
+TRAILER_BYTES: Final = 4
+SMALLEST_FRAME_BYTES: Final = PRELUDE_BYTES + TRAILER_BYTES
+LARGEST_FRAME_BYTES: Final = 24 * 1024 * 1024
+"""The largest message that the AWS Common Runtime, and so the SDK, sends or takes."""
+LARGEST_HEADERS_BYTES: Final = 128 * 1024
+
+HeaderValue = bool | int | bytes | str | UUID
+
+
+class MessageType(IntEnum):
+    """What a frame is, from its `:message-type` header."""
+
+    APPLICATION_MESSAGE = 0
+    APPLICATION_ERROR = 1
+    PING = 2
+    PING_RESPONSE = 3
+    CONNECT = 4
+    CONNECT_ACK = 5
+    PROTOCOL_ERROR = 6
+    INTERNAL_ERROR = 7
+
+
+class MessageFlag(IntFlag):
+    """The bits of the `:message-flags` header."""
+
+    NONE = 0
+    CONNECTION_ACCEPTED = 1
+    TERMINATE_STREAM = 2
+
+
+class FrameError(Exception):
+    """The bytes are no event-stream frame; the message says which rule they break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message: headers by name, and the payload as it came."""
+
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    payload: bytes = b""
+
+    def integer(self, name: str) -> int:
+        """The integer header `name`. Raises FrameError if it is missing or of another type."""
+        value = self.headers.get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise FrameError(f"header {name} is {value!r}, not an integer")
+        return value
+
+    def text(self, name: str) -> str | None:
+        """The string header `name`, or None if it is not there. Raises FrameError if it is of another type."""
+        value = self.headers.get(name)
+        if value is not None and not isinstance(value, str):
+            raise FrameError(f"header {name} is {value!r}, not a string")
+        return value
+
+
+_PRELUDE = struct.Struct(">III")
+_LENGTH = struct.Struct(">H")
+# Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
+_INTEGERS: Final = {2: struct.Struct(">b"), 3: struct.Struct(">h"), 4: struct.Struct(">i"), 5: struct.Struct(">q"),
+                    8: struct.Struct(">q")}
+_UUID_BYTES: Final = 16
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame. Integers are written as i32, the only size that this protocol uses.
+
+    Raises FrameError for a name or a value that does not fit its field.
+    """
+    headers = b"".join(_encode_header(name, value) for name, value in frame.headers.items())
+    total = PRELUDE_BYTES + len(headers) + len(frame.payload) + TRAILER_BYTES
+    if total > LARGEST_FRAME_BYTES:
+        raise FrameError(f"a frame of {total} bytes is over the limit of {LARGEST_FRAME_BYTES}")
+    lengths = struct.pack(">II", total, len(headers))
+    head = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers
+    checksum = zlib.crc32(frame.payload, zlib.crc32(head))
+    return b"".join((head, frame.payload, struct.pack(">I", checksum)))
+
+
+def _encode_header(name: str, value: HeaderValue) -> bytes:
+    raw_name = name.encode()
+    if not 1 <= len(raw_name) <= 255:  # noqa: PLR2004 - the length is one byte
+        raise FrameError(f"a header's name has 1 to 255 bytes, this one {len(raw_name)}")
+    return bytes((len(raw_name),)) + raw_name + _encode_value(name, value)
+
+
+def _encode_value(name: str, value: HeaderValue) -> bytes:
+    try:
+        match value:
+            case bool():
+                return b"\x00" if value else b"\x01"
+            case int():
+                return b"\x04" + struct.pack(">i", value)
+            case bytes():
+                return b"\x06" + _LENGTH.pack(len(value)) + value
+            case str():
+                raw = value.encode()
+                return b"\x07" + _LENGTH.pack(len(raw)) + raw
+            case UUID():
+                return b"\x09" + value.bytes
+    except struct.error as exc:
+        raise FrameError(f"the value of header {name} does not fit: {exc}") from exc
+
+
+def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
+    """The total length in bytes that the first 12 bytes of a frame announce.
+
+    Raises FrameError if the prelude's checksum is wrong, or the length is impossible or over `limit`.
+    """
+    if len(prelude) < PRELUDE_BYTES:
+        raise FrameError(f"a frame starts with {PRELUDE_BYTES} bytes of lengths, here are {len(prelude)}")
+    total, headers_length, checksum = _PRELUDE.unpack_from(prelude)
+    if zlib.crc32(prelude[:8]) != checksum:
+        raise FrameError("the checksum of the frame's lengths is wrong")
+    if not SMALLEST_FRAME_BYTES <= total <= limit:
+        raise FrameError(f"a frame of {total} bytes is outside {SMALLEST_FRAME_BYTES} to {limit}")
+    if headers_length > min(total - SMALLEST_FRAME_BYTES, LARGEST_HEADERS_BYTES):
+        raise FrameError(f"headers of {headers_length} bytes do not fit a frame of {total} bytes")
+    return int(total)
+
+
+def decode(raw: bytes) -> Frame:
+    """The frame that `raw` is, exactly. Raises FrameError for anything else."""
+    total = frame_length(raw)
+    if len(raw) != total:
+        raise FrameError(f"the frame announces {total} bytes and has {len(raw)}")
+    if zlib.crc32(raw[:-TRAILER_BYTES]) != int.from_bytes(raw[-TRAILER_BYTES:], "big"):
+        raise FrameError("the checksum of the frame is wrong")
+    headers_end = PRELUDE_BYTES + int.from_bytes(raw[4:8], "big")
+    return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-TRAILER_BYTES])
+
+
+def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
+    headers: dict[str, HeaderValue] = {}
+    reader = _Reader(raw)
+    while reader.left:
+        name = reader.text(reader.take(1)[0])
+        if not name or name in headers:
+            raise FrameError(f"a header's name is empty or given twice: {name!r}")
+        headers[name] = _decode_value(reader, reader.take(1)[0])
+    return headers
+
+
+def _decode_value(reader: _Reader, kind: int) -> HeaderValue:
+    match kind:
+        case 0 | 1:
+            return kind == 0
+        case 2 | 3 | 4 | 5 | 8:
+            integer = _INTEGERS[kind]
+            return int(integer.unpack(reader.take(integer.size))[0])
+        case 6:
+            return reader.take(reader.length())
+        case 7:
+            return reader.text(reader.length())
+        case 9:
+            return UUID(bytes=reader.take(_UUID_BYTES))
+    raise FrameError(f"header type {kind} does not exist")
+
+
+class _Reader:
+    """Takes bytes from the front, and never more than there are."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._position = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._raw) - self._position
+
+    def take(self, count: int) -> bytes:
+        if count > self.left:
+            raise FrameError(f"a header ends {count - self.left} bytes after the headers do")
+        taken = self._raw[self._position : self._position + count]
+        self._position += count
+        return taken
+
+    def length(self) -> int:
+        return int(_LENGTH.unpack(self.take(_LENGTH.size))[0])
+
+    def text(self, count: int) -> str:
+        try:
+            return self.take(count).decode()
+        except UnicodeDecodeError as exc:
+            raise FrameError("a header is no UTF-8 text") from exc

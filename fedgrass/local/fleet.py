@@ -1,0 +1,215 @@
+"""A fleet of Greengrass cores on a laptop: each core with its thing, its nucleus and its Stream Manager.
+
+All cores live in one event loop in one background thread, so that the caller may be ordinary blocking code;
+what they run, the components, are processes of their own.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.profiles import Profile
+from fedgrass.local.stream_manager import StreamManager
+
+Result = TypeVar("Result")
+
+STOP_SECONDS = 30.0
+START_SECONDS = 120.0
+_RENEW_BEFORE = timedelta(minutes=5)
+
+
+class DeviceCredentials:
+    """The device role's credentials, narrowed to what the role allows one thing.
+
+    On AWS the credentials provider fills ``${credentials-iot:ThingName}`` into the role's policy. The
+    embedded cloud has no such provider: an inline session policy narrows the role to the same.
+    """
+
+    def __init__(self, cloud: EmbeddedCloud, role_arn: str, bucket: str, thing: str) -> None:
+        self._cloud = cloud
+        self._role_arn = role_arn
+        self._policy = json.dumps(_session_policy(bucket, thing))
+        self._thing = thing
+        self._lock = threading.Lock()
+        self._current: dict[str, str] = {}
+        self._expires = datetime.min.replace(tzinfo=UTC)
+        self._s3: Any = None
+
+    def get(self) -> Mapping[str, str]:
+        """Return AccessKeyId, SecretAccessKey, Token and Expiration; renewed before they expire."""
+        with self._lock:
+            if datetime.now(UTC) > self._expires - _RENEW_BEFORE:
+                self._renew()
+            return self._current
+
+    def s3_client(self) -> Any:
+        """Return an S3 client with these credentials."""
+        current = self.get()
+        with self._lock:
+            if self._s3 is None:
+                self._s3 = self._cloud.client_with("s3", current)
+            return self._s3
+
+    def _renew(self) -> None:
+        answer = self._cloud.client("sts").assume_role(
+            RoleArn=self._role_arn, RoleSessionName=self._thing[:64], Policy=self._policy
+        )["Credentials"]
+        self._expires = answer["Expiration"]
+        self._current = {
+            "AccessKeyId": answer["AccessKeyId"],
+            "SecretAccessKey": answer["SecretAccessKey"],
+            "Token": answer["SessionToken"],
+            "Expiration": answer["Expiration"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        self._s3 = None
+
+
+def _session_policy(bucket: str, thing: str) -> dict[str, object]:
+    put = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    own, models = f"arn:aws:s3:::{bucket}/updates/{thing}/*", f"arn:aws:s3:::{bucket}/models/*"
+    statements = [
+        {"Effect": "Allow", "Action": put, "Resource": own},
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": models},
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+@dataclass(frozen=True)
+class ComponentBuild:
+    """A component as package.py built it."""
+
+    name: str
+    recipe: Path
+    artifacts: Path
+
+
+@dataclass(frozen=True)
+class Device:
+    """One core of the fleet."""
+
+    thing: str
+    core: GreengrassCore
+    streams: StreamManager
+
+
+class Fleet:
+    """Cores that run one component. ``start`` them, ``call`` what they can do, ``stop`` them.
+
+    Args:
+        cloud: the embedded cloud, running.
+        stack: the outputs of the deployed template.
+        folder: where the cores keep their files, one folder each.
+        profile: which real nucleus they imitate.
+    """
+
+    def __init__(
+        self, cloud: EmbeddedCloud, stack: Mapping[str, str], folder: Path, profile: Profile
+    ) -> None:
+        self._cloud = cloud
+        self._stack = stack
+        self._folder = folder
+        self._profile = profile
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self.devices: dict[str, Device] = {}
+
+    def __enter__(self) -> Self:
+        """Start the event loop; the cores come with ``start``."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop every core."""
+        self.stop()
+
+    def start(self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]) -> None:
+        """Start a core per thing name with the component deployed, each with its own configuration.
+
+        Returns when every component runs. Raises the first failure; ``stop`` is then still the caller's.
+        """
+        self.call(self._start_all(build, configurations), START_SECONDS)
+
+    def call(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30) -> Result:
+        """Run a coroutine of a core in the fleet's event loop and return its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Stop every core; nothing is left but their files. May be called twice."""
+        if not self._thread.is_alive():
+            return
+        try:
+            self.call(self._stop_all(), STOP_SECONDS)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_SECONDS)
+            self._loop.close()
+
+    async def _start_all(
+        self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            for thing, configuration in configurations.items():
+                group.create_task(self._start_one(thing, build, configuration))
+
+    async def _start_one(self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]) -> None:
+        folder = self._folder / thing
+        certificate = await asyncio.to_thread(
+            self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
+        )
+        credentials = DeviceCredentials(
+            self._cloud, self._stack["DeviceRoleArn"], self._stack["BucketName"], thing
+        )
+        # Stream Manager asks the nucleus whose token it is shown; the nucleus has to know its port.
+        streams = StreamManager(
+            folder / "streams",
+            credentials.s3_client,
+            lambda token: self.devices[thing].core.is_component_token(token),
+        )
+        port = await streams.start()
+        core = GreengrassCore(
+            CoreSettings(
+                thing_name=thing,
+                root=folder / "greengrass",
+                iot_endpoint=self._cloud.iot_endpoint,
+                iot_port=self._cloud.mqtt_port,
+                certificate=certificate.certificate,
+                private_key=certificate.private_key,
+                root_ca=self._cloud.root_ca,
+                region=self._cloud.region,
+                credentials=credentials.get,
+                environment={
+                    "AWS_ENDPOINT_URL": self._cloud.endpoint_url,
+                    "STREAM_MANAGER_SERVER_PORT": str(port),
+                },
+                profile=self._profile,
+            )
+        )
+        self.devices[thing] = Device(thing, core, streams)
+        await core.start()
+        await core.deploy(build.recipe, build.artifacts, configuration)
+        await core.wait_for(build.name, "RUNNING", START_SECONDS)
+
+    async def _stop_all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for device in self.devices.values():
+                group.create_task(_stop_one(device))
+        self.devices.clear()
+
+
+async def _stop_one(device: Device) -> None:
+    try:
+        await device.core.stop()
+    finally:
+        await device.streams.stop()

@@ -1,0 +1,143 @@
+"""Carries components' messages to and from IoT Core within the limits of the core's profile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fedgrass.local.access_control import topic_matches
+from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.iot_connection import IotConnection, IotMessage, QualityOfService
+from fedgrass.local.ipc_errors import ConnectionMustCloseError, InvalidArgumentsError, ServiceError
+from fedgrass.local.profiles import Profile
+
+SUBSCRIBE_SECONDS: Final = 30.0
+LONGEST_TOPIC_BYTES: Final = 256
+MOST_SLASHES: Final = 7
+
+
+@dataclass(eq=False)
+class Subscription:
+    """One component's interest in a topic filter."""
+
+    topic_filter: str
+    deliver: Callable[[IotMessage], None]
+
+
+class IotBridge:
+    """Publishes for components, and hands each incoming message to every subscription that matches."""
+
+    def __init__(self, connection: IotConnection, profile: Profile, log: logging.Logger) -> None:
+        self._connection = connection
+        self._profile = profile
+        self._log = log
+        self._subscriptions: list[Subscription] = []
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._unacknowledged_messages = 0
+        self._unacknowledged_bytes = 0
+
+    def publish(self, message: IotMessage) -> None:
+        """Hand a message to the connection: on return it is sent or spooled, not delivered.
+
+        Raises ServiceError where the profile refuses it, InvalidArgumentsError for an impossible topic, and
+        ConnectionMustCloseError for a payload that Nucleus Lite does not survive.
+        """
+        check_topic(message.topic)
+        self._check_size(message)
+        size = len(message.payload)
+        if not self._connection.connected and not (self._profile.spools_offline and message.qos):
+            raise ServiceError("there is no connection to IoT Core: try again later")
+        if message.qos:
+            self._check_room(size)
+            self._unacknowledged_messages += 1
+            self._unacknowledged_bytes += size
+        retain = message.retain and self._profile.keeps_retain
+        outgoing = IotMessage(message.topic, message.payload, message.qos, retain)
+        self._connection.publish(outgoing, lambda: self._acknowledged(size))
+
+    async def subscribe(
+        self, topic_filter: str, qos: QualityOfService, deliver: Callable[[IotMessage], None]
+    ) -> Subscription:
+        """Subscribe, and give each matching message to `deliver`. Raises ServiceError, InvalidArgumentsError."""
+        check_topic(topic_filter, wildcards=True)
+        if not self._connection.connected and not self._profile.spools_offline:
+            raise ServiceError("there is no connection to IoT Core: try again later")
+        subscription = Subscription(topic_filter, deliver)
+        async with self._lock(topic_filter):
+            is_first = not self._is_subscribed(topic_filter)
+            self._subscriptions.append(subscription)
+            try:
+                if is_first:
+                    await self._connection.subscribe(topic_filter, qos, SUBSCRIBE_SECONDS)
+            except BaseException as exc:
+                self._subscriptions.remove(subscription)
+                if isinstance(exc, IotConnectionError):
+                    raise ServiceError(str(exc)) from exc
+                raise
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription. IoT Core is told when it was the filter's last."""
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        async with self._lock(subscription.topic_filter):
+            if not self._is_subscribed(subscription.topic_filter):
+                await self._connection.unsubscribe(subscription.topic_filter)
+
+    def dispatch(self, message: IotMessage) -> None:
+        """Give a message from IoT Core to every subscription whose filter matches."""
+        if len(message.payload) > self._profile.inbound_limit:
+            self._log.warning(
+                "a message of %d bytes on %s is over the %d that nucleus %s takes in: dropped",
+                len(message.payload), message.topic, self._profile.inbound_limit, self._profile.name,
+            )
+            return
+        for subscription in list(self._subscriptions):
+            if topic_matches(subscription.topic_filter, message.topic):
+                subscription.deliver(message)
+
+    def _check_size(self, message: IotMessage) -> None:
+        size, limit = len(message.payload), self._profile.outbound_limit
+        if size <= limit:
+            return
+        text = f"a payload of {size} bytes for {message.topic} is over nucleus {self._profile.name}'s limit of {limit}"
+        if self._profile.oversize_closes_connection:
+            raise ConnectionMustCloseError(text)
+        raise ServiceError(text)
+
+    def _check_room(self, size: int) -> None:
+        most = self._profile.unacknowledged_messages
+        too_many = most is not None and self._unacknowledged_messages >= most
+        if too_many or self._unacknowledged_bytes + size > self._profile.unacknowledged_bytes:
+            raise ServiceError(
+                f"{self._unacknowledged_messages} messages of {self._unacknowledged_bytes} bytes wait for IoT Core's"
+                " acknowledgement: try again later"
+            )
+
+    def _acknowledged(self, size: int) -> None:
+        self._unacknowledged_messages -= 1
+        self._unacknowledged_bytes -= size
+
+    def _is_subscribed(self, topic_filter: str) -> bool:
+        return any(other.topic_filter == topic_filter for other in self._subscriptions)
+
+    def _lock(self, topic_filter: str) -> asyncio.Lock:
+        # Subscribing and unsubscribing one filter at the same time could end with IoT Core not sending it.
+        return self._locks.setdefault(topic_filter, asyncio.Lock())
+
+
+def check_topic(topic: str, *, wildcards: bool = False) -> None:
+    """Raise InvalidArgumentsError if AWS IoT Core would not take this topic, or topic filter with `wildcards`."""
+    if not topic or "\0" in topic or len(topic.encode()) > LONGEST_TOPIC_BYTES or topic.count("/") > MOST_SLASHES:
+        raise InvalidArgumentsError(
+            f"topic {topic!r} has to have 1 to {LONGEST_TOPIC_BYTES} bytes and at most {MOST_SLASHES} slashes"
+        )
+    levels = topic.split("/")
+    if not wildcards and ("+" in topic or "#" in topic):
+        raise InvalidArgumentsError(f"topic {topic!r} holds a wildcard: messages go to one topic")
+    if any(len(level) > 1 and ("+" in level or "#" in level) for level in levels) or "#" in levels[:-1]:
+        raise InvalidArgumentsError(f"topic filter {topic!r} is wrong: + is a whole level, # the whole last one")

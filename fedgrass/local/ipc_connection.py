@@ -1,0 +1,168 @@
+"""One component's connection to the IPC server: handshake, frames in, frames out.
+
+Whatever a client sends, the worst that happens is that its own connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fedgrass.local import event_stream
+from fedgrass.local.event_stream import Frame, FrameError, HeaderValue, MessageFlag, MessageType
+from fedgrass.local.ipc_errors import ConnectionMustCloseError, IpcError, ServiceError
+from fedgrass.local.ipc_stream import Call, IpcStream, Operation
+
+PROTOCOL_VERSION: Final = "0.1.0"
+HANDSHAKE_SECONDS: Final = 10.0
+HANDSHAKE_BYTES: Final = 64 * 1024
+"""A stranger may not make the server hold 24 MiB before it has shown its token."""
+UNREAD_BYTES: Final = 2 * event_stream.LARGEST_FRAME_BYTES
+"""A client that lets more than this wait for it is disconnected, or it would fill the memory."""
+OPEN_STREAMS: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a connection serves: who a token belongs to, and the operations by name."""
+
+    component_of: Callable[[str], str | None]
+    operations: Mapping[str, Operation]
+    log: logging.Logger
+
+
+class IpcConnection:
+    """Serves one client from its handshake to its end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, service: Service) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._service = service
+        self._streams: dict[int, IpcStream] = {}
+        self._newest_stream = 0
+        self._calls: set[asyncio.Task[None]] = set()
+        self.component: str | None = None
+
+    async def serve(self) -> None:
+        """Serve until the client leaves, breaks the protocol or `close` is called."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await self._shake_hands()
+            while True:
+                self._take(await self._read_frame(event_stream.LARGEST_FRAME_BYTES))
+        except FrameError as exc:
+            self._service.log.warning("IPC client %s broke the protocol: %s", self.component or "(unknown)", exc)
+            self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(exc)}).encode())
+        except TimeoutError:
+            self._service.log.warning("an IPC client did not say who it is within %g s", HANDSHAKE_SECONDS)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._service.log.debug("IPC client %s has left", self.component or "(unknown)")
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Close the socket: the client sees all of its streams end."""
+        self._writer.close()
+
+    async def _shake_hands(self) -> None:
+        frame = await self._read_frame(HANDSHAKE_BYTES)
+        if frame.integer(":message-type") != MessageType.CONNECT:
+            raise FrameError("the first message has to be CONNECT")
+        if (version := frame.text(":version")) != PROTOCOL_VERSION:
+            raise FrameError(f"protocol version {version!r} is not spoken here, only {PROTOCOL_VERSION}")
+        self.component = self._service.component_of(_token(frame.payload))
+        if self.component is None:
+            self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
+            raise ConnectionRefusedError("the token belongs to no component")
+        self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.CONNECTION_ACCEPTED)
+
+    async def _read_frame(self, limit: int) -> Frame:
+        prelude = await self._reader.readexactly(event_stream.PRELUDE_BYTES)
+        length = event_stream.frame_length(prelude, limit)
+        return event_stream.decode(prelude + await self._reader.readexactly(length - len(prelude)))
+
+    def _take(self, frame: Frame) -> None:
+        stream_id, kind = frame.integer(":stream-id"), frame.integer(":message-type")
+        terminates = bool(frame.integer(":message-flags") & MessageFlag.TERMINATE_STREAM)
+        if stream_id == 0:
+            if kind == MessageType.PING:
+                self._send_control(MessageType.PING_RESPONSE, frame.payload)
+            elif kind != MessageType.PING_RESPONSE:
+                raise FrameError(f"message type {kind} does not belong on stream 0")
+        elif kind != MessageType.APPLICATION_MESSAGE:
+            raise FrameError(f"message type {kind} does not belong on stream {stream_id}")
+        elif terminates:
+            # The stream may have ended at this very moment from our side too: then there is nothing left to end.
+            if stream_id in self._streams:
+                self._streams[stream_id].close()
+        elif stream_id <= self._newest_stream:
+            raise FrameError(f"stream {stream_id} was used before")
+        else:
+            self._open(stream_id, frame)
+
+    def _open(self, stream_id: int, frame: Frame) -> None:
+        if len(self._streams) >= OPEN_STREAMS:
+            raise FrameError(f"more than {OPEN_STREAMS} streams are open")
+        self._newest_stream = stream_id
+        stream = IpcStream(stream_id, self._send, self._forget)
+        self._streams[stream_id] = stream
+        name = (frame.text("operation") or "").removeprefix("aws.greengrass#")
+        task = asyncio.create_task(self._serve_call(Call(self.component or "", name, frame.payload, stream)))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _serve_call(self, call: Call) -> None:
+        log = self._service.log
+        operation = self._service.operations.get(call.operation)
+        try:
+            if operation is None:
+                raise ServiceError(f"operation {call.operation!r} is not supported")
+            call.stream.respond(call.operation, await operation(call))
+        except ConnectionMustCloseError as exc:
+            log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, exc)
+            self.close()
+        except IpcError as exc:
+            log.info("%s: %s: %s: %s", call.component, call.operation, type(exc).__name__, exc)
+            call.stream.fail(exc)
+        except Exception as exc:  # a fault of this server may not cost other components their nucleus
+            log.exception("%s: %s failed inside the core", call.component, call.operation)
+            call.stream.fail(ServiceError(f"{call.operation} failed inside the local core: {exc}"))
+
+    def _forget(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+
+    def _send_control(
+        self, kind: MessageType, payload: bytes = b"", flags: MessageFlag = MessageFlag.NONE
+    ) -> None:
+        headers: dict[str, HeaderValue] = {":message-type": int(kind), ":message-flags": int(flags), ":stream-id": 0}
+        self._send(Frame(headers, payload))
+
+    def _send(self, frame: Frame) -> None:
+        if self._writer.is_closing():
+            return
+        self._writer.write(event_stream.encode(frame))
+        waiting = self._writer.transport.get_write_buffer_size()
+        if waiting > UNREAD_BYTES:
+            self._service.log.warning("IPC client %s left %d bytes unread: disconnected", self.component, waiting)
+            self._writer.transport.abort()
+
+    def _end(self) -> None:
+        for task in self._calls:
+            task.cancel()
+        for stream in list(self._streams.values()):
+            stream.close()
+        self._writer.close()
+
+
+def _token(payload: bytes) -> str:
+    try:
+        token = json.loads(payload)["authToken"]
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise FrameError("the CONNECT message holds no authToken") from exc
+    if not isinstance(token, str):
+        raise FrameError("the authToken is no string")
+    return token

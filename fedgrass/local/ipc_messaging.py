@@ -1,0 +1,113 @@
+"""The IPC operations that carry messages: to and from IoT Core, and between the components of a core."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from typing import cast
+
+from fedgrass.local.access_control import IOT_CORE, LOCAL_TOPICS
+from fedgrass.local.iot_bridge import IotBridge, check_topic
+from fedgrass.local.iot_connection import IotMessage, QualityOfService
+from fedgrass.local.ipc_errors import InvalidArgumentsError
+from fedgrass.local.ipc_operations import Components, authorize
+from fedgrass.local.ipc_requests import (
+    PublishMessage,
+    PublishToIoTCoreRequest,
+    PublishToTopicRequest,
+    SubscribeToIoTCoreRequest,
+    SubscribeToTopicRequest,
+    parse,
+)
+from fedgrass.local.ipc_stream import Call, Operation
+from fedgrass.local.local_topics import LocalSubscription, LocalTopics
+from fedgrass.local.profiles import Profile
+
+
+class MessagingOperations:
+    """PublishToIoTCore, SubscribeToIoTCore, PublishToTopic, SubscribeToTopic."""
+
+    def __init__(self, components: Components, bridge: IotBridge, topics: LocalTopics, profile: Profile) -> None:
+        self._components = components
+        self._bridge = bridge
+        self._topics = topics
+        self._profile = profile
+        self._unsubscribing: set[asyncio.Task[None]] = set()
+
+    def by_name(self) -> Mapping[str, Operation]:
+        """The operations, by the names that requests call them by."""
+        return {
+            "PublishToIoTCore": self._publish_to_iot_core,
+            "SubscribeToIoTCore": self._subscribe_to_iot_core,
+            "PublishToTopic": self._publish_to_topic,
+            "SubscribeToTopic": self._subscribe_to_topic,
+        }
+
+    async def _publish_to_iot_core(self, call: Call) -> Mapping[str, object]:
+        request = parse(PublishToIoTCoreRequest, call.body)
+        authorize(self._components, call, IOT_CORE, request.topic_name)
+        qos = _quality_of_service(request.qos)
+        self._bridge.publish(IotMessage(request.topic_name, request.payload, qos, bool(request.retain)))
+        return {}
+
+    async def _subscribe_to_iot_core(self, call: Call) -> Mapping[str, object]:
+        request = parse(SubscribeToIoTCoreRequest, call.body)
+        authorize(self._components, call, IOT_CORE, request.topic_name)
+
+        def deliver(message: IotMessage) -> None:
+            if message.retain and self._profile.keeps_retain and not call.stream.answered:
+                return  # the classic nucleus loses a retained message that comes before its response
+            body: dict[str, object] = {
+                "topicName": message.topic,
+                "payload": base64.b64encode(message.payload).decode(),
+            }
+            if self._profile.keeps_retain:
+                body["retain"] = message.retain
+            call.stream.send_event("IoTCoreMessage", {"message": body})
+
+        subscription = await self._bridge.subscribe(request.topic_name, _quality_of_service(request.qos), deliver)
+
+        def unsubscribe() -> None:
+            task = asyncio.create_task(self._bridge.unsubscribe(subscription))
+            self._unsubscribing.add(task)
+            task.add_done_callback(self._unsubscribing.discard)
+
+        call.stream.keep_open(unsubscribe)
+        return {}
+
+    async def _publish_to_topic(self, call: Call) -> Mapping[str, object]:
+        request = parse(PublishToTopicRequest, call.body)
+        authorize(self._components, call, LOCAL_TOPICS, request.topic)
+        check_topic(request.topic)
+        self._topics.publish(call.component, request.topic, _event(request.topic, request.publish_message))
+        return {}
+
+    async def _subscribe_to_topic(self, call: Call) -> Mapping[str, object]:
+        request = parse(SubscribeToTopicRequest, call.body)
+        authorize(self._components, call, LOCAL_TOPICS, request.topic)
+        check_topic(request.topic, wildcards=True)
+        subscription = LocalSubscription(
+            call.component,
+            request.topic,
+            from_others_only=request.receive_mode == "RECEIVE_MESSAGES_FROM_OTHERS",
+            deliver=lambda event: call.stream.send_event("SubscriptionResponseMessage", event),
+        )
+        self._topics.subscribe(subscription)
+        call.stream.keep_open(lambda: self._topics.unsubscribe(subscription))
+        return {"topicName": request.topic}
+
+
+def _quality_of_service(text: str) -> QualityOfService:
+    return cast("QualityOfService", int(text))
+
+
+def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:
+    context = {"topic": topic}
+    match message:
+        case PublishMessage(json_message=None, binary_message=binary) if binary is not None:
+            encoded = base64.b64encode(binary.message).decode()
+            return {"binaryMessage": {"message": encoded, "context": context}}
+        case PublishMessage(json_message=json_message, binary_message=None) if json_message is not None:
+            return {"jsonMessage": {"message": json_message.message, "context": context}}
+    raise InvalidArgumentsError("publishMessage has to hold either a jsonMessage or a binaryMessage")

@@ -1,0 +1,133 @@
+"""The IPC operations about a component itself: configuration, state, tokens, restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from fedgrass.local.access_control import CLI, is_allowed
+from fedgrass.local.configuration import Configuration, KeyPath, StaleUpdateError
+from fedgrass.local.ipc_errors import (
+    FailedUpdateConditionCheckError,
+    InvalidArgumentsError,
+    InvalidTokenError,
+    ResourceNotFoundError,
+    UnauthorizedError,
+)
+from fedgrass.local.ipc_requests import (
+    GetConfigurationRequest,
+    RestartComponentRequest,
+    UpdateConfigurationRequest,
+    UpdateStateRequest,
+    ValidateAuthorizationTokenRequest,
+    parse,
+)
+from fedgrass.local.ipc_stream import Call, Operation
+
+ACCESS_CONTROL: Final = "accessControl"
+STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
+
+
+class Components(Protocol):
+    """What the operations need of the core that they belong to."""
+
+    def configuration_of(self, component: str) -> Configuration | None:
+        """The configuration of a deployed component, or None if there is no such component."""
+
+    def report_state(self, component: str, state: str) -> None:
+        """A component says of itself that it is RUNNING or ERRORED."""
+
+    def schedule_restart(self, component: str) -> None:
+        """Restart a deployed component soon, after the answer has been sent."""
+
+    def is_component_token(self, token: str) -> bool:
+        """Whether the token belongs to a deployed component."""
+
+
+def authorize(components: Components, call: Call, service: str, resource: str) -> None:
+    """Raise UnauthorizedError unless the caller's accessControl allows the operation on `resource`."""
+    configuration = components.configuration_of(call.component)
+    access_control = configuration.tree.get(ACCESS_CONTROL) if configuration else None
+    operation = f"aws.greengrass#{call.operation}"
+    if not is_allowed(access_control, service, operation, resource):
+        raise UnauthorizedError(
+            f"{call.component} is not authorized to perform {service}: {operation} on {resource}:"
+            f" its {ACCESS_CONTROL} has no policy that allows it"
+        )
+
+
+class ComponentOperations:
+    """GetConfiguration, UpdateConfiguration, SubscribeToConfigurationUpdate, UpdateState and the like."""
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+
+    def by_name(self) -> Mapping[str, Operation]:
+        """The operations, by the names that requests call them by."""
+        return {
+            "GetConfiguration": self._get_configuration,
+            "UpdateConfiguration": self._update_configuration,
+            "SubscribeToConfigurationUpdate": self._subscribe_to_configuration_update,
+            "UpdateState": self._update_state,
+            "ValidateAuthorizationToken": self._validate_authorization_token,
+            "RestartComponent": self._restart_component,
+        }
+
+    def _configuration(self, component: str) -> Configuration:
+        configuration = self._components.configuration_of(component)
+        if configuration is None:
+            raise ResourceNotFoundError(f"no component {component} is deployed here")
+        return configuration
+
+    async def _get_configuration(self, call: Call) -> Mapping[str, object]:
+        request = parse(GetConfigurationRequest, call.body)
+        component, path = request.component_name or call.component, request.key_path or []
+        try:
+            value = self._configuration(component).read(path)
+        except KeyError as exc:
+            raise ResourceNotFoundError(f"{component} has no configuration {'/'.join(path)}: no key {exc}") from exc
+        # A leaf comes wrapped in its own name: the answer's `value` is a map in the IPC model.
+        return {"componentName": component, "value": value if isinstance(value, Mapping) else {path[-1]: value}}
+
+    async def _update_configuration(self, call: Call) -> Mapping[str, object]:
+        request = parse(UpdateConfigurationRequest, call.body)
+        path, value = request.key_path or [], request.value_to_merge
+        if not path and not isinstance(value, Mapping):
+            raise InvalidArgumentsError("valueToMerge has to be a map where no keyPath is given")
+        if path[:1] == [ACCESS_CONTROL] or (not path and isinstance(value, Mapping) and ACCESS_CONTROL in value):
+            raise InvalidArgumentsError(f"Config update is not allowed for following field [{ACCESS_CONTROL}]")
+        try:
+            self._configuration(call.component).merge(path, value, request.timestamp)
+        except StaleUpdateError as exc:
+            raise FailedUpdateConditionCheckError(str(exc)) from exc
+        return {}
+
+    async def _subscribe_to_configuration_update(self, call: Call) -> Mapping[str, object]:
+        request = parse(GetConfigurationRequest, call.body)
+        component, path = request.component_name or call.component, request.key_path or []
+
+        def tell(changed: KeyPath) -> None:
+            event = {"componentName": component, "keyPath": list(changed)}
+            call.stream.send_event("ConfigurationUpdateEvents", {"configurationUpdateEvent": event})
+
+        call.stream.keep_open(self._configuration(component).listen(path, tell))
+        return {}
+
+    async def _update_state(self, call: Call) -> Mapping[str, object]:
+        self._components.report_state(call.component, parse(UpdateStateRequest, call.body).state)
+        return {}
+
+    async def _validate_authorization_token(self, call: Call) -> Mapping[str, object]:
+        if call.component != STREAM_MANAGER:
+            raise UnauthorizedError(f"only {STREAM_MANAGER} may ask whether a token is valid, not {call.component}")
+        # Both nuclei answer an error for a wrong token, never isValid: false.
+        if not self._components.is_component_token(parse(ValidateAuthorizationTokenRequest, call.body).token):
+            raise InvalidTokenError("the token belongs to no component")
+        return {"isValid": True}
+
+    async def _restart_component(self, call: Call) -> Mapping[str, object]:
+        component = parse(RestartComponentRequest, call.body).component_name
+        authorize(self._components, call, CLI, component)
+        self._configuration(component)
+        self._components.schedule_restart(component)
+        return {"restartStatus": "SUCCEEDED"}

@@ -1,0 +1,73 @@
+"""Serves Greengrass IPC to components on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from fedgrass.local.ipc_connection import IpcConnection, Service
+
+LONGEST_SOCKET_PATH: Final = 100
+"""Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
+
+
+class IpcServer:
+    """Listens on one Unix socket for the components of one core."""
+
+    def __init__(self, root: Path, service: Service) -> None:
+        self._wanted_path = root / "ipc.socket"
+        self._service = service
+        self._server: asyncio.Server | None = None
+        self._connections: set[IpcConnection] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._short_folder: Path | None = None
+        self.path = self._wanted_path
+
+    async def start(self) -> None:
+        """Listen. `path` says where from now on: a short temporary path, if the core's own folder is too deep."""
+        if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
+            self._short_folder = Path(tempfile.mkdtemp(prefix="fedgrass-"))
+            self.path = self._short_folder / "ipc.socket"
+        # A socket that a killed core left behind would make bind fail.
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        self.path.chmod(0o600)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = IpcConnection(reader, writer, self._service)
+        task = asyncio.current_task()
+        self._connections.add(connection)
+        if task is not None:
+            self._serving.add(task)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
+            if task is not None:
+                self._serving.discard(task)
+
+    def close_connections(self, component: str) -> int:
+        """Close every connection of a component; returns how many there were."""
+        connections = [connection for connection in self._connections if connection.component == component]
+        for connection in connections:
+            connection.close()
+        return len(connections)
+
+    async def stop(self) -> None:
+        """Close all connections and remove the socket. May be called again."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for connection in self._connections:
+            connection.close()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=5)
+        self.path.unlink(missing_ok=True)
+        if self._short_folder:
+            shutil.rmtree(self._short_folder, ignore_errors=True)
+            self._short_folder = None

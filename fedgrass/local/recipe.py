@@ -1,0 +1,201 @@
+"""Reads a component recipe, more strictly than Greengrass: what one of the nuclei would trip over is refused here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, cast
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from fedgrass.local.access_control import check_access_control
+from fedgrass.local.core_errors import InvalidAccessControlError, RecipeError
+
+LARGEST_RECIPE_BYTES: Final = 16_000
+DEFAULT_PHASE_SECONDS: Final = 120
+PHASES: Final = ("install", "run", "shutdown")
+OTHER_PHASES: Final = ("bootstrap", "recover", "startup")
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+class _Strict(msgspec.Struct, rename="pascal", forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Base of the recipe's maps: a key that Greengrass does not know is refused."""
+
+
+class Phase(_Strict, frozen=True):
+    """One step of a lifecycle."""
+
+    script: str
+    timeout: Annotated[int, Meta(gt=0)] = DEFAULT_PHASE_SECONDS
+    """Seconds; `run` has none."""
+    setenv: dict[str, object] = {}
+    requires_privilege: bool = False
+
+
+class Lifecycle(_Strict, rename=None, frozen=True):
+    """The steps of a component's life. Nucleus Lite knows them in lower case only."""
+
+    setenv: dict[str, object] = msgspec.field(default_factory=dict, name="Setenv")
+    install: str | Phase | None = None
+    run: str | Phase | None = None
+    shutdown: str | Phase | None = None
+
+    def phase(self, name: str) -> Phase | None:
+        """The step of that name, in its long form, or None."""
+        step = getattr(self, name)
+        return Phase(script=step) if isinstance(step, str) else cast("Phase | None", step)
+
+
+class Permission(_Strict, frozen=True):
+    """Who may read or execute an artifact."""
+
+    read: Literal["NONE", "OWNER", "ALL"] = "OWNER"
+    execute: Literal["NONE", "OWNER", "ALL"] = "NONE"
+
+
+class Artifact(_Strict, frozen=True):
+    """A file that belongs to a component."""
+
+    uri: str = msgspec.field(name="URI")
+    unarchive: Literal["NONE", "ZIP"] = "NONE"
+    permission: Permission = Permission()
+    digest: str | None = None
+    algorithm: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rsplit("/", 1)[-1]
+
+
+class Manifest(_Strict, kw_only=True, frozen=True):
+    """What to do on one platform."""
+
+    name: str = ""
+    platform: dict[str, str] = {}
+    lifecycle: Lifecycle
+    artifacts: list[Artifact] = []
+
+
+class Dependency(_Strict, frozen=True):
+    """Another component that has to be there."""
+
+    version_requirement: str
+    dependency_type: Literal["HARD", "SOFT"] = "HARD"
+
+
+class ComponentConfiguration(_Strict, frozen=True):
+    """What the component's configuration starts with."""
+
+    default_configuration: dict[str, object] = {}
+
+
+class Recipe(_Strict, frozen=True):
+    """A whole recipe."""
+
+    recipe_format_version: Literal["2020-01-25"]
+    component_name: str
+    component_version: str
+    manifests: Annotated[list[Manifest], Meta(min_length=1)]
+    component_description: str = ""
+    component_publisher: str = ""
+    component_type: Literal["aws.greengrass.generic"] = "aws.greengrass.generic"
+    component_configuration: ComponentConfiguration = ComponentConfiguration()
+    component_dependencies: dict[str, Dependency] = {}
+
+    @property
+    def default_configuration(self) -> dict[str, object]:
+        """What the component's configuration starts with."""
+        return self.component_configuration.default_configuration
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML or JSON file. Raises RecipeError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise RecipeError(f"recipe {path}: {exc.strerror}") from exc
+    if len(raw) > LARGEST_RECIPE_BYTES:
+        raise RecipeError(f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}")
+    try:
+        return parse_recipe(raw)
+    except RecipeError as exc:
+        raise RecipeError(f"recipe {path}: {exc}") from exc
+
+
+def parse_recipe(raw: bytes) -> Recipe:
+    """The recipe in YAML or JSON text. Raises RecipeError."""
+    try:
+        # JSON is a subset of YAML; the loader is a SafeLoader that refuses doubled keys.
+        document = yaml.load(raw, _RecipeLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        raise RecipeError(f"it is neither YAML nor JSON: {exc}") from exc
+    try:
+        # Not strict: numbers and booleans may arrive as strings, as both nuclei allow.
+        recipe = msgspec.convert(document, Recipe, strict=False)
+    except msgspec.ValidationError as exc:
+        raise RecipeError(_explain(str(exc))) from exc
+    _check(recipe)
+    return recipe
+
+
+def _explain(message: str) -> str:
+    """Add the way out to msgspec's words, where there is a usual mistake."""
+    unknown = re.search(r"unknown field `(\w+)`", message)
+    if unknown and unknown[1].lower() in PHASES:
+        return f"{message}: spell it `{unknown[1].lower()}`, Nucleus Lite tells capitals from small letters"
+    if unknown and unknown[1].lower() in OTHER_PHASES:
+        return f"{message}: the local core knows the phases {', '.join(PHASES)}"
+    if unknown and unknown[1] == "Lifecycle":
+        return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
+    return message
+
+
+def _check(recipe: Recipe) -> None:
+    if not _NAME.fullmatch(recipe.component_name):
+        raise RecipeError(f"ComponentName {recipe.component_name!r} holds signs other than letters, digits, - _ .")
+    if not _VERSION.fullmatch(recipe.component_version):
+        raise RecipeError(
+            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is a placeholder of GDK,"
+            " build the component first and use the recipe of the build"
+        )
+    try:
+        check_access_control(recipe.default_configuration.get("accessControl", {}))
+    except InvalidAccessControlError as exc:
+        raise RecipeError(str(exc)) from exc
+    for manifest in recipe.manifests:
+        _check_manifest(manifest)
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    lifecycle = manifest.lifecycle
+    for name in PHASES:
+        step = lifecycle.phase(name)
+        if step is not None and step.requires_privilege:
+            raise RecipeError(f"{name} has RequiresPrivilege, but the local core runs components as yourself")
+    for artifact in manifest.artifacts:
+        if not artifact.file_name or artifact.file_name in {".", ".."}:
+            raise RecipeError(f"artifact URI {artifact.uri!r} ends in no file name")
+        if not re.match(r"(s3|file)://", artifact.uri):
+            raise RecipeError(f"artifact URI {artifact.uri!r} is neither s3:// nor file://")
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML without dates (`2020-01-25` is a string to Greengrass) and with each key once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to configure a loader
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        doubled = {str(key) for key in keys if keys.count(key) > 1 and key != "<<"}
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {', '.join(sorted(doubled))} is given twice", node.start_mark
+            )
+        return dict(super().construct_mapping(node, deep=deep))

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Builds what is deployed: component artifacts for Greengrass, the zip for Lambda. No copies in the tree.
+
+    python3 package.py component                 as `gdk component build` calls it, for the primary component
+    python3 package.py lambda                    the functions alone, for the embedded cloud
+    python3 package.py lambda --dependencies     with numpy and the others, for AWS
+
+The same tree gives the same bytes: entries are sorted, their times and permissions fixed. Needs nothing but
+the standard library (and pip for --dependencies), since GDK runs it with whatever Python it finds.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
+# A component's zip carries the federation and its own folder, nothing else.
+COMPONENTS = {
+    "com.fedgrass.Trainer": ("trainer", ("components/__init__.py", "components/trainer", *FEDERATION))
+}
+FUNCTIONS = ("cloud_functions", *FEDERATION)
+# What the functions import beyond boto3, which Lambda's own runtime has.
+FUNCTION_DEPENDENCIES = ("msgspec", "numpy", "safetensors", "xxhash")
+LAMBDA_PYTHON = "3.12"
+LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
+LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+_LEFT_OUT = {"__pycache__", "tests", "bin", "include"}
+
+
+def build_component(name: str, version: str, author: str, output: Path) -> None:
+    """Build one component into ``artifacts/<name>/<version>/`` and ``recipes/`` of ``output``."""
+    archive, parts = COMPONENTS[name]
+    write_zip(output / "artifacts" / name / version / f"{archive}.zip", _sources(parts))
+    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    placeholders = {"{COMPONENT_NAME}": name, "{COMPONENT_VERSION}": version, "{COMPONENT_AUTHOR}": author}
+    for placeholder, value in placeholders.items():
+        recipe = recipe.replace(placeholder, value)
+    target = output / "recipes" / f"{name}.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(recipe)
+
+
+def build_functions(output: Path, architecture: str | None = None) -> None:
+    """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
+    entries = list(_sources(FUNCTIONS))
+    if architecture:
+        folder = _install_dependencies(
+            ROOT / "build" / "lambda" / f"dependencies-{architecture}", architecture
+        )
+        entries += [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
+    write_zip(output, entries)
+
+
+def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
+    """Write (name, file) entries to a zip whose bytes depend on nothing but their names and contents."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, path in sorted(entries):
+            information = zipfile.ZipInfo(name, _EPOCH)
+            information.external_attr = 0o644 << 16
+            information.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(information, path.read_bytes())
+    partial.replace(target)
+
+
+def _sources(parts: Iterable[str]) -> Iterable[tuple[str, Path]]:
+    for part in parts:
+        path = ROOT / part
+        for file in [path] if path.is_file() else _files(path):
+            yield file.relative_to(ROOT).as_posix(), file
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not _LEFT_OUT & set(path.relative_to(folder).parts)]
+
+
+def _install_dependencies(architecture: str) -> Path:
+    folder = ROOT / "build" / "lambda" / f"dependencies-{architecture}"
+    shutil.rmtree(folder, ignore_errors=True)
+    machine = LAMBDA_MACHINES[architecture]
+    platforms = [f"--platform={libraries}_{machine}" for libraries in LAMBDA_LIBRARIES]
+    options = [*platforms, "--python-version", LAMBDA_PYTHON]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "--no-compile"]
+    pins = ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt"), *FUNCTION_DEPENDENCIES]
+    subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
+    return folder
+
+
+def _component_command(_arguments: argparse.Namespace) -> None:
+    (name, settings), *others = json.loads((ROOT / "gdk-config.json").read_text())["component"].items()
+    if others:
+        sys.exit("gdk-config.json names more than one component; GDK takes one")
+    output = ROOT / "greengrass-build"
+    shutil.rmtree(output, ignore_errors=True)
+    build_component(name, settings["version"], settings["author"], output)
+    print(f"built {name} {settings['version']} in {output}")  # noqa: T201
+
+
+def _lambda_command(arguments: argparse.Namespace) -> None:
+    output = ROOT / "build" / "lambda" / "cloud_functions.zip"
+    build_functions(output, arguments.architecture if arguments.dependencies else None)
+    print(f"built {output} ({output.stat().st_size / 1e6:.1f} MB)")  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("component", help="the component that gdk-config.json names").set_defaults(
+        run=_component_command
+    )
+    functions = commands.add_parser("lambda", help="the zip of the cloud functions")
+    functions.add_argument("--dependencies", action="store_true", help="carry numpy and the others, for AWS")
+    functions.add_argument("--architecture", choices=sorted(LAMBDA_MACHINES), default="x86_64")
+    functions.set_defaults(run=_lambda_command)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
