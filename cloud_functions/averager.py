@@ -10,6 +10,7 @@ from typing import Any
 
 from cloud_functions import coordinator, replies, wiring
 from cloud_functions.cloud import Cloud
+from cloud_functions.coordinator import Overdue
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
@@ -26,7 +27,8 @@ def _take(cloud: Cloud, body: str) -> None:
     said = json.loads(body)
     if "overdue" in said:
         alarm = said["overdue"]
-        coordinator.advance(cloud, alarm["run"], overdue=(alarm["round"], alarm["attempt"]))
+        overdue = Overdue(alarm["round"], alarm["attempt"], alarm["deadline_at"])
+        coordinator.advance(cloud, alarm["run"], overdue)
         return
     message = DeviceMessage(
         kind=Kind(said["kind"]),

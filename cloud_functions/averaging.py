@@ -37,6 +37,10 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     )
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
     layout = cloud.bucket.read_layout(object_keys.model(run.name, current.number - 1))
+    if event is Event.LEASE_EXPIRED and (written := _written_before(cloud, leased, layout)):
+        # Its updates are not read again: one that has changed since must not count otherwise than it did.
+        _close(cloud, leased, written, leased.good)
+        return
     aggregator = AGGREGATORS[run.settings.aggregation]()
     refused = _add_updates(cloud, leased, layout, aggregator)
     settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused)
@@ -48,6 +52,15 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
         cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
         return
     _close(cloud, leased, encode(aggregator.result()), settled.good)
+
+
+def _written_before(cloud: Cloud, leased: Round, layout: Layout) -> bytes | None:
+    """Return the model that an averager wrote before it died, if it came so far."""
+    try:
+        key = object_keys.model(leased.run, leased.number)
+        return cloud.bucket.read(key, layout.data_bytes + LARGEST_HEADER)
+    except KeyError:
+        return None
 
 
 def _add_updates(cloud: Cloud, leased: Round, layout: Layout, aggregator: Aggregator) -> int:

@@ -135,7 +135,7 @@ class SchedulerAlarms:
         """Set a round's alarm; see ``Alarms``."""
         # at() has whole seconds: round up, since an early alarm would find nothing overdue.
         at = datetime.fromtimestamp(-(-of.deadline_at // 1000), tz=UTC)
-        overdue = {"overdue": {"run": of.run, "round": of.number, "attempt": of.attempt}}
+        round_of = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
         try:
             self._client.create_schedule(
                 Name=_alarm_name(of),
@@ -143,7 +143,7 @@ class SchedulerAlarms:
                 ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
                 FlexibleTimeWindow={"Mode": "OFF"},
                 ActionAfterCompletion="DELETE",
-                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": json.dumps(overdue)},
+                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": json.dumps({"overdue": round_of})},
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":
@@ -160,5 +160,5 @@ class SchedulerAlarms:
 
 def _alarm_name(of: Round) -> str:
     """Return a name of at most 64 characters, which the run's own name could exceed."""
-    word = messages.round_id(of.run, of.number, of.attempt)
+    word = f"{messages.round_id(of.run, of.number, of.attempt)}/{of.deadline_at}"
     return f"deadline-{hashlib.sha256(word.encode()).hexdigest()[:40]}"

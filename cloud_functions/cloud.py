@@ -26,6 +26,7 @@ class Cloud:
     def tell(self, of: Round, text: str, *, device: str = "") -> None:
         """Say a change of a round in one line, to the log and to the people who watch the run's topic."""
         who = f" {device}:" if device else ""
+        text = messages.shorten(text)
         self.log(f"{messages.round_id(of.run, of.number, of.attempt)}{who} {text}")
         change = RoundChange(
             run=of.run,
@@ -33,6 +34,6 @@ class Cloud:
             attempt=of.attempt,
             state=of.state,
             device=device,
-            text=messages.shorten(text),
+            text=text,
         )
         self.publisher.publish([(topics.of_run(self.fleet, of.run), messages.encode(change))])

@@ -5,6 +5,9 @@ moment as another: each step is a conditional write, and what follows a write is
 so that a crash between two steps is mended by the next call.
 """
 
+import contextlib
+from typing import NamedTuple
+
 from cloud_functions import averaging, opening
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
@@ -15,6 +18,14 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import check_finite, decode, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
+
+
+class Overdue(NamedTuple):
+    """Which alarm has rung: that of this attempt at a round, as long as this is its deadline."""
+
+    round: int
+    attempt: int
+    deadline_at: int
 
 
 def start(cloud: Cloud, name: str, settings: RunSettings) -> Run:
@@ -33,8 +44,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings) -> Run:
         message = f"run {name!r} has no initial model: upload one to {key} first"
         raise SettingsError(message) from error
     check_finite(decode(model))
-    if not opening.candidates(cloud, settings):
-        raise SettingsError(opening.nobody(cloud, settings))
+    _check_candidates(cloud, settings)
     run = Run(
         name=name,
         state=RunState.RUNNING,
@@ -50,17 +60,31 @@ def start(cloud: Cloud, name: str, settings: RunSettings) -> Run:
         if stored is None or stored.settings != settings:
             message = f"there is a run {name!r} with other settings already: choose another name"
             raise SettingsError(message) from error
-    advance(cloud, name)
+    with contextlib.suppress(NotYet):  # of a run that was started before and is at work: nothing to do
+        advance(cloud, name)
     return cloud.rounds.run(name) or run
 
 
-def advance(cloud: Cloud, name: str, overdue: tuple[int, int] | None = None) -> None:
+def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
+    found = len(opening.candidates(cloud, settings))
+    if not found:
+        raise SettingsError(opening.nobody(cloud, settings))
+    asked = settings.cohort(found)
+    if asked < settings.minimum_replies:
+        message = (
+            f"the run's minimum_replies is {settings.minimum_replies}, but a round would ask {asked} of the "
+            f"{found} devices that can do {settings.task!r}: lower it, or connect more devices"
+        )
+        raise SettingsError(message)
+
+
+def advance(cloud: Cloud, name: str, overdue: Overdue | None = None) -> None:
     """Drive a run as far as it goes without anybody else.
 
     Args:
         cloud: the ports.
         name: the run.
-        overdue: the round and attempt whose alarm has rung, if that is why this is called.
+        overdue: the alarm that has rung, if that is why this is called.
 
     Raises:
         NotYet: another worker is averaging; call again when its lease may have expired.
@@ -77,7 +101,7 @@ def advance(cloud: Cloud, name: str, overdue: tuple[int, int] | None = None) -> 
             going = True  # somebody else took the step: look where the run stands now
 
 
-def _step(cloud: Cloud, run: Run, newest: Round | None, overdue: tuple[int, int] | None) -> bool:
+def _step(cloud: Cloud, run: Run, newest: Round | None, overdue: Overdue | None) -> bool:
     """Take one step; return whether there may be another."""
     if newest and newest.state is State.CLOSED:
         averaging.publish_model(cloud, run, newest)
@@ -97,11 +121,11 @@ def _open(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: in
     return False
 
 
-def _drive(cloud: Cloud, run: Run, newest: Round, overdue: tuple[int, int] | None) -> bool:
+def _drive(cloud: Cloud, run: Run, newest: Round, overdue: Overdue | None) -> bool:
     """Take one step within a round that is OPEN or AGGREGATING."""
     if newest.state is State.OPEN and not newest.announced:
         opening.announce_all(cloud, run, newest)
-    rung = overdue == (newest.number, newest.attempt)
+    rung = overdue == (newest.number, newest.attempt, newest.deadline_at)
     event = next_event(newest, cloud.now(), overdue=rung)
     if event is None:
         if newest.state is State.AGGREGATING:

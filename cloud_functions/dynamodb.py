@@ -118,7 +118,7 @@ class DynamoRounds:
 
     def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it; see ``RoundStore``."""
-        fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__) - {"announced_at"}
+        fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
         values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
         counted = self._update_round(of, {}, {"state": State.OPEN}, add="replied")
         self._move_participant(of, device, Participation.REPLIED, values, counted)
@@ -136,9 +136,10 @@ class DynamoRounds:
         counted = self._update_round(of, {}, leased, add="refused")
         self._move_participant(of, device, Participation.REFUSED, {"reason": reason}, counted)
 
-    def count_late(self, of: Round) -> None:
-        """Count one reply that came too late."""
-        self._write(self._update_round(of, {}, add="late"))
+    def count_late(self, of: Round, device: str, received_at: int) -> None:
+        """Make a participant LATE and count that; see ``RoundStore``."""
+        counted = self._update_round(of, {}, {"state": of.state}, add="late")
+        self._move_participant(of, device, Participation.LATE, {"received_at": received_at}, counted)
 
     def _move_participant(
         self, of: Round, device: str, target: Participation, values: Row, counted: dict[str, Any]
@@ -207,22 +208,27 @@ class DynamoRounds:
 
     def _write(self, update: dict[str, Any]) -> Row:
         """Make one update by itself; return the row as it is then."""
-        try:
-            answer = self._client.update_item(**update["Update"], ReturnValues="ALL_NEW")
-        except ClientError as error:
-            raise translated(error, "the round") from error
+        answer = self._undisturbed(
+            lambda: self._client.update_item(**update["Update"], ReturnValues="ALL_NEW")
+        )
         return unmarshal(answer["Attributes"])
 
     def _transact(self, actions: list[dict[str, Any]]) -> None:
-        for turn in range(_TRIES):
+        self._undisturbed(lambda: self._client.transact_write_items(TransactItems=actions))
+
+    def _undisturbed(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Make a write, and again while others touch the same rows at that moment."""
+        for turn in range(_TRIES - 1):
             try:
-                self._client.transact_write_items(TransactItems=actions)
+                return write()
             except ClientError as error:
-                if not disturbed(error) or turn == _TRIES - 1:
-                    raise translated(error, "a row of the transaction") from error
+                if not disturbed(error):
+                    raise translated(error) from error
                 self._pause(0.01 * 2 ** min(turn, 6))
-            else:
-                return
+        try:
+            return write()
+        except ClientError as error:
+            raise translated(error) from error
 
 
 def _where_it_stands(run: Run) -> Row:

@@ -59,6 +59,9 @@ def to_record(row: Row, kind: type[Record]) -> Record:
     return msgspec.convert(values, kind)
 
 
+# Of a transaction that is cancelled for one of these, the same may succeed in a moment.
+_PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
+
 _JSON_FIELDS = frozenset({"metrics", "settings"})
 
 
@@ -103,17 +106,27 @@ def as_check(update: dict[str, Any]) -> dict[str, Any]:
 
 
 def disturbed(error: ClientError) -> bool:
-    """Return whether a transaction failed only because another touched the same rows at that moment."""
+    """Return whether a write failed only because of others that touched the table at that moment."""
     code = error.response["Error"]["Code"]
-    reasons = {reason.get("Code") for reason in error.response.get("CancellationReasons", [])}
-    return code in {"TransactionConflictException", "TransactionInProgressException"} or (
-        code == "TransactionCanceledException" and reasons <= {"None", "TransactionConflict"}
-    )
+    if code == "TransactionCanceledException":
+        reasons = _reasons(error)
+        return bool(reasons & _PASSING) and reasons <= _PASSING
+    return code in {"TransactionConflictException", "TransactionInProgressException"}
 
 
-def translated(error: ClientError, what: str) -> Exception:
-    """Return ``LostRace`` for a condition that did not hold, and any other error as it is."""
+def translated(error: ClientError) -> Exception:
+    """Return ``LostRace`` for a condition that did not hold, and any other error as it is.
+
+    Only for that one: whoever loses a race reads again and goes on, so an error that comes each time, as of
+    a row that is too large, would send it round for ever.
+    """
     code = error.response["Error"]["Code"]
-    if code in {"ConditionalCheckFailedException", "TransactionCanceledException"}:
-        return LostRace(f"{what} was moved by somebody else first")
+    if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in _reasons(error):
+        return LostRace("a row was moved by somebody else first")
     return error
+
+
+def _reasons(error: ClientError) -> set[str]:
+    """Return why a transaction was cancelled, without the rows that had no part in it."""
+    reasons = error.response.get("CancellationReasons", [])
+    return {reason.get("Code", "None") for reason in reasons} - {"None"}

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, topics
-from fedgrass.federation.errors import LateReply, LostRace, MessageError, ReplyRefused
+from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict
 from fedgrass.federation.rounds import Participant, Participation, Round, State, before
 from fedgrass.federation.topics import Kind
@@ -28,6 +28,9 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
     """Take one message of a device; return the run that may go on because of it.
 
     A refusal is told to the people who watch the run and to the device; it is no error of the cloud's.
+
+    Raises:
+        NotYet: the round is being averaged. It may be opened again, and then the message counts.
     """
     try:
         said = _decode(message)
@@ -79,23 +82,26 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
         _answer(cloud, current, message.device)
         return
-    if current.state is not State.OPEN:
-        cloud.rounds.count_late(current)
-        reason = f"late: this attempt is {current.state}"
-        raise LateReply(reason)
-    if reply.announced_at != participant.announced_at:
-        reason = (
-            f"it answers an announcement of {reply.announced_at}; this one is of {participant.announced_at}"
-        )
-        raise ReplyRefused(reason)
-    if participant.state not in before(Participation.REPLIED):
+    if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
         reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
         raise ReplyRefused(reason)
+    _check_not_averaging(current)
+    # Of the round and not of the participant: one that a worker stored who then lost the race to open the
+    # round has that worker's time.
+    if reply.announced_at != current.opened_at:
+        reason = f"it answers an announcement of {reply.announced_at}; this one is of {current.opened_at}"
+        raise ReplyRefused(reason)
     try:
-        cloud.rounds.count_reply(current, message.device, reply, message.received_at)
+        if current.state is State.OPEN:
+            cloud.rounds.count_reply(current, message.device, reply, message.received_at)
+        elif participant.state is not Participation.LATE:
+            cloud.rounds.count_late(current, message.device, message.received_at)
     except LostRace:
         _count(cloud, _again(cloud, current), message, reply)
         return
+    if current.state is not State.OPEN:
+        reason = f"late: this attempt is {current.state}"
+        raise LateReply(reason)
     _answer(cloud, current, message.device)
 
 
@@ -103,8 +109,12 @@ def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
     """Note that a device accepted the work, or that it will not reply, and why."""
     participant = _participant(cloud, current, device)
     target = _FINAL.get(status.state, Participation.ACCEPTED)
-    if current.state is not State.OPEN or participant.state not in before(target):
+    if participant.state not in before(target):
         return  # said twice, or overtaken by the reply itself: it changes nothing
+    if status.state in _FINAL:
+        _check_not_averaging(current)
+    if current.state is not State.OPEN:
+        return
     try:
         cloud.rounds.move_participant(current, device, target, status.reason)
     except LostRace:
@@ -112,6 +122,13 @@ def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
         return
     if status.state in _FINAL:
         cloud.tell(current, f"{status.state}: {status.reason}", device=device)
+
+
+def _check_not_averaging(current: Round) -> None:
+    """Let a message come back that the round could still need, should so many updates be refused."""
+    if current.state is State.AGGREGATING:
+        message = f"round {messages.round_id(current.run, current.number, current.attempt)} is being averaged"
+        raise NotYet(message)
 
 
 def _again(cloud: Cloud, current: Round) -> Round:

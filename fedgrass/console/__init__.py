@@ -1,0 +1,1 @@
+"""What runs at the operator's terminal: the ``fedgrass`` command and what it shows."""

@@ -51,7 +51,9 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for line in summaries:
         again = f" ({line['attempt']}. attempt)" if line["attempt"] > 1 else ""
         lines.add_row(
-            f"{line['round']}{again}" if line["state"] == State.CLOSED else f"{line['round']} {line['state']}",
+            f"{line['round']}{again}"
+            if line["state"] == State.CLOSED
+            else f"{line['round']} {line['state']}",
             str(line["asked"]),
             str(line["replied"]),
             str(line["late"]),

@@ -64,7 +64,12 @@ class WeightedMean:
 
     @staticmethod
     def _cast(mean: NDArray[np.float64], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-        return (mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
+        if dtype.kind != "i" and dtype.kind != "u":
+            return np.asarray(mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
+        limits = np.iinfo(dtype)
+        # The largest 64-bit integers are no float64: the nearest one is out of the type's range.
+        highest = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(limits.max, 0.0)
+        return np.asarray(np.clip(np.rint(mean), float(limits.min), highest)).astype(dtype)
 
 
 class Mean(WeightedMean):

@@ -25,7 +25,9 @@ Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]  # since the epoch
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=names.TASK_NAME)]
 Reason = Annotated[str, Meta(max_length=512)]
-Metrics = Annotated[dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=24)]
+# Only characters that take one byte each, so that the largest completion stays under the limit.
+MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:@ -]{1,64}\Z")]
+Metrics = Annotated[dict[MetricName, float], Meta(max_length=24)]
 Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
 
 
@@ -134,6 +136,10 @@ class NewModel(Message, frozen=True, kw_only=True):
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
+# msgspec has no limit of its own on how deep brackets nest.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 class _Versioned(Struct):
     version: int
 
@@ -142,10 +148,15 @@ def encode(message: Message) -> bytes:
     """Return the JSON text of a message.
 
     Raises:
-        MessageError: it has more than 4 KB, so that a device might never get it.
+        MessageError: it has more than 4 KB, so that a device might never get it, or it holds what the receiver
+            would refuse: a metric that is not finite, a number out of its range, a name with other characters.
     """
-    text = msgspec.json.encode(message)
-    _check_size(text)
+    try:
+        text = msgspec.json.encode(message)
+    except UnicodeEncodeError as error:
+        reason = f"a {type(message).__name__.lower()} holds text that is no Unicode: {error}"
+        raise MessageError(reason) from error
+    decode(text, type(message))
     return text
 
 
@@ -160,7 +171,7 @@ def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
     _check_version(text)
     try:
         message = msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         reason = f"no {kind.__name__.lower()}: {error}"
         raise MessageError(reason) from error
     if isinstance(message, Completion):
@@ -174,7 +185,7 @@ def decode_announce(text: bytes) -> Announcement | Verdict:
     _check_version(text)
     try:
         return msgspec.json.decode(text, type=Announcement | Verdict)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         reason = f"no announcement: {error}"
         raise MessageError(reason) from error
 
@@ -191,7 +202,7 @@ def _check_version(text: bytes) -> None:
     except msgspec.ValidationError as error:
         reason = f"a message is a JSON object with a version: {error}"
         raise MessageError(reason) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         reason = f"the message is no JSON: {error}"
         raise MessageError(reason) from error
     if version != VERSION:

@@ -61,6 +61,8 @@ class RoundStore(Protocol):
     def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it, both or neither, if the round is OPEN.
 
+        What the reply says is kept with the participant, ``announced_at`` too.
+
         Raises LostRace if the round is not OPEN or the participant has moved on.
         """
 
@@ -76,8 +78,11 @@ class RoundStore(Protocol):
         Raises LostRace if the lease is somebody else's or the participant has moved on.
         """
 
-    def count_late(self, of: Round) -> None:
-        """Count one reply that came too late."""
+    def count_late(self, of: Round, device: str, received_at: int) -> None:
+        """Make a participant LATE and count that, both or neither, if the round is in the state of ``of``.
+
+        Raises LostRace if the round or the participant has moved on.
+        """
 
 
 class DeviceDirectory(Protocol):
@@ -113,10 +118,14 @@ class Publisher(Protocol):
 
 
 class Alarms(Protocol):
-    """One alarm per round, which calls the deadline function."""
+    """One alarm per round and deadline, which calls the deadline function."""
 
     def set(self, of: Round) -> None:
-        """Set a round's alarm for its ``deadline_at``; setting it again changes nothing."""
+        """Set a round's alarm for its ``deadline_at``; setting it again changes nothing.
+
+        Rounds that differ in ``deadline_at`` have an alarm each: of two workers that open the same round,
+        one loses, and its alarm must not ring for the other's round.
+        """
 
     def cancel(self, of: Round) -> None:
         """Remove a round's alarm if it is still there."""

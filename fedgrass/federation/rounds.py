@@ -96,21 +96,28 @@ class Participation(StrEnum):
     REFUSED = "REFUSED"
     DECLINED = "DECLINED"
     FAILED = "FAILED"
+    LATE = "LATE"
 
+
+_ENDS = frozenset(
+    {
+        Participation.REPLIED,
+        Participation.DECLINED,
+        Participation.FAILED,
+        Participation.LATE,
+    }
+)
 
 # A device moves along these and never back, so that a message that comes twice moves nothing twice.
 PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyType(
     {
-        Participation.ASKED: frozenset(
-            {Participation.ACCEPTED, Participation.REPLIED, Participation.DECLINED, Participation.FAILED}
-        ),
-        Participation.ACCEPTED: frozenset(
-            {Participation.REPLIED, Participation.DECLINED, Participation.FAILED}
-        ),
+        Participation.ASKED: _ENDS | {Participation.ACCEPTED},
+        Participation.ACCEPTED: _ENDS,
         Participation.REPLIED: frozenset({Participation.REFUSED}),
         Participation.REFUSED: frozenset(),
         Participation.DECLINED: frozenset(),
         Participation.FAILED: frozenset(),
+        Participation.LATE: frozenset(),
     }
 )
 

@@ -13,7 +13,9 @@ from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.selection import SELECTIONS
 
 Share = Annotated[float, Meta(gt=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+LARGEST_TRAINING = 3000  # bytes, of JSON: the announcement that carries it has at most 4,096
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +31,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aggregation: str = "weighted_mean"
     on_abandoned: Literal["retry", "fail"] = "retry"
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
-    seen_within_seconds: Count = 300  # a device that said nothing for longer is no candidate
+    seen_within_seconds: Annotated[int, Meta(ge=1, le=366 * 24 * 3600)] = 300  # a device that said nothing for longer is no candidate
     training: Options = {}  # handed to the device's training as it is
 
     def cohort(self, candidates: int) -> int:
@@ -57,9 +59,26 @@ def parse_settings(values: object) -> RunSettings:
     except msgspec.ValidationError as error:
         message = f"the run's settings cannot be used: {error}"
         raise SettingsError(message) from error
+    _check_training(settings.training)
     _check_choice("selection", settings.selection, SELECTIONS)
     _check_choice("aggregation", settings.aggregation, AGGREGATORS)
     return settings
+
+
+def _check_training(options: Options) -> None:
+    """Check that the announcements can carry the options, and that they come out as they went in."""
+    try:
+        text = msgspec.json.encode(options)
+        same = msgspec.json.decode(text, type=Options) == options
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+        message = f"the run's training {options!r} cannot be sent: it takes finite numbers, texts and booleans"
+        raise SettingsError(message) from error
+    if not same:
+        message = f"the run's training {options!r} changes on its way: a number is beyond 64 bits"
+        raise SettingsError(message)
+    if len(text) > LARGEST_TRAINING:
+        message = f"the run's training has {len(text)} bytes of JSON; {LARGEST_TRAINING} is the most"
+        raise SettingsError(message)
 
 
 def _check_choice(field: str, value: str, choices: Mapping[str, object]) -> None:

@@ -23,6 +23,8 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 LARGEST_HEADER = 8 * 1024 * 1024  # bytes: some 80,000 arrays; a larger claim is an attack or an accident
 _PREFIX = 8
+_MOST_DIMENSIONS = 32  # of an array: what every numpy takes
+_MOST_VALUES = 2**48  # of an array: far beyond any file, and within what numpy can count
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -124,7 +126,7 @@ def read_layout(head: bytes | memoryview, file_bytes: int) -> Layout:
         entries = msgspec.json.decode(bytes(head[_PREFIX:size]), type=dict[str, msgspec.Raw])
         entries.pop("__metadata__", None)
         parsed = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in entries.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the header is no safetensors header: {error}"
         raise UpdateRefused(message) from error
     arrays = {name: _checked_array(name, entry) for name, entry in parsed.items()}
@@ -139,6 +141,10 @@ def _checked_array(name: str, entry: _Entry) -> Array:
     if entry.dtype not in _DTYPES:
         allowed = ", ".join(_DTYPES)
         message = f"array {name!r} has the type {entry.dtype!r}; fedgrass averages {allowed}"
+        raise UpdateRefused(message)
+    # Also bounds the work: the product of a million claimed dimensions would take hours.
+    if len(entry.shape) > _MOST_DIMENSIONS or math.prod(max(1, n) for n in entry.shape) > _MOST_VALUES:
+        message = f"array {name!r} claims {len(entry.shape)} dimensions and more values than any file can have"
         raise UpdateRefused(message)
     start, end = entry.data_offsets
     size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize

@@ -130,6 +130,18 @@ class EmbeddedCloud:
                 self._clients[service] = create(service, endpoint_url=endpoint_url, config=CLIENT_CONFIG)
             return self._clients[service]
 
+    def client_with(self, service: str, credentials: Mapping[str, str]) -> Any:
+        """Return a new client with other credentials, such as a device's."""
+        create: Any = _session(self._process.sdk_variables()).client
+        return create(
+            service,
+            endpoint_url=self.endpoint_url,
+            config=CLIENT_CONFIG,
+            aws_access_key_id=credentials["AccessKeyId"],
+            aws_secret_access_key=credentials["SecretAccessKey"],
+            aws_session_token=credentials["Token"],
+        )
+
     def environment(self) -> dict[str, str]:
         """Return the variables with which a child process's AWS SDK finds this cloud and no other."""
         return self._process.sdk_variables()

@@ -163,7 +163,9 @@ class Fleet:
             for thing, configuration in configurations.items():
                 group.create_task(self._start_one(thing, build, configuration))
 
-    async def _start_one(self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]) -> None:
+    async def _start_one(
+        self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]
+    ) -> None:
         folder = self._folder / thing
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
@@ -171,12 +173,12 @@ class Fleet:
         credentials = DeviceCredentials(
             self._cloud, self._stack["DeviceRoleArn"], self._stack["BucketName"], thing
         )
-        # Stream Manager asks the nucleus whose token it is shown; the nucleus has to know its port.
-        streams = StreamManager(
-            folder / "streams",
-            credentials.s3_client,
-            lambda token: self.devices[thing].core.is_component_token(token),
-        )
+
+        # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
+        def known(token: str) -> bool:
+            return self.devices[thing].core.is_component_token(token)
+
+        streams = StreamManager(folder / "streams", credentials.s3_client, known)
         port = await streams.start()
         core = GreengrassCore(
             CoreSettings(

@@ -77,7 +77,10 @@ class IpcConnection:
         self.component = self._service.component_of(_token(frame.payload))
         if self.component is None:
             self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
-            raise ConnectionRefusedError("the token belongs to no component")
+            self._service.log.warning("an IPC client was refused: its token belongs to no component")
+            # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed socket.
+            await self._reader.read(1)
+            raise ConnectionRefusedError
         self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.CONNECTION_ACCEPTED)
 
     async def _read_frame(self, limit: int) -> Frame:

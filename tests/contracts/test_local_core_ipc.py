@@ -14,7 +14,7 @@ from typing import Any
 
 import awsiot.greengrasscoreipc as greengrass
 import pytest
-from awsiot.eventstreamrpc import AccessDeniedError, LifecycleHandler
+from awsiot.eventstreamrpc import AccessDeniedError, ConnectionClosedError, LifecycleHandler, StreamClosedError
 from awsiot.greengrasscoreipc import model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
@@ -73,7 +73,7 @@ class Clients:
 
     def close(self) -> None:
         for client in self._opened:
-            client.close().result(SECONDS)
+            client.close().exception(SECONDS)  # a connection that a test has lost says so here once more
 
 
 @pytest.fixture
@@ -483,7 +483,7 @@ def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_come
     assert [event.message.topic_name for event in events] == ["allowed/small"]
 
     client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_319)).result(SECONDS)
-    with pytest.raises(Exception, match=r"(?i)connection|closed"):
+    with pytest.raises((ConnectionClosedError, StreamClosedError)):
         client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_320)).result(SECONDS)
     eventually(lambda: recorder.disconnected)
 

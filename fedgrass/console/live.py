@@ -1,0 +1,133 @@
+"""The live view of a run: a progress bar for the run, one line per device, each change of a round.
+
+On a terminal the view is redrawn in place; elsewhere (a pipe, a log) the changes are printed line by line.
+"""
+
+import threading
+import time
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from fedgrass.federation import messages, topics
+from fedgrass.federation.errors import MessageError
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
+from fedgrass.federation.topics import Kind
+
+_REFRESH_PER_SECOND = 8
+_MOST_LINES = 24  # of devices: more do not fit a terminal
+_STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
+
+
+class DeviceLine:
+    """What is known of one device."""
+
+    def __init__(self) -> None:
+        self.state = "idle"
+        self.round = 0
+        self.progress = 0.0
+        self.note = ""
+        self.asked_at = 0.0
+
+
+class LiveView:
+    """Hears the topics of a fleet and shows one run."""
+
+    def __init__(self, console: Console, run: str, rounds: int) -> None:
+        self._console = console
+        self._run = run
+        self._lock = threading.Lock()
+        self._devices: dict[str, DeviceLine] = {}
+        self._bar = Progress(
+            TextColumn("run {task.description}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("rounds  {task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._bar_task = self._bar.add_task(run, total=rounds, note="")
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=_REFRESH_PER_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the view; what was printed above it stays."""
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the view."""
+        self._console.print(text, highlight=False)
+
+    def round_closed(self, number: int, note: str) -> None:
+        """Move the run's bar to ``number`` closed rounds."""
+        self._bar.update(self._bar_task, completed=number, note=note)
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """Take one message of any topic of the fleet; what cannot be read is shown as such."""
+        try:
+            if topic.split("/")[2] == "rounds":
+                self._change(messages.decode(payload, RoundChange))
+            elif topic.split("/")[2] == "clients":
+                self._device(*topics.parse_device_topic(topic), payload)
+        except MessageError as error:
+            self.say(f"[yellow]unreadable message on {topic}: {error}[/]")
+
+    def _change(self, change: RoundChange) -> None:
+        if change.run == self._run:
+            who = f" {change.device}" if change.device else ""
+            self.say(f"  [dim]round {change.round}.{change.attempt}{who}[/] {change.text}")
+
+    def _device(self, thing: str, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.ANNOUNCE:
+            said = messages.decode_announce(payload)
+            if isinstance(said, Announcement) and said.run == self._run:
+                self._update(thing, said.round, "asked")
+        elif kind is Kind.STATUS:
+            status = messages.decode(payload, Status)
+            state = "training" if status.state in {"accepted", "progress"} else status.state
+            self._update(thing, status.round, state, status.progress, status.reason)
+        elif kind is Kind.COMPLETE:
+            reply = messages.decode(payload, Completion)
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(reply.metrics.items()))
+            self._update(thing, reply.round, "done", 1.0, f"trained {reply.train_seconds:.2f} s  {figures}")
+
+    def _update(self, thing: str, number: int, state: str, progress: float = 0.0, note: str = "") -> None:
+        with self._lock:
+            line = self._devices.setdefault(thing, DeviceLine())
+            if state == "asked":
+                line.asked_at = time.monotonic()
+            if (number, state) == (line.round, "training") and line.state == "done":
+                return  # a late word of progress
+            line.round, line.state, line.progress, line.note = number, state, progress, note
+
+    def _render(self) -> RenderableType:
+        lines = Table.grid(padding=(0, 2))
+        with self._lock:
+            for thing, line in sorted(self._devices.items())[:_MOST_LINES]:
+                style = _STYLES.get(line.state, "")
+                bar = ProgressBar(total=1.0, completed=line.progress, width=20)
+                lines.add_row(
+                    thing,
+                    f"round {line.round}",
+                    f"[{style}]{line.state}[/]" if style else line.state,
+                    bar,
+                    line.note,
+                )
+            left = len(self._devices) - _MOST_LINES
+        if left > 0:
+            lines.add_row(f"... and {left} more devices")
+        return Group(self._bar, lines)

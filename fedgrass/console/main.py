@@ -1,0 +1,43 @@
+"""The ``fedgrass`` command."""
+
+import argparse
+from pathlib import Path
+
+from fedgrass import __version__
+
+
+def command() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="fedgrass", description="Federated learning over Greengrass devices."
+    )
+    parser.add_argument("--version", action="version", version=f"fedgrass {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    demo = commands.add_parser(
+        "demo", help="train a model over Greengrass devices on this machine, with no AWS account"
+    )
+    demo.add_argument("--devices", type=int, default=6, help="Greengrass cores to start (6)")
+    demo.add_argument("--rounds", type=int, default=5, help="rounds of the run (5)")
+    demo.add_argument("--task", default="digits", help="what to train (digits)")
+    demo.add_argument(
+        "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"
+    )
+    demo.add_argument("--keep", action="store_true", help="leave cloud and fleet up until Ctrl-C")
+    demo.add_argument("--gateway-port", type=int, default=0, help="of the cloud's AWS API (any free one)")
+    demo.add_argument("--mqtt-port", type=int, default=0, help="of the cloud's MQTT broker (any free one)")
+    demo.add_argument("--output", type=Path, default=Path("runs"), help="where runs/<run>/ is written")
+    demo.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    # Imported here: nothing but the commands for a laptop needs what a laptop needs.
+    from fedgrass.local.demo import DemoOptions, main  # noqa: PLC0415
+
+    options = {name: getattr(arguments, name) for name in DemoOptions.__dataclass_fields__}
+    main(DemoOptions(**options))

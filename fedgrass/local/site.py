@@ -1,0 +1,115 @@
+"""A whole site on a laptop: the embedded cloud with the stack deployed, and a fleet of Greengrass cores.
+
+The demo, the end-to-end tests and the benchmarks all stand on this; each asks for what it wants of it.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import package
+from fedgrass import __version__
+from fedgrass.console.operator import Operator
+from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.errors import FedgrassLocalError
+from fedgrass.local.fleet import ComponentBuild, Fleet
+from fedgrass.local.profiles import profile_named
+
+TRAINER = "com.fedgrass.Trainer"
+MOST_DEVICES = 64  # processes: each device has one or two
+_REGISTER_SECONDS = 60.0
+
+
+class SiteError(FedgrassLocalError):
+    """The site cannot be set up as asked."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The parts of a running site."""
+
+    cloud: EmbeddedCloud
+    stack: Mapping[str, str]
+    fleet: Fleet
+    operator: Operator
+    folder: Path
+
+
+def thing_names(devices: int) -> list[str]:
+    """Return the names of ``devices`` things. Raises SiteError if there may not be so many."""
+    if not 1 <= devices <= MOST_DEVICES:
+        message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
+        raise SiteError(message)
+    width = len(str(devices))
+    return [f"device-{number:0{width}}" for number in range(1, devices + 1)]
+
+
+@contextmanager
+def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
+    folder: Path,
+    configurations: Mapping[str, Mapping[str, object]],
+    *,
+    fleet_name: str = "fedgrass",
+    profile: str = "classic",
+    ports: tuple[int, int] = (0, 0),
+    parameters: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Site]:
+    """Set a site up in ``folder``, and take it down whatever happens.
+
+    Args:
+        folder: for the state of the cloud and of the cores.
+        configurations: the trainer's configuration for each thing name.
+        fleet_name: the fleet, which is the second level of its topics.
+        profile: the nucleus that the cores imitate, ``classic`` or ``lite``.
+        ports: of the cloud's AWS API and of its MQTT broker; 0 takes a free one.
+        parameters: for the template, beside the fleet's name.
+        say: told of each step, for people who wait.
+    """
+    chosen = profile_named(profile)
+    build = build_trainer(folder / "build")
+    functions = folder / "build" / "cloud_functions.zip"
+    package.build_functions(functions)
+    with ExitStack() as stack:
+        started = time.monotonic()
+        cloud = stack.enter_context(
+            EmbeddedCloud(folder / "cloud", gateway_port=ports[0], mqtt_port=ports[1])
+        )
+        outputs = cloud.deploy(
+            "fedgrass",
+            package.ROOT / "template.yaml",
+            functions,
+            {"FleetName": fleet_name, **(parameters or {})},
+        )
+        say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
+        started = time.monotonic()
+        fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
+        common = {"fleet": fleet_name, "python": sys.executable}
+        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()})
+        operator = Operator(cloud.client, outputs)
+        _wait_for_devices(operator, len(configurations))
+        say(
+            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}"
+            f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
+        )
+        yield Site(cloud, outputs, fleet, operator, folder)
+
+
+def build_trainer(folder: Path) -> ComponentBuild:
+    """Build the trainer component as ``gdk component build`` would, in the package's own version."""
+    package.build_component(TRAINER, __version__, "fedgrass", folder)
+    return ComponentBuild(TRAINER, folder / "recipes" / f"{TRAINER}.yaml", folder / "artifacts")
+
+
+def _wait_for_devices(operator: Operator, count: int) -> None:
+    deadline = time.monotonic() + _REGISTER_SECONDS
+    while (registered := len(operator.devices())) < count:
+        if time.monotonic() > deadline:
+            message = (
+                f"only {registered} of {count} devices sent a heartbeat within {_REGISTER_SECONDS:.0f} s"
+            )
+            raise SiteError(message)
+        time.sleep(0.1)
