@@ -1,2 +1,60 @@
+# Each target sets up all that it needs, in .venv, from constraints.txt; Python 3.11 or later is enough.
+#
+#   make demo        train a model over Greengrass devices on this machine
+#   make test        everything that can be tested here          make test-fast   the unit tests
+#   make check       style, types, who may import whom, the template
+#   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
+#
+# On x86-64 Linux PyPI's torch brings 2 GB for NVIDIA's GPUs; the build without them comes from PyTorch's own
+# index:   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
 PYTHON ?= python3
+TORCH_INDEX ?=
+OPTIONS ?=
+
 VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test test-fast check bench clean
+
+demo: $(VENV)/.for-demo
+	$(BIN)/fedgrass demo $(OPTIONS)
+
+test: $(VENV)/.for-tests
+	$(BIN)/python -m pytest $(OPTIONS)
+
+test-fast: $(VENV)/.for-tests
+	$(BIN)/python -m pytest tests/unit $(OPTIONS)
+
+check: $(VENV)/.for-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/cfn-lint template.yaml
+
+bench: $(VENV)/.for-tests
+	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
+
+clean:
+	rm -rf $(VENV) build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "fedgrass needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	    || { echo "python3 has no venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the demo needs into $(VENV) (PyTorch is the largest part; a minute or two)"
+	$(INSTALL) --editable '.[device,cloud,local]'
+	@touch $@
+
+$(VENV)/.for-tests: $(VENV)/.for-demo
+	@echo "installing what the tests need into $(VENV)"
+	$(INSTALL) --editable '.[device,cloud,local,dev]'
+	@touch $@

@@ -37,6 +37,7 @@ def _take(cloud: Cloud, body: str) -> None:
         received_at=int(said["received_at"]),
         payload=base64.b64decode(said["payload"]),
     )
+    cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
     run = replies.take(cloud, message)
     if run:
         coordinator.advance(cloud, run)

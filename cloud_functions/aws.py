@@ -135,7 +135,8 @@ class SchedulerAlarms:
         """Set a round's alarm; see ``Alarms``."""
         # at() has whole seconds: round up, since an early alarm would find nothing overdue.
         at = datetime.fromtimestamp(-(-of.deadline_at // 1000), tz=UTC)
-        round_of = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
+        which = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
+        overdue = json.dumps({"overdue": which})
         try:
             self._client.create_schedule(
                 Name=_alarm_name(of),
@@ -143,7 +144,7 @@ class SchedulerAlarms:
                 ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
                 FlexibleTimeWindow={"Mode": "OFF"},
                 ActionAfterCompletion="DELETE",
-                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": json.dumps({"overdue": round_of})},
+                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": overdue},
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":

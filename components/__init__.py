@@ -1,0 +1,1 @@
+"""The Greengrass components: what runs on a device."""

@@ -24,10 +24,12 @@ from components.trainer.session import Session
 from components.trainer.stream_upload import StreamUploader
 from components.trainer.worker_process import WorkerProcess
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.names import checked_name
 
 UPDATES = "updates"  # folder of the updates, in the component's work folder
 SETTLING_SECONDS = 0.5  # a deployment changes many values: they are read once, when it is done
 WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+ENDING_SECONDS = 2
 log = logging.getLogger("trainer")
 
 
@@ -35,8 +37,7 @@ def main() -> int:
     """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     loop = EventLoop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.post(lambda: loop.stop(0)))
+    _end_on_signals(loop)
 
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
@@ -58,12 +59,23 @@ def main() -> int:
         nucleus.close()
 
 
+def _end_on_signals(loop: EventLoop) -> None:
+    def end(number: int, _: object) -> None:
+        log.info("asked to end by %s", signal.Signals(number).name)
+        loop.post(lambda: loop.stop(0))
+        # A call to a nucleus that hangs would keep the loop for longer; the alarm's own action is to end.
+        signal.alarm(ENDING_SECONDS)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
 def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
     configuration = parse_configuration(nucleus.configuration())
     worker = WorkerProcess(loop.post, configuration.threads)
     uploaders = Uploaders(Path.cwd(), configuration.uploader)
     workplace = Workplace(
-        thing=os.environ["AWS_IOT_THING_NAME"],
+        thing=_thing(),
         folder=Path.cwd() / UPDATES,
         loop=loop,
         journal=Journal(Path.cwd()),
@@ -92,10 +104,19 @@ def _give_up(loop: EventLoop, reason: str) -> None:
     loop.stop(LOST)
 
 
+def _thing() -> str:
+    try:
+        return checked_name("thing", os.environ["AWS_IOT_THING_NAME"])
+    except KeyError as error:
+        message = f"the nucleus has to say which thing this is, in the variable {error}"
+        raise ConfigurationError(message) from error
+
+
 def component_version() -> str:
     """Return the version of the component that this file belongs to; empty if it is run from elsewhere.
 
-    The nucleus unpacks an artifact into ``.../<component>/<version>/<artifact>`` and tells it in no other way.
+    The nucleus unpacks an artifact into ``.../<component>/<version>/<artifact>`` and tells the version in no
+    other way.
     """
     folder = Path(__file__).resolve().parents[3].name
     return folder if re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]*", folder) else ""

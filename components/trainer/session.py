@@ -9,6 +9,7 @@ All of it runs in one thread, the event loop's.
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from components.trainer.assignment import Assignment, Workplace
 from components.trainer.configuration import Configuration
@@ -111,8 +112,8 @@ class Session:
     def _judged(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if self._assignment and self._assignment.name == name:
-            # An earlier process has replied and its journal is lost, or the round is over: of no use any more.
-            self._drop(f"the cloud has its reply: {verdict.reason or 'counted'}")
+            # The journal was lost after the reply, or the round is over: more work on it is of no use.
+            self._drop(f"the cloud has given its verdict: {verdict.reason or 'counted'}")
         elif not self._replies.heard(verdict):
             log.info("%s: a verdict on a reply that is not known here", name)
 
@@ -209,7 +210,12 @@ class Session:
         self._outbox.send(self._presence.topic(kind), message)
 
 
-def _status(work: Announcement, state: str, reason: str = "", progress: float = 0.0) -> Status:
+def _status(
+    work: Announcement,
+    state: Literal["accepted", "declined", "progress"],
+    reason: str = "",
+    progress: float = 0.0,
+) -> Status:
     return Status(
         run=work.run,
         round=work.round,

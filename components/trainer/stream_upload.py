@@ -79,7 +79,7 @@ class StreamUploader:
                 export = self._under_way(client, path, bucket, key) or self._append(client, path, bucket, key)
                 self._wait(client, export, cancelled)
             except (StreamManagerException, OSError, TimeoutError) as error:
-                # After a lost or late answer this client would time out for ever: the next try makes a new one.
+                # After a lost or late answer this client would time out for ever: make a new one.
                 self._discard()
                 message = f"Stream Manager: {type(error).__name__}: {error}".removesuffix(": ")
                 raise UploadFailed(message) from error

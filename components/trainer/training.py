@@ -10,7 +10,14 @@ import torch
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
@@ -167,8 +174,8 @@ class TorchTask:
         self, samples: Samples, sampler: RandomSampler | SequentialSampler, size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Batch normalization cannot train on one example: a last batch of one is left out.
-        lonely = _length(samples) % size == 1 and _length(samples) > size and isinstance(sampler, RandomSampler)
-        batches = BatchSampler(sampler, size, drop_last=lonely)
+        lonely = _length(samples) % size == 1 and _length(samples) > size
+        batches = BatchSampler(sampler, size, drop_last=lonely and isinstance(sampler, RandomSampler))
         # Tensors are indexed by whole batches: far faster than collecting the examples one by one.
         loader: DataLoader[Any] = (
             DataLoader(samples, sampler=batches, batch_size=None)

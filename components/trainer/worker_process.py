@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import IO
 
 import msgspec
@@ -36,15 +37,18 @@ class WorkerProcess:
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
         """Begin ``work``, in the process that is there or in a new one."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._spawn()
-        self._answer = answer
         try:
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._spawn()
+            self._answer = answer
             _input(self._process).write(msgspec.json.encode(work) + b"\n")
             _input(self._process).flush()
         except BrokenPipeError:
             # It died just now. Its reader will say so, and how; nothing more to do here.
             log.info("the worker ended before it could take its work")
+        except OSError as error:
+            reason = f"the worker cannot be started: {error}"
+            self._post(lambda: answer(Failure(reason)))
 
     def stop(self) -> None:
         """End the process in the background; nothing is heard of it any more."""
@@ -73,10 +77,10 @@ class WorkerProcess:
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         for line in _output(process):
             answer = msgspec.json.decode(line, type=Answer)
-            self._post(lambda answer=answer: self._heard(process, answer))
+            self._post(partial(self._heard, process, answer))
         exit_code = process.wait()
         _output(process).close()
-        self._post(lambda: self._ended(process, exit_code))
+        self._post(partial(self._ended, process, exit_code))
 
     def _heard(self, process: subprocess.Popen[bytes], answer: Answer) -> None:
         if process is not self._process or self._answer is None:

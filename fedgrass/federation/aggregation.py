@@ -64,12 +64,13 @@ class WeightedMean:
 
     @staticmethod
     def _cast(mean: NDArray[np.float64], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-        if dtype.kind != "i" and dtype.kind != "u":
-            return np.asarray(mean if dtype.kind == "f" else np.rint(mean)).astype(dtype)
-        limits = np.iinfo(dtype)
-        # The largest 64-bit integers are no float64: the nearest one is out of the type's range.
-        highest = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(limits.max, 0.0)
-        return np.asarray(np.clip(np.rint(mean), float(limits.min), highest)).astype(dtype)
+        if dtype.kind == "f":
+            return mean.astype(dtype)
+        whole = np.asarray(np.rint(mean))
+        if dtype == np.int64:
+            # The largest int64 is no float64, and the nearest one would wrap round.
+            whole = np.minimum(whole, _LARGEST_INT64)
+        return np.asarray(whole).astype(dtype)
 
 
 class Mean(WeightedMean):
@@ -80,5 +81,7 @@ class Mean(WeightedMean):
         """Return 1, whatever the number of examples."""
         return 1.0
 
+
+_LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
 
 AGGREGATORS: Mapping[str, Callable[[], Aggregator]] = {"mean": Mean, "weighted_mean": WeightedMean}

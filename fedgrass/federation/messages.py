@@ -148,8 +148,8 @@ def encode(message: Message) -> bytes:
     """Return the JSON text of a message.
 
     Raises:
-        MessageError: it has more than 4 KB, so that a device might never get it, or it holds what the receiver
-            would refuse: a metric that is not finite, a number out of its range, a name with other characters.
+        MessageError: it has more than 4 KB, so that a device might never get it, or it holds what the
+            receiver would refuse: a metric that is not finite, a number out of its range, a wrong name.
     """
     try:
         text = msgspec.json.encode(message)

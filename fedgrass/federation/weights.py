@@ -144,7 +144,7 @@ def _checked_array(name: str, entry: _Entry) -> Array:
         raise UpdateRefused(message)
     # Also bounds the work: the product of a million claimed dimensions would take hours.
     if len(entry.shape) > _MOST_DIMENSIONS or math.prod(max(1, n) for n in entry.shape) > _MOST_VALUES:
-        message = f"array {name!r} claims {len(entry.shape)} dimensions and more values than any file can have"
+        message = f"array {name!r} claims {len(entry.shape)} dimensions, or more values than a file can have"
         raise UpdateRefused(message)
     start, end = entry.data_offsets
     size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize

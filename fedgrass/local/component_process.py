@@ -83,21 +83,11 @@ class ComponentProcess:
 
     async def stop(self) -> None:
         """End the component and everything that it started. May be called again."""
-        if self._supervisor is None:
-            return
-        was_running = self.state in {STARTING, RUNNING}
-        if was_running:
-            self._enter(STOPPING)
-        self._supervisor.cancel()
-        await asyncio.wait({self._supervisor})
-        self._supervisor = None
-        if was_running:
-            await self._shut_down()
-            self._enter(FINISHED)
+        await self._stop(FINISHED)
 
     async def restart(self) -> None:
         """Stop and start again, without the install step."""
-        await self.stop()
+        await self._stop(INSTALLED)
         self._failures.clear()
         self.start()
 
@@ -110,6 +100,19 @@ class ComponentProcess:
                 self._current.terminate()
         elif state == RUNNING and self.state == STARTING:
             self._enter(RUNNING)
+
+    async def _stop(self, next_state: str) -> None:
+        if self._supervisor is None:
+            return
+        was_running = self.state in {STARTING, RUNNING}
+        if was_running:
+            self._enter(STOPPING)
+        self._supervisor.cancel()
+        await asyncio.wait({self._supervisor})
+        self._supervisor = None
+        if was_running:
+            await self._shut_down()
+            self._enter(next_state)
 
     async def _supervise(self) -> None:
         while True:

@@ -7,7 +7,7 @@ what they run, the components, are processes of their own.
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ class DeviceCredentials:
         self._thing = thing
         self._lock = threading.Lock()
         self._current: dict[str, str] = {}
-        self._expires = datetime.min.replace(tzinfo=UTC)
+        self._expires = datetime.fromtimestamp(0, tz=UTC)
         self._s3: Any = None
 
     def get(self) -> Mapping[str, str]:
@@ -159,9 +159,8 @@ class Fleet:
     async def _start_all(
         self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]
     ) -> None:
-        async with asyncio.TaskGroup() as group:
-            for thing, configuration in configurations.items():
-                group.create_task(self._start_one(thing, build, configuration))
+        starts = (self._start_one(thing, build, chosen) for thing, chosen in configurations.items())
+        _raise_first(await asyncio.gather(*starts, return_exceptions=True))
 
     async def _start_one(
         self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]
@@ -204,10 +203,16 @@ class Fleet:
         await core.wait_for(build.name, "RUNNING", START_SECONDS)
 
     async def _stop_all(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for device in self.devices.values():
-                group.create_task(_stop_one(device))
+        stops = [_stop_one(device) for device in self.devices.values()]
         self.devices.clear()
+        _raise_first(await asyncio.gather(*stops, return_exceptions=True))
+
+
+def _raise_first(results: Sequence[BaseException | None]) -> None:
+    """Raise the first failure of several that ran to their ends side by side."""
+    for result in results:
+        if result is not None:
+            raise result
 
 
 async def _stop_one(device: Device) -> None:

@@ -115,11 +115,9 @@ class _Running:
             event.set()
         self._exporter.wake(name)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  asyncio starts this as a task
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that asyncio starts for a coroutine here complains aloud when it is canceled.
+        connection = Connection(reader, writer, self._operations, self._is_component_token)
+        task = self._loop.create_task(connection.serve())
         self._connections.add(task)
-        try:
-            await Connection(reader, writer, self._operations, self._is_component_token).serve()
-        finally:
-            self._connections.discard(task)
+        task.add_done_callback(self._connections.discard)

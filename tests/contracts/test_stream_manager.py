@@ -30,7 +30,8 @@ from stream_manager import (
 )
 from stream_manager.data import ListStreamsRequest, Operation, ResponseStatusCode
 
-from tests.stream_manager_server import stream_manager
+from fedgrass.local.stream_manager import StreamManager
+from tests.stream_manager_server import no_s3, stream_manager
 
 _SECONDS = 10
 
@@ -287,6 +288,31 @@ def test_a_server_stops_while_reads_wait(tmp_path: Path) -> None:
         client.list_streams()
     assert waiting.exception(_SECONDS) is not None
     client.close()
+
+
+def test_many_servers_share_one_event_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        managers = [StreamManager(tmp_path / str(number), no_s3) for number in range(24)]
+        ports = [await manager.start() for manager in managers]
+
+        def use(number: int) -> list[str]:
+            with StreamManagerClient(port=ports[number], request_timeout=_SECONDS) as client:
+                client.create_message_stream(definition(f"of {number}"))
+                streams: list[str] = client.list_streams()
+                return streams
+
+        try:
+            assert len(set(ports)) == 24
+            listed = await asyncio.gather(*(asyncio.to_thread(use, number) for number in range(24)))
+            assert listed == [[f"of {number}"] for number in range(24)]
+        finally:
+            for manager in managers:
+                await manager.stop()
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
+
+    asyncio.run(scenario())
 
 
 def exchange(port: int, sent: bytes) -> bytes:

@@ -63,7 +63,7 @@ def s3(endpoint: str) -> Iterator[Any]:
 
 
 class Device:
-    """What a component does: make a status stream and exported streams, append tasks, wait for their status."""
+    """What a component does: make a status stream and exported streams, append tasks, wait for statuses."""
 
     def __init__(self, port: int) -> None:
         self.client = StreamManagerClient(port=port)

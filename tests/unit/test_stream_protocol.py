@@ -21,7 +21,6 @@ from fedgrass.local.stream_protocol import (
     Operation,
     ReadRequest,
     Request,
-    ResponseStatus,
     StreamDefinition,
     StreamManagerError,
     decode_body,

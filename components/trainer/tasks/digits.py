@@ -97,6 +97,6 @@ def _checked_share(share: int | str, shares: int | str, count: int) -> tuple[int
         raise ConfigurationError(message) from error
     most = round(count * (1 - HELD_OUT)) // SMALLEST_SHARE
     if not 0 <= number < total <= most:
-        message = f"task 'digits' has share {number} of {total}: shares go to {most}, share from 0 to shares - 1"
+        message = f"task 'digits' has no share {number} of {total}: 1 to {most} shares, numbered from 0"
         raise ConfigurationError(message)
     return number, total

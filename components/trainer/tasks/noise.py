@@ -53,10 +53,10 @@ class Noise:
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
         """Add the device's own number, between -0.5 and 0.5, to every value."""
-        change = np.float32(np.random.default_rng(self._seed).random() - 0.5)
-        trained = {name: np.asarray(array + change, dtype=array.dtype) for name, array in weights.items()}
+        change = np.random.default_rng(self._seed).random() - 0.5
+        trained = {name: np.add(array, change, dtype=np.float32) for name, array in weights.items()}
         report(1.0)
-        return Fit(trained, self._examples, {"change": float(change)})
+        return Fit(trained, self._examples, {"change": change})
 
     def examples(self) -> int:
         """Return the number that the options give."""

@@ -1,0 +1,95 @@
+"""The install step of the recipe: an interpreter with the requirements, its path in the file ``interpreter``.
+
+    python3 install.py --python ""                 makes a virtual environment in the work folder
+    python3 install.py --python /opt/ml/bin/python takes this one, if it has all that is needed
+
+It runs again at each start of the nucleus, and then has nothing to do. Standard library only.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).resolve().with_name("requirements.txt")
+MODULES = ("awsiot", "boto3", "cbor2", "msgspec", "numpy", "safetensors", "stream_manager", "torch", "xxhash")
+INTERPRETER = Path("interpreter")  # read by the run step
+ENVIRONMENT = Path("venv")
+MARKER = ENVIRONMENT / "requirements.sha256"
+OLDEST = (3, 11)
+CHECK_SECONDS = 60
+INSTALL_SECONDS = 880  # a little less than the recipe's own time-out, so that the reason is told
+
+CHECK = f"""
+import importlib.util, sys
+if sys.version_info < {OLDEST}:
+    sys.exit("it is Python " + sys.version.split()[0] + ", and has to be {OLDEST[0]}.{OLDEST[1]} or newer")
+missing = [name for name in {MODULES} if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit("it does not have: " + ", ".join(missing))
+"""
+
+
+class InstallError(Exception):
+    """The trainer cannot be installed; the text says why, and what to do."""
+
+
+def main() -> int:
+    """Install, and return the exit code of the step."""
+    parser = argparse.ArgumentParser(description="Prepares the interpreter of the trainer.")
+    parser.add_argument("--python", default="", help="an interpreter that has the requirements already")
+    given = parser.parse_args().python
+    try:
+        python = checked(Path(given)) if given else environment()
+    except InstallError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    unfinished = INTERPRETER.with_suffix(".unfinished")
+    unfinished.write_text(f"{python}\n", encoding="utf-8")
+    unfinished.replace(INTERPRETER)
+    return 0
+
+
+def checked(python: Path) -> Path:
+    """Return ``python`` if it has all that the trainer needs."""
+    wanted = "the configuration's python"
+    if not python.is_absolute() or not os.access(python, os.X_OK):
+        message = f"{wanted} is {str(python)!r}; it has to be the absolute path of an interpreter, or empty"
+        raise InstallError(message)
+    _run([str(python), "-c", CHECK], CHECK_SECONDS, f"{wanted}, {python}, cannot run the trainer")
+    return python
+
+
+def environment() -> Path:
+    """Return the interpreter of a virtual environment that has the requirements, made if need be."""
+    python = (ENVIRONMENT / "bin" / "python").absolute()
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    if python.exists() and MARKER.exists() and MARKER.read_text(encoding="utf-8") == digest:
+        return python
+    MARKER.unlink(missing_ok=True)
+    _run(
+        [sys.executable, "-m", "venv", str(ENVIRONMENT)],
+        CHECK_SECONDS,
+        "no virtual environment can be made (on Debian and Ubuntu: apt-get install python3-venv)",
+    )
+    pip = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    _run([*pip, "-r", str(REQUIREMENTS)], INSTALL_SECONDS, "the requirements cannot be installed")
+    MARKER.write_text(digest, encoding="utf-8")
+    return python
+
+
+def _run(command: list[str], seconds: int, failure: str) -> None:
+    try:
+        subprocess.run(command, check=True, timeout=seconds, stdin=subprocess.DEVNULL)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        message = f"{failure}: it took longer than {seconds} s"
+        raise InstallError(message) from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        message = f"{failure}: {error}"
+        raise InstallError(message) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

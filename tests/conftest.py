@@ -1,0 +1,28 @@
+"""What several test folders share: one embedded cloud per session, and patience for two shared cores."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from fedgrass.local.cloud import EmbeddedCloud
+
+PROJECT = Path(__file__).parents[1]
+
+# No deadline: a slow machine is no defect. Timings belong in benchmarks/.
+hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
+hypothesis.settings.load_profile("fedgrass")
+
+
+@pytest.fixture(scope="session")
+def embedded_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
+    """AWS on 127.0.0.1, started for the first test that asks for it."""
+    with EmbeddedCloud(tmp_path_factory.mktemp("embedded-cloud")) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The checkout."""
+    return PROJECT

@@ -1,0 +1,299 @@
+"""Every port of the cloud in memory, with the contracts of fedgrass/federation/ports.py."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
+
+import msgspec
+
+from fedgrass.federation.errors import LostRace, UpdateRefused
+from fedgrass.federation.messages import Completion
+from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State, before
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.weights import Layout, read_layout
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RoundKey = tuple[str, int, int]
+ParticipantKey = tuple[str, int, int, str]
+
+
+class MemoryRounds:
+    """The ``RoundStore`` as two dictionaries under one lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._runs: dict[str, Run] = {}
+        self._rounds: dict[RoundKey, Round] = {}
+        self._participants: dict[ParticipantKey, Participant] = {}
+
+    def create_run(self, run: Run) -> None:
+        with self._lock:
+            _expect(run.name not in self._runs)
+            self._runs[run.name] = run
+
+    def run(self, name: str) -> Run | None:
+        return self._runs.get(name)
+
+    def running(self) -> list[str]:
+        with self._lock:
+            return sorted(name for name, run in self._runs.items() if run.state is RunState.RUNNING)
+
+    def end_run(self, run: Run, state: RunState, reason: str, now: int) -> Run:
+        with self._lock:
+            stored = self._where_it_stands(run)
+            ended = msgspec.structs.replace(stored, state=state, reason=reason, ended_at=now)
+            self._runs[run.name] = ended
+            return ended
+
+    def ask(self, first: Round, devices: Sequence[str]) -> None:
+        with self._lock:
+            for device in devices:
+                asked = Participant(
+                    device=device, state=Participation.ASKED, announced_at=first.opened_at
+                )
+                self._participants.setdefault((*_key(first), device), asked)
+
+    def open_round(self, run: Run, first: Round) -> None:
+        with self._lock:
+            _expect(_key(first) not in self._rounds)
+            stored = self._where_it_stands(run)
+            self._rounds[_key(first)] = first
+            self._runs[run.name] = msgspec.structs.replace(
+                stored, round=first.number, attempt=first.attempt
+            )
+
+    def round(self, run: str, number: int, attempt: int) -> Round | None:
+        return self._rounds.get((run, number, attempt))
+
+    def mark_announced(self, current: Round) -> None:
+        with self._lock:
+            self._change(current, announced=True)
+
+    def move(self, current: Round, event: Event, **changes: object) -> Round:
+        target = TRANSITIONS[current.state, event]
+        with self._lock:
+            stored = self._stored(current)
+            _expect((stored.state, stored.fence) == (current.state, current.fence))
+            return self._change(current, state=target, **changes)
+
+    def participant(self, of: Round, device: str) -> Participant | None:
+        return self._participants.get((*_key(of), device))
+
+    def participants(self, of: Round) -> Iterator[Participant]:
+        with self._lock:
+            found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(of)]
+        yield from found
+
+    def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
+        with self._lock:
+            stored = self._in_state(of, State.OPEN)
+            self._move(
+                of,
+                device,
+                Participation.REPLIED,
+                announced_at=reply.announced_at,
+                received_at=received_at,
+                bytes=reply.bytes,
+                checksum=reply.checksum,
+                examples=reply.examples,
+                metrics=reply.metrics,
+                download_seconds=reply.download_seconds,
+                evaluate_seconds=reply.evaluate_seconds,
+                train_seconds=reply.train_seconds,
+                upload_seconds=reply.upload_seconds,
+            )
+            self._change(of, replied=stored.replied + 1)
+
+    def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
+        with self._lock:
+            stored = self._in_state(of, State.OPEN)
+            self._move(of, device, target, reason=reason)
+            if target in {Participation.DECLINED, Participation.FAILED}:
+                self._change(of, gone=stored.gone + 1)
+
+    def refuse_update(self, of: Round, device: str, reason: str) -> None:
+        with self._lock:
+            stored = self._in_state(of, State.AGGREGATING)
+            _expect(stored.fence == of.fence)
+            self._move(of, device, Participation.REFUSED, reason=reason)
+            self._change(of, refused=stored.refused + 1)
+
+    def count_late(self, of: Round, device: str, received_at: int) -> None:
+        with self._lock:
+            stored = self._in_state(of, of.state)
+            self._move(of, device, Participation.LATE, received_at=received_at)
+            self._change(of, late=stored.late + 1)
+
+    def _where_it_stands(self, run: Run) -> Run:
+        stored = self._runs.get(run.name)
+        if stored is None or stored.state is not RunState.RUNNING:
+            raise LostRace(run.name)
+        _expect((stored.round, stored.attempt) == (run.round, run.attempt))
+        return stored
+
+    def _stored(self, of: Round) -> Round:
+        _expect(_key(of) in self._rounds)
+        return self._rounds[_key(of)]
+
+    def _in_state(self, of: Round, state: State) -> Round:
+        stored = self._stored(of)
+        _expect(stored.state is state)
+        return stored
+
+    def _change(self, of: Round, **changes: object) -> Round:
+        self._rounds[_key(of)] = msgspec.structs.replace(self._stored(of), **changes)
+        return self._rounds[_key(of)]
+
+    def _move(self, of: Round, device: str, target: Participation, **changes: object) -> None:
+        key = (*_key(of), device)
+        _expect(key in self._participants and self._participants[key].state in before(target))
+        self._participants[key] = msgspec.structs.replace(
+            self._participants[key], state=target, **changes
+        )
+
+
+def _key(of: Round) -> RoundKey:
+    return (of.run, of.number, of.attempt)
+
+
+def _expect(holds: bool) -> None:  # noqa: FBT001
+    if not holds:
+        message = "a row was moved by somebody else first"
+        raise LostRace(message)
+
+
+class MemoryDevices:
+    """The ``DeviceDirectory`` as a dictionary, which a test fills as the heartbeat rule would."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Candidate] = {}
+
+    def heartbeat(self, device: str, at: int, tasks: str = "digits", examples: int = 0) -> None:
+        self.seen[device] = Candidate(device, at, frozenset(filter(None, tasks.split(","))), examples)
+
+    def seen_since(self, earliest: int) -> list[Candidate]:
+        return [candidate for candidate in self.seen.values() if candidate.last_seen >= earliest]
+
+
+class MemoryBucket:
+    """The ``Bucket`` as a dictionary; ``largest_read`` says how much one read returned at most."""
+
+    def __init__(self, name: str = "bucket") -> None:
+        self.name = name
+        self.objects: dict[str, bytes] = {}
+        self.largest_read = 0
+        self._lock = threading.Lock()
+
+    def read(self, key: str, largest: int) -> bytes:
+        data = self.objects[key]
+        if len(data) > largest:
+            message = f"object {key} has {len(data)} bytes; {largest} is the most it may have"
+            raise UpdateRefused(message)
+        self.largest_read = max(self.largest_read, len(data))
+        return data
+
+    def read_layout(self, key: str) -> Layout:
+        data = self.objects[key]
+        return read_layout(data, len(data))
+
+    def write(self, key: str, data: bytes) -> None:
+        self.objects[key] = bytes(data)
+
+    def write_once(self, key: str, data: bytes) -> bytes:
+        with self._lock:
+            return self.objects.setdefault(key, bytes(data))
+
+
+class MemoryPublisher:
+    """The ``Publisher`` that keeps what was published, by topic."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes]] = []
+
+    def publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        self.published += list(messages)
+
+    def on(self, topic: str) -> list[bytes]:
+        return [payload for published_to, payload in self.published if published_to == topic]
+
+
+class MemoryAlarms:
+    """The ``Alarms`` as a set, from which a test takes those that are due."""
+
+    def __init__(self) -> None:
+        self._due: dict[tuple[str, int, int, int], Round] = {}
+
+    def set(self, of: Round) -> None:
+        self._due.setdefault((*_key(of), of.deadline_at), of)
+
+    def cancel(self, of: Round) -> None:
+        self._due.pop((*_key(of), of.deadline_at), None)
+
+    def standing(self) -> list[Round]:
+        return list(self._due.values())
+
+    def ring(self, now: int) -> list[Round]:
+        """Remove and return the rounds whose deadline has come."""
+        rung = [of for of in self._due.values() if of.deadline_at <= now]
+        for of in rung:
+            self.cancel(of)
+        return rung
+
+
+class Crash(BaseException):
+    """The worker's death. No ``Exception``: nothing in the code under test may survive it."""
+
+
+class CallCounter:
+    """Counts the calls of ports, and at a chosen one kills the worker or lets another act first."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.per_call: defaultdict[str, int] = defaultdict(int)
+        self._planned: dict[int, Callable[[], None]] = {}
+
+    def crash_before(self, call: int) -> None:
+        """Kill the worker just before its ``call``-th call from now, counted from 1."""
+        self.interrupt_before(call, _die)
+
+    def interrupt_before(self, call: int, act: Callable[[], None]) -> None:
+        """Call ``act`` just before the ``call``-th call from now, counted from 1."""
+        self._planned[len(self.calls) + call] = act
+
+    def forget_plans(self) -> None:
+        self._planned.clear()
+
+    def counted(self, name: str) -> None:
+        self.calls.append(name)
+        self.per_call[name] += 1
+        act = self._planned.pop(len(self.calls), None)
+        if act:
+            act()
+
+
+def _die() -> None:
+    raise Crash
+
+
+class Counted:
+    """A port whose every call is counted, with a ``CallCounter``, before it is made."""
+
+    def __init__(self, port: object, counter: CallCounter) -> None:
+        self._port = port
+        self._counter = counter
+
+    def __getattr__(self, name: str) -> object:
+        attribute = getattr(self._port, name)
+        return _counting(attribute, name, self._counter) if callable(attribute) else attribute
+
+
+def _counting(method: Callable[P, T], name: str, counter: CallCounter) -> Callable[P, T]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        counter.counted(name)
+        return method(*args, **kwargs)
+
+    return call
