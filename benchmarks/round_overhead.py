@@ -91,23 +91,26 @@ def _processor_seconds() -> float:
 
 
 def _idle_trainer_megabytes() -> float:
-    """Return the largest resident memory of a trainer once its worker has gone."""
+    """Return the largest resident memory of a trainer once all workers have gone."""
     deadline = time.monotonic() + 10 * _WARM_SECONDS
     while time.monotonic() < deadline:
-        trainers = [process for process in psutil.Process().children(recursive=True) if _is_trainer(process)]
-        if trainers and not any(process.children() for process in trainers):
-            return max(process.memory_info().rss for process in trainers) / 1e6
+        if not _started("components.trainer.worker"):
+            return max(process.memory_info().rss for process in _started("components.trainer")) / 1e6
         time.sleep(0.2)
     message = f"the workers of {TRAINER} did not end"
     raise FedgrassError(message)
 
 
-def _is_trainer(process: psutil.Process) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return False
-    return words[1:] == ["-m", "components.trainer"]
+def _started(module: str) -> list[psutil.Process]:
+    """Return the processes below this one that run ``module``."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[1:] == ["-m", module]:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A local Greengrass core for tests: in its own event loop thread, with a small broker in place of IoT Core."""
+"""A local Greengrass core for tests: in its own event loop thread, with a small broker for IoT Core."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED_FILTER = "refused/by/policy"
 
 
 class FakeBroker:
-    """Keeps the contract of IoT Core as one connection sees it: QoS 1 is acknowledged, retained messages are kept."""
+    """Keeps the contract of IoT Core: QoS 1 is acknowledged, retained messages are kept."""
 
     def __init__(self) -> None:
         self.received: list[IotMessage] = []
@@ -71,7 +71,8 @@ class FakeIotConnection:
 
     async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:
         if topic_filter == REFUSED_FILTER:
-            raise IotConnectionError(f"cannot subscribe to {topic_filter}: Not authorized")
+            message = f"cannot subscribe to {topic_filter}: Not authorized"
+            raise IotConnectionError(message)
         self.filters[topic_filter] = qos
         for message in self._broker.retained.values():
             self.arrived(message)
@@ -125,9 +126,17 @@ class CoreInThread:
 def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
     """Settings of a core that meets no real IoT Core."""
     values: dict[str, Any] = {
-        "thing_name": "device-1", "root": root, "iot_endpoint": "127.0.0.1", "iot_port": 1,
-        "certificate": root / "none", "private_key": root / "none", "root_ca": root / "ca.pem",
-        "region": "eu-central-1", "credentials": dict, "environment": {"FLEET": "test"}, "profile": profile,
+        "thing_name": "device-1",
+        "root": root,
+        "iot_endpoint": "127.0.0.1",
+        "iot_port": 1,
+        "certificate": root / "none",
+        "private_key": root / "none",
+        "root_ca": root / "ca.pem",
+        "region": "eu-central-1",
+        "credentials": dict,
+        "environment": {"FLEET": "test"},
+        "profile": profile,
     }
     return CoreSettings(**{**values, **changes})
 
@@ -179,6 +188,7 @@ def eventually(condition: Callable[[], T], seconds: float = 10) -> T:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"this did not become true within {seconds} s")
+            message = f"this did not become true within {seconds} s"
+            raise AssertionError(message)
         time.sleep(0.01)
     return value

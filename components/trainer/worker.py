@@ -91,6 +91,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for chatty in ("boto3", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     # The user's code may print: what it prints goes to the log, and the answers have a stream of their own.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,8 +1,9 @@
 """What a component may do over IPC: the `accessControl` of its configuration.
 
-A policy allows operations on resources, per service. In a resource `*` stands for any characters, `+` for one level of a
-topic and `#` for the levels that are left. What no policy allows is refused. Recipe variables in a resource are not
-replaced: Nucleus Lite 2.6.0 and the classic nucleus in its default configuration take them literally.
+A policy allows operations on resources, per service. In a resource `*` stands for any characters, `+` for one
+level of a topic and `#` for the levels that are left. What no policy allows is refused. Recipe variables in a
+resource are not replaced: Nucleus Lite 2.6.0 and the classic nucleus in its default configuration take them
+literally.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ CLI: Final = "aws.greengrass.Cli"
 
 
 def is_allowed(access_control: object, service: str, operation: str, resource: str) -> bool:
-    """Whether a policy of `service` allows `operation` (`aws.greengrass#...`) on `resource`, such as a topic filter."""
+    """Whether a policy of `service` allows `operation` (`aws.greengrass#...`) on `resource`, such as a topic."""
     services = cast("Mapping[str, object]", access_control) if isinstance(access_control, Mapping) else {}
     policies = services.get(service)
     if not isinstance(policies, Mapping):
         return False
     return any(
-        (operation in operations or "*" in operations) and any(covers(pattern, resource) for pattern in resources)
+        (operation in operations or "*" in operations)
+        and any(covers(pattern, resource) for pattern in resources)
         for operations, resources in map(_operations_and_resources, policies.values())
     )
 
@@ -44,7 +46,8 @@ def _texts(value: object) -> list[str]:
 def covers(pattern: str, resource: str) -> bool:
     """Whether a policy's resource `pattern` covers `resource`, a topic or a topic filter.
 
-    A `+` of a policy does not cover a `#` of a filter: the filter would reach more topics than the policy names.
+    A `+` of a policy does not cover a `#` of a filter: the filter would reach more topics than the policy
+    names.
     """
     return _as_expression(pattern).fullmatch(resource) is not None
 
@@ -66,7 +69,10 @@ def _as_expression(pattern: str) -> re.Pattern[str]:
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether an MQTT topic filter, with `+` and `#`, takes in `topic`. `$` topics need a literal first level."""
+    """Whether an MQTT topic filter, with `+` and `#`, takes in `topic`.
+
+    `$` topics need a literal first level.
+    """
     if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
         return False
     wanted, levels = topic_filter.split("/"), topic.split("/")
@@ -79,13 +85,18 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
 
 
 def check_access_control(access_control: object) -> None:
-    """Raise InvalidAccessControlError if this is no map of services to policies to operations and resources."""
+    """Raise InvalidAccessControlError unless this maps services to policies to operations and resources."""
     for service, policy_id, policy in _policies(access_control):
         for key in ("operations", "resources"):
             values = policy.get(key)
-            if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+            if (
+                not isinstance(values, list)
+                or not values
+                or not all(isinstance(value, str) for value in values)
+            ):
                 where = f"accessControl {service} {policy_id} {key}"
-                raise InvalidAccessControlError(f"{where} has to be a list of strings, not {values!r}")
+                message = f"{where} has to be a list of strings, not {values!r}"
+                raise InvalidAccessControlError(message)
 
 
 def policy_ids(access_control: object) -> list[str]:
@@ -101,5 +112,6 @@ def _policies(access_control: object) -> Iterator[tuple[str, str, Mapping[str, o
 
 def _map(where: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InvalidAccessControlError(f"{where} has to be a map, not {value!r}")
+        message = f"{where} has to be a map, not {value!r}"
+        raise InvalidAccessControlError(message)
     return value

@@ -29,7 +29,8 @@ def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages
     for artifact in manifest.artifacts:
         file = source / recipe.component_name / recipe.component_version / artifact.file_name
         if not file.is_file():
-            raise ArtifactError(f"artifact {artifact.uri} is not there as {file}: build the component first")
+            message = f"artifact {artifact.uri} is not there as {file}: build the component first"
+            raise ArtifactError(message)
         copy = folder / artifact.file_name
         shutil.copyfile(file, copy)
         _permit([copy], artifact)
@@ -43,10 +44,12 @@ def _unpack(archive: Path, folder: Path, artifact: Artifact) -> None:
             for name in content.namelist():
                 path = PurePosixPath(name)
                 if path.is_absolute() or ".." in path.parts or "\\" in name:
-                    raise ArtifactError(f"artifact {artifact.uri} holds {name!r}, which leads out of its folder")
+                    message = f"artifact {artifact.uri} holds {name!r}, which leads out of its folder"
+                    raise ArtifactError(message)
             content.extractall(folder)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as exc:
-        raise ArtifactError(f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {exc}") from exc
+        message = f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {exc}"
+        raise ArtifactError(message) from exc
     _permit(folder.rglob("*"), artifact)
 
 

@@ -55,7 +55,8 @@ class RestartLimits:
 class ComponentProcess:
     """Runs a component's lifecycle.
 
-    `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every change.
+    `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every
+    change.
     """
 
     def __init__(
@@ -146,9 +147,11 @@ class ComponentProcess:
         self._enter(RUNNING)
         code = await self._attend(running)
         if self._reported_error:
-            raise ScriptFailedError("run ended after the component had reported ERRORED")
+            message = "run ended after the component had reported ERRORED"
+            raise ScriptFailedError(message)
         if code:
-            raise ScriptFailedError(f"run ended with exit code {code}")
+            message = f"run ended with exit code {code}"
+            raise ScriptFailedError(message)
 
     async def _run_in_time(self, name: str, timed: TimedScript) -> None:
         running = await GuardedScript.start(timed.script)
@@ -156,9 +159,11 @@ class ComponentProcess:
             async with asyncio.timeout(timed.seconds):
                 code = await self._attend(running)
         except TimeoutError:
-            raise ScriptFailedError(f"{name} took longer than its Timeout of {timed.seconds:g} s") from None
+            message = f"{name} took longer than its Timeout of {timed.seconds:g} s"
+            raise ScriptFailedError(message) from None
         if code:
-            raise ScriptFailedError(f"{name} ended with exit code {code}")
+            message = f"{name} ended with exit code {code}"
+            raise ScriptFailedError(message)
 
     async def _attend(self, running: GuardedScript) -> int:
         """Wait for a script's end; it is stopped if this task is."""

@@ -26,10 +26,14 @@ from fedgrass.local.profiles import Profile
 from fedgrass.local.recipe import Recipe, read_recipe
 from fedgrass.local.recipe_platform import select_manifest
 
-PROVIDED: Final = frozenset({
-    "aws.greengrass.Nucleus", "aws.greengrass.NucleusLite", "aws.greengrass.StreamManager",
-    "aws.greengrass.TokenExchangeService",
-})
+PROVIDED: Final = frozenset(
+    {
+        "aws.greengrass.Nucleus",
+        "aws.greengrass.NucleusLite",
+        "aws.greengrass.StreamManager",
+        "aws.greengrass.TokenExchangeService",
+    }
+)
 """Components that the core itself stands in for."""
 LOG_TAIL_BYTES: Final = 2_000
 
@@ -47,10 +51,15 @@ class ComponentRegistry:
 
     @property
     def _core(self) -> CoreSurroundings:
-        return self._surroundings()  # asked anew each time: ports and the socket change from one start to the next
+        return (
+            self._surroundings()
+        )  # asked anew each time: ports and the socket change from one start to the next
 
     async def deploy(self, recipe_file: Path, artifacts: Path, configuration: Mapping[str, object]) -> None:
-        """Install a component, or a new version of it, and start it. Raises a CoreError that says what is wrong."""
+        """Install a component, or a new version of it, and start it.
+
+        Raises a CoreError that says what is wrong.
+        """
         recipe = await asyncio.to_thread(read_recipe, recipe_file)
         manifest = select_manifest(recipe, self._profile)
         self._check_dependencies(recipe)
@@ -70,7 +79,7 @@ class ComponentRegistry:
         self._launch(component)
 
     def start_all(self) -> None:
-        """Install and run every deployed component again, with new tokens, as a nucleus does when it starts."""
+        """Install and run every deployed component, with new tokens, as a nucleus does when it starts."""
         for component in self._components.values():
             component.token = secrets.token_urlsafe(16)
             self._launch(component)
@@ -83,11 +92,17 @@ class ComponentRegistry:
         await asyncio.gather(*stopping)
 
     async def update_configuration(self, name: str, merge: Mapping[str, object]) -> None:
-        """Merge into a component's configuration. A component whose run step reads what changed is restarted."""
+        """Merge into a component's configuration.
+
+        A component whose run step reads what changed is restarted.
+        """
         component = self.get(name)
         old = component.configuration
         trial = DeployedComponent(
-            component.recipe, component.manifest, Configuration(merge_trees(old.tree, merge), 0), component.token
+            component.recipe,
+            component.manifest,
+            Configuration(merge_trees(old.tree, merge), 0),
+            component.token,
         )
         self._check_access_control(trial)
         rendered = trial.render(self._core)
@@ -101,7 +116,8 @@ class ComponentRegistry:
             return self._components[name]
         except KeyError:
             there = ", ".join(self._components) or "none"
-            raise UnknownComponentError(f"no component {name} on {self._core.thing_name}: there are {there}") from None
+            message = f"no component {name} on {self._core.thing_name}: there are {there}"
+            raise UnknownComponentError(message) from None
 
     def state(self, name: str) -> str:
         """The state of a deployed component."""
@@ -109,9 +125,13 @@ class ComponentRegistry:
         return process.state if process else "NEW"
 
     async def wait_for(self, name: str, state: str, seconds: float) -> None:
-        """Wait until a component is in, or passes through, `state`. Raises ComponentStateError with its log's end."""
+        """Wait until a component is in, or passes through, `state`.
+
+        Raises ComponentStateError with its log's end.
+        """
         if state not in STATES:
-            raise ComponentStateError(f"there is no state {state!r}: choose one of {', '.join(sorted(STATES))}")
+            message = f"there is no state {state!r}: choose one of {', '.join(sorted(STATES))}"
+            raise ComponentStateError(message)
         if self.state(name) == state:
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -166,7 +186,8 @@ class ComponentRegistry:
             component.scripts = component.render(self._core)
             return component.scripts
 
-        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001 - see nucleus.py
+        # Not in logging's own table, as the core's logger.
+        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
         log.parent = self._log
         component.process = ComponentProcess(scripts, lambda state: self._entered(component.name, state), log)
         component.process.start()
@@ -182,7 +203,11 @@ class ComponentRegistry:
 
     def _not_reached(self, name: str, state: str, why: str) -> ComponentStateError:
         file = log_file(self._core.root, name)
-        tail = file.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip() if file.exists() else "(nothing)"
+        tail = (
+            file.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            if file.exists()
+            else "(nothing)"
+        )
         return ComponentStateError(
             f"{name} on {self._core.thing_name} is {self.state(name)}, not {state}, {why}."
             f" The end of {file}:\n{tail}"
@@ -191,21 +216,26 @@ class ComponentRegistry:
     def _check_dependencies(self, recipe: Recipe) -> None:
         for name, dependency in recipe.component_dependencies.items():
             if dependency.dependency_type == "HARD" and name not in PROVIDED and name not in self._components:
-                raise DependencyError(
-                    f"{recipe.component_name} needs {name}, which is not on {self._core.thing_name}: deploy it first"
+                message = (
+                    f"{recipe.component_name} needs {name},"
+                    f" which is not on {self._core.thing_name}: deploy it first"
                 )
+                raise DependencyError(message)
 
     def _check_access_control(self, component: DeployedComponent) -> None:
         access_control = component.configuration.tree.get("accessControl", {})
         try:
             check_access_control(access_control)
         except InvalidAccessControlError as exc:
-            raise InvalidAccessControlError(f"{component.name}: {exc}") from exc
+            message = f"{component.name}: {exc}"
+            raise InvalidAccessControlError(message) from exc
         taken = {
             policy: other.name
-            for other in self._components.values() if other.name != component.name
+            for other in self._components.values()
+            if other.name != component.name
             for policy in policy_ids(other.configuration.tree.get("accessControl", {}))
         }
         for policy in policy_ids(access_control):
             if policy in taken:
-                raise RecipeError(f"{component.name}: policy id {policy} is taken by {taken[policy]}: ids are unique")
+                message = f"{component.name}: policy id {policy} is taken by {taken[policy]}: ids are unique"
+                raise RecipeError(message)

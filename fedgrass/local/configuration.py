@@ -27,7 +27,10 @@ class Configuration:
         return self._tree
 
     def read(self, path: Sequence[str]) -> object:
-        """The value at `path`, the whole tree for an empty one. Raises KeyError with the key that is missing."""
+        """The value at `path`, the whole tree for an empty one.
+
+        Raises KeyError with the key that is missing.
+        """
         node: object = self._tree
         for key in path:
             if not isinstance(node, Mapping) or key not in node:
@@ -38,20 +41,23 @@ class Configuration:
     def merge(self, path: Sequence[str], value: object, timestamp: float) -> list[KeyPath]:
         """Merge `value` into the node at `path`: maps key by key, everything else replaces what was there.
 
-        `timestamp` (seconds of the epoch) is the update's. Raises StaleUpdateError if a leaf that would change is newer;
-        then nothing changes. Returns the paths of the changed leaves, after all listeners have been told of them.
+        `timestamp` (seconds of the epoch) is the update's. Raises StaleUpdateError if a leaf that would
+        change is newer; then nothing changes. Returns the paths of the changed leaves, after all listeners
+        have been told of them.
         """
         update = value
         for key in reversed(path):
             update = {key: update}
         if not isinstance(update, Mapping):
-            raise TypeError(f"the top of a configuration is a map, not {value!r}")
+            message = f"the top of a configuration is a map, not {value!r}"
+            raise TypeError(message)
         merged = merge_trees(self._tree, cast("Mapping[str, object]", update))
         before, after = dict(leaves(self._tree)), dict(leaves(merged))
         changed = [leaf for leaf, new in after.items() if leaf not in before or before[leaf] != new]
         for leaf in changed:
             if self._changed_at.get(leaf, timestamp) > timestamp:
-                raise StaleUpdateError(f"{'/'.join(leaf)} was changed later than the update's timestamp {timestamp}")
+                message = f"{'/'.join(leaf)} was changed later than the update's timestamp {timestamp}"
+                raise StaleUpdateError(message)
         self._tree = merged
         self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf in after}
         self._changed_at.update(dict.fromkeys(changed, timestamp))
@@ -59,7 +65,10 @@ class Configuration:
         return changed
 
     def listen(self, path: Sequence[str], on_change: Callable[[KeyPath], None]) -> Callable[[], None]:
-        """Call `on_change` with the path of each leaf at or below `path` that changes, until the result is called."""
+        """Call `on_change` with the path of each leaf at or below `path` that changes.
+
+        Returns a function that ends this.
+        """
         entry = (tuple(path), on_change)
         self._listeners.append(entry)
         return lambda: self._listeners.remove(entry)

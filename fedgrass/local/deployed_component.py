@@ -16,7 +16,7 @@ from fedgrass.local.guarded_script import Script
 from fedgrass.local.recipe import Manifest, Phase, Recipe
 from fedgrass.local.recipe_platform import RecipeVariables, environment
 
-TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"
+TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
 _NOT_INHERITED: Final = ("AWS_", "GG", "PYTHON", "SVCUID", "STREAM_MANAGER_", "VIRTUAL_ENV")
 """What the operator's shell says of these is not meant for a component."""
 
@@ -49,10 +49,15 @@ class DeployedComponent:
         return self.recipe.component_name
 
     def render(self, core: CoreSurroundings) -> LifecycleScripts:
-        """The lifecycle with all variables filled in. Raises RecipeError for a variable that stands for nothing."""
+        """The lifecycle with all variables filled in.
+
+        Raises RecipeError for a variable that stands for nothing.
+        """
         folders = artifact_folders(core.root / "packages", self.recipe)
         tree = self.configuration.tree
-        variables = RecipeVariables(*folders, work_folder(core.root, self.name), core.root, core.thing_name, tree)
+        variables = RecipeVariables(
+            *folders, work_folder(core.root, self.name), core.root, core.thing_name, tree
+        )
         run = self._timed("run", variables, core)
         return LifecycleScripts(
             install=self._timed("install", variables, core),
@@ -66,7 +71,8 @@ class DeployedComponent:
         own = {"SVCUID": self.token, "AWS_CONTAINER_AUTHORIZATION_TOKEN": self.token}
         if TOKEN_EXCHANGE in self.recipe.component_dependencies:
             own["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = core.token_exchange_url
-        # The SDKs would take the operator's own keys from these files before they ask the token exchange service.
+        # The SDKs would take the operator's own keys from these files before they ask the token exchange
+        # service.
         no_keys = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
         return {**inherited, **no_keys, **core.environment, **own}
 
@@ -75,7 +81,9 @@ class DeployedComponent:
         if phase is None:
             return None
         log = log_file(core.root, self.name)
-        script = Script(variables.fill(phase.script), self._setenv(phase, variables, core), variables.work, log)
+        script = Script(
+            variables.fill(phase.script), self._setenv(phase, variables, core), variables.work, log
+        )
         return TimedScript(script, phase.timeout)
 
     def _setenv(self, phase: Phase, variables: RecipeVariables, core: CoreSurroundings) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Frames of the AWS event-stream encoding, which Greengrass IPC speaks over its Unix socket.
 
-A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight bytes, headers, payload, CRC-32 of all
-before it. This module computes only: it reads no socket.
+A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight bytes, headers, payload,
+CRC-32 of all before it. This module computes only: it reads no socket.
 """
 
 from __future__ import annotations
@@ -60,22 +60,32 @@ class Frame:
         """The integer header `name`. Raises FrameError if it is missing or of another type."""
         value = self.headers.get(name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise FrameError(f"header {name} is {value!r}, not an integer")
+            text = f"header {name} is {value!r}, not an integer"
+            raise FrameError(text)
         return value
 
     def text(self, name: str) -> str | None:
-        """The string header `name`, or None if it is not there. Raises FrameError if it is of another type."""
+        """The string header `name`, or None if it is not there.
+
+        Raises FrameError if it is of another type.
+        """
         value = self.headers.get(name)
         if value is not None and not isinstance(value, str):
-            raise FrameError(f"header {name} is {value!r}, not a string")
+            text = f"header {name} is {value!r}, not a string"
+            raise FrameError(text)
         return value
 
 
 _PRELUDE = struct.Struct(">III")
 _LENGTH = struct.Struct(">H")
 # Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
-_INTEGERS: Final = {2: struct.Struct(">b"), 3: struct.Struct(">h"), 4: struct.Struct(">i"), 5: struct.Struct(">q"),
-                    8: struct.Struct(">q")}
+_INTEGERS: Final = {
+    2: struct.Struct(">b"),
+    3: struct.Struct(">h"),
+    4: struct.Struct(">i"),
+    5: struct.Struct(">q"),
+    8: struct.Struct(">q"),
+}
 _UUID_BYTES: Final = 16
 
 
@@ -87,7 +97,8 @@ def encode(frame: Frame) -> bytes:
     headers = b"".join(_encode_header(name, value) for name, value in frame.headers.items())
     total = PRELUDE_BYTES + len(headers) + len(frame.payload) + TRAILER_BYTES
     if total > LARGEST_FRAME_BYTES:
-        raise FrameError(f"a frame of {total} bytes is over the limit of {LARGEST_FRAME_BYTES}")
+        text = f"a frame of {total} bytes is over the limit of {LARGEST_FRAME_BYTES}"
+        raise FrameError(text)
     lengths = struct.pack(">II", total, len(headers))
     head = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers
     checksum = zlib.crc32(frame.payload, zlib.crc32(head))
@@ -97,7 +108,8 @@ def encode(frame: Frame) -> bytes:
 def _encode_header(name: str, value: HeaderValue) -> bytes:
     raw_name = name.encode()
     if not 1 <= len(raw_name) <= 255:  # noqa: PLR2004 - the length is one byte
-        raise FrameError(f"a header's name has 1 to 255 bytes, this one {len(raw_name)}")
+        text = f"a header's name has 1 to 255 bytes, this one {len(raw_name)}"
+        raise FrameError(text)
     return bytes((len(raw_name),)) + raw_name + _encode_value(name, value)
 
 
@@ -116,7 +128,8 @@ def _encode_value(name: str, value: HeaderValue) -> bytes:
             case UUID():
                 return b"\x09" + value.bytes
     except struct.error as exc:
-        raise FrameError(f"the value of header {name} does not fit: {exc}") from exc
+        text = f"the value of header {name} does not fit: {exc}"
+        raise FrameError(text) from exc
 
 
 def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
@@ -125,14 +138,18 @@ def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
     Raises FrameError if the prelude's checksum is wrong, or the length is impossible or over `limit`.
     """
     if len(prelude) < PRELUDE_BYTES:
-        raise FrameError(f"a frame starts with {PRELUDE_BYTES} bytes of lengths, here are {len(prelude)}")
+        text = f"a frame starts with {PRELUDE_BYTES} bytes of lengths, here are {len(prelude)}"
+        raise FrameError(text)
     total, headers_length, checksum = _PRELUDE.unpack_from(prelude)
     if zlib.crc32(prelude[:8]) != checksum:
-        raise FrameError("the checksum of the frame's lengths is wrong")
+        text = "the checksum of the frame's lengths is wrong"
+        raise FrameError(text)
     if not SMALLEST_FRAME_BYTES <= total <= limit:
-        raise FrameError(f"a frame of {total} bytes is outside {SMALLEST_FRAME_BYTES} to {limit}")
+        text = f"a frame of {total} bytes is outside {SMALLEST_FRAME_BYTES} to {limit}"
+        raise FrameError(text)
     if headers_length > min(total - SMALLEST_FRAME_BYTES, LARGEST_HEADERS_BYTES):
-        raise FrameError(f"headers of {headers_length} bytes do not fit a frame of {total} bytes")
+        text = f"headers of {headers_length} bytes do not fit a frame of {total} bytes"
+        raise FrameError(text)
     return int(total)
 
 
@@ -140,9 +157,11 @@ def decode(raw: bytes) -> Frame:
     """The frame that `raw` is, exactly. Raises FrameError for anything else."""
     total = frame_length(raw)
     if len(raw) != total:
-        raise FrameError(f"the frame announces {total} bytes and has {len(raw)}")
+        text = f"the frame announces {total} bytes and has {len(raw)}"
+        raise FrameError(text)
     if zlib.crc32(raw[:-TRAILER_BYTES]) != int.from_bytes(raw[-TRAILER_BYTES:], "big"):
-        raise FrameError("the checksum of the frame is wrong")
+        text = "the checksum of the frame is wrong"
+        raise FrameError(text)
     headers_end = PRELUDE_BYTES + int.from_bytes(raw[4:8], "big")
     return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-TRAILER_BYTES])
 
@@ -153,7 +172,8 @@ def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
     while reader.left:
         name = reader.text(reader.take(1)[0])
         if not name or name in headers:
-            raise FrameError(f"a header's name is empty or given twice: {name!r}")
+            text = f"a header's name is empty or given twice: {name!r}"
+            raise FrameError(text)
         headers[name] = _decode_value(reader, reader.take(1)[0])
     return headers
 
@@ -171,7 +191,8 @@ def _decode_value(reader: _Reader, kind: int) -> HeaderValue:
             return reader.text(reader.length())
         case 9:
             return UUID(bytes=reader.take(_UUID_BYTES))
-    raise FrameError(f"header type {kind} does not exist")
+    text = f"header type {kind} does not exist"
+    raise FrameError(text)
 
 
 class _Reader:
@@ -187,7 +208,8 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if count > self.left:
-            raise FrameError(f"a header ends {count - self.left} bytes after the headers do")
+            text = f"a header ends {count - self.left} bytes after the headers do"
+            raise FrameError(text)
         taken = self._raw[self._position : self._position + count]
         self._position += count
         return taken
@@ -199,4 +221,5 @@ class _Reader:
         try:
             return self.take(count).decode()
         except UnicodeDecodeError as exc:
-            raise FrameError("a header is no UTF-8 text") from exc
+            text = "a header is no UTF-8 text"
+            raise FrameError(text) from exc

@@ -1,8 +1,9 @@
 """Runs a lifecycle script so that nothing of it outlives the core.
 
-The script's shell leads its own process group. In the same group a second, tiny shell waits at a pipe whose other end only
-the core holds. When the core lets go of it, because the script has ended or because the core itself was killed, that shell
-kills whatever is left of the group. The kernel closes the pipe of a killed process, so no signal has to be caught.
+The script's shell leads its own process group. In the same group a second, tiny shell waits at a pipe whose
+other end only the core holds. When the core lets go of it, because the script has ended or because the core
+itself was killed, that shell kills whatever is left of the group. The kernel closes the pipe of a killed
+process, so no signal has to be caught.
 """
 
 from __future__ import annotations
@@ -49,8 +50,16 @@ class GuardedScript:
         try:
             with script.log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
-                    "/bin/sh", "-c", _GUARD, "lifecycle", script.text,
-                    stdin=pipe_end, stdout=output, stderr=output, cwd=script.folder, env=dict(script.environment),
+                    "/bin/sh",
+                    "-c",
+                    _GUARD,
+                    "lifecycle",
+                    script.text,
+                    stdin=pipe_end,
+                    stdout=output,
+                    stderr=output,
+                    cwd=script.folder,
+                    env=dict(script.environment),
                     start_new_session=True,
                 )
         except BaseException:
@@ -66,7 +75,10 @@ class GuardedScript:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait for the end; returns the exit code, negative for a signal. What the script left running is killed."""
+        """Wait for the end; returns the exit code, negative for a signal.
+
+        What the script left running is killed.
+        """
         return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
@@ -75,7 +87,10 @@ class GuardedScript:
             self._signal(signal.SIGTERM)
 
     async def stop(self, seconds: float) -> int:
-        """Send SIGTERM to the whole group, and SIGKILL to what is left of it after `seconds`. Returns the exit code."""
+        """Send SIGTERM to the whole group, and SIGKILL to what is left of it after `seconds`.
+
+        Returns the exit code.
+        """
         if not self._end.done():
             self.terminate()
             await asyncio.wait({self._end}, timeout=seconds)

@@ -49,7 +49,8 @@ class IotBridge:
         self._check_size(message)
         size = len(message.payload)
         if not self._connection.connected and not (self._profile.spools_offline and message.qos):
-            raise ServiceError("there is no connection to IoT Core: try again later")
+            text = "there is no connection to IoT Core: try again later"
+            raise ServiceError(text)
         if message.qos:
             self._check_room(size)
             self._unacknowledged_messages += 1
@@ -61,10 +62,14 @@ class IotBridge:
     async def subscribe(
         self, topic_filter: str, qos: QualityOfService, deliver: Callable[[IotMessage], None]
     ) -> Subscription:
-        """Subscribe, and give each matching message to `deliver`. Raises ServiceError, InvalidArgumentsError."""
+        """Subscribe, and give each matching message to `deliver`.
+
+        Raises ServiceError, InvalidArgumentsError.
+        """
         check_topic(topic_filter, wildcards=True)
         if not self._connection.connected and not self._profile.spools_offline:
-            raise ServiceError("there is no connection to IoT Core: try again later")
+            text = "there is no connection to IoT Core: try again later"
+            raise ServiceError(text)
         subscription = Subscription(topic_filter, deliver)
         async with self._lock(topic_filter):
             is_first = not self._is_subscribed(topic_filter)
@@ -93,7 +98,10 @@ class IotBridge:
         if len(message.payload) > self._profile.inbound_limit:
             self._log.warning(
                 "a message of %d bytes on %s is over the %d that nucleus %s takes in: dropped",
-                len(message.payload), message.topic, self._profile.inbound_limit, self._profile.name,
+                len(message.payload),
+                message.topic,
+                self._profile.inbound_limit,
+                self._profile.name,
             )
             return
         for subscription in list(self._subscriptions):
@@ -104,7 +112,8 @@ class IotBridge:
         size, limit = len(message.payload), self._profile.outbound_limit
         if size <= limit:
             return
-        text = f"a payload of {size} bytes for {message.topic} is over nucleus {self._profile.name}'s limit of {limit}"
+        nucleus = f"nucleus {self._profile.name}"
+        text = f"a payload of {size} bytes for {message.topic} is over {nucleus}'s limit of {limit}"
         if self._profile.oversize_closes_connection:
             raise ConnectionMustCloseError(text)
         raise ServiceError(text)
@@ -113,10 +122,11 @@ class IotBridge:
         most = self._profile.unacknowledged_messages
         too_many = most is not None and self._unacknowledged_messages >= most
         if too_many or self._unacknowledged_bytes + size > self._profile.unacknowledged_bytes:
-            raise ServiceError(
-                f"{self._unacknowledged_messages} messages of {self._unacknowledged_bytes} bytes wait for IoT Core's"
-                " acknowledgement: try again later"
+            text = (
+                f"{self._unacknowledged_messages} messages of {self._unacknowledged_bytes} bytes"
+                " wait for IoT Core's acknowledgement: try again later"
             )
+            raise ServiceError(text)
 
     def _acknowledged(self, size: int) -> None:
         self._unacknowledged_messages -= 1
@@ -131,13 +141,21 @@ class IotBridge:
 
 
 def check_topic(topic: str, *, wildcards: bool = False) -> None:
-    """Raise InvalidArgumentsError if AWS IoT Core would not take this topic, or topic filter with `wildcards`."""
-    if not topic or "\0" in topic or len(topic.encode()) > LONGEST_TOPIC_BYTES or topic.count("/") > MOST_SLASHES:
-        raise InvalidArgumentsError(
+    """Raise InvalidArgumentsError if IoT Core would not take this topic, or topic filter with `wildcards`."""
+    if (
+        not topic
+        or "\0" in topic
+        or len(topic.encode()) > LONGEST_TOPIC_BYTES
+        or topic.count("/") > MOST_SLASHES
+    ):
+        text = (
             f"topic {topic!r} has to have 1 to {LONGEST_TOPIC_BYTES} bytes and at most {MOST_SLASHES} slashes"
         )
+        raise InvalidArgumentsError(text)
     levels = topic.split("/")
     if not wildcards and ("+" in topic or "#" in topic):
-        raise InvalidArgumentsError(f"topic {topic!r} holds a wildcard: messages go to one topic")
+        text = f"topic {topic!r} holds a wildcard: messages go to one topic"
+        raise InvalidArgumentsError(text)
     if any(len(level) > 1 and ("+" in level or "#" in level) for level in levels) or "#" in levels[:-1]:
-        raise InvalidArgumentsError(f"topic filter {topic!r} is wrong: + is a whole level, # the whole last one")
+        text = f"topic filter {topic!r} is wrong: + is a whole level, # the whole last one"
+        raise InvalidArgumentsError(text)

@@ -43,7 +43,10 @@ class IotConnection(Protocol):
         """Whether IoT Core has accepted the connection that stands now."""
 
     async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:
-        """Connect; `deliver` gets every message of the subscriptions. Raises IotConnectionError after `seconds`."""
+        """Connect; `deliver` gets every message of the subscriptions.
+
+        Raises IotConnectionError after `seconds`.
+        """
 
     async def stop(self) -> None:
         """Disconnect for good. May be called again."""
@@ -55,7 +58,10 @@ class IotConnection(Protocol):
         """
 
     async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:
-        """Subscribe, now and after every reconnection. Raises IotConnectionError if refused or not answered in time."""
+        """Subscribe, now and after every reconnection.
+
+        Raises IotConnectionError if refused or not answered in time.
+        """
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Take a subscription back, as far as IoT Core can be reached."""

@@ -55,7 +55,9 @@ class IpcConnection:
             while True:
                 self._take(await self._read_frame(event_stream.LARGEST_FRAME_BYTES))
         except FrameError as exc:
-            self._service.log.warning("IPC client %s broke the protocol: %s", self.component or "(unknown)", exc)
+            self._service.log.warning(
+                "IPC client %s broke the protocol: %s", self.component or "(unknown)", exc
+            )
             self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(exc)}).encode())
         except TimeoutError:
             self._service.log.warning("an IPC client did not say who it is within %g s", HANDSHAKE_SECONDS)
@@ -71,14 +73,17 @@ class IpcConnection:
     async def _shake_hands(self) -> None:
         frame = await self._read_frame(HANDSHAKE_BYTES)
         if frame.integer(":message-type") != MessageType.CONNECT:
-            raise FrameError("the first message has to be CONNECT")
+            message = "the first message has to be CONNECT"
+            raise FrameError(message)
         if (version := frame.text(":version")) != PROTOCOL_VERSION:
-            raise FrameError(f"protocol version {version!r} is not spoken here, only {PROTOCOL_VERSION}")
+            message = f"protocol version {version!r} is not spoken here, only {PROTOCOL_VERSION}"
+            raise FrameError(message)
         self.component = self._service.component_of(_token(frame.payload))
         if self.component is None:
             self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
             self._service.log.warning("an IPC client was refused: its token belongs to no component")
-            # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed socket.
+            # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed
+            # socket.
             await self._reader.read(1)
             raise ConnectionRefusedError
         self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.CONNECTION_ACCEPTED)
@@ -95,21 +100,26 @@ class IpcConnection:
             if kind == MessageType.PING:
                 self._send_control(MessageType.PING_RESPONSE, frame.payload)
             elif kind != MessageType.PING_RESPONSE:
-                raise FrameError(f"message type {kind} does not belong on stream 0")
+                message = f"message type {kind} does not belong on stream 0"
+                raise FrameError(message)
         elif kind != MessageType.APPLICATION_MESSAGE:
-            raise FrameError(f"message type {kind} does not belong on stream {stream_id}")
+            message = f"message type {kind} does not belong on stream {stream_id}"
+            raise FrameError(message)
         elif terminates:
-            # The stream may have ended at this very moment from our side too: then there is nothing left to end.
+            # The stream may have ended at this very moment from our side too: then there is nothing left to
+            # end.
             if stream_id in self._streams:
                 self._streams[stream_id].close()
         elif stream_id <= self._newest_stream:
-            raise FrameError(f"stream {stream_id} was used before")
+            message = f"stream {stream_id} was used before"
+            raise FrameError(message)
         else:
             self._open(stream_id, frame)
 
     def _open(self, stream_id: int, frame: Frame) -> None:
         if len(self._streams) >= OPEN_STREAMS:
-            raise FrameError(f"more than {OPEN_STREAMS} streams are open")
+            message = f"more than {OPEN_STREAMS} streams are open"
+            raise FrameError(message)
         self._newest_stream = stream_id
         stream = IpcStream(stream_id, self._send, self._forget)
         self._streams[stream_id] = stream
@@ -123,7 +133,8 @@ class IpcConnection:
         operation = self._service.operations.get(call.operation)
         try:
             if operation is None:
-                raise ServiceError(f"operation {call.operation!r} is not supported")
+                message = f"operation {call.operation!r} is not supported"
+                raise ServiceError(message)
             call.stream.respond(call.operation, await operation(call))
         except ConnectionMustCloseError as exc:
             log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, exc)
@@ -141,7 +152,11 @@ class IpcConnection:
     def _send_control(
         self, kind: MessageType, payload: bytes = b"", flags: MessageFlag = MessageFlag.NONE
     ) -> None:
-        headers: dict[str, HeaderValue] = {":message-type": int(kind), ":message-flags": int(flags), ":stream-id": 0}
+        headers: dict[str, HeaderValue] = {
+            ":message-type": int(kind),
+            ":message-flags": int(flags),
+            ":stream-id": 0,
+        }
         self._send(Frame(headers, payload))
 
     def _send(self, frame: Frame) -> None:
@@ -150,7 +165,9 @@ class IpcConnection:
         self._writer.write(event_stream.encode(frame))
         waiting = self._writer.transport.get_write_buffer_size()
         if waiting > UNREAD_BYTES:
-            self._service.log.warning("IPC client %s left %d bytes unread: disconnected", self.component, waiting)
+            self._service.log.warning(
+                "IPC client %s left %d bytes unread: disconnected", self.component, waiting
+            )
             self._writer.transport.abort()
 
     def _end(self) -> None:
@@ -165,7 +182,9 @@ def _token(payload: bytes) -> str:
     try:
         token = json.loads(payload)["authToken"]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise FrameError("the CONNECT message holds no authToken") from exc
+        message = "the CONNECT message holds no authToken"
+        raise FrameError(message) from exc
     if not isinstance(token, str):
-        raise FrameError("the authToken is no string")
+        message = "the authToken is no string"
+        raise FrameError(message)
     return token

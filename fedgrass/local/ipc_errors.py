@@ -1,13 +1,13 @@
 """The errors that an IPC operation answers with.
 
-    IpcError
-      ServiceError                     the nucleus cannot do it now, or does not know the operation: try again later
-      UnauthorizedError                no policy of the component's accessControl allows it
-      ResourceNotFoundError            the component or the key does not exist
-      InvalidArgumentsError            the request breaks a rule of the operation
-      ConflictError                    the update contradicts the tree as it stands
-      FailedUpdateConditionCheckError  a later value than the update's is already there
-      InvalidTokenError                the token belongs to no component
+IpcError
+ServiceError                     the nucleus cannot do it now, or does not know the operation: try again later
+UnauthorizedError                no policy of the component's accessControl allows it
+ResourceNotFoundError            the component or the key does not exist
+InvalidArgumentsError            the request breaks a rule of the operation
+ConflictError                    the update contradicts the tree as it stands
+FailedUpdateConditionCheckError  a later value than the update's is already there
+InvalidTokenError                the token belongs to no component
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ from fedgrass.local.profiles import Profile
 class MessagingOperations:
     """PublishToIoTCore, SubscribeToIoTCore, PublishToTopic, SubscribeToTopic."""
 
-    def __init__(self, components: Components, bridge: IotBridge, topics: LocalTopics, profile: Profile) -> None:
+    def __init__(
+        self, components: Components, bridge: IotBridge, topics: LocalTopics, profile: Profile
+    ) -> None:
         self._components = components
         self._bridge = bridge
         self._topics = topics
@@ -66,7 +68,9 @@ class MessagingOperations:
                 body["retain"] = message.retain
             call.stream.send_event("IoTCoreMessage", {"message": body})
 
-        subscription = await self._bridge.subscribe(request.topic_name, _quality_of_service(request.qos), deliver)
+        subscription = await self._bridge.subscribe(
+            request.topic_name, _quality_of_service(request.qos), deliver
+        )
 
         def unsubscribe() -> None:
             task = asyncio.create_task(self._bridge.unsubscribe(subscription))
@@ -110,4 +114,5 @@ def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:
             return {"binaryMessage": {"message": encoded, "context": context}}
         case PublishMessage(json_message=json_message, binary_message=None) if json_message is not None:
             return {"jsonMessage": {"message": json_message.message, "context": context}}
-    raise InvalidArgumentsError("publishMessage has to hold either a jsonMessage or a binaryMessage")
+    message = "publishMessage has to hold either a jsonMessage or a binaryMessage"
+    raise InvalidArgumentsError(message)

@@ -50,10 +50,11 @@ def authorize(components: Components, call: Call, service: str, resource: str) -
     access_control = configuration.tree.get(ACCESS_CONTROL) if configuration else None
     operation = f"aws.greengrass#{call.operation}"
     if not is_allowed(access_control, service, operation, resource):
-        raise UnauthorizedError(
+        message = (
             f"{call.component} is not authorized to perform {service}: {operation} on {resource}:"
             f" its {ACCESS_CONTROL} has no policy that allows it"
         )
+        raise UnauthorizedError(message)
 
 
 class ComponentOperations:
@@ -76,7 +77,8 @@ class ComponentOperations:
     def _configuration(self, component: str) -> Configuration:
         configuration = self._components.configuration_of(component)
         if configuration is None:
-            raise ResourceNotFoundError(f"no component {component} is deployed here")
+            message = f"no component {component} is deployed here"
+            raise ResourceNotFoundError(message)
         return configuration
 
     async def _get_configuration(self, call: Call) -> Mapping[str, object]:
@@ -85,17 +87,25 @@ class ComponentOperations:
         try:
             value = self._configuration(component).read(path)
         except KeyError as exc:
-            raise ResourceNotFoundError(f"{component} has no configuration {'/'.join(path)}: no key {exc}") from exc
+            message = f"{component} has no configuration {'/'.join(path)}: no key {exc}"
+            raise ResourceNotFoundError(message) from exc
         # A leaf comes wrapped in its own name: the answer's `value` is a map in the IPC model.
-        return {"componentName": component, "value": value if isinstance(value, Mapping) else {path[-1]: value}}
+        return {
+            "componentName": component,
+            "value": value if isinstance(value, Mapping) else {path[-1]: value},
+        }
 
     async def _update_configuration(self, call: Call) -> Mapping[str, object]:
         request = parse(UpdateConfigurationRequest, call.body)
         path, value = request.key_path or [], request.value_to_merge
         if not path and not isinstance(value, Mapping):
-            raise InvalidArgumentsError("valueToMerge has to be a map where no keyPath is given")
-        if path[:1] == [ACCESS_CONTROL] or (not path and isinstance(value, Mapping) and ACCESS_CONTROL in value):
-            raise InvalidArgumentsError(f"Config update is not allowed for following field [{ACCESS_CONTROL}]")
+            message = "valueToMerge has to be a map where no keyPath is given"
+            raise InvalidArgumentsError(message)
+        if path[:1] == [ACCESS_CONTROL] or (
+            not path and isinstance(value, Mapping) and ACCESS_CONTROL in value
+        ):
+            message = f"Config update is not allowed for following field [{ACCESS_CONTROL}]"
+            raise InvalidArgumentsError(message)
         try:
             self._configuration(call.component).merge(path, value, request.timestamp)
         except StaleUpdateError as exc:
@@ -119,10 +129,12 @@ class ComponentOperations:
 
     async def _validate_authorization_token(self, call: Call) -> Mapping[str, object]:
         if call.component != STREAM_MANAGER:
-            raise UnauthorizedError(f"only {STREAM_MANAGER} may ask whether a token is valid, not {call.component}")
+            message = f"only {STREAM_MANAGER} may ask whether a token is valid, not {call.component}"
+            raise UnauthorizedError(message)
         # Both nuclei answer an error for a wrong token, never isValid: false.
         if not self._components.is_component_token(parse(ValidateAuthorizationTokenRequest, call.body).token):
-            raise InvalidTokenError("the token belongs to no component")
+            message = "the token belongs to no component"
+            raise InvalidTokenError(message)
         return {"isValid": True}
 
     async def _restart_component(self, call: Call) -> Mapping[str, object]:

@@ -1,4 +1,7 @@
-"""The requests of the IPC operations, as the Greengrass IPC model spells them. Payloads are base64 on the wire."""
+"""The requests of the IPC operations, as the Greengrass IPC model spells them.
+
+Payloads are base64 on the wire.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ class Request(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
 
 
 class PublishToIoTCoreRequest(Request, frozen=True):
+    """A message for IoT Core."""
+
     topic_name: str
     qos: Literal["0", "1"] = "0"
     payload: bytes = b""
@@ -21,16 +26,22 @@ class PublishToIoTCoreRequest(Request, frozen=True):
 
 
 class SubscribeToIoTCoreRequest(Request, frozen=True):
+    """A topic filter of IoT Core."""
+
     topic_name: str
     qos: Literal["0", "1"] = "0"
 
 
 class GetConfigurationRequest(Request, frozen=True):
+    """A place in a component's configuration; SubscribeToConfigurationUpdate has the same fields."""
+
     component_name: str | None = None
     key_path: list[str] | None = None
 
 
 class UpdateConfigurationRequest(Request, frozen=True):
+    """A change of the component's own configuration."""
+
     timestamp: float
     """Seconds of the epoch."""
     value_to_merge: object
@@ -38,37 +49,53 @@ class UpdateConfigurationRequest(Request, frozen=True):
 
 
 class JsonMessage(Request, frozen=True):
+    """A local message as JSON."""
+
     message: object
 
 
 class BinaryMessage(Request, frozen=True):
+    """A local message as bytes."""
+
     message: bytes
 
 
 class PublishMessage(Request, frozen=True):
+    """A local message: one of the two kinds."""
+
     json_message: JsonMessage | None = None
     binary_message: BinaryMessage | None = None
 
 
 class PublishToTopicRequest(Request, frozen=True):
+    """A message for the other components of the core."""
+
     topic: str
     publish_message: PublishMessage
 
 
 class SubscribeToTopicRequest(Request, frozen=True):
+    """A local topic."""
+
     topic: str
     receive_mode: Literal["RECEIVE_ALL_MESSAGES", "RECEIVE_MESSAGES_FROM_OTHERS"] | None = None
 
 
 class UpdateStateRequest(Request, frozen=True):
+    """What a component says of itself."""
+
     state: Literal["RUNNING", "ERRORED"]
 
 
 class ValidateAuthorizationTokenRequest(Request, frozen=True):
+    """A token that somebody has shown to Stream Manager."""
+
     token: str
 
 
 class RestartComponentRequest(Request, frozen=True):
+    """The component to restart."""
+
     component_name: str
 
 
@@ -80,4 +107,5 @@ def parse(kind: type[RequestT], body: bytes) -> RequestT:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise InvalidArgumentsError(f"{kind.__name__}: {exc}") from exc
+        message = f"{kind.__name__}: {exc}"
+        raise InvalidArgumentsError(message) from exc

@@ -28,7 +28,10 @@ class IpcServer:
         self.path = self._wanted_path
 
     async def start(self) -> None:
-        """Listen. `path` says where from now on: a short temporary path, if the core's own folder is too deep."""
+        """Listen.
+
+        `path` says where from now on: a short temporary path, if the core's own folder is too deep.
+        """
         if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
             self._short_folder = Path(tempfile.mkdtemp(prefix="fedgrass-"))
             self.path = self._short_folder / "ipc.socket"

@@ -1,4 +1,4 @@
-"""The server's side of one IPC stream: one call of an operation, and the events that follow a subscription."""
+"""The server's side of one IPC stream: the call of an operation, and the events of a subscription."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ class Call:
 class IpcStream:
     """Sends the answer of one call, then events until either side ends the stream.
 
-    Events that come before the answer wait for it: an event in front of the response fails the call in the SDK.
+    Events that come before the answer wait for it: an event in front of the response fails the call in the
+    SDK.
     """
 
-    def __init__(self, stream_id: int, send: Callable[[Frame], None], on_finished: Callable[[int], None]) -> None:
+    def __init__(
+        self, stream_id: int, send: Callable[[Frame], None], on_finished: Callable[[int], None]
+    ) -> None:
         self._id = stream_id
         self._send = send
         self._on_finished = on_finished
@@ -52,7 +55,9 @@ class IpcStream:
         if self.closed:
             return
         flags = MessageFlag.NONE if self._on_closed else MessageFlag.TERMINATE_STREAM
-        self._send(self._frame(MessageType.APPLICATION_MESSAGE, flags, f"aws.greengrass#{operation}Response", body))
+        self._send(
+            self._frame(MessageType.APPLICATION_MESSAGE, flags, f"aws.greengrass#{operation}Response", body)
+        )
         self.answered = True
         for event in self._waiting_events:
             self._send(event)
@@ -71,7 +76,9 @@ class IpcStream:
         """Send one event of a subscription, whose shape's name is `model`, such as `IoTCoreMessage`."""
         if self.closed:
             return
-        event = self._frame(MessageType.APPLICATION_MESSAGE, MessageFlag.NONE, f"aws.greengrass#{model}", body)
+        event = self._frame(
+            MessageType.APPLICATION_MESSAGE, MessageFlag.NONE, f"aws.greengrass#{model}", body
+        )
         if self.answered:
             self._send(event)
         else:

@@ -1,7 +1,7 @@
 """A Greengrass core device on a laptop: what a component finds on a real one, it finds here.
 
-The nucleus stand-in serves Greengrass IPC to the unmodified SDK, runs components from their recipes, and connects to AWS IoT
-Core as its thing. Many cores can live in one event loop.
+The nucleus stand-in serves Greengrass IPC to the unmodified SDK, runs components from their recipes, and
+connects to AWS IoT Core as its thing. Many cores can live in one event loop.
 """
 
 from __future__ import annotations
@@ -42,17 +42,20 @@ class CoreSettings:
     root_ca: Path
     region: str
     credentials: Callable[[], Mapping[str, str]]
-    """AccessKeyId, SecretAccessKey, Token and Expiration of the device's role. May block: it is called in a thread."""
+    """AccessKeyId, SecretAccessKey, Token and Expiration of the device's role.
+
+    May block: it is called in a thread.
+    """
     environment: Mapping[str, str]
     """Given to every component, such as AWS_ENDPOINT_URL or STREAM_MANAGER_SERVER_PORT."""
     profile: Profile
 
 
 class GreengrassCore:
-    """One core device. `start` it, `deploy` components to it, `stop` it: then nothing of it is left but its files.
+    """One core device. `start` it, `deploy` components, `stop` it: nothing of it is left but its files.
 
-    After `stop`, `start` brings it back as a device is switched on again: its components are installed and run.
-    `connect` replaces the connection to IoT Core.
+    After `stop`, `start` brings it back as a device is switched on again: its components are installed and
+    run. `connect` replaces the connection to IoT Core.
     """
 
     def __init__(self, settings: CoreSettings, connect: Callable[[], IotConnection] | None = None) -> None:
@@ -95,19 +98,26 @@ class GreengrassCore:
     async def deploy(
         self, recipe: Path, artifacts: Path, configuration: Mapping[str, object] | None = None
     ) -> None:
-        """Install and start a component, as `greengrass-cli deployment create --recipeDir --artifactDir --merge` does.
+        """Install and start a component, as `greengrass-cli deployment create --merge` does.
 
-        `artifacts` holds <component>/<version>/<file>; `configuration` is merged over the recipe's. Returns when the
-        component's lifecycle has begun: `wait_for` tells what becomes of it. Raises a CoreError that says what is wrong.
+        `artifacts` holds <component>/<version>/<file>; `configuration` is merged over the recipe's. Returns
+        when the component's lifecycle has begun: `wait_for` tells what becomes of it. Raises a CoreError that
+        says what is wrong.
         """
         await self._components.deploy(recipe, artifacts, configuration or {})
 
     async def update_configuration(self, component: str, merge: Mapping[str, object]) -> None:
-        """Merge into a component's configuration. It is told by IPC, and restarted if its run step reads what changed."""
+        """Merge into a component's configuration.
+
+        It is told by IPC, and restarted if its run step reads what changed.
+        """
         await self._components.update_configuration(component, merge)
 
     def component_state(self, component: str) -> str:
-        """NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN or FINISHED. Raises UnknownComponentError."""
+        """NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN or FINISHED.
+
+        Raises UnknownComponentError.
+        """
         return self._components.state(component)
 
     async def wait_for(self, component: str, state: str, timeout: float) -> None:  # noqa: ASYNC109
@@ -181,11 +191,18 @@ class GreengrassCore:
     def _connect_by_mqtt(self) -> IotConnection:
         settings, profile = self._settings, self._settings.profile
         endpoint = IotEndpoint(
-            settings.iot_endpoint, settings.iot_port, settings.thing_name,
-            settings.certificate, settings.private_key, settings.root_ca,
+            settings.iot_endpoint,
+            settings.iot_port,
+            settings.thing_name,
+            settings.certificate,
+            settings.private_key,
+            settings.root_ca,
         )
         return PahoConnection(
-            endpoint, self._log, in_flight_messages=profile.in_flight_messages, keeps_session=profile.spools_offline
+            endpoint,
+            self._log,
+            in_flight_messages=profile.in_flight_messages,
+            keeps_session=profile.spools_offline,
         )
 
     def _open_log(self) -> None:

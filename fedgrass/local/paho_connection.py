@@ -70,7 +70,8 @@ class PahoConnection:
         except (OSError, ValueError) as exc:  # TimeoutError and ssl.SSLError are OSErrors
             await self.stop()
             reason = self._last_failure if isinstance(exc, TimeoutError) else exc
-            raise IotConnectionError(f"cannot connect to IoT Core at {where}: {reason}") from exc
+            message = f"cannot connect to IoT Core at {where}: {reason}"
+            raise IotConnectionError(message) from exc
 
     async def stop(self) -> None:
         """Disconnect and end paho's thread. May be called again."""
@@ -84,7 +85,8 @@ class PahoConnection:
         """Send or, while there is no connection, keep a QoS 1 message for the next one."""
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         if message.qos:
-            # paho's thread can only reach the loop after this method has returned: the entry is there in time.
+            # paho's thread can only reach the loop after this method has returned: the entry is there in
+            # time.
             self._unacknowledged[info.mid] = on_acknowledged
 
     async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:
@@ -98,7 +100,8 @@ class PahoConnection:
             refusal = f"IoT Core did not answer within {seconds:g} s"
         if refusal:
             self._filters.pop(topic_filter, None)
-            raise IotConnectionError(f"cannot subscribe to {topic_filter}: {refusal}")
+            message = f"cannot subscribe to {topic_filter}: {refusal}"
+            raise IotConnectionError(message)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Take a subscription back; without a connection it is only forgotten."""
@@ -137,13 +140,19 @@ class PahoConnection:
     def _connect(self) -> None:
         endpoint = self._endpoint
         self._client.tls_set(
-            str(endpoint.root_ca), str(endpoint.certificate), str(endpoint.private_key),
+            str(endpoint.root_ca),
+            str(endpoint.certificate),
+            str(endpoint.private_key),
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
         )
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         session.SessionExpiryInterval = SESSION_SECONDS if self._keeps_session else 0
         self._client.connect(
-            endpoint.host, endpoint.port, KEEP_ALIVE_SECONDS, clean_start=not self._keeps_session, properties=session
+            endpoint.host,
+            endpoint.port,
+            KEEP_ALIVE_SECONDS,
+            clean_start=not self._keeps_session,
+            properties=session,
         )
 
     async def _request(self, code: MQTTErrorCode, identifier: int | None) -> str | None:
@@ -160,7 +169,12 @@ class PahoConnection:
     # From here on: called by paho's thread.
 
     def _on_connect(
-        self, client: paho.Client, _: object, flags: paho.ConnectFlags, reason: ReasonCode, __: Properties | None
+        self,
+        client: paho.Client,
+        _: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        __: Properties | None,
     ) -> None:
         if reason.is_failure:
             self._last_failure = str(reason)
@@ -172,7 +186,12 @@ class PahoConnection:
         self._in_loop(self._connected.set)
 
     def _on_disconnect(
-        self, _: paho.Client, __: object, ___: paho.DisconnectFlags, reason: ReasonCode, ____: Properties | None
+        self,
+        _: paho.Client,
+        __: object,
+        ___: paho.DisconnectFlags,
+        reason: ReasonCode,
+        ____: Properties | None,
     ) -> None:
         self._last_failure = str(reason)
         self._log.info("the connection to IoT Core has ended: %s", reason)

@@ -79,4 +79,5 @@ def profile_named(name: str) -> Profile:
     try:
         return PROFILES[name]
     except KeyError:
-        raise UnknownProfileError(f"no Greengrass profile is called {name!r}: choose {' or '.join(PROFILES)}") from None
+        message = f"no Greengrass profile is called {name!r}: choose {' or '.join(PROFILES)}"
+        raise UnknownProfileError(message) from None

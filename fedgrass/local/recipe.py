@@ -1,4 +1,4 @@
-"""Reads a component recipe, more strictly than Greengrass: what one of the nuclei would trip over is refused here."""
+"""Reads a component recipe, more strictly than Greengrass: what one nucleus would trip over is refused."""
 
 from __future__ import annotations
 
@@ -117,13 +117,16 @@ def read_recipe(path: Path) -> Recipe:
     try:
         raw = path.read_bytes()
     except OSError as exc:
-        raise RecipeError(f"recipe {path}: {exc.strerror}") from exc
+        message = f"recipe {path}: {exc.strerror}"
+        raise RecipeError(message) from exc
     if len(raw) > LARGEST_RECIPE_BYTES:
-        raise RecipeError(f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}")
+        message = f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
+        raise RecipeError(message)
     try:
         return parse_recipe(raw)
     except RecipeError as exc:
-        raise RecipeError(f"recipe {path}: {exc}") from exc
+        message = f"recipe {path}: {exc}"
+        raise RecipeError(message) from exc
 
 
 def parse_recipe(raw: bytes) -> Recipe:
@@ -132,7 +135,8 @@ def parse_recipe(raw: bytes) -> Recipe:
         # JSON is a subset of YAML; the loader is a SafeLoader that refuses doubled keys.
         document = yaml.load(raw, _RecipeLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise RecipeError(f"it is neither YAML nor JSON: {exc}") from exc
+        message = f"it is neither YAML nor JSON: {exc}"
+        raise RecipeError(message) from exc
     try:
         # Not strict: numbers and booleans may arrive as strings, as both nuclei allow.
         recipe = msgspec.convert(document, Recipe, strict=False)
@@ -156,12 +160,14 @@ def _explain(message: str) -> str:
 
 def _check(recipe: Recipe) -> None:
     if not _NAME.fullmatch(recipe.component_name):
-        raise RecipeError(f"ComponentName {recipe.component_name!r} holds signs other than letters, digits, - _ .")
+        message = f"ComponentName {recipe.component_name!r} holds signs other than letters, digits, - _ ."
+        raise RecipeError(message)
     if not _VERSION.fullmatch(recipe.component_version):
-        raise RecipeError(
-            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is a placeholder of GDK,"
-            " build the component first and use the recipe of the build"
+        message = (
+            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is a placeholder"
+            " of GDK, build the component first and use the recipe of the build"
         )
+        raise RecipeError(message)
     try:
         check_access_control(recipe.default_configuration.get("accessControl", {}))
     except InvalidAccessControlError as exc:
@@ -175,12 +181,15 @@ def _check_manifest(manifest: Manifest) -> None:
     for name in PHASES:
         step = lifecycle.phase(name)
         if step is not None and step.requires_privilege:
-            raise RecipeError(f"{name} has RequiresPrivilege, but the local core runs components as yourself")
+            message = f"{name} has RequiresPrivilege, but the local core runs components as yourself"
+            raise RecipeError(message)
     for artifact in manifest.artifacts:
         if not artifact.file_name or artifact.file_name in {".", ".."}:
-            raise RecipeError(f"artifact URI {artifact.uri!r} ends in no file name")
+            message = f"artifact URI {artifact.uri!r} ends in no file name"
+            raise RecipeError(message)
         if not re.match(r"(s3|file)://", artifact.uri):
-            raise RecipeError(f"artifact URI {artifact.uri!r} is neither s3:// nor file://")
+            message = f"artifact URI {artifact.uri!r} is neither s3:// nor file://"
+            raise RecipeError(message)
 
 
 class _RecipeLoader(yaml.SafeLoader):

@@ -15,23 +15,38 @@ from fedgrass.local.profiles import Profile
 from fedgrass.local.recipe import Manifest, Recipe
 
 _ARCHITECTURES: Final = {
-    "x86_64": "amd64", "amd64": "amd64", "aarch64": "aarch64", "arm64": "aarch64", "armv7l": "arm", "armv6l": "arm",
-    "i386": "x86", "i686": "x86",
+    "x86_64": "amd64",
+    "amd64": "amd64",
+    "aarch64": "aarch64",
+    "arm64": "aarch64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i386": "x86",
+    "i686": "x86",
 }
 _VARIABLE: Final = re.compile(r"\{(?:([\w.-]+):)?(artifacts|configuration|iot|kernel|work):([^{}\s]*)\}")
 
 
 def select_manifest(recipe: Recipe, profile: Profile) -> Manifest:
-    """The first manifest that fits this machine under the profile's nucleus. Raises RecipeError if none does."""
-    here = {"os": platform.system().lower(), "architecture": _ARCHITECTURES.get(platform.machine().lower(), "unknown")}
+    """The first manifest that fits this machine under the profile's nucleus.
+
+    Raises RecipeError if none does.
+    """
+    here = {
+        "os": platform.system().lower(),
+        "architecture": _ARCHITECTURES.get(platform.machine().lower(), "unknown"),
+    }
     for manifest in recipe.manifests:
         if _fits(manifest.platform, here, profile):
             return manifest
-    hint = ": nucleus lite wants `runtime: '*'` in a manifest's Platform" if profile.needs_runtime_field else ""
-    raise RecipeError(
+    hint = (
+        ": nucleus lite wants `runtime: '*'` in a manifest's Platform" if profile.needs_runtime_field else ""
+    )
+    message = (
         f"{recipe.component_name} has no manifest for {here['os']} on {here['architecture']}"
         f" with nucleus {profile.name}{hint}"
     )
+    raise RecipeError(message)
 
 
 def _fits(wanted: Mapping[str, str], here: Mapping[str, str], profile: Profile) -> bool:
@@ -40,9 +55,7 @@ def _fits(wanted: Mapping[str, str], here: Mapping[str, str], profile: Profile) 
         return False
     if runtime not in {None, "*", profile.runtime}:
         return False
-    return all(
-        value in {"*", "all", here.get(key)} for key, value in wanted.items() if key != "runtime"
-    )
+    return all(value in {"*", "all", here.get(key)} for key, value in wanted.items() if key != "runtime")
 
 
 @dataclass(frozen=True)
@@ -63,25 +76,31 @@ class RecipeVariables:
     def _value(self, match: re.Match[str]) -> str:
         component, namespace, key = match.groups()
         if component:
-            raise RecipeError(f"{match[0]} asks another component: nucleus lite and the local core cannot tell")
+            message = f"{match[0]} asks another component: nucleus lite and the local core cannot tell"
+            raise RecipeError(message)
         if namespace == "configuration":
             return _as_text(self._configured(key))
         known = {
-            "artifacts:path": self.artifacts, "artifacts:decompressedPath": self.decompressed, "work:path": self.work,
-            "kernel:rootPath": self.root, "iot:thingName": self.thing_name,
+            "artifacts:path": self.artifacts,
+            "artifacts:decompressedPath": self.decompressed,
+            "work:path": self.work,
+            "kernel:rootPath": self.root,
+            "iot:thingName": self.thing_name,
         }
         try:
             return str(known[f"{namespace}:{key}"])
         except KeyError:
             names = ", ".join(f"{{{name}}}" for name in known)
-            raise RecipeError(f"{match[0]} is no recipe variable: there are {names}, {{configuration:/...}}") from None
+            message = f"{match[0]} is no recipe variable: there are {names}, {{configuration:/...}}"
+            raise RecipeError(message) from None
 
     def _configured(self, pointer: str) -> object:
         node: object = self.configuration
         for part in pointer.split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(node, Mapping) or key not in node:
-                raise RecipeError(f"{{configuration:{pointer}}} points at nothing: the configuration has no {key!r}")
+                message = f"{{configuration:{pointer}}} points at nothing: the configuration has no {key!r}"
+                raise RecipeError(message)
             node = node[key]
         return node
 
@@ -91,8 +110,12 @@ def _as_text(value: object) -> str:
 
 
 def environment(setenv: Mapping[str, object], variables: RecipeVariables) -> dict[str, str]:
-    """A recipe's Setenv as environment variables, filled in. Raises RecipeError for a value that is no scalar."""
+    """A recipe's Setenv as environment variables, filled in.
+
+    Raises RecipeError for a value that is no scalar.
+    """
     for name, value in setenv.items():
         if not isinstance(value, str | int | float):
-            raise RecipeError(f"Setenv {name} has to be a string or a number, not {value!r}")
+            message = f"Setenv {name} has to be a string or a number, not {value!r}"
+            raise RecipeError(message)
     return {name: variables.fill(_as_text(value)) for name, value in setenv.items()}

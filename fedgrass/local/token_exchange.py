@@ -1,4 +1,4 @@
-"""The Token Exchange Service's stand-in: AWS credentials over HTTP on loopback, for components that show their token."""
+"""The Token Exchange Service's stand-in: AWS credentials over HTTP on loopback, for a component's token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Response = tuple[int, Mapping[str, str]]
 
 
 class TokenExchangeService:
-    """Answers as the container credentials endpoint that AWS SDKs ask at AWS_CONTAINER_CREDENTIALS_FULL_URI."""
+    """Answers as the endpoint that AWS SDKs ask for credentials at AWS_CONTAINER_CREDENTIALS_FULL_URI."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class TokenExchangeService:
         try:
             credentials = await asyncio.to_thread(self._credentials)
             return 200, {key: credentials[key] for key in CREDENTIAL_KEYS}
-        except Exception as exc:  # the callable is not ours: whatever it raises, the component gets an answer
+        except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
             self._log.exception("no credentials for a component")
             return 500, {"message": f"no credentials: {exc}"}
 
@@ -98,7 +98,11 @@ async def _read_request(protocol: h11.Connection, reader: asyncio.StreamReader) 
 def _encode(protocol: h11.Connection, response: Response) -> bytes:
     status, body = response
     content = json.dumps(dict(body)).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content))), ("Connection", "close")]
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(content))),
+        ("Connection", "close"),
+    ]
     parts = (
         protocol.send(h11.Response(status_code=status, headers=headers)),
         protocol.send(h11.Data(data=content)),

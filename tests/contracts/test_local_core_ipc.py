@@ -1,4 +1,4 @@
-"""The local core's IPC, through AWS's own SDK: every operation's answer, every refusal, and hostile clients."""
+"""The local core's IPC, through AWS's own SDK: every operation's answers, and hostile clients."""
 
 from __future__ import annotations
 
@@ -14,13 +14,26 @@ from typing import Any
 
 import awsiot.greengrasscoreipc as greengrass
 import pytest
-from awsiot.eventstreamrpc import AccessDeniedError, ConnectionClosedError, LifecycleHandler, StreamClosedError
+from awsiot.eventstreamrpc import (
+    AccessDeniedError,
+    ConnectionClosedError,
+    LifecycleHandler,
+    StreamClosedError,
+)
 from awsiot.greengrasscoreipc import model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from fedgrass.local.event_stream import Frame, encode
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
-from tests.local_core import COMPONENT, REFUSED_FILTER, CoreInThread, core_in_thread, eventually, recipe, write_recipe
+from tests.local_core import (
+    COMPONENT,
+    REFUSED_FILTER,
+    CoreInThread,
+    core_in_thread,
+    eventually,
+    recipe,
+    write_recipe,
+)
 
 SECONDS = 10
 OTHER = "com.example.Other"
@@ -90,9 +103,15 @@ def running(tmp_path: Path, profile: Profile) -> Iterator[CoreInThread]:
 @pytest.fixture
 def clients(running: CoreInThread, tmp_path: Path) -> Iterator[Clients]:
     opened = Clients(running)
-    opened.deploy(COMPONENT, {
-        "accessControl": access_control(COMPONENT), "training": {"epochs": 3, "rate": 0.1}, "tags": ["a", "b"],
-    }, tmp_path)
+    opened.deploy(
+        COMPONENT,
+        {
+            "accessControl": access_control(COMPONENT),
+            "training": {"epochs": 3, "rate": 0.1},
+            "tags": ["a", "b"],
+        },
+        tmp_path,
+    )
     yield opened
     opened.close()
 
@@ -113,7 +132,9 @@ def refused(error: type[Exception], call: Any, **arguments: Any) -> str:
 
 
 def test_a_published_message_reaches_iot_core(running: CoreInThread, client: Any) -> None:
-    client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=b"\x00weights\xff").result(SECONDS)
+    client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=b"\x00weights\xff").result(
+        SECONDS
+    )
 
     (message,) = eventually(lambda: running.broker.received)
     assert (message.topic, message.payload, message.qos) == ("allowed/x", b"\x00weights\xff", 1)
@@ -121,7 +142,9 @@ def test_a_published_message_reaches_iot_core(running: CoreInThread, client: Any
 
 def test_a_subscription_gets_the_messages_of_its_filter_in_order(running: CoreInThread, client: Any) -> None:
     events: list[Any] = []
-    client.subscribe_to_iot_core_async(topic_name="allowed/+", qos="1", on_stream_event=events.append)[0].result(SECONDS)
+    client.subscribe_to_iot_core_async(topic_name="allowed/+", qos="1", on_stream_event=events.append)[
+        0
+    ].result(SECONDS)
 
     for number in range(50):
         running.from_cloud(f"allowed/{number % 3}", str(number).encode())
@@ -143,9 +166,13 @@ def test_overlapping_filters_give_a_message_twice(running: CoreInThread, client:
     eventually(lambda: len(events) == 2)
 
 
-def test_after_closing_a_stream_nothing_comes_and_iot_core_is_told(running: CoreInThread, client: Any) -> None:
+def test_after_closing_a_stream_nothing_comes_and_iot_core_is_told(
+    running: CoreInThread, client: Any
+) -> None:
     events: list[Any] = []
-    first, operation = client.subscribe_to_iot_core(topic_name="allowed/x", qos="1", on_stream_event=events.append)
+    first, operation = client.subscribe_to_iot_core(
+        topic_name="allowed/x", qos="1", on_stream_event=events.append
+    )
     assert isinstance(first, model.SubscribeToIoTCoreResponse)
 
     operation.close().result(SECONDS)
@@ -173,7 +200,9 @@ def test_a_subscription_that_iot_core_refuses_is_a_service_error(client: Any) ->
     message = refused(
         model.ServiceError,
         lambda **arguments: client.subscribe_to_iot_core_async(**arguments)[0],
-        topic_name=REFUSED_FILTER, qos="1", on_stream_event=print,
+        topic_name=REFUSED_FILTER,
+        qos="1",
+        on_stream_event=print,
     )
     assert "Not authorized" in message
 
@@ -188,9 +217,13 @@ def test_a_topic_outside_the_policy_is_unauthorized(running: CoreInThread, clien
     assert running.broker.received == []
 
 
-@pytest.mark.parametrize("topic", ["allowed/+", "allowed/#", "allowed/1/2/3/4/5/6/7/8", "allowed/" + "x" * 250])
+@pytest.mark.parametrize(
+    "topic", ["allowed/+", "allowed/#", "allowed/1/2/3/4/5/6/7/8", "allowed/" + "x" * 250]
+)
 def test_a_topic_that_iot_core_would_hang_up_on_is_invalid(client: Any, topic: str) -> None:
-    refused(model.InvalidArgumentsError, client.publish_to_iot_core_async, topic_name=topic, qos="1", payload=b"")
+    refused(
+        model.InvalidArgumentsError, client.publish_to_iot_core_async, topic_name=topic, qos="1", payload=b""
+    )
 
 
 def test_a_request_without_its_topic_is_invalid(client: Any) -> None:
@@ -212,7 +245,8 @@ def test_configuration_is_read_whole_as_a_branch_and_as_a_leaf_in_its_own_name(c
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"key_path": ["absent"]}, {"key_path": ["tags", "0"]}, {"component_name": "com.example.Absent"}]
+    "arguments",
+    [{"key_path": ["absent"]}, {"key_path": ["tags", "0"]}, {"component_name": "com.example.Absent"}],
 )
 def test_configuration_that_does_not_exist_is_not_found(client: Any, arguments: dict[str, Any]) -> None:
     refused(model.ResourceNotFoundError, client.get_configuration_async, **arguments)
@@ -223,7 +257,7 @@ def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, cl
     clients.open().subscribe_to_configuration_update(key_path=["training"], on_stream_event=events.append)
 
     client.update_configuration(
-        timestamp=datetime.datetime.now(datetime.timezone.utc),
+        timestamp=datetime.datetime.now(datetime.UTC),
         value_to_merge={"training": {"epochs": 4, "rate": 0.1, "seed": 7}, "elsewhere": 1},
     )
 
@@ -235,11 +269,14 @@ def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, cl
 
 
 def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: Any) -> None:
-    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
     message = refused(
-        model.FailedUpdateConditionCheckError, client.update_configuration_async,
-        key_path=["training"], timestamp=long_ago, value_to_merge={"epochs": 9},
+        model.FailedUpdateConditionCheckError,
+        client.update_configuration_async,
+        key_path=["training"],
+        timestamp=long_ago,
+        value_to_merge={"epochs": 9},
     )
 
     assert "training/epochs was changed later" in message
@@ -247,11 +284,14 @@ def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: A
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"value_to_merge": {"accessControl": {}}}, {"key_path": ["accessControl"], "value_to_merge": {"x": 1}}]
+    "arguments",
+    [{"value_to_merge": {"accessControl": {}}}, {"key_path": ["accessControl"], "value_to_merge": {"x": 1}}],
 )
 def test_a_component_may_not_change_its_own_access_control(client: Any, arguments: dict[str, Any]) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    message = refused(model.InvalidArgumentsError, client.update_configuration_async, timestamp=now, **arguments)
+    now = datetime.datetime.now(datetime.UTC)
+    message = refused(
+        model.InvalidArgumentsError, client.update_configuration_async, timestamp=now, **arguments
+    )
     assert "[accessControl]" in message
 
 
@@ -263,22 +303,32 @@ def test_a_subscription_to_an_absent_component_s_configuration_is_not_found(clie
 # Between components
 
 
-def test_json_and_binary_messages_pass_between_components(clients: Clients, client: Any, tmp_path: Path) -> None:
+def test_json_and_binary_messages_pass_between_components(
+    clients: Clients, client: Any, tmp_path: Path
+) -> None:
     clients.deploy(OTHER, {"accessControl": access_control(OTHER)}, tmp_path)
     events: list[Any] = []
     response, _ = clients.open(OTHER).subscribe_to_topic(topic="local/+", on_stream_event=events.append)
 
     client.publish_to_topic(
-        topic="local/a", publish_message=model.PublishMessage(json_message=model.JsonMessage(message={"n": [1, 2]}))
+        topic="local/a",
+        publish_message=model.PublishMessage(json_message=model.JsonMessage(message={"n": [1, 2]})),
     )
     client.publish_to_topic(
-        topic="local/b", publish_message=model.PublishMessage(binary_message=model.BinaryMessage(message=b"\x00\xff"))
+        topic="local/b",
+        publish_message=model.PublishMessage(binary_message=model.BinaryMessage(message=b"\x00\xff")),
     )
 
     eventually(lambda: len(events) == 2)
     assert response.topic_name == "local/+"
-    assert (events[0].json_message.message, events[0].json_message.context.topic) == ({"n": [1, 2]}, "local/a")
-    assert (events[1].binary_message.message, events[1].binary_message.context.topic) == (b"\x00\xff", "local/b")
+    assert (events[0].json_message.message, events[0].json_message.context.topic) == (
+        {"n": [1, 2]},
+        "local/a",
+    )
+    assert (events[1].binary_message.message, events[1].binary_message.context.topic) == (
+        b"\x00\xff",
+        "local/b",
+    )
 
 
 def test_a_component_hears_itself_unless_it_asks_for_others_only(clients: Clients, client: Any) -> None:
@@ -290,7 +340,8 @@ def test_a_component_hears_itself_unless_it_asks_for_others_only(clients: Client
     client.subscribe_to_topic(topic="local/a", on_stream_event=own.append)
 
     client.publish_to_topic(
-        topic="local/a", publish_message=model.PublishMessage(json_message=model.JsonMessage(message={"n": 1}))
+        topic="local/a",
+        publish_message=model.PublishMessage(json_message=model.JsonMessage(message={"n": 1})),
     )
 
     eventually(lambda: own)
@@ -299,15 +350,24 @@ def test_a_component_hears_itself_unless_it_asks_for_others_only(clients: Client
 
 def test_a_local_topic_outside_the_policy_is_unauthorized(client: Any) -> None:
     message = model.PublishMessage(json_message=model.JsonMessage(message={}))
-    refused(model.UnauthorizedError, client.publish_to_topic_async, topic="elsewhere", publish_message=message)
+    refused(
+        model.UnauthorizedError, client.publish_to_topic_async, topic="elsewhere", publish_message=message
+    )
 
 
-@pytest.mark.parametrize("message", [
-    model.PublishMessage(),
-    model.PublishMessage(json_message=model.JsonMessage(message={}), binary_message=model.BinaryMessage(message=b"")),
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        model.PublishMessage(),
+        model.PublishMessage(
+            json_message=model.JsonMessage(message={}), binary_message=model.BinaryMessage(message=b"")
+        ),
+    ],
+)
 def test_a_local_message_has_exactly_one_kind(client: Any, message: Any) -> None:
-    refused(model.InvalidArgumentsError, client.publish_to_topic_async, topic="local/a", publish_message=message)
+    refused(
+        model.InvalidArgumentsError, client.publish_to_topic_async, topic="local/a", publish_message=message
+    )
 
 
 # State, tokens, restart, the rest
@@ -325,7 +385,9 @@ def test_a_component_that_reports_errored_is_restarted(running: CoreInThread, cl
     running.run(running.core.wait_for(COMPONENT, "RUNNING", SECONDS))
 
 
-def test_only_stream_manager_may_validate_a_token(running: CoreInThread, clients: Clients, client: Any, tmp_path: Path) -> None:
+def test_only_stream_manager_may_validate_a_token(
+    running: CoreInThread, clients: Clients, client: Any, tmp_path: Path
+) -> None:
     clients.deploy(STREAM_MANAGER, {}, tmp_path)
     token = running.core.component_environment(COMPONENT)["SVCUID"]
     manager = clients.open(STREAM_MANAGER)
@@ -335,7 +397,9 @@ def test_only_stream_manager_may_validate_a_token(running: CoreInThread, clients
     refused(model.UnauthorizedError, client.validate_authorization_token_async, token=token)
 
 
-def test_a_component_can_restart_one_that_its_policy_names(running: CoreInThread, client: Any, tmp_path: Path) -> None:
+def test_a_component_can_restart_one_that_its_policy_names(
+    running: CoreInThread, client: Any, tmp_path: Path
+) -> None:
     answer = client.restart_component_async(component_name=COMPONENT).result(SECONDS)
 
     assert answer.restart_status == "SUCCEEDED"
@@ -354,13 +418,17 @@ def test_an_operation_that_is_not_served_is_a_service_error(client: Any) -> None
 
 
 def test_a_wrong_token_is_denied(running: CoreInThread, clients: Clients) -> None:
-    path = running.core.component_environment(COMPONENT)["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"]
+    path = running.core.component_environment(COMPONENT)[
+        "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
+    ]
 
     with pytest.raises(AccessDeniedError):
         greengrass.connect(ipc_socket=path, authtoken="wrong")
 
 
-def test_closing_a_component_s_streams_ends_its_connection_and_its_token(running: CoreInThread, clients: Clients) -> None:
+def test_closing_a_component_s_streams_ends_its_connection_and_its_token(
+    running: CoreInThread, clients: Clients
+) -> None:
     closed: list[bool] = []
     recorder = Recorder()
     client = clients.open(handler=recorder)
@@ -419,7 +487,9 @@ def test_garbage_after_the_handshake_costs_only_its_own_connection(
 ) -> None:
     token = running.core.component_environment(COMPONENT)["SVCUID"]
 
-    assert_hangs_up(running, encode(Frame(CONNECT.headers, b'{"authToken": "%s"}' % token.encode())) + garbage)
+    assert_hangs_up(
+        running, encode(Frame(CONNECT.headers, b'{"authToken": "%s"}' % token.encode())) + garbage
+    )
 
     assert client.get_configuration(key_path=["tags"]).value == {"tags": ["a", "b"]}
 
@@ -442,7 +512,9 @@ def test_a_body_that_is_no_request_gets_an_error_and_the_connection_stays(
             answer += received
 
 
-def test_a_client_that_stops_in_the_middle_of_a_frame_blocks_nobody(running: CoreInThread, client: Any) -> None:
+def test_a_client_that_stops_in_the_middle_of_a_frame_blocks_nobody(
+    running: CoreInThread, client: Any
+) -> None:
     with raw_connection(running) as link:
         link.sendall(encode(CONNECT)[:20])
 
@@ -484,7 +556,9 @@ def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_come
 
     client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_319)).result(SECONDS)
     with pytest.raises((ConnectionClosedError, StreamClosedError)):
-        client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_320)).result(SECONDS)
+        client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_320)).result(
+            SECONDS
+        )
     eventually(lambda: recorder.disconnected)
 
 
@@ -492,7 +566,11 @@ def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_come
 def test_classic_answers_a_large_message_with_a_service_error(running: CoreInThread, client: Any) -> None:
     limit = 128 * 1024
     message = refused(
-        model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="1", payload=bytes(limit + 1)
+        model.ServiceError,
+        client.publish_to_iot_core_async,
+        topic_name="allowed/x",
+        qos="1",
+        payload=bytes(limit + 1),
     )
     assert "131073 bytes" in message
     client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=bytes(limit)).result(SECONDS)
@@ -508,7 +586,11 @@ def test_lite_refuses_the_next_publish_while_too_much_is_unacknowledged(
         client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=bytes(size)).result(SECONDS)
 
     message = refused(
-        model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="1", payload=bytes(size)
+        model.ServiceError,
+        client.publish_to_iot_core_async,
+        topic_name="allowed/x",
+        qos="1",
+        payload=bytes(size),
     )
 
     assert f"{fit} messages of {fit * size} bytes" in message
@@ -520,7 +602,9 @@ def test_lite_refuses_everything_while_it_is_offline(running: CoreInThread, clie
     running.run(running.core.cut_mqtt())
 
     for qos in ("0", "1"):
-        refused(model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos=qos, payload=b"")
+        refused(
+            model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos=qos, payload=b""
+        )
     with pytest.raises(model.ServiceError):
         client.subscribe_to_iot_core(topic_name="allowed/x", qos="1", on_stream_event=print)
     running.run(running.core.restore_mqtt())
@@ -528,14 +612,20 @@ def test_lite_refuses_everything_while_it_is_offline(running: CoreInThread, clie
 
 
 @pytest.mark.parametrize("profile", [CLASSIC])
-def test_classic_spools_qos_1_while_it_is_offline_until_the_spool_is_full(running: CoreInThread, client: Any) -> None:
+def test_classic_spools_qos_1_while_it_is_offline_until_the_spool_is_full(
+    running: CoreInThread, client: Any
+) -> None:
     running.run(running.core.cut_mqtt())
     size = 100 * 1024
     for _ in range(25):
         client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=bytes(size)).result(SECONDS)
 
-    refused(model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="1", payload=b"x")
-    refused(model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="0", payload=b"x")
+    refused(
+        model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="1", payload=b"x"
+    )
+    refused(
+        model.ServiceError, client.publish_to_iot_core_async, topic_name="allowed/x", qos="0", payload=b"x"
+    )
     assert running.broker.received == []
 
     running.run(running.core.restore_mqtt())
@@ -544,14 +634,18 @@ def test_classic_spools_qos_1_while_it_is_offline_until_the_spool_is_full(runnin
 
 @pytest.mark.parametrize(("profile", "retain"), [(LITE, False), (CLASSIC, True)])
 def test_only_classic_passes_the_retain_flag_on(running: CoreInThread, client: Any, retain: bool) -> None:
-    client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=b"", retain=True).result(SECONDS)
+    client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=b"", retain=True).result(
+        SECONDS
+    )
 
     (message,) = eventually(lambda: running.broker.received)
     assert message.retain is retain
 
 
 @pytest.mark.parametrize("profile", [CLASSIC])
-def test_classic_loses_a_retained_message_that_comes_before_its_response(running: CoreInThread, client: Any) -> None:
+def test_classic_loses_a_retained_message_that_comes_before_its_response(
+    running: CoreInThread, client: Any
+) -> None:
     running.from_cloud("allowed/x", b"kept", retain=True)
     events: list[Any] = []
 

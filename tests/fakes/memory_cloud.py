@@ -1,7 +1,7 @@
 """Every port of the cloud in memory, with the contracts of fedgrass/federation/ports.py."""
 
 import threading
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -253,26 +253,27 @@ class CallCounter:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.per_call: defaultdict[str, int] = defaultdict(int)
-        self._planned: dict[int, Callable[[], None]] = {}
+        self._times: Counter[str] = Counter()
+        self._planned: dict[tuple[str, int], Callable[[], object]] = {}
 
-    def crash_before(self, call: int) -> None:
-        """Kill the worker just before its ``call``-th call from now, counted from 1."""
-        self.interrupt_before(call, _die)
+    def plan(self, act: Callable[[], object], *, name: str = "", call: int = 1) -> None:
+        """Call ``act`` just before the ``call``-th call from now, counted from 1: of ``name``, or of any."""
+        self._planned[name, self._times[name] + call] = act
 
-    def interrupt_before(self, call: int, act: Callable[[], None]) -> None:
-        """Call ``act`` just before the ``call``-th call from now, counted from 1."""
-        self._planned[len(self.calls) + call] = act
+    def plan_crash(self, *, name: str = "", call: int = 1) -> None:
+        """Kill the worker just before that call."""
+        self.plan(_die, name=name, call=call)
 
     def forget_plans(self) -> None:
         self._planned.clear()
 
     def counted(self, name: str) -> None:
         self.calls.append(name)
-        self.per_call[name] += 1
-        act = self._planned.pop(len(self.calls), None)
-        if act:
-            act()
+        for key in ("", name):
+            self._times[key] += 1
+            act = self._planned.pop((key, self._times[key]), None)
+            if act:
+                act()
 
 
 def _die() -> None:

@@ -11,7 +11,7 @@ import textwrap
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,24 @@ from fedgrass.local.core_errors import (
 )
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE
-from tests.local_core import COMPONENT, FakeBroker, FakeIotConnection, eventually, recipe, settings, write_recipe
+from tests.local_core import (
+    COMPONENT,
+    FakeBroker,
+    FakeIotConnection,
+    eventually,
+    recipe,
+    settings,
+    write_recipe,
+)
 
 SECONDS = 15
 VERSION = "1.0.0"
 S3 = "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION"
 CREDENTIALS = {
-    "AccessKeyId": "AKIA", "SecretAccessKey": "secret", "Token": "session", "Expiration": "2030-01-01T00:00:00Z",
+    "AccessKeyId": "AKIA",
+    "SecretAccessKey": "secret",
+    "Token": "session",
+    "Expiration": "2030-01-01T00:00:00Z",
 }
 
 
@@ -50,7 +61,9 @@ class Device:
         profile = changes.pop("profile", CLASSIC)
         self.core = GreengrassCore(settings(self.root, profile, **changes), lambda: FakeIotConnection(broker))
 
-    async def deploy(self, content: Mapping[str, object], configuration: Mapping[str, object] | None = None) -> None:
+    async def deploy(
+        self, content: Mapping[str, object], configuration: Mapping[str, object] | None = None
+    ) -> None:
         await self.core.deploy(write_recipe(self.folder, content), self.artifacts, configuration)
 
     async def reach(self, state: str, component: str = COMPONENT) -> None:
@@ -89,17 +102,20 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Path]:
+def archive(tmp_path: Path) -> Path:
     """A built component: an archive with a small program."""
     folder = tmp_path / "artifacts" / COMPONENT / VERSION
     folder.mkdir(parents=True)
     file = folder / "probe.zip"
     with zipfile.ZipFile(file, "w") as content:
-        content.writestr("probe/__main__.py", textwrap.dedent("""
+        content.writestr(
+            "probe/__main__.py",
+            textwrap.dedent("""
             import json, os, pathlib
             print(json.dumps({**os.environ, "cwd": os.getcwd(), "code": str(pathlib.Path(__file__).parent)}))
-        """))
-    yield file
+        """),
+        )
+    return file
 
 
 def with_archive(content: dict[str, Any], unarchive: str = "ZIP") -> dict[str, Any]:
@@ -107,16 +123,27 @@ def with_archive(content: dict[str, Any], unarchive: str = "ZIP") -> dict[str, A
     return content
 
 
-def test_a_component_runs_from_its_recipe_with_greengrass_s_surroundings(tmp_path: Path, archive: Path) -> None:
+def test_a_component_runs_from_its_recipe_with_greengrass_s_surroundings(
+    tmp_path: Path, archive: Path
+) -> None:
     run = f"{sys.executable} {{artifacts:decompressedPath}}/probe/probe --epochs {{configuration:/epochs}}"
-    content = with_archive(recipe(
-        run, configuration={"epochs": 3},
-        lifecycle={"Setenv": {"WHERE": "{iot:thingName}", "LEVEL": 2}, "install": "echo installed > marker"},
-        ComponentDependencies={
-            "aws.greengrass.TokenExchangeService": {"VersionRequirement": "^2.0.0", "DependencyType": "HARD"},
-            "aws.greengrass.StreamManager": {"VersionRequirement": "^2.0.0", "DependencyType": "HARD"},
-        },
-    ))
+    content = with_archive(
+        recipe(
+            run,
+            configuration={"epochs": 3},
+            lifecycle={
+                "Setenv": {"WHERE": "{iot:thingName}", "LEVEL": 2},
+                "install": "echo installed > marker",
+            },
+            ComponentDependencies={
+                "aws.greengrass.TokenExchangeService": {
+                    "VersionRequirement": "^2.0.0",
+                    "DependencyType": "HARD",
+                },
+                "aws.greengrass.StreamManager": {"VersionRequirement": "^2.0.0", "DependencyType": "HARD"},
+            },
+        )
+    )
 
     async def scenario(device: Device) -> None:
         await device.deploy(content)
@@ -133,9 +160,14 @@ def test_a_component_runs_from_its_recipe_with_greengrass_s_surroundings(tmp_pat
     assert seen["SVCUID"] == seen["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
     assert seen["AWS_CONTAINER_CREDENTIALS_FULL_URI"].startswith("http://127.0.0.1:")
     expected = {
-        "AWS_IOT_THING_NAME": "device-1", "AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-central-1",
-        "GGC_VERSION": CLASSIC.nucleus_version, "GG_ROOT_CA_PATH": str(root / "ca.pem"), "WHERE": "device-1",
-        "LEVEL": "2", "STREAM_MANAGER_SERVER_PORT": "8089",
+        "AWS_IOT_THING_NAME": "device-1",
+        "AWS_REGION": "eu-central-1",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "GGC_VERSION": CLASSIC.nucleus_version,
+        "GG_ROOT_CA_PATH": str(root / "ca.pem"),
+        "WHERE": "device-1",
+        "LEVEL": "2",
+        "STREAM_MANAGER_SERVER_PORT": "8089",
     }
     assert {name: seen[name] for name in expected} == expected
 
@@ -165,7 +197,9 @@ def test_exit_code_0_is_not_restarted(tmp_path: Path) -> None:
     assert on_device(tmp_path, scenario).log() == "ran\n"
 
 
-def test_a_failing_component_is_restarted_with_the_same_token_and_given_up_at_the_third_failure(tmp_path: Path) -> None:
+def test_a_failing_component_is_restarted_with_the_same_token_and_given_up_at_the_third_failure(
+    tmp_path: Path,
+) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("echo token $SVCUID; exit 3", lifecycle={"install": "echo installed"}))
         await device.reach("ERRORED")
@@ -302,7 +336,9 @@ def test_a_new_deployment_replaces_the_component_and_keeps_its_configuration(tmp
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("sleep 1000", configuration={"a": 1}), {"a": 2})
         await device.reach("RUNNING")
-        await device.deploy(recipe("echo {configuration:/a} {configuration:/b}", configuration={"a": 1, "b": 1}))
+        await device.deploy(
+            recipe("echo {configuration:/a} {configuration:/b}", configuration={"a": 1, "b": 1})
+        )
         await device.reach("FINISHED")
 
     assert on_device(tmp_path, scenario).log() == "2 1\n"
@@ -329,7 +365,8 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed(tmp_path:
 
 def ask(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SECONDS) as answer:  # noqa: S310
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the core's own http address
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refusal:
         return refusal.code, json.load(refusal)
@@ -363,12 +400,16 @@ def test_boto3_takes_its_credentials_from_the_token_exchange_service(tmp_path: P
         await device.deploy(content)
         await device.reach("FINISHED")
 
-    assert on_device(tmp_path, scenario, credentials=lambda: CREDENTIALS).log() == "container-role AKIA session\n"
+    assert (
+        on_device(tmp_path, scenario, credentials=lambda: CREDENTIALS).log()
+        == "container-role AKIA session\n"
+    )
 
 
 def test_credentials_that_cannot_be_had_are_an_error_of_the_service(tmp_path: Path) -> None:
     def fail() -> Mapping[str, str]:
-        raise RuntimeError("the role alias is gone")
+        message = "the role alias is gone"
+        raise RuntimeError(message)
 
     async def scenario(device: Device) -> None:
         await device.deploy(with_token_exchange())
@@ -466,7 +507,9 @@ def test_a_recipe_without_a_runtime_field_is_refused_by_lite_only(tmp_path: Path
 def test_asking_for_what_is_not_there_names_what_is(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true"))
-        with pytest.raises(UnknownComponentError, match=f"no component Absent on device-1: there are {COMPONENT}"):
+        with pytest.raises(
+            UnknownComponentError, match=f"no component Absent on device-1: there are {COMPONENT}"
+        ):
             device.core.component_state("Absent")
         with pytest.raises(ComponentStateError, match="there is no state 'HAPPY'"):
             await device.core.wait_for(COMPONENT, "HAPPY", 1)

@@ -147,7 +147,7 @@ class Device:
             journal=Journal(folder),
             worker=self.bench,
             uploader=lambda: self.bucket,
-            rng=random.Random(7),
+            rng=random.Random(7),  # noqa: S311 - jitter
             background=self._background,
         )
         self.session = Session(
@@ -182,7 +182,9 @@ class Device:
     def said(self, kind: str) -> list[Message]:
         """Return what the device published on one of its topics."""
         return [
-            decode(payload, KINDS[kind]) for topic, payload, _ in self.broker.sent if topic.endswith("/" + kind)
+            decode(payload, KINDS[kind])
+            for topic, payload, _ in self.broker.sent
+            if topic.endswith("/" + kind)
         ]
 
     @property

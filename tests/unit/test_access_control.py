@@ -20,7 +20,10 @@ PUBLISH = "aws.greengrass#PublishToIoTCore"
 POLICIES = {
     IOT_CORE: {
         "Trainer:mqttproxy:1": {"operations": [SUBSCRIBE], "resources": ["fedgrass/+/clients/+/announce"]},
-        "Trainer:mqttproxy:2": {"operations": [PUBLISH], "resources": ["fedgrass/+/clients/+/complete", "log/*"]},
+        "Trainer:mqttproxy:2": {
+            "operations": [PUBLISH],
+            "resources": ["fedgrass/+/clients/+/complete", "log/*"],
+        },
         "Trainer:mqttproxy:3": {"operations": ["*"], "resources": ["both/#"]},
     }
 }
@@ -40,7 +43,9 @@ POLICIES = {
         (SUBSCRIBE, "neither", False),
     ],
 )
-def test_an_operation_is_allowed_only_on_the_resources_beside_it(operation: str, resource: str, allowed: bool) -> None:
+def test_an_operation_is_allowed_only_on_the_resources_beside_it(
+    operation: str, resource: str, allowed: bool
+) -> None:
     assert is_allowed(POLICIES, IOT_CORE, operation, resource) is allowed
 
 
@@ -99,7 +104,10 @@ def test_a_topic_filter_takes_in_what_mqtt_says(topic_filter: str, topic: str, m
         ([], "accessControl has to be a map"),
         ({IOT_CORE: []}, "mqttproxy has to be a map"),
         ({IOT_CORE: {"id": {"resources": ["*"]}}}, "id operations has to be a list of strings, not None"),
-        ({IOT_CORE: {"id": {"operations": ["*"], "resources": "*"}}}, "id resources has to be a list of strings"),
+        (
+            {IOT_CORE: {"id": {"operations": ["*"], "resources": "*"}}},
+            "id resources has to be a list of strings",
+        ),
     ],
 )
 def test_a_misshapen_access_control_is_refused_by_place(access_control: object, complaint: str) -> None:
@@ -110,4 +118,9 @@ def test_a_misshapen_access_control_is_refused_by_place(access_control: object, 
 def test_policy_ids_are_found_over_all_services() -> None:
     more = {**POLICIES, LOCAL_TOPICS: {"Trainer:pubsub:1": {"operations": ["*"], "resources": ["*"]}}}
 
-    assert policy_ids(more) == ["Trainer:mqttproxy:1", "Trainer:mqttproxy:2", "Trainer:mqttproxy:3", "Trainer:pubsub:1"]
+    assert policy_ids(more) == [
+        "Trainer:mqttproxy:1",
+        "Trainer:mqttproxy:2",
+        "Trainer:mqttproxy:3",
+        "Trainer:pubsub:1",
+    ]

@@ -22,7 +22,11 @@ from fedgrass.local.event_stream import (
 
 names = st.text(min_size=1, max_size=60).filter(lambda name: len(name.encode()) <= 255)
 values = st.one_of(
-    st.booleans(), st.integers(-(2**31), 2**31 - 1), st.binary(max_size=300), st.text(max_size=100), st.uuids()
+    st.booleans(),
+    st.integers(-(2**31), 2**31 - 1),
+    st.binary(max_size=300),
+    st.text(max_size=100),
+    st.uuids(),
 )
 frames = st.builds(Frame, st.dictionaries(names, values, max_size=6), st.binary(max_size=500))
 
@@ -67,25 +71,34 @@ def test_random_headers_behind_right_checksums_give_a_frame_or_the_one_error(hea
 
 
 def test_every_integer_size_of_the_encoding_is_read() -> None:
-    headers = b"".join((
-        b"\x01a\x02" + struct.pack(">b", -2),
-        b"\x01b\x03" + struct.pack(">h", -300),
-        b"\x01c\x04" + struct.pack(">i", -70_000),
-        b"\x01d\x05" + struct.pack(">q", -(2**40)),
-        b"\x01e\x08" + struct.pack(">q", 1_700_000_000_000),
-        b"\x01f\x09" + bytes(range(16)),
-    ))
+    headers = b"".join(
+        (
+            b"\x01a\x02" + struct.pack(">b", -2),
+            b"\x01b\x03" + struct.pack(">h", -300),
+            b"\x01c\x04" + struct.pack(">i", -70_000),
+            b"\x01d\x05" + struct.pack(">q", -(2**40)),
+            b"\x01e\x08" + struct.pack(">q", 1_700_000_000_000),
+            b"\x01f\x09" + bytes(range(16)),
+        )
+    )
 
     assert decode(raw_frame(headers)).headers == {
-        "a": -2, "b": -300, "c": -70_000, "d": -(2**40), "e": 1_700_000_000_000, "f": UUID(bytes=bytes(range(16))),
+        "a": -2,
+        "b": -300,
+        "c": -70_000,
+        "d": -(2**40),
+        "e": 1_700_000_000_000,
+        "f": UUID(bytes=bytes(range(16))),
     }
 
 
 def test_a_handshake_as_the_aws_sdk_writes_it_is_read() -> None:
     # Recorded from awsiotsdk 1.31.0: CONNECT with version 0.1.0.
     headers = (
-        b"\x0d:message-type\x04\x00\x00\x00\x04" b"\x0e:message-flags\x04\x00\x00\x00\x00"
-        b"\x0a:stream-id\x04\x00\x00\x00\x00" b"\x08:version\x07\x00\x050.1.0"
+        b"\x0d:message-type\x04\x00\x00\x00\x04"
+        b"\x0e:message-flags\x04\x00\x00\x00\x00"
+        b"\x0a:stream-id\x04\x00\x00\x00\x00"
+        b"\x08:version\x07\x00\x050.1.0"
     )
 
     frame = decode(raw_frame(headers, b'{"authToken":"t"}'))
@@ -103,7 +116,9 @@ def test_a_handshake_as_the_aws_sdk_writes_it_is_read() -> None:
         (1_000_000, 200_000, "headers of 200000 bytes do not fit"),
     ],
 )
-def test_impossible_lengths_are_refused_before_anything_is_read(total: int, headers: int, complaint: str) -> None:
+def test_impossible_lengths_are_refused_before_anything_is_read(
+    total: int, headers: int, complaint: str
+) -> None:
     lengths = struct.pack(">II", total, headers)
 
     with pytest.raises(FrameError, match=complaint):
@@ -120,7 +135,9 @@ def test_a_header_type_that_does_not_exist_is_refused() -> None:
         decode(raw_frame(b"\x01a\x0a"))
 
 
-@pytest.mark.parametrize("frame", [Frame({"n": 2**31}), Frame({"": 1}), Frame({"n": "x" * 65_536}), Frame({"n" * 256: 1})])
+@pytest.mark.parametrize(
+    "frame", [Frame({"n": 2**31}), Frame({"": 1}), Frame({"n": "x" * 65_536}), Frame({"n" * 256: 1})]
+)
 def test_what_does_not_fit_its_field_cannot_be_written(frame: Frame) -> None:
     with pytest.raises(FrameError):
         encode(frame)

@@ -1,4 +1,4 @@
-"""Recipes: what is taken, what is refused and in which words, which manifest wins, what variables stand for."""
+"""Recipes: what is taken, what is refused in which words, which manifest wins, what variables mean."""
 
 from __future__ import annotations
 
@@ -67,9 +67,15 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"ComponentVersion": "NEXT_PATCH"}, "'NEXT_PATCH' is no version such as 1.0.0.*build the component first"),
+        (
+            {"ComponentVersion": "NEXT_PATCH"},
+            "'NEXT_PATCH' is no version such as 1.0.0.*build the component first",
+        ),
         ({"ComponentName": "my trainer"}, "ComponentName 'my trainer'"),
-        ({"RecipeFormatVersion": "2021-01-01"}, r"Invalid enum value '2021-01-01' - at `\$.RecipeFormatVersion`"),
+        (
+            {"RecipeFormatVersion": "2021-01-01"},
+            r"Invalid enum value '2021-01-01' - at `\$.RecipeFormatVersion`",
+        ),
         ({"Component": "x"}, "unknown field `Component`"),
         ({"Manifests": []}, r"`\$.Manifests`"),
         ({"Lifecycle": {}}, "write the lifecycle into each manifest"),
@@ -77,7 +83,10 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
         ({"lifecycle": {"Startup": "x"}}, "knows the phases install, run, shutdown"),
         ({"lifecycle": {"install": {"Script": "x", "Timeout": 0}}}, r"Lifecycle.install.Timeout`"),
         ({"lifecycle": {"install": {"Timeout": 5}}}, "missing required field `Script`"),
-        ({"lifecycle": {"install": {"Script": "x", "RequiresPrivilege": "true"}}}, "install has RequiresPrivilege"),
+        (
+            {"lifecycle": {"install": {"Script": "x", "RequiresPrivilege": "true"}}},
+            "install has RequiresPrivilege",
+        ),
         ({"configuration": {"accessControl": {"s": {"p": {}}}}}, "s p operations has to be a list"),
     ],
 )
@@ -87,7 +96,8 @@ def test_a_mistake_is_refused_by_name(changes: dict[str, Any], complaint: str) -
 
 
 @pytest.mark.parametrize(
-    ("uri", "complaint"), [("s3://bucket/", "ends in no file name"), ("docker:image", "neither s3:// nor file://")]
+    ("uri", "complaint"),
+    [("s3://bucket/", "ends in no file name"), ("docker:image", "neither s3:// nor file://")],
 )
 def test_an_artifact_that_cannot_be_fetched_is_refused(uri: str, complaint: str) -> None:
     one = {**manifest("true"), "Artifacts": [{"URI": uri}]}
@@ -96,7 +106,9 @@ def test_an_artifact_that_cannot_be_fetched_is_refused(uri: str, complaint: str)
         parsed(Manifests=[one])
 
 
-@pytest.mark.parametrize("text", [b"a: [", b"\xff\xfe\x00", b"a: &x [*x]", b"- 1", b"", b"!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text", [b"a: [", b"\xff\xfe\x00", b"a: &x [*x]", b"- 1", b"", b"!!python/object:os.system {}"]
+)
 def test_what_is_no_recipe_at_all_is_refused(text: bytes) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(text)
@@ -123,13 +135,15 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_first_manifest_that_fits_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    several = parsed(Manifests=[
-        manifest("windows", os="windows", runtime="*"),
-        manifest("arm", os="linux", architecture="aarch64", runtime="*"),
-        manifest("classic only", os="linux"),
-        manifest("lite only", os="linux", runtime="aws_nucleus_lite"),
-        manifest("any", os="*", runtime="*"),
-    ])
+    several = parsed(
+        Manifests=[
+            manifest("windows", os="windows", runtime="*"),
+            manifest("arm", os="linux", architecture="aarch64", runtime="*"),
+            manifest("classic only", os="linux"),
+            manifest("lite only", os="linux", runtime="aws_nucleus_lite"),
+            manifest("any", os="*", runtime="*"),
+        ]
+    )
 
     assert select_manifest(several, CLASSIC).lifecycle.run == "classic only"
     assert select_manifest(several, LITE).lifecycle.run == "lite only"
@@ -170,6 +184,10 @@ def test_a_variable_that_stands_for_nothing_is_refused(text: str, complaint: str
 
 
 def test_setenv_takes_strings_and_numbers_and_refuses_the_rest() -> None:
-    assert environment({"A": "{iot:thingName}", "B": 3, "C": True}, VARIABLES) == {"A": "device-1", "B": "3", "C": "true"}
+    assert environment({"A": "{iot:thingName}", "B": 3, "C": True}, VARIABLES) == {
+        "A": "device-1",
+        "B": "3",
+        "C": "true",
+    }
     with pytest.raises(RecipeError, match="Setenv D has to be a string or a number"):
         environment({"D": ["x"]}, VARIABLES)

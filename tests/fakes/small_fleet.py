@@ -1,0 +1,176 @@
+"""A fleet for tests: the real functions of the cloud over ports in memory, and devices that tests move."""
+
+import base64
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+
+from cloud_functions import averager, coordinator
+from cloud_functions.cloud import Cloud
+from cloud_functions.queue import each_record
+from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
+from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore
+from fedgrass.federation.rounds import Round
+from fedgrass.federation.runs import Run
+from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.topics import Kind
+from fedgrass.federation.weights import Arrays, checksum, encode
+from tests.fakes.memory_cloud import (
+    CallCounter,
+    Counted,
+    MemoryAlarms,
+    MemoryBucket,
+    MemoryDevices,
+    MemoryPublisher,
+    MemoryRounds,
+)
+
+FLEET = "garden"
+RUN = "run-1"
+INITIAL: Arrays = {
+    "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "bias": np.zeros(3, dtype=np.float64),
+    "batches": np.array(0, dtype=np.int64),
+    "nothing": np.zeros((0, 4), dtype=np.float32),
+}
+
+
+class SmallFleet:
+    """Some devices, one run, and the cloud between them; time stands still until a test moves it."""
+
+    def __init__(self, devices: int = 3, *, lease_seconds: float = 60, **settings: object) -> None:
+        self.now = 1_700_000_000_000
+        self.names = [f"thing-{number}" for number in range(devices)]
+        self.rounds, self.bucket, self.devices = MemoryRounds(), MemoryBucket(), MemoryDevices()
+        self.publisher, self.alarms = MemoryPublisher(), MemoryAlarms()
+        self.log: list[str] = []
+        self.counter = CallCounter()
+        self.lease_seconds = lease_seconds
+        self.settings: RunSettings = parse_settings({"task": "digits", "rounds": 2, **settings})
+        self.cloud = self._worker()
+        self.bucket.write(object_keys.model(RUN, 0), encode(INITIAL))
+        self.heartbeats()
+
+    def _worker(self) -> Cloud:
+        ports: list[Any] = [
+            Counted(port, self.counter)
+            for port in (self.rounds, self.devices, self.bucket, self.publisher, self.alarms)
+        ]
+        return Cloud(
+            fleet=FLEET,
+            rounds=cast(RoundStore, ports[0]),
+            devices=cast(DeviceDirectory, ports[1]),
+            bucket=cast(Bucket, ports[2]),
+            publisher=cast(Publisher, ports[3]),
+            alarms=cast(Alarms, ports[4]),
+            now=lambda: self.now,
+            log=self.log.append,
+            lease_seconds=self.lease_seconds,
+        )
+
+    def heartbeats(self) -> None:
+        """Let every device be seen now."""
+        for name in self.names:
+            self.devices.heartbeat(name, self.now)
+
+    def start(self) -> Run:
+        return coordinator.start(self.cloud, RUN, self.settings)
+
+    def run(self) -> Run:
+        run = self.rounds.run(RUN)
+        assert run is not None
+        return run
+
+    def newest(self) -> Round:
+        run = self.run()
+        newest = self.rounds.round(RUN, run.round, run.attempt)
+        assert newest is not None
+        return newest
+
+    def upload(self, device: str, of: Round, update: Arrays | bytes) -> bytes:
+        data = update if isinstance(update, bytes) else encode(update)
+        self.bucket.write(object_keys.update(device, of.run, of.number, of.attempt), data)
+        return data
+
+    def completion(self, of: Round, data: bytes, **changes: object) -> bytes:
+        """Return a completion's JSON text; ``changes`` are made to it, whether it allows them or not."""
+        reply = Completion(
+            run=of.run,
+            round=of.number,
+            attempt=of.attempt,
+            round_id=messages.round_id(of.run, of.number, of.attempt),
+            announced_at=of.opened_at,
+            bytes=len(data),
+            checksum=checksum(data),
+            examples=10,
+            metrics={"loss": 0.25},
+            train_seconds=1.5,
+        )
+        return msgspec.json.encode({**msgspec.to_builtins(reply), **changes})
+
+    def reply(self, device: str, of: Round | None = None, value: float = 1.0, **changes: object) -> bool:
+        """Upload an update full of ``value`` and say that it is complete."""
+        of = of or self.newest()
+        data = self.upload(device, of, update_full_of(value))
+        return self.say(device, Kind.COMPLETE, self.completion(of, data, **changes))
+
+    def status(self, device: str, state: str, of: Round | None = None, reason: str = "") -> bool:
+        of = of or self.newest()
+        said = Status(
+            run=of.run, round=of.number, attempt=of.attempt, state=cast(Any, state), reason=reason
+        )
+        return self.say(device, Kind.STATUS, messages.encode(said))
+
+    def say(self, device: str, kind: Kind, payload: bytes, client: str | None = None) -> bool:
+        """Deliver what a device says, as the reply rule writes it; return False if it has to come back."""
+        body = {
+            "payload": base64.b64encode(payload).decode(),
+            "device": device,
+            "kind": kind,
+            "client": device if client is None else client,
+            "received_at": self.now,
+        }
+        return self.deliver(body)
+
+    def ring(self) -> None:
+        """Deliver the alarms that are due, each until it is taken or a lease has to expire first."""
+        for of in self.alarms.ring(self.now):
+            self.deliver(alarm_of(of))
+
+    def deliver(self, body: Mapping[str, object]) -> bool:
+        event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
+        answer = each_record(event, self.log.append, partial(averager._take, self.cloud))
+        failures = [line for line in self.log if line.startswith("failed:")]
+        assert failures == []
+        return answer == {"batchItemFailures": []}
+
+    def told(self) -> list[RoundChange]:
+        """Return what people who watch the run were told."""
+        topic = topics.of_run(FLEET, RUN)
+        return [messages.decode(text, RoundChange) for text in self.publisher.on(topic)]
+
+    def told_of(self, device: str) -> list[str]:
+        return [change.text for change in self.told() if change.device == device]
+
+    def heard(self, device: str) -> list[Announcement | Verdict]:
+        """Return what a device was told on its announce topic."""
+        topic = topics.of_device(FLEET, device, Kind.ANNOUNCE)
+        return [messages.decode_announce(text) for text in self.publisher.on(topic)]
+
+    def verdicts(self, device: str) -> list[Verdict]:
+        return [message for message in self.heard(device) if isinstance(message, Verdict)]
+
+
+def update_full_of(value: float) -> dict[str, Any]:
+    return {name: np.full_like(array, value) for name, array in INITIAL.items()}
+
+
+def alarm_of(of: Round) -> dict[str, object]:
+    """Return the message of a round's alarm, as the Scheduler sends it."""
+    overdue = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
+    return {"overdue": overdue}

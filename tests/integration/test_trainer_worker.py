@@ -1,0 +1,256 @@
+"""The worker as a real process, with boto3 unmodified, against a small S3 of HTTP."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.trainer.events import EventLoop
+from components.trainer.tasks.noise import Noise
+from components.trainer.worker_process import WorkerProcess
+from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work
+from fedgrass.federation import weights
+from tests.unit.device import announcement
+
+PATIENCE = 30.0  # seconds
+NOISE: TaskOptions = {"megabytes": 0.1, "device": "press-1"}
+MODEL = weights.encode(Noise(0.1).initial_weights(0))
+DAMAGED = MODEL[:-1] + bytes([MODEL[-1] ^ 1])
+Bodies = dict[str, list[bytes]]
+
+
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bodies]:
+    """What the small S3 answers by path: one body after the other, the last one again and again."""
+    served: Bodies = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            left = served.get(self.path, [b""])
+            body = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    yield served
+    server.shutdown()
+    server.server_close()
+    thread.join(PATIENCE)
+
+
+class Desk:
+    """Starts works and collects their answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.loop = EventLoop()
+        self.process = WorkerProcess(self.loop.post)
+        self.update = folder / "updates" / "update.safetensors"
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+    def start(self, task: str = "noise", options: TaskOptions | None = None, **announced: object) -> None:
+        values: dict[str, object] = {
+            "model_key": "models/m",
+            "model_sha256": weights.sha256(MODEL),
+            "model_bytes": len(MODEL),
+            **announced,
+        }
+        work = Work(
+            announcement=announcement(task=task, **values),  # type: ignore[arg-type]
+            options=NOISE if options is None else options,
+            update=str(self.update),
+        )
+        self.process.start(work, self._answers.put)
+
+    def answer(self) -> Answer:
+        """Return the next answer that is no progress."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            self.loop.run_due()
+            try:
+                answer = self._answers.get(timeout=0.01)
+            except queue.Empty:
+                continue
+            if not isinstance(answer, Progress):
+                return answer
+        message = "the worker did not answer"
+        raise TimeoutError(message)
+
+    def progressed(self) -> None:
+        """Wait for an answer of any kind."""
+        until = time.monotonic() + PATIENCE
+        while self._answers.empty() and time.monotonic() < until:
+            self.loop.run_due()
+            time.sleep(0.01)
+        assert not self._answers.empty()
+
+    def failure(self) -> str:
+        answer = self.answer()
+        assert isinstance(answer, Failure)
+        assert "\n" not in answer.reason
+        return answer.reason
+
+    @property
+    def pid(self) -> int:
+        assert self.process._process
+        return self.process._process.pid
+
+
+@pytest.fixture
+def desk(tmp_path: Path, bodies: Bodies) -> Iterator[Desk]:
+    bodies["/fleet-bucket/models/m"] = [MODEL]
+    desk = Desk(tmp_path)
+    yield desk
+    desk.process.close()
+
+
+def own(name: str, **options: bool | float | str) -> TaskOptions:
+    return {"module": f"tests.integration.slow_tasks:{name}", **options}
+
+
+def gone(pid: int) -> bool:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_the_update_is_the_model_with_the_devices_own_change(desk: Desk) -> None:
+    desk.start()
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    data = desk.update.read_bytes()
+    assert answer.bytes == len(data)
+    assert answer.checksum == weights.checksum(data)
+    assert answer.examples == 100
+    update, model = weights.decode(data), weights.decode(MODEL)
+    for name in model:
+        np.testing.assert_allclose(
+            update[name].astype(float) - model[name].astype(float), answer.metrics["change"], atol=1e-6
+        )
+
+
+def test_an_evaluation_writes_no_file(desk: Desk) -> None:
+    desk.start(work="evaluate")
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    assert (answer.bytes, answer.checksum) == (0, weights.checksum(b""))
+    assert not desk.update.exists()
+
+
+def test_the_process_is_used_again(desk: Desk) -> None:
+    desk.start()
+    desk.answer()
+    first = desk.pid
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+    assert desk.pid == first
+
+
+def test_a_model_that_was_damaged_once_is_downloaded_again(desk: Desk, bodies: Bodies) -> None:
+    bodies["/fleet-bucket/models/m"] = [DAMAGED, MODEL]
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
+def test_a_model_with_a_wrong_hash_fails_naming_both(desk: Desk, bodies: Bodies) -> None:
+    bodies["/fleet-bucket/models/m"] = [DAMAGED]
+    desk.start()
+    reason = desk.failure()
+    assert weights.sha256(DAMAGED) in reason
+    assert weights.sha256(MODEL) in reason
+    assert not desk.update.exists()
+
+
+def test_a_model_that_is_not_there_fails_naming_it(desk: Desk) -> None:
+    desk.start(model_key="models/none")
+    assert "s3://fleet-bucket/models/none cannot be downloaded" in desk.failure()
+
+
+def test_a_model_of_another_size_fails_naming_both_sizes(desk: Desk) -> None:
+    desk.start(model_bytes=17)
+    assert f"has {len(MODEL)} bytes, 17 were announced" in desk.failure()
+
+
+def test_a_mistake_in_a_users_task_is_one_line_with_its_place(desk: Desk) -> None:
+    desk.start("camera", own("Broken"))
+    reason = desk.failure()
+    assert reason.startswith("task 'camera' failed: KeyError: 'front' (")
+    assert "slow_tasks.py:" in reason
+
+
+def test_what_a_users_task_prints_does_not_disturb_the_answers(desk: Desk) -> None:
+    desk.start("camera", own("Broken"))
+    desk.failure()
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
+def test_a_task_that_cannot_be_found_fails_naming_it(desk: Desk) -> None:
+    desk.start("camera", own("Absent"))
+    assert "task 'camera' cannot be loaded from tests.integration.slow_tasks:Absent" in desk.failure()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Diverging", "array 'bias' has 250 values that are not finite"),
+        ("Reshaping", "array 'bias' has the shape"),
+    ],
+)
+def test_an_update_that_the_cloud_would_refuse_is_not_written(desk: Desk, name: str, text: str) -> None:
+    desk.start("odd", own(name))
+    assert text in desk.failure()
+    assert not desk.update.exists()
+
+
+def test_a_worker_that_dies_is_a_failure_with_the_way_it_died(desk: Desk) -> None:
+    desk.start("dying", own("Dying"))
+    assert desk.failure() == "the worker was killed (SIGKILL): the system may have run out of memory"
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001
+    desk.start("endless", own("Endless", deaf=deaf))
+    desk.progressed()
+    pid = desk.pid
+    started = time.monotonic()
+    desk.process.close()
+    assert gone(pid)
+    assert time.monotonic() - started < 2
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
+def test_a_worker_ends_with_the_trainer(desk: Desk) -> None:
+    desk.start("endless", own("Endless", deaf=True))
+    desk.progressed()
+    pid = desk.pid
+    # What the system does to the pipe when the trainer is no more.
+    assert desk.process._process
+    assert desk.process._process.stdin
+    desk.process._process.stdin.close()
+    desk.process._process.wait(PATIENCE)
+    assert gone(pid)

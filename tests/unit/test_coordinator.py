@@ -1,0 +1,412 @@
+"""Whole runs, over ports in memory: how they end, and what a start refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cloud_functions import coordinator, initiator
+from fedgrass.federation import object_keys, topics
+from fedgrass.federation.errors import SettingsError, UpdateRefused
+from fedgrass.federation.messages import Announcement, NewModel, decode
+from fedgrass.federation.rounds import Participation, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import decode as decode_weights
+from fedgrass.federation.weights import encode, sha256
+from tests.fakes.memory_cloud import Crash, MemoryDevices
+from tests.fakes.small_fleet import FLEET, RUN, SmallFleet, alarm_of, update_full_of
+
+
+def test_a_run_whose_rounds_all_close_succeeds() -> None:
+    fleet = SmallFleet(devices=3, rounds=3)
+    fleet.start()
+    for number in (1, 2, 3):
+        assert (fleet.newest().number, fleet.newest().state) == (number, State.OPEN)
+        for device in fleet.names:
+            fleet.reply(device)
+    assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 3 rounds closed")
+    assert fleet.alarms.standing() == []
+
+
+def test_each_device_of_the_cohort_hears_one_announcement_that_says_all_it_needs() -> None:
+    fleet = SmallFleet(devices=3, training={"epochs": 2, "learning_rate": 0.1})
+    fleet.start()
+    opened = fleet.newest()
+    for device in fleet.names:
+        (heard,) = fleet.heard(device)
+        assert isinstance(heard, Announcement)
+        assert (heard.run, heard.round, heard.attempt, heard.work) == (RUN, 1, 1, "train")
+        assert heard.model_key == object_keys.model(RUN, 0)
+        assert heard.model_sha256 == sha256(fleet.bucket.objects[heard.model_key])
+        assert heard.announced_at == opened.opened_at
+        assert heard.deadline_seconds == fleet.settings.deadline_seconds
+        assert heard.settings == {"epochs": 2, "learning_rate": 0.1}
+
+
+def test_the_model_is_the_mean_weighted_by_examples_and_the_next_round_starts_from_it() -> None:
+    fleet = SmallFleet(devices=2)
+    fleet.start()
+    fleet.reply("thing-0", value=1.0, examples=30)
+    fleet.reply("thing-1", value=5.0, examples=10)
+    key = object_keys.model(RUN, 1)
+    model = decode_weights(fleet.bucket.objects[key])
+    assert model["weight"].tolist() == [[2.0] * 3] * 2
+    assert model["batches"].tolist() == 2
+    assert model["nothing"].shape == (0, 4)
+    heard = fleet.heard("thing-0")[-1]
+    assert isinstance(heard, Announcement)
+    assert (heard.model_key, heard.model_sha256) == (key, sha256(fleet.bucket.objects[key]))
+
+
+def test_a_new_model_is_told_on_the_topic_of_its_task_and_kept_as_the_newest() -> None:
+    fleet = SmallFleet(devices=1, rounds=1)
+    fleet.start()
+    fleet.reply("thing-0")
+    (told,) = fleet.publisher.on(topics.of_models(FLEET, "digits"))
+    news = decode(told, NewModel)
+    assert (news.run, news.round, news.key) == (RUN, 1, object_keys.model(RUN, 1))
+    assert news.sha256 == sha256(fleet.bucket.objects[news.key])
+    assert fleet.bucket.objects[object_keys.latest_model("digits")] == told
+
+
+def test_enough_replies_close_a_round_before_its_deadline() -> None:
+    fleet = SmallFleet(devices=10, threshold=0.7)
+    fleet.start()
+    for device in fleet.names[:7]:
+        assert fleet.newest().number == 1
+        fleet.reply(device)
+    assert fleet.newest().number == 2
+
+
+def test_a_deadline_with_the_minimum_closes_the_round_with_what_came() -> None:
+    fleet = SmallFleet(devices=4, minimum_replies=2)
+    fleet.start()
+    fleet.reply("thing-0", value=2)
+    fleet.reply("thing-1", value=4)
+    fleet.now = fleet.newest().deadline_at
+    fleet.heartbeats()
+    fleet.ring()
+    closed = fleet.rounds.round(RUN, 1, 1)
+    assert closed is not None
+    assert (closed.state, closed.replied, fleet.newest().number) == (State.CLOSED, 2, 2)
+    model = decode_weights(fleet.bucket.objects[object_keys.model(RUN, 1)])
+    assert model["weight"].tolist() == [[3.0] * 3] * 2
+
+
+def test_a_deadline_with_too_few_abandons_the_round_in_words_that_say_why() -> None:
+    fleet = SmallFleet(devices=4, minimum_replies=2)
+    fleet.start()
+    fleet.reply("thing-0")
+    fleet.now = fleet.newest().deadline_at
+    fleet.heartbeats()
+    fleet.ring()
+    abandoned = fleet.rounds.round(RUN, 1, 1)
+    assert abandoned is not None
+    assert abandoned.state is State.ABANDONED
+    assert abandoned.reason == (
+        "the deadline passed and too few replied (1 good replies of 4 asked, 2 needed at least)"
+    )
+    assert object_keys.model(RUN, 1) not in fleet.bucket.objects
+    assert any(change.text == f"abandoned: {abandoned.reason}" for change in fleet.told())
+
+
+def test_an_abandoned_round_is_tried_again_from_the_same_model() -> None:
+    fleet = SmallFleet(devices=2, attempts=2)
+    fleet.start()
+    fleet.now = fleet.newest().deadline_at
+    fleet.heartbeats()
+    fleet.ring()
+    assert (fleet.newest().number, fleet.newest().attempt, fleet.newest().state) == (1, 2, State.OPEN)
+    heard = fleet.heard("thing-0")[-1]
+    assert isinstance(heard, Announcement)
+    assert (heard.attempt, heard.model_key) == (2, object_keys.model(RUN, 0))
+
+
+def test_a_run_whose_attempts_are_used_up_fails_and_says_so() -> None:
+    fleet = SmallFleet(devices=2, attempts=2)
+    fleet.start()
+    for _ in range(2):
+        fleet.now = fleet.newest().deadline_at
+        fleet.heartbeats()
+        fleet.ring()
+    assert fleet.run().state is RunState.FAILED
+    assert fleet.run().reason.startswith("round 1 was abandoned at attempt 2: the deadline passed")
+    assert fleet.alarms.standing() == []
+
+
+def test_a_run_that_is_to_fail_with_an_abandoned_round_does() -> None:
+    fleet = SmallFleet(devices=2, on_abandoned="fail")
+    fleet.start()
+    fleet.now = fleet.newest().deadline_at
+    fleet.ring()
+    assert (fleet.run().state, fleet.run().attempt) == (RunState.FAILED, 1)
+
+
+def test_a_round_that_cannot_reach_its_minimum_is_abandoned_without_waiting() -> None:
+    fleet = SmallFleet(devices=3, minimum_replies=3, on_abandoned="fail")
+    fleet.start()
+    fleet.status("thing-1", "failed", reason="no space left on device")
+    assert fleet.run().state is RunState.FAILED
+    assert "too few devices are left" in fleet.run().reason
+    assert "1 gone" in fleet.run().reason
+    assert fleet.told_of("thing-1") == ["failed: no space left on device"]
+
+
+def test_a_round_closes_as_soon_as_nobody_is_left_to_wait_for() -> None:
+    fleet = SmallFleet(devices=3)
+    fleet.start()
+    fleet.reply("thing-0")
+    fleet.status("thing-1", "declined", reason="on battery")
+    fleet.reply("thing-2")
+    assert fleet.newest().number == 2
+
+
+def test_a_run_of_which_no_device_is_seen_any_more_fails_in_words_that_say_what_to_do() -> None:
+    fleet = SmallFleet(devices=1)
+    fleet.start()
+    fleet.now += 400_000
+    fleet.reply("thing-0")
+    assert fleet.run().state is RunState.FAILED
+    assert "no device with the task 'digits' was seen in the last 300 s" in fleet.run().reason
+
+
+def test_a_random_fraction_is_asked_and_the_same_run_asks_the_same_devices() -> None:
+    first, second = (SmallFleet(devices=10, selection="random", fraction=0.3) for _ in range(2))
+    first.start()
+    second.start()
+    asked = [part.device for part in first.rounds.participants(first.newest())]
+    assert len(asked) == 3
+    assert asked == [part.device for part in second.rounds.participants(second.newest())]
+    assert [name for name in first.names if first.heard(name)] == asked
+
+
+def test_a_round_of_a_thousand_devices_announces_to_every_one() -> None:
+    fleet = SmallFleet(devices=1000)
+    fleet.start()
+    assert all(len(fleet.heard(name)) == 1 for name in fleet.names)
+
+
+def test_a_start_without_an_initial_model_is_refused_with_the_key_to_upload() -> None:
+    fleet = SmallFleet()
+    fleet.bucket.objects.clear()
+    with pytest.raises(SettingsError, match=r"no initial model: upload one to models/run-1/0\.safetensors"):
+        fleet.start()
+    assert fleet.rounds.run(RUN) is None
+
+
+def test_a_start_for_an_unknown_task_is_refused_with_the_tasks_that_devices_have() -> None:
+    fleet = SmallFleet()
+    with pytest.raises(SettingsError, match=r"no device with the task 'poetry'.*with the tasks: digits"):
+        coordinator.start(fleet.cloud, RUN, parse_settings({"task": "poetry"}))
+
+
+def test_a_start_without_any_device_is_refused() -> None:
+    fleet = SmallFleet(devices=0)
+    with pytest.raises(SettingsError, match=r"0 devices were, with the tasks: none"):
+        fleet.start()
+
+
+def test_a_start_whose_minimum_no_round_can_reach_is_refused() -> None:
+    fleet = SmallFleet(devices=3, minimum_replies=4)
+    with pytest.raises(SettingsError, match=r"minimum_replies is 4, but a round would ask 3"):
+        fleet.start()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_start_from_a_model_that_is_not_finite_is_refused(value: float) -> None:
+    fleet = SmallFleet()
+    fleet.bucket.write(object_keys.model(RUN, 0), encode({"weight": np.array([1.0, value])}))
+    with pytest.raises(UpdateRefused, match="'weight' has 1 values that are not finite"):
+        fleet.start()
+
+
+def test_a_start_from_a_file_that_holds_no_weights_is_refused() -> None:
+    fleet = SmallFleet()
+    fleet.bucket.write(object_keys.model(RUN, 0), b"PK\x03\x04 a pickle in a zip")
+    with pytest.raises(UpdateRefused, match="header"):
+        fleet.start()
+
+
+def test_starting_twice_starts_one_run_and_announces_once() -> None:
+    fleet = SmallFleet()
+    fleet.start()
+    again = fleet.start()
+    assert (again.round, again.attempt) == (1, 1)
+    assert len(fleet.heard("thing-0")) == 1
+
+
+def test_starting_again_while_a_round_is_averaged_is_no_error() -> None:
+    fleet = SmallFleet(devices=1)
+    fleet.start()
+    started: list[Run] = []
+    fleet.counter.plan(lambda: started.append(fleet.start()), name="read_layout")
+    fleet.reply("thing-0")
+    assert len(started) == 1
+
+
+def test_a_run_of_the_same_name_with_other_settings_is_refused() -> None:
+    fleet = SmallFleet()
+    fleet.start()
+    with pytest.raises(SettingsError, match=r"run 'run-1' with other settings already"):
+        coordinator.start(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
+
+
+@pytest.mark.parametrize("crash", range(1, 15))
+def test_a_run_that_crashed_while_starting_is_started_by_the_same_call_again(crash: int) -> None:
+    fleet = SmallFleet()
+    fleet.counter.plan_crash(call=crash)
+    with pytest.raises(Crash):
+        fleet.start()
+    fleet.start()
+    assert fleet.newest().state is State.OPEN
+    assert all(fleet.heard(name) for name in fleet.names)
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({}, "the event names no run"),
+        ({"run": 7, "settings": {}}, "the event names no run"),
+        ({"run": "a/b", "settings": {"task": "digits"}}, "'a/b' cannot name a run"),
+        ({"run": "fine", "settings": {"task": "digits", "rounds": 0}}, "`$.rounds`"),
+        ({"run": "fine", "settings": []}, "Expected `object`"),
+    ],
+)
+def test_the_initiator_answers_a_bad_start_with_the_reason(
+    event: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = SmallFleet()
+    monkeypatch.setattr(initiator.wiring, "cloud", lambda _context: fleet.cloud)
+    answer = initiator.handler(event, _Context())
+    assert said in answer["refused"]
+    assert fleet.log == [f"start refused: {answer['refused']}"]
+
+
+def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = SmallFleet()
+    monkeypatch.setattr(initiator.wiring, "cloud", lambda _context: fleet.cloud)
+    answer = initiator.handler({"run": RUN, "settings": {"task": "digits"}}, _Context())
+    assert json.loads(json.dumps(answer)) == {"run": RUN, "state": "RUNNING", "round": 1, "reason": ""}
+
+
+class _Context:
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+def test_a_device_that_says_hello_hears_its_open_work_again() -> None:
+    fleet = SmallFleet(devices=2)
+    fleet.start()
+    fleet.reply("thing-1")
+    fleet.status("thing-0", "accepted")
+    fleet.now += 100_000
+    for name in fleet.names:
+        _hello(fleet, name)
+    heard = [message for message in fleet.heard("thing-0") if isinstance(message, Announcement)]
+    assert [message.deadline_seconds for message in heard] == [600, 500]
+    assert [message.announced_at for message in heard] == [fleet.newest().opened_at] * 2
+    assert len([m for m in fleet.heard("thing-1") if isinstance(m, Announcement)]) == 1
+
+
+def test_a_hello_of_a_device_without_open_work_is_answered_with_nothing() -> None:
+    fleet = SmallFleet()
+    fleet.start()
+    _hello(fleet, "stranger")
+    assert fleet.heard("stranger") == []
+
+
+def test_a_bad_hello_is_refused_in_the_log() -> None:
+    fleet = SmallFleet()
+    _hello(fleet, "thing-0", b"bm8=")
+    assert fleet.log[-1].startswith("thing-0: hello refused: the message is no JSON")
+
+
+def _hello(fleet: SmallFleet, device: str, payload: bytes = b"eyJ2ZXJzaW9uIjogMX0=") -> None:
+    initiator._hello(fleet.cloud, json.dumps({"payload": payload.decode(), "device": device}))
+
+
+def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies() -> None:
+    """The loser's participants and alarm are of another moment; neither may harm the winner's round."""
+    fleet = SmallFleet(devices=3, deadline_seconds=60)
+    second_came = []
+
+    def a_second_worker_opens_it() -> None:
+        fleet.now += 40_000
+        fleet.heartbeats()
+        second_came.append(fleet.start())
+
+    # The first worker's participants and alarm stand, its round does not.
+    fleet.counter.plan(a_second_worker_opens_it, name="open_round")
+    fleet.start()
+    assert second_came
+    opened = fleet.newest()
+    fleet.now = opened.deadline_at - 20_000
+    fleet.ring()
+    assert fleet.newest() == opened
+    for device in fleet.names:
+        fleet.reply(device)
+    closed = fleet.rounds.round(RUN, 1, 1)
+    assert closed is not None
+    assert (closed.state, closed.replied) == (State.CLOSED, 3)
+    parts = list(fleet.rounds.participants(closed))
+    assert [part.turnaround_seconds for part in parts] == [40.0] * 3
+
+
+def test_an_alarm_that_opens_the_round_itself_does_not_count_as_its_deadline() -> None:
+    """Its worker set the alarm and died before the round stood; the alarm finds no round."""
+    fleet = SmallFleet(devices=2, deadline_seconds=60)
+    fleet.counter.plan_crash(name="open_round")
+    with pytest.raises(Crash):
+        fleet.start()
+    (alarm,) = fleet.alarms.standing()
+    fleet.now = alarm.deadline_at
+    fleet.heartbeats()
+    fleet.ring()
+    opened = fleet.newest()
+    assert (opened.attempt, opened.state) == (1, State.OPEN)
+    assert opened.deadline_at == fleet.now + 60_000
+
+
+def test_an_alarm_that_comes_a_moment_early_is_not_lost() -> None:
+    fleet = SmallFleet(devices=2, on_abandoned="fail")
+    fleet.start()
+    fleet.now = fleet.newest().deadline_at - 900
+    fleet.deliver(alarm_of(fleet.newest()))
+    assert fleet.run().state is RunState.FAILED
+
+
+def test_the_coordinator_reads_devices_and_has_no_way_to_write_them() -> None:
+    """One writer per table: heartbeats write devices, completions write turnarounds, by their rules alone."""
+    fleet = SmallFleet(devices=2, rounds=1)
+    before = dict(fleet.devices.seen)
+    fleet.start()
+    for device in fleet.names:
+        fleet.reply(device)
+    assert fleet.run().state is RunState.SUCCEEDED
+    assert fleet.devices.seen == before
+    used = set(fleet.counter.calls)
+    ports = [fleet.rounds, fleet.bucket, fleet.publisher, fleet.alarms]
+    of_devices = {name for name in dir(MemoryDevices) if not name.startswith("_")}
+    others = {name for port in ports for name in dir(port)}
+    assert used & (of_devices - others) == {"seen_since"}
+
+
+def test_a_participant_that_was_asked_first_stays_as_it_was_when_the_opening_is_repeated() -> None:
+    fleet = SmallFleet(devices=2)
+    fleet.start()
+    fleet.rounds.ask(fleet.newest(), ["thing-0", "thing-9"])
+    parts = [part.device for part in fleet.rounds.participants(fleet.newest())]
+    assert parts == ["thing-0", "thing-1", "thing-9"]
+    assert all(
+        part.state is Participation.ASKED for part in fleet.rounds.participants(fleet.newest())
+    )
+
+
+def test_memory_of_the_averager_is_one_update_at_a_time() -> None:
+    fleet = SmallFleet(devices=8)
+    fleet.start()
+    size = len(fleet.upload("thing-0", fleet.newest(), update_full_of(1.0)))
+    for device in fleet.names:
+        fleet.reply(device)
+    assert fleet.bucket.largest_read <= size

@@ -1,0 +1,84 @@
+"""The built-in digits task: its split, its options, and what it learns."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from components.trainer.errors import ConfigurationError
+from components.trainer.tasks.digits import Digits, read_digits, split
+from components.trainer.tasks.registry import load_task
+from fedgrass.federation.aggregation import WeightedMean
+
+
+def never() -> bool:
+    return False
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    images, labels = read_digits()
+    assert images.shape == (1797, 1, 8, 8)
+    assert float(images.max()) == 1.0
+    assert np.bincount(labels.numpy()).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_reading_the_digits_does_not_import_scikit_learn() -> None:
+    code = (
+        "import sys; from components.trainer.tasks.digits import Digits; Digits();"
+        "sys.exit('sklearn' in sys.modules or 'scipy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("shares", [1, 6, 50])
+def test_the_shares_are_disjoint_and_together_all_but_the_held_out(shares: int) -> None:
+    parts = [split(1797, share, shares) for share in range(shares)]
+    held_out = set(parts[0][0])
+    own = [index for _, training, local in parts for index in [*training, *local]]
+    assert all(set(part[0]) == held_out for part in parts)
+    assert len(held_out) == 359
+    assert sorted([*own, *held_out]) == list(range(1797))
+
+
+def test_every_share_has_images_to_evaluate_on_that_it_does_not_train_on() -> None:
+    _, training, local = split(1797, 3, 6)
+    assert len(local) == 24
+    assert len(training) == 216
+
+
+@pytest.mark.parametrize(
+    ("share", "shares"), [(6, 6), (-1, 6), (0, 0), (0, 1000), ("one", 6)]
+)
+def test_an_impossible_share_is_refused(share: int | str, shares: int) -> None:
+    with pytest.raises(ConfigurationError, match="digits"):
+        Digits(share, shares)
+
+
+def test_an_unknown_option_is_refused_with_the_options_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="it takes: share, shares"):
+        load_task("digits", {"shard": 1})
+
+
+def test_options_may_be_spelled_as_strings() -> None:
+    assert load_task("digits", {"share": "5", "shares": "6"}).examples() == 215
+
+
+def test_the_same_seed_gives_the_same_initial_weights() -> None:
+    first, second, other = (Digits().initial_weights(seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_six_devices_learn_the_digits_in_five_rounds() -> None:
+    devices = [Digits(share, 6) for share in range(6)]
+    weights = devices[0].initial_weights(0)
+    for number in range(5):
+        mean = WeightedMean()
+        for device in devices:
+            fit = device.fit(weights, {"seed": number}, lambda _: None, never)
+            mean.add(fit.weights, fit.examples)
+        weights = mean.result()
+    judged = devices[0].evaluate_held_out(weights)
+    assert judged.examples == 359
+    assert judged.metrics["accuracy"] >= 0.97
