@@ -107,7 +107,7 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int) -> None:
         model_sha256=sha256(stored),
         model_bytes=len(stored),
     )
-    cloud.tell(closed, f"closed: {key} is the mean of {good} updates")
+    cloud.tell(closed, f"closed: {key} is the average of {good} updates")
 
 
 def publish_model(cloud: Cloud, run: Run, closed: Round) -> None:

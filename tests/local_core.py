@@ -50,7 +50,7 @@ class FakeIotConnection:
         self.filters: dict[str, QualityOfService] = {}
         self.connected = False
 
-    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:
+    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002
         self._deliver = deliver
         self.connected = True
         self._broker.connections.append(self)
@@ -69,10 +69,10 @@ class FakeIotConnection:
         if message.qos and self._broker.acknowledging:
             loop.call_soon(on_acknowledged)
 
-    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:
+    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002
         if topic_filter == REFUSED_FILTER:
-            message = f"cannot subscribe to {topic_filter}: Not authorized"
-            raise IotConnectionError(message)
+            text = f"cannot subscribe to {topic_filter}: Not authorized"
+            raise IotConnectionError(text)
         self.filters[topic_filter] = qos
         for message in self._broker.retained.values():
             self.arrived(message)

@@ -37,6 +37,7 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the text names it and what it may be.
     """
+    values = {**values, "tasks": _named_tasks(values.get("tasks", {}))}
     unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
     if unknown:
         known = ", ".join(Configuration.__struct_fields__)
@@ -54,3 +55,14 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     for name, options in configuration.tasks.items():
         check_task(name, options)
     return configuration
+
+
+def _named_tasks(tasks: object) -> object:
+    """Return the tasks without those that are null.
+
+    Greengrass merges a deployment's configuration into the recipe's, so that a task of the recipe could not
+    be taken away otherwise.
+    """
+    if not isinstance(tasks, Mapping):
+        return tasks  # refused with the rest
+    return {name: options for name, options in tasks.items() if options is not None}

@@ -22,6 +22,8 @@ from components.trainer.errors import ConnectionLost, Forbidden, NotSent, Traine
 
 CALL_SECONDS = 10.0  # the SDK's own calls wait for ever
 log = logging.getLogger(__name__)
+# The SDK logs, with tracebacks, what it raises or tells as well, and its own shutdown.
+logging.getLogger("awsiot").setLevel(logging.CRITICAL + 1)
 Lost = Callable[[str], None]
 T = TypeVar("T")
 
@@ -56,6 +58,7 @@ class GreengrassNucleus:
         self._client = client
         self._lost = lost
         self._subscriptions: dict[str, _Subscription] = {}
+        self._closing = False
 
     @classmethod
     def connect(cls, lost: Lost) -> "GreengrassNucleus":
@@ -136,15 +139,14 @@ class GreengrassNucleus:
 
     def close(self) -> None:
         """Close the connection; ``lost`` is not called."""
-        for subscription in self._subscriptions.values():
-            subscription.wanted = False
+        self._closing = True
         self._client.close(executor_wait=False)
 
     def _open(self, what: str, call: Callable[..., tuple["Future[Any]", Any]]) -> _Subscription:
         subscription = _Subscription(None)
 
         def closed() -> None:
-            if subscription.wanted:
+            if subscription.wanted and not self._closing:
                 self._lost(f"the nucleus ended what was asked for by: {what}")
 
         def failed(error: Exception) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedgrass.console.operator import RoundRecord
@@ -42,25 +43,18 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
-    """Return one line per round."""
-    lines = Table(title="Rounds", title_justify="left")
-    for heading in ("round", "asked", "replied", "late"):
-        lines.add_column(heading, justify="right")
-    for heading in ("turnaround, median", "slowest", "up", "down", "round took", "accuracy", "loss"):
-        lines.add_column(heading, justify="right")
+    """Return one line per attempt at a round, narrow enough for 80 columns."""
+    lines = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading, second_line in _HEADINGS:
+        lines.add_column(f"{heading}\n{second_line}", justify="right", no_wrap=True)
     for line in summaries:
-        again = f" ({line['attempt']}. attempt)" if line["attempt"] > 1 else ""
+        again = f".{line['attempt']}" if line["attempt"] > 1 else ""
+        outcome = "" if line["state"] == State.CLOSED else f" {line['state'].lower()}"
         lines.add_row(
-            f"{line['round']}{again}"
-            if line["state"] == State.CLOSED
-            else f"{line['round']} {line['state']}",
-            str(line["asked"]),
-            str(line["replied"]),
-            str(line["late"]),
-            _seconds(line["turnaround_median_seconds"]),
-            _seconds(line["turnaround_slowest_seconds"]),
-            f"{line['bytes_up'] / 1e6:.2f} MB",
-            f"{line['bytes_down'] / 1e6:.2f} MB",
+            f"{line['round']}{again}{outcome}",
+            f"{line['asked']} / {line['replied']} / {line['late']}",
+            f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
+            f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
             _seconds(line["seconds"]),
             _share(line["held_out"].get("accuracy")),
             _number(line["held_out"].get("loss")),
@@ -68,8 +62,19 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     return lines
 
 
+_HEADINGS = (
+    ("round", ""),
+    ("devices", "asked / replied / late"),
+    ("turnaround, s", "median / slowest"),
+    ("MB", "up / down"),
+    ("took", "s"),
+    ("held out", "accuracy"),
+    ("", "loss"),
+)
+
+
 def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _share(value: float | None) -> str:

@@ -70,7 +70,7 @@ class LiveView:
 
     def say(self, text: str) -> None:
         """Print one line above the view."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def round_closed(self, number: int, note: str) -> None:
         """Move the run's bar to ``number`` closed rounds."""

@@ -173,8 +173,10 @@ def next_event(current: Round, now: int, *, overdue: bool = False) -> Event | No
 
 def explain(current: Round, event: Event) -> str:
     """Return one line for people: why ``event`` happens to the round."""
-    counted = f"{current.good} good replies of {current.asked} asked, {current.minimum} needed at least"
-    aside = [
+    counts = [f"{current.good} of {current.asked} replied"]
+    counts += [
         f"{count} {what}" for count, what in ((current.refused, "refused"), (current.gone, "gone")) if count
     ]
-    return f"{event} ({', '.join([counted, *aside])})"
+    if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH, Event.TOO_FEW_GOOD_UPDATES}:
+        counts.append(f"{current.minimum} needed at least")
+    return f"{event} ({', '.join(counts)})"

@@ -21,7 +21,7 @@ CLI: Final = "aws.greengrass.Cli"
 
 
 def is_allowed(access_control: object, service: str, operation: str, resource: str) -> bool:
-    """Whether a policy of `service` allows `operation` (`aws.greengrass#...`) on `resource`, such as a topic."""
+    """Whether a policy of `service` allows `operation`, such as `aws.greengrass#...`, on `resource`."""
     services = cast("Mapping[str, object]", access_control) if isinstance(access_control, Mapping) else {}
     policies = services.get(service)
     if not isinstance(policies, Mapping):

@@ -119,9 +119,10 @@ class ComponentProcess:
         while True:
             try:
                 await self._live()
-                return
             except (CoreError, OSError) as exc:
                 self._log.warning("%s", exc)
+            else:
+                return
             if self._is_one_failure_too_many():
                 self._log.error("given up after %d failures: the component is BROKEN", self._limits.failures)
                 self._enter(BROKEN)

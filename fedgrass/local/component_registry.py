@@ -60,7 +60,8 @@ class ComponentRegistry:
 
         Raises a CoreError that says what is wrong.
         """
-        recipe = await asyncio.to_thread(read_recipe, recipe_file)
+        strings = self._profile.yaml_scalars_are_strings
+        recipe = await asyncio.to_thread(read_recipe, recipe_file, scalars_are_strings=strings)
         manifest = select_manifest(recipe, self._profile)
         self._check_dependencies(recipe)
         old = self._components.get(recipe.component_name)

@@ -79,7 +79,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         fleet_name=FLEET,
         profile=options.profile,
         ports=(options.gateway_port, options.mqtt_port),
-        say=lambda line: console.print(line, highlight=False),
+        say=lambda line: console.print(line, highlight=False, soft_wrap=True),
     ) as site:
         name = f"{options.task}-{time.strftime('%Y%m%d-%H%M%S')}"
         run, evaluations = _watch_run(site, name, settings, task, console)

@@ -130,11 +130,8 @@ class IpcConnection:
 
     async def _serve_call(self, call: Call) -> None:
         log = self._service.log
-        operation = self._service.operations.get(call.operation)
+        operation = self._service.operations.get(call.operation, _refuse)
         try:
-            if operation is None:
-                message = f"operation {call.operation!r} is not supported"
-                raise ServiceError(message)
             call.stream.respond(call.operation, await operation(call))
         except ConnectionMustCloseError as exc:
             log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, exc)
@@ -176,6 +173,11 @@ class IpcConnection:
         for stream in list(self._streams.values()):
             stream.close()
         self._writer.close()
+
+
+async def _refuse(call: Call) -> Mapping[str, object]:
+    message = f"operation {call.operation!r} is not supported"
+    raise ServiceError(message)
 
 
 def _token(payload: bytes) -> str:

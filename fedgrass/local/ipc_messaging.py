@@ -114,5 +114,5 @@ def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:
             return {"binaryMessage": {"message": encoded, "context": context}}
         case PublishMessage(json_message=json_message, binary_message=None) if json_message is not None:
             return {"jsonMessage": {"message": json_message.message, "context": context}}
-    message = "publishMessage has to hold either a jsonMessage or a binaryMessage"
-    raise InvalidArgumentsError(message)
+    text = "publishMessage has to hold either a jsonMessage or a binaryMessage"
+    raise InvalidArgumentsError(text)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE_SECONDS: Final = 60
 FIRST_RETRY_SECONDS: Final = 1
 LONGEST_RETRY_SECONDS: Final = 30
+NO_ANSWER: Final = "no answer"
 SESSION_SECONDS: Final = 3_600
 """How long IoT Core keeps a persistent session by default."""
 
@@ -45,7 +46,7 @@ class PahoConnection:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deliver: Callable[[IotMessage], None] | None = None
         self._connected = asyncio.Event()
-        self._last_failure = "no answer"
+        self._last_failure = NO_ANSWER
         self._cut = False
         self._filters: dict[str, QualityOfService] = {}
         self._unacknowledged: dict[int, Callable[[], None]] = {}
@@ -193,7 +194,8 @@ class PahoConnection:
         reason: ReasonCode,
         ____: Properties | None,
     ) -> None:
-        self._last_failure = str(reason)
+        if self._last_failure == NO_ANSWER:
+            self._last_failure = str(reason)  # says less than a refusal that came before it
         self._log.info("the connection to IoT Core has ended: %s", reason)
         self._in_loop(self._lost)
 

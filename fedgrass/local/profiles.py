@@ -25,6 +25,8 @@ class Profile:
     """Whether a manifest counts only if its platform has `runtime`, as `*` or this nucleus's own."""
     runtime: str | None
     """The nucleus's own value of a platform's `runtime` field."""
+    yaml_scalars_are_strings: bool
+    """Whether `3` and `true` in a YAML recipe's default configuration reach the component as strings."""
     inbound_limit: int
     """A larger message from IoT Core is dropped and nobody is told."""
     outbound_limit: int
@@ -48,6 +50,7 @@ CLASSIC: Final = Profile(
     nucleus_version="2.14.0",
     needs_runtime_field=False,
     runtime=None,
+    yaml_scalars_are_strings=False,
     inbound_limit=MQTT_MESSAGE_LIMIT,
     outbound_limit=MQTT_MESSAGE_LIMIT,
     oversize_closes_connection=False,
@@ -62,6 +65,7 @@ LITE: Final = Profile(
     nucleus_version="2.6.0",
     needs_runtime_field=True,
     runtime="aws_nucleus_lite",
+    yaml_scalars_are_strings=True,
     inbound_limit=4_980,
     outbound_limit=7_319,
     oversize_closes_connection=True,

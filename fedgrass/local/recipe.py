@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from fedgrass.local.access_control import check_access_control
 from fedgrass.local.core_errors import InvalidAccessControlError, RecipeError
+from fedgrass.local.recipe_yaml import load_yaml
 
 LARGEST_RECIPE_BYTES: Final = 16_000
 DEFAULT_PHASE_SECONDS: Final = 120
@@ -112,8 +113,11 @@ class Recipe(_Strict, frozen=True):
         return self.component_configuration.default_configuration
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML or JSON file. Raises RecipeError."""
+def read_recipe(path: Path, *, scalars_are_strings: bool = False) -> Recipe:
+    """The recipe in a YAML or JSON file. Raises RecipeError.
+
+    With `scalars_are_strings` the default configuration of a YAML file holds `'3'` where it says `3`.
+    """
     try:
         raw = path.read_bytes()
     except OSError as exc:
@@ -123,17 +127,17 @@ def read_recipe(path: Path) -> Recipe:
         message = f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
         raise RecipeError(message)
     try:
-        return parse_recipe(raw)
+        # JSON tells numbers from strings on every nucleus.
+        return parse_recipe(raw, scalars_are_strings=scalars_are_strings and path.suffix != ".json")
     except RecipeError as exc:
         message = f"recipe {path}: {exc}"
         raise RecipeError(message) from exc
 
 
-def parse_recipe(raw: bytes) -> Recipe:
+def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False) -> Recipe:
     """The recipe in YAML or JSON text. Raises RecipeError."""
     try:
-        # JSON is a subset of YAML; the loader is a SafeLoader that refuses doubled keys.
-        document = yaml.load(raw, _RecipeLoader)  # noqa: S506
+        document = load_yaml(raw, scalars_are_strings=scalars_are_strings)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
         message = f"it is neither YAML nor JSON: {exc}"
         raise RecipeError(message) from exc
@@ -164,8 +168,8 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(message)
     if not _VERSION.fullmatch(recipe.component_version):
         message = (
-            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is a placeholder"
-            " of GDK, build the component first and use the recipe of the build"
+            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is GDK's"
+            " placeholder, build the component first and use the recipe of the build"
         )
         raise RecipeError(message)
     try:
@@ -190,21 +194,3 @@ def _check_manifest(manifest: Manifest) -> None:
         if not re.match(r"(s3|file)://", artifact.uri):
             message = f"artifact URI {artifact.uri!r} is neither s3:// nor file://"
             raise RecipeError(message)
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML without dates (`2020-01-25` is a string to Greengrass) and with each key once."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to configure a loader
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        doubled = {str(key) for key in keys if keys.count(key) > 1 and key != "<<"}
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {', '.join(sorted(doubled))} is given twice", node.start_mark
-            )
-        return dict(super().construct_mapping(node, deep=deep))

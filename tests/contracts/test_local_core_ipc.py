@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import socket
 import struct
 import time
@@ -23,7 +23,7 @@ from awsiot.eventstreamrpc import (
 from awsiot.greengrasscoreipc import model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
-from fedgrass.local.event_stream import Frame, encode
+from fedgrass.local.event_stream import Frame, HeaderValue, encode
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from tests.local_core import (
     COMPONENT,
@@ -57,7 +57,7 @@ class Recorder(LifecycleHandler):  # type: ignore[misc]
     def __init__(self) -> None:
         self.disconnected = False
 
-    def on_disconnect(self, reason: Exception | None) -> None:
+    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002
         self.disconnected = True
 
 
@@ -69,7 +69,7 @@ class Clients:
         self._opened: list[Any] = []
 
     def deploy(self, name: str, configuration: dict[str, object], folder: Path) -> None:
-        content = recipe("sleep 1000", name=name, configuration=configuration)
+        content = recipe("echo started; sleep 1000", name=name, configuration=configuration)
         self._running.run(self._running.core.deploy(write_recipe(folder, content), folder))
         self._running.run(self._running.core.wait_for(name, "RUNNING", SECONDS))
 
@@ -257,7 +257,7 @@ def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, cl
     clients.open().subscribe_to_configuration_update(key_path=["training"], on_stream_event=events.append)
 
     client.update_configuration(
-        timestamp=datetime.datetime.now(datetime.UTC),
+        timestamp=dt.datetime.now(dt.UTC),
         value_to_merge={"training": {"epochs": 4, "rate": 0.1, "seed": 7}, "elsewhere": 1},
     )
 
@@ -269,7 +269,7 @@ def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, cl
 
 
 def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: Any) -> None:
-    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    long_ago = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
     message = refused(
         model.FailedUpdateConditionCheckError,
@@ -288,7 +288,7 @@ def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: A
     [{"value_to_merge": {"accessControl": {}}}, {"key_path": ["accessControl"], "value_to_merge": {"x": 1}}],
 )
 def test_a_component_may_not_change_its_own_access_control(client: Any, arguments: dict[str, Any]) -> None:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     message = refused(
         model.InvalidArgumentsError, client.update_configuration_async, timestamp=now, **arguments
     )
@@ -331,7 +331,7 @@ def test_json_and_binary_messages_pass_between_components(
     )
 
 
-def test_a_component_hears_itself_unless_it_asks_for_others_only(clients: Clients, client: Any) -> None:
+def test_a_component_hears_itself_unless_it_asks_for_others_only(client: Any) -> None:
     own: list[Any] = []
     others: list[Any] = []
     client.subscribe_to_topic(
@@ -393,18 +393,16 @@ def test_only_stream_manager_may_validate_a_token(
     manager = clients.open(STREAM_MANAGER)
 
     assert manager.validate_authorization_token(token=token).is_valid is True
-    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")
+    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")  # noqa: S106
     refused(model.UnauthorizedError, client.validate_authorization_token_async, token=token)
 
 
-def test_a_component_can_restart_one_that_its_policy_names(
-    running: CoreInThread, client: Any, tmp_path: Path
-) -> None:
+def test_a_component_can_restart_one_that_its_policy_names(client: Any, tmp_path: Path) -> None:
     answer = client.restart_component_async(component_name=COMPONENT).result(SECONDS)
 
     assert answer.restart_status == "SUCCEEDED"
-    running.run(running.core.wait_for(COMPONENT, "STARTING", SECONDS))
-    running.run(running.core.wait_for(COMPONENT, "RUNNING", SECONDS))
+    log = tmp_path / "logs" / f"{COMPONENT}.log"
+    eventually(lambda: log.read_text() == "started\nstarted\n")
     refused(model.ResourceNotFoundError, client.restart_component_async, component_name="com.example.Absent")
     refused(model.UnauthorizedError, client.restart_component_async, component_name=OTHER)
 
@@ -417,7 +415,8 @@ def test_an_operation_that_is_not_served_is_a_service_error(client: Any) -> None
 # What a client may not do to the server
 
 
-def test_a_wrong_token_is_denied(running: CoreInThread, clients: Clients) -> None:
+@pytest.mark.usefixtures("clients")
+def test_a_wrong_token_is_denied(running: CoreInThread) -> None:
     path = running.core.component_environment(COMPONENT)[
         "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
     ]
@@ -494,12 +493,17 @@ def test_garbage_after_the_handshake_costs_only_its_own_connection(
     assert client.get_configuration(key_path=["tags"]).value == {"tags": ["a", "b"]}
 
 
+@pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"topicName": 1}'])
 def test_a_body_that_is_no_request_gets_an_error_and_the_connection_stays(
-    running: CoreInThread, clients: Clients, body: bytes
+    running: CoreInThread, body: bytes
 ) -> None:
     token = running.core.component_environment(COMPONENT)["SVCUID"]
-    headers = {":message-type": 0, ":message-flags": 0, "operation": "aws.greengrass#PublishToIoTCore"}
+    headers: dict[str, HeaderValue] = {
+        ":message-type": 0,
+        ":message-flags": 0,
+        "operation": "aws.greengrass#PublishToIoTCore",
+    }
     ping = encode(Frame({":message-type": 2, ":message-flags": 0, ":stream-id": 0}, b"still there?"))
 
     with raw_connection(running) as link:
@@ -563,7 +567,7 @@ def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_come
 
 
 @pytest.mark.parametrize("profile", [CLASSIC])
-def test_classic_answers_a_large_message_with_a_service_error(running: CoreInThread, client: Any) -> None:
+def test_classic_answers_a_large_message_with_a_service_error(client: Any) -> None:
     limit = 128 * 1024
     message = refused(
         model.ServiceError,
@@ -633,7 +637,7 @@ def test_classic_spools_qos_1_while_it_is_offline_until_the_spool_is_full(
 
 
 @pytest.mark.parametrize(("profile", "retain"), [(LITE, False), (CLASSIC, True)])
-def test_only_classic_passes_the_retain_flag_on(running: CoreInThread, client: Any, retain: bool) -> None:
+def test_only_classic_passes_the_retain_flag_on(running: CoreInThread, client: Any, *, retain: bool) -> None:
     client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=b"", retain=True).result(
         SECONDS
     )

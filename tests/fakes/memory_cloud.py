@@ -255,6 +255,7 @@ class CallCounter:
         self.calls: list[str] = []
         self._times: Counter[str] = Counter()
         self._planned: dict[tuple[str, int], Callable[[], object]] = {}
+        self.most: int | None = None  # further calls are an endless loop
 
     def plan(self, act: Callable[[], object], *, name: str = "", call: int = 1) -> None:
         """Call ``act`` just before the ``call``-th call from now, counted from 1: of ``name``, or of any."""
@@ -269,6 +270,9 @@ class CallCounter:
 
     def counted(self, name: str) -> None:
         self.calls.append(name)
+        if self.most is not None and len(self.calls) > self.most:
+            message = f"more than {self.most} calls of ports: the work goes round for ever"
+            raise AssertionError(message)
         for key in ("", name):
             self._times[key] += 1
             act = self._planned.pop((key, self._times[key]), None)

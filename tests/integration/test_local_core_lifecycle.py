@@ -123,9 +123,8 @@ def with_archive(content: dict[str, Any], unarchive: str = "ZIP") -> dict[str, A
     return content
 
 
-def test_a_component_runs_from_its_recipe_with_greengrass_s_surroundings(
-    tmp_path: Path, archive: Path
-) -> None:
+@pytest.mark.usefixtures("archive")
+def test_a_component_runs_from_its_recipe_with_greengrass_s_surroundings(tmp_path: Path) -> None:
     run = f"{sys.executable} {{artifacts:decompressedPath}}/probe/probe --epochs {{configuration:/epochs}}"
     content = with_archive(
         recipe(
@@ -203,7 +202,7 @@ def test_a_failing_component_is_restarted_with_the_same_token_and_given_up_at_th
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("echo token $SVCUID; exit 3", lifecycle={"install": "echo installed"}))
         await device.reach("ERRORED")
-        with pytest.raises(ComponentStateError, match="failed too often.*(?s:.*)token"):
+        with pytest.raises(ComponentStateError, match=r"failed too often.*(?s:.*)token"):
             await device.core.wait_for(COMPONENT, "FINISHED", SECONDS)
         assert device.core.component_state(COMPONENT) == "BROKEN"
 
@@ -489,7 +488,7 @@ def test_a_policy_id_that_another_component_has_is_refused(tmp_path: Path) -> No
 
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true", name="com.example.First", configuration=configuration))
-        with pytest.raises(RecipeError, match="policy id same:1 is taken by com.example.First"):
+        with pytest.raises(RecipeError, match=r"policy id same:1 is taken by com.example.First"):
             await device.deploy(recipe("true", configuration=configuration))
         with pytest.raises(InvalidAccessControlError, match="accessControl x has to be a map"):
             await device.core.update_configuration("com.example.First", {"accessControl": {"x": 1}})
@@ -521,7 +520,9 @@ def test_an_iot_core_that_is_not_there_is_named_and_nothing_stays(tmp_path: Path
     core = GreengrassCore(settings(tmp_path / "core", LITE))
 
     async def start() -> None:
-        with pytest.raises(IotConnectionError, match="cannot connect to IoT Core at 127.0.0.1:1 as device-1"):
+        with pytest.raises(
+            IotConnectionError, match=r"cannot connect to IoT Core at 127.0.0.1:1 as device-1"
+        ):
             await core.start()
 
     asyncio.run(start())

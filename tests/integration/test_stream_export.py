@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -45,14 +46,14 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield cloud.endpoint_url
 
 
-def s3_at(endpoint: str) -> Any:
+def s3_at(endpoint: str, read_timeout: float = 10) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",  # noqa: S106  the embedded cloud takes any
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=1),
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=read_timeout),
     )
 
 
@@ -139,7 +140,8 @@ def core(tmp_path: Path, endpoint: str) -> Iterator[Device]:
 
 
 def random_file(folder: Path, size: int) -> Path:
-    file = folder / f"{size}.safetensors"
+    # A new name each time: a file that is rewritten while it goes up leaves S3 waiting for the rest of it.
+    file = folder / f"{uuid.uuid4()}.safetensors"
     file.write_bytes(os.urandom(size))
     return file
 
@@ -356,7 +358,9 @@ def test_a_server_stops_while_s3_hangs_and_the_task_is_done_after_the_restart(
 ) -> None:
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as silent,
-        device(tmp_path, lambda: s3_at(f"http://127.0.0.1:{silent.getsockname()[1]}")) as core,
+        device(
+            tmp_path, lambda: s3_at(f"http://127.0.0.1:{silent.getsockname()[1]}", read_timeout=0.5)
+        ) as core,
     ):
         core.create("updates")
         number = core.append(random_file(tmp_path, 10), "hung")

@@ -44,7 +44,7 @@ POLICIES = {
     ],
 )
 def test_an_operation_is_allowed_only_on_the_resources_beside_it(
-    operation: str, resource: str, allowed: bool
+    operation: str, resource: str, *, allowed: bool
 ) -> None:
     assert is_allowed(POLICIES, IOT_CORE, operation, resource) is allowed
 
@@ -76,7 +76,7 @@ def test_without_a_proper_policy_nothing_is_allowed(access_control: object) -> N
         ("a/{iot:thingName}", "a/device-1", False),
     ],
 )
-def test_wildcards_of_a_resource(pattern: str, resource: str, covered: bool) -> None:
+def test_wildcards_of_a_resource(pattern: str, resource: str, *, covered: bool) -> None:
     assert covers(pattern, resource) is covered
 
 
@@ -94,7 +94,7 @@ def test_wildcards_of_a_resource(pattern: str, resource: str, covered: bool) -> 
         ("a/*", "a/b", False),
     ],
 )
-def test_a_topic_filter_takes_in_what_mqtt_says(topic_filter: str, topic: str, matches: bool) -> None:
+def test_a_topic_filter_takes_in_what_mqtt_says(topic_filter: str, topic: str, *, matches: bool) -> None:
     assert topic_matches(topic_filter, topic) is matches
 
 

@@ -48,6 +48,18 @@ def test_an_unquoted_format_version_is_a_string_and_no_date() -> None:
     assert parse_recipe(text.encode()).recipe_format_version == "2020-01-25"
 
 
+def test_lite_takes_every_scalar_of_yaml_for_a_string_and_json_as_it_is(tmp_path: Path) -> None:
+    content = recipe("true", configuration={"epochs": 3, "rate": 0.1, "on": True, "list": [1]})
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "r.json").write_text(json.dumps(content))
+
+    from_yaml = read_recipe(tmp_path / "r.yaml", scalars_are_strings=True).default_configuration
+    from_json = read_recipe(tmp_path / "r.json", scalars_are_strings=True).default_configuration
+
+    assert from_yaml == {"epochs": "3", "rate": "0.1", "on": "true", "list": ["1"]}
+    assert from_json == {"epochs": 3, "rate": 0.1, "on": True, "list": [1]}
+
+
 def test_a_timeout_may_arrive_as_a_string() -> None:
     lifecycle = {"install": {"Script": "pip install", "Timeout": "900"}}
 
