@@ -17,7 +17,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion, Status, shorten
 
 UPLOAD_TRIES = 5
-FIRST_DELAY = 1.0  # seconds, between uploads
+FIRST_DELAY = 2.0  # seconds, between uploads: long enough in all for a restart of Stream Manager
 LARGEST_DELAY = 60.0
 log = logging.getLogger(__name__)
 Background = Callable[[Call], None]
@@ -138,8 +138,8 @@ class Assignment:
         def upload() -> None:
             try:
                 uploader.upload(path, self.announcement.bucket, key, self._cancelled)
-            except UploadFailed as error:
-                reason = str(error)
+            except Exception as error:  # noqa: BLE001 - an SDK's own mistake must not lose the work
+                reason = str(error) if isinstance(error, UploadFailed) else repr(error)
                 self._place.loop.post(lambda: self._not_uploaded(result, attempt, reason))
             else:
                 self._place.loop.post(lambda: self._uploaded(result))
@@ -156,8 +156,11 @@ class Assignment:
         self._place.loop.call_later(next(self._delays), lambda: self._upload(result, attempt + 1))
 
     def _uploaded(self, result: Result) -> None:
-        if not self._cancelled.is_set():
-            self._complete(result, self._place.loop.clock() - self._upload_started)
+        if self._cancelled.is_set():
+            return
+        seconds = self._place.loop.clock() - self._upload_started
+        log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
+        self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
         announcement = self.announcement

@@ -12,7 +12,6 @@ from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, Strea
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import (
     ConfigurationUpdateEvents,
-    GreengrassCoreIPCError,
     IoTCoreMessage,
     ReportedLifecycleState,
     UnauthorizedError,
@@ -178,6 +177,6 @@ def _result(call: Callable[[], "Future[T]"], what: str) -> T:
     except TimeoutError as error:
         message = f"could not {what}: the nucleus did not answer within {CALL_SECONDS:g} s"
         raise NotSent(message) from error
-    except (GreengrassCoreIPCError, AwsCrtError) as error:
+    except (RuntimeError, AwsCrtError) as error:  # the root of all that the SDK raises is RuntimeError
         message = f"could not {what}: {getattr(error, 'message', None) or repr(error)}"
         raise NotSent(message) from error

@@ -55,7 +55,7 @@ def main() -> int:
 def checked(python: Path) -> Path:
     """Return ``python`` if it has all that the trainer needs."""
     wanted = "the configuration's python"
-    if not python.is_absolute() or not os.access(python, os.X_OK):
+    if not (python.is_absolute() and python.is_file() and os.access(python, os.X_OK)):
         message = f"{wanted} is {str(python)!r}; it has to be the absolute path of an interpreter, or empty"
         raise InstallError(message)
     _run([str(python), "-c", CHECK], CHECK_SECONDS, f"{wanted}, {python}, cannot run the trainer")

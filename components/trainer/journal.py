@@ -66,9 +66,7 @@ class Journal:
     def count_examples(self, task: str, examples: int) -> None:
         """Write down how many examples a task has."""
         if self.state.examples.get(task) != examples:
-            self._save(
-                msgspec.structs.replace(self.state, examples={**self.state.examples, task: examples})
-            )
+            self._save(msgspec.structs.replace(self.state, examples={**self.state.examples, task: examples}))
 
     def reply_to(self, round_id: str) -> Reply | None:
         """Return what was answered to an announcement, if it is still known."""

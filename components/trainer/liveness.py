@@ -56,6 +56,7 @@ class Heart:
         """Beat now, and from then on; begin anew if it was beating before."""
         if self._timer:
             self._timer.cancel()
+        self._unanswered = 0
         self._tick()
 
     def echo(self) -> None:

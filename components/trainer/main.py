@@ -96,7 +96,6 @@ def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
         return loop.run()
     finally:
         worker.close()
-        uploaders.close()
 
 
 def _give_up(loop: EventLoop, reason: str) -> None:
@@ -139,12 +138,6 @@ class Uploaders:
         if self._name not in self._made:
             self._made[self._name] = self._make()
         return self._made[self._name]
-
-    def close(self) -> None:
-        """Close what has a connection."""
-        for uploader in self._made.values():
-            if isinstance(uploader, StreamUploader):
-                uploader.close()
 
     def _make(self) -> Uploader:
         if self._name == "s3":

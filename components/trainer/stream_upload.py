@@ -7,8 +7,10 @@ it is Success, Failure or Canceled; Stream Manager tries again by itself whateve
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +44,7 @@ STREAM_BYTES = 16 * 1024 * 1024
 SEGMENT_BYTES = 1024 * 1024
 MULTIPART_BYTES = 5 * 1024 * 1024
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 # The SDK logs, with a traceback, what it raises as well.
 SILENT = logging.getLogger("stream_manager_sdk")
 SILENT.setLevel(logging.CRITICAL + 1)
@@ -78,21 +81,23 @@ class StreamUploader:
                 client = self._connected()
                 export = self._under_way(client, path, bucket, key) or self._append(client, path, bucket, key)
                 self._wait(client, export, cancelled)
-            except (StreamManagerException, OSError, TimeoutError) as error:
-                # After a lost or late answer this client would time out for ever: make a new one.
+            except UploadFailed:
+                raise
+            except Exception as error:
+                # After a lost or late answer this client would time out for ever, or fail in ways of its own
+                # (KeyError, AttributeError): make a new one.
                 self._discard()
                 message = f"Stream Manager: {type(error).__name__}: {error}".removesuffix(": ")
                 raise UploadFailed(message) from error
-
-    def close(self) -> None:
-        """Close the connection to Stream Manager."""
-        self._discard()
 
     def _connected(self) -> StreamManagerClient:
         if self._client is None:
             # Read here, since the SDK fails on a variable that is set to nothing.
             port = int(os.environ.get("STREAM_MANAGER_SERVER_PORT") or DEFAULT_PORT)
-            client = StreamManagerClient(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT)
+            client = _within(
+                REQUEST_SECONDS,
+                lambda: StreamManagerClient(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT),
+            )
             self._client = client
             _make_streams(client)
         return self._client
@@ -100,14 +105,10 @@ class StreamUploader:
     def _discard(self) -> None:
         client, self._client = self._client, None
         if client:
-            try:
-                client.close()
-            except (StreamManagerException, OSError) as error:
-                log.debug("closing Stream Manager's client: %s", error)
+            # Closing waits for a server that may never answer again: nobody waits for it.
+            threading.Thread(target=_close, args=(client,), daemon=True, name="stream-close").start()
 
-    def _under_way(
-        self, client: StreamManagerClient, path: Path, bucket: str, key: str
-    ) -> Export | None:
+    def _under_way(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export | None:
         """Return the export of this very file that a former process appended, if there is one."""
         try:
             export = msgspec.json.decode(self._memory.read_bytes(), type=Export)
@@ -141,6 +142,27 @@ class StreamUploader:
                 raise UploadFailed(message)
             if status.status is Status.Warning:
                 log.warning("Stream Manager will try to export %s again: %s", export.key, status.message)
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what ``call`` returns; for calls of the SDK that have no time-out of their own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed over to who waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="stream-connect").start()
+    return future.result(seconds)
+
+
+def _close(client: StreamManagerClient) -> None:
+    try:
+        client.close()
+    except (StreamManagerException, OSError) as error:
+        log.debug("closing Stream Manager's client: %s", error)
 
 
 def _statuses(

@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 import msgspec
 
-from components.trainer.errors import TrainerError
 from components.trainer.storage import ModelStore
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, Work
 from components.trainer.workshop import Workshop, describe
@@ -76,7 +75,7 @@ def perform(workshop: Workshop, work: Work, channel: Channel, stop: threading.Ev
     """Do one work; whatever goes wrong in it, of the user's task too, becomes a line that says so."""
     try:
         return workshop.perform(work, channel.report, stop.is_set)
-    except (TrainerError, FedgrassError) as error:
+    except FedgrassError as error:
         return Failure(shorten(str(error)))
     except MemoryError:
         return Failure("the device has not enough memory for this work")

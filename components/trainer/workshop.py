@@ -38,12 +38,13 @@ class Workshop:
             WorkFailed: the model could not be had, or the task made something that cannot be used.
             ConfigurationError: there is no such task, or it does not take its options.
         """
-        started = time.monotonic()
         announcement = work.announcement
+        # First, since making a task may import torch: that is no part of the durations that are told.
+        task = self._task(announcement.task, work.options)
+        started = time.monotonic()
         data = self._download(announcement)
         model = weights.decode(data)
         downloaded = time.monotonic()
-        task = self._task(announcement.task, work.options)
         evaluation = task.evaluate(model)
         evaluated = time.monotonic()
         result = Result(

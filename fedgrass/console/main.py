@@ -1,6 +1,7 @@
 """The ``fedgrass`` command."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from fedgrass import __version__
@@ -15,7 +16,10 @@ def command() -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,3 +45,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     options = {name: getattr(arguments, name) for name in DemoOptions.__dataclass_fields__}
     main(DemoOptions(**options))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,9 +1,9 @@
 """Runs a lifecycle script so that nothing of it outlives the core.
 
-The script's shell leads its own process group. In the same group a second, tiny shell waits at a pipe whose
-other end only the core holds. When the core lets go of it, because the script has ended or because the core
-itself was killed, that shell kills whatever is left of the group. The kernel closes the pipe of a killed
-process, so no signal has to be caught.
+The script's shell leads its own process group. In the same group a second, tiny shell, the guard, waits at a
+socket whose other end only the core holds. When the core lets go of it, because the script has ended or
+because the core itself was killed, the guard kills whatever is left of the group. The kernel closes the
+socket of a killed process, so no signal has to be caught.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +19,14 @@ from pathlib import Path
 from typing import Final
 
 _GUARD: Final = (
-    "exec 3<&0 0</dev/null; "
-    "(trap '' TERM INT HUP; exec 0<&3 3<&- >/dev/null 2>&1; read -r _; kill -KILL 0) & "
+    # SIGTERM goes to the whole group when a script is stopped: the guard has to ignore it from the start.
+    "trap '' TERM INT HUP; exec 3<&0 0</dev/null; "
+    "(exec 0<&3 3<&- >/dev/null 2>&1; read -r _; kill -KILL 0) & "
+    "trap - TERM INT HUP; "
+    "echo >&3; "  # tells the core that the guard is on its post and that SIGTERM works
     'exec 3<&-; exec /bin/sh -c "$1"'
 )
+START_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Script:
 class GuardedScript:
     """One run of a script."""
 
-    def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, lifeline: socket.socket) -> None:
         self._process = process
         self._lifeline = lifeline
         self._end = asyncio.create_task(self._wait())
@@ -46,28 +51,23 @@ class GuardedScript:
     @classmethod
     async def start(cls, script: Script) -> GuardedScript:
         """Start `/bin/sh -c` with the script. Raises OSError if that is not possible."""
-        pipe_end, lifeline = os.pipe()
+        lifeline, guard_end = socket.socketpair()
+        lifeline.setblocking(False)  # noqa: FBT003 - the standard library's signature
         try:
-            with script.log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    "/bin/sh",
-                    "-c",
-                    _GUARD,
-                    "lifecycle",
-                    script.text,
-                    stdin=pipe_end,
-                    stdout=output,
-                    stderr=output,
-                    cwd=script.folder,
-                    env=dict(script.environment),
-                    start_new_session=True,
-                )
+            process = await _spawn(script, guard_end)
         except BaseException:
-            os.close(lifeline)
+            lifeline.close()
             raise
         finally:
-            os.close(pipe_end)
-        return cls(process, lifeline)
+            guard_end.close()
+        started = cls(process, lifeline)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.get_running_loop().sock_recv(lifeline, 1)
+        except BaseException:
+            started._signal(signal.SIGKILL)
+            raise
+        return started
 
     @property
     def pid(self) -> int:
@@ -102,10 +102,29 @@ class GuardedScript:
         try:
             return await self._process.wait()
         finally:
-            os.close(self._lifeline)
+            # At once what the guard would do a moment later: a stopped core leaves nothing, not even briefly.
+            self._signal(signal.SIGKILL)
+            self._lifeline.close()
 
     def _signal(self, number: signal.Signals) -> None:
         # The guard keeps the group alive until its pipe closes, so the id cannot belong to somebody else yet;
         # there is no group only if somebody killed the guard from outside.
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+
+async def _spawn(script: Script, guard_end: socket.socket) -> asyncio.subprocess.Process:
+    with script.log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            _GUARD,
+            "lifecycle",
+            script.text,
+            stdin=guard_end.fileno(),
+            stdout=output,
+            stderr=output,
+            cwd=script.folder,
+            env=dict(script.environment),
+            start_new_session=True,
+        )

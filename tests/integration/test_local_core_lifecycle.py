@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from fedgrass.local.core_errors import (
     RecipeError,
     UnknownComponentError,
 )
+from fedgrass.local.guarded_script import GuardedScript, Script
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE
 from tests.local_core import (
@@ -260,6 +263,32 @@ def test_what_a_component_leaves_running_ends_with_it(tmp_path: Path) -> None:
         await asyncio.to_thread(eventually, lambda: not is_alive(pid))
 
     on_device(tmp_path, scenario)
+
+
+def test_a_script_stopped_at_its_first_moment_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    script = Script("sleep 1000 & sleep 1000; true", {"PATH": os.environ["PATH"]}, tmp_path, tmp_path / "log")
+
+    async def run() -> list[int]:
+        groups = []
+        for number in range(60):
+            running = await GuardedScript.start(script)
+            groups.append(running.pid)
+            await asyncio.sleep(number % 6 * 0.0005)
+            async with asyncio.timeout(SECONDS):
+                assert await running.stop(seconds=60) == -signal.SIGTERM
+        return groups
+
+    groups = asyncio.run(run())
+    eventually(lambda: not any(is_alive(member) for group in groups for member in members_of(group)))
+
+
+def members_of(group: int) -> list[int]:
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[2]) == group:
+                members.append(int(stat.parent.name))
+    return members
 
 
 HOST = """

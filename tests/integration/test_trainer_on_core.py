@@ -183,6 +183,25 @@ def test_the_trainer_does_two_rounds_on_a_core(
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
 
+def test_a_device_without_stream_manager_uploads_with_the_same_credentials(site: Site) -> None:
+    site.deploy(uploader="s3")
+    site.waits_for("hello")
+    site.tells(work(3))
+    completion = site.waits_for("complete")
+    found = site.s3.head_object(Bucket=BUCKET, Key="updates/device-1/run-a/3-1.safetensors")
+    assert found["ContentLength"] == completion.bytes
+    assert not (site.root / "work" / NAME / "export.json").exists()
+
+
+def test_a_failure_in_the_worker_reaches_the_cloud(site: Site) -> None:
+    site.deploy()
+    site.waits_for("hello")
+    site.tells(work(model_key="models/run-a/none.safetensors"))
+    status = site.waits_for("status", 2)
+    assert status.state == "failed"
+    assert f"the model s3://{BUCKET}/models/run-a/none.safetensors cannot be downloaded" in status.reason
+
+
 def test_a_closed_ipc_stream_ends_the_process_and_the_next_takes_its_work_up(site: Site) -> None:
     site.deploy(tasks={"noise": {"module": "tests.integration.slow_tasks:Endless", "path": str(Path.cwd())}})
     site.waits_for("hello")
@@ -195,6 +214,17 @@ def test_a_closed_ipc_stream_ends_the_process_and_the_next_takes_its_work_up(sit
     assert "the nucleus closed the connection" in site.log
     site.tells(work())
     assert site.waits_for("status", 2).state == "accepted"
+
+
+def test_a_device_says_hello_after_an_outage(site: Site) -> None:
+    site.deploy()
+    site.waits_for("heartbeat")
+    site.running.run(site.running.core.cut_mqtt())
+    eventually(lambda: "not sent to" in site.log, PATIENCE)
+    site.running.run(site.running.core.restore_mqtt())
+    site.waits_for("hello", 2)
+    assert "heard again after an outage" in site.log
+    assert len(site.processes) == 1
 
 
 def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None:

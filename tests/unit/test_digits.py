@@ -47,9 +47,7 @@ def test_every_share_has_images_to_evaluate_on_that_it_does_not_train_on() -> No
     assert len(training) == 216
 
 
-@pytest.mark.parametrize(
-    ("share", "shares"), [(6, 6), (-1, 6), (0, 0), (0, 1000), ("one", 6)]
-)
+@pytest.mark.parametrize(("share", "shares"), [(6, 6), (-1, 6), (0, 0), (0, 1000), ("one", 6)])
 def test_an_impossible_share_is_refused(share: int | str, shares: int) -> None:
     with pytest.raises(ConfigurationError, match="digits"):
         Digits(share, shares)

@@ -160,7 +160,7 @@ def test_a_failed_upload_is_tried_again(device: Device) -> None:
     device.bucket.failures = 4
     device.hears(announcement())
     device.finishes()
-    device.passes(30)
+    device.passes(35)
     assert device.bucket.tries == 5
     assert len(device.completions) >= 1
     assert device.states == ["accepted"]

@@ -104,7 +104,9 @@ def test_one_step_is_stochastic_gradient_descent() -> None:
     nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
     assert model.weight.grad is not None
     expected = model.weight.detach() - 0.5 * model.weight.grad
-    np.testing.assert_allclose(np.asarray(fit.weights["weight"], np.float32), expected.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(fit.weights["weight"], np.float32), expected.numpy(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_same_seed_trains_to_the_same_weights() -> None:

@@ -33,9 +33,7 @@ class Digits(TorchTask):
     def __init__(self, share: int | str = 0, shares: int | str = 1) -> None:
         images, labels = read_digits()
         parts = split(len(labels), *_checked_share(share, shares, len(labels)))
-        held_out, training, local = (
-            TensorDataset(images[list(part)], labels[list(part)]) for part in parts
-        )
+        held_out, training, local = (TensorDataset(images[list(part)], labels[list(part)]) for part in parts)
         super().__init__(make_model, training, local, defaults=DEFAULTS)
         self._global_held_out = held_out
 

@@ -39,8 +39,8 @@ def load_task(name: str, options: Options) -> "Task":
         ConfigurationError: there is no such task, or it does not take the options.
     """
     module, class_name = _place(name, options)
-    if path := options.get("path"):
-        sys.path[:0] = [str(path)] * (str(path) not in sys.path)
+    if (path := options.get("path")) and str(path) not in sys.path:
+        sys.path.append(str(path))  # last, so that nothing there hides a library
     make = _find(name, module, class_name)
     rest = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
     try:

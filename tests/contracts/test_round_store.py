@@ -1,0 +1,471 @@
+"""The contract of ``RoundStore``, over every implementation."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+
+from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.dynamodb_rows import disturbed, translated
+from fedgrass.federation.errors import LostRace
+from fedgrass.federation.messages import Completion
+from fedgrass.federation.ports import RoundStore
+from fedgrass.federation.rounds import TRANSITIONS, Event, Participation, Round, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings
+from fedgrass.local.cloud import EmbeddedCloud
+from tests.contracts.conftest import make_table
+
+THREADS = 8
+NOW = 1_700_000_000_000
+DEVICES = [f"thing-{number}" for number in range(THREADS)]
+SETTINGS = RunSettings(task="digits", threshold=0.7, training={"epochs": 2, "rate": 0.01, "on": True, "w": "x"})
+
+
+def a_run(name: str = "run-1") -> Run:
+    return Run(
+        name=name,
+        state=RunState.RUNNING,
+        settings=SETTINGS,
+        started_at=NOW,
+        initial_sha256="a" * 64,
+        initial_bytes=123,
+    )
+
+
+def a_round(**changes: Any) -> Round:
+    made = Round(
+        run="run-1",
+        number=1,
+        attempt=1,
+        state=State.OPEN,
+        asked=8,
+        needed=6,
+        minimum=1,
+        opened_at=NOW,
+        deadline_at=NOW + 600_000,
+        base_sha256="b" * 64,
+        base_bytes=456,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def a_reply(**changes: Any) -> Completion:
+    made = Completion(
+        run="run-1",
+        round=1,
+        attempt=1,
+        round_id="run-1/1/1",
+        announced_at=NOW,
+        bytes=2**53,
+        checksum="0" * 32,
+        examples=50,
+        metrics={"loss": 1.7976931348623157e308, "tiny": 5e-324, "zero": 0.0},
+        download_seconds=0.25,
+        train_seconds=12.5,
+        upload_seconds=2.0,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture
+def opened(store: RoundStore) -> Round:
+    """A run with an open round and its participants."""
+    store.create_run(a_run())
+    store.ask(a_round(), DEVICES)
+    store.open_round(a_run(), a_round())
+    return a_round()
+
+
+def current(store: RoundStore, number: int = 1, attempt: int = 1) -> Round:
+    found = store.round("run-1", number, attempt)
+    assert found is not None
+    return found
+
+
+def state_of(store: RoundStore, device: str) -> Participation:
+    found = store.participant(a_round(), device)
+    assert found is not None
+    return found.state
+
+
+def leased(store: RoundStore, of: Round) -> Round:
+    return store.move(of, Event.ENOUGH_REPLIES, fence=of.fence + 1, lease_until=NOW + 1000)
+
+
+def race(act: Callable[[int], object]) -> int:
+    """Let threads ``act`` at once; return how many of them did not lose."""
+
+    def won(number: int) -> bool:
+        try:
+            act(number)
+        except LostRace:
+            return False
+        return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(pool.map(won, range(THREADS), timeout=60))
+
+
+def test_a_run_comes_back_as_it_was_stored(store: RoundStore) -> None:
+    store.create_run(a_run())
+    assert store.run("run-1") == a_run()
+    assert store.run("other") is None
+
+
+def test_a_name_that_is_taken_is_a_lost_race(store: RoundStore) -> None:
+    store.create_run(a_run())
+    with pytest.raises(LostRace):
+        store.create_run(a_run())
+
+
+def test_one_of_many_that_start_the_same_run_wins(store: RoundStore) -> None:
+    assert race(lambda _number: store.create_run(a_run())) == 1
+
+
+def test_the_runs_that_are_running_are_listed(store: RoundStore) -> None:
+    assert store.running() == []
+    for name in ("b", "a"):
+        store.create_run(a_run(name))
+    assert store.running() == ["a", "b"]
+    ended = store.end_run(a_run("a"), RunState.FAILED, "because", NOW + 5)
+    assert (ended.state, ended.reason, ended.ended_at) == (RunState.FAILED, "because", NOW + 5)
+    assert store.run("a") == ended
+    assert store.running() == ["b"]
+
+
+def test_a_run_ends_once(store: RoundStore) -> None:
+    store.create_run(a_run())
+    assert race(lambda n: store.end_run(a_run(), RunState.FAILED, f"by {n}", NOW)) == 1
+
+
+def test_a_run_that_moved_on_cannot_be_ended_from_where_it_stood(store: RoundStore, opened: Round) -> None:
+    assert opened
+    with pytest.raises(LostRace):
+        store.end_run(a_run(), RunState.SUCCEEDED, "", NOW)
+    run = store.run("run-1")
+    assert run is not None
+    assert run.state is RunState.RUNNING
+
+
+def test_an_opened_round_comes_back_as_it_was_and_is_the_runs_newest(store: RoundStore, opened: Round) -> None:
+    run = store.run("run-1")
+    assert run is not None
+    assert (run.round, run.attempt) == (1, 1)
+    assert current(store) == opened
+    assert store.round("run-1", 1, 2) is None
+    assert store.round("run-2", 1, 1) is None
+
+
+def test_a_round_is_opened_once(store: RoundStore) -> None:
+    store.create_run(a_run())
+    assert race(lambda n: store.open_round(a_run(), a_round(opened_at=NOW + n))) == 1
+
+
+def test_a_round_after_one_that_another_opened_is_neither_stored_nor_newest(
+    store: RoundStore, opened: Round
+) -> None:
+    assert opened
+    with pytest.raises(LostRace):
+        store.open_round(a_run(), a_round(attempt=2))
+    assert store.round("run-1", 1, 2) is None
+    run = store.run("run-1")
+    assert run is not None
+    assert run.attempt == 1
+
+
+def test_participants_are_listed_by_name(store: RoundStore, opened: Round) -> None:
+    parts = list(store.participants(opened))
+    assert [part.device for part in parts] == DEVICES
+    assert {part.state for part in parts} == {Participation.ASKED}
+    assert {part.announced_at for part in parts} == {NOW}
+
+
+def test_more_participants_than_one_transaction_takes_are_all_stored(store: RoundStore) -> None:
+    names = sorted(f"thing:{number}" for number in range(250))
+    store.ask(a_round(), names[:30])
+    store.ask(a_round(), names)
+    assert [part.device for part in store.participants(a_round())] == names
+
+
+def test_participants_of_rounds_and_attempts_with_like_names_are_kept_apart(store: RoundStore) -> None:
+    store.ask(a_round(), ["a"])
+    store.ask(a_round(attempt=11), ["b"])
+    store.ask(a_round(number=11), ["c"])
+    assert [part.device for part in store.participants(a_round())] == ["a"]
+
+
+def test_asking_again_leaves_those_that_are_there_as_they_are(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(), NOW + 9)
+    store.ask(a_round(opened_at=NOW + 77), [*DEVICES, "thing-9"])
+    assert state_of(store, "thing-0") is Participation.REPLIED
+    announced = [part.announced_at for part in store.participants(opened)]
+    assert announced == [NOW] * THREADS + [NOW + 77]
+
+
+def test_marking_a_round_announced_changes_nothing_else(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(), NOW)
+    store.mark_announced(opened)
+    assert current(store) == msgspec.structs.replace(opened, announced=True, replied=1)
+
+
+def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(), NOW + 2500)
+    part = store.participant(opened, "thing-0")
+    assert part is not None
+    assert (part.state, part.bytes, part.checksum, part.examples) == (
+        Participation.REPLIED,
+        2**53,
+        "0" * 32,
+        50,
+    )
+    assert part.metrics == a_reply().metrics
+    assert (part.download_seconds, part.train_seconds, part.upload_seconds) == (0.25, 12.5, 2.0)
+    assert part.turnaround_seconds == 2.5
+    assert current(store).replied == 1
+
+
+def test_a_reply_says_which_announcement_it_answers(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(announced_at=NOW + 1000), NOW + 2500)
+    part = store.participant(opened, "thing-0")
+    assert part is not None
+    assert part.turnaround_seconds == 1.5
+
+
+def test_a_reply_with_no_metrics_is_kept(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(metrics={}), NOW)
+    part = store.participant(opened, "thing-0")
+    assert part is not None
+    assert part.metrics == {}
+
+
+def test_copies_of_a_reply_that_come_at_once_are_counted_once(store: RoundStore, opened: Round) -> None:
+    assert race(lambda _number: store.count_reply(opened, "thing-3", a_reply(), NOW)) == 1
+    assert current(store).replied == 1
+
+
+def test_replies_of_all_devices_that_come_at_once_are_all_counted(store: RoundStore, opened: Round) -> None:
+    assert race(lambda number: store.count_reply(opened, DEVICES[number], a_reply(), NOW)) == THREADS
+    assert current(store).replied == THREADS
+
+
+def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:
+    with pytest.raises(LostRace):
+        store.count_reply(opened, "stranger", a_reply(), NOW)
+    assert current(store).replied == 0
+    assert store.participant(opened, "stranger") is None
+
+
+def test_no_reply_is_counted_once_the_round_is_averaged(store: RoundStore, opened: Round) -> None:
+    leased(store, opened)
+    with pytest.raises(LostRace):
+        store.count_reply(opened, "thing-0", a_reply(), NOW)
+    assert state_of(store, "thing-0") is Participation.ASKED
+    assert current(store).replied == 0
+
+
+def test_one_of_many_averagers_gets_the_lease(store: RoundStore, opened: Round) -> None:
+    assert race(lambda _number: leased(store, opened)) == 1
+    now = current(store)
+    assert (now.state, now.fence, now.lease_until) == (State.AGGREGATING, 1, NOW + 1000)
+
+
+def test_a_lease_that_expired_goes_to_one_of_many(store: RoundStore, opened: Round) -> None:
+    first = leased(store, opened)
+    assert race(lambda _n: store.move(first, Event.LEASE_EXPIRED, fence=2, lease_until=NOW + 2000)) == 1
+    with pytest.raises(LostRace):
+        store.move(first, Event.MODEL_WRITTEN)
+    assert current(store).state is State.AGGREGATING
+
+
+def test_a_move_returns_the_round_with_the_counters_of_that_moment(store: RoundStore, opened: Round) -> None:
+    for device in DEVICES[:3]:
+        store.count_reply(opened, device, a_reply(), NOW)
+    store.move_participant(opened, "thing-4", Participation.FAILED, "why")
+    moved = leased(store, opened)
+    assert (moved.replied, moved.gone, moved.state) == (3, 1, State.AGGREGATING)
+    assert moved == current(store)
+
+
+def test_a_round_moves_only_as_the_table_says(store: RoundStore, opened: Round) -> None:
+    for event in Event:
+        if (State.OPEN, event) not in TRANSITIONS:
+            with pytest.raises(KeyError):
+                store.move(opened, event)
+    assert current(store) == opened
+
+
+def test_a_closed_round_keeps_what_was_written_with_it(store: RoundStore, opened: Round) -> None:
+    closed = store.move(
+        leased(store, opened), Event.MODEL_WRITTEN, closed_at=NOW + 3, model_sha256="c" * 64, model_bytes=99
+    )
+    assert closed == current(store)
+    assert (closed.state, closed.closed_at, closed.model_sha256, closed.model_bytes) == (
+        State.CLOSED,
+        NOW + 3,
+        "c" * 64,
+        99,
+    )
+
+
+@pytest.mark.parametrize("target", [Participation.DECLINED, Participation.FAILED])
+def test_a_device_that_will_not_reply_is_counted_as_gone_once(
+    store: RoundStore, opened: Round, target: Participation
+) -> None:
+    assert race(lambda _n: store.move_participant(opened, "thing-0", target, "on battery")) == 1
+    part = store.participant(opened, "thing-0")
+    assert part is not None
+    assert (part.state, part.reason, current(store).gone) == (target, "on battery", 1)
+
+
+def test_an_acceptance_counts_nothing_and_a_reply_may_follow_it(store: RoundStore, opened: Round) -> None:
+    store.move_participant(opened, "thing-0", Participation.ACCEPTED, "")
+    assert current(store) == opened
+    store.count_reply(opened, "thing-0", a_reply(), NOW)
+    with pytest.raises(LostRace):
+        store.move_participant(opened, "thing-0", Participation.ACCEPTED, "")
+    assert state_of(store, "thing-0") is Participation.REPLIED
+
+
+def test_nobody_moves_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
+    leased(store, opened)
+    for target in (Participation.ACCEPTED, Participation.FAILED):
+        with pytest.raises(LostRace):
+            store.move_participant(opened, "thing-0", target, "")
+    assert current(store).gone == 0
+
+
+def test_an_update_is_refused_once_and_only_by_who_holds_the_lease(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-0", a_reply(), NOW)
+    first = leased(store, opened)
+    second = store.move(first, Event.LEASE_EXPIRED, fence=2)
+    with pytest.raises(LostRace):
+        store.refuse_update(first, "thing-0", "too late")
+    assert race(lambda _n: store.refuse_update(second, "thing-0", "not finite")) == 1
+    part = store.participant(opened, "thing-0")
+    assert part is not None
+    assert (part.state, part.reason, current(store).refused) == (Participation.REFUSED, "not finite", 1)
+
+
+def test_an_update_that_never_came_cannot_be_refused(store: RoundStore, opened: Round) -> None:
+    with pytest.raises(LostRace):
+        store.refuse_update(leased(store, opened), "thing-0", "")
+    assert current(store).refused == 0
+
+
+def test_a_late_reply_is_counted_once(store: RoundStore, opened: Round) -> None:
+    closed = store.move(leased(store, opened), Event.MODEL_WRITTEN)
+    assert race(lambda _n: store.count_late(closed, "thing-0", NOW + 1)) == 1
+    assert current(store).late == 1
+    assert state_of(store, "thing-0") is Participation.LATE
+
+
+def test_a_reply_is_not_late_in_a_round_that_was_opened_again(store: RoundStore, opened: Round) -> None:
+    averaging = leased(store, opened)
+    reopened = store.move(averaging, Event.TOO_FEW_GOOD_UPDATES)
+    with pytest.raises(LostRace):
+        store.count_late(averaging, "thing-0", NOW)
+    assert (reopened.state, current(store).late) == (State.OPEN, 0)
+
+
+def test_moves_and_replies_at_once_lose_nothing(store: RoundStore, opened: Round) -> None:
+    def act(number: int) -> None:
+        if number == 0:
+            store.mark_announced(opened)
+        elif number == 1:
+            leased(store, opened)
+        else:
+            store.count_reply(opened, DEVICES[number], a_reply(), NOW)
+
+    counted = race(act) - 2
+    now = current(store)
+    states = [part.state for part in store.participants(opened)]
+    assert (now.announced, now.state) == (True, State.AGGREGATING)
+    assert now.replied == counted == states.count(Participation.REPLIED)
+
+
+class Disturbed:
+    """DynamoDB's client, whose first writes fail as when others touch the same rows at that moment."""
+
+    def __init__(self, client: Any, error: ClientError, times: int) -> None:
+        self._client = client
+        self._error = error
+        self.left = times
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return method if name not in {"transact_write_items", "update_item"} else self._disturbing(method)
+
+    def _disturbing(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise self._error
+            return method(**arguments)
+
+        return call
+
+
+def an_error(code: str, *reasons: str) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": ""},
+        "CancellationReasons": [{"Code": reason} for reason in reasons],
+    }
+    return ClientError(response, "Write")
+
+
+PASSING = [
+    an_error("TransactionCanceledException", "None", "TransactionConflict"),
+    an_error("TransactionCanceledException", "ThrottlingError", "None"),
+    an_error("TransactionConflictException"),
+    an_error("TransactionInProgressException"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error.response["CancellationReasons"]))
+def test_a_write_that_another_disturbs_is_tried_again(embedded_cloud: EmbeddedCloud, error: ClientError) -> None:
+    table = make_table(embedded_cloud, "run", "item")
+    client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
+    pauses: list[float] = []
+    store = DynamoRounds(client, table, pauses.append)
+    store.create_run(a_run())
+    store.ask(a_round(), DEVICES)
+    store.open_round(a_run(), a_round())
+    for write in (
+        lambda: store.count_reply(a_round(), "thing-0", a_reply(), NOW),
+        lambda: store.mark_announced(a_round()),
+        lambda: leased(store, a_round()),
+    ):
+        client.left = 3
+        write()
+    assert len(pauses) == 9
+    assert (current(store).replied, current(store).state) == (1, State.AGGREGATING)
+
+
+def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(embedded_cloud: EmbeddedCloud) -> None:
+    table = make_table(embedded_cloud, "run", "item")
+    client = Disturbed(embedded_cloud.client("dynamodb"), PASSING[0], times=10**6)
+    store = DynamoRounds(client, table, lambda _seconds: None)
+    with pytest.raises(ClientError):
+        store.create_run(a_run())
+
+
+def test_only_a_condition_that_did_not_hold_is_a_lost_race() -> None:
+    """Whoever loses a race looks again and goes on: any other error would make it go round for ever."""
+    lost = [
+        an_error("ConditionalCheckFailedException"),
+        an_error("TransactionCanceledException", "None", "ConditionalCheckFailed"),
+        an_error("TransactionCanceledException", "TransactionConflict", "ConditionalCheckFailed"),
+    ]
+    other = [
+        an_error("TransactionCanceledException", "ValidationError"),
+        an_error("TransactionCanceledException", "ItemCollectionSizeLimitExceeded"),
+        an_error("TransactionCanceledException"),
+        an_error("ResourceNotFoundException"),
+    ]
+    assert all(isinstance(translated(error), LostRace) for error in lost)
+    assert all(translated(error) is error for error in other)
+    assert not any(disturbed(error) for error in [*lost, *other])

@@ -1,0 +1,99 @@
+"""What a command started, and whether any of it is still there."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+PATIENCE = 60.0  # seconds, on a busy machine
+
+
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait until ``condition()`` is true; fail with ``what`` if it does not come."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain for: {what}"
+        time.sleep(0.05)
+
+
+class Command:
+    """A ``fedgrass`` command in a folder of its own, whose temporary files go there too."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.output = folder / "output.txt"
+        self._log = self.output.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fedgrass.console.main", *arguments],
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(self.temporary)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.seen: set[psutil.Process] = set()
+
+    def said(self) -> str:
+        """Return what the command printed so far."""
+        return self.output.read_text()
+
+    def look(self) -> set[psutil.Process]:
+        """Note the processes that the command has now; return all that were ever noted."""
+        try:
+            self.seen |= set(psutil.Process(self._process.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            self.seen |= set()
+        return self.seen
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the command has printed ``text``."""
+        wait_until(lambda: text in self.said() or self._process.poll() is not None, f"{text!r}: {self.said()}")
+        assert text in self.said(), f"ended without saying {text!r}: {self.said()}"
+
+    def wait(self, patience: float = 2 * PATIENCE) -> int:
+        """Return the exit code."""
+        return self._process.wait(patience)
+
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Send a signal to the command alone, and note what it had started."""
+        self.look()
+        self._process.send_signal(number)
+
+    def left_behind(self) -> list[str]:
+        """Return the noted processes that do not end, and the files in the temporary folder."""
+        deadline = time.monotonic() + 10
+        while (alive := [p for p in self.seen if _is_alive(p)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [str(process) for process in alive] + [str(path) for path in self.temporary.iterdir()]
+
+    def kill(self) -> None:
+        """End the command whatever it does."""
+        self.look()
+        self._process.kill()
+        self._process.wait(10)
+        self._log.close()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def command(folder: Path, *arguments: str) -> Iterator[Command]:
+    """Run a ``fedgrass`` command; it is ended in any case."""
+    started = Command(folder, *arguments)
+    try:
+        yield started
+    finally:
+        started.kill()

@@ -1,0 +1,109 @@
+"""``fedgrass demo`` as a person runs it: a process of its own, stopped at any moment, asked for the impossible."""
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedgrass.federation.weights import decode
+from tests.e2e.processes import command
+
+SMALL = ("demo", "--devices", "2", "--rounds", "2", "--task", "noise")
+
+
+def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path: Path) -> None:
+    with command(tmp_path / "a", *SMALL) as first, command(tmp_path / "b", *SMALL, "--profile", "lite") as second:
+        for demo in (first, second):
+            demo.wait_for("opened")
+            demo.look()
+        assert (first.wait(), second.wait()) == (0, 0), first.said() + second.said()
+        assert first.left_behind() == []
+        assert second.left_behind() == []
+        assert first.seen, "the demo started no process: it cannot have run the fleet"
+    for folder in ("a", "b"):
+        (run,) = (tmp_path / folder / "runs").iterdir()
+        assert sorted(path.name for path in run.iterdir()) == ["accuracy.png", "history.json", "model.safetensors"]
+        assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
+        history = json.loads((run / "history.json").read_text())
+        assert [line["replied"] for line in history["rounds"]] == [2, 2]
+        assert history["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("moment", ["", "the cloud is up", "have registered", "round 1.1 opened"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_demo_at_any_moment_leaves_nothing(
+    tmp_path: Path, moment: str, number: signal.Signals
+) -> None:
+    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
+        demo.wait_for(moment)
+        demo.interrupt(number)
+        # Before Python itself is up, a signal ends the process as it would end any other.
+        assert demo.wait() in ({130} if moment else {130, -number}), demo.said()
+        assert "Traceback" not in demo.said()
+        assert demo.left_behind() == []
+
+
+def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
+    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
+        demo.wait_for("round 1.1 opened")
+        demo.interrupt(signal.SIGKILL)
+        assert [process for process in demo.left_behind() if "psutil.Process" in process] == []
+
+
+def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> None:
+    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
+        demo.wait_for("round 1.1 opened")
+        processes = [process for process in demo.look() if process.is_running()]
+        listening = [
+            connection.laddr.ip
+            for process in [*processes, psutil.Process(demo._process.pid)]
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 2 + 2 * 2  # the cloud's two, and two of each core
+        assert set(listening) == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--task", "nonsense"), ["'nonsense'", "digits"]),
+        (("--devices", "0"), ["0 devices", "1 to 64"]),
+        (("--devices", "1000"), ["1000 devices", "1 to 64"]),
+        (("--rounds", "0"), ["rounds", "1"]),
+        (("--profile", "heavy"), ["heavy", "classic", "lite"]),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_that_says_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    with command(tmp_path, "demo", *arguments) as demo:
+        assert demo.wait() == 2
+        assert "Traceback" not in demo.said()
+        for word in words:
+            assert word in demo.said()
+
+
+@pytest.mark.parametrize("option", ["--gateway-port", "--mqtt-port"])
+def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        with command(tmp_path, *SMALL, option, port) as demo:
+            assert demo.wait() == 2
+            assert port in demo.said()
+            assert "Traceback" not in demo.said()
+            assert demo.left_behind() == []
+
+
+def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
+    with command(tmp_path, *SMALL, "--keep") as demo:
+        demo.wait_for("mosquitto_sub")
+        assert "SUCCEEDED" in demo.said()
+        demo.interrupt()
+        assert demo.wait() == 130
+        assert demo.left_behind() == []

@@ -1,0 +1,159 @@
+"""Uploads through the unmodified SDK, a local Stream Manager and the embedded cloud's S3."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stream_manager import StreamManagerClient
+
+from components.trainer.errors import UploadFailed
+from components.trainer.storage import S3Uploader
+from components.trainer.stream_upload import STATUS_STREAM, STREAM, StreamUploader
+from fedgrass.local.cloud import EmbeddedCloud
+from tests.local_core import eventually
+from tests.stream_manager_server import stream_manager
+
+BUCKET = "stream-uploads"
+NEVER = threading.Event()
+
+
+class Gate:
+    """S3 that can be out of order: its clients fail until it is opened."""
+
+    def __init__(self, s3: Any) -> None:
+        self.s3 = s3
+        self.open = True
+        self.asked = 0
+
+    def client(self) -> Any:
+        self.asked += 1
+        if not self.open:
+            message = "no route to S3"
+            raise ConnectionError(message)
+        return self.s3
+
+
+@pytest.fixture
+def gate(embedded_cloud: EmbeddedCloud) -> Gate:
+    s3 = embedded_cloud.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    return Gate(s3)
+
+
+@pytest.fixture
+def port(tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with stream_manager(tmp_path / "streams", gate.client) as port:
+        monkeypatch.setenv("STREAM_MANAGER_SERVER_PORT", str(port))
+        yield port
+
+
+@pytest.fixture
+def update(tmp_path: Path) -> Path:
+    path = tmp_path / "update.safetensors"
+    path.write_bytes(b"weights" * 1000)
+    return path
+
+
+def appended(port: int, stream: str = STREAM) -> int:
+    client = StreamManagerClient(port=port)
+    try:
+        newest: int | None = client.describe_message_stream(stream).storage_status.newest_sequence_number
+    finally:
+        client.close()
+    return 0 if newest is None else newest + 1
+
+
+@pytest.mark.usefixtures("port")
+def test_upload_returns_when_the_object_lies_in_the_bucket(tmp_path: Path, gate: Gate, update: Path) -> None:
+    StreamUploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/1-1.safetensors", NEVER)
+    found = gate.s3.get_object(Bucket=BUCKET, Key="updates/device-1/run/1-1.safetensors")
+    assert found["Body"].read() == update.read_bytes()
+    assert update.exists()
+
+
+def test_streams_are_made_once_and_used_again(tmp_path: Path, port: int, update: Path) -> None:
+    for number in (1, 2, 3):
+        StreamUploader(tmp_path).upload(update, BUCKET, f"updates/device-1/run/{number}-1.safetensors", NEVER)
+    client = StreamManagerClient(port=port)
+    assert sorted(client.list_streams()) == sorted([STREAM, STATUS_STREAM])
+    client.close()
+    assert appended(port) == 3
+
+
+def test_an_export_that_cannot_be_done_fails_with_the_reason(tmp_path: Path, port: int, update: Path) -> None:
+    uploader = StreamUploader(tmp_path)
+    missing = tmp_path / "missing.safetensors"
+    with pytest.raises(UploadFailed, match=r"gave the export up \(Failure\)"):
+        uploader.upload(missing, BUCKET, "updates/device-1/run/1-1.safetensors", NEVER)
+    uploader.upload(update, BUCKET, "updates/device-1/run/1-1.safetensors", NEVER)
+    assert appended(port) == 2
+
+
+def test_a_restart_waits_for_the_export_that_is_under_way(
+    tmp_path: Path, port: int, gate: Gate, update: Path
+) -> None:
+    key = "updates/device-1/run/9-1.safetensors"
+    gate.open = False
+    cancelled = threading.Event()
+    first = threading.Thread(target=StreamUploader(tmp_path).upload, args=(update, BUCKET, key, cancelled))
+    first.start()
+    eventually(lambda: gate.asked > 1)
+    cancelled.set()
+    first.join(10)
+    assert not first.is_alive()
+    gate.open = True
+    StreamUploader(tmp_path).upload(update, BUCKET, key, NEVER)
+    assert appended(port) == 1
+    assert gate.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == update.read_bytes()
+
+
+def test_a_cancelled_upload_that_has_not_begun_does_nothing(tmp_path: Path, update: Path) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    StreamUploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/1-1.safetensors", cancelled)
+
+
+def test_no_stream_manager_is_a_failed_upload_and_the_next_try_may_work(
+    tmp_path: Path, gate: Gate, update: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("STREAM_MANAGER_SERVER_PORT", str(probe.getsockname()[1]))
+        uploader = StreamUploader(tmp_path)
+        with pytest.raises(UploadFailed, match="Stream Manager: ConnectionRefusedError"):
+            uploader.upload(update, BUCKET, "updates/device-1/run/1-1.safetensors", NEVER)
+    with stream_manager(tmp_path / "streams", gate.client) as port:
+        monkeypatch.setenv("STREAM_MANAGER_SERVER_PORT", str(port))
+        uploader.upload(update, BUCKET, "updates/device-1/run/1-1.safetensors", NEVER)
+
+
+def test_a_stream_manager_that_came_back_is_connected_to_anew(
+    tmp_path: Path, gate: Gate, update: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploader = StreamUploader(tmp_path)
+    for number in (1, 2):
+        with stream_manager(tmp_path / "streams", gate.client) as port:
+            monkeypatch.setenv("STREAM_MANAGER_SERVER_PORT", str(port))
+            key = f"updates/device-1/run/{number}-1.safetensors"
+            if number > 1:
+                with pytest.raises(UploadFailed):
+                    uploader.upload(update, BUCKET, key, NEVER)
+            uploader.upload(update, BUCKET, key, NEVER)
+            assert gate.s3.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == 7000
+
+
+def test_a_device_without_stream_manager_uploads_by_itself(
+    embedded_cloud: EmbeddedCloud, gate: Gate, update: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", embedded_cloud.endpoint_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", embedded_cloud.region)
+    S3Uploader().upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
+    found = gate.s3.get_object(Bucket=BUCKET, Key="updates/device-1/run/7-1.safetensors")
+    assert found["Body"].read() == update.read_bytes()
+    with pytest.raises(UploadFailed, match="no-such-bucket"):
+        S3Uploader().upload(update, "no-such-bucket", "updates/a", NEVER)

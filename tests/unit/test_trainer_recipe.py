@@ -1,0 +1,92 @@
+"""The trainer's recipe, held against what it is the recipe of."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from components.trainer.configuration import FOR_OTHERS, Configuration, parse_configuration
+from components.trainer.install import MODULES
+from fedgrass.federation.topics import Kind, of_device
+from fedgrass.local.access_control import topic_matches
+
+PROJECT = Path(__file__).parents[2]
+PUBLISHED = {Kind.COMPLETE, Kind.STATUS, Kind.HELLO, Kind.HEARTBEAT}
+HEARD = {Kind.ANNOUNCE, Kind.HEARTBEAT}
+
+
+@pytest.fixture
+def recipe() -> dict[str, Any]:
+    text = (PROJECT / "recipes" / "com.fedgrass.Trainer.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+@pytest.fixture
+def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    configuration: dict[str, Any] = recipe["ComponentConfiguration"]["DefaultConfiguration"]
+    return configuration
+
+
+def allowed(defaults: dict[str, Any], operation: str) -> list[str]:
+    policies = defaults["accessControl"]["aws.greengrass.ipc.mqttproxy"].values()
+    return [
+        resource
+        for policy in policies
+        if f"aws.greengrass#{operation}" in policy["operations"]
+        for resource in policy["resources"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operation", "kinds"), [("PublishToIoTCore", PUBLISHED), ("SubscribeToIoTCore", HEARD)]
+)
+def test_access_control_allows_what_the_trainer_uses_and_nothing_else(
+    defaults: dict[str, Any], operation: str, kinds: set[Kind]
+) -> None:
+    resources = allowed(defaults, operation)
+    topics = {kind: of_device("plant", "press-1", kind) for kind in Kind}
+    assert {
+        kind for kind, topic in topics.items() if any(topic_matches(each, topic) for each in resources)
+    } == kinds
+    assert len(resources) == len(kinds)
+
+
+def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]) -> None:
+    names = list(defaults["accessControl"]["aws.greengrass.ipc.mqttproxy"])
+    assert all(re.fullmatch(r"com\.fedgrass\.Trainer:mqttproxy:\d", name) for name in names)
+
+
+def test_the_defaults_of_the_recipe_are_those_of_the_code(defaults: dict[str, Any]) -> None:
+    spelled = {key: value for key, value in defaults.items() if key not in FOR_OTHERS | {"tasks"}}
+    assert spelled == {
+        key: value for key, value in msgspec.structs.asdict(Configuration()).items() if key != "tasks"
+    }
+
+
+def test_the_default_configuration_can_be_used(
+    defaults: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert parse_configuration(defaults).tasks == {"digits": {"share": 0, "shares": 1}}
+    assert caplog.records == []
+
+
+def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
+    lifecycle = recipe["Manifests"][0]["Lifecycle"]
+    for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
+        left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
+        assert "{" not in left
+        assert "}" not in left
+
+
+def test_requirements_are_pinned_as_in_the_constraints() -> None:
+    constraints = set((PROJECT / "constraints.txt").read_text().split())
+    lines = (PROJECT / "components" / "trainer" / "requirements.txt").read_text().splitlines()
+    required = [line for line in lines if not line.startswith("#")]
+    assert [line for line in required if line not in constraints] == []
+    packages = {line.partition("==")[0].replace("-", "_") for line in required}
+    names = {"awsiot": "awsiotsdk"}
+    assert {names.get(module, module) for module in MODULES} <= packages
