@@ -1,0 +1,112 @@
+"""Whole sites for the end-to-end tests: cloud, fleet, operator."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from components.trainer.tasks.noise import Noise
+from fedgrass.console.operator import RoundRecord
+from fedgrass.console.watcher import Watcher
+from fedgrass.federation.messages import RoundChange
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.local.site import Site, open_site, thing_names
+from tests.e2e.processes import wait_until
+
+FLEET = "greenhouse"  # not the default: nothing may depend on that
+
+
+@dataclass
+class Watched:
+    """A site with a light task, and all that was said on its topics."""
+
+    site: Site
+    heard: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def start(self, name: str, **settings: object) -> None:
+        """Start a run of the noise task."""
+        chosen = parse_settings({"task": "noise", "rounds": 1, "deadline_seconds": 60, **settings})
+        self.site.operator.start(name, chosen, Noise().initial_weights(seed=1))
+
+    def ended(self, name: str) -> Run:
+        """Return the run once it has ended."""
+        wait_until(lambda: self.site.operator.run(name).state is not RunState.RUNNING, f"the end of {name}")
+        return self.site.operator.run(name)
+
+    def rounds(self, name: str) -> list[RoundRecord]:
+        """Return the rounds of a run so far."""
+        return list(self.site.operator.rounds(self.site.operator.run(name)))
+
+    def lines(self, run: str) -> list[str]:
+        """Return what people who watch the run were told: ``<device> <text>``."""
+        topic = f"fedgrass/{FLEET}/rounds/{run}"
+        changes = [msgspec.json.decode(said, type=RoundChange) for on, said in self.heard if on == topic]
+        return [f"{change.device} {change.text}".strip() for change in changes]
+
+    def wait_for_line(self, run: str, *words: str) -> str:
+        """Return the first line of a run that has all ``words``."""
+
+        def matching() -> list[str]:
+            return [line for line in self.lines(run) if all(word in line for word in words)]
+
+        wait_until(matching, f"a line with {words} in {self.lines(run)}")
+        return matching()[0]
+
+    def announcement(self, thing: str, run: str) -> dict[str, object]:
+        """Return the newest work that a device was given in a run."""
+        topic = f"fedgrass/{FLEET}/clients/{thing}/announce"
+
+        def found() -> list[dict[str, object]]:
+            said = [json.loads(payload) for on, payload in self.heard if on == topic]
+            return [words for words in said if words["type"] == "work" and words["run"] == run]
+
+        wait_until(found, f"an announcement of {run} to {thing}")
+        return found()[-1]
+
+
+@pytest.fixture(scope="module")
+def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Watched]]:
+    """Return a function that opens a site of ``devices`` cores with the noise task; all end with the module."""
+    from contextlib import ExitStack  # noqa: PLC0415
+
+    with ExitStack() as stack:
+
+        def make(devices: int, parameters: dict[str, str] | None = None, **configuration: object) -> Watched:
+            folder = tmp_path_factory.mktemp("site")
+            chosen = {"tasks": {"noise": {}}, "heartbeat_seconds": 5, **configuration}
+            things = dict.fromkeys(thing_names(devices), chosen)
+            site = stack.enter_context(open_site(folder, things, fleet_name=FLEET, parameters=parameters))
+            watched = Watched(site)
+            cloud = site.cloud
+            stack.enter_context(
+                Watcher(
+                    FLEET,
+                    cloud.iot_endpoint,
+                    cloud.mqtt_port,
+                    cloud.root_ca,
+                    lambda topic, payload: watched.heard.append((topic, payload)),
+                )
+            )
+            # The watcher hears once it hears itself.
+            wait_until(lambda: _echo(watched), "the watcher's own echo")
+            return watched
+
+        yield make
+
+
+def _echo(watched: Watched) -> bool:
+    topic = f"fedgrass/{FLEET}/echo"
+    watched.site.cloud.client("iot-data").publish(topic=topic, qos=1, payload=b"{}")
+    time.sleep(0.05)
+    return any(on == topic for on, _ in watched.heard)
+
+
+@pytest.fixture
+def folder_of() -> Callable[[Watched, str], Path]:
+    """Return a function that gives a core's folder."""
+    return lambda watched, thing: watched.site.folder / "cores" / thing

@@ -1,0 +1,141 @@
+"""The demo's path with three devices that train digits: every figure is computed again from what was stored."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+from components.trainer.tasks.digits import Digits
+from fedgrass.console import history
+from fedgrass.console.operator import RoundRecord
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.local.site import Site, open_site, thing_names
+from tests.e2e.processes import wait_until
+
+DEVICES, ROUNDS = 3, 2
+
+
+@dataclass
+class Trained:
+    """A run that has ended, while its site still stands."""
+
+    site: Site
+    run: Run
+    records: list[RoundRecord]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[Trained]:
+    before = set(psutil.Process().children(recursive=True))
+    with tempfile.TemporaryDirectory() as folder:
+        things = {
+            thing: {"tasks": {"digits": {"share": share, "shares": DEVICES}}}
+            for share, thing in enumerate(thing_names(DEVICES))
+        }
+        with open_site(Path(folder), things, profile="lite") as site:
+            settings = parse_settings({"task": "digits", "rounds": ROUNDS, "deadline_seconds": 120})
+            site.operator.start("run-1", settings, Digits().initial_weights(seed=3))
+            wait_until(lambda: site.operator.run("run-1").state is not RunState.RUNNING, "the run's end", 120)
+            run = site.operator.run("run-1")
+            yield Trained(site, run, list(site.operator.rounds(run)))
+            started = set(psutil.Process().children(recursive=True)) - before
+            ports = {
+                connection.laddr.port
+                for process in [*started, psutil.Process()]
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    wait_until(lambda: not [process for process in started if process.is_running()], "every process to end", 10)
+    still = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert not ports & still, "a port outlived the site"
+    assert not Path(folder).exists()
+
+
+def test_every_round_closes_with_every_device(trained: Trained) -> None:
+    assert trained.run.state is RunState.SUCCEEDED
+    counts = [(r.round.number, r.round.attempt, r.round.asked, r.round.replied, r.round.late) for r in trained.records]
+    assert counts == [(1, 1, 3, 3, 0), (2, 1, 3, 3, 0)]
+
+
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(trained: Trained, number: int) -> None:
+    s3 = trained.site.cloud.client("s3")
+    bucket = trained.site.stack["BucketName"]
+    totals: dict[str, np.ndarray] = {}
+    examples = 0
+    for reply in trained.records[number - 1].participants:
+        key = f"updates/{reply.device}/run-1/{number}-1.safetensors"
+        update = safetensors.numpy.load(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        for name, array in update.items():
+            totals[name] = totals.get(name, 0) + array.astype(np.float64) * reply.examples
+        examples += reply.examples
+    published = s3.get_object(Bucket=bucket, Key=f"models/run-1/{number}.safetensors")["Body"].read()
+    model = safetensors.numpy.load(published)
+    assert set(model) == set(totals)
+    for name, array in model.items():
+        np.testing.assert_allclose(array, totals[name] / examples, rtol=0, atol=1e-6)
+
+
+def test_the_devices_trained_on_disjoint_shares_of_all_but_the_held_out_digits(trained: Trained) -> None:
+    replies = trained.records[0].participants
+    # 1,797 images, a fifth held out; of each share a tenth is for the device's own evaluation.
+    assert 1290 <= sum(reply.examples for reply in replies) <= 1297
+    assert all(reply.metrics["loss"] > 0 for reply in replies)
+
+
+def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_of_the_cloud(
+    trained: Trained,
+) -> None:
+    client = trained.site.cloud.client("dynamodb")
+    rows = client.scan(TableName=trained.site.stack["TurnaroundsTableName"])["Items"]
+    found = {(row["round_id"]["S"], row["device"]["S"]): row for row in rows}
+    expected = {
+        (f"run-1/{record.round.number}/1", reply.device): (record.round, reply)
+        for record in trained.records
+        for reply in record.participants
+    }
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        opened, reply = expected[key]
+        turnaround = int(row["turnaround_ms"]["N"])
+        assert int(row["announced_at"]["N"]) == opened.opened_at
+        assert turnaround == int(row["received_at"]["N"]) - opened.opened_at
+        assert 0 < turnaround <= opened.closed_at - opened.opened_at
+        assert int(row["examples"]["N"]) == reply.examples
+
+
+def test_the_model_loads_in_plain_torch_and_knows_digits_that_no_device_had(trained: Trained) -> None:
+    weights = safetensors.torch.load(trained.site.operator.model("run-1", ROUNDS))
+    assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+    judged = Digits().evaluate_held_out(safetensors.numpy.load(trained.site.operator.model("run-1", ROUNDS)))
+    assert judged.metrics["accuracy"] > 0.8
+
+
+def test_the_history_tells_what_the_tables_hold(trained: Trained, tmp_path: Path) -> None:
+    summaries = [history.summarize(record, {1: {"accuracy": 0.5}}) for record in trained.records]
+    model = trained.site.operator.model("run-1", ROUNDS)
+    history.write(tmp_path / "run-1", trained.run, summaries, model)
+    assert summaries[0]["bytes_down"] == 3 * len(trained.site.operator.model("run-1", 0))
+    assert summaries[0]["held_out"] == {"accuracy": 0.5}
+    assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == model
+
+
+def test_nothing_waits_in_the_dead_letter_queue(trained: Trained) -> None:
+    sqs = trained.site.cloud.client("sqs")
+    queue = trained.site.stack["DeadLettersQueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
+    assert attributes["Attributes"]["ApproximateNumberOfMessages"] == "0"
+
+
+def test_no_alarm_is_left_of_a_closed_round(trained: Trained) -> None:
+    schedules = trained.site.cloud.client("scheduler").list_schedules()["Schedules"]
+    assert schedules == []

@@ -1,0 +1,199 @@
+"""The table of a round's transitions, and what is to be done next."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import given
+
+from fedgrass.federation.rounds import (
+    PARTICIPATIONS,
+    TRANSITIONS,
+    Event,
+    Participant,
+    Participation,
+    Round,
+    State,
+    before,
+    explain,
+    next_event,
+)
+from fedgrass.federation.runs import End, Open, Run, RunState, next_step
+from fedgrass.federation.settings import RunSettings
+
+NOW = 1_700_000_000_000
+
+
+def a_round(**changes: Any) -> Round:
+    made = Round(
+        run="r",
+        number=1,
+        attempt=1,
+        state=State.OPEN,
+        asked=10,
+        needed=7,
+        minimum=3,
+        opened_at=NOW,
+        deadline_at=NOW + 60_000,
+        base_sha256="",
+        base_bytes=0,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> Round:
+    asked = draw(st.integers(1, 12))
+    replied = draw(st.integers(0, asked))
+    return a_round(
+        state=draw(st.sampled_from(State)),
+        asked=asked,
+        needed=draw(st.integers(1, asked)),
+        minimum=draw(st.integers(1, 14)),
+        replied=replied,
+        refused=draw(st.integers(0, replied)),
+        gone=draw(st.integers(0, asked - replied)),
+        lease_until=NOW + draw(st.integers(-5, 5)),
+        deadline_at=NOW + draw(st.integers(-5, 5)),
+    )
+
+
+@given(rounds(), st.booleans())
+def test_whatever_is_to_happen_the_table_allows(current: Round, overdue: bool) -> None:  # noqa: FBT001
+    event = next_event(current, NOW, overdue=overdue)
+    assert event is None or (current.state, event) in TRANSITIONS
+
+
+@given(rounds())
+def test_an_open_round_that_nobody_can_move_waits_for_a_device_or_its_deadline(current: Round) -> None:
+    if current.state is State.OPEN and next_event(current, NOW) is None:
+        assert current.outstanding > 0
+        assert next_event(current, current.deadline_at) is not None
+
+
+@given(rounds())
+def test_an_overdue_round_always_moves_unless_it_has_ended_or_is_averaged(current: Round) -> None:
+    event = next_event(current, NOW, overdue=True)
+    assert (event is None) == (
+        current.state in {State.CLOSED, State.ABANDONED}
+        or (current.state is State.AGGREGATING and current.lease_until > NOW)
+    )
+
+
+@given(rounds())
+def test_a_round_without_one_good_reply_is_never_averaged(current: Round) -> None:
+    if current.state is State.OPEN and current.good == 0:
+        averaging = {Event.ENOUGH_REPLIES, Event.DEADLINE_WITH_MINIMUM}
+        assert next_event(current, NOW, overdue=True) not in averaging
+        assert next_event(current, NOW) not in averaging
+
+
+@pytest.mark.parametrize(
+    ("changes", "event"),
+    [
+        ({}, None),
+        ({"replied": 6}, None),
+        ({"replied": 7}, Event.ENOUGH_REPLIES),
+        ({"replied": 7, "refused": 1}, None),
+        ({"replied": 4, "gone": 6}, Event.ENOUGH_REPLIES),
+        ({"gone": 7}, None),
+        ({"gone": 8}, Event.MINIMUM_OUT_OF_REACH),
+        ({"replied": 10, "refused": 8}, Event.MINIMUM_OUT_OF_REACH),
+        ({"deadline_at": NOW, "replied": 3}, Event.DEADLINE_WITH_MINIMUM),
+        ({"deadline_at": NOW, "replied": 2}, Event.DEADLINE_TOO_FEW),
+        ({"deadline_at": NOW, "replied": 7}, Event.ENOUGH_REPLIES),
+        ({"state": State.AGGREGATING, "lease_until": NOW + 1}, None),
+        ({"state": State.AGGREGATING, "lease_until": NOW}, Event.LEASE_EXPIRED),
+        ({"state": State.CLOSED, "deadline_at": NOW}, None),
+        ({"state": State.ABANDONED, "deadline_at": NOW}, None),
+    ],
+)
+def test_what_happens_next(changes: dict[str, Any], event: Event | None) -> None:
+    assert next_event(a_round(**changes), NOW) is event
+
+
+def test_an_alarm_that_comes_a_moment_early_still_counts() -> None:
+    current = a_round(deadline_at=NOW + 1)
+    assert next_event(current, NOW) is None
+    assert next_event(current, NOW, overdue=True) is Event.DEADLINE_TOO_FEW
+
+
+def test_the_end_states_are_left_by_nothing() -> None:
+    assert not {source for source, _event in TRANSITIONS} & {State.CLOSED, State.ABANDONED}
+    assert set(TRANSITIONS.values()) == set(State)
+
+
+def test_every_event_moves_something() -> None:
+    assert {event for _state, event in TRANSITIONS} == set(Event)
+
+
+def test_a_participant_never_comes_back_to_where_it_was() -> None:
+    assert set(PARTICIPATIONS) == set(Participation)
+
+    def after(state: Participation) -> set[Participation]:
+        return {*PARTICIPATIONS[state]}.union(*(after(target) for target in PARTICIPATIONS[state]))
+
+    assert all(state not in after(state) for state in Participation)
+
+
+def test_where_a_participant_may_come_from() -> None:
+    assert before(Participation.REPLIED) == {Participation.ASKED, Participation.ACCEPTED}
+    assert before(Participation.LATE) == {Participation.ASKED, Participation.ACCEPTED}
+    assert before(Participation.REFUSED) == {Participation.REPLIED}
+    assert before(Participation.ASKED) == frozenset()
+
+
+def test_a_turnaround_is_between_two_times_of_the_cloud() -> None:
+    asked = Participant(device="d", state=Participation.ASKED, announced_at=NOW)
+    assert asked.turnaround_seconds == 0.0
+    assert msgspec.structs.replace(asked, received_at=NOW + 1500).turnaround_seconds == 1.5
+
+
+@given(rounds(), st.sampled_from(Event))
+def test_an_explanation_is_one_line_with_the_numbers(current: Round, event: Event) -> None:
+    text = explain(current, event)
+    assert "\n" not in text
+    assert f"{current.good} good replies of {current.asked} asked, {current.minimum} needed" in text
+    assert ("refused" in text.partition("(")[2]) == bool(current.refused)
+
+
+def a_run(**settings: Any) -> Run:
+    return Run(
+        name="r",
+        state=RunState.RUNNING,
+        settings=RunSettings(task="t", **settings),
+        started_at=NOW,
+        initial_sha256="",
+        initial_bytes=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "newest", "step"),
+    [
+        ({}, None, Open(1, 1)),
+        ({}, a_round(), None),
+        ({}, a_round(state=State.AGGREGATING), None),
+        ({"rounds": 2}, a_round(state=State.CLOSED, attempt=2), Open(2, 1)),
+        ({"rounds": 1}, a_round(state=State.CLOSED), End(RunState.SUCCEEDED, "all 1 rounds closed")),
+        ({"attempts": 3}, a_round(state=State.ABANDONED, attempt=2), Open(1, 3)),
+        (
+            {"attempts": 3},
+            a_round(state=State.ABANDONED, attempt=3, reason="too few"),
+            End(RunState.FAILED, "round 1 was abandoned at attempt 3: too few"),
+        ),
+        (
+            {"on_abandoned": "fail"},
+            a_round(state=State.ABANDONED, reason="too few"),
+            End(RunState.FAILED, "round 1 was abandoned at attempt 1: too few"),
+        ),
+    ],
+)
+def test_what_a_run_does_next(settings: dict[str, Any], newest: Round | None, step: Open | End | None) -> None:
+    assert next_step(a_run(**settings), newest) == step
+
+
+def test_a_run_that_has_ended_does_nothing_more() -> None:
+    ended = msgspec.structs.replace(a_run(), state=RunState.FAILED)
+    assert next_step(ended, a_round(state=State.CLOSED)) is None

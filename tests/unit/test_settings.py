@@ -1,0 +1,109 @@
+"""The settings of a run: each mistake is refused by the name of its field and with what it may be."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.settings import RunSettings, parse_settings
+
+GOOD: dict[str, Any] = {"task": "digits"}
+
+
+def test_a_task_is_all_that_has_to_be_said() -> None:
+    assert parse_settings(GOOD) == RunSettings(task="digits")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("task", "Digits!", "pattern"),
+        ("task", "", "pattern"),
+        ("task", 5, "Expected `str`"),
+        ("rounds", 0, ">= 1"),
+        ("rounds", 100_001, "<= 100000"),
+        ("rounds", "5", "Expected `int`"),
+        ("rounds", 2.5, "Expected `int`"),
+        ("rounds", True, "Expected `int`"),
+        ("selection", "fastest-ever", "it may be one of: all, random"),
+        ("aggregation", "median-ish", "it may be one of: mean, weighted_mean"),
+        ("fraction", 0, "> 0.0"),
+        ("fraction", 1.1, "<= 1.0"),
+        ("fraction", math.nan, "> 0.0"),
+        ("threshold", 0, "> 0.0"),
+        ("threshold", math.inf, "<= 1.0"),
+        ("minimum_replies", 0, ">= 1"),
+        ("minimum_replies", 10**30, "<= 1000000"),
+        ("deadline_seconds", 4, ">= 5"),
+        ("deadline_seconds", 10**9, "<= 604800"),
+        ("on_abandoned", "give up", "Invalid enum value 'give up'"),
+        ("attempts", 0, ">= 1"),
+        ("attempts", 101, "<= 100"),
+        ("seen_within_seconds", 0, ">= 1"),
+        ("seen_within_seconds", 10**30, "<= 31622400"),
+        ("training", {"epochs": None}, "got `null`"),
+        ("training", {"epochs": [1]}, "got `array`"),
+        ("training", {f"option-{number}": 1 for number in range(25)}, "<= 24"),
+        ("training", {"rate": math.nan}, "finite numbers"),
+        ("training", {"rate": math.inf}, "finite numbers"),
+        ("training", {"text": "\ud800"}, "finite numbers, texts, booleans"),
+        ("training", {"text": "x" * 3_001}, "3000 is the most"),
+        ("round", 5, "unknown field `round`"),
+    ],
+)
+def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(field: str, value: Any, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({**GOOD, field: value})
+    assert field in str(refused.value)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("values", [{}, [], None, "digits", 5])
+def test_settings_that_are_no_object_or_name_no_task_are_refused(values: Any) -> None:
+    with pytest.raises(SettingsError, match=r"`task`|Expected `object`"):
+        parse_settings(values)
+
+
+odd_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers())
+odd_training = st.dictionaries(st.text(max_size=5), odd_values, max_size=3)
+
+
+@given(st.sampled_from(RunSettings.__struct_fields__), odd_values | odd_training)
+def test_any_value_of_any_field_is_settings_or_refused(field: str, value: Any) -> None:
+    try:
+        assert isinstance(parse_settings({**GOOD, field: value}), RunSettings)
+    except SettingsError as error:
+        assert field in str(error)  # noqa: PT017  # any other exception fails the test by itself
+
+
+@given(
+    st.floats(0, 1, exclude_min=True), st.integers(1, 10**6), st.integers(1, 10**6)
+)
+def test_the_replies_needed_can_always_come(threshold: float, minimum: int, asked: int) -> None:
+    needed = RunSettings(task="t", threshold=threshold, minimum_replies=minimum).replies_needed(asked)
+    assert 1 <= needed <= asked
+    assert needed >= min(asked, minimum)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "asked", "needed"), [(1.0, 7, 7), (0.7, 10, 7), (0.1, 30, 3), (0.29, 100, 29), (0.5, 5, 3), (0.01, 3, 1)]
+)
+def test_a_threshold_is_rounded_up_but_not_by_the_error_of_a_float(
+    threshold: float, asked: int, needed: int
+) -> None:
+    assert RunSettings(task="t", threshold=threshold).replies_needed(asked) == needed
+
+
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**6))
+def test_a_cohort_is_never_empty_and_never_more_than_there_are(fraction: float, candidates: int) -> None:
+    settings = RunSettings(task="t", selection="random", fraction=fraction)
+    assert 1 <= settings.cohort(candidates) <= candidates
+
+
+def test_a_cohort_of_all_ignores_the_fraction() -> None:
+    assert RunSettings(task="t", fraction=0.1).cohort(10) == 10
+    assert RunSettings(task="t", fraction=0.1, selection="random").cohort(15) == 1
