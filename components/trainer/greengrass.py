@@ -146,7 +146,7 @@ class GreengrassNucleus:
 
         def closed() -> None:
             if subscription.wanted and not self._closing:
-                self._lost(f"the nucleus ended what was asked for by: {what}")
+                self._lost(f"the nucleus closed the stream of: {what}")
 
         def failed(error: Exception) -> bool:
             log.warning("%s: %r", what, error)

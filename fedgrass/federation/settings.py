@@ -1,8 +1,8 @@
 """The settings of a run: what the operator may choose, checked before anything starts."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from fedgrass.federation.aggregation import AGGREGATORS
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
+from fedgrass.federation.names import checked_name
 from fedgrass.federation.selection import SELECTIONS
 
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -48,6 +49,13 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return min(asked, max(1, self.minimum_replies, math.ceil(round(self.threshold * asked, 9))))
 
 
+_CHOICES: Mapping[str, Collection[str]] = {
+    "selection": SELECTIONS,
+    "aggregation": AGGREGATORS,
+    "on_abandoned": ("retry", "fail"),
+}
+
+
 def parse_settings(values: object) -> RunSettings:
     """Return the settings that ``values``, a decoded JSON object, describes.
 
@@ -55,15 +63,27 @@ def parse_settings(values: object) -> RunSettings:
         SettingsError: a field is unknown, missing, of the wrong type or out of its range; the text names the
             field and what it may be.
     """
+    if isinstance(values, Mapping):
+        _check_words(values)
     try:
         settings = msgspec.convert(values, RunSettings)
     except msgspec.ValidationError as error:
         message = f"the run's settings cannot be used: {error}"
         raise SettingsError(message) from error
     _check_training(settings.training)
-    _check_choice("selection", settings.selection, SELECTIONS)
-    _check_choice("aggregation", settings.aggregation, AGGREGATORS)
     return settings
+
+
+def _check_words(values: Mapping[Any, object]) -> None:
+    """Check the words among the settings, in plainer language than the patterns of their types."""
+    task = values.get("task")
+    if isinstance(task, str):
+        checked_name("task", task)
+    for field, choices in _CHOICES.items():
+        value = values.get(field)
+        if isinstance(value, str) and value not in choices:
+            message = f"the run's {field} is {value!r}; it may be one of: {', '.join(sorted(choices))}"
+            raise SettingsError(message)
 
 
 def _check_training(options: Options) -> None:
@@ -76,11 +96,4 @@ def _check_training(options: Options) -> None:
         raise SettingsError(message) from error
     if len(text) > LARGEST_TRAINING:
         message = f"the run's training has {len(text)} bytes of JSON; {LARGEST_TRAINING} is the most"
-        raise SettingsError(message)
-
-
-def _check_choice(field: str, value: str, choices: Mapping[str, object]) -> None:
-    if value not in choices:
-        allowed = ", ".join(sorted(choices))
-        message = f"the run's {field} is {value!r}; it may be one of: {allowed}"
         raise SettingsError(message)

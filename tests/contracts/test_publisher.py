@@ -18,9 +18,7 @@ Receive = Callable[[int], list[tuple[str, bytes]]]
 
 
 @pytest.fixture(params=["memory", "aws"])
-def publisher(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Publisher, Receive]]:
+def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Publisher, Receive]]:
     """A publisher, and what returns the given number of messages that a subscriber of fedgrass/# heard."""
     if request.param == "memory":
         memory = MemoryPublisher()
@@ -36,20 +34,18 @@ def publisher(
         client.loop_stop()
 
 
-def subscribed(
-    cloud: EmbeddedCloud, folder: Path, heard: queue.Queue[tuple[str, bytes]]
-) -> mqtt.Client:
+def subscribed(cloud: EmbeddedCloud, folder: Path, heard: queue.Queue[tuple[str, bytes]]) -> mqtt.Client:
     iot = cloud.client("iot")
     try:
         iot.create_policy(policyName="listener", policyDocument=POLICY)
     except iot.exceptions.ResourceAlreadyExistsException:
         assert iot.get_policy(policyName="listener")
     thing = cloud.create_thing("listener", folder, "listener")
-    ready: queue.Queue[bool] = queue.Queue()
+    ready: queue.Queue[object] = queue.Queue()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=thing.thing_name)
     client.tls_set(str(cloud.root_ca), str(thing.certificate), str(thing.private_key))
-    client.on_message = lambda _client, _data, message: heard.put((message.topic, message.payload))
-    client.on_subscribe = lambda *_arguments: ready.put(True)
+    client.on_message = lambda _client, _data, message: heard.put((message.topic, bytes(message.payload)))
+    client.on_subscribe = lambda *arguments: ready.put(arguments)
     client.on_connect = lambda client, *_arguments: client.subscribe("fedgrass/#", qos=1)
     client.connect(cloud.iot_endpoint, cloud.mqtt_port)
     client.loop_start()

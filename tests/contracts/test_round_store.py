@@ -6,23 +6,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from botocore.exceptions import ClientError
 
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.dynamodb_rows import disturbed, translated
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.ports import RoundStore
 from fedgrass.federation.rounds import TRANSITIONS, Event, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
-from fedgrass.local.cloud import EmbeddedCloud
-from tests.contracts.conftest import make_table
 
 THREADS = 8
 NOW = 1_700_000_000_000
 DEVICES = [f"thing-{number}" for number in range(THREADS)]
-SETTINGS = RunSettings(task="digits", threshold=0.7, training={"epochs": 2, "rate": 0.01, "on": True, "w": "x"})
+SETTINGS = RunSettings(
+    task="digits", threshold=0.7, training={"epochs": 2, "rate": 0.01, "on": True, "w": "x"}
+)
 
 
 def a_run(name: str = "run-1") -> Run:
@@ -151,7 +148,9 @@ def test_a_run_that_moved_on_cannot_be_ended_from_where_it_stood(store: RoundSto
     assert run.state is RunState.RUNNING
 
 
-def test_an_opened_round_comes_back_as_it_was_and_is_the_runs_newest(store: RoundStore, opened: Round) -> None:
+def test_an_opened_round_comes_back_as_it_was_and_is_the_runs_newest(
+    store: RoundStore, opened: Round
+) -> None:
     run = store.run("run-1")
     assert run is not None
     assert (run.round, run.attempt) == (1, 1)
@@ -385,87 +384,3 @@ def test_moves_and_replies_at_once_lose_nothing(store: RoundStore, opened: Round
     states = [part.state for part in store.participants(opened)]
     assert (now.announced, now.state) == (True, State.AGGREGATING)
     assert now.replied == counted == states.count(Participation.REPLIED)
-
-
-class Disturbed:
-    """DynamoDB's client, whose first writes fail as when others touch the same rows at that moment."""
-
-    def __init__(self, client: Any, error: ClientError, times: int) -> None:
-        self._client = client
-        self._error = error
-        self.left = times
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        return method if name not in {"transact_write_items", "update_item"} else self._disturbing(method)
-
-    def _disturbing(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(**arguments: Any) -> Any:
-            if self.left:
-                self.left -= 1
-                raise self._error
-            return method(**arguments)
-
-        return call
-
-
-def an_error(code: str, *reasons: str) -> ClientError:
-    response: Any = {
-        "Error": {"Code": code, "Message": ""},
-        "CancellationReasons": [{"Code": reason} for reason in reasons],
-    }
-    return ClientError(response, "Write")
-
-
-PASSING = [
-    an_error("TransactionCanceledException", "None", "TransactionConflict"),
-    an_error("TransactionCanceledException", "ThrottlingError", "None"),
-    an_error("TransactionConflictException"),
-    an_error("TransactionInProgressException"),
-]
-
-
-@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error.response["CancellationReasons"]))
-def test_a_write_that_another_disturbs_is_tried_again(embedded_cloud: EmbeddedCloud, error: ClientError) -> None:
-    table = make_table(embedded_cloud, "run", "item")
-    client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
-    pauses: list[float] = []
-    store = DynamoRounds(client, table, pauses.append)
-    store.create_run(a_run())
-    store.ask(a_round(), DEVICES)
-    store.open_round(a_run(), a_round())
-    for write in (
-        lambda: store.count_reply(a_round(), "thing-0", a_reply(), NOW),
-        lambda: store.mark_announced(a_round()),
-        lambda: leased(store, a_round()),
-    ):
-        client.left = 3
-        write()
-    assert len(pauses) == 9
-    assert (current(store).replied, current(store).state) == (1, State.AGGREGATING)
-
-
-def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(embedded_cloud: EmbeddedCloud) -> None:
-    table = make_table(embedded_cloud, "run", "item")
-    client = Disturbed(embedded_cloud.client("dynamodb"), PASSING[0], times=10**6)
-    store = DynamoRounds(client, table, lambda _seconds: None)
-    with pytest.raises(ClientError):
-        store.create_run(a_run())
-
-
-def test_only_a_condition_that_did_not_hold_is_a_lost_race() -> None:
-    """Whoever loses a race looks again and goes on: any other error would make it go round for ever."""
-    lost = [
-        an_error("ConditionalCheckFailedException"),
-        an_error("TransactionCanceledException", "None", "ConditionalCheckFailed"),
-        an_error("TransactionCanceledException", "TransactionConflict", "ConditionalCheckFailed"),
-    ]
-    other = [
-        an_error("TransactionCanceledException", "ValidationError"),
-        an_error("TransactionCanceledException", "ItemCollectionSizeLimitExceeded"),
-        an_error("TransactionCanceledException"),
-        an_error("ResourceNotFoundException"),
-    ]
-    assert all(isinstance(translated(error), LostRace) for error in lost)
-    assert all(translated(error) is error for error in other)
-    assert not any(disturbed(error) for error in [*lost, *other])

@@ -52,9 +52,7 @@ class MemoryRounds:
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         with self._lock:
             for device in devices:
-                asked = Participant(
-                    device=device, state=Participation.ASKED, announced_at=first.opened_at
-                )
+                asked = Participant(device=device, state=Participation.ASKED, announced_at=first.opened_at)
                 self._participants.setdefault((*_key(first), device), asked)
 
     def open_round(self, run: Run, first: Round) -> None:
@@ -62,9 +60,7 @@ class MemoryRounds:
             _expect(_key(first) not in self._rounds)
             stored = self._where_it_stands(run)
             self._rounds[_key(first)] = first
-            self._runs[run.name] = msgspec.structs.replace(
-                stored, round=first.number, attempt=first.attempt
-            )
+            self._runs[run.name] = msgspec.structs.replace(stored, round=first.number, attempt=first.attempt)
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         return self._rounds.get((run, number, attempt))
@@ -151,9 +147,7 @@ class MemoryRounds:
     def _move(self, of: Round, device: str, target: Participation, **changes: object) -> None:
         key = (*_key(of), device)
         _expect(key in self._participants and self._participants[key].state in before(target))
-        self._participants[key] = msgspec.structs.replace(
-            self._participants[key], state=target, **changes
-        )
+        self._participants[key] = msgspec.structs.replace(self._participants[key], state=target, **changes)
 
 
 def _key(of: Round) -> RoundKey:

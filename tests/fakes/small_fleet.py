@@ -121,9 +121,7 @@ class SmallFleet:
 
     def status(self, device: str, state: str, of: Round | None = None, reason: str = "") -> bool:
         of = of or self.newest()
-        said = Status(
-            run=of.run, round=of.number, attempt=of.attempt, state=cast(Any, state), reason=reason
-        )
+        said = Status(run=of.run, round=of.number, attempt=of.attempt, state=cast(Any, state), reason=reason)
         return self.say(device, Kind.STATUS, messages.encode(said))
 
     def say(self, device: str, kind: Kind, payload: bytes, client: str | None = None) -> bool:

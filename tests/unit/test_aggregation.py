@@ -90,12 +90,18 @@ def test_the_largest_and_smallest_integers_stay_what_they_are(dtype: str, bound:
 
 
 def test_booleans_are_decided_by_the_majority() -> None:
-    votes = [(np.array([True, False, True]), 1), (np.array([True, False, False]), 1), (np.array([True] * 3), 1)]
+    votes = [
+        (np.array([True, False, True]), 1),
+        (np.array([True, False, False]), 1),
+        (np.array([True] * 3), 1),
+    ]
     assert aggregate(Mean, votes).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("kind", AGGREGATORS.values(), ids=AGGREGATORS)
-@pytest.mark.parametrize("array", [np.array(3, np.int64), np.array(0.5, np.float16), np.zeros((0, 4), np.float32)])
+@pytest.mark.parametrize(
+    "array", [np.array(3, np.int64), np.array(0.5, np.float16), np.zeros((0, 4), np.float32)]
+)
 def test_single_numbers_and_empty_arrays_keep_their_shape_and_type(kind: Any, array: Any) -> None:
     mean = aggregate(kind, [(array, 5), (array, 7)])
     assert isinstance(mean, np.ndarray)

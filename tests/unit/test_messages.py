@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -106,7 +107,7 @@ def test_a_field_that_is_not_known_is_ignored(message: Message) -> None:
 @by_kind
 def test_a_required_field_that_is_missing_is_named(message: Message) -> None:
     whole = msgspec.to_builtins(message)
-    required = [f.name for f in msgspec.structs.fields(message) if f.required]
+    required = [field.name for field in msgspec.structs.fields(type(message)) if field.required]
     for name in required:
         part = {key: value for key, value in whole.items() if key != name}
         with pytest.raises(MessageError, match=f"`{name}`"):
@@ -115,7 +116,11 @@ def test_a_required_field_that_is_missing_is_named(message: Message) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from(KINDS))
 def test_any_bytes_are_a_message_or_refused(data: bytes, kind: type[Message]) -> None:
-    for read in (lambda: messages.decode(data, kind), lambda: messages.decode_announce(data)):
+    readers: list[Callable[[], Message]] = [
+        lambda: messages.decode(data, kind),
+        lambda: messages.decode_announce(data),
+    ]
+    for read in readers:
         try:
             assert isinstance(read(), Message)
         except MessageError as error:
@@ -144,7 +149,17 @@ def test_a_message_with_any_value_in_any_field_is_a_message_or_refused(
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"no", b"\xff\xfe", b'{"version":1', b'"text"', b"[]", b"{}", b'{"version":"1"}', b'{"version":1.5}'],
+    [
+        b"",
+        b"no",
+        b"\xff\xfe",
+        b'{"version":1',
+        b'"text"',
+        b"[]",
+        b"{}",
+        b'{"version":"1"}',
+        b'{"version":1.5}',
+    ],
 )
 def test_a_text_that_is_no_versioned_object_is_refused(text: bytes) -> None:
     with pytest.raises(MessageError, match=r"no JSON|a JSON object with a version"):

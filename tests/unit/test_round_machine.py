@@ -1,4 +1,4 @@
-"""The round under every order of messages, duplicates, losses, crashes and races that hypothesis thinks of."""
+"""The round under any order of messages, duplicates, losses, crashes and races that hypothesis thinks of."""
 
 from fractions import Fraction
 from typing import Any

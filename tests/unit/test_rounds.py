@@ -154,8 +154,10 @@ def test_a_turnaround_is_between_two_times_of_the_cloud() -> None:
 def test_an_explanation_is_one_line_with_the_numbers(current: Round, event: Event) -> None:
     text = explain(current, event)
     assert "\n" not in text
-    assert f"{current.good} good replies of {current.asked} asked, {current.minimum} needed" in text
+    assert f"({current.good} of {current.asked} replied" in text
     assert ("refused" in text.partition("(")[2]) == bool(current.refused)
+    abandons = event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}
+    assert not abandons or f"{current.minimum} needed at least" in text
 
 
 def a_run(**settings: Any) -> Run:
@@ -190,7 +192,9 @@ def a_run(**settings: Any) -> Run:
         ),
     ],
 )
-def test_what_a_run_does_next(settings: dict[str, Any], newest: Round | None, step: Open | End | None) -> None:
+def test_what_a_run_does_next(
+    settings: dict[str, Any], newest: Round | None, step: Open | End | None
+) -> None:
     assert next_step(a_run(**settings), newest) == step
 
 

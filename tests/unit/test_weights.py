@@ -126,13 +126,22 @@ def test_a_file_that_was_cut_or_grew_is_refused(model: dict[str, Any], draw: st.
         (a_file([1]), "no safetensors header"),
         (a_file(b'{"a":' + b"[" * 100_000), "no safetensors header"),
         (a_file({"a": {"dtype": "F32"}}), "no safetensors header"),
-        (a_file({"a": {**F32, "dtype": "BF16"}}, b"1234"), "array 'a' has the type 'BF16'; fedgrass averages"),
-        (a_file({"a": {**F32, "shape": [2]}}, b"1234"), "array 'a' of shape (2,) cannot lie in the bytes 0 to 4"),
+        (
+            a_file({"a": {**F32, "dtype": "BF16"}}, b"1234"),
+            "array 'a' has the type 'BF16'; fedgrass averages",
+        ),
+        (
+            a_file({"a": {**F32, "shape": [2]}}, b"1234"),
+            "array 'a' of shape (2,) cannot lie in the bytes 0 to 4",
+        ),
         (a_file({"a": {**F32, "shape": [-1, -1]}}, b"1234"), "of shape (-1, -1) cannot"),
         (a_file({"a": {**F32, "data_offsets": [4, 0]}}, b"1234"), "cannot lie in the bytes 4 to 0"),
         (a_file({"a": {**F32, "data_offsets": [-4, 0]}}, b"1234"), "cannot lie in the bytes -4 to 0"),
         (a_file({"a": F32, "b": F32}, b"1234"), "array 'b' starts at byte 0 of the data, not at 4"),
-        (a_file({"a": {**F32, "data_offsets": [4, 8]}}, b"12345678"), "starts at byte 4 of the data, not at 0"),
+        (
+            a_file({"a": {**F32, "data_offsets": [4, 8]}}, b"12345678"),
+            "starts at byte 4 of the data, not at 0",
+        ),
         (a_file({"a": {**F32, "shape": [1] * 65}}, b"1234"), "array 'a' claims 65 dimensions"),
         (a_file({"a": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}), "more values than"),
         (a_file({"a": {**F32, "shape": [2**62] * 1_000_0}}, b"1234"), "claims 10000 dimensions"),
@@ -168,9 +177,10 @@ def test_an_update_that_is_not_shaped_as_the_model_is_refused_by_the_array(found
 
 @given(models)
 def test_an_update_shaped_as_the_model_is_taken(model: dict[str, Any]) -> None:
-    check_layout(layout_of(**{f"x{name}": array for name, array in model.items()}), layout_of(
-        **{f"x{name}": np.zeros_like(array) for name, array in reversed(model.items())}
-    ))
+    check_layout(
+        layout_of(**{f"x{name}": array for name, array in model.items()}),
+        layout_of(**{f"x{name}": np.zeros_like(array) for name, array in reversed(model.items())}),
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,103 @@
+"""Writes that others disturb in DynamoDB, as its own errors say it: tried again, never a lost race."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.dynamodb_rows import disturbed, translated
+from fedgrass.federation.errors import LostRace
+from fedgrass.federation.rounds import State
+from fedgrass.local.cloud import EmbeddedCloud
+from tests.contracts.conftest import make_table
+from tests.contracts.test_round_store import DEVICES, NOW, a_reply, a_round, a_run, current, leased
+
+
+class Disturbed:
+    """DynamoDB's client, whose first writes fail as when others touch the same rows at that moment."""
+
+    def __init__(self, client: Any, error: ClientError, times: int) -> None:
+        self._client = client
+        self._error = error
+        self.left = times
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return method if name not in {"transact_write_items", "update_item"} else self._disturbing(method)
+
+    def _disturbing(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise self._error
+            return method(**arguments)
+
+        return call
+
+
+def an_error(code: str, *reasons: str) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": ""},
+        "CancellationReasons": [{"Code": reason} for reason in reasons],
+    }
+    return ClientError(response, "Write")
+
+
+PASSING = [
+    an_error("TransactionCanceledException", "None", "TransactionConflict"),
+    an_error("TransactionCanceledException", "ThrottlingError", "None"),
+    an_error("TransactionConflictException"),
+    an_error("TransactionInProgressException"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error.response["CancellationReasons"]))
+def test_a_write_that_another_disturbs_is_tried_again(
+    embedded_cloud: EmbeddedCloud, error: ClientError
+) -> None:
+    table = make_table(embedded_cloud, "run", "item")
+    client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
+    pauses: list[float] = []
+    store = DynamoRounds(client, table, pauses.append)
+    store.create_run(a_run())
+    store.ask(a_round(), DEVICES)
+    store.open_round(a_run(), a_round())
+    for write in (
+        lambda: store.count_reply(a_round(), "thing-0", a_reply(), NOW),
+        lambda: store.mark_announced(a_round()),
+        lambda: leased(store, a_round()),
+    ):
+        client.left = 3
+        write()
+    assert len(pauses) == 9
+    assert (current(store).replied, current(store).state) == (1, State.AGGREGATING)
+
+
+def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(
+    embedded_cloud: EmbeddedCloud,
+) -> None:
+    table = make_table(embedded_cloud, "run", "item")
+    client = Disturbed(embedded_cloud.client("dynamodb"), PASSING[0], times=10**6)
+    store = DynamoRounds(client, table, lambda _seconds: None)
+    with pytest.raises(ClientError):
+        store.create_run(a_run())
+
+
+def test_only_a_condition_that_did_not_hold_is_a_lost_race() -> None:
+    """Whoever loses a race looks again and goes on: any other error would make it go round for ever."""
+    lost = [
+        an_error("ConditionalCheckFailedException"),
+        an_error("TransactionCanceledException", "None", "ConditionalCheckFailed"),
+        an_error("TransactionCanceledException", "TransactionConflict", "ConditionalCheckFailed"),
+    ]
+    other = [
+        an_error("TransactionCanceledException", "ValidationError"),
+        an_error("TransactionCanceledException", "ItemCollectionSizeLimitExceeded"),
+        an_error("TransactionCanceledException"),
+        an_error("ResourceNotFoundException"),
+    ]
+    assert all(isinstance(translated(error), LostRace) for error in lost)
+    assert all(translated(error) is error for error in other)
+    assert not any(disturbed(error) for error in [*lost, *other])

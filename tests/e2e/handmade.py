@@ -1,0 +1,72 @@
+"""A device made by hand: a thing with a certificate that speaks the protocol well or badly, as a test wants."""
+
+import json
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from fedgrass.federation import messages, object_keys
+from fedgrass.federation.messages import Heartbeat
+from fedgrass.federation.weights import checksum
+from fedgrass.local.site import Site
+
+
+class HandmadeDevice:
+    """An MQTT client with the certificate of its own thing, and nothing that keeps it honest."""
+
+    def __init__(self, site: Site, thing: str, folder: Path, fleet: str) -> None:
+        self.thing = thing
+        self._site = site
+        self._fleet = fleet
+        files = site.cloud.create_thing(thing, folder, site.stack["DevicePolicyName"])
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=thing, protocol=mqtt.MQTTv5)
+        self._client.tls_set(
+            str(site.cloud.root_ca),
+            str(files.certificate),
+            str(files.private_key),
+            tls_version=ssl.PROTOCOL_TLS_CLIENT,
+        )
+
+    def __enter__(self) -> Self:
+        self._client.connect(self._site.cloud.iot_endpoint, self._site.cloud.mqtt_port)
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def say(self, kind: str, payload: bytes, *, as_thing: str = "") -> None:
+        """Publish on a device's topic: its own, or another's."""
+        topic = f"fedgrass/{self._fleet}/clients/{as_thing or self.thing}/{kind}"
+        self._client.publish(topic, payload, qos=1).wait_for_publish(10)
+
+    def heartbeat(self) -> None:
+        """Register for the noise task."""
+        heartbeat = Heartbeat(
+            state="idle", tasks="noise", examples=100, component_version="0", uptime_seconds=1.0
+        )
+        self.say("heartbeat", messages.encode(heartbeat))
+
+    def upload(self, data: bytes, work: dict[str, Any]) -> None:
+        """Put an update where the averager looks for it."""
+        key = object_keys.update(self.thing, work["run"], work["round"], work["attempt"])
+        self._site.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
+
+    def completion(self, data: bytes, work: dict[str, Any], **changes: object) -> bytes:
+        """Return a completion of ``work`` with an update of these bytes, and with ``changes``."""
+        named = {"run": work["run"], "round": work["round"], "attempt": work["attempt"]}
+        fields = {
+            "version": 1,
+            **named,
+            "announced_at": work["announced_at"],
+            "bytes": len(data),
+            "checksum": checksum(data),
+            "examples": 100,
+            **changes,
+        }
+        fields["round_id"] = f"{fields['run']}/{fields['round']}/{fields['attempt']}"
+        return json.dumps(fields).encode()

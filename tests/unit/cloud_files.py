@@ -1,0 +1,36 @@
+"""The cloud's own files, read for the tests that hold them against the code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedgrass.local.deployment import read_template
+
+PROJECT = Path(__file__).parents[2]
+FLEET = "garden"
+RULE_FILES = sorted((PROJECT / "iot_rules").glob("*.yaml"))
+
+
+def template() -> dict[str, Any]:
+    """Return template.yaml, its short forms spelled out."""
+    return read_template(PROJECT / "template.yaml")
+
+
+def rule(path: Path) -> dict[str, Any]:
+    """Return one topic rule as it is included into the template."""
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def sql(path: Path) -> str:
+    """Return a rule's SQL for the fleet ``garden``, on one line."""
+    return re.sub(r"\s+", " ", rule(path)["Sql"]["Fn::Sub"]).replace("${FleetName}", FLEET).strip()
+
+
+def topic_filter(path: Path) -> str:
+    """Return what a rule's FROM clause selects."""
+    found = re.search(r" FROM '([^']+)'", sql(path))
+    assert found, f"{path} has no FROM clause"
+    return found[1]
