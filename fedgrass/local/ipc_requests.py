@@ -5,7 +5,7 @@ Payloads are base64 on the wire.
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
@@ -102,10 +102,15 @@ class RestartComponentRequest(Request, frozen=True):
 RequestT = TypeVar("RequestT", bound=Request)
 
 
+# Made at once and not by the first request: msgspec 0.22 crashes the process if several threads, here the
+# event loops of several cores, are the first to use a Struct.
+_DECODERS = {kind: msgspec.json.Decoder(kind) for kind in Request.__subclasses__()}
+
+
 def parse(kind: type[RequestT], body: bytes) -> RequestT:
     """The request in `body`. Raises InvalidArgumentsError, which names the field that is wrong."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return cast("RequestT", _DECODERS[kind].decode(body))
     except (msgspec.DecodeError, RecursionError) as exc:
         message = f"{kind.__name__}: {exc}"
         raise InvalidArgumentsError(message) from exc

@@ -113,6 +113,11 @@ class Recipe(_Strict, frozen=True):
         return self.component_configuration.default_configuration
 
 
+# msgspec 0.22 crashes the process if several threads are the first to use a Struct. Cores read their recipes
+# in threads, so it is used here once, while only one thread can.
+msgspec.json.Decoder(Recipe)
+
+
 def read_recipe(path: Path, *, scalars_are_strings: bool = False) -> Recipe:
     """The recipe in a YAML or JSON file. Raises RecipeError.
 

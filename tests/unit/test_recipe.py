@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,36 @@ def test_a_recipe_over_greengrass_s_limit_is_refused(tmp_path: Path) -> None:
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"absent.yaml: No such file"):
         read_recipe(tmp_path / "absent.yaml")
+
+
+FIRST_USE_IN_THREADS = """
+import importlib, sys, threading
+sys.setswitchinterval(1e-6)
+import fedgrass.local.recipe as module
+from tests.unit.test_recipe import raw_recipe
+
+for _ in range(40):
+    importlib.reload(module)
+    barrier = threading.Barrier(6)
+    def read():
+        barrier.wait()
+        module.parse_recipe(raw_recipe())
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+"""
+
+
+def raw_recipe() -> bytes:
+    return json.dumps(recipe("true")).encode()
+
+
+def test_several_threads_may_be_the_first_to_read_a_recipe() -> None:
+    # In a process of its own: what this guards against is a crash of the interpreter.
+    command = [sys.executable, "-c", FIRST_USE_IN_THREADS]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60, check=False)
+
+    assert ended.returncode == 0
 
 
 def test_the_first_manifest_that_fits_wins(monkeypatch: pytest.MonkeyPatch) -> None:

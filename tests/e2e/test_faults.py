@@ -1,0 +1,110 @@
+"""What happens to a round when something breaks: it goes on, or ends in words that say why."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import package
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import RunState
+from fedgrass.local.site import TRAINER
+from tests.e2e.conftest import FLEET, Watched
+from tests.e2e.processes import wait_until
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gate") / "open"
+
+
+@pytest.fixture(scope="module")
+def watched(make_site: Callable[..., Watched], gate: Path) -> Watched:
+    """Two devices whose task `gated` waits for a test, and whose task `broken` raises."""
+    module = {"module": "tests.e2e.gated_task:Gated", "path": str(package.ROOT), "gate": str(gate)}
+    broken = {"module": "tests.integration.slow_tasks:Broken", "path": str(package.ROOT)}
+    return make_site(2, tasks={"noise": {"megabytes": 0.1}, "gated": module, "broken": broken})
+
+
+@pytest.fixture(autouse=True)
+def _closed_gate(gate: Path) -> Iterator[None]:
+    gate.unlink(missing_ok=True)
+    yield
+    gate.touch()
+
+
+def is_training(watched: Watched, thing: str, run: str) -> bool:
+    topic = f"fedgrass/{FLEET}/clients/{thing}/status"
+    return any(on == topic and run in said.decode() and '"progress"' in said.decode() for on, said in watched.heard)
+
+
+def test_a_trainer_whose_ipc_closes_is_restarted_and_takes_its_open_work_up_again(
+    watched: Watched, gate: Path
+) -> None:
+    watched.start("restart", task="gated")
+    wait_until(lambda: is_training(watched, "device-1", "restart"), "device-1 to train")
+    core = watched.site.fleet.devices["device-1"].core
+    watched.site.fleet.call(core.close_ipc_streams(TRAINER))
+    watched.wait_for_line("restart", "device-1", "announced again after its hello")
+    gate.touch()
+    assert watched.ended("restart").state is RunState.SUCCEEDED
+    (record,) = watched.rounds("restart")
+    assert (record.round.asked, record.round.replied, record.round.late) == (2, 2, 0)
+    assert watched.site.fleet.devices["device-1"].core.component_state(TRAINER) == "RUNNING"
+
+
+def test_an_announcement_that_comes_twice_is_worked_on_once(watched: Watched, gate: Path) -> None:
+    watched.start("twice", task="gated")
+    wait_until(lambda: is_training(watched, "device-1", "twice"), "device-1 to train")
+    topic = f"fedgrass/{FLEET}/clients/device-1/announce"
+    (announcement,) = [said for on, said in watched.heard if on == topic and b'"twice"' in said]
+    for _ in range(3):
+        watched.site.cloud.client("iot-data").publish(topic=topic, qos=1, payload=announcement)
+    gate.touch()
+    assert watched.ended("twice").state is RunState.SUCCEEDED
+    watched.site.cloud.client("iot-data").publish(topic=topic, qos=1, payload=announcement)
+    accepted = [said for on, said in watched.heard if on.endswith("device-1/status") and b'"twice"' in said]
+    assert sum(b'"accepted"' in said for said in accepted) == 1
+    assert watched.rounds("twice")[0].round.replied == 2
+
+
+def test_a_silent_device_does_not_stop_a_round_that_has_its_minimum(watched: Watched) -> None:
+    core = watched.site.fleet.devices["device-2"].core
+    watched.site.fleet.call(core.cut_mqtt())
+    try:
+        watched.start("silent", task="noise", deadline_seconds=5, minimum_replies=1)
+        assert watched.ended("silent").state is RunState.SUCCEEDED
+    finally:
+        watched.site.fleet.call(core.restore_mqtt())
+    (record,) = watched.rounds("silent")
+    assert (record.round.state, record.round.replied) == (State.CLOSED, 1)
+    watched.wait_for_line("silent", "aggregating", "the deadline passed and the minimum replied", "1 of 2")
+
+
+def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(watched: Watched) -> None:
+    core = watched.site.fleet.devices["device-2"].core
+    watched.site.fleet.call(core.cut_mqtt())
+    try:
+        watched.start("few", task="noise", deadline_seconds=5, minimum_replies=2, on_abandoned="retry", attempts=2)
+        run = watched.ended("few")
+    finally:
+        watched.site.fleet.call(core.restore_mqtt())
+    assert run.state is RunState.FAILED
+    assert "the deadline passed and too few replied (1 of 2 replied, 2 needed at least)" in run.reason
+    assert [record.round.state for record in watched.rounds("few")] == [State.ABANDONED, State.ABANDONED]
+
+
+def test_a_device_that_fails_says_why_and_the_run_does_not_wait_for_it(watched: Watched) -> None:
+    watched.start("broken", task="broken", on_abandoned="fail", deadline_seconds=600)
+    run = watched.ended("broken")
+    assert run.state is RunState.FAILED
+    assert "too few devices are left" in run.reason
+    line = watched.wait_for_line("broken", "device-1", "failed")
+    assert "KeyError" in line
+    assert "slow_tasks.py" in line
+
+
+def test_a_task_that_no_device_has_is_refused_with_the_tasks_there_are(watched: Watched) -> None:
+    with pytest.raises(SettingsError, match="task 'cracks'.*broken, digits, gated, noise"):
+        watched.start("unknown", task="cracks")
