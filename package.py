@@ -51,9 +51,7 @@ def build_functions(output: Path, architecture: str | None = None) -> None:
     """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
     entries = list(_sources(FUNCTIONS))
     if architecture:
-        folder = _install_dependencies(
-            ROOT / "build" / "lambda" / f"dependencies-{architecture}", architecture
-        )
+        folder = _install_dependencies(architecture)
         entries += [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
     write_zip(output, entries)
 

@@ -51,7 +51,8 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
         cloud.tell(current, f"{message.kind} refused: {error}", device=message.device)
         if isinstance(said, Completion):
             _answer(cloud, current, message.device, str(error))
-    return said.run
+    # That work was accepted moves nothing; everything else may be what the round waited for.
+    return None if isinstance(said, Status) and said.state not in _FINAL else said.run
 
 
 def _decode(message: DeviceMessage) -> Completion | Status:

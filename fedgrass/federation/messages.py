@@ -5,7 +5,8 @@ A receiver ignores fields that it does not know, so that a newer sender may add 
 that it does not speak.
 """
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -144,6 +145,16 @@ class _Versioned(Struct):
     version: int
 
 
+# Made here and not at their first use: msgspec 0.22 crashes the process if two threads are the first to use a
+# type (tests/unit/test_messages.py shows it), and messages come in on many threads.
+_DECODERS: Mapping[type[Message], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Announcement, Verdict, Completion, Status, Hello, Heartbeat, RoundChange, NewModel)
+}
+_ANNOUNCE_DECODER: msgspec.json.Decoder[Announcement | Verdict] = msgspec.json.Decoder(Announcement | Verdict)
+_VERSION_DECODER = msgspec.json.Decoder(_Versioned)
+
+
 def encode(message: Message) -> bytes:
     """Return the JSON text of a message.
 
@@ -170,7 +181,7 @@ def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
     _check_size(text)
     _check_version(text)
     try:
-        message = msgspec.json.decode(text, type=kind)
+        message: AnyMessage = _DECODERS[kind].decode(text)
     except _UNREADABLE as error:
         reason = f"no {kind.__name__.lower()}: {error}"
         raise MessageError(reason) from error
@@ -184,7 +195,7 @@ def decode_announce(text: bytes) -> Announcement | Verdict:
     _check_size(text)
     _check_version(text)
     try:
-        return msgspec.json.decode(text, type=Announcement | Verdict)
+        return _ANNOUNCE_DECODER.decode(text)
     except _UNREADABLE as error:
         reason = f"no announcement: {error}"
         raise MessageError(reason) from error
@@ -198,7 +209,7 @@ def _check_size(text: bytes) -> None:
 
 def _check_version(text: bytes) -> None:
     try:
-        version = msgspec.json.decode(text, type=_Versioned).version
+        version = _VERSION_DECODER.decode(text).version
     except msgspec.ValidationError as error:
         reason = f"a message is a JSON object with a version: {error}"
         raise MessageError(reason) from error

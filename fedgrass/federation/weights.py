@@ -67,6 +67,11 @@ class _Entry(Struct):
     data_offsets: tuple[int, int]
 
 
+# Made before any thread can: see messages.py.
+_HEADER_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY_DECODER = msgspec.json.Decoder(_Entry)
+
+
 def encode(arrays: Arrays) -> bytes:
     """Return ``arrays`` as the bytes of a safetensors file; the same arrays give the same bytes."""
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
@@ -123,9 +128,9 @@ def read_layout(head: bytes | memoryview, file_bytes: int) -> Layout:
     """
     size = header_size(head, file_bytes)
     try:
-        entries = msgspec.json.decode(bytes(head[_PREFIX:size]), type=dict[str, msgspec.Raw])
+        entries = _HEADER_DECODER.decode(bytes(head[_PREFIX:size]))
         entries.pop("__metadata__", None)
-        parsed = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in entries.items()}
+        parsed = {name: _ENTRY_DECODER.decode(entry) for name, entry in entries.items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the header is no safetensors header: {error}"
         raise UpdateRefused(message) from error

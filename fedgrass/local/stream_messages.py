@@ -249,9 +249,13 @@ class Stream:
             write_file(self._folder / file, content, sync=sync)
 
 
+# Made here: msgspec 0.22 crashes if several threads are the first to use a type.
+_CURSORS_DECODER = msgspec.json.Decoder(dict[str, ExportCursor])
+
+
 def _read_cursors(path: Path) -> dict[str, ExportCursor]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, ExportCursor])
+        return _CURSORS_DECODER.decode(path.read_bytes())
     except msgspec.DecodeError as exc:
         # Written without fsync it can be lost to a power cut. Exporting again is safe, not starting is not.
         _log.warning("%s cannot be read, the stream is exported again: %s", path, exc)

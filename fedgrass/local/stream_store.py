@@ -174,9 +174,13 @@ def _take(root: Path) -> int:
     return descriptor
 
 
+# Made here: msgspec 0.22 crashes if several threads are the first to use a type.
+_DEFINITION_DECODER = msgspec.json.Decoder(StreamDefinition)
+
+
 def _read_definition(path: Path) -> StreamDefinition:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=StreamDefinition)
+        return _DEFINITION_DECODER.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as exc:
         message = f"{path} cannot be read ({exc}): mend it, or delete {path.parent} and lose its messages."
         raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc

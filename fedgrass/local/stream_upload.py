@@ -68,6 +68,10 @@ class ExportTask(ProtocolMap, frozen=True):
     user_metadata: dict[str, str] | None = None
 
 
+# Made here: msgspec 0.22 crashes if several export threads are the first to use a type.
+_TASK_DECODER = msgspec.json.Decoder(ExportTask)
+
+
 class TaskError(Exception):
     """A task that can never be done as it is."""
 
@@ -75,7 +79,7 @@ class TaskError(Exception):
 def parse_task(payload: bytes) -> ExportTask:
     """Return the task that a message holds; raises TaskError if it holds none."""
     try:
-        return msgspec.json.decode(payload, type=ExportTask)
+        return _TASK_DECODER.decode(payload)
     except msgspec.DecodeError as exc:
         message = f"The message is no S3 export task: {exc}"
         raise TaskError(message) from exc

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +72,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Watched]]:
-    """Return a function that opens a site of ``devices`` cores with the noise task; all end with the module."""
-    from contextlib import ExitStack  # noqa: PLC0415
-
+    """Return a function that opens a site of cores with the noise task; all end with the module."""
     with ExitStack() as stack:
 
         def make(devices: int, parameters: dict[str, str] | None = None, **configuration: object) -> Watched:

@@ -1,4 +1,4 @@
-"""A device made by hand: a thing with a certificate that speaks the protocol well or badly, as a test wants."""
+"""A device made by hand: a thing with a certificate that speaks well or badly, as a test wants."""
 
 import json
 import ssl

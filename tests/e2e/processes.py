@@ -55,7 +55,9 @@ class Command:
 
     def wait_for(self, text: str) -> None:
         """Wait until the command has printed ``text``."""
-        wait_until(lambda: text in self.said() or self._process.poll() is not None, f"{text!r}: {self.said()}")
+        wait_until(
+            lambda: text in self.said() or self._process.poll() is not None, f"{text!r}: {self.said()}"
+        )
         assert text in self.said(), f"ended without saying {text!r}: {self.said()}"
 
     def wait(self, patience: float = 2 * PATIENCE) -> int:
@@ -80,6 +82,12 @@ class Command:
         self._process.kill()
         self._process.wait(10)
         self._log.close()
+
+
+def listening_ports(process: psutil.Process) -> list[int]:
+    """Return the TCP ports that a process listens on."""
+    connections = process.net_connections("inet")
+    return [c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.laddr]
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -30,7 +30,9 @@ def handmade(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def model_of(watched: Watched, run: str, number: int) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array) for name, array in decode(watched.site.operator.model(run, number)).items()}
+    return {
+        name: np.asarray(array) for name, array in decode(watched.site.operator.model(run, number)).items()
+    }
 
 
 def test_bad_messages_are_refused_by_name_and_the_round_goes_on(
@@ -68,7 +70,9 @@ def test_bad_messages_are_refused_by_name_and_the_round_goes_on(
     watched.wait_for_line("messages", "handmade", "refused", "REPLIED already")
 
 
-def test_a_reply_to_a_closed_round_is_late_and_counted_as_such(watched: Watched, handmade: HandmadeDevice) -> None:
+def test_a_reply_to_a_closed_round_is_late_and_counted_as_such(
+    watched: Watched, handmade: HandmadeDevice
+) -> None:
     handmade.heartbeat()
     watched.start("late", threshold=0.5)
     work = watched.announcement("handmade", "late")

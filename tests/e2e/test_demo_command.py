@@ -1,4 +1,4 @@
-"""``fedgrass demo`` as a person runs it: a process of its own, stopped at any moment, asked for the impossible."""
+"""``fedgrass demo`` as a person runs it: side by side, stopped at any moment, asked for the impossible."""
 
 import json
 import signal
@@ -15,7 +15,10 @@ SMALL = ("demo", "--devices", "2", "--rounds", "2", "--task", "noise")
 
 
 def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path: Path) -> None:
-    with command(tmp_path / "a", *SMALL) as first, command(tmp_path / "b", *SMALL, "--profile", "lite") as second:
+    with (
+        command(tmp_path / "a", *SMALL) as first,
+        command(tmp_path / "b", *SMALL, "--profile", "lite") as second,
+    ):
         for demo in (first, second):
             demo.wait_for("opened")
             demo.look()
@@ -25,7 +28,11 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         assert first.seen, "the demo started no process: it cannot have run the fleet"
     for folder in ("a", "b"):
         (run,) = (tmp_path / folder / "runs").iterdir()
-        assert sorted(path.name for path in run.iterdir()) == ["accuracy.png", "history.json", "model.safetensors"]
+        assert sorted(path.name for path in run.iterdir()) == [
+            "accuracy.png",
+            "history.json",
+            "model.safetensors",
+        ]
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
         assert [line["replied"] for line in history["rounds"]] == [2, 2]

@@ -36,7 +36,9 @@ def _closed_gate(gate: Path) -> Iterator[None]:
 
 def is_training(watched: Watched, thing: str, run: str) -> bool:
     topic = f"fedgrass/{FLEET}/clients/{thing}/status"
-    return any(on == topic and run in said.decode() and '"progress"' in said.decode() for on, said in watched.heard)
+    return any(
+        on == topic and run in said.decode() and '"progress"' in said.decode() for on, said in watched.heard
+    )
 
 
 def test_a_trainer_whose_ipc_closes_is_restarted_and_takes_its_open_work_up_again(
@@ -86,7 +88,9 @@ def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(wa
     core = watched.site.fleet.devices["device-2"].core
     watched.site.fleet.call(core.cut_mqtt())
     try:
-        watched.start("few", task="noise", deadline_seconds=5, minimum_replies=2, on_abandoned="retry", attempts=2)
+        watched.start(
+            "few", task="noise", deadline_seconds=5, minimum_replies=2, on_abandoned="retry", attempts=2
+        )
         run = watched.ended("few")
     finally:
         watched.site.fleet.call(core.restore_mqtt())
@@ -106,5 +110,5 @@ def test_a_device_that_fails_says_why_and_the_run_does_not_wait_for_it(watched: 
 
 
 def test_a_task_that_no_device_has_is_refused_with_the_tasks_there_are(watched: Watched) -> None:
-    with pytest.raises(SettingsError, match="task 'cracks'.*broken, digits, gated, noise"):
+    with pytest.raises(SettingsError, match=r"task 'cracks'.*broken, digits, gated, noise"):
         watched.start("unknown", task="cracks")

@@ -1,4 +1,4 @@
-"""The demo's path with three devices that train digits: every figure is computed again from what was stored."""
+"""The demo's path with three devices that train digits; every figure is computed again from what is stored."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from fedgrass.console.operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.local.site import Site, open_site, thing_names
-from tests.e2e.processes import wait_until
+from tests.e2e.processes import listening_ports, wait_until
 
 DEVICES, ROUNDS = 3, 2
 
@@ -47,26 +47,28 @@ def trained() -> Iterator[Trained]:
             run = site.operator.run("run-1")
             yield Trained(site, run, list(site.operator.rounds(run)))
             started = set(psutil.Process().children(recursive=True)) - before
-            ports = {
-                connection.laddr.port
-                for process in [*started, psutil.Process()]
-                for connection in process.net_connections("inet")
-                if connection.status == psutil.CONN_LISTEN
-            }
-    wait_until(lambda: not [process for process in started if process.is_running()], "every process to end", 10)
-    still = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN}
-    assert not ports & still, "a port outlived the site"
+            ports = {port for process in [*started, psutil.Process()] for port in listening_ports(process)}
+    wait_until(
+        lambda: not [process for process in started if process.is_running()], "every process to end", 10
+    )
+    assert ports, "the site listened nowhere: this test looks in the wrong place"
+    assert not ports & set(listening_ports(psutil.Process())), "a port outlived the site"
     assert not Path(folder).exists()
 
 
 def test_every_round_closes_with_every_device(trained: Trained) -> None:
     assert trained.run.state is RunState.SUCCEEDED
-    counts = [(r.round.number, r.round.attempt, r.round.asked, r.round.replied, r.round.late) for r in trained.records]
+    counts = [
+        (r.round.number, r.round.attempt, r.round.asked, r.round.replied, r.round.late)
+        for r in trained.records
+    ]
     assert counts == [(1, 1, 3, 3, 0), (2, 1, 3, 3, 0)]
 
 
 @pytest.mark.parametrize("number", range(1, ROUNDS + 1))
-def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(trained: Trained, number: int) -> None:
+def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(
+    trained: Trained, number: int
+) -> None:
     s3 = trained.site.cloud.client("s3")
     bucket = trained.site.stack["BucketName"]
     totals: dict[str, np.ndarray] = {}

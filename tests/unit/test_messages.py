@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -244,3 +246,24 @@ def test_all_training_options_that_settings_allow_fit_an_announcement(training: 
 def test_a_reason_is_shortened_to_what_fits_and_says_so() -> None:
     assert messages.shorten("short") == "short"
     assert messages.shorten("x" * 600) == "x" * 511 + "\u2026"
+
+
+def test_messages_may_first_be_read_on_many_threads() -> None:
+    """Else msgspec 0.22 can crash the process: the types have to be used when the module is imported."""
+    kinds = set(messages.Message.__subclasses__()) | set(messages.WorkMessage.__subclasses__())
+    assert set(messages._DECODERS) == kinds - {messages.WorkMessage}
+    program = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from fedgrass.federation import messages
+barrier = threading.Barrier(8)
+def read():
+    barrier.wait()
+    messages.decode(b'{"version": 1, "component_version": "1"}', messages.Hello)
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,8 @@
 """Training and evaluation of any PyTorch module."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from components.trainer.errors import WorkFailed
-from components.trainer.training import TorchTask, TrainingSettings, load_arrays, state_arrays
+from components.trainer.training import TorchTask, TrainingSettings, _Descent, load_arrays, state_arrays
 
 
 def make_model() -> nn.Module:
@@ -174,3 +176,31 @@ def test_weights_of_another_model_are_refused_by_name(change: str) -> None:
         weights["0.bias"] = np.zeros(9, np.float32)
     with pytest.raises(WorkFailed, match=r"array '0\.bias"):
         task().evaluate(weights)
+
+
+def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    settings = TrainingSettings(learning_rate=0.1, momentum=0.9)
+    descent, optimizer = _Descent(ours, settings), torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(5):
+        inputs, targets = torch.randn(8, 5), torch.randint(3, (8,))
+        for model, step in ((ours, descent.step), (theirs, optimizer.step)):
+            model.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_training_does_not_import_torchs_compiler() -> None:
+    program = """
+import sys
+from components.trainer.tasks.digits import Digits
+digits = Digits(0, 100)
+digits.fit(digits.initial_weights(0), {"epochs": 1}, lambda part: None, lambda: False)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
