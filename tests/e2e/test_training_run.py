@@ -1,4 +1,4 @@
-"""The demo's path with three devices that train digits; every figure is computed again from what is stored."""
+"""Three devices train digits on the demo's path; every figure is computed again from what was stored."""
 
 import tempfile
 from collections.abc import Iterator
