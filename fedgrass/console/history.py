@@ -10,16 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedgrass.console.operator import RoundRecord
-from fedgrass.federation.rounds import State
+from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import Run
 
+_COUNTED = {Participation.REPLIED, Participation.REFUSED}
 Evaluations = Mapping[int, Mapping[str, float]]  # by round number: the global model on held-out data
 
 
 def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
     """Return the figures of one attempt at a round: counts, bytes, and seconds by the cloud's clock."""
     current = record.round
-    replies = [p for p in record.participants if p.received_at]
+    replies = [p for p in record.participants if p.state in _COUNTED]
     turnarounds = [p.turnaround_seconds for p in replies]
     closed = current.state is State.CLOSED
     return {
@@ -44,7 +45,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Return one line per attempt at a round, narrow enough for 80 columns."""
-    lines = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading, second_line in _HEADINGS:
         lines.add_column(f"{heading}\n{second_line}", justify="right", no_wrap=True)
     for line in summaries:
@@ -64,8 +65,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 _HEADINGS = (
     ("round", ""),
-    ("devices", "asked / replied / late"),
-    ("turnaround, s", "median / slowest"),
+    ("devices", "asked/replied/late"),
+    ("turnaround, s", "median/slowest"),
     ("MB", "up / down"),
     ("took", "s"),
     ("held out", "accuracy"),

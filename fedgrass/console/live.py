@@ -4,7 +4,6 @@ On a terminal the view is redrawn in place; elsewhere (a pipe, a log) the change
 """
 
 import threading
-import time
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -12,10 +11,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, WorkMessage
 from fedgrass.federation.topics import Kind
 
 _REFRESH_PER_SECOND = 8
@@ -31,7 +31,6 @@ class DeviceLine:
         self.round = 0
         self.progress = 0.0
         self.note = ""
-        self.asked_at = 0.0
 
 
 class LiveView:
@@ -68,9 +67,9 @@ class LiveView:
         """End the view; what was printed above it stays."""
         self._live.stop()
 
-    def say(self, text: str) -> None:
-        """Print one line above the view."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+    def say(self, text: str, *, aside: str = "", style: str = "") -> None:
+        """Print one line above the view, as it is: what devices say cannot style it."""
+        self._console.print(Text.assemble((aside, "dim"), (text, style)), highlight=False, soft_wrap=True)
 
     def round_closed(self, number: int, note: str) -> None:
         """Move the run's bar to ``number`` closed rounds."""
@@ -79,54 +78,48 @@ class LiveView:
     def hear(self, topic: str, payload: bytes) -> None:
         """Take one message of any topic of the fleet; what cannot be read is shown as such."""
         try:
-            if topic.split("/")[2] == "rounds":
-                self._change(messages.decode(payload, RoundChange))
-            elif topic.split("/")[2] == "clients":
-                self._device(*topics.parse_device_topic(topic), payload)
+            match topic.split("/"):
+                case [_, _, "rounds", run] if run == self._run:
+                    change = messages.decode(payload, RoundChange)
+                    who = f" {change.device}" if change.device else ""
+                    self.say(change.text, aside=f"  round {change.round}.{change.attempt}{who} ")
+                case [_, _, "clients", _, _]:
+                    self._device(*topics.parse_device_topic(topic), payload)
         except MessageError as error:
-            self.say(f"[yellow]unreadable message on {topic}: {error}[/]")
-
-    def _change(self, change: RoundChange) -> None:
-        if change.run == self._run:
-            who = f" {change.device}" if change.device else ""
-            self.say(f"  [dim]round {change.round}.{change.attempt}{who}[/] {change.text}")
+            self.say(f"unreadable message on {topic}: {error}", style="yellow")
 
     def _device(self, thing: str, kind: Kind, payload: bytes) -> None:
         if kind is Kind.ANNOUNCE:
             said = messages.decode_announce(payload)
-            if isinstance(said, Announcement) and said.run == self._run:
-                self._update(thing, said.round, "asked")
+            if isinstance(said, Announcement):
+                self._update(thing, said, "asked")
         elif kind is Kind.STATUS:
             status = messages.decode(payload, Status)
-            state = "training" if status.state in {"accepted", "progress"} else status.state
-            self._update(thing, status.round, state, status.progress, status.reason)
+            state = "training" if status.state == "progress" else status.state
+            self._update(thing, status, state, status.progress, status.reason)
         elif kind is Kind.COMPLETE:
             reply = messages.decode(payload, Completion)
             figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(reply.metrics.items()))
-            self._update(thing, reply.round, "done", 1.0, f"trained {reply.train_seconds:.2f} s  {figures}")
+            self._update(thing, reply, "done", 1.0, f"trained {reply.train_seconds:.2f} s  {figures}")
 
-    def _update(self, thing: str, number: int, state: str, progress: float = 0.0, note: str = "") -> None:
+    def _update(
+        self, thing: str, about: WorkMessage, state: str, progress: float = 0.0, note: str = ""
+    ) -> None:
+        if about.run != self._run:
+            return
         with self._lock:
             line = self._devices.setdefault(thing, DeviceLine())
-            if state == "asked":
-                line.asked_at = time.monotonic()
-            if (number, state) == (line.round, "training") and line.state == "done":
+            if (about.round, state, line.state) == (line.round, "training", "done"):
                 return  # a late word of progress
-            line.round, line.state, line.progress, line.note = number, state, progress, note
+            line.round, line.state, line.progress, line.note = about.round, state, progress, note
 
     def _render(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
         with self._lock:
             for thing, line in sorted(self._devices.items())[:_MOST_LINES]:
-                style = _STYLES.get(line.state, "")
+                state = Text(line.state, _STYLES.get(line.state, ""))
                 bar = ProgressBar(total=1.0, completed=line.progress, width=20)
-                lines.add_row(
-                    thing,
-                    f"round {line.round}",
-                    f"[{style}]{line.state}[/]" if style else line.state,
-                    bar,
-                    line.note,
-                )
+                lines.add_row(Text(thing), f"round {line.round}", state, bar, Text(line.note))
             left = len(self._devices) - _MOST_LINES
         if left > 0:
             lines.add_row(f"... and {left} more devices")

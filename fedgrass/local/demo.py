@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from components.trainer.tasks.registry import BUILT_IN, load_task
@@ -58,7 +59,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         with _ended_by_signals(), _temporary_folder() as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, TrainerError) as error:
-        console.print(f"[red]fedgrass demo:[/] {error}", highlight=False)
+        console.print(Text.assemble(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("stopped", highlight=False)
@@ -169,7 +170,7 @@ def _verdict(
     options: DemoOptions, run: Run, evaluations: Mapping[int, Mapping[str, float]], console: Console
 ) -> int:
     if run.state is not RunState.SUCCEEDED:
-        console.print(f"[red]the run {run.state}:[/] {run.reason}", highlight=False)
+        console.print(Text.assemble((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
     accuracy = evaluations[options.rounds].get("accuracy")
     if accuracy is None:

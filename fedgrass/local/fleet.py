@@ -151,6 +151,8 @@ class Fleet:
             return
         try:
             self.call(self._stop_all(), STOP_SECONDS)
+            # Calls of the cloud that are under way end while it is still there to answer them.
+            self.call(self._loop.shutdown_default_executor(), STOP_SECONDS)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_SECONDS)
