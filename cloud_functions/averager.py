@@ -8,12 +8,14 @@ import base64
 import json
 from typing import Any
 
+import msgspec
+
 from cloud_functions import coordinator, replies, wiring
 from cloud_functions.cloud import Cloud
-from cloud_functions.coordinator import Overdue
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.topics import Kind
 
 
@@ -25,10 +27,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _take(cloud: Cloud, body: str) -> None:
     said = json.loads(body)
-    if "overdue" in said:
-        alarm = said["overdue"]
-        overdue = Overdue(alarm["round"], alarm["attempt"], alarm["deadline_at"])
-        coordinator.advance(cloud, alarm["run"], overdue)
+    if "alarm" in said:
+        alarm = msgspec.convert(said["alarm"], Alarm)
+        coordinator.advance(cloud, alarm.run, alarm)
+        return
+    if "reminder" in said:
+        coordinator.look_after(cloud, msgspec.convert(said["reminder"], Reminder))
         return
     message = DeviceMessage(
         kind=Kind(said["kind"]),

@@ -1,8 +1,11 @@
 """Step three of a round: average the replies, one at a time, and publish the new global model."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation import AGGREGATORS, Aggregator
 from fedgrass.federation.errors import UpdateRefused
@@ -36,10 +39,11 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
         lease_until=cloud.now() + round(cloud.lease_seconds * 1000),
     )
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
+    began = cloud.now()
     layout = cloud.bucket.read_layout(object_keys.model(run.name, current.number - 1))
     if event is Event.LEASE_EXPIRED and (written := _written_before(cloud, leased, layout)):
         # Its updates are not read again: one that has changed since must not count otherwise than it did.
-        _close(cloud, leased, written, leased.good)
+        _close(cloud, leased, written, leased.good, began)
         return
     aggregator = AGGREGATORS[run.settings.aggregation]()
     refused = _add_updates(cloud, leased, layout, aggregator)
@@ -51,7 +55,7 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
         reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
         cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
         return
-    _close(cloud, leased, encode(aggregator.result()), settled.good)
+    _close(cloud, leased, encode(aggregator.result()), settled.good, began)
 
 
 def _written_before(cloud: Cloud, leased: Round, layout: Layout) -> bytes | None:
@@ -96,7 +100,7 @@ def _add(cloud: Cloud, leased: Round, reply: Participant, model: Layout, aggrega
     aggregator.add(arrays, reply.examples)
 
 
-def _close(cloud: Cloud, leased: Round, model: bytes, good: int) -> None:
+def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> None:
     key = object_keys.model(leased.run, leased.number)
     # An averager that died after this line wrote the same bytes; its object stays.
     stored = cloud.bucket.write_once(key, model)
@@ -106,13 +110,31 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int) -> None:
         closed_at=cloud.now(),
         model_sha256=sha256(stored),
         model_bytes=len(stored),
+        metrics=mean_metrics(cloud.rounds.participants(leased)),
+        averaging_seconds=(cloud.now() - began) / 1000,
     )
-    cloud.tell(closed, f"closed: {key} is the average of {good} updates")
+    figures = "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
+    cloud.tell(closed, f"closed: {key} is the average of {good} updates{figures}")
+
+
+def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
+    """Return what the counted devices measured, each metric weighted by their examples.
+
+    ``loss`` and ``accuracy`` are of the global model before the round, ``train_loss`` of the local models.
+    """
+    totals: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    for participant in participants:
+        if participant.state is Participation.REPLIED:
+            for name, value in participant.metrics.items():
+                totals[name] = totals.get(name, 0.0) + value * participant.examples
+                weights[name] = weights.get(name, 0) + participant.examples
+    return {name: total / weights[name] for name, total in totals.items()}
 
 
 def publish_model(cloud: Cloud, run: Run, closed: Round) -> None:
     """Make a closed round's model the newest of its task, and say so. Repeating it does no harm."""
-    cloud.alarms.cancel(closed)
+    cloud.alarms.cancel(deadline_of(closed))
     news = messages.encode(
         NewModel(
             task=run.settings.task,

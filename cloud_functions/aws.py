@@ -1,17 +1,17 @@
 """The other ports on AWS: the devices table, the bucket, IoT Core's publish and EventBridge Scheduler."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from fedgrass.federation import messages
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.rounds import Round
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
@@ -118,48 +118,61 @@ class IotPublisher:
         self._client.publish(topic=topic, qos=1, payload=payload)
 
 
-class SchedulerAlarms:
-    """The ``Alarms`` as one-off schedules, which send to the queue that the averager reads.
+class Queue(NamedTuple):
+    """The queue that the averager reads, and the role with which the Scheduler sends to it."""
 
-    A queue and no function of its own: the alarm is then as sure to be heard as a reply is (it comes back
+    url: str
+    arn: str
+    scheduler_role_arn: str
+
+
+class SchedulerAlarms:
+    """The ``Alarms`` as one-off schedules and delayed messages, to the queue that the averager reads.
+
+    A queue and no function of its own: an alarm is then as sure to be heard as a reply is (it comes back
     until somebody has dealt with it, and ends in the dead-letter queue otherwise).
     """
 
-    def __init__(self, client: Any, group: str, queue_arn: str, role_arn: str) -> None:
-        self._client = client
+    def __init__(self, scheduler: Any, sqs: Any, group: str, queue: Queue) -> None:
+        self._scheduler = scheduler
+        self._sqs = sqs
         self._group = group
-        self._queue_arn = queue_arn
-        self._role_arn = role_arn
+        self._queue = queue
 
-    def set(self, of: Round) -> None:
-        """Set a round's alarm; see ``Alarms``."""
-        # at() has whole seconds: round up, since an early alarm would find nothing overdue.
-        at = datetime.fromtimestamp(-(-of.deadline_at // 1000), tz=UTC)
-        which = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
-        overdue = json.dumps({"overdue": which})
+    def set(self, alarm: Alarm) -> None:
+        """Set an alarm; see ``Alarms``."""
+        # at() has whole seconds: round up, since an early alarm would find nothing to do.
+        at = datetime.fromtimestamp(-(-alarm.at // 1000), tz=UTC)
+        body = msgspec.json.encode({"alarm": alarm}).decode()
+        target = {"Arn": self._queue.arn, "RoleArn": self._queue.scheduler_role_arn, "Input": body}
         try:
-            self._client.create_schedule(
-                Name=_alarm_name(of),
+            self._scheduler.create_schedule(
+                Name=_alarm_name(alarm),
                 GroupName=self._group,
                 ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
                 FlexibleTimeWindow={"Mode": "OFF"},
                 ActionAfterCompletion="DELETE",
-                Target={"Arn": self._queue_arn, "RoleArn": self._role_arn, "Input": overdue},
+                Target=target,
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":
                 raise
 
-    def cancel(self, of: Round) -> None:
-        """Remove a round's alarm if it is still there."""
+    def cancel(self, alarm: Alarm) -> None:
+        """Remove an alarm if it is still there."""
         try:
-            self._client.delete_schedule(Name=_alarm_name(of), GroupName=self._group)
+            self._scheduler.delete_schedule(Name=_alarm_name(alarm), GroupName=self._group)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":
                 raise
 
+    def remind(self, reminder: Reminder, seconds: int) -> None:
+        """Send a reminder that arrives after ``seconds``; see ``Alarms``."""
+        body = msgspec.json.encode({"reminder": reminder}).decode()
+        self._sqs.send_message(QueueUrl=self._queue.url, MessageBody=body, DelaySeconds=seconds)
 
-def _alarm_name(of: Round) -> str:
+
+def _alarm_name(alarm: Alarm) -> str:
     """Return a name of at most 64 characters, which the run's own name could exceed."""
-    word = f"{messages.round_id(of.run, of.number, of.attempt)}/{of.deadline_at}"
-    return f"deadline-{hashlib.sha256(word.encode()).hexdigest()[:40]}"
+    word = f"{messages.round_id(alarm.run, alarm.round, alarm.attempt)}/{alarm.at}"
+    return f"{alarm.kind}-{hashlib.sha256(word.encode()).hexdigest()[:40]}"

@@ -6,29 +6,22 @@ so that a crash between two steps is mended by the next call.
 """
 
 import contextlib
-from typing import NamedTuple
 
 from cloud_functions import averaging, opening
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
-from fedgrass.federation.runs import End, Open, Run, RunState, next_step
+from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import check_finite, decode, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
+LOOK_AGAIN_SECONDS = 60  # after a run was started: whoever started it may have died half-way
 
 
-class Overdue(NamedTuple):
-    """Which alarm has rung: that of this attempt at a round, as long as this is its deadline."""
-
-    round: int
-    attempt: int
-    deadline_at: int
-
-
-def start(cloud: Cloud, name: str, settings: RunSettings) -> Run:
+def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = "") -> Run:
     """Start a run whose initial model lies in the bucket, and open its first round.
 
     Starting the same run with the same settings again changes nothing.
@@ -52,7 +45,9 @@ def start(cloud: Cloud, name: str, settings: RunSettings) -> Run:
         started_at=cloud.now(),
         initial_sha256=sha256(model),
         initial_bytes=len(model),
+        continued_from=continued_from,
     )
+    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
     try:
         cloud.rounds.create_run(run)
     except LostRace as error:
@@ -78,13 +73,13 @@ def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
         raise SettingsError(message)
 
 
-def advance(cloud: Cloud, name: str, overdue: Overdue | None = None) -> None:
+def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
     """Drive a run as far as it goes without anybody else.
 
     Args:
         cloud: the ports.
         name: the run.
-        overdue: the alarm that has rung, if that is why this is called.
+        alarm: the alarm that has rung, if that is why this is called.
 
     Raises:
         NotYet: another worker is averaging; call again when its lease may have expired.
@@ -92,26 +87,50 @@ def advance(cloud: Cloud, name: str, overdue: Overdue | None = None) -> None:
     going = True
     while going:
         run = cloud.rounds.run(name)
-        if run is None or run.state is not RunState.RUNNING:
+        if run is None:
             return
         newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
         try:
-            going = _step(cloud, run, newest, overdue)
+            going = _step(cloud, run, newest, alarm)
         except LostRace:
             going = True  # somebody else took the step: look where the run stands now
 
 
-def _step(cloud: Cloud, run: Run, newest: Round | None, overdue: Overdue | None) -> bool:
+def look_after(cloud: Cloud, reminder: Reminder) -> None:
+    """Look after a run that a reminder names, and at its devices that have not accepted their work."""
+    run = cloud.rounds.run(reminder.run)
+    if run and reminder.round:
+        with contextlib.suppress(LostRace):  # the round has moved on, and needs no repetition
+            opening.repeat_unaccepted(cloud, run, reminder)
+    advance(cloud, reminder.run)
+
+
+def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
+    if run.state not in LIVING:
+        return _give_up(cloud, newest)
     if newest and newest.state is State.CLOSED:
         averaging.publish_model(cloud, run, newest)
-    match next_step(run, newest):
+    # An alarm that rings a moment early must not be lost: it is then as late as it says.
+    now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
+    match next_step(run, newest, now):
         case Open(number, attempt):
             return _open(cloud, run, newest, number, attempt)
+        case Wait(number, until):
+            if until is not None:
+                cloud.alarms.set(Alarm(run=run.name, round=number, attempt=1, at=until, kind="open"))
+            return False
         case End(state, reason):
             _end(cloud, run, newest, state, reason)
             return False
-    return newest is not None and _drive(cloud, run, newest, overdue)
+    return newest is not None and _drive(cloud, run, newest, alarm)
+
+
+def _give_up(cloud: Cloud, newest: Round | None) -> bool:
+    """Abandon what a run that was cancelled has left open."""
+    if newest and newest.state is State.OPEN:
+        _abandon(cloud, newest, Event.GIVEN_UP)
+    return False
 
 
 def _open(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: int) -> bool:
@@ -121,29 +140,44 @@ def _open(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: in
     return False
 
 
-def _drive(cloud: Cloud, run: Run, newest: Round, overdue: Overdue | None) -> bool:
+def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     """Take one step within a round that is OPEN or AGGREGATING."""
     if newest.state is State.OPEN and not newest.announced:
         opening.announce_all(cloud, run, newest)
-    rung = overdue == (newest.number, newest.attempt, newest.deadline_at)
+        return True
+    rung = alarm == opening.deadline_of(newest)
     event = next_event(newest, cloud.now(), overdue=rung)
+    if _could_replace(newest, event) and opening.replace_gone(cloud, run, newest, silent=[]):
+        return True
     if event is None:
         if newest.state is State.AGGREGATING:
             message = f"another averager holds the lease of round {newest.number} of run {run.name}"
             raise NotYet(message)
         return False
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
-        reason = explain(newest, event)
-        abandoned = cloud.rounds.move(newest, event, reason=reason, closed_at=cloud.now())
-        cloud.alarms.cancel(abandoned)
-        cloud.tell(abandoned, f"abandoned: {reason}")
+        _abandon(cloud, newest, event)
     else:
         averaging.aggregate(cloud, run, newest, event, overdue=rung)
     return True
 
 
+def _could_replace(newest: Round, event: Event | None) -> bool:
+    """Return whether other devices could still help a round that has lost some."""
+    in_time = event in {None, Event.MINIMUM_OUT_OF_REACH} or (
+        event is Event.ENOUGH_REPLIES and newest.good < newest.needed
+    )
+    return newest.state is State.OPEN and in_time and newest.gone > newest.replaced
+
+
+def _abandon(cloud: Cloud, newest: Round, event: Event) -> None:
+    reason = explain(newest, event)
+    abandoned = cloud.rounds.move(newest, event, reason=reason, closed_at=cloud.now())
+    cloud.alarms.cancel(opening.deadline_of(abandoned))
+    cloud.tell(abandoned, f"abandoned: {reason}")
+
+
 def _end(cloud: Cloud, run: Run, newest: Round | None, state: RunState, reason: str) -> None:
-    cloud.rounds.end_run(run, state, reason, cloud.now())
+    cloud.rounds.change_run(run, state=state, reason=reason, ended_at=cloud.now())
     cloud.log(f"{run.name} {state}: {reason}")
     if newest:
         cloud.tell(newest, f"run {state}: {reason}")

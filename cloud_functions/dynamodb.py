@@ -29,8 +29,17 @@ from cloud_functions.dynamodb_rows import (
 )
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
-from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State, before
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.rounds import (
+    GONE,
+    TRANSITIONS,
+    Event,
+    Participant,
+    Participation,
+    Round,
+    State,
+    before,
+)
+from fedgrass.federation.runs import Progress, Run, RunState
 
 _LIST = "#runs"
 _MOST_PER_TRANSACTION = 100  # DynamoDB's own limit
@@ -61,20 +70,17 @@ class DynamoRounds:
         """Return a run, or None."""
         return self._get(name, "run", Run)
 
-    def running(self) -> list[str]:
-        """Return the names of the runs that are RUNNING."""
-        return [row["item"] for row in self._query(_LIST) if row["state"] == RunState.RUNNING]
+    def runs(self) -> dict[str, RunState]:
+        """Return the state of every run there is, by name."""
+        return {row["item"]: RunState(row["state"]) for row in self._query(_LIST)}
 
-    def end_run(self, run: Run, state: RunState, reason: str, now: int) -> Run:
-        """End a RUNNING run; see ``RoundStore``."""
-        ended = {"state": state, "reason": reason, "ended_at": now}
-        self._transact(
-            [
-                self._update(run.name, "run", ended, _where_it_stands(run)),
-                self._update(_LIST, run.name, {"state": state}),
-            ]
-        )
-        return msgspec.structs.replace(run, **ended)
+    def change_run(self, run: Run, **changes: object) -> Run:
+        """Change fields of a run; see ``RoundStore``."""
+        actions = [self._update(run.name, "run", changes, _where_it_stands(run))]
+        if "state" in changes:
+            actions.append(self._update(_LIST, run.name, {"state": changes["state"]}))
+        self._transact(actions)
+        return msgspec.structs.replace(run, **changes)
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round; see ``RoundStore``."""
@@ -87,9 +93,9 @@ class DynamoRounds:
                 for put in chunk:
                     self._put_unless_there(put)
 
-    def open_round(self, run: Run, first: Round) -> None:
+    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest; see ``RoundStore``."""
-        newest = {"round": first.number, "attempt": first.attempt}
+        newest = {"round": first.number, "attempt": first.attempt, "progress": progress}
         row = {**to_row(first), "item": _round_key(first.number, first.attempt)}
         self._transact([self._new(row), self._update(run.name, "run", newest, _where_it_stands(run))])
 
@@ -98,8 +104,26 @@ class DynamoRounds:
         return self._get(run, _round_key(number, attempt), Round)
 
     def mark_announced(self, current: Round) -> None:
-        """Note that every announcement of the opening was published."""
-        self._write(self._update_round(current, {"announced": True}))
+        """Note that every announcement was published; see ``RoundStore``."""
+        self._write(self._update_round(current, {"announced": True}, {"asked": current.asked}))
+
+    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
+        """Ask devices in place of those that are gone; see ``RoundStore``."""
+        gone = current.gone + len(silent)
+        asked = current.asked + len(devices)
+        counts = {"asked": asked, "gone": gone, "replaced": gone, "announced": not devices}
+        stands = {"state": State.OPEN, "asked": current.asked, "gone": current.gone}
+        left = [
+            self._update(
+                current.run,
+                _participant_key(current, device),
+                {"state": Participation.SILENT},
+                {"state": Participation.ASKED},
+            )
+            for device in silent
+        ]
+        came = [self._new(_asked(current, device)) for device in devices]
+        self._transact([self._update_round(current, counts, stands), *left, *came])
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as the table of transitions says; see ``RoundStore``."""
@@ -125,7 +149,7 @@ class DynamoRounds:
 
     def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
         """Move a participant; see ``RoundStore``."""
-        gone = "gone" if target in {Participation.DECLINED, Participation.FAILED} else None
+        gone = "gone" if target in GONE else None
         counted = self._update_round(of, {}, {"state": State.OPEN}, add=gone)
         checked = counted if gone else as_check(counted)
         self._move_participant(of, device, target, {"reason": reason}, checked)
@@ -232,7 +256,7 @@ class DynamoRounds:
 
 
 def _where_it_stands(run: Run) -> Row:
-    return {"state": RunState.RUNNING, "round": run.round, "attempt": run.attempt}
+    return {"state": run.state, "round": run.round, "attempt": run.attempt}
 
 
 def _asked(of: Round, device: str) -> Row:

@@ -4,14 +4,18 @@ import random
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.rounds import Participation, Round, State
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, progress_after
 from fedgrass.federation.selection import SELECTIONS, Candidate
 from fedgrass.federation.settings import RunSettings
+
+MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
 
 
 def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: int) -> bool:
@@ -19,8 +23,8 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attemp
 
     The announcements are the next step: the round says whether they were all made.
     """
-    devices = _cohort(cloud, run, number, attempt)
-    if not devices:
+    cohort = _cohort(cloud, run, number, attempt)
+    if not cohort.devices:
         return False
     base_sha256, base_bytes = _base(run, newest)
     now = cloud.now()
@@ -29,20 +33,33 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attemp
         number=number,
         attempt=attempt,
         state=State.OPEN,
-        asked=len(devices),
-        needed=run.settings.replies_needed(len(devices)),
+        asked=len(cohort.devices),
+        needed=run.settings.replies_needed(cohort.wanted),
         minimum=run.settings.minimum_replies,
         opened_at=now,
         deadline_at=now + run.settings.deadline_seconds * 1000,
         base_sha256=base_sha256,
         base_bytes=base_bytes,
     )
-    cloud.rounds.ask(opened, devices)
+    cloud.rounds.ask(opened, cohort.devices)
     # The alarm stands before the round does: a round without an alarm could wait for ever.
-    cloud.alarms.set(opened)
-    cloud.rounds.open_round(run, opened)
-    cloud.tell(opened, f"opened: {len(devices)} devices asked, {opened.needed} replies needed")
+    cloud.alarms.set(deadline_of(opened))
+    closed = newest is not None and newest.state is State.CLOSED
+    progress = progress_after(run, newest) if newest and closed else run.progress
+    cloud.rounds.open_round(run, opened, progress)
+    cloud.tell(opened, f"opened: {opened.asked} devices asked, {opened.needed} replies needed")
     return True
+
+
+def deadline_of(opened: Round) -> Alarm:
+    """Return the alarm that rings when a round is overdue."""
+    return Alarm(
+        run=opened.run,
+        round=opened.number,
+        attempt=opened.attempt,
+        at=opened.deadline_at,
+        kind="deadline",
+    )
 
 
 def _base(run: Run, newest: Round | None) -> tuple[str, int]:
@@ -54,17 +71,73 @@ def _base(run: Run, newest: Round | None) -> tuple[str, int]:
     return newest.base_sha256, newest.base_bytes
 
 
-def _cohort(cloud: Cloud, run: Run, number: int, attempt: int) -> list[str]:
+class _Cohort(Struct, frozen=True):
+    """Whom a round asks, and how many of them it wants to reply."""
+
+    devices: list[str]
+    wanted: int
+
+
+def _cohort(cloud: Cloud, run: Run, number: int, attempt: int) -> _Cohort:
     """Choose the devices of a round, once: whoever comes second takes the first one's choice."""
     found = candidates(cloud, run.settings)
-    # The seed makes a choice repeatable; it is no secret.
-    rng = random.Random(messages.round_id(run.name, number, attempt))  # noqa: S311
-    choose = SELECTIONS[run.settings.selection]
-    chosen = choose(found, run.settings.cohort(len(found)), rng)
+    wanted = run.settings.cohort(len(found))
+    chosen = _choose(run, found, run.settings.asked(wanted, len(found)), f"{number}/{attempt}")
     if not chosen:
-        return []
+        return _Cohort([], 0)
     key = object_keys.cohort(run.name, number, attempt)
-    return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(chosen)), type=list[str])
+    cohort = _Cohort(chosen, min(wanted, len(chosen)))
+    return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)), type=_Cohort)
+
+
+def _choose(run: Run, found: list[Candidate], count: int, occasion: str) -> list[str]:
+    """Let the run's strategy choose; the seed makes a choice repeatable, it is no secret."""
+    rng = random.Random(f"{run.name}/{occasion}")  # noqa: S311
+    return SELECTIONS[run.settings.selection](found, count, rng)
+
+
+def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> bool:
+    """Ask other devices in place of those that are gone, and of those in ``silent`` that never accepted.
+
+    Silent devices keep their place where nobody is left to take it. Return whether there was something to do;
+    the new ones are announced to by the next step.
+    """
+    missing = current.gone - current.replaced
+    known = {participant.device for participant in cloud.rounds.participants(current)}
+    free = [device for device in candidates(cloud, run.settings) if device.device not in known]
+    count = min(missing + len(silent), len(free), MOST_REPLACED)
+    chosen = _choose(run, free, count, f"{current.number}/{current.attempt}/{current.asked}")[:count]
+    given_up = silent[: max(0, len(chosen) - missing)]
+    if not missing and not given_up:
+        return False
+    cloud.rounds.replace(current, given_up, chosen)
+    if chosen:
+        names = ", ".join(chosen)
+        cloud.tell(
+            current, f"{len(chosen)} other devices asked in place of {missing + len(given_up)}: {names}"
+        )
+    return True
+
+
+def repeat_unaccepted(cloud: Cloud, run: Run, reminder: Reminder) -> None:
+    """Announce again to devices that have not accepted; at the second turn give their work to others."""
+    current = cloud.rounds.round(reminder.run, reminder.round, reminder.attempt)
+    if current is None or current.state is not State.OPEN:
+        return
+    silent = [p.device for p in cloud.rounds.participants(current) if p.state is Participation.ASKED]
+    if not silent:
+        return
+    if reminder.turn > 1 and replace_gone(cloud, run, current, silent):
+        return
+    _announce(cloud, run, current, silent)
+    cloud.tell(current, f"announced again to {len(silent)} devices that have not accepted")
+    _remind_of_unaccepted(cloud, run, current, reminder.turn + 1)
+
+
+def _remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, turn: int) -> None:
+    if run.settings.accept_seconds:
+        reminder = Reminder(run=run.name, round=current.number, attempt=current.attempt, turn=turn)
+        cloud.alarms.remind(reminder, run.settings.accept_seconds)
 
 
 def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
@@ -91,18 +164,13 @@ def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:
     """Announce a round to every device that has not answered yet, then note that this was done."""
     waiting = (p.device for p in cloud.rounds.participants(opened) if p.state is Participation.ASKED)
     _announce(cloud, run, opened, waiting)
+    _remind_of_unaccepted(cloud, run, opened, turn=1)
     cloud.rounds.mark_announced(opened)
 
 
 def announce_again(cloud: Cloud, device: str) -> None:
     """Announce to a device that came (back) the open work that it was asked for and has not done."""
-    for name in cloud.rounds.running():
-        run = cloud.rounds.run(name)
-        if run is None or run.state is not RunState.RUNNING or not run.round:
-            continue
-        newest = cloud.rounds.round(name, run.round, run.attempt)
-        if newest is None or newest.state is not State.OPEN:
-            continue
+    for run, newest in cloud.open_rounds():
         participant = cloud.rounds.participant(newest, device)
         if participant and participant.state in {Participation.ASKED, Participation.ACCEPTED}:
             _announce(cloud, run, newest, [device])
@@ -123,7 +191,7 @@ def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> 
             model_key=object_keys.model(run.name, opened.number - 1),
             model_sha256=opened.base_sha256,
             model_bytes=opened.base_bytes,
-            settings=run.settings.training,
+            settings=run.settings.training_of(opened.number),
         )
     )
     cloud.publisher.publish(

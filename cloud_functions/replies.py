@@ -158,10 +158,8 @@ def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> Non
 def _tell_runs_of(cloud: Cloud, device: str, text: str) -> None:
     """Tell a refusal that names no round to every running run that asked the device; at least to the log."""
     told = False
-    for name in cloud.rounds.running():
-        run = cloud.rounds.run(name)
-        newest = cloud.rounds.round(name, run.round, run.attempt) if run and run.round else None
-        if newest and cloud.rounds.participant(newest, device):
+    for _, newest in cloud.open_rounds():
+        if cloud.rounds.participant(newest, device):
             cloud.tell(newest, text, device=device)
             told = True
     if not told:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import boto3
 from botocore.config import Config
 
-from cloud_functions.aws import DynamoDevices, IotPublisher, S3Bucket, SchedulerAlarms
+from cloud_functions.aws import DynamoDevices, IotPublisher, Queue, S3Bucket, SchedulerAlarms
 from cloud_functions.cloud import Cloud
 from cloud_functions.dynamodb import DynamoRounds
 
@@ -49,17 +49,17 @@ def cloud(context: LambdaContext) -> Cloud:
 @cache
 def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, SchedulerAlarms]:
     environment = os.environ
+    queue = Queue(
+        environment["REPLIES_QUEUE_URL"],
+        environment["REPLIES_QUEUE_ARN"],
+        environment["SCHEDULER_ROLE_ARN"],
+    )
     return (
         S3Bucket(_client("s3"), environment["BUCKET"]),
         DynamoRounds(_client("dynamodb"), environment["ROUNDS_TABLE"], time.sleep),
         DynamoDevices(_client("dynamodb"), environment["DEVICES_TABLE"]),
         IotPublisher(_client("iot-data")),
-        SchedulerAlarms(
-            _client("scheduler"),
-            environment["SCHEDULE_GROUP"],
-            environment["REPLIES_QUEUE_ARN"],
-            environment["SCHEDULER_ROLE_ARN"],
-        ),
+        SchedulerAlarms(_client("scheduler"), _client("sqs"), environment["SCHEDULE_GROUP"], queue),
     )
 
 

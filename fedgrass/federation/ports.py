@@ -6,9 +6,10 @@ Each has one contract suite in tests/contracts/, which runs over the AWS adapter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import Event, Participant, Participation, Round
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.weights import Layout
 
@@ -22,11 +23,11 @@ class RoundStore(Protocol):
     def run(self, name: str) -> Run | None:
         """Return a run, or None."""
 
-    def running(self) -> list[str]:
-        """Return the names of the runs that are RUNNING."""
+    def runs(self) -> dict[str, RunState]:
+        """Return the state of every run there is, by name."""
 
-    def end_run(self, run: Run, state: RunState, reason: str, now: int) -> Run:
-        """End a RUNNING run at the round where ``run`` stands. Raises LostRace if it has moved on."""
+    def change_run(self, run: Run, **changes: object) -> Run:
+        """Change fields of a run. Raises LostRace if its state, round or attempt has changed."""
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round that is about to be opened, ASKED at its ``opened_at``.
@@ -34,8 +35,8 @@ class RoundStore(Protocol):
         Those that are stored already stay as they are.
         """
 
-    def open_round(self, run: Run, first: Round) -> None:
-        """Store a new round and make it the run's newest, both or neither.
+    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
+        """Store a new round and make it the run's newest, with the run's progress; all or nothing.
 
         Raises LostRace if it is there already, or if the run has moved on from where ``run`` stands.
         """
@@ -43,8 +44,16 @@ class RoundStore(Protocol):
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
 
+    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
+        """Ask ``devices`` in place of those that are gone, and note that all gone ones were dealt with.
+
+        Participants in ``silent``, which never accepted, become SILENT and gone in the same write; the round
+        is to be announced again. At most 49 of each. Raises LostRace if the round is not OPEN or has not the
+        ``asked`` and ``gone`` of ``current`` any more, or if a silent one has spoken meanwhile.
+        """
+
     def mark_announced(self, current: Round) -> None:
-        """Note that every announcement of the opening was published."""
+        """Note that every announcement was published. Raises LostRace if more devices were asked since."""
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as ``TRANSITIONS`` says, with ``changes`` to its other fields.
@@ -118,14 +127,17 @@ class Publisher(Protocol):
 
 
 class Alarms(Protocol):
-    """One alarm per round and deadline, which calls the deadline function."""
+    """What comes back later, as a message to the averager."""
 
-    def set(self, of: Round) -> None:
-        """Set a round's alarm for its ``deadline_at``; setting it again changes nothing.
+    def set(self, alarm: Alarm) -> None:
+        """Set an alarm; setting it again changes nothing.
 
-        Rounds that differ in ``deadline_at`` have an alarm each: of two workers that open the same round,
-        one loses, and its alarm must not ring for the other's round.
+        Alarms that differ in their time are two: of two workers that open the same round, one loses, and its
+        alarm must not ring for the other's round.
         """
 
-    def cancel(self, of: Round) -> None:
-        """Remove a round's alarm if it is still there."""
+    def cancel(self, alarm: Alarm) -> None:
+        """Remove an alarm if it is still there."""
+
+    def remind(self, reminder: Reminder, seconds: int) -> None:
+        """Send a reminder that arrives after ``seconds``, at most 900; it cannot be taken back."""

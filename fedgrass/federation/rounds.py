@@ -35,6 +35,7 @@ class Event(StrEnum):
     LEASE_EXPIRED = "the averager did not finish within its lease"
     TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
     MODEL_WRITTEN = "the new global model was written"
+    GIVEN_UP = "the operator gave it up"
 
 
 TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
@@ -43,6 +44,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.OPEN, Event.DEADLINE_WITH_MINIMUM): State.AGGREGATING,
         (State.OPEN, Event.DEADLINE_TOO_FEW): State.ABANDONED,
         (State.OPEN, Event.MINIMUM_OUT_OF_REACH): State.ABANDONED,
+        (State.OPEN, Event.GIVEN_UP): State.ABANDONED,
         (State.AGGREGATING, Event.LEASE_EXPIRED): State.AGGREGATING,
         (State.AGGREGATING, Event.TOO_FEW_GOOD_UPDATES): State.OPEN,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
@@ -67,7 +69,8 @@ class Round(Struct, frozen=True, kw_only=True):
     announced: bool = False  # every announcement of the opening was handed to the broker
     replied: int = 0
     refused: int = 0  # of the replied: updates that must not enter the average
-    gone: int = 0  # declined or failed
+    gone: int = 0  # declined, failed or silent
+    replaced: int = 0  # of the gone: another device was asked, or none was left to ask
     late: int = 0
     fence: int = 0
     lease_until: int = 0
@@ -75,6 +78,8 @@ class Round(Struct, frozen=True, kw_only=True):
     reason: str = ""
     model_sha256: str = ""
     model_bytes: int = 0
+    metrics: dict[str, float] = {}  # of the replies, weighted by examples
+    averaging_seconds: float = 0.0
 
     @property
     def good(self) -> int:
@@ -96,27 +101,23 @@ class Participation(StrEnum):
     REFUSED = "REFUSED"
     DECLINED = "DECLINED"
     FAILED = "FAILED"
+    SILENT = "SILENT"  # it did not even accept, and another device was asked
     LATE = "LATE"
 
 
-_ENDS = frozenset(
-    {
-        Participation.REPLIED,
-        Participation.DECLINED,
-        Participation.FAILED,
-        Participation.LATE,
-    }
-)
+GONE = frozenset({Participation.DECLINED, Participation.FAILED, Participation.SILENT})
+_ENDS = frozenset({Participation.REPLIED, Participation.DECLINED, Participation.FAILED, Participation.LATE})
 
 # A device moves along these and never back, so that a message that comes twice moves nothing twice.
 PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyType(
     {
-        Participation.ASKED: _ENDS | {Participation.ACCEPTED},
+        Participation.ASKED: _ENDS | {Participation.ACCEPTED, Participation.SILENT},
         Participation.ACCEPTED: _ENDS,
         Participation.REPLIED: frozenset({Participation.REFUSED}),
         Participation.REFUSED: frozenset(),
         Participation.DECLINED: frozenset(),
         Participation.FAILED: frozenset(),
+        Participation.SILENT: frozenset(),
         Participation.LATE: frozenset(),
     }
 )

@@ -1,4 +1,11 @@
-"""The run: a series of rounds, and what is to be done next in it."""
+"""The run: a series of rounds, and what is to be done next in it.
+
+RUNNING    rounds are opened one after the other, as the schedule says
+PAUSED     the open round goes on; no other is opened until the run is resumed
+SUCCEEDED  it has its rounds, reached its target, or stopped getting better
+FAILED     a round was abandoned too often; ``retry`` sets it going again
+CANCELLED  the operator ended it
+"""
 
 from enum import StrEnum
 
@@ -12,8 +19,22 @@ class RunState(StrEnum):
     """Where a run is."""
 
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+LIVING = frozenset({RunState.RUNNING, RunState.PAUSED})
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What a run remembers of its closed rounds."""
+
+    best: float | None = None  # of the target metric
+    best_model: int = 0  # the number of the global model that had it
+    rounds_since_best: int = 0
+    usual_seconds: float = 0.0  # of a round, as a moving average
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -29,6 +50,10 @@ class Run(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     ended_at: int = 0
     reason: str = ""
+    continued_from: str = ""  # the key of the model that became the initial one
+    wanted: int = 0  # with the schedule by hand: rounds up to this number may be opened
+    granted_attempts: int = 0  # beyond the settings' attempts, by ``retry``
+    progress: Progress = Progress()
 
 
 class Open(Struct, frozen=True):
@@ -38,6 +63,13 @@ class Open(Struct, frozen=True):
     attempt: int
 
 
+class Wait(Struct, frozen=True):
+    """Open this round at ``until``; by hand if that is None."""
+
+    number: int
+    until: int | None
+
+
 class End(Struct, frozen=True):
     """End the run, in this state and for this reason."""
 
@@ -45,7 +77,7 @@ class End(Struct, frozen=True):
     reason: str
 
 
-def next_step(run: Run, newest: Round | None) -> Open | End | None:
+def next_step(run: Run, newest: Round | None, now: int) -> Open | Wait | End | None:
     """Return what a run does once its newest round has ended; None while that goes on.
 
     A closed round is followed by the next, an abandoned one by another attempt or by the run's end, as the
@@ -56,12 +88,65 @@ def next_step(run: Run, newest: Round | None) -> Open | End | None:
     if newest is None:
         return Open(1, 1)
     if newest.state is State.CLOSED:
-        if newest.number >= run.settings.rounds:
-            return End(RunState.SUCCEEDED, f"all {run.settings.rounds} rounds closed")
-        return Open(newest.number + 1, 1)
+        return _finished(run, newest) or _due(run, newest, now)
     if newest.state is State.ABANDONED:
-        if run.settings.on_abandoned == "retry" and newest.attempt < run.settings.attempts:
+        retries = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
+        if newest.attempt < retries + run.granted_attempts:
             return Open(newest.number, newest.attempt + 1)
         reason = f"round {newest.number} was abandoned at attempt {newest.attempt}: {newest.reason}"
         return End(RunState.FAILED, reason)
     return None
+
+
+def _finished(run: Run, newest: Round) -> End | None:
+    """Return the end of a run that has all it wants. Devices measure the model that a round starts from."""
+    settings, progress = run.settings, progress_after(run, newest)
+    metric, found = settings.target_metric, newest.metrics.get(settings.target_metric)
+    if settings.target_value is not None and found is not None:
+        sign = -1 if settings.lower_is_better else 1
+        if (found - settings.target_value) * sign >= 0:
+            model = newest.number - 1
+            return End(RunState.SUCCEEDED, f"model {model} reached the target: {metric} {found:.4g}")
+    if settings.patience and progress.best is not None and progress.rounds_since_best >= settings.patience:
+        best = f"{progress.best:.4g} of model {progress.best_model}"
+        reason = f"{metric} did not get better than {best} for {progress.rounds_since_best} rounds"
+        return End(RunState.SUCCEEDED, reason)
+    if newest.number >= settings.rounds:
+        return End(RunState.SUCCEEDED, f"all {settings.rounds} rounds closed")
+    return None
+
+
+def _due(run: Run, newest: Round, now: int) -> Open | Wait:
+    """Return the next round, now or when the schedule says."""
+    number, settings = newest.number + 1, run.settings
+    if settings.schedule == "by_hand":
+        return Open(number, 1) if run.wanted >= number else Wait(number, None)
+    seconds = settings.every_minutes * 60 if settings.schedule in {"every", "adaptive"} else 0.0
+    if settings.schedule == "adaptive":
+        seconds = max(seconds, progress_after(run, newest).usual_seconds)
+    due = newest.opened_at + round(seconds * 1000)
+    return Open(number, 1) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
+
+
+def progress_after(run: Run, closed: Round) -> Progress:
+    """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet."""
+    before, settings = run.progress, run.settings
+    length = (closed.closed_at - closed.opened_at) / 1000
+    usual = (before.usual_seconds + length) / 2 if before.usual_seconds else length
+    found = closed.metrics.get(settings.target_metric)
+    if found is None:
+        return Progress(
+            best=before.best,
+            best_model=before.best_model,
+            rounds_since_best=before.rounds_since_best,
+            usual_seconds=usual,
+        )
+    sign = -1 if settings.lower_is_better else 1
+    if before.best is None or (found - before.best) * sign > settings.smallest_improvement:
+        return Progress(best=found, best_model=closed.number - 1, rounds_since_best=0, usual_seconds=usual)
+    return Progress(
+        best=before.best,
+        best_model=before.best_model,
+        rounds_since_best=before.rounds_since_best + 1,
+        usual_seconds=usual,
+    )

@@ -1,13 +1,14 @@
 """The settings of a run: what the operator may choose, checked before anything starts."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation.aggregation import AGGREGATORS
+from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.names import checked_name
@@ -25,9 +26,16 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     task: TaskName
     rounds: Annotated[int, Meta(ge=1, le=100_000)] = 5
     selection: str = "all"
-    fraction: Share = 1.0  # of the candidates; `all` asks everybody and ignores it
-    threshold: Share = 1.0  # of the devices asked: so many replies close a round before its deadline
+    # How many devices a round wants: a fraction of the candidates or a count; `all` asks everybody.
+    fraction: Share | None = None
+    count: Count | None = None
+    over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.0  # so many are asked, against stragglers
+    # How many replies close a round before its deadline: a fraction of the wanted devices or a count.
+    threshold: Share | None = None
+    threshold_count: Count | None = None
     minimum_replies: Count = 1  # fewer at the deadline abandon the round
+    # An announcement that is not accepted so soon is repeated, then given to another device; 0: never.
+    accept_seconds: Annotated[int, Meta(ge=0, le=LONGEST_REMINDER)] = 60
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
     aggregation: str = "weighted_mean"
     on_abandoned: Literal["retry", "fail"] = "retry"
@@ -35,24 +43,53 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # A device that said nothing for longer is no candidate.
     seen_within_seconds: Annotated[int, Meta(ge=1, le=366 * 24 * 3600)] = 300
     training: Options = {}  # handed to the device's training as it is
+    training_by_round: dict[str, Options] = {}  # over `training`, from the round of that number on
+    schedule: Literal["at_once", "every", "adaptive", "by_hand"] = "at_once"
+    every_minutes: Annotated[float, Meta(ge=0, le=7 * 24 * 60)] = 0.0
+    # The run ends when a metric that devices report of the global model reaches a value, or when it has not
+    # got better for so many rounds.
+    target_metric: Annotated[str, Meta(max_length=64)] = ""
+    target_value: float | None = None
+    lower_is_better: bool = False
+    patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
 
     def cohort(self, candidates: int) -> int:
-        """Return how many of ``candidates`` devices a round asks: max(int(n * fraction), 1)."""
-        return candidates if self.selection == "all" else max(int(candidates * self.fraction), 1)
+        """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""
+        if self.selection == "all":
+            return candidates
+        if self.count is not None:
+            return min(self.count, candidates)
+        return max(int(candidates * (self.fraction or 1.0)), 1)
 
-    def replies_needed(self, asked: int) -> int:
-        """Return how many replies close a round that asked ``asked`` devices, deadline or not.
+    def asked(self, wanted: int, candidates: int) -> int:
+        """Return how many devices are asked so that ``wanted`` of them reply in time."""
+        return min(candidates, math.ceil(round(wanted * self.over_selection, 9)))
 
-        At least one and at most ``asked``; rounded up, and compared with >=, so that a fraction that is no
+    def replies_needed(self, wanted: int) -> int:
+        """Return how many replies close a round that wants ``wanted`` devices, deadline or not.
+
+        At least one and at most ``wanted``; rounded up, and compared with >=, so that a fraction that is no
         exact float can never make a round wait for ever.
         """
-        return min(asked, max(1, self.minimum_replies, math.ceil(round(self.threshold * asked, 9))))
+        share = math.ceil(round((self.threshold or 1.0) * wanted, 9))
+        chosen = self.threshold_count if self.threshold_count is not None else share
+        return min(wanted, max(1, self.minimum_replies, chosen))
+
+    def training_of(self, number: int) -> Options:
+        """Return the training settings of round ``number``."""
+        chosen = dict(self.training)
+        for first in sorted(self.training_by_round, key=int):
+            if int(first) <= number:
+                chosen.update(self.training_by_round[first])
+        return chosen
 
 
 _CHOICES: Mapping[str, Collection[str]] = {
     "selection": SELECTIONS,
     "aggregation": AGGREGATORS,
     "on_abandoned": ("retry", "fail"),
+    "schedule": ("at_once", "every", "adaptive", "by_hand"),
 }
 
 
@@ -70,8 +107,43 @@ def parse_settings(values: object) -> RunSettings:
     except msgspec.ValidationError as error:
         message = f"the run's settings cannot be used: {error}"
         raise SettingsError(message) from error
-    _check_training(settings.training)
+    _check_rounds_of_training(settings)
+    for complaint in _contradictions(settings):
+        raise SettingsError(complaint)
     return settings
+
+
+def _check_rounds_of_training(settings: RunSettings) -> None:
+    for number in settings.training_by_round:
+        if not (number.isascii() and number.isdigit() and int(number) >= 1):
+            message = f"the run's training_by_round has the round {number!r}; rounds are numbered from 1"
+            raise SettingsError(message)
+    _check_training(settings.training)
+    for number in settings.training_by_round:
+        _check_training(settings.training_of(int(number)))
+
+
+def _contradictions(settings: RunSettings) -> Iterator[str]:
+    """Yield what cannot be meant, each naming the fields."""
+    if settings.fraction is not None and settings.count is not None:
+        yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
+    if settings.selection == "all" and (settings.fraction is not None or settings.count is not None):
+        yield "the run's selection 'all' asks everybody: leave fraction and count out, or choose 'random'"
+    if settings.threshold is not None and settings.threshold_count is not None:
+        yield (
+            f"the run has both threshold {settings.threshold} and"
+            f" threshold_count {settings.threshold_count}: give one of them"
+        )
+    for field in ("threshold_count", "minimum_replies"):
+        value = getattr(settings, field)
+        if value is not None and settings.count is not None and value > settings.count:
+            yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
+    if settings.schedule == "every" and not settings.every_minutes:
+        yield "the run's schedule is 'every': say how many minutes in every_minutes"
+    if settings.target_value is not None and not math.isfinite(settings.target_value):
+        yield f"the run's target_value is {settings.target_value}: it takes a finite number"
+    if (settings.target_value is not None or settings.patience) and not settings.target_metric:
+        yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
 
 
 def _check_words(values: Mapping[Any, object]) -> None:

@@ -7,10 +7,20 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import LostRace, UpdateRefused
 from fedgrass.federation.messages import Completion
-from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State, before
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.rounds import (
+    GONE,
+    TRANSITIONS,
+    Event,
+    Participant,
+    Participation,
+    Round,
+    State,
+    before,
+)
+from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.weights import Layout, read_layout
 
@@ -38,16 +48,14 @@ class MemoryRounds:
     def run(self, name: str) -> Run | None:
         return self._runs.get(name)
 
-    def running(self) -> list[str]:
+    def runs(self) -> dict[str, RunState]:
         with self._lock:
-            return sorted(name for name, run in self._runs.items() if run.state is RunState.RUNNING)
+            return {name: run.state for name, run in sorted(self._runs.items())}
 
-    def end_run(self, run: Run, state: RunState, reason: str, now: int) -> Run:
+    def change_run(self, run: Run, **changes: object) -> Run:
         with self._lock:
-            stored = self._where_it_stands(run)
-            ended = msgspec.structs.replace(stored, state=state, reason=reason, ended_at=now)
-            self._runs[run.name] = ended
-            return ended
+            self._runs[run.name] = msgspec.structs.replace(self._where_it_stands(run), **changes)
+            return self._runs[run.name]
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         with self._lock:
@@ -55,18 +63,35 @@ class MemoryRounds:
                 asked = Participant(device=device, state=Participation.ASKED, announced_at=first.opened_at)
                 self._participants.setdefault((*_key(first), device), asked)
 
-    def open_round(self, run: Run, first: Round) -> None:
+    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         with self._lock:
             _expect(_key(first) not in self._rounds)
             stored = self._where_it_stands(run)
             self._rounds[_key(first)] = first
-            self._runs[run.name] = msgspec.structs.replace(stored, round=first.number, attempt=first.attempt)
+            self._runs[run.name] = msgspec.structs.replace(
+                stored, round=first.number, attempt=first.attempt, progress=progress
+            )
+
+    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
+        with self._lock:
+            stored = self._in_state(current, State.OPEN)
+            _expect((stored.asked, stored.gone) == (current.asked, current.gone))
+            keys = [(*_key(current), device) for device in silent]
+            _expect(all(self._participants[key].state is Participation.ASKED for key in keys))
+            _expect(not any((*_key(current), device) in self._participants for device in devices))
+            for device in silent:
+                self._move(current, device, Participation.SILENT)
+            self.ask(current, devices)
+            gone = stored.gone + len(silent)
+            asked = stored.asked + len(devices)
+            self._change(current, asked=asked, gone=gone, replaced=gone, announced=not devices)
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         return self._rounds.get((run, number, attempt))
 
     def mark_announced(self, current: Round) -> None:
         with self._lock:
+            _expect(self._stored(current).asked == current.asked)
             self._change(current, announced=True)
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
@@ -108,7 +133,7 @@ class MemoryRounds:
         with self._lock:
             stored = self._in_state(of, State.OPEN)
             self._move(of, device, target, reason=reason)
-            if target in {Participation.DECLINED, Participation.FAILED}:
+            if target in GONE:
                 self._change(of, gone=stored.gone + 1)
 
     def refuse_update(self, of: Round, device: str, reason: str) -> None:
@@ -126,9 +151,9 @@ class MemoryRounds:
 
     def _where_it_stands(self, run: Run) -> Run:
         stored = self._runs.get(run.name)
-        if stored is None or stored.state is not RunState.RUNNING:
+        if stored is None:
             raise LostRace(run.name)
-        _expect((stored.round, stored.attempt) == (run.round, run.attempt))
+        _expect((stored.state, stored.round, stored.attempt) == (run.state, run.round, run.attempt))
         return stored
 
     def _stored(self, of: Round) -> Round:
@@ -216,25 +241,29 @@ class MemoryPublisher:
 
 
 class MemoryAlarms:
-    """The ``Alarms`` as a set, from which a test takes those that are due."""
+    """The ``Alarms`` as a set, from which a test takes those that are due; reminders come when it says so."""
 
     def __init__(self) -> None:
-        self._due: dict[tuple[str, int, int, int], Round] = {}
+        self._set: dict[Alarm, None] = {}
+        self.reminders: list[tuple[Reminder, int]] = []
 
-    def set(self, of: Round) -> None:
-        self._due.setdefault((*_key(of), of.deadline_at), of)
+    def set(self, alarm: Alarm) -> None:
+        self._set.setdefault(alarm)
 
-    def cancel(self, of: Round) -> None:
-        self._due.pop((*_key(of), of.deadline_at), None)
+    def cancel(self, alarm: Alarm) -> None:
+        self._set.pop(alarm, None)
 
-    def standing(self) -> list[Round]:
-        return list(self._due.values())
+    def remind(self, reminder: Reminder, seconds: int) -> None:
+        self.reminders.append((reminder, seconds))
 
-    def ring(self, now: int) -> list[Round]:
-        """Remove and return the rounds whose deadline has come."""
-        rung = [of for of in self._due.values() if of.deadline_at <= now]
-        for of in rung:
-            self.cancel(of)
+    def standing(self) -> list[Alarm]:
+        return list(self._set)
+
+    def ring(self, now: int) -> list[Alarm]:
+        """Remove and return the alarms whose time has come."""
+        rung = [alarm for alarm in self._set if alarm.at <= now]
+        for alarm in rung:
+            self.cancel(alarm)
         return rung
 
 

@@ -1,0 +1,140 @@
+"""What an operator, a timer or a program may ask of a run, by name."""
+
+from collections.abc import Callable, Mapping
+
+from cloud_functions import coordinator
+from cloud_functions.cloud import Cloud
+from fedgrass.federation import object_keys
+from fedgrass.federation.errors import LostRace, SettingsError
+from fedgrass.federation.names import checked_name
+from fedgrass.federation.rounds import Event, State, explain
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+
+
+def start(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+    """Start a run; with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
+    settings = parse_settings(event.get("settings", {}))
+    return coordinator.start(cloud, name, settings, _continued_from(cloud, name, event))
+
+
+def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object]) -> str:
+    """Copy the model that a run is to continue from to its initial model; return its key."""
+    source = event.get("continue_from")
+    if source is None:
+        return ""
+    match source:
+        case {"run": str(old), "round": int(number)} if number >= 0:
+            key = object_keys.model(old, number)
+        case _:
+            message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
+            raise SettingsError(message)
+    try:
+        model = cloud.bucket.read(key, coordinator.LARGEST_MODEL)
+    except KeyError as error:
+        message = f"there is no model {key} to continue from"
+        raise SettingsError(message) from error
+    if cloud.bucket.write_once(object_keys.model(name, 0), model) != model:
+        message = f"run {name!r} has another initial model already: choose another name"
+        raise SettingsError(message)
+    return key
+
+
+def pause(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """Open no more rounds; the open one goes on."""
+    return _change(cloud, name, {RunState.RUNNING}, state=RunState.PAUSED)
+
+
+def resume(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """Go on with a paused run."""
+    return _change(cloud, name, {RunState.PAUSED}, state=RunState.RUNNING)
+
+
+def cancel(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """End a run; its open round is abandoned, its models stay."""
+    reason = "cancelled by the operator"
+    return _change(
+        cloud,
+        name,
+        {RunState.RUNNING, RunState.PAUSED},
+        state=RunState.CANCELLED,
+        reason=reason,
+        ended_at=cloud.now(),
+    )
+
+
+def retry(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """Try the newest round again, with as many attempts as at first; an open attempt is given up."""
+    run = _known(cloud, name)
+    newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
+    if newest is None or newest.state not in {State.OPEN, State.ABANDONED}:
+        state = newest.state if newest else "not there"
+        message = f"the newest round of run {name!r} is {state}: retry is for open and abandoned ones"
+        raise SettingsError(message)
+    if newest.state is State.OPEN:
+        reason = explain(newest, Event.GIVEN_UP)
+        cloud.rounds.move(newest, Event.GIVEN_UP, reason=reason, closed_at=cloud.now())
+    going = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
+    return _change(cloud, name, {RunState.RUNNING, RunState.FAILED}, granted_attempts=newest.attempt, **going)
+
+
+def open_next(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """Open the next round now, whatever the schedule says."""
+    run = _known(cloud, name)
+    return _change(cloud, name, {RunState.RUNNING}, wanted=run.round + 1)
+
+
+def status(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+    """Return the run as it is."""
+    return _known(cloud, name)
+
+
+ACTIONS: Mapping[str, Callable[[Cloud, str, Mapping[str, object]], Run]] = {
+    "start": start,
+    "pause": pause,
+    "resume": resume,
+    "cancel": cancel,
+    "retry": retry,
+    "next": open_next,
+    "status": status,
+}
+
+
+def act(cloud: Cloud, event: Mapping[str, object]) -> Run:
+    """Do what an event asks: ``{"action": "start", "run": name, ...}``; without action it means start.
+
+    Raises:
+        SettingsError: the action, the run or a setting cannot be used; the text names it and what may be.
+    """
+    action, name = event.get("action", "start"), event.get("run")
+    if not isinstance(action, str) or action not in ACTIONS:
+        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}"
+        raise SettingsError(message)
+    if not isinstance(name, str):
+        message = f"the event names no run: {sorted(event)}; it takes {{'action': ..., 'run': name}}"
+        raise SettingsError(message)
+    return ACTIONS[action](cloud, checked_name("run", name), event)
+
+
+def _known(cloud: Cloud, name: str) -> Run:
+    run = cloud.rounds.run(name)
+    if run is None:
+        message = f"there is no run {name!r}"
+        raise SettingsError(message)
+    return run
+
+
+def _change(cloud: Cloud, name: str, allowed: set[RunState], **changes: object) -> Run:
+    """Change a run that is in one of the ``allowed`` states, and drive it on."""
+    while True:
+        run = _known(cloud, name)
+        if run.state not in allowed:
+            states = " or ".join(sorted(allowed))
+            message = f"run {name!r} is {run.state}; only one that is {states} can be asked that"
+            raise SettingsError(message)
+        try:
+            changed = cloud.rounds.change_run(run, **changes)
+        except LostRace:
+            continue  # it moved on at that moment: ask again
+        coordinator.advance(cloud, name)
+        return cloud.rounds.run(name) or changed
