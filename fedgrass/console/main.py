@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from fedgrass import __version__
+from fedgrass.console import run_commands
+from fedgrass.federation.errors import FedgrassError
 
 
 def command() -> None:
@@ -15,11 +17,14 @@ def command() -> None:
     parser.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
+    run_commands.add(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
+    except FedgrassError as error:
+        sys.exit(f"fedgrass: {error}")
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

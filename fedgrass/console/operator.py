@@ -12,7 +12,7 @@ from cloud_functions.dynamodb import DynamoRounds
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run
+from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
@@ -47,15 +47,19 @@ class Operator:
         return self._devices.seen_since(0)
 
     def start(self, name: str, settings: RunSettings, initial: Arrays) -> Run:
-        """Upload the initial model and start a run.
+        """Upload the initial model and start a run; raises as ``act`` does."""
+        self._bucket.write_once(object_keys.model(name, 0), encode(initial))
+        return self.act("start", name, settings=msgspec.to_builtins(settings))
+
+    def act(self, action: str, name: str, **details: object) -> Run:
+        """Ask the initiator for an action on a run: start, pause, resume, cancel, retry, next, status.
 
         Raises:
             SettingsError: the initiator refuses; the text is its reason.
             FedgrassError: the initiator itself failed.
         """
-        self._bucket.write_once(object_keys.model(name, 0), encode(initial))
-        event = {"run": name, "settings": msgspec.to_builtins(settings)}
-        answer = self._lambda.invoke(FunctionName=self._initiator, Payload=json.dumps(event).encode())
+        event = json.dumps({"action": action, "run": name, **details}).encode()
+        answer = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
         said = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
             message = f"the initiator failed: {said.get('errorMessage', said)}"
@@ -63,6 +67,10 @@ class Operator:
         if "refused" in said:
             raise SettingsError(said["refused"])
         return self.run(name)
+
+    def runs(self) -> Mapping[str, RunState]:
+        """Return the state of every run, by name."""
+        return self._rounds.runs()
 
     def run(self, name: str) -> Run:
         """Return a run. Raises SettingsError if there is none of that name."""

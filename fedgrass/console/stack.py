@@ -1,0 +1,46 @@
+"""The deployed stack that the operator's commands work on: its outputs, and AWS's clients for it."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from fedgrass.federation.errors import FedgrassError
+
+_CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard", "total_max_attempts": 3})
+
+
+class StackError(FedgrassError):
+    """The stack cannot be reached, or is none of fedgrass."""
+
+
+@cache
+def client(service: str) -> Any:
+    """Return the client of an AWS service, with the credentials and region that the environment names."""
+    try:
+        session: Any = boto3.Session()
+        return session.client(service, config=_CONFIG)
+    except BotoCoreError as error:
+        message = f"AWS cannot be used: {error}. Set AWS_PROFILE, or AWS_REGION and credentials"
+        raise StackError(message) from error
+
+
+def outputs(stack: str) -> Mapping[str, str]:
+    """Return the outputs of a deployed stack.
+
+    Raises:
+        StackError: there is no such stack, it has none of fedgrass's outputs, or AWS refused.
+    """
+    try:
+        described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+    except (BotoCoreError, ClientError) as error:
+        message = f"the stack {stack!r} cannot be read: {error}"
+        raise StackError(message) from error
+    found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    if "InitiatorName" not in found:
+        message = f"the stack {stack!r} is none of fedgrass: it has no output InitiatorName"
+        raise StackError(message)
+    return found
