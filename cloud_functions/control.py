@@ -1,13 +1,15 @@
 """What an operator, a timer or a program may ask of a run, by name."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 from cloud_functions import coordinator
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
-from fedgrass.federation.errors import LostRace, SettingsError
+from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.names import checked_name
-from fedgrass.federation.rounds import Event, State, explain
+from fedgrass.federation.rounds import Event, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 
@@ -24,7 +26,7 @@ def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object]) -> str
     if source is None:
         return ""
     match source:
-        case {"run": str(old), "round": int(number)} if number >= 0:
+        case {"run": str(old), "round": int(number)} if not isinstance(number, bool) and number >= 0:
             key = object_keys.model(old, number)
         case _:
             message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
@@ -63,19 +65,25 @@ def cancel(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
     )
 
 
-def retry(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def retry(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """Try the newest round again, with as many attempts as at first; an open attempt is given up."""
-    run = _known(cloud, name)
+    run, allowed = _known(cloud, name), {RunState.RUNNING, RunState.FAILED}
+    _check_state(run, allowed)
     newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
-    if newest is None or newest.state not in {State.OPEN, State.ABANDONED}:
+    going: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
+    if newest and newest.state in {State.OPEN, State.ABANDONED}:
+        going |= {"granted_attempts": newest.attempt, "granted_round": newest.number}
+    elif run.state is RunState.RUNNING:  # a run can also fail between two rounds, for want of devices
         state = newest.state if newest else "not there"
         message = f"the newest round of run {name!r} is {state}: retry is for open and abandoned ones"
         raise SettingsError(message)
-    if newest.state is State.OPEN:
-        reason = explain(newest, Event.GIVEN_UP)
-        cloud.rounds.move(newest, Event.GIVEN_UP, reason=reason, closed_at=cloud.now())
-    going = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
-    return _change(cloud, name, {RunState.RUNNING, RunState.FAILED}, granted_attempts=newest.attempt, **going)
+    if newest and newest.state is State.OPEN:
+        _look_again(cloud, name)
+        try:
+            coordinator.abandon(cloud, newest, Event.GIVEN_UP)
+        except LostRace:
+            return retry(cloud, name, event)  # it moved on at that moment: look at it again
+    return _change(cloud, name, allowed, **going)
 
 
 def open_next(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
@@ -128,13 +136,24 @@ def _change(cloud: Cloud, name: str, allowed: set[RunState], **changes: object) 
     """Change a run that is in one of the ``allowed`` states, and drive it on."""
     while True:
         run = _known(cloud, name)
-        if run.state not in allowed:
-            states = " or ".join(sorted(allowed))
-            message = f"run {name!r} is {run.state}; only one that is {states} can be asked that"
-            raise SettingsError(message)
+        _check_state(run, allowed)
+        _look_again(cloud, name)
         try:
             changed = cloud.rounds.change_run(run, **changes)
         except LostRace:
             continue  # it moved on at that moment: ask again
-        coordinator.advance(cloud, name)
+        with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+            coordinator.advance(cloud, name)
         return cloud.rounds.run(name) or changed
+
+
+def _look_again(cloud: Cloud, name: str) -> None:
+    """Have a run looked after: whoever changes it may die before it is driven on."""
+    cloud.alarms.remind(Reminder(run=name), coordinator.LOOK_AGAIN_SECONDS)
+
+
+def _check_state(run: Run, allowed: set[RunState]) -> None:
+    if run.state not in allowed:
+        states = " or ".join(sorted(allowed))
+        message = f"run {run.name!r} is {run.state}; only one that is {states} can be asked that"
+        raise SettingsError(message)

@@ -64,13 +64,15 @@ def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
     found = len(opening.candidates(cloud, settings))
     if not found:
         raise SettingsError(opening.nobody(cloud, settings))
-    asked = settings.cohort(found)
-    if asked < settings.minimum_replies:
-        message = (
-            f"the run's minimum_replies is {settings.minimum_replies}, but a round would ask {asked} of the "
-            f"{found} devices that can do {settings.task!r}: lower it, or connect more devices"
-        )
-        raise SettingsError(message)
+    cohort = settings.cohort(found)
+    for field in ("threshold_count", "minimum_replies"):
+        value = getattr(settings, field)
+        if value is not None and value > cohort:
+            message = (
+                f"the run's {field} is {value}, but a round would ask {cohort} of the "
+                f"{found} devices that can do {settings.task!r}: lower it, or connect more devices"
+            )
+            raise SettingsError(message)
 
 
 def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
@@ -99,18 +101,21 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
 def look_after(cloud: Cloud, reminder: Reminder) -> None:
     """Look after a run that a reminder names, and at its devices that have not accepted their work."""
     run = cloud.rounds.run(reminder.run)
-    if run and reminder.round:
-        with contextlib.suppress(LostRace):  # the round has moved on, and needs no repetition
+    while run and run.state in LIVING and reminder.round:
+        with contextlib.suppress(LostRace):  # a device spoke at that moment: look who is silent now
             opening.repeat_unaccepted(cloud, run, reminder)
+            break
     advance(cloud, reminder.run)
 
 
 def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
     if run.state not in LIVING:
-        return _give_up(cloud, newest)
-    if newest and newest.state is State.CLOSED:
+        return _wind_up(cloud, run, newest, alarm)
+    if newest and newest.state is State.CLOSED and run.published < newest.number:
+        # Not again with each message while the run waits: another run of the task may have a newer model.
         averaging.publish_model(cloud, run, newest)
+        run = cloud.rounds.change_run(run, published=newest.number)
     # An alarm that rings a moment early must not be lost: it is then as late as it says.
     now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
     match next_step(run, newest, now):
@@ -126,10 +131,12 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
     return newest is not None and _drive(cloud, run, newest, alarm)
 
 
-def _give_up(cloud: Cloud, newest: Round | None) -> bool:
-    """Abandon what a run that was cancelled has left open."""
+def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
+    """Abandon what a run that was cancelled has left open; what is being averaged is brought to its end."""
+    if newest and newest.state is State.AGGREGATING:
+        return _drive(cloud, run, newest, alarm)
     if newest and newest.state is State.OPEN:
-        _abandon(cloud, newest, Event.GIVEN_UP)
+        abandon(cloud, newest, Event.GIVEN_UP)
     return False
 
 
@@ -155,7 +162,7 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
             raise NotYet(message)
         return False
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
-        _abandon(cloud, newest, event)
+        abandon(cloud, newest, event)
     else:
         averaging.aggregate(cloud, run, newest, event, overdue=rung)
     return True
@@ -169,7 +176,8 @@ def _could_replace(newest: Round, event: Event | None) -> bool:
     return newest.state is State.OPEN and in_time and newest.gone > newest.replaced
 
 
-def _abandon(cloud: Cloud, newest: Round, event: Event) -> None:
+def abandon(cloud: Cloud, newest: Round, event: Event) -> None:
+    """Abandon a round, for the reason that ``event`` is. Raises LostRace if it has moved on."""
     reason = explain(newest, event)
     abandoned = cloud.rounds.move(newest, event, reason=reason, closed_at=cloud.now())
     cloud.alarms.cancel(opening.deadline_of(abandoned))

@@ -34,7 +34,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attemp
         attempt=attempt,
         state=State.OPEN,
         asked=len(cohort.devices),
-        needed=run.settings.replies_needed(cohort.wanted),
+        needed=max(run.settings.replies_needed(cohort.wanted), run.settings.minimum_replies),
         minimum=run.settings.minimum_replies,
         opened_at=now,
         deadline_at=now + run.settings.deadline_seconds * 1000,
@@ -122,13 +122,17 @@ def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> b
 def repeat_unaccepted(cloud: Cloud, run: Run, reminder: Reminder) -> None:
     """Announce again to devices that have not accepted; at the second turn give their work to others."""
     current = cloud.rounds.round(reminder.run, reminder.round, reminder.attempt)
-    if current is None or current.state is not State.OPEN:
+    if current is None or current.state is not State.OPEN or cloud.now() >= current.deadline_at:
         return
+    if reminder.turn > 1 and reminder.asked != current.asked:
+        return  # others were asked since: they have had no time yet, and a reminder of their own
     silent = [p.device for p in cloud.rounds.participants(current) if p.state is Participation.ASKED]
     if not silent:
         return
     if reminder.turn > 1 and replace_gone(cloud, run, current, silent):
-        return
+        again = cloud.rounds.round(reminder.run, reminder.round, reminder.attempt)
+        if again is None or again.asked != current.asked:
+            return  # the next step announces to the new devices, with a reminder
     _announce(cloud, run, current, silent)
     cloud.tell(current, f"announced again to {len(silent)} devices that have not accepted")
     _remind_of_unaccepted(cloud, run, current, reminder.turn + 1)
@@ -136,7 +140,9 @@ def repeat_unaccepted(cloud: Cloud, run: Run, reminder: Reminder) -> None:
 
 def _remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, turn: int) -> None:
     if run.settings.accept_seconds:
-        reminder = Reminder(run=run.name, round=current.number, attempt=current.attempt, turn=turn)
+        reminder = Reminder(
+            run=run.name, round=current.number, attempt=current.attempt, turn=turn, asked=current.asked
+        )
         cloud.alarms.remind(reminder, run.settings.accept_seconds)
 
 

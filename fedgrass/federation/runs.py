@@ -52,7 +52,9 @@ class Run(Struct, frozen=True, kw_only=True):
     reason: str = ""
     continued_from: str = ""  # the key of the model that became the initial one
     wanted: int = 0  # with the schedule by hand: rounds up to this number may be opened
-    granted_attempts: int = 0  # beyond the settings' attempts, by ``retry``
+    granted_attempts: int = 0  # at round ``granted_round``, beyond the settings' attempts, by ``retry``
+    granted_round: int = 0
+    published: int = 0  # the newest round whose model was made the newest of its task
     progress: Progress = Progress()
 
 
@@ -90,8 +92,9 @@ def next_step(run: Run, newest: Round | None, now: int) -> Open | Wait | End | N
     if newest.state is State.CLOSED:
         return _finished(run, newest) or _due(run, newest, now)
     if newest.state is State.ABANDONED:
-        retries = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
-        if newest.attempt < retries + run.granted_attempts:
+        attempts = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
+        granted = run.granted_attempts if run.granted_round == newest.number else 0
+        if newest.attempt < attempts + granted:
             return Open(newest.number, newest.attempt + 1)
         reason = f"round {newest.number} was abandoned at attempt {newest.attempt}: {newest.reason}"
         return End(RunState.FAILED, reason)

@@ -1,6 +1,7 @@
 """The settings of a run: what the operator may choose, checked before anything starts."""
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -115,7 +116,7 @@ def parse_settings(values: object) -> RunSettings:
 
 def _check_rounds_of_training(settings: RunSettings) -> None:
     for number in settings.training_by_round:
-        if not (number.isascii() and number.isdigit() and int(number) >= 1):
+        if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
             message = f"the run's training_by_round has the round {number!r}; rounds are numbered from 1"
             raise SettingsError(message)
     _check_training(settings.training)
@@ -140,8 +141,10 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
-    if settings.target_value is not None and not math.isfinite(settings.target_value):
-        yield f"the run's target_value is {settings.target_value}: it takes a finite number"
+    for field in ("target_value", "smallest_improvement"):
+        value = getattr(settings, field)
+        if value is not None and not math.isfinite(value):
+            yield f"the run's {field} is {value}: it takes a finite number"
     if (settings.target_value is not None or settings.patience) and not settings.target_metric:
         yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
 

@@ -4,26 +4,46 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from cloud_functions.aws import SchedulerAlarms
+from cloud_functions.aws import Queue, SchedulerAlarms
+from fedgrass.federation.alarms import LONGEST_REMINDER, Alarm, Reminder
 from fedgrass.federation.ports import Alarms
-from fedgrass.federation.rounds import Round
 from fedgrass.local.cloud import EmbeddedCloud
-from tests.contracts.test_round_store import a_round
 from tests.fakes.memory_cloud import MemoryAlarms
-from tests.fakes.small_fleet import alarm_of
+from tests.fakes.small_fleet import message_of
 
 _numbers = itertools.count(1)
-Standing = Callable[[], list[dict[str, Any]]]
 FAR = 4_000_000_000_000  # milliseconds: no test waits for it
+ROLE = "arn:aws:iam::000000000000:role/ring"
 
 
-def far(**changes: Any) -> Round:
-    return a_round(deadline_at=FAR, **changes)
+class AwsAlarms(NamedTuple):
+    """Alarms on AWS, with a schedule group and a queue of their own."""
+
+    port: SchedulerAlarms
+    group: str
+    queue_url: str
+
+
+def aws_alarms(cloud: EmbeddedCloud) -> AwsAlarms:
+    scheduler, sqs = cloud.client("scheduler"), cloud.client("sqs")
+    group, name = f"alarms-{next(_numbers)}", f"replies-{next(_numbers)}"
+    scheduler.create_schedule_group(Name=group)
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    return AwsAlarms(SchedulerAlarms(scheduler, sqs, group, Queue(url, arn, ROLE)), group, url)
+
+
+Standing = Callable[[], list[dict[str, Any]]]
+
+
+def far(**changes: Any) -> Alarm:
+    made = Alarm(run="run-1", round=1, attempt=1, at=FAR, kind="deadline")
+    return msgspec.structs.replace(made, **changes)
 
 
 @pytest.fixture(params=["memory", "aws"])
@@ -31,26 +51,24 @@ def alarms(request: pytest.FixtureRequest) -> tuple[Alarms, Standing]:
     """Alarms, and what returns the messages of those that stand."""
     if request.param == "memory":
         memory = MemoryAlarms()
-        return memory, lambda: [alarm_of(of) for of in memory.standing()]
+        return memory, lambda: [message_of(alarm) for alarm in memory.standing()]
     cloud: EmbeddedCloud = request.getfixturevalue("embedded_cloud")
+    made = aws_alarms(cloud)
     scheduler = cloud.client("scheduler")
-    group = f"deadlines-{next(_numbers)}"
-    scheduler.create_schedule_group(Name=group)
 
     def standing() -> list[dict[str, Any]]:
-        listed = scheduler.list_schedules(GroupName=group)["Schedules"]
-        found = [scheduler.get_schedule(GroupName=group, Name=one["Name"]) for one in listed]
+        listed = scheduler.list_schedules(GroupName=made.group)["Schedules"]
+        found = [scheduler.get_schedule(GroupName=made.group, Name=one["Name"]) for one in listed]
         return [json.loads(one["Target"]["Input"]) for one in found]
 
-    role = "arn:aws:iam::000000000000:role/ring"
-    return SchedulerAlarms(scheduler, group, "arn:aws:sqs:us-east-1:000000000000:q", role), standing
+    return made.port, standing
 
 
-def test_an_alarm_says_which_round_and_deadline_it_is_for(alarms: tuple[Alarms, Standing]) -> None:
+def test_an_alarm_says_what_it_is_for(alarms: tuple[Alarms, Standing]) -> None:
     port, standing = alarms
-    port.set(far(number=7, attempt=2))
-    overdue = {"run": "run-1", "round": 7, "attempt": 2, "deadline_at": FAR}
-    assert standing() == [{"overdue": overdue}]
+    port.set(far(round=7, attempt=2, kind="open"))
+    said = {"run": "run-1", "round": 7, "attempt": 2, "at": FAR, "kind": "open"}
+    assert standing() == [{"alarm": said}]
 
 
 def test_an_alarm_that_is_set_twice_stands_once(alarms: tuple[Alarms, Standing]) -> None:
@@ -60,16 +78,17 @@ def test_an_alarm_that_is_set_twice_stands_once(alarms: tuple[Alarms, Standing])
     assert len(standing()) == 1
 
 
-def test_rounds_attempts_and_deadlines_have_alarms_of_their_own(alarms: tuple[Alarms, Standing]) -> None:
+def test_rounds_attempts_times_and_kinds_have_alarms_of_their_own(alarms: tuple[Alarms, Standing]) -> None:
     port, standing = alarms
-    others = [far(), far(number=2), far(attempt=2), far(run="other"), far(run="r" * 64)]
-    later = msgspec.structs.replace(far(), deadline_at=FAR + 1)
+    others = [far(), far(round=2), far(attempt=2), far(run="other"), far(run="r" * 64), far(kind="open")]
+    later = far(at=FAR + 1)
     for one in [*others, later]:
         port.set(one)
     port.cancel(far())
-    assert len(standing()) == 5
-    assert alarm_of(far()) not in standing()
-    assert alarm_of(later) in standing()
+    assert len(standing()) == 6
+    assert message_of(far()) not in standing()
+    assert message_of(later) in standing()
+    assert message_of(far(kind="open")) in standing()
 
 
 def test_an_alarm_that_is_gone_or_never_was_can_be_cancelled(alarms: tuple[Alarms, Standing]) -> None:
@@ -80,15 +99,45 @@ def test_an_alarm_that_is_gone_or_never_was_can_be_cancelled(alarms: tuple[Alarm
     assert standing() == []
 
 
-def test_an_alarm_rings_in_the_queue_of_replies_not_before_its_time(embedded_cloud: EmbeddedCloud) -> None:
-    sqs, scheduler = embedded_cloud.client("sqs"), embedded_cloud.client("scheduler")
-    url = sqs.create_queue(QueueName=f"replies-{next(_numbers)}")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    group = f"deadlines-{next(_numbers)}"
-    scheduler.create_schedule_group(Name=group)
-    port = SchedulerAlarms(scheduler, group, arn, "arn:aws:iam::000000000000:role/ring")
-    soon = a_round(deadline_at=time.time_ns() // 1_000_000 + 1500)
-    port.set(soon)
-    rung = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=20)["Messages"]
-    assert time.time_ns() // 1_000_000 >= soon.deadline_at
-    assert [json.loads(message["Body"]) for message in rung] == [alarm_of(soon)]
+def test_an_alarm_that_was_cancelled_can_be_set_again(alarms: tuple[Alarms, Standing]) -> None:
+    port, standing = alarms
+    for _ in range(2):
+        port.set(far())
+        port.cancel(far())
+    port.set(far())
+    assert standing() == [message_of(far())]
+
+
+@pytest.mark.parametrize("kind", ["deadline", "open"])
+def test_an_alarm_rings_in_the_queue_of_replies_not_before_its_time(
+    embedded_cloud: EmbeddedCloud, kind: str
+) -> None:
+    made = aws_alarms(embedded_cloud)
+    soon = far(at=time.time_ns() // 1_000_000 + 1500, kind=kind)
+    made.port.set(soon)
+    rung = received(embedded_cloud, made.queue_url)
+    assert time.time_ns() // 1_000_000 >= soon.at
+    assert rung == [message_of(soon)]
+
+
+def test_a_reminder_comes_in_the_queue_of_replies_not_before_its_time(embedded_cloud: EmbeddedCloud) -> None:
+    made = aws_alarms(embedded_cloud)
+    reminder = Reminder(run="run-1", round=2, attempt=3, turn=1, asked=40)
+    sent = time.monotonic()
+    made.port.remind(reminder, 2)
+    assert received(embedded_cloud, made.queue_url) == [message_of(reminder)]
+    assert time.monotonic() - sent >= 1.5  # whole seconds on the emulator's own clock
+
+
+def test_the_longest_reminder_is_taken_and_stays_under_way(embedded_cloud: EmbeddedCloud) -> None:
+    made = aws_alarms(embedded_cloud)
+    made.port.remind(Reminder(run="run-1"), LONGEST_REMINDER)
+    delayed = embedded_cloud.client("sqs").get_queue_attributes(
+        QueueUrl=made.queue_url, AttributeNames=["ApproximateNumberOfMessagesDelayed"]
+    )
+    assert delayed["Attributes"] == {"ApproximateNumberOfMessagesDelayed": "1"}
+
+
+def received(cloud: EmbeddedCloud, url: str) -> list[dict[str, Any]]:
+    answer = cloud.client("sqs").receive_message(QueueUrl=url, WaitTimeSeconds=20)
+    return [json.loads(message["Body"]) for message in answer.get("Messages", [])]

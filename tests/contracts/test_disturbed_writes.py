@@ -10,9 +10,10 @@ from cloud_functions.dynamodb import DynamoRounds
 from cloud_functions.dynamodb_rows import disturbed, translated
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import Progress
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
-from tests.contracts.test_round_store import DEVICES, NOW, a_reply, a_round, a_run, current, leased
+from tests.contracts.test_round_store import DEVICES, NOW, a_reply, a_round, a_run, current, leased, the_run
 
 
 class Disturbed:
@@ -63,16 +64,20 @@ def test_a_write_that_another_disturbs_is_tried_again(
     store = DynamoRounds(client, table, pauses.append)
     store.create_run(a_run())
     store.ask(a_round(), DEVICES)
-    store.open_round(a_run(), a_round())
+    store.open_round(a_run(), a_round(), Progress())
     for write in (
         lambda: store.count_reply(a_round(), "thing-0", a_reply(), NOW),
         lambda: store.mark_announced(a_round()),
+        lambda: store.replace(current(store), ["thing-1"], ["thing-9"]),
+        lambda: store.change_run(the_run(store), wanted=2),
         lambda: leased(store, a_round()),
     ):
         client.left = 3
         write()
-    assert len(pauses) == 9
-    assert (current(store).replied, current(store).state) == (1, State.AGGREGATING)
+    assert len(pauses) == 15
+    now = current(store)
+    assert (now.replied, now.asked, now.state) == (1, 9, State.AGGREGATING)
+    assert the_run(store).wanted == 2
 
 
 def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(

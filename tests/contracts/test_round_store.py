@@ -11,7 +11,7 @@ from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.ports import RoundStore
 from fedgrass.federation.rounds import TRANSITIONS, Event, Participation, Round, State
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import RunSettings
 
 THREADS = 8
@@ -73,8 +73,14 @@ def opened(store: RoundStore) -> Round:
     """A run with an open round and its participants."""
     store.create_run(a_run())
     store.ask(a_round(), DEVICES)
-    store.open_round(a_run(), a_round())
+    store.open_round(a_run(), a_round(), Progress())
     return a_round()
+
+
+def the_run(store: RoundStore) -> Run:
+    found = store.run("run-1")
+    assert found is not None
+    return found
 
 
 def current(store: RoundStore, number: int = 1, attempt: int = 1) -> Round:
@@ -123,37 +129,67 @@ def test_one_of_many_that_start_the_same_run_wins(store: RoundStore) -> None:
     assert race(lambda _number: store.create_run(a_run())) == 1
 
 
-def test_the_runs_that_are_running_are_listed(store: RoundStore) -> None:
-    assert store.running() == []
+def test_all_runs_are_listed_with_their_states(store: RoundStore) -> None:
+    assert store.runs() == {}
     for name in ("b", "a"):
         store.create_run(a_run(name))
-    assert store.running() == ["a", "b"]
-    ended = store.end_run(a_run("a"), RunState.FAILED, "because", NOW + 5)
+    assert store.runs() == {"a": RunState.RUNNING, "b": RunState.RUNNING}
+    ended = store.change_run(a_run("a"), state=RunState.FAILED, reason="because", ended_at=NOW + 5)
     assert (ended.state, ended.reason, ended.ended_at) == (RunState.FAILED, "because", NOW + 5)
     assert store.run("a") == ended
-    assert store.running() == ["b"]
+    assert store.runs() == {"a": RunState.FAILED, "b": RunState.RUNNING}
 
 
-def test_a_run_ends_once(store: RoundStore) -> None:
+def test_a_change_of_a_run_that_leaves_its_state_leaves_the_list_alone(store: RoundStore) -> None:
     store.create_run(a_run())
-    assert race(lambda n: store.end_run(a_run(), RunState.FAILED, f"by {n}", NOW)) == 1
+    changed = store.change_run(a_run(), wanted=3, granted_attempts=2, granted_round=1, published=1)
+    assert the_run(store) == changed
+    assert (changed.wanted, changed.granted_attempts, changed.state) == (3, 2, RunState.RUNNING)
+    assert store.runs() == {"run-1": RunState.RUNNING}
 
 
-def test_a_run_that_moved_on_cannot_be_ended_from_where_it_stood(store: RoundStore, opened: Round) -> None:
+def test_one_of_many_that_change_a_runs_state_wins(store: RoundStore) -> None:
+    store.create_run(a_run())
+    assert race(lambda n: store.change_run(a_run(), state=RunState.PAUSED, reason=f"by {n}")) == 1
+    assert store.runs() == {"run-1": RunState.PAUSED}
+
+
+def test_a_run_that_moved_on_cannot_be_changed_from_where_it_stood(store: RoundStore, opened: Round) -> None:
     assert opened
     with pytest.raises(LostRace):
-        store.end_run(a_run(), RunState.SUCCEEDED, "", NOW)
-    run = store.run("run-1")
-    assert run is not None
-    assert run.state is RunState.RUNNING
+        store.change_run(a_run(), state=RunState.SUCCEEDED)
+    assert the_run(store).state is RunState.RUNNING
+    assert store.runs() == {"run-1": RunState.RUNNING}
+
+
+def test_a_run_that_is_not_there_cannot_be_changed(store: RoundStore) -> None:
+    with pytest.raises(LostRace):
+        store.change_run(a_run(), wanted=1)
+    assert store.run("run-1") is None
+    assert store.runs() == {}
+
+
+def test_no_round_is_opened_in_a_run_that_was_paused_at_that_moment(store: RoundStore) -> None:
+    store.create_run(a_run())
+    store.change_run(a_run(), state=RunState.PAUSED)
+    with pytest.raises(LostRace):
+        store.open_round(a_run(), a_round(), Progress())
+    assert store.round("run-1", 1, 1) is None
+    assert the_run(store).round == 0
+
+
+def test_the_progress_of_a_run_is_kept_with_the_round_that_is_opened(store: RoundStore) -> None:
+    store.create_run(a_run())
+    progress = Progress(best=0.1 + 0.2, best_model=7, rounds_since_best=2, usual_seconds=12.345678901)
+    store.open_round(a_run(), a_round(), progress)
+    assert the_run(store).progress == progress
+    assert the_run(store).settings == SETTINGS
 
 
 def test_an_opened_round_comes_back_as_it_was_and_is_the_runs_newest(
     store: RoundStore, opened: Round
 ) -> None:
-    run = store.run("run-1")
-    assert run is not None
-    assert (run.round, run.attempt) == (1, 1)
+    assert (the_run(store).round, the_run(store).attempt) == (1, 1)
     assert current(store) == opened
     assert store.round("run-1", 1, 2) is None
     assert store.round("run-2", 1, 1) is None
@@ -161,7 +197,7 @@ def test_an_opened_round_comes_back_as_it_was_and_is_the_runs_newest(
 
 def test_a_round_is_opened_once(store: RoundStore) -> None:
     store.create_run(a_run())
-    assert race(lambda n: store.open_round(a_run(), a_round(opened_at=NOW + n))) == 1
+    assert race(lambda n: store.open_round(a_run(), a_round(opened_at=NOW + n), Progress())) == 1
 
 
 def test_a_round_after_one_that_another_opened_is_neither_stored_nor_newest(
@@ -169,11 +205,9 @@ def test_a_round_after_one_that_another_opened_is_neither_stored_nor_newest(
 ) -> None:
     assert opened
     with pytest.raises(LostRace):
-        store.open_round(a_run(), a_round(attempt=2))
+        store.open_round(a_run(), a_round(attempt=2), Progress(best=0.5))
     assert store.round("run-1", 1, 2) is None
-    run = store.run("run-1")
-    assert run is not None
-    assert run.attempt == 1
+    assert (the_run(store).attempt, the_run(store).progress) == (1, Progress())
 
 
 def test_participants_are_listed_by_name(store: RoundStore, opened: Round) -> None:
@@ -209,6 +243,108 @@ def test_marking_a_round_announced_changes_nothing_else(store: RoundStore, opene
     store.count_reply(opened, "thing-0", a_reply(), NOW)
     store.mark_announced(opened)
     assert current(store) == msgspec.structs.replace(opened, announced=True, replied=1)
+
+
+def test_a_round_is_not_announced_if_more_devices_were_asked_meanwhile(
+    store: RoundStore, opened: Round
+) -> None:
+    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    store.replace(current(store), [], ["thing-8"])
+    with pytest.raises(LostRace):
+        store.mark_announced(opened)
+    assert not current(store).announced
+    store.mark_announced(current(store))
+    assert current(store).announced
+
+
+def test_a_device_is_asked_in_place_of_one_that_declined(store: RoundStore, opened: Round) -> None:
+    store.mark_announced(opened)
+    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    store.replace(current(store), [], ["thing-8"])
+    now = current(store)
+    assert (now.asked, now.gone, now.replaced, now.announced) == (THREADS + 1, 1, 1, False)
+    assert (state_of(store, "thing-0"), state_of(store, "thing-8")) == (
+        Participation.DECLINED,
+        Participation.ASKED,
+    )
+    part = store.participant(opened, "thing-8")
+    assert part is not None
+    assert part.announced_at == opened.opened_at
+
+
+def test_silent_devices_are_gone_in_the_same_write_that_asks_others(store: RoundStore, opened: Round) -> None:
+    store.replace(opened, ["thing-0", "thing-1"], ["thing-8"])
+    now = current(store)
+    assert (now.asked, now.gone, now.replaced) == (THREADS + 1, 2, 2)
+    assert state_of(store, "thing-0") is state_of(store, "thing-1") is Participation.SILENT
+    with pytest.raises(LostRace):
+        store.count_reply(now, "thing-0", a_reply(), NOW)
+    with pytest.raises(LostRace):
+        store.move_participant(now, "thing-0", Participation.FAILED, "")
+    assert current(store) == now
+
+
+def test_a_loss_for_which_nobody_is_left_is_noted_and_needs_no_announcement(
+    store: RoundStore, opened: Round
+) -> None:
+    store.mark_announced(opened)
+    store.move_participant(opened, "thing-0", Participation.FAILED, "")
+    store.replace(current(store), [], [])
+    now = current(store)
+    assert (now.asked, now.gone, now.replaced, now.announced) == (THREADS, 1, 1, True)
+
+
+def test_as_many_silent_devices_as_may_be_are_replaced_in_one_write(store: RoundStore) -> None:
+    old, new = ([f"{word}-{number:02}" for number in range(49)] for word in ("old", "new"))
+    store.create_run(a_run())
+    store.ask(a_round(asked=49), old)
+    store.open_round(a_run(), a_round(asked=49), Progress())
+    store.replace(a_round(asked=49), old, new)
+    assert (current(store).asked, current(store).gone) == (98, 49)
+    states = [part.state for part in store.participants(a_round())]
+    assert states == [Participation.ASKED] * 49 + [Participation.SILENT] * 49
+
+
+def test_one_of_many_that_replace_the_same_device_wins(store: RoundStore, opened: Round) -> None:
+    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    before = current(store)
+    assert race(lambda number: store.replace(before, [], [f"other-{number}"])) == 1
+    now = current(store)
+    assert (now.asked, now.replaced) == (THREADS + 1, 1)
+    assert len(list(store.participants(opened))) == now.asked
+
+
+@pytest.mark.parametrize("spoke", [Participation.ACCEPTED, Participation.REPLIED])
+def test_a_device_that_spoke_at_the_last_moment_is_not_replaced(
+    store: RoundStore, opened: Round, spoke: Participation
+) -> None:
+    if spoke is Participation.REPLIED:
+        store.count_reply(opened, "thing-1", a_reply(), NOW)
+    else:
+        store.move_participant(opened, "thing-1", spoke, "")
+    with pytest.raises(LostRace):
+        store.replace(opened, ["thing-0", "thing-1"], ["thing-8", "thing-9"])
+    now = current(store)
+    assert (now.asked, now.gone, now.replaced) == (THREADS, 0, 0)
+    assert (state_of(store, "thing-0"), state_of(store, "thing-1")) == (Participation.ASKED, spoke)
+    assert store.participant(opened, "thing-8") is None
+
+
+def test_nobody_is_replaced_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
+    leased(store, opened)
+    with pytest.raises(LostRace):
+        store.replace(opened, ["thing-0"], ["thing-8"])
+    assert state_of(store, "thing-0") is Participation.ASKED
+    assert store.participant(opened, "thing-8") is None
+
+
+def test_a_device_that_was_asked_already_cannot_be_asked_in_place_of_another(
+    store: RoundStore, opened: Round
+) -> None:
+    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    with pytest.raises(LostRace):
+        store.replace(current(store), [], ["thing-1"])
+    assert (current(store).asked, current(store).replaced) == (THREADS, 0)
 
 
 def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) -> None:

@@ -9,13 +9,14 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from cloud_functions import averager, coordinator
+from cloud_functions import averager, control, coordinator
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore
-from fedgrass.federation.rounds import Round
+from fedgrass.federation.rounds import Participation, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.topics import Kind
@@ -51,6 +52,7 @@ class SmallFleet:
         self.log: list[str] = []
         self.counter = CallCounter()
         self.lease_seconds = lease_seconds
+        self.tasks = "digits"  # of every device, with commas between them
         self.settings: RunSettings = parse_settings({"task": "digits", "rounds": 2, **settings})
         self.cloud = self._worker()
         self.bucket.write(object_keys.model(RUN, 0), encode(INITIAL))
@@ -76,21 +78,34 @@ class SmallFleet:
     def heartbeats(self) -> None:
         """Let every device be seen now."""
         for name in self.names:
-            self.devices.heartbeat(name, self.now)
+            self.devices.heartbeat(name, self.now, self.tasks)
 
     def start(self) -> Run:
         return coordinator.start(self.cloud, RUN, self.settings)
 
-    def run(self) -> Run:
-        run = self.rounds.run(RUN)
+    def act(self, action: str, name: str = RUN, **event: object) -> Run:
+        """Ask something of a run, as an operator does."""
+        return control.act(self.cloud, {"action": action, "run": name, **event})
+
+    def run(self, name: str = RUN) -> Run:
+        run = self.rounds.run(name)
         assert run is not None
         return run
 
-    def newest(self) -> Round:
-        run = self.run()
-        newest = self.rounds.round(RUN, run.round, run.attempt)
+    def newest(self, name: str = RUN) -> Round:
+        run = self.run(name)
+        newest = self.rounds.round(name, run.round, run.attempt)
         assert newest is not None
         return newest
+
+    def parts(self, of: Round | None = None) -> dict[str, Participation]:
+        """Return what each device of a round's cohort has done."""
+        return {part.device: part.state for part in self.rounds.participants(of or self.newest())}
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with heartbeats; nothing is delivered."""
+        self.now += round(seconds * 1000)
+        self.heartbeats()
 
     def upload(self, device: str, of: Round, update: Arrays | bytes) -> bytes:
         data = update if isinstance(update, bytes) else encode(update)
@@ -136,9 +151,16 @@ class SmallFleet:
         return self.deliver(body)
 
     def ring(self) -> None:
-        """Deliver the alarms that are due, each until it is taken or a lease has to expire first."""
-        for of in self.alarms.ring(self.now):
-            self.deliver(alarm_of(of))
+        """Deliver the alarms that are due, once each."""
+        for alarm in self.alarms.ring(self.now):
+            self.deliver(message_of(alarm))
+
+    def remind(self) -> list[Reminder]:
+        """Deliver the reminders that are under way, once each, and return them."""
+        due, self.alarms.reminders = self.alarms.reminders, []
+        for reminder, _seconds in due:
+            self.deliver(message_of(reminder))
+        return [reminder for reminder, _seconds in due]
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
@@ -147,9 +169,9 @@ class SmallFleet:
         assert failures == []
         return answer == {"batchItemFailures": []}
 
-    def told(self) -> list[RoundChange]:
+    def told(self, name: str = RUN) -> list[RoundChange]:
         """Return what people who watch the run were told."""
-        topic = topics.of_run(FLEET, RUN)
+        topic = topics.of_run(FLEET, name)
         return [messages.decode(text, RoundChange) for text in self.publisher.on(topic)]
 
     def told_of(self, device: str) -> list[str]:
@@ -160,6 +182,10 @@ class SmallFleet:
         topic = topics.of_device(FLEET, device, Kind.ANNOUNCE)
         return [messages.decode_announce(text) for text in self.publisher.on(topic)]
 
+    def announced(self, device: str) -> list[Announcement]:
+        """Return the work that a device heard of."""
+        return [message for message in self.heard(device) if isinstance(message, Announcement)]
+
     def verdicts(self, device: str) -> list[Verdict]:
         return [message for message in self.heard(device) if isinstance(message, Verdict)]
 
@@ -168,7 +194,6 @@ def update_full_of(value: float) -> dict[str, Any]:
     return {name: np.full_like(array, value) for name, array in INITIAL.items()}
 
 
-def alarm_of(of: Round) -> dict[str, object]:
-    """Return the message of a round's alarm, as the Scheduler sends it."""
-    overdue = {"run": of.run, "round": of.number, "attempt": of.attempt, "deadline_at": of.deadline_at}
-    return {"overdue": overdue}
+def message_of(said: Alarm | Reminder) -> dict[str, object]:
+    """Return the message of an alarm or a reminder, as it comes back to the averager."""
+    return {type(said).__name__.lower(): msgspec.to_builtins(said)}

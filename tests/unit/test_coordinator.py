@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cloud_functions import initiator
+from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys, topics
 from fedgrass.federation.messages import Announcement, NewModel, decode
 from fedgrass.federation.rounds import Participation, State
@@ -12,7 +13,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.weights import decode as decode_weights
 from fedgrass.federation.weights import sha256
 from tests.fakes.memory_cloud import Crash, MemoryDevices
-from tests.fakes.small_fleet import FLEET, RUN, SmallFleet, alarm_of, update_full_of
+from tests.fakes.small_fleet import FLEET, RUN, SmallFleet, message_of, update_full_of
 
 
 def test_a_run_whose_rounds_all_close_succeeds() -> None:
@@ -247,7 +248,7 @@ def test_an_alarm_that_opens_the_round_itself_does_not_count_as_its_deadline() -
     with pytest.raises(Crash):
         fleet.start()
     (alarm,) = fleet.alarms.standing()
-    fleet.now = alarm.deadline_at
+    fleet.now = alarm.at
     fleet.heartbeats()
     fleet.ring()
     opened = fleet.newest()
@@ -259,7 +260,7 @@ def test_an_alarm_that_comes_a_moment_early_is_not_lost() -> None:
     fleet = SmallFleet(devices=2, on_abandoned="fail")
     fleet.start()
     fleet.now = fleet.newest().deadline_at - 900
-    fleet.deliver(alarm_of(fleet.newest()))
+    fleet.deliver(message_of(deadline_of(fleet.newest())))
     assert fleet.run().state is RunState.FAILED
 
 

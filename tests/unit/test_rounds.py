@@ -195,9 +195,9 @@ def a_run(**settings: Any) -> Run:
 def test_what_a_run_does_next(
     settings: dict[str, Any], newest: Round | None, step: Open | End | None
 ) -> None:
-    assert next_step(a_run(**settings), newest) == step
+    assert next_step(a_run(**settings), newest, NOW) == step
 
 
 def test_a_run_that_has_ended_does_nothing_more() -> None:
     ended = msgspec.structs.replace(a_run(), state=RunState.FAILED)
-    assert next_step(ended, a_round(state=State.CLOSED)) is None
+    assert next_step(ended, a_round(state=State.CLOSED), NOW) is None

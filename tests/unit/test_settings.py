@@ -52,6 +52,38 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         ("training", {"text": "\ud800"}, "finite numbers, texts, booleans"),
         ("training", {"text": "x" * 3_001}, "3000 is the most"),
         ("round", 5, "unknown field `round`"),
+        ("deadline_seconds", -1, ">= 5"),
+        ("count", 0, ">= 1"),
+        ("count", 2.5, "Expected `int"),
+        ("over_selection", 0.9, ">= 1.0"),
+        ("over_selection", 11, "<= 10.0"),
+        ("over_selection", math.nan, ">= 1.0"),
+        ("threshold_count", 0, ">= 1"),
+        ("threshold_count", "7", "Expected `int"),
+        ("accept_seconds", -1, ">= 0"),
+        ("accept_seconds", 901, "<= 900"),
+        ("schedule", "hourly", "is 'hourly'; it may be one of: adaptive, at_once, by_hand, every"),
+        ("schedule", "every", "say how many minutes in every_minutes"),
+        ("every_minutes", -1, ">= 0.0"),
+        ("every_minutes", math.inf, "<= 10080.0"),
+        ("target_metric", "x" * 65, "<= 64"),
+        ("target_value", 0.9, "name the metric in target_metric, such as 'accuracy'"),
+        ("target_value", math.nan, "target_value is nan: it takes a finite number"),
+        ("target_value", "high", "Expected `float"),
+        ("patience", 3, "patience: name the metric in target_metric"),
+        ("patience", -1, ">= 0"),
+        ("smallest_improvement", -0.1, ">= 0.0"),
+        ("smallest_improvement", math.inf, "smallest_improvement is inf: it takes a finite number"),
+        ("lower_is_better", "yes", "Expected `bool`"),
+        ("training_by_round", {"0": {}}, "training_by_round has the round '0'; rounds are numbered from 1"),
+        ("training_by_round", {"-1": {}}, "has the round '-1'"),
+        ("training_by_round", {"two": {}}, "has the round 'two'"),
+        ("training_by_round", {"1.5": {}}, "has the round '1.5'"),
+        ("training_by_round", {"٣": {}}, "has the round '٣'"),
+        ("training_by_round", {"9" * 5000: {}}, "rounds are numbered from 1"),
+        ("training_by_round", {"2": {"epochs": None}}, "got `null`"),
+        ("training_by_round", {"2": 5}, "Expected `object`"),
+        ("training_by_round", [], "Expected `object`"),
     ],
 )
 def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
@@ -62,6 +94,64 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
     assert field in str(refused.value)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"selection": "random", "fraction": 0.5, "count": 5},
+            "both fraction 0.5 and count 5: give one of them",
+        ),
+        ({"threshold": 0.5, "threshold_count": 5}, "both threshold 0.5 and threshold_count 5: give one"),
+        ({"fraction": 0.5}, "selection 'all' asks everybody: leave fraction and count out, or choose"),
+        ({"count": 5}, "selection 'all' asks everybody"),
+        (
+            {"selection": "random", "count": 5, "threshold_count": 6},
+            "threshold_count is 6, above its cohort of 5 (count)",
+        ),
+        (
+            {"selection": "random", "count": 5, "minimum_replies": 6},
+            "minimum_replies is 6, above its cohort of 5 (count)",
+        ),
+        ({"schedule": "every", "every_minutes": 0}, "say how many minutes in every_minutes"),
+        ({"training": {"text": "x" * 2_000}, "training_by_round": {"2": {"t": "y" * 1_500}}}, "3000 is the"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_by_their_names(
+    values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({**GOOD, **values})
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"selection": "random", "count": 5, "threshold_count": 5, "minimum_replies": 5},
+        {"selection": "random", "fraction": 0.5, "threshold_count": 5},
+        {"schedule": "every", "every_minutes": 0.5},
+        {"schedule": "adaptive"},
+        {"target_metric": "loss", "target_value": 0.0, "lower_is_better": True},
+        {"target_metric": "accuracy", "patience": 3, "smallest_improvement": 0.01},
+        {"training_by_round": {"1": {"epochs": 1}, "100000": {"epochs": 2}}},
+        {"accept_seconds": 0},
+    ],
+)
+def test_settings_that_fit_each_other_are_taken(values: dict[str, Any]) -> None:
+    settings = parse_settings({**GOOD, **values})
+    assert {name: getattr(settings, name) for name in values} == values
+
+
+@given(st.integers(1, 10**6), st.floats(1, 10), st.integers(1, 10**6))
+def test_over_selection_asks_at_least_the_wanted_and_at_most_everybody(
+    wanted: int, over_selection: float, more: int
+) -> None:
+    candidates = wanted + more - 1
+    asked = RunSettings(task="t", over_selection=over_selection).asked(wanted, candidates)
+    assert wanted <= asked <= candidates
 
 
 @pytest.mark.parametrize("values", [{}, [], None, "digits", 5])

@@ -109,7 +109,7 @@ def test_the_initiator_answers_a_bad_start_with_the_reason(
     monkeypatch.setattr(wiring, "cloud", lambda _context: fleet.cloud)
     answer = initiator.handler(event, _Context())
     assert said in answer["refused"]
-    assert fleet.log == [f"start refused: {answer['refused']}"]
+    assert fleet.log == [f"refused: {answer['refused']}"]
 
 
 def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,188 @@
+"""What holds after each step of a run, whatever devices, workers and the operator do."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from cloud_functions.opening import deadline_of
+from fedgrass.federation import object_keys
+from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.messages import Announcement
+from fedgrass.federation.rounds import GONE, TRANSITIONS, Participation, Round, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.weights import decode, sha256
+from tests.fakes.small_fleet import RUN, SmallFleet, message_of, update_full_of
+
+DEVICES = 5
+LEASE_SECONDS = 60
+MOST_CALLS = 3000  # of ports while one message is taken: more than any has, so that an endless loop shows
+MOVES = {(source, target) for (source, _event), target in TRANSITIONS.items()}
+ENDED = {State.CLOSED, State.ABANDONED}
+Body = dict[str, object]
+
+
+class Fleet(SmallFleet):
+    """A fleet that keeps what it would send until it is delivered, and watches every move of a round."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(devices=DEVICES, lease_seconds=LEASE_SECONDS, **settings)
+        self.sent: list[Body] = []
+        self.last_seen: dict[tuple[int, int], Round] = {}
+        self.last_run: Run | None = None
+        self.lost = False  # a message without which a run may have nobody who drives it on
+
+    def deliver(self, body: Any) -> bool:
+        """Keep a message that comes in; the machine's rules deliver it when they like."""
+        self.sent.append(body)
+        return True
+
+    def take(self, body: Body) -> bool:
+        self.watch_for_endless_loops()
+        return super().deliver(body)
+
+    def watch_for_endless_loops(self) -> None:
+        self.counter.most = len(self.counter.calls) + MOST_CALLS
+
+    def stored_rounds(self) -> list[Round]:
+        return list(self.rounds._rounds.values())
+
+    def reminders_under_way(self) -> list[Reminder]:
+        return [reminder for reminder, _seconds in self.alarms.reminders]
+
+    def send_reminder(self, reminder: Reminder) -> None:
+        """Let a reminder come in; whether it is time is not asked, since it may be early, late or doubled."""
+        self.alarms.reminders = [one for one in self.alarms.reminders if one[0] != reminder]
+        self.deliver(message_of(reminder))
+
+    def work(self, number: int, *, old: bool) -> Round | None:
+        """Return a round that a device was asked for: the newest, or the first."""
+        heard = [m for m in self.heard(self.names[number]) if isinstance(m, Announcement)]
+        if not heard:
+            return None
+        asked = heard[0] if old else heard[-1]
+        return self.rounds.round(asked.run, asked.round, asked.attempt)
+
+
+class Laws(RuleBasedStateMachine):
+    """The invariants; a machine adds the rules that try to break them."""
+
+    fleet: Fleet
+
+    @invariant()
+    def a_reply_counts_at_most_once_and_every_loss_is_counted(self) -> None:
+        for of in self.fleet.stored_rounds():
+            states = [part.state for part in self.fleet.rounds.participants(of)]
+            refused = states.count(Participation.REFUSED)
+            assert of.replied == states.count(Participation.REPLIED) + refused
+            assert of.refused == refused
+            assert of.gone == sum(states.count(state) for state in GONE)
+            assert of.late == states.count(Participation.LATE)
+            assert of.asked == len(states)
+            assert of.replaced <= of.gone
+
+    @invariant()
+    def whoever_was_given_up_as_silent_had_heard_of_the_work(self) -> None:
+        for of in self.fleet.stored_rounds():
+            for part in self.fleet.rounds.participants(of):
+                if part.state is Participation.SILENT:
+                    heard = [(work.round, work.attempt) for work in self.fleet.announced(part.device)]
+                    assert (of.number, of.attempt) in heard
+
+    @invariant()
+    def a_closed_round_has_one_model_that_is_the_mean_of_the_accepted_replies(self) -> None:
+        for of in self.fleet.stored_rounds():
+            if of.state is State.CLOSED:
+                model = self.fleet.bucket.objects[object_keys.model(RUN, of.number)]
+                assert sha256(model) == of.model_sha256
+                weight = decode(model)["weight"]
+                assert Fraction(float(weight[0, 0])) == Fraction(float(_rounded(self._mean(of))))
+                assert of.good >= min(of.minimum, of.needed)
+
+    def _mean(self, of: Round) -> Fraction:
+        total = weights = Fraction(0)
+        for part in self.fleet.rounds.participants(of):
+            if part.state is Participation.REPLIED:
+                number = self.fleet.names.index(part.device)
+                weight = part.examples if self.fleet.settings.aggregation == "weighted_mean" else 1
+                total += weight * Fraction(value_of(number, of))
+                weights += weight
+        return total / weights
+
+    @invariant()
+    def a_round_moves_only_as_the_table_says(self) -> None:
+        for of in self.fleet.stored_rounds():
+            before = self.fleet.last_seen.get((of.number, of.attempt))
+            if before:
+                assert _reachable(before.state, of.state)
+                assert of.fence >= before.fence
+                if before.state in ENDED:
+                    assert (of.state, of.model_sha256, of.reason) == (
+                        before.state,
+                        before.model_sha256,
+                        before.reason,
+                    )
+            self.fleet.last_seen[of.number, of.attempt] = of
+
+    @invariant()
+    def at_most_one_round_is_at_work_and_it_is_the_newest(self) -> None:
+        run = self.fleet.run()
+        at_work = [of for of in self.fleet.stored_rounds() if of.state not in ENDED]
+        assert len(at_work) <= 1
+        assert all((of.number, of.attempt) == (run.round, run.attempt) for of in at_work)
+
+    @invariant()
+    def a_run_that_is_paused_or_has_ended_opens_no_round(self) -> None:
+        run, before = self.fleet.run(), self.fleet.last_run
+        if before and before.state is run.state is not RunState.RUNNING:
+            assert (run.round, run.attempt) == (before.round, before.attempt)
+        if before and before.state in {RunState.CANCELLED, RunState.SUCCEEDED}:
+            assert run == before
+        self.fleet.last_run = run
+
+    @invariant()
+    def a_round_at_work_has_an_alarm_or_a_message_that_will_move_it(self) -> None:
+        for of in self.fleet.stored_rounds():
+            if of.state not in ENDED:
+                assert deadline_of(of) in self.fleet.alarms.standing() or self._something_comes()
+
+    @invariant()
+    def a_run_between_two_rounds_has_an_alarm_or_a_message_that_will_move_it(self) -> None:
+        run = self.fleet.run()
+        newest = self.fleet.rounds.round(RUN, run.round, run.attempt) if run.round else None
+        if run.state is not RunState.RUNNING or (newest and newest.state not in ENDED):
+            return
+        by_hand = run.settings.schedule == "by_hand" and newest and newest.state is State.CLOSED
+        if not (by_hand and run.wanted <= run.round):
+            opens = [alarm for alarm in self.fleet.alarms.standing() if alarm.kind == "open"]
+            assert opens or self._something_comes()
+
+    def _something_comes(self) -> bool:
+        return bool(self.fleet.sent or self.fleet.alarms.reminders or self.fleet.lost)
+
+    def a_cancelled_run_has_no_open_round_after(self, body: Body) -> None:
+        """Check what holds once an alarm or a reminder has been taken, and its message acknowledged."""
+        if body.keys() & {"alarm", "reminder"} and self.fleet.run().state is RunState.CANCELLED:
+            assert all(of.state in ENDED for of in self.fleet.stored_rounds())
+
+
+def value_of(number: int, of: Round) -> int:
+    """Return what a device's update is full of: a whole number, so that no product is rounded."""
+    return 3 * number + 5 * of.number + of.attempt
+
+
+def rounds_of(states: Iterable[Round], state: State) -> list[int]:
+    return sorted(of.number for of in states if of.state is state)
+
+
+def _rounded(mean: Fraction) -> Any:
+    return update_full_of(float(mean))["weight"][0, 0]
+
+
+def _reachable(source: State, target: State) -> bool:
+    """Return whether ``target`` can be reached from ``source`` in any number of moves."""
+    reached = {source}
+    while grown := {after for before, after in MOVES if before in reached} - reached:
+        reached |= grown
+    return target in reached

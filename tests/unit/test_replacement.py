@@ -1,0 +1,139 @@
+"""Devices that decline or fail: others are asked in their place while time is left."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.runs import RunState
+from tests.fakes.memory_cloud import Crash
+from tests.fakes.small_fleet import RUN, SmallFleet
+
+ASKED, ACCEPTED, REPLIED = Participation.ASKED, Participation.ACCEPTED, Participation.REPLIED
+DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Participation.SILENT
+
+
+def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
+    """Return a fleet whose round asks some of the devices, and which."""
+    fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
+    fleet.start()
+    return fleet, sorted(fleet.parts())
+
+
+def first(fleet: SmallFleet) -> Round:
+    found = fleet.rounds.round(RUN, 1, 1)
+    assert found is not None
+    return found
+
+
+def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
+    return sorted(set(fleet.parts(first(fleet))) - set(cohort))
+
+
+def work_heard(fleet: SmallFleet, device: str) -> list[int]:
+    """Return the rounds of the work that a device was told of."""
+    return [work.round for work in fleet.announced(device)]
+
+
+# ---------------------------------------------------------------- declined and failed
+@pytest.mark.parametrize("said", ["declined", "failed"])
+def test_a_device_that_will_not_do_it_is_replaced_at_once(said: str) -> None:
+    fleet, cohort = a_fleet()
+    fleet.pass_time(20)
+    fleet.status(cohort[0], said, reason="busy")
+    (other,) = newcomers(fleet, cohort)
+    assert (fleet.newest().asked, fleet.newest().gone, fleet.newest().outstanding) == (3, 1, 2)
+    assert work_heard(fleet, other) == [1]
+    (work,) = fleet.announced(other)
+    assert (work.deadline_seconds, work.announced_at) == (580, fleet.newest().opened_at)
+    assert f"1 other devices asked in place of 1: {other}" in [change.text for change in fleet.told()]
+    for device in (other, cohort[1]):
+        assert fleet.newest().number == 1
+        fleet.reply(device)
+    assert (first(fleet).state, first(fleet).replied) == (State.CLOSED, 2)
+
+
+def test_a_loss_that_is_said_twice_is_replaced_once() -> None:
+    fleet, cohort = a_fleet()
+    for _ in range(3):
+        fleet.status(cohort[0], "declined")
+    assert len(newcomers(fleet, cohort)) == 1
+
+
+def test_no_device_is_asked_twice_and_the_last_one_left_is_asked_too() -> None:
+    fleet, cohort = a_fleet(devices=4, count=1, on_abandoned="fail")
+    tried = list(cohort)
+    while fleet.run().state is RunState.RUNNING:
+        (at_work,) = [device for device, part in fleet.parts().items() if part is ASKED]
+        tried.append(at_work)
+        fleet.status(at_work, "failed")
+    assert sorted(tried[1:]) == fleet.names
+    assert (first(fleet).state, first(fleet).asked, first(fleet).gone) == (State.ABANDONED, 4, 4)
+
+
+def test_a_replacement_has_the_task_and_was_seen_lately() -> None:
+    fleet = SmallFleet(devices=0, selection="random", count=1)
+    fleet.devices.heartbeat("able", fleet.now)
+    fleet.start()
+    fleet.devices.heartbeat("of-another-task", fleet.now, "poetry")
+    fleet.devices.heartbeat("not-seen", fleet.now - 400_000)
+    fleet.devices.heartbeat("able-too", fleet.now)
+    fleet.status("able", "declined")
+    assert fleet.parts(first(fleet)) == {"able": DECLINED, "able-too": ASKED}
+
+
+def test_a_round_that_waits_for_nobody_asks_others_before_it_closes_below_its_threshold() -> None:
+    fleet, cohort = a_fleet(count=3)
+    fleet.reply(cohort[0])
+    fleet.reply(cohort[1])
+    fleet.status(cohort[2], "failed")
+    assert (first(fleet).state, len(newcomers(fleet, cohort))) == (State.OPEN, 1)
+
+
+def test_a_round_that_could_not_reach_its_minimum_is_saved_by_others() -> None:
+    fleet, cohort = a_fleet(count=2, minimum_replies=2, on_abandoned="fail")
+    fleet.status(cohort[0], "declined")
+    for device in (cohort[1], *newcomers(fleet, cohort)):
+        fleet.reply(device)
+    assert (first(fleet).state, first(fleet).replied) == (State.CLOSED, 2)
+
+
+def test_nobody_is_replaced_once_the_deadline_has_passed() -> None:
+    fleet, cohort = a_fleet(on_abandoned="fail")
+    fleet.pass_time(600)
+    fleet.status(cohort[0], "declined")
+    assert newcomers(fleet, cohort) == []
+    assert fleet.newest().state is State.ABANDONED
+
+
+def test_nobody_is_replaced_once_enough_have_replied() -> None:
+    fleet, cohort = a_fleet(count=3, threshold_count=2)
+    fleet.reply(cohort[0])
+    fleet.counter.plan_crash(name="replace")
+    with pytest.raises(Crash):
+        fleet.status(cohort[2], "declined")
+    fleet.reply(cohort[1])
+    assert (first(fleet).state, first(fleet).gone, first(fleet).replaced) == (State.CLOSED, 1, 0)
+    assert newcomers(fleet, cohort) == []
+
+
+@pytest.mark.parametrize("call", range(1, 30))
+def test_a_worker_that_dies_while_it_replaces_a_device_is_made_up_for_by_its_message(call: int) -> None:
+    fleet, cohort = a_fleet()
+    fleet.counter.plan_crash(call=call)
+    try:
+        fleet.status(cohort[0], "declined")
+    except Crash:
+        fleet.status(cohort[0], "declined")
+    fleet.counter.forget_plans()
+    (other,) = newcomers(fleet, cohort)
+    assert set(work_heard(fleet, other)) == {1}
+    assert (fleet.newest().asked, fleet.newest().gone, fleet.newest().announced) == (3, 1, True)
+
+
+def test_two_workers_that_replace_at_once_ask_one_device() -> None:
+    fleet, cohort = a_fleet()
+    fleet.counter.plan(partial(fleet.status, cohort[0], "declined"), name="replace")
+    fleet.status(cohort[0], "declined")
+    assert len(newcomers(fleet, cohort)) == 1
