@@ -16,6 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 
 .PHONY: demo test test-fast check bench clean
 
@@ -43,18 +44,19 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "fedgrass needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) \
-	    || { echo "python3 has no venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip --version >/dev/null \
+	    || { rm -rf $(VENV); echo "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (PyTorch is the largest part; a minute or two)"
-	$(INSTALL) --editable '.[device,cloud,local]'
+	@$(INSTALL) --editable '.[device,cloud,local]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	$(INSTALL) --editable '.[device,cloud,local,dev]'
+	@$(INSTALL) --editable '.[device,cloud,local,dev]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@

@@ -87,7 +87,16 @@ def _install_dependencies(architecture: str) -> Path:
     machine = LAMBDA_MACHINES[architecture]
     platforms = [f"--platform={libraries}_{machine}" for libraries in LAMBDA_LIBRARIES]
     options = [*platforms, "--python-version", LAMBDA_PYTHON]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "--no-compile"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    command = [
+        *pip,
+        "install",
+        "--quiet",
+        "--root-user-action=ignore",
+        "--target",
+        str(folder),
+        "--no-compile",
+    ]
     pins = ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt"), *FUNCTION_DEPENDENCIES]
     subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
     return folder

@@ -1,4 +1,4 @@
-"""The other ports on AWS: the devices table, the bucket, IoT Core's publish and EventBridge Scheduler."""
+"""The other ports on AWS: the bucket, IoT Core's publish and EventBridge Scheduler."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,37 +12,10 @@ from botocore.exceptions import ClientError
 from fedgrass.federation import messages
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.selection import Candidate
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
 _PARALLEL_PUBLISHES = 16
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
-
-
-class DynamoDevices:
-    """The ``DeviceDirectory`` over the table that the heartbeat rule writes."""
-
-    def __init__(self, client: Any, table: str) -> None:
-        self._client = client
-        self._table = table
-
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        """Return the devices whose last heartbeat came at ``earliest`` or later."""
-        pages = self._client.get_paginator("scan").paginate(
-            TableName=self._table,
-            FilterExpression="last_seen >= :earliest",
-            ExpressionAttributeValues={":earliest": {"N": str(earliest)}},
-        )
-        return [_candidate(item) for page in pages for item in page["Items"]]
-
-
-def _candidate(item: dict[str, Any]) -> Candidate:
-    return Candidate(
-        device=item["device"]["S"],
-        last_seen=int(float(item["last_seen"]["N"])),
-        tasks=frozenset(filter(None, item.get("tasks", {}).get("S", "").split(","))),
-        examples=int(float(item.get("examples", {}).get("N", "0"))),
-    )
 
 
 class S3Bucket:

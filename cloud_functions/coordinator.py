@@ -7,7 +7,7 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, opening
+from cloud_functions import averaging, cohorts, opening
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -61,9 +61,9 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
-    found = len(opening.candidates(cloud, settings))
+    found = len(cohorts.candidates(cloud, settings))
     if not found:
-        raise SettingsError(opening.nobody(cloud, settings))
+        raise SettingsError(cohorts.nobody(cloud, settings))
     cohort = settings.cohort(found)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
@@ -143,7 +143,7 @@ def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) 
 def _open(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: int) -> bool:
     if opening.open_round(cloud, run, newest, number, attempt):
         return True
-    _end(cloud, run, newest, RunState.FAILED, opening.nobody(cloud, run.settings))
+    _end(cloud, run, newest, RunState.FAILED, cohorts.nobody(cloud, run.settings))
     return False
 
 

@@ -1,19 +1,14 @@
 """Step one of a round: choose the cohort, store the round, announce it to each device."""
 
-import random
 from collections.abc import Iterable
 
-import msgspec
-from msgspec import Struct
-
+from cloud_functions import cohorts
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.runs import Run, progress_after
-from fedgrass.federation.selection import SELECTIONS, Candidate
-from fedgrass.federation.settings import RunSettings
 
 MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
 
@@ -23,7 +18,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attemp
 
     The announcements are the next step: the round says whether they were all made.
     """
-    cohort = _cohort(cloud, run, number, attempt)
+    cohort = cohorts.choose_once(cloud, run, number, attempt)
     if not cohort.devices:
         return False
     base_sha256, base_bytes = _base(run, newest)
@@ -71,31 +66,6 @@ def _base(run: Run, newest: Round | None) -> tuple[str, int]:
     return newest.base_sha256, newest.base_bytes
 
 
-class _Cohort(Struct, frozen=True):
-    """Whom a round asks, and how many of them it wants to reply."""
-
-    devices: list[str]
-    wanted: int
-
-
-def _cohort(cloud: Cloud, run: Run, number: int, attempt: int) -> _Cohort:
-    """Choose the devices of a round, once: whoever comes second takes the first one's choice."""
-    found = candidates(cloud, run.settings)
-    wanted = run.settings.cohort(len(found))
-    chosen = _choose(run, found, run.settings.asked(wanted, len(found)), f"{number}/{attempt}")
-    if not chosen:
-        return _Cohort([], 0)
-    key = object_keys.cohort(run.name, number, attempt)
-    cohort = _Cohort(chosen, min(wanted, len(chosen)))
-    return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)), type=_Cohort)
-
-
-def _choose(run: Run, found: list[Candidate], count: int, occasion: str) -> list[str]:
-    """Let the run's strategy choose; the seed makes a choice repeatable, it is no secret."""
-    rng = random.Random(f"{run.name}/{occasion}")  # noqa: S311
-    return SELECTIONS[run.settings.selection](found, count, rng)
-
-
 def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> bool:
     """Ask other devices in place of those that are gone, and of those in ``silent`` that never accepted.
 
@@ -104,9 +74,8 @@ def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> b
     """
     missing = current.gone - current.replaced
     known = {participant.device for participant in cloud.rounds.participants(current)}
-    free = [device for device in candidates(cloud, run.settings) if device.device not in known]
-    count = min(missing + len(silent), len(free), MOST_REPLACED)
-    chosen = _choose(run, free, count, f"{current.number}/{current.attempt}/{current.asked}")[:count]
+    wanted = min(missing + len(silent), MOST_REPLACED)
+    chosen = cohorts.choose_others(cloud, run, current, known, wanted)
     given_up = silent[: max(0, len(chosen) - missing)]
     if not missing and not given_up:
         return False
@@ -144,26 +113,6 @@ def _remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, turn: int) -> 
             run=run.name, round=current.number, attempt=current.attempt, turn=turn, asked=current.asked
         )
         cloud.alarms.remind(reminder, run.settings.accept_seconds)
-
-
-def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
-    """Return the devices that a round of these settings could ask now."""
-    return [device for device in _seen(cloud, settings) if settings.task in device.tasks]
-
-
-def nobody(cloud: Cloud, settings: RunSettings) -> str:
-    """Return why there is no candidate, in words that say what to do."""
-    seen = _seen(cloud, settings)
-    tasks = ", ".join(sorted({task for device in seen for task in device.tasks})) or "none"
-    return (
-        f"no device with the task {settings.task!r} was seen in the last {settings.seen_within_seconds} s; "
-        f"{len(seen)} devices were, with the tasks: {tasks}. Name one of those, or configure the task in "
-        "the trainer component's `tasks`"
-    )
-
-
-def _seen(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
-    return cloud.devices.seen_since(cloud.now() - settings.seen_within_seconds * 1000)
 
 
 def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:

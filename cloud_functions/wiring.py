@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import boto3
 from botocore.config import Config
 
-from cloud_functions.aws import DynamoDevices, IotPublisher, Queue, S3Bucket, SchedulerAlarms
+from cloud_functions.aws import IotPublisher, Queue, S3Bucket, SchedulerAlarms
 from cloud_functions.cloud import Cloud
+from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
 
 _CONFIG = Config(

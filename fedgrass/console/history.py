@@ -86,20 +86,27 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def write(folder: Path, run: Run, summaries: Sequence[Mapping[str, Any]], model: bytes | None) -> None:
+def write(
+    folder: Path,
+    run: Run,
+    summaries: Sequence[Mapping[str, Any]],
+    model: bytes | None,
+    evaluations: Evaluations,
+) -> None:
     """Write ``model.safetensors`` (if there is one), ``history.json`` and ``accuracy.png`` to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     if model is not None:
         (folder / "model.safetensors").write_bytes(model)
     history = {**msgspec.to_builtins(run), "rounds": list(summaries)}
     (folder / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
-    draw(folder / "accuracy.png", run.name, summaries)
+    draw(folder / "accuracy.png", run.name, summaries, evaluations)
 
 
-def draw(target: Path, name: str, summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the accuracy of the global model, and of each device's view of it, over the rounds.
+def draw(target: Path, name: str, summaries: Sequence[Mapping[str, Any]], evaluations: Evaluations) -> None:
+    """Draw how good each global model is, on held-out data and as each device measured it.
 
-    A run with no accuracy (its task reports none) gets a picture of its loss instead.
+    By accuracy, or by loss where the task reports no accuracy. The devices measure the model that a round
+    starts from, so round 5's replies are of model 4.
     """
     import matplotlib as mpl  # noqa: PLC0415  # takes a second to import, and only the end of a run draws
 
@@ -108,16 +115,17 @@ def draw(target: Path, name: str, summaries: Sequence[Mapping[str, Any]]) -> Non
     from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
 
     closed = [line for line in summaries if line["state"] == State.CLOSED]
-    metric = "accuracy" if any("accuracy" in line["held_out"] for line in closed) else "loss"
+    devices = [device["metrics"] for line in closed for device in line["devices"]]
+    metric = "accuracy" if any("accuracy" in found for found in devices) else "loss"
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for line in closed:
         local = [device["metrics"][metric] for device in line["devices"] if metric in device["metrics"]]
-        label = "the model before the round, on each device's own data" if line is closed[0] else None
+        label = "the same model, on the data that each device holds out" if line is closed[0] else None
         axes.plot([line["round"] - 1] * len(local), local, ".", color="#9db8d2", label=label)
-    points = [(line["round"], line["held_out"][metric]) for line in closed if metric in line["held_out"]]
+    points = [(number, found[metric]) for number, found in sorted(evaluations.items()) if metric in found]
     if points:
         axes.plot(*zip(*points, strict=True), "o-", color="#1f4e79", label="global model, on held-out data")
-    axes.set(title=f"run {name}", xlabel="round", ylabel=metric)
+    axes.set(title=f"run {name}", xlabel="global model, by the round that made it", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -19,7 +19,7 @@ from fedgrass.federation.messages import Announcement, Completion, RoundChange, 
 from fedgrass.federation.topics import Kind
 
 _REFRESH_PER_SECOND = 8
-_MOST_LINES = 24  # of devices: more do not fit a terminal
+_OTHER_LINES = 8  # of the terminal, kept for what is not a device
 _STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
 
 
@@ -96,7 +96,8 @@ class LiveView:
         elif kind is Kind.STATUS:
             status = messages.decode(payload, Status)
             state = "training" if status.state == "progress" else status.state
-            self._update(thing, status, state, status.progress, status.reason)
+            note = "its first work starts PyTorch" if status.state == "accepted" and status.round == 1 else ""
+            self._update(thing, status, state, status.progress, status.reason or note)
         elif kind is Kind.COMPLETE:
             reply = messages.decode(payload, Completion)
             figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(reply.metrics.items()))
@@ -115,12 +116,16 @@ class LiveView:
 
     def _render(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            lines.add_column(no_wrap=True)
+        lines.add_column(no_wrap=True, overflow="ellipsis")
+        most = max(4, self._console.size.height - _OTHER_LINES)
         with self._lock:
-            for thing, line in sorted(self._devices.items())[:_MOST_LINES]:
+            for thing, line in sorted(self._devices.items())[:most]:
                 state = Text(line.state, _STYLES.get(line.state, ""))
                 bar = ProgressBar(total=1.0, completed=line.progress, width=20)
                 lines.add_row(Text(thing), f"round {line.round}", state, bar, Text(line.note))
-            left = len(self._devices) - _MOST_LINES
+            left = len(self._devices) - most
         if left > 0:
             lines.add_row(f"... and {left} more devices")
         return Group(self._bar, lines)

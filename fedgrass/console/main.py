@@ -12,7 +12,7 @@ from fedgrass.federation.errors import FedgrassError
 def command() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="fedgrass", description="Federated learning over Greengrass devices."
+        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
     )
     parser.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -29,11 +29,21 @@ def command() -> None:
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     demo = commands.add_parser(
-        "demo", help="train a model over Greengrass devices on this machine, with no AWS account"
+        "demo",
+        allow_abbrev=False,
+        help="train a model over Greengrass devices on this machine, with no AWS account",
     )
-    demo.add_argument("--devices", type=int, default=6, help="Greengrass cores to start (6)")
+    demo.add_argument("--devices", type=int, default=6, help="Greengrass cores to start, 1 to 64 (6)")
     demo.add_argument("--rounds", type=int, default=5, help="rounds of the run (5)")
-    demo.add_argument("--task", default="digits", help="what to train (digits)")
+    demo.add_argument(
+        "--task",
+        default="digits",
+        metavar="TASK",
+        help="digits, noise (no PyTorch, trains in no time), or NAME=package.module:ClassName of your own",
+    )
+    demo.add_argument(
+        "--task-path", type=Path, metavar="FOLDER", help="where the module of your own task lies"
+    )
     demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"
     )

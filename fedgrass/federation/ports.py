@@ -3,7 +3,8 @@
 Each has one contract suite in tests/contracts/, which runs over the AWS adapter and over the in-memory one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
 from typing import Protocol
 
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -11,6 +12,7 @@ from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import Event, Participant, Participation, Round
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.sampling import anyone
 from fedgrass.federation.weights import Layout
 
 
@@ -99,6 +101,14 @@ class DeviceDirectory(Protocol):
 
     def seen_since(self, earliest: int) -> list[Candidate]:
         """Return the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
+
+    def sample(
+        self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
+    ) -> list[Candidate]:
+        """Return ``wanted`` or more suitable devices, drawn at random, with unsuitable ones beside them.
+
+        Fewer only if there are no more. What is read grows with ``wanted``, not with the fleet.
+        """
 
 
 class Bucket(Protocol):

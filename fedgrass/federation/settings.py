@@ -13,7 +13,8 @@ from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.names import checked_name
-from fedgrass.federation.selection import SELECTIONS
+from fedgrass.federation.selection import SELECTIONS, strategy
+from fedgrass.federation.selection.where import parse_expression
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -30,6 +31,10 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # How many devices a round wants: a fraction of the candidates or a count; `all` asks everybody.
     fraction: Share | None = None
     count: Count | None = None
+    selection_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/selection.md has them
+    minimum_examples: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    where: Annotated[str, Meta(max_length=1000)] = ""  # of the heartbeat's attributes: "version >= '1.2'"
+    cool_down_rounds: Annotated[int, Meta(ge=0, le=1000)] = 0  # a device is not asked again for so many
     over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.0  # so many are asked, against stragglers
     # How many replies close a round before its deadline: a fraction of the wanted devices or a count.
     threshold: Share | None = None
@@ -108,6 +113,9 @@ def parse_settings(values: object) -> RunSettings:
     except msgspec.ValidationError as error:
         message = f"the run's settings cannot be used: {error}"
         raise SettingsError(message) from error
+    strategy(settings.selection, settings.selection_options)
+    if settings.where:
+        parse_expression(settings.where)
     _check_rounds_of_training(settings)
     for complaint in _contradictions(settings):
         raise SettingsError(complaint)

@@ -4,19 +4,16 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from components.trainer.errors import TrainerError
-from components.trainer.tasks.registry import BUILT_IN, load_task
 from fedgrass.console import history
 from fedgrass.console.live import LiveView
 from fedgrass.console.watcher import Watcher
@@ -24,13 +21,15 @@ from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, parse_settings
-from fedgrass.federation.weights import decode
+from fedgrass.federation.weights import encode
+from fedgrass.local.demo_task import DemoTask
 from fedgrass.local.errors import FedgrassLocalError
 from fedgrass.local.site import Site, open_site, thing_names
 
-FLEET = "fedgrass"
+FLEET = "demo"
 TARGET_ACCURACY = 0.95
 DEFAULT_DEVICES, DEFAULT_ROUNDS, DEFAULT_TASK = 6, 5, "digits"
+LEAST_FREE_BYTES = 200_000_000
 _RUN_SECONDS = 3600.0
 _POLL_SECONDS = 0.2
 
@@ -42,6 +41,7 @@ class DemoOptions:
     devices: int = DEFAULT_DEVICES
     rounds: int = DEFAULT_ROUNDS
     task: str = DEFAULT_TASK
+    task_path: Path | None = None
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -67,84 +67,72 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 
 
 def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
-    task = _Task(options.task, options.devices)
-    settings = parse_settings({"task": options.task, "rounds": options.rounds, "deadline_seconds": 300})
+    things = thing_names(options.devices)
+    task = DemoTask(options.task, options.task_path, options.devices)
+    settings = parse_settings({"task": task.name, "rounds": options.rounds, "deadline_seconds": 300})
     configurations = {
-        thing: {"tasks": {options.task: task.options(index)}, "heartbeat_seconds": 10}
-        for index, thing in enumerate(thing_names(options.devices))
+        thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
+        for index, thing in enumerate(things)
     }
     started = time.monotonic()
-    with open_site(
-        folder,
-        configurations,
-        fleet_name=FLEET,
-        profile=options.profile,
-        ports=(options.gateway_port, options.mqtt_port),
-        say=lambda line: console.print(line, highlight=False, soft_wrap=True),
-    ) as site:
-        name = f"{options.task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run, evaluations = _watch_run(site, name, settings, task, console)
+    with (
+        _output_folder(options.output, task.name) as output,
+        open_site(
+            folder,
+            configurations,
+            fleet_name=FLEET,
+            profile=options.profile,
+            ports=(options.gateway_port, options.mqtt_port),
+            say=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        ) as site,
+    ):
+        if options.keep:
+            _say_how_to_watch(site, console)
+        run, evaluations = _watch_run(site, output.name, settings, task, console)
         summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
         closed = [line["round"] for line in summaries if line["state"] == State.CLOSED]
-        model = site.operator.model(name, closed[-1]) if closed else None
-        target = options.output / name
-        history.write(target, run, summaries, model)
+        model = site.operator.model(run.name, closed[-1]) if closed else None
+        history.write(output, run, summaries, model, evaluations)
         console.print(history.table(summaries))
         code = _verdict(options, run, evaluations, console)
-        console.print(f"{target}/ has model.safetensors, history.json and accuracy.png", highlight=False)
+        files = ", ".join(sorted(path.name for path in output.iterdir()))
+        console.print(f"{output}/ has {files}", highlight=False, soft_wrap=True)
         console.print(f"all of it took {time.monotonic() - started:.1f} s", highlight=False)
         if options.keep:
-            _keep(site, console)
+            console.print("the cloud and the fleet stay up until Ctrl-C", highlight=False)
+            _wait_for_ever()
         return code
 
 
-class _Task:
-    """The demo's own copy of the task: for the initial model, and to judge the global one."""
-
-    def __init__(self, name: str, devices: int) -> None:
-        if name not in BUILT_IN:
-            message = f"there is no task {name!r}; built in are: {', '.join(BUILT_IN)}"
-            raise SettingsError(message)
-        self._shares = devices if name == "digits" else 0
-        # Importing torch takes seconds, in which the cloud and the cores can start.
-        self._loaded: list[Any] = []
-        self._failed: list[Exception] = []
-        self._thread = threading.Thread(target=self._load, args=(name,), daemon=True)
-        self._thread.start()
-        thing_names(devices)
-
-    def _load(self, name: str) -> None:
+@contextmanager
+def _output_folder(parent: Path, task: str) -> Iterator[Path]:
+    """Make the folder that names the run, before anything else is done; it goes again if nothing comes in."""
+    stem = f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         try:
-            self._loaded.append(load_task(name, self.options(0)))
-        except Exception as error:  # noqa: BLE001  # told to the person by get(), in the thread that asks
-            self._failed.append(error)
-
-    def options(self, share: int) -> dict[str, int]:
-        """Return the options of the device that gets share number ``share``."""
-        return {"share": share, "shares": self._shares} if self._shares else {}
-
-    def get(self) -> Any:
-        """Return the task once it is loaded."""
-        self._thread.join(timeout=120)
-        if self._failed:
-            raise self._failed[0]
-        return self._loaded[0]
-
-    def judge(self, model: bytes) -> Mapping[str, float]:
-        """Measure a global model on data that no device has; tasks without such data measure nothing."""
-        task = self.get()
-        if not hasattr(task, "evaluate_held_out"):
-            return {}
-        metrics: Mapping[str, float] = task.evaluate_held_out(decode(model)).metrics
-        return metrics
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            if not parent.is_dir():
+                message = f"--output {parent} is a file: name a folder"
+                raise SettingsError(message) from None
+            continue
+        except OSError as error:
+            message = f"nothing can be written to --output {parent}: {error.strerror}"
+            raise SettingsError(message) from error
+        break
+    try:
+        yield parent / name
+    finally:
+        if not any((parent / name).iterdir()):
+            (parent / name).rmdir()
 
 
 def _watch_run(
-    site: Site, name: str, settings: RunSettings, task: _Task, console: Console
+    site: Site, name: str, settings: RunSettings, task: DemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it has ended; return it with the measures of its global models."""
     initial = task.get().initial_weights(seed=0)
-    evaluations: dict[int, Mapping[str, float]] = {}
+    evaluations = {0: task.judge(encode(initial))}
     view = LiveView(console, name, settings.rounds)
     watcher = Watcher(FLEET, site.cloud.iot_endpoint, site.cloud.mqtt_port, site.cloud.root_ca, view.hear)
     deadline = time.monotonic() + _RUN_SECONDS
@@ -154,7 +142,7 @@ def _watch_run(
             run = site.operator.run(name)
             ended = run.state is not RunState.RUNNING
             newest = settings.rounds if run.state is RunState.SUCCEEDED else run.round - 1
-            for number in range(len(evaluations) + 1, newest + 1):
+            for number in range(len(evaluations), newest + 1):
                 evaluations[number] = task.judge(site.operator.model(name, number))
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
@@ -187,31 +175,38 @@ def _verdict(
     return 0
 
 
-def _keep(site: Site, console: Console) -> None:
-    """Leave the site up until Ctrl-C, and say how to look at it."""
+def _say_how_to_watch(site: Site, console: Console) -> None:
     cloud = site.cloud
     broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {cloud.root_ca}"
     lines = [
         "",
-        "The cloud and the fleet stay up until Ctrl-C. Watch the fleet's topics with any MQTT client:",
-        "",
+        "Watch the fleet's topics with any MQTT client:",
         f"  mosquitto_sub {broker} -t 'fedgrass/{FLEET}/#' -v",
-        "",
-        "Use the AWS command line on the embedded cloud:",
-        "",
+        "The cloud, for the AWS command line and for `fedgrass run`:",
         "  export " + " ".join(f"{name}={value}" for name, value in sorted(cloud.environment().items())),
-        f"  aws dynamodb scan --table-name {site.stack['DevicesTableName']}",
+        "The cores, with a log per component:",
+        f"  {site.folder / 'cores'}",
         "",
-        f"The cores' folders, with a log per component: {site.folder / 'cores'}",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _wait_for_ever() -> None:
     while True:
         time.sleep(3600)
 
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
+    parent = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(parent).free
+    if free < LEAST_FREE_BYTES:
+        message = (
+            f"{parent} has {free / 1e6:.0f} MB free and the demo needs {LEAST_FREE_BYTES / 1e6:.0f} MB for a "
+            "while: free some, or set TMPDIR to another folder"
+        )
+        raise SettingsError(message)
     folder = Path(tempfile.mkdtemp(prefix="fedgrass-"))
     try:
         yield folder

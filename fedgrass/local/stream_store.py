@@ -69,6 +69,8 @@ class StreamStore:
         folder = self._root / _folder_name(definition.name)
         if definition.persistence is not Persistence.MEMORY:
             unfinished = folder.with_name(_UNFINISHED + folder.name)
+            # One that a full disk left unfinished is begun anew.
+            shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(mode=0o700)
             write_file(unfinished / DEFINITION_FILE, definition, sync=True)
             unfinished.rename(folder)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.aws import DynamoDevices, S3Bucket
+from cloud_functions.aws import S3Bucket
+from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
 from fedgrass.federation.ports import Bucket, DeviceDirectory, RoundStore
 from fedgrass.local.cloud import EmbeddedCloud

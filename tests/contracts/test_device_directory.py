@@ -1,16 +1,32 @@
 """The contract of ``DeviceDirectory``, over every implementation."""
 
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from cloud_functions.aws import DynamoDevices
+from cloud_functions.devices import DynamoDevices
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.selection import Candidate
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.contracts.conftest import Heartbeat, make_table
+from tests.fakes.memory_cloud import MemoryDevices
 
 NOW = 1_700_000_000_000
+
+Sampled = tuple[DynamoDevices | MemoryDevices, Heartbeat]
+
+
+@pytest.fixture
+def sampled(directory: tuple[DeviceDirectory, Heartbeat]) -> Sampled:
+    devices, heartbeat = directory
+    assert isinstance(devices, DynamoDevices | MemoryDevices)
+    return devices, heartbeat
+
+
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311  # a choice that can be repeated, no secret
 
 
 def test_devices_that_were_seen_at_a_moment_or_later_are_returned(
@@ -47,6 +63,118 @@ def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
     for number in range(120):
         heartbeat(f"thing-{number}", NOW, tasks=tasks)
     assert len(devices.seen_since(NOW)) == 120
+
+
+def test_a_sample_has_as_many_live_devices_as_are_wanted_and_each_as_it_was_seen(sampled: Sampled) -> None:
+    devices, heartbeat = sampled
+    for number in range(60):
+        heartbeat(f"thing-{number}", NOW + number - 30, examples=number)
+    live = {candidate.device: candidate for candidate in devices.seen_since(NOW)}
+    for wanted in (1, 7, 30):
+        found = devices.sample(NOW, wanted, seeded(wanted))
+        assert wanted <= len({candidate.device for candidate in found}) == len(found)
+        assert all(live[candidate.device] == candidate for candidate in found)
+
+
+def test_a_sample_of_more_devices_than_there_are_is_all_of_them(sampled: Sampled) -> None:
+    devices, heartbeat = sampled
+    assert devices.sample(NOW, 5, seeded(0)) == []
+    heartbeat("too-early", NOW - 1)
+    heartbeat("one", NOW)
+    heartbeat("other", NOW)
+    assert {candidate.device for candidate in devices.sample(NOW, 5, seeded(0))} == {"one", "other"}
+
+
+def test_a_sample_goes_on_until_enough_devices_suit(sampled: Sampled) -> None:
+    devices, heartbeat = sampled
+    for number in range(60):
+        heartbeat(f"thing-{number}", NOW, tasks="rare" if number % 10 == 0 else "digits")
+
+    def suits(candidate: Candidate) -> bool:
+        return "rare" in candidate.tasks
+
+    found = devices.sample(NOW, 5, seeded(1), suits)
+    assert sum(map(suits, found)) >= 5
+
+
+def test_the_same_seed_draws_the_same_sample_and_others_draw_others(sampled: Sampled) -> None:
+    devices, heartbeat = sampled
+    for number in range(60):
+        heartbeat(f"thing-{number}", NOW)
+    drawn = [{c.device for c in devices.sample(NOW, 5, seeded(seed))} for seed in (1, 1, 2, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert len({frozenset(names) for names in drawn}) > 1
+
+
+def test_every_device_comes_into_some_sample(sampled: Sampled) -> None:
+    """Whatever its name: thing names are often numbered, and a table may give them in order."""
+    devices, heartbeat = sampled
+    for number in range(40):
+        heartbeat(f"thing-{number:03}", NOW)
+    drawn = Counter(c.device for seed in range(80) for c in devices.sample(NOW, 8, seeded(seed)))
+    assert len(drawn) == 40
+    assert max(drawn.values()) < 6 * min(drawn.values())
+
+
+def test_a_sample_reads_in_proportion_to_what_is_wanted(embedded_cloud: EmbeddedCloud) -> None:
+    table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
+    rows = [
+        {"PutRequest": {"Item": {"device": {"S": f"thing-{number}"}, "last_seen": {"N": str(NOW)}}}}
+        for number in range(2000)
+    ]
+    for start in range(0, 2000, 25):
+        client.batch_write_item(RequestItems={table: rows[start : start + 25]})
+    read: list[int] = []
+
+    def count(parsed: dict[str, Any], **_: object) -> None:
+        read.append(parsed["ScannedCount"])
+
+    client.meta.events.register("after-call.dynamodb.Scan", count)
+    try:
+        for seed in range(10):
+            assert len(DynamoDevices(client, table).sample(NOW, 20, seeded(seed))) >= 20
+    finally:
+        client.meta.events.unregister("after-call.dynamodb.Scan", count)
+    assert sum(read) < 10 * 5 * 20
+
+
+@pytest.mark.parametrize(
+    ("columns", "attributes"),
+    [
+        ({}, {}),
+        (
+            {"component_version": {"S": "1.2.0"}, "state": {"S": "idle"}},
+            {"version": "1.2.0", "state": "idle"},
+        ),
+        ({"battery": {"N": "30.5"}, "mains": {"BOOL": False}}, {"battery": 30.5, "mains": False}),
+        # The rule's nested object: DynamoDB has a map, MiniStack JSON text.
+        (
+            {"attributes": {"M": {"battery": {"N": "3"}, "mains": {"BOOL": True}, "network": {"S": "wifi"}}}},
+            {"battery": 3.0, "mains": True, "network": "wifi"},
+        ),
+        (
+            {"attributes": {"S": '{"battery": 3, "mains": true, "network": "wifi"}'}},
+            {"battery": 3.0, "mains": True, "network": "wifi"},
+        ),
+        (
+            {"attributes": {"S": '{"state": "x", "n": 1}'}, "state": {"S": "idle"}},
+            {"state": "idle", "n": 1.0},
+        ),
+        ({"attributes": {"S": '{"a": [1], "b": null, "c": {"d": 1}, "e": 1e999, "f": 2'}}, {}),
+        ({"attributes": {"S": '{"a": [1], "b": null, "c": {"d": 1}, "f": 2}'}}, {"f": 2.0}),
+        ({"attributes": {"S": "[" * 5000}}, {}),
+        ({"attributes": {"S": "[1, 2]"}}, {}),
+        ({"attributes": {"N": "5"}, "list": {"L": [{"S": "a"}]}, "none": {"NULL": True}}, {}),
+    ],
+)
+def test_what_a_heartbeat_says_beside_its_own_columns_are_attributes(
+    embedded_cloud: EmbeddedCloud, columns: dict[str, Any], attributes: dict[str, Any]
+) -> None:
+    table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
+    item = {"device": {"S": "thing"}, "last_seen": {"N": str(NOW)}, **columns}
+    client.put_item(TableName=table, Item=item)
+    [found] = DynamoDevices(client, table).seen_since(NOW)
+    assert found == Candidate("thing", NOW, attributes=attributes)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
 def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--keep") as demo:
         demo.wait_for("mosquitto_sub")
+        demo.wait_for("stay up until Ctrl-C")
         assert "SUCCEEDED" in demo.said()
         demo.interrupt()
         assert demo.wait() == 130

@@ -124,7 +124,7 @@ def test_the_model_loads_in_plain_torch_and_knows_digits_that_no_device_had(trai
 def test_the_history_tells_what_the_tables_hold(trained: Trained, tmp_path: Path) -> None:
     summaries = [history.summarize(record, {1: {"accuracy": 0.5}}) for record in trained.records]
     model = trained.site.operator.model("run-1", ROUNDS)
-    history.write(tmp_path / "run-1", trained.run, summaries, model)
+    history.write(tmp_path / "run-1", trained.run, summaries, model, {})
     assert summaries[0]["bytes_down"] == 3 * len(trained.site.operator.model("run-1", 0))
     assert summaries[0]["held_out"] == {"accuracy": 0.5}
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from fedgrass.federation.rounds import (
 )
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.sampling import anyone
 from fedgrass.federation.weights import Layout, read_layout
 
 P = ParamSpec("P")
@@ -191,11 +193,27 @@ class MemoryDevices:
     def __init__(self) -> None:
         self.seen: dict[str, Candidate] = {}
 
-    def heartbeat(self, device: str, at: int, tasks: str = "digits", examples: int = 0) -> None:
-        self.seen[device] = Candidate(device, at, frozenset(filter(None, tasks.split(","))), examples)
+    def heartbeat(
+        self, device: str, at: int, tasks: str = "digits", examples: int = 0, **attributes: str | float | bool
+    ) -> None:
+        known = frozenset(filter(None, tasks.split(",")))
+        self.seen[device] = Candidate(device, at, known, examples, attributes)
 
     def seen_since(self, earliest: int) -> list[Candidate]:
         return [candidate for candidate in self.seen.values() if candidate.last_seen >= earliest]
+
+    def sample(
+        self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
+    ) -> list[Candidate]:
+        found, suitable = [], 0
+        for name in rng.sample(sorted(self.seen), len(self.seen)):
+            candidate = self.seen[name]
+            if suitable >= wanted:
+                break
+            if candidate.last_seen >= earliest:
+                found.append(candidate)
+                suitable += suits(candidate)
+        return found
 
 
 class MemoryBucket:

@@ -25,8 +25,9 @@ def rule(path: Path) -> dict[str, Any]:
 
 
 def sql(path: Path) -> str:
-    """Return a rule's SQL for the fleet ``garden``, on one line."""
-    return re.sub(r"\s+", " ", rule(path)["Sql"]["Fn::Sub"]).replace("${FleetName}", FLEET).strip()
+    """Return a rule's SQL for the fleet ``garden``, on one line, with the template's own defaults."""
+    text = re.sub(r"\s+", " ", rule(path)["Sql"]["Fn::Sub"]).replace("${FleetName}", FLEET)
+    return text.replace("${ForgetSeconds}", str(template()["Parameters"]["ForgetSeconds"]["Default"])).strip()
 
 
 def topic_filter(path: Path) -> str:

@@ -157,7 +157,7 @@ def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> 
         attempt=1,
     )
     summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
-    history.write(tmp_path / "run-1", run, summaries, b"model")
+    history.write(tmp_path / "run-1", run, summaries, b"model", {2: {"accuracy": 0.9}})
     assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == b"model"
     written = json.loads((tmp_path / "run-1" / "history.json").read_text())
     assert written["rounds"][0]["devices"][0]["device"] == "a"

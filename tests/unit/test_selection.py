@@ -1,13 +1,15 @@
-"""Which devices are asked."""
+"""Which devices are asked: what holds for every strategy, and for the two plainest."""
 
 import random
 from collections import Counter
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
-from fedgrass.federation.selection import SELECTIONS, Candidate
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.selection import SELECTIONS, Candidate, average_turnaround, strategy
 
 names = st.lists(st.text("abc:_-", min_size=1, max_size=4), unique=True, max_size=12)
 
@@ -20,26 +22,52 @@ def candidates(names: list[str]) -> list[Candidate]:
     return [Candidate(name, 0) for name in names]
 
 
-@pytest.mark.parametrize("strategy", SELECTIONS)
+NO_COHORT = {"all", "probabilistic"}  # they do not know its size
+
+histories = st.builds(
+    Candidate,
+    device=st.text("abc:_-", min_size=1, max_size=4),
+    last_seen=st.just(0),
+    examples=st.integers(0, 10**12),
+    average_seconds=st.none() | st.floats(0, 1e9),
+    loss=st.none() | st.floats(-1e300, 1e300),
+    rounds_since_measured=st.none() | st.integers(0, 10**6),
+    rounds_since_asked=st.none() | st.integers(0, 10**6),
+    times_asked=st.integers(0, 10**6),
+)
+fleets = st.lists(histories, unique_by=lambda candidate: candidate.device, max_size=12)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTIONS.keys() - NO_COHORT))
+@given(fleet=fleets, cohort=st.integers(1, 15), seed=st.integers(0, 5))
+def test_every_strategy_fills_the_cohort_whatever_the_history(
+    name: str, fleet: list[Candidate], cohort: int, seed: int
+) -> None:
+    chosen = SELECTIONS[name](fleet, cohort, seeded(seed))
+    assert len(chosen) == min(cohort, len(fleet))
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= {candidate.device for candidate in fleet}
+    assert SELECTIONS[name](fleet[::-1], cohort, seeded(seed)) == chosen
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
 @given(names=names, cohort=st.integers(1, 15), seed=st.integers(0, 5))
 def test_every_strategy_chooses_candidates_and_none_twice(
-    strategy: str, names: list[str], cohort: int, seed: int
+    name: str, names: list[str], cohort: int, seed: int
 ) -> None:
-    chosen = SELECTIONS[strategy](candidates(names), cohort, seeded(seed))
+    chosen = SELECTIONS[name](candidates(names), cohort, seeded(seed))
     assert len(chosen) == len(set(chosen))
     assert set(chosen) <= set(names)
     assert bool(chosen) == bool(names)
     assert chosen == sorted(chosen)
 
 
-@pytest.mark.parametrize("strategy", SELECTIONS)
+@pytest.mark.parametrize("name", SELECTIONS)
 @given(names=names, seed=st.integers(0, 5))
 def test_the_same_seed_chooses_the_same_devices_in_whatever_order_they_come(
-    strategy: str, names: list[str], seed: int
+    name: str, names: list[str], seed: int
 ) -> None:
-    first, second = (
-        SELECTIONS[strategy](candidates(order), 3, seeded(seed)) for order in (names, names[::-1])
-    )
+    first, second = (SELECTIONS[name](candidates(order), 3, seeded(seed)) for order in (names, names[::-1]))
     assert first == second
 
 
@@ -58,3 +86,49 @@ def test_random_asks_each_device_about_as_often() -> None:
     asked = Counter(name for _ in range(2000) for name in SELECTIONS["random"](candidates(names), 3, rng))
     assert set(asked) == set(names)
     assert all(500 <= count <= 700 for count in asked.values())
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_a_strategy_wants_a_sample_in_proportion_to_the_cohort_or_everybody(name: str) -> None:
+    pools = [SELECTIONS[name].pool(cohort) for cohort in (10, 100)]
+    assert pools == ([None, None] if name in NO_COHORT else [pools[0], 10 * (pools[0] or 0)])
+    assert name in NO_COHORT or (pools[0] or 0) >= 10
+
+
+def test_options_are_taken_and_the_others_keep_their_defaults() -> None:
+    assert strategy("oort", {"epsilon": 0.5}) == msgspec.structs.replace(SELECTIONS["oort"], epsilon=0.5)
+    assert strategy("random", {}) == SELECTIONS["random"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("oort", {"epsilon": 1.5}, "`float` <= 1.0 - at `$.epsilon`; it has epsilon = 0.2, alpha = 2.0"),
+        ("oort", {"epsilon": "much"}, "got `str` - at `$.epsilon`"),
+        ("oort", {"epsilon": float("nan")}, "at `$.epsilon`"),
+        ("oort", {"greed": 1}, "unknown field `greed`; it has epsilon"),
+        ("power_of_choice", {"candidates_per_place": 0.5}, "`float` >= 1.0"),
+        ("weighted_by_speed", {"floor": 0}, "floor = 0.02"),
+        ("random", {"seed": 1}, "unknown field `seed`; it has no options"),
+    ],
+)
+def test_a_bad_option_is_refused_with_its_name_and_what_there_is(
+    name: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        strategy(name, options)
+    assert f"selection_options cannot be used with the selection {name!r}" in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_an_unknown_strategy_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SettingsError, match="'best'; it may be one of: all, fastest, oort"):
+        strategy("best", {})
+
+
+def test_the_average_turnaround_is_the_published_one() -> None:
+    average = None
+    for seconds in (10.0, 20.0, 5.0):
+        average = average_turnaround(average, seconds)
+    assert average == pytest.approx(0.8 * (0.8 * 10 + 0.2 * 20) + 0.2 * 5)
+    assert average_turnaround(10.0, 20.0, beta=0.5) == 15.0

@@ -1,0 +1,230 @@
+"""What it costs to choose a cohort, and what each strategy makes of a fleet.
+
+    python -m benchmarks.selection [--quick]
+
+Opening: devices are written into the devices table of an embedded cloud, of which 90 % live, and a cohort of
+100 is chosen by a sample and by reading everybody. Rows read are what AWS would bill; the seconds are
+MiniStack's, which sorts and hashes its whole table for each request, so that only the rows say how it grows.
+A million devices are read through the same code from a table in memory, which counts.
+
+Choosing: microseconds of each strategy over 10,000 candidates.
+
+Fleet: 200 devices, speeds log-normal, one in five a straggler (5 times as slow), 200 rounds with a cohort of
+20: the mean length of a round that waits for all and of one that closes at 80 %, and who is left out.
+"""
+
+import argparse
+import json
+import math
+import random
+import statistics
+import tempfile
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloud_functions.devices import DynamoDevices
+from fedgrass.federation.selection import SELECTIONS, Candidate, Choose, average_turnaround
+from fedgrass.federation.selection.sampling import sample_segments
+from fedgrass.local.cloud import EmbeddedCloud
+
+COHORT = 100
+NOW = 1_700_000_000_000
+DEAD_SHARE = 0.1
+_WRITES = 25  # rows: the most that one request takes
+_TRIES = 5
+_DEVICES, _ROUNDS, _ASKED = 200, 200, 20
+_FORGOTTEN = 100  # rounds
+
+
+def opening(cloud: EmbeddedCloud, devices: int) -> dict[str, float]:
+    """Return the rows read and the seconds of choosing a cohort of a table with so many devices."""
+    client = cloud.client("dynamodb")
+    table = f"bench-{devices}"
+    client.create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "device", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "device", "KeyType": "HASH"}],
+    )
+    for start in range(0, devices, _WRITES):
+        rows = [{"PutRequest": {"Item": _row(n)}} for n in range(start, min(devices, start + _WRITES))]
+        client.batch_write_item(RequestItems={table: rows})
+    directory = DynamoDevices(client, table)
+    choose = SELECTIONS["random"]
+    figures: dict[str, float] = {}
+    for way in ("sample", "full"):
+        tries = _TRIES if way == "sample" else 1
+        with _counted(client) as read:
+            started = time.perf_counter()
+            for seed in range(tries):
+                rng = _rng(seed)
+                found = directory.sample(NOW, COHORT, rng) if way == "sample" else directory.seen_since(NOW)
+                assert len(choose(found, COHORT, rng)) == COHORT  # noqa: S101  # a figure of nothing is none
+            figures[f"{way}_seconds"] = round((time.perf_counter() - started) / tries, 3)
+        figures[f"{way}_rows"] = round(sum(read) / tries, 1)
+        figures[f"{way}_requests"] = round(len(read) / tries, 1)
+    client.delete_table(TableName=table)
+    return figures
+
+
+def _row(number: int) -> dict[str, Any]:
+    """Return a device's row as the heartbeat rule writes it."""
+    seen = NOW - 1 if number % round(1 / DEAD_SHARE) == 0 else NOW
+    return {
+        "device": {"S": f"device-{number:07}"},
+        "last_seen": {"N": str(seen)},
+        "state": {"S": "idle"},
+        "tasks": {"S": "digits"},
+        "examples": {"N": "300"},
+        "component_version": {"S": "1.0.0"},
+        "uptime_seconds": {"N": "3600"},
+    }
+
+
+@contextmanager
+def _counted(client: Any) -> Iterator[list[int]]:
+    """Collect the rows that each request of a scan reads."""
+    read: list[int] = []
+
+    def count(parsed: dict[str, Any], **_: object) -> None:
+        read.append(parsed["ScannedCount"])
+
+    client.meta.events.register("after-call.dynamodb.Scan", count)
+    try:
+        yield read
+    finally:
+        client.meta.events.unregister("after-call.dynamodb.Scan", count)
+
+
+def opening_in_memory(devices: int) -> dict[str, float]:
+    """Return the rows and requests of a sample of a table in memory, whose segments are ranges of hashes."""
+    rng = _rng(devices)
+    hashes = sorted(rng.random() for _ in range(devices))
+    read: list[int] = []
+
+    def segment(number: int, segments: int) -> Iterator[Candidate]:
+        first, last = (bisect_left(hashes, edge / segments) for edge in (number, number + 1))
+        read.append(last - first)
+        return (Candidate(f"device-{place}", NOW) for place in range(first, last) if place % 10)
+
+    for seed in range(_TRIES):
+        assert len(sample_segments(segment, COHORT, _rng(seed))) >= COHORT  # noqa: S101
+    return {"sample_rows": sum(read) / _TRIES, "sample_requests": len(read) / _TRIES, "full_rows": devices}
+
+
+def choosing(candidates: int) -> dict[str, float]:
+    """Return the microseconds of each strategy to choose a cohort."""
+    rng = _rng(0)
+    fleet = [
+        Candidate(
+            f"device-{number:07}",
+            NOW,
+            examples=rng.randrange(1, 1000),
+            average_seconds=rng.lognormvariate(2, 0.5) if number % 10 else None,
+            loss=rng.random() if number % 10 else None,
+            rounds_since_measured=rng.randrange(1, 100),
+        )
+        for number in range(candidates)
+    ]
+    figures: dict[str, float] = {}
+    for name, choose in SELECTIONS.items():
+        times = []
+        for seed in range(_TRIES):
+            started = time.perf_counter()
+            choose(fleet, COHORT, _rng(seed))
+            times.append(time.perf_counter() - started)
+        figures[name] = round(1e6 * min(times))
+    return figures
+
+
+def fleet_rounds(choose: Choose) -> dict[str, float]:
+    """Return what a strategy makes of a simulated fleet."""
+    rng = _rng(11)
+    stragglers = _DEVICES // 5
+    seconds = [rng.lognormvariate(math.log(10), 0.4) * (5 if n < stragglers else 1) for n in range(_DEVICES)]
+    fleet = [Candidate(f"device-{n:03}", NOW, examples=rng.randrange(50, 500)) for n in range(_DEVICES)]
+    lengths: list[tuple[float, float]] = []
+    cohorts: list[int] = []
+    straggling = 0
+    for _ in range(_ROUNDS):
+        chosen = set(choose(fleet, _ASKED, rng))
+        times = {n: seconds[n] * rng.lognormvariate(0, 0.1) for n in range(_DEVICES) if _name(n) in chosen}
+        cohorts.append(len(times))
+        straggling += sum(n < stragglers for n in times)
+        lengths.append(_length(list(times.values())))
+        fleet = [_after(fleet[n], times.get(n), rng) for n in range(_DEVICES)]
+    return {
+        "round_seconds": round(statistics.mean(length for length, _ in lengths), 1),
+        "round_seconds_at_80_percent": round(statistics.mean(length for _, length in lengths), 1),
+        "mean_cohort": round(statistics.mean(cohorts), 1),
+        "empty_rounds": cohorts.count(0),
+        "never_asked": sum(candidate.times_asked == 0 for candidate in fleet),
+        f"not_asked_for_{_FORGOTTEN}_rounds": sum((c.rounds_since_asked or 0) > _FORGOTTEN for c in fleet),
+        "straggler_share": round(straggling / max(1, sum(cohorts)), 3),
+    }
+
+
+def _name(number: int) -> str:
+    return f"device-{number:03}"
+
+
+def _length(times: Sequence[float]) -> tuple[float, float]:
+    """Return when all and when 80 % have replied; a round of nobody takes no time."""
+    ordered = sorted(times)
+    return (ordered[-1], ordered[math.ceil(0.8 * len(ordered)) - 1]) if ordered else (0.0, 0.0)
+
+
+def _after(candidate: Candidate, seconds: float | None, rng: random.Random) -> Candidate:
+    """Return a candidate after a round in which it took ``seconds``, or was not asked."""
+    if seconds is None:
+        older = (candidate.rounds_since_measured or 0) + 1 if candidate.times_asked else None
+        return msgspec.structs.replace(candidate, rounds_since_measured=older, rounds_since_asked=older)
+    return msgspec.structs.replace(
+        candidate,
+        average_seconds=average_turnaround(candidate.average_seconds, seconds),
+        # What it has taught already it does not teach again.
+        loss=2.3 * 0.95**candidate.times_asked * rng.lognormvariate(0, 0.1),
+        rounds_since_measured=1,
+        rounds_since_asked=1,
+        times_asked=candidate.times_asked + 1,
+    )
+
+
+def _rng(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311  # figures that can be repeated, no secret
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="no table of 100,000 devices; under 60 s")
+    quick = parser.parse_args().quick
+    openings: dict[str, dict[str, float]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
+        EmbeddedCloud(Path(folder)) as cloud,
+    ):
+        for devices in (1_000, 10_000) if quick else (1_000, 10_000, 100_000):
+            openings[str(devices)] = opening(cloud, devices)
+            print(f"{devices:9,} devices, cohort {COHORT}: {openings[str(devices)]}", flush=True)
+    for devices in (100_000, 1_000_000) if quick else (1_000_000,):
+        openings[f"{devices} in memory"] = opening_in_memory(devices)
+        print(f"{devices:9,} devices in memory: {openings[f'{devices} in memory']}", flush=True)
+    microseconds = choosing(10_000)
+    print(f"microseconds to choose {COHORT} of 10,000 candidates: {microseconds}")
+    fleets = {name: fleet_rounds(choose) for name, choose in SELECTIONS.items()}
+    for name, figures in fleets.items():
+        print(f"{name:18} {figures}")
+    print(json.dumps({"opening": openings, "choose_microseconds": microseconds, "fleet": fleets}))
+
+
+if __name__ == "__main__":
+    main()

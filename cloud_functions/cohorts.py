@@ -1,0 +1,157 @@
+"""Whom a round asks: the candidates, what the run knows of them, and the strategy's choice."""
+
+import random
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from cloud_functions.cloud import Cloud
+from fedgrass.federation import object_keys
+from fedgrass.federation.rounds import Participant, Round
+from fedgrass.federation.runs import Run
+from fedgrass.federation.selection import Candidate, average_turnaround, strategy
+from fedgrass.federation.selection.filters import Requirements
+from fedgrass.federation.selection.where import parse_expression
+from fedgrass.federation.settings import RunSettings
+
+ROUNDS_REMEMBERED = 20  # of a run's history: what a device did before counts for nothing any more
+
+
+class Cohort(Struct, frozen=True):
+    """Whom a round asks, and how many of them it wants to reply."""
+
+    devices: list[str]
+    wanted: int
+
+
+class _Past(Struct, frozen=True):
+    """What a run knows of one device, as a candidate has it."""
+
+    average_seconds: float | None = None
+    loss: float | None = None
+    rounds_since_measured: int | None = None
+    rounds_since_asked: int | None = None
+    times_asked: int = 0
+
+
+def choose_once(cloud: Cloud, run: Run, number: int, attempt: int) -> Cohort:
+    """Choose the devices of a round, once: whoever comes second takes the first one's choice."""
+    rng = _rng(run, f"{number}/{attempt}")
+    found = _read(cloud, run, rng)
+    suitable = [candidate for candidate in found if requirements(cloud, run.settings).suits(candidate)]
+    wanted = run.settings.cohort(len(suitable))
+    chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
+    if not chosen:
+        return Cohort([], 0)
+    key = object_keys.cohort(run.name, number, attempt)
+    cohort = Cohort(chosen, min(wanted, len(chosen)))
+    return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)), type=Cohort)
+
+
+def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wanted: int) -> list[str]:
+    """Choose at most ``wanted`` devices that are not ``known`` to the round yet."""
+    rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
+    suits = requirements(cloud, run.settings).suits
+    free = [
+        device
+        for device in _read(cloud, run, rng, len(known))
+        if suits(device) and device.device not in known
+    ]
+    return _choose(cloud, run, free, min(wanted, len(free)), rng)[:wanted]
+
+
+def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
+    """Return every device that a round of these settings could ask now."""
+    suits = requirements(cloud, settings).suits
+    return [device for device in cloud.devices.seen_since(_earliest(cloud, settings)) if suits(device)]
+
+
+def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
+    """Return what a run's settings ask of a device before any strategy chooses."""
+    return Requirements(
+        task=settings.task,
+        seen_at_earliest=_earliest(cloud, settings),
+        minimum_examples=settings.minimum_examples,
+        where=parse_expression(settings.where) if settings.where else None,
+        cool_down_rounds=settings.cool_down_rounds,
+    )
+
+
+def nobody(cloud: Cloud, settings: RunSettings) -> str:
+    """Return why there is no candidate, in words that say what to do."""
+    seen = cloud.devices.seen_since(_earliest(cloud, settings))
+    if any(settings.task in device.tasks for device in seen):
+        return f"no device is as the run asks: {requirements(cloud, settings).explain(seen)}"
+    tasks = ", ".join(sorted({task for device in seen for task in device.tasks})) or "none"
+    return (
+        f"no device with the task {settings.task!r} was seen in the last {settings.seen_within_seconds} s; "
+        f"{len(seen)} devices were, with the tasks: {tasks}. Name one of those, or configure the task in "
+        "the trainer component's `tasks`"
+    )
+
+
+def _earliest(cloud: Cloud, settings: RunSettings) -> int:
+    return cloud.now() - settings.seen_within_seconds * 1000
+
+
+def _rng(run: Run, occasion: str) -> random.Random:
+    """Return what makes a choice repeatable; it is no secret."""
+    return random.Random(f"{run.name}/{occasion}")  # noqa: S311
+
+
+def _read(cloud: Cloud, run: Run, rng: random.Random, beside: int = 0) -> list[Candidate]:
+    """Read the devices: a sample where the cohort is a count, so that a large fleet is not read whole."""
+    settings, needs = run.settings, requirements(cloud, run.settings)
+    pool = None
+    if settings.count is not None:
+        asked = settings.asked(settings.count, settings.count * 10)
+        pool = strategy(settings.selection, settings.selection_options).pool(asked + beside)
+    if pool is None:
+        return cloud.devices.seen_since(needs.seen_at_earliest)
+    wanted = needs.to_read(pool, settings.count or 0)
+    return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, needs.suits)
+
+
+def _choose(cloud: Cloud, run: Run, found: list[Candidate], count: int, rng: random.Random) -> list[str]:
+    """Let the run's strategy choose among candidates, with their past where it looks at that."""
+    choose = strategy(run.settings.selection, run.settings.selection_options)
+    if choose.reads_history or run.settings.cool_down_rounds:
+        past = _history(cloud, run)
+        found = [_with_past(candidate, past.get(candidate.device, _Past())) for candidate in found]
+    return choose(requirements(cloud, run.settings).candidates(found, count), count, rng)
+
+
+def _with_past(candidate: Candidate, past: _Past) -> Candidate:
+    return msgspec.structs.replace(candidate, **msgspec.structs.asdict(past))
+
+
+def _history(cloud: Cloud, run: Run) -> dict[str, _Past]:
+    """Return what the run's last rounds say of each device; rounds are counted back from the next one."""
+    past: dict[str, _Past] = {}
+    for number in range(max(1, run.round - ROUNDS_REMEMBERED + 1), run.round + 1):
+        since = run.round + 1 - number
+        for participant in _participants(cloud, run.name, number):
+            known = past.get(participant.device, _Past())
+            past[participant.device] = _after(known, participant, since)
+    return past
+
+
+def _participants(cloud: Cloud, run: str, number: int) -> Iterator[Participant]:
+    attempt = 1
+    while found := cloud.rounds.round(run, number, attempt):
+        yield from cloud.rounds.participants(found)
+        attempt += 1
+
+
+def _after(known: _Past, participant: Participant, since: int) -> _Past:
+    """Return what is known of a device once one more of its parts in a round is counted in."""
+    asked = msgspec.structs.replace(known, rounds_since_asked=since, times_asked=known.times_asked + 1)
+    if not participant.received_at:
+        return asked
+    return msgspec.structs.replace(
+        asked,
+        average_seconds=average_turnaround(known.average_seconds, participant.turnaround_seconds),
+        loss=participant.metrics.get("loss", known.loss),
+        rounds_since_measured=since,
+    )

@@ -1,0 +1,102 @@
+"""The devices table, as the heartbeat rule writes it: all devices, or a sample of a large fleet."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from fedgrass.federation.attributes import Value
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.sampling import anyone, sample_segments
+
+# Columns that a candidate has fields for; every other one is an attribute.
+_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes"})
+# Shorter in a run's `where` than in the heartbeat.
+_RENAMED = {"component_version": "version"}
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class DynamoDevices:
+    """The ``DeviceDirectory`` over the table that the heartbeat rule writes."""
+
+    def __init__(self, client: Any, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def seen_since(self, earliest: int) -> list[Candidate]:
+        """Return the devices whose last heartbeat came at ``earliest`` or later; reads the whole table."""
+        return list(self._scan(earliest))
+
+    def sample(
+        self, earliest: int, wanted: int, rng: random.Random, suits: Callable[[Candidate], bool] = anyone
+    ) -> list[Candidate]:
+        """Return some of the devices that ``seen_since`` returns; see ``DeviceDirectory``.
+
+        By a parallel scan of which one segment at random is read: DynamoDB assigns rows to segments by the
+        hash of their key, so no index is needed, which would be written with every heartbeat.
+        """
+
+        def read(segment: int, segments: int) -> Iterator[Candidate]:
+            return self._scan(earliest, Segment=segment, TotalSegments=segments)
+
+        return sample_segments(read, wanted, rng, suits)
+
+    def _scan(self, earliest: int, **segment: int) -> Iterator[Candidate]:
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._table,
+            FilterExpression="last_seen >= :earliest",
+            ExpressionAttributeValues={":earliest": {"N": str(earliest)}},
+            **segment,
+        )
+        return (_candidate(item) for page in pages for item in page["Items"])
+
+
+def _candidate(item: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        device=item["device"]["S"],
+        last_seen=int(float(item["last_seen"]["N"])),
+        tasks=frozenset(filter(None, item.get("tasks", {}).get("S", "").split(","))),
+        examples=int(float(item.get("examples", {}).get("N", "0"))),
+        attributes=_attributes(item),
+    )
+
+
+def _attributes(item: Mapping[str, Any]) -> dict[str, Value]:
+    """Return a row's columns as attributes, and what the device reports in its column ``attributes``.
+
+    The columns win: they are the component's own.
+    """
+    reported = _scalars(_nested(item.get("attributes", {})))
+    columns = {_RENAMED.get(name, name): column for name, column in item.items() if name not in _OWN_COLUMNS}
+    return reported | _scalars({name: _plain(column) for name, column in columns.items()})
+
+
+def _nested(column: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return an object in a column: DynamoDB has it as a map, MiniStack as JSON text."""
+    if "M" in column:
+        return {name: _plain(value) for name, value in column["M"].items()}
+    try:
+        decoded = msgspec.json.decode(column.get("S", "{}"))
+    except _UNREADABLE:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _plain(column: Mapping[str, Any]) -> object:
+    """Return a text, a number or a truth of DynamoDB's typed form, anything else as None."""
+    if "N" in column:
+        return float(column["N"])
+    return column.get("S", column.get("BOOL"))
+
+
+def _scalars(values: Mapping[str, object]) -> dict[str, Value]:
+    """Return the values that an attribute can have."""
+    scalars: dict[str, Value] = {}
+    for name, value in values.items():
+        if isinstance(value, bool | str | float):
+            scalars[name] = value
+        elif isinstance(value, int) and abs(value) < 2**53:
+            scalars[name] = float(value)
+    return scalars

@@ -1,0 +1,70 @@
+"""Strategies by the average turnaround: P's as it was published, and mended."""
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from fedgrass.federation.selection.candidates import Candidate
+from fedgrass.federation.selection.strategy import Strategy, by_name, draw, names
+
+
+class Probabilistic(Strategy, frozen=True):
+    """Asks each candidate with the probability 1 - T / T_max, exactly as P published it.
+
+    T is the candidate's average turnaround, T_max the largest of all; a candidate with none is always
+    asked. It does not know the size of a cohort. Kept for comparison, with its flaws: the slowest is never
+    asked and so never measured again, equal speeds or one device alone choose nobody, one outlier chooses
+    almost everybody. ``weighted_by_speed`` has none of them.
+    """
+
+    reads_history: ClassVar[bool] = True
+
+    def __call__(self, candidates: Sequence[Candidate], cohort: int, rng: random.Random) -> list[str]:  # noqa: ARG002
+        """Return the candidates that were drawn: perhaps none."""
+        measured = [candidate.average_seconds for candidate in candidates if candidate.average_seconds]
+        slowest = max(measured, default=1.0)
+        # One draw for each, in the order of their names: also for those whose fate does not need it.
+        drawn = [(candidate, rng.random()) for candidate in by_name(candidates)]
+        return [
+            candidate.device
+            for candidate, number in drawn
+            if candidate.average_seconds is None or number > candidate.average_seconds / slowest
+        ]
+
+    def pool(self, cohort: int) -> int | None:  # noqa: ARG002
+        """Return None: it has no cohort that a sample could be in proportion to."""
+        return None
+
+
+class WeightedBySpeed(Strategy, frozen=True):
+    """Draws the cohort, the faster the likelier; P's probabilistic selection with its flaws mended.
+
+    A candidate's weight is 1 - T / (2 x median T), where P has T_max: a single outlier cannot move a median.
+    It is at least ``floor``, so the slowest stay in the draw, and the cohort is always full. What was
+    measured long ago counts less: each ``half_life`` rounds bring the weight half-way back to 1, the weight
+    of a device never measured. The weight of one that was asked and never answered halves each time.
+    """
+
+    reads_history: ClassVar[bool] = True
+
+    floor: Annotated[float, Meta(ge=0.001, le=1)] = 0.02
+    half_life: Annotated[float, Meta(ge=1, le=1_000_000)] = 200.0  # rounds
+
+    def __call__(self, candidates: Sequence[Candidate], cohort: int, rng: random.Random) -> list[str]:
+        """Return ``cohort`` candidates drawn by their weights."""
+        ordered = by_name(candidates)
+        measured = [c.average_seconds for c in ordered if c.average_seconds is not None]
+        typical = statistics.median(measured) if measured else 0.0
+        weights = [self._weight(candidate, typical) for candidate in ordered]
+        return names(draw(ordered, weights, cohort, rng))
+
+    def _weight(self, candidate: Candidate, typical: float) -> float:
+        if candidate.average_seconds is None:
+            return max(self.floor, math.pow(0.5, candidate.times_asked))
+        speed = 1 - candidate.average_seconds / (2 * typical) if typical else 1.0
+        known = math.pow(0.5, (candidate.rounds_since_measured or 0) / self.half_life)
+        return 1 - known * (1 - max(self.floor, speed))

@@ -1,0 +1,143 @@
+"""Who is a candidate at all. Every filter is a pure function; ``Requirements`` applies them in turn."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from fedgrass.federation.attributes import Expression, Value
+from fedgrass.federation.selection.candidates import Candidate
+
+Holds = Callable[[Candidate], bool]
+Hint = Callable[[Sequence[Candidate]], str]
+
+
+def _no_hint(before: Sequence[Candidate]) -> str:  # noqa: ARG001
+    return ""
+
+
+class _Step(NamedTuple):
+    """One filter: what it leaves in words, which candidates, and a hint for when it leaves nobody."""
+
+    words: str
+    holds: Holds
+    hint: Hint = _no_hint
+
+
+class Requirements(Struct, frozen=True, kw_only=True):
+    """What a run asks of a device before any strategy chooses; the defaults ask nothing but the task."""
+
+    task: str
+    seen_at_earliest: int = 0  # milliseconds, by the cloud's clock
+    minimum_examples: int = 0
+    where: Expression | None = None
+    things: frozenset[str] | None = None  # the members of a thing group; None is everybody
+    cool_down_rounds: int = 0  # a device is not asked again for so many rounds
+
+    def suits(self, candidate: Candidate) -> bool:
+        """Return whether a device may be asked at all; its cool-down is no part of it."""
+        return all(step.holds(candidate) for step in self._steps())
+
+    def to_read(self, pool: int, cohort: int) -> int:
+        """Return how many suitable devices a sample has to have for ``pool`` of them to be rested."""
+        return pool + self.cool_down_rounds * cohort
+
+    def candidates(self, found: Sequence[Candidate], cohort: int) -> list[Candidate]:
+        """Return those that may be asked, for a choice of ``cohort`` of them."""
+        left = list(found)
+        for step in self._steps():
+            left = list(filter(step.holds, left))
+        return rested(left, self.cool_down_rounds, cohort)
+
+    def explain(self, found: Sequence[Candidate]) -> str:
+        """Return how many are left after each filter, in words, and why there is nobody if so."""
+        left, words = list(found), [f"{len(found)} devices were read"]
+        for step in self._steps():
+            before, left = left, list(filter(step.holds, left))
+            words.append(f"{len(left)} {step.words}")
+            if not left:
+                words.append(step.hint(before))
+                break
+        return "; ".join(filter(None, words))
+
+    def _steps(self) -> list[_Step]:
+        """Return the filters that are set."""
+        steps = [
+            _Step("were seen lately enough", seen_since(self.seen_at_earliest)),
+            _Step(f"of them have the task {self.task!r}", has_task(self.task), _their_tasks),
+        ]
+        if self.minimum_examples:
+            words = f"of them have {self.minimum_examples} examples or more"
+            steps.append(_Step(words, has_examples(self.minimum_examples)))
+        if self.things is not None:
+            steps.append(_Step("of them are in the thing group", is_member(self.things)))
+        if self.where is not None:
+            words = f"of them are as `{self.where.text}` asks"
+            steps.append(_Step(words, is_described(self.where), partial(_unknown, self.where)))
+        return steps
+
+
+def seen_since(earliest: int) -> Holds:
+    """Return who was seen at ``earliest`` (milliseconds, by the cloud's clock) or later."""
+    return lambda candidate: candidate.last_seen >= earliest
+
+
+def has_task(task: str) -> Holds:
+    """Return who has a task."""
+    return lambda candidate: task in candidate.tasks
+
+
+def has_examples(fewest: int) -> Holds:
+    """Return who has so many examples or more."""
+    return lambda candidate: candidate.examples >= fewest
+
+
+def is_member(things: frozenset[str]) -> Holds:
+    """Return who is among the things of a group."""
+    return lambda candidate: candidate.device in things
+
+
+def is_described(where: Expression) -> Holds:
+    """Return of whom a ``where`` expression is true."""
+    return lambda candidate: where.holds(described(candidate))
+
+
+def described(candidate: Candidate) -> Mapping[str, Value]:
+    """Return the attributes that a ``where`` may name: what the heartbeat says, and ``examples``."""
+    return {**candidate.attributes, "examples": candidate.examples}
+
+
+def unknown_attributes(where: Expression, candidates: Iterable[Candidate]) -> list[str]:
+    """Return the attributes that an expression names and no candidate reports."""
+    return sorted(where.attributes - _reported(candidates))
+
+
+def _reported(candidates: Iterable[Candidate]) -> set[str]:
+    return {name for candidate in candidates for name in described(candidate)}
+
+
+def _unknown(where: Expression, before: Sequence[Candidate]) -> str:
+    unknown = unknown_attributes(where, before)
+    reported = ", ".join(sorted(_reported(before)))
+    return f"no device reports {', '.join(unknown)}; they report: {reported}" if unknown and before else ""
+
+
+def _their_tasks(before: Sequence[Candidate]) -> str:
+    tasks = sorted({task for candidate in before for task in candidate.tasks})
+    return f"they have the tasks: {', '.join(tasks) or 'none'}" if before else ""
+
+
+def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:
+    """Return the candidates that were not asked in the last ``rounds`` rounds.
+
+    If these are fewer than ``wanted``, those that have rested longest come too, until there are enough: a
+    small fleet goes on.
+    """
+    fresh = [c for c in candidates if c.rounds_since_asked is None or c.rounds_since_asked > rounds]
+    if len(fresh) >= wanted or len(fresh) == len(candidates):
+        return fresh
+    chosen = {candidate.device for candidate in fresh}
+    tired = [candidate for candidate in candidates if candidate.device not in chosen]
+    tired.sort(key=lambda c: (-(c.rounds_since_asked or 0), c.times_asked, c.device))
+    return fresh + tired[: wanted - len(fresh)]
