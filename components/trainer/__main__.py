@@ -1,7 +1,13 @@
 """Runs the trainer: ``python3 -m components.trainer``."""
 
+import os
 import sys
 
 from components.trainer.main import main
 
-sys.exit(main())
+exit_code = main()
+sys.stdout.flush()
+sys.stderr.flush()
+# Python's own exit would wait for the threads of an upload that boto3 has under way; for as long as that
+# hangs the nucleus would start no new process.
+os._exit(exit_code)

@@ -46,6 +46,13 @@ class Workplace:
         name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
         return self.folder / name
 
+    def sweep(self, keep: Path | None = None) -> None:
+        """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
+        if self.folder.exists():
+            for file in self.folder.iterdir():
+                if file != keep:
+                    file.unlink(missing_ok=True)
+
 
 class Assignment:
     """Does one work; calls ``finished`` once, with the reply and the seconds left, unless it is cancelled."""

@@ -160,6 +160,9 @@ class GreengrassNucleus:
             _result(start, what)
         except TrainerError:
             subscription.wanted = False
+            if subscription.operation:
+                # After a time-out it might open all the same, and nobody would ever close it.
+                subscription.operation.close()
             raise
         return subscription
 

@@ -57,6 +57,7 @@ class Heart:
         if self._timer:
             self._timer.cancel()
         self._unanswered = 0
+        self._resubscribed = False
         self._tick()
 
     def echo(self) -> None:

@@ -30,10 +30,12 @@ class Outbox:
     def send(self, topic: str, message: Message) -> None:
         """Publish ``message`` now, or as soon as it is taken."""
         try:
-            self._waiting.append((topic, encode(message)))
+            item = (topic, encode(message))
         except MessageError as error:
             log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - a line, no traceback
             return
+        if item not in self._waiting:  # a reply is repeated, and may not pile up while the device is offline
+            self._waiting.append(item)
         if not self._retrying:
             self._flush()
 
@@ -43,7 +45,14 @@ class Outbox:
         For what is worth nothing later: heartbeats and progress. At most once, because the classic nucleus
         takes such a message only while it is connected, and would store any other.
         """
-        return not self._waiting and self._publish(topic, encode(message), AT_MOST_ONCE)
+        if self._waiting:
+            return False
+        try:
+            payload = encode(message)
+        except MessageError as error:
+            log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - a line, no traceback
+            return False
+        return self._publish(topic, payload, AT_MOST_ONCE)
 
     def _flush(self) -> None:
         self._retrying = False

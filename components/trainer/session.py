@@ -85,10 +85,7 @@ class Session:
         work = self._place.journal.state.work
         path = self._place.update_path(work.announcement) if work else None
         usable = work and work.result and path and path.exists() and path.stat().st_size == work.result.bytes
-        if self._place.folder.exists():
-            for file in self._place.folder.iterdir():
-                if not usable or file != path:
-                    file.unlink(missing_ok=True)
+        self._place.sweep(keep=path if usable else None)
         self._replies.resume()
         if work and work.result and usable:
             log.info("%s: the update was written before the restart: uploading it", id_of(work.announcement))
@@ -152,6 +149,7 @@ class Session:
     def _accept(self, work: Announcement) -> None:
         self._drop(f"{id_of(work)} takes its place")
         self._replies.supersede(work)
+        self._place.sweep()
         if self._cooling:
             self._cooling.cancel()
         log.info("%s: accepted: %s %s", id_of(work), work.work, work.task)
@@ -168,8 +166,9 @@ class Session:
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:
         self._assignment = None
-        self._place.update_path(reply.announcement).unlink(missing_ok=True)
+        # The reply is written down before the update goes: a crash in between must not cost the work.
         self._replies.give(reply, seconds_left)
+        self._place.update_path(reply.announcement).unlink(missing_ok=True)
         self._cool()
 
     def _drop(self, reason: str) -> None:
@@ -186,7 +185,11 @@ class Session:
     def _cool(self) -> None:
         if self._cooling:
             self._cooling.cancel()
-        self._cooling = self._place.loop.call_later(self._configuration.warm_seconds, self._place.worker.stop)
+        self._cooling = self._place.loop.call_later(self._configuration.warm_seconds, self._idle)
+
+    def _idle(self) -> None:
+        self._place.worker.stop()
+        self._place.sweep()
 
     def _progressed(self, work: Announcement, fraction: float) -> None:
         now = self._place.loop.clock()

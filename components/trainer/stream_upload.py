@@ -38,6 +38,7 @@ STREAM = "fedgrass-trainer-updates"
 STATUS_STREAM = "fedgrass-trainer-updates-status"
 DEFAULT_PORT = 8088
 REQUEST_SECONDS = 15
+CONNECT_SECONDS = 20  # more than the SDK takes for it, so that no client connects after nobody waits any more
 POLL_SECONDS = 1  # Stream Manager holds a read so long: a status is seen at once, a cancellation within this
 STATUSES_PER_READ = 50
 STREAM_BYTES = 16 * 1024 * 1024
@@ -58,6 +59,22 @@ class Export(Struct, frozen=True):
     key: str
     sequence: int
     cursor: int
+    modified: int = 0  # of the file, in ns: an older file of the same name is another update
+
+
+# Made before any thread can: see fedgrass/federation/messages.py.
+EXPORT = msgspec.json.Decoder(Export)
+
+
+class _Client(StreamManagerClient):  # type: ignore[misc] # the SDK has no types
+    """The SDK's client; one that cannot connect does not leave its thread and its sockets behind."""
+
+    def __init__(self, **options: object) -> None:
+        try:
+            super().__init__(**options)
+        except BaseException:
+            _close(self)
+            raise
 
 
 class StreamUploader:
@@ -95,8 +112,7 @@ class StreamUploader:
             # Read here, since the SDK fails on a variable that is set to nothing.
             port = int(os.environ.get("STREAM_MANAGER_SERVER_PORT") or DEFAULT_PORT)
             client = _within(
-                REQUEST_SECONDS,
-                lambda: StreamManagerClient(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT),
+                CONNECT_SECONDS, lambda: _Client(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT)
             )
             self._client = client
             _make_streams(client)
@@ -111,11 +127,12 @@ class StreamUploader:
     def _under_way(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export | None:
         """Return the export of this very file that a former process appended, if there is one."""
         try:
-            export = msgspec.json.decode(self._memory.read_bytes(), type=Export)
-        except (OSError, msgspec.DecodeError):
+            export = EXPORT.decode(self._memory.read_bytes())
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         newest = client.describe_message_stream(STREAM).storage_status.newest_sequence_number
-        same = (export.path, export.bucket, export.key) == (str(path), bucket, key)
+        found = (str(path), bucket, key, _modified(path))
+        same = (export.path, export.bucket, export.key, export.modified) == found
         return export if same and newest is not None and export.sequence <= newest else None
 
     def _append(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export:
@@ -123,7 +140,8 @@ class StreamUploader:
         newest = client.describe_message_stream(STATUS_STREAM).storage_status.newest_sequence_number
         task = S3ExportTaskDefinition(input_url=path.absolute().as_uri(), bucket=bucket, key=key)
         sequence = client.append_message(STREAM, Util.validate_and_serialize_to_json_bytes(task))
-        export = Export(str(path), bucket, key, sequence, 0 if newest is None else newest + 1)
+        cursor = 0 if newest is None else newest + 1
+        export = Export(str(path), bucket, key, sequence, cursor, _modified(path))
         unfinished = self._memory.with_suffix(".unfinished")
         unfinished.write_bytes(msgspec.json.encode(export))
         unfinished.replace(self._memory)
@@ -142,6 +160,11 @@ class StreamUploader:
                 raise UploadFailed(message)
             if status.status is Status.Warning:
                 log.warning("Stream Manager will try to export %s again: %s", export.key, status.message)
+
+
+def _modified(path: Path) -> int:
+    # A file that is missing is Stream Manager's to complain of.
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

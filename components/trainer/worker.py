@@ -20,7 +20,10 @@ from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages import shorten
 
 GRACE_SECONDS = 0.8  # for a training to end by itself; the trainer kills a little later
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPORT_STEP = 0.01  # of the training: finer steps are not told
+# Made before any thread can: see fedgrass/federation/messages.py.
+WORK = msgspec.json.Decoder(Work)
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +44,7 @@ class Channel:
 
     def report(self, fraction: float) -> None:
         """Tell how much of the training is done, if that is news."""
-        fraction = min(1.0, max(0.0, fraction))
+        fraction = min(1.0, max(0.0, float(fraction)))  # numpy's and torch's numbers are no JSON
         if abs(fraction - self._told) >= REPORT_STEP:
             self._told = fraction
             self.answer(Progress(fraction))
@@ -63,10 +66,13 @@ class Inbox:
 
     def _read(self) -> None:
         for line in self._lines:
-            self._work.put(msgspec.json.decode(line, type=Work))
+            self._work.put(WORK.decode(line))
         self.closed.set()
         self._work.put(None)
         self.finished.wait(GRACE_SECONDS)
+        if os.getpgrp() == os.getpid():
+            # With all that the user's code started, such as the processes that load its data.
+            os.killpg(0, signal.SIGKILL)
         # Without the usual clean-up, which would wait for a training that nobody wants any more.
         os._exit(0)
 
@@ -76,31 +82,61 @@ def perform(workshop: Workshop, work: Work, channel: Channel, stop: threading.Ev
     try:
         return workshop.perform(work, channel.report, stop.is_set)
     except FedgrassError as error:
-        return Failure(shorten(str(error)))
+        return _failure(str(error))
     except MemoryError:
         return Failure("the device has not enough memory for this work")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the task is the user's code
-        return Failure(shorten(f"task {work.announcement.task!r} failed: {describe(error)}"))
+    except BaseException as error:  # noqa: BLE001 - the task is the user's code, and may raise anything
+        return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
+
+
+def _failure(reason: str) -> Failure:
+    # A file's name can hold what is no Unicode: it could not be sent.
+    return Failure(shorten(reason.encode(errors="backslashreplace").decode()))
 
 
 def main() -> None:
     """Take work until there is no more."""
     # The trainer decides when this process ends: a Ctrl-C or a stop of the whole group must not look to it
     # like a training that failed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ENDING_SIGNALS:
+        # Not SIG_IGN, which every program that the user's code starts would inherit.
+        signal.signal(number, lambda *_: None)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("boto3", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # The user's code may print: what it prints goes to the log, and the answers have a stream of their own.
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    inbox = Inbox(sys.stdin.buffer)
+    lines, output = take_pipes()
+    inbox = Inbox(lines)
     workshop = Workshop(ModelStore().fetch)
+    own = os.getpid()
     while work := inbox.next():
         channel = Channel(output)
-        channel.answer(perform(workshop, work, channel, inbox.closed))
+        answer = perform(workshop, work, channel, inbox.closed)
+        if os.getpid() != own:
+            os._exit(1)  # a process that the user's code forked, and that came back here
+        channel.answer(answer)
     inbox.finished.set()
+
+
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return the pipes from and to the trainer, and keep them from the user's code and what it forks.
+
+    The code may print: that goes to the log. It may read: there is nothing. It may fork, as a data loader
+    with workers does: a child that held the pipes would hide this process's end from the trainer, and
+    multiprocessing closes ``sys.stdin`` in it, which would wait for ever for the thread that reads there.
+    """
+    lines, output = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def leave_to_parent() -> None:
+        for pipe in (lines, output):
+            os.dup2(nothing, pipe, inheritable=False)
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=leave_to_parent)
+    return os.fdopen(lines, "rb"), os.fdopen(output, "wb")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from components.trainer.worker_protocol import Answer, Failure, Progress, Work
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
 GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Made before any thread can: see fedgrass/federation/messages.py.
+ANSWER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 log = logging.getLogger(__name__)
 
 
@@ -69,16 +71,22 @@ class WorkerProcess:
         # The usual variables of the numerical libraries, which read them as they are imported.
         environment = os.environ | dict.fromkeys(THREADS, str(self.threads))
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
         )
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
         return process
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         for line in _output(process):
-            answer = msgspec.json.decode(line, type=Answer)
+            try:
+                answer = ANSWER.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                # This thread has to live on: it is the one that sees the worker's end.
+                log.warning("the worker said what is no answer: %s", error)
+                answer = Failure(f"the worker gave an answer that cannot be read: {error}")
             self._post(partial(self._heard, process, answer))
         exit_code = process.wait()
+        _kill_group(process)
         _output(process).close()
         self._post(partial(self._ended, process, exit_code))
 
@@ -108,15 +116,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill_group(process)
         process.wait(GRACE_SECONDS)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker with all that the user's code started in it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("nothing is left of the worker")
 
 
 def _how(exit_code: int) -> str:
     if exit_code == -signal.SIGKILL:
         return "was killed (SIGKILL): the system may have run out of memory"
     if exit_code < 0:
-        return f"was ended by {signal.Signals(-exit_code).name}"
+        # The real-time signals have no names of their own.
+        known = -exit_code in set(signal.Signals)
+        return f"was ended by {signal.Signals(-exit_code).name if known else f'signal {-exit_code}'}"
     return f"ended in the middle with exit code {exit_code}"
 
 

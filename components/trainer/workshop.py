@@ -21,6 +21,7 @@ from fedgrass.federation.weights import Arrays
 
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
+MOST_EXAMPLES = 2**53  # what a message takes
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,7 @@ class Workshop:
         announcement = work.announcement
         # First, since making a task may import torch: that is no part of the durations that are told.
         task = self._task(announcement.task, work.options)
+        trains = announcement.work == "train"
         started = time.monotonic()
         data = self._download(announcement)
         model = weights.decode(data)
@@ -50,13 +52,13 @@ class Workshop:
         result = Result(
             bytes=0,
             checksum=weights.checksum(b""),
-            examples=evaluation.examples,
-            examples_of_task=task.examples(),
+            examples=_checked_count(evaluation.examples, "evaluated on", smallest=0 if trains else 1),
+            examples_of_task=_checked_count(task.examples(), "has"),
             metrics=_checked_metrics(evaluation.metrics),
             download_seconds=downloaded - started,
             evaluate_seconds=evaluated - downloaded,
         )
-        if announcement.work == "evaluate":
+        if not trains:
             return result
         fit = task.fit(model, announcement.settings, report, stop)
         update = _encode_update(fit.weights, data)
@@ -65,7 +67,7 @@ class Workshop:
             result,
             bytes=len(update),
             checksum=weights.checksum(update),
-            examples=fit.examples,
+            examples=_checked_count(fit.examples, "trained on", smallest=1),
             metrics=_checked_metrics({**evaluation.metrics, **fit.metrics}),
             train_seconds=time.monotonic() - evaluated,
         )
@@ -128,11 +130,26 @@ def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
         raise WorkFailed(message) from error
 
 
+def _checked_count(count: float, did: str, smallest: int = 0) -> int:
+    """Return a number of examples as an int: a task may have numpy's, or anything."""
+    try:
+        whole = int(count)
+        if whole == count and smallest <= whole <= MOST_EXAMPLES:
+            return whole
+    except (TypeError, ValueError, OverflowError) as error:
+        log.debug("%r is no number: %s", count, error)
+    message = f"the task says that it {did} {count!r} examples; that has to be a whole number from {smallest}"
+    raise WorkFailed(message)
+
+
 def describe(error: BaseException) -> str:
     """Return an exception of the user's code in one line: its type, its text, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     place = (own or frames)[-1:]
     where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception as second:  # noqa: BLE001 - its text is made by the user's code
+        text = f"(its text cannot be had: {type(second).__name__})"
     return f"{type(error).__name__}: {text}{where}"

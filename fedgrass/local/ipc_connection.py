@@ -70,6 +70,10 @@ class IpcConnection:
         """Close the socket: the client sees all of its streams end."""
         self._writer.close()
 
+    def abort(self) -> None:
+        """Close the socket at once, whatever still waits to be read."""
+        self._writer.transport.abort()
+
     async def _shake_hands(self) -> None:
         frame = await self._read_frame(HANDSHAKE_BYTES)
         if frame.integer(":message-type") != MessageType.CONNECT:

@@ -14,6 +14,9 @@ from fedgrass.local.ipc_connection import IpcConnection, Service
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
 
+FLUSH_SECONDS: Final = 1.0
+"""How long a client may take, at the end, to read what was sent to it."""
+
 
 class IpcServer:
     """Listens on one Unix socket for the components of one core."""
@@ -69,7 +72,12 @@ class IpcServer:
         for connection in self._connections:
             connection.close()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=5)
+            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
+        # A client that does not read would keep its socket open for as long as output waits for it.
+        for connection in self._connections:
+            connection.abort()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
         self.path.unlink(missing_ok=True)
         if self._short_folder:
             shutil.rmtree(self._short_folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Tasks that misbehave, loaded by the worker by their module's name."""
 
+import multiprocessing
 import os
 import sys
 import time
@@ -59,3 +60,86 @@ class Reshaping(Noise):
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         fit = super().fit(weights, settings, report, stop)
         return Fit({**fit.weights, "bias": weights["bias"][:-1]}, fit.examples)
+
+
+class Forking(Noise):
+    """Lets other processes do a part, as torch's data loader with workers does."""
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            pool.map(abs, range(4))
+        return super().evaluate(weights)
+
+
+class Leaving(Noise):
+    """Dies, and leaves a child behind that writes its own process id first."""
+
+    def __init__(self, note: str) -> None:
+        super().__init__(0.01)
+        self._note = note
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        if os.fork() == 0:
+            with open(self._note, "w", encoding="ascii") as note:  # noqa: PTH123
+                note.write(f"{os.getpid()}\n")
+            while True:
+                time.sleep(1)
+        while not os.path.exists(self._note) or not os.path.getsize(self._note):  # noqa: PTH110, PTH202
+            time.sleep(0.01)
+        os.kill(os.getpid(), 9)
+        return super().evaluate(weights)
+
+
+class Returning(Noise):
+    """Forks a child that comes back as if it were the worker."""
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        child = os.fork()
+        if child == 0:
+            sys.exit(3)
+        os.waitpid(child, 0)
+        return super().evaluate(weights)
+
+
+class Counting(Noise):
+    """Counts in numpy's numbers, or in whatever ``examples`` and ``all_examples`` say."""
+
+    def __init__(self, counted: float = 7, total: float = 9) -> None:
+        super().__init__(0.01)
+        self._counted, self._total = counted, total
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        report(np.float32(0.5))  # type: ignore[arg-type]
+        fit = super().fit(weights, settings, report, stop)
+        return Fit(fit.weights, np.float64(self._counted), fit.metrics)  # type: ignore[arg-type]
+
+    def examples(self) -> int:
+        return np.int64(self._total)  # type: ignore[return-value]
+
+
+class _NoText(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Raising(Noise):
+    """Raises what is hard to tell."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(0.01)
+        self._what = what
+
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+        raise {
+            "surrogate": FileNotFoundError("no file \udcff"),
+            "no text": _NoText(),
+            "interrupt": KeyboardInterrupt(),
+        }[self._what]
+
+
+class Asking(Noise):
+    """Asks somebody at the terminal."""
+
+    def evaluate(self, weights: Arrays) -> Evaluation:
+        input()
+        return super().evaluate(weights)

@@ -1,8 +1,10 @@
 """Uploads through the unmodified SDK, a local Stream Manager and the embedded cloud's S3."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,62 @@ def test_a_device_without_stream_manager_uploads_by_itself(
     assert found["Body"].read() == update.read_bytes()
     with pytest.raises(UploadFailed, match="no-such-bucket"):
         S3Uploader().upload(update, "no-such-bucket", "updates/a", NEVER)
+
+
+def test_a_stream_manager_that_is_away_costs_no_threads(
+    tmp_path: Path, update: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("STREAM_MANAGER_SERVER_PORT", str(closed.getsockname()[1]))
+        before = threading.active_count()
+        uploader = StreamUploader(tmp_path)
+        for _ in range(5):
+            with pytest.raises(UploadFailed):
+                uploader.upload(update, BUCKET, "k", NEVER)
+    eventually(lambda: threading.active_count() <= before)
+
+
+def test_another_update_of_the_same_name_is_exported_anew(
+    tmp_path: Path, port: int, update: Path, gate: Gate
+) -> None:
+    gate.open = False
+    cancelled = threading.Event()
+    first = threading.Thread(
+        target=StreamUploader(tmp_path).upload, args=(update, BUCKET, "again", cancelled), daemon=True
+    )
+    first.start()
+    eventually((tmp_path / "export.json").exists)
+    cancelled.set()
+    first.join(10)
+    os.utime(update, ns=(1, 1))
+    gate.open = True
+    StreamUploader(tmp_path).upload(update, BUCKET, "again", NEVER)
+    assert appended(port) == 2
+
+
+def test_an_upload_to_s3_ends_when_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            cancelled.set()
+            while self.rfile.read1(65_536):
+                cancelled.wait()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    large = tmp_path / "large"
+    large.write_bytes(bytes(7_000_000))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        with pytest.raises(UploadFailed, match="cancelled"):
+            S3Uploader().upload(large, BUCKET, "k", cancelled)
+        server.shutdown()
+        serving.join(10)

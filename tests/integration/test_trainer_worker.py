@@ -2,6 +2,9 @@
 
 import os
 import queue
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 
 from components.trainer.events import EventLoop
 from components.trainer.tasks.noise import Noise
-from components.trainer.worker_process import WorkerProcess
+from components.trainer.worker_process import WorkerProcess, _how
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work
 from fedgrass.federation import weights
 from tests.unit.device import announcement
@@ -22,6 +25,7 @@ PATIENCE = 30.0  # seconds
 NOISE: TaskOptions = {"megabytes": 0.1, "device": "press-1"}
 MODEL = weights.encode(Noise(0.1).initial_weights(0))
 DAMAGED = MODEL[:-1] + bytes([MODEL[-1] ^ 1])
+BREAKS_OFF = b"(the connection ends in the middle of the model)"
 Bodies = dict[str, list[bytes]]
 
 
@@ -35,7 +39,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bodies]:
             left = served.get(self.path, [b""])
             body = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(200 if body else 404)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(MODEL) if body == BREAKS_OFF else len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -254,3 +258,86 @@ def test_a_worker_ends_with_the_trainer(desk: Desk) -> None:
     desk.process._process.stdin.close()
     desk.process._process.wait(PATIENCE)
     assert gone(pid)
+
+
+@pytest.mark.parametrize("task", ["Forking", "Returning"])
+def test_a_task_may_fork(desk: Desk, task: str) -> None:
+    desk.start(options=own(task))
+    assert isinstance(desk.answer(), Result)
+
+
+def test_what_a_dead_worker_left_behind_hides_nothing_and_is_ended(desk: Desk, tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    desk.start(options=own("Leaving", note=str(note)))
+    assert "SIGKILL" in desk.failure()
+    assert gone(int(note.read_text()))
+
+
+def test_numbers_of_numpy_are_taken(desk: Desk) -> None:
+    desk.start(options=own("Counting"))
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    assert (answer.examples, answer.examples_of_task) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"counted": 7.5}, "trained on .*7.5.* examples"),
+        ({"counted": 0}, "trained on .*0.* examples"),
+        ({"total": -5}, "has .*-5.* examples"),
+    ],
+)
+def test_an_impossible_number_of_examples_is_refused(
+    desk: Desk, options: dict[str, float], reason: str
+) -> None:
+    desk.start(options=own("Counting", **options))
+    assert re.search(reason, desk.failure())
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("surrogate", r"no file \\udcff"), ("no text", "_NoText"), ("interrupt", "KeyboardInterrupt")],
+)
+def test_whatever_a_task_raises_is_told_in_a_line(desk: Desk, what: str, reason: str) -> None:
+    desk.start(options=own("Raising", what=what))
+    assert re.search(reason, desk.failure())
+
+
+def test_a_task_that_asks_at_the_terminal_gets_no_answer_and_does_not_wait(desk: Desk) -> None:
+    desk.start(options=own("Asking"))
+    assert "EOFError" in desk.failure()
+
+
+def test_a_line_that_is_no_answer_does_not_hide_the_workers_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys; sys.stdin.readline(); print('hello'); sys.stdout.flush(); sys.stdin.read()"
+    monkeypatch.setattr("components.trainer.worker_process.COMMAND", (sys.executable, "-c", program))
+    desk.start()
+    assert "cannot be read" in desk.failure()
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert _how(-40) == "was ended by signal 40"
+
+
+def test_a_download_that_breaks_off_is_tried_again(desk: Desk, bodies: Bodies) -> None:
+    bodies["/fleet-bucket/models/m"] = [BREAKS_OFF, MODEL]
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
+def test_the_trainer_exits_though_an_upload_hangs() -> None:
+    """As boto3 does, the upload uses a pool of threads, for which Python waits at its end."""
+    program = """
+import concurrent.futures, runpy, threading
+from components.trainer import main
+def run():
+    concurrent.futures.ThreadPoolExecutor(1).submit(threading.Event().wait)
+    return 75
+main.main = run
+runpy.run_module("components.trainer.__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
+    assert done.returncode == 75

@@ -184,3 +184,70 @@ def test_a_verdict_on_the_work_in_hand_ends_it(tmp_path: Path) -> None:
     device.finishes()
     assert device.completions == []
     assert f"{TOPICS}/announce" in device.broker.handlers
+
+
+def test_a_reply_is_written_down_before_its_update_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Device(tmp_path)
+    first.hears(announcement())
+
+    def crash(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Path, "unlink", crash)
+        with pytest.raises(InterruptedError):
+            first.finishes()
+    (tmp_path / "updates" / "run-a-1-1.safetensors").unlink()
+    again = Device(tmp_path)
+    again.hears(announcement())
+    assert again.bench.works == []
+    assert {message.round_id for message in again.completions} == {"run-a/1/1"}
+
+
+def test_what_a_killed_worker_left_goes_with_the_next_work_or_once_the_device_is_idle(tmp_path: Path) -> None:
+    device = Device(tmp_path, warm_seconds=30)
+    left = tmp_path / "updates" / "run-a-1-1.safetensors.unfinished"
+    device.hears(announcement(1))
+    device.hears(announcement(2))
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x")
+    device.hears(announcement(3))
+    assert not left.exists()
+    left.write_bytes(b"x")
+    device.finishes()
+    device.passes(31)
+    assert list(left.parent.iterdir()) == []
+
+
+def test_a_reply_that_is_repeated_offline_waits_once(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement(deadline_seconds=7200.0))
+    device.broker.online = False
+    device.finishes()
+    device.passes(3600, step=5)
+    device.broker.online = True
+    device.passes(20)
+    assert len(device.completions) == 1
+
+
+def test_a_heartbeat_that_cannot_be_sent_does_not_end_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Device(tmp_path).workplace.journal.count_examples("digits", -5)
+    device = Device(tmp_path)
+    assert device.said("hello")
+    assert device.exit_code is None
+    assert "not sent" in caplog.text
+
+
+def test_a_device_that_moves_to_another_fleet_may_subscribe_anew_there(tmp_path: Path) -> None:
+    device = Device(tmp_path, heartbeat_seconds=10)
+    device.broker.deaf = True
+    device.passes(46)
+    subscribed = len(device.broker.subscribed)
+    assert subscribed == 4
+    device.session.configure(configure(fleet="other", heartbeat_seconds=10))
+    device.passes(36)
+    assert len(device.broker.subscribed) == subscribed + 4  # on entering, and for want of an echo
