@@ -5,6 +5,7 @@ import pytest
 
 from cloud_functions import cohorts
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.selection import strategy
 from fedgrass.federation.settings import parse_settings
 from tests.fakes.small_fleet import SmallFleet
 
@@ -35,7 +36,7 @@ def test_the_fastest_devices_are_those_that_replied_soonest() -> None:
     found = [
         cohorts._with_past(candidate, history[candidate.device]) for candidate in fleet.devices.seen_since(0)
     ]
-    choose = cohorts.strategy(run.settings.selection, {})
+    choose = strategy(run.settings.selection, {})
     assert choose(found, 2, cohorts._rng(run, "1/1")) == ["thing-2", "thing-3"]
 
 
