@@ -1,14 +1,46 @@
-"""One test for each defect of the systems that fedgrass replaces, as far as this code can show it."""
+"""One test or more for each defect of the systems that fedgrass replaces.
+
+    defect                                                      shown
+    pickle from devices and to devices                          here; in_code: imports and loaders
+    a mutex with no lease                                       here: a_crash_of_the_averager...
+    check-then-lock races                                       here: two_averagers_at_once...
+    one dead device stops everything                            here; on_the_device: the deadline
+    a comparison of floats hangs                                here: a_fraction_that_is_no_exact_float...
+    the old model deleted first, the last one never saved       here
+    all models in memory, weighting by repeated addition        here
+    no round or attempt in replies                              here; on_the_device
+    failed uploads acknowledged                                 here; on_the_device
+    commands lost at QoS 0                                      here; on_the_device
+    errors of devices never reported                            here; on_the_device
+    no time-out on any wait, polling loops                      in_code: waits, processes, clients, loops
+    identity by hostname, separators, a new id at each start    here; in_code; on_the_device
+    clocks of devices subtracted from the cloud's               here; in_code; on_the_device
+    full-access roles, open endpoints                           in_template
+    static keys, verify=False                                   in_code
+    every device receives every device's commands               here; in_template: policy; on_the_device
+    batches counted as examples, loss summed, training mode     here; on_the_device
+    names of buckets and regions fixed, scans of one page       in_template; in_code
+    discovery late and capped at 10                             here
+    set-up of an hour by hand                                   e2e/test_demo_command.py: one command
+    no clean-up of streams and files                            in_template: expiry; on_the_device
+    no tests                                                    in_code
+
+``here`` is this file, ``in_code``, ``in_template`` and ``on_the_device`` are the files test_defects_*.py.
+"""
 
 import ast
+import gc
 import pickle
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud_functions import opening
 from fedgrass.federation import object_keys
+from fedgrass.federation.aggregation import WeightedMean
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.names import checked_name
@@ -19,7 +51,7 @@ from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import decode, encode
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet, update_full_of
-from tests.unit.cloud_files import PROJECT, template
+from tests.unit.cloud_files import PROJECT
 
 
 class Bomb:
@@ -215,13 +247,30 @@ def test_batches_are_not_counted_as_examples() -> None:
     np.testing.assert_array_equal(mean, [1.0] * 3)
 
 
-def test_no_bucket_and_no_table_has_a_fixed_name() -> None:
-    named = {"BucketName", "TableName", "QueueName", "FunctionName", "RoleName", "PolicyName", "RuleName"}
-    for name, resource in template()["Resources"].items():
-        assert not named & set(resource.get("Properties", {})), name
-
-
 def test_more_devices_than_ten_are_found_and_at_once() -> None:
     fleet = SmallFleet(devices=500)
     fleet.start()
     assert fleet.newest().asked == 500
+
+
+def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_window() -> None:
+    fleet = SmallFleet(devices=1, seen_within_seconds=300)
+    fleet.devices.heartbeat("came-just-now", fleet.now)
+    fleet.devices.heartbeat("at-the-edge", fleet.now - 300_000)
+    fleet.devices.heartbeat("gone", fleet.now - 300_001)
+    fleet.start()
+    assert set(fleet.parts()) == {"thing-0", "came-just-now", "at-the-edge"}
+
+
+def test_updates_are_averaged_one_by_one_and_none_is_kept() -> None:
+    """Every model of a round was held in memory at once."""
+    aggregator = WeightedMean()
+    kept: list[weakref.ref[np.ndarray[Any, Any]]] = []
+    for number in range(5):
+        update = {name: np.array(array) for name, array in update_full_of(float(number)).items()}
+        kept += [weakref.ref(array) for array in update.values()]
+        aggregator.add(update, examples=1)
+        del update
+        gc.collect()
+        assert [reference for reference in kept if reference() is not None] == []
+    assert aggregator.result()["bias"].tolist() == [2.0] * 3

@@ -1,0 +1,128 @@
+"""Defects of the replaced systems that are read off template.yaml; the list of all is in
+tests/unit/test_defects_of_replaced_systems.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.unit.cloud_files import template
+
+DEVICE = "${iot:Connection.Thing.ThingName}"
+
+
+def resources(kind: str = "") -> dict[str, Any]:
+    """Return the template's resources, of one type or of all."""
+    found = template()["Resources"]
+    return {name: resource for name, resource in found.items() if kind in {"", resource["Type"]}}
+
+
+def statements(node: object) -> Iterator[dict[str, Any]]:
+    """Yield every statement of every policy below a node."""
+    if isinstance(node, dict):
+        if "Effect" in node and "Action" in node:
+            yield node
+        for value in node.values():
+            yield from statements(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from statements(value)
+
+
+def many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def words(node: object) -> Iterator[str]:
+    """Yield every text below a node."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from words(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from words(value)
+    else:
+        yield str(node)
+
+
+def test_no_bucket_and_no_table_has_a_fixed_name() -> None:
+    named = {"BucketName", "TableName", "QueueName", "FunctionName", "RoleName", "PolicyName", "RuleName"}
+    for name, resource in resources().items():
+        assert not named & set(resource.get("Properties", {})), name
+
+
+def test_no_role_may_do_everything_or_touch_everything() -> None:
+    found = list(statements(resources()))
+    assert len(found) > 15
+    for statement in found:
+        assert not [action for action in many(statement["Action"]) if "*" in action], statement
+        # A statement without Resource says who may take a role.
+        assert "*" not in many(statement.get("Resource")), statement
+        assert "NotAction" not in statement
+
+
+def test_no_role_has_a_policy_of_full_access() -> None:
+    assert [
+        word for word in words(resources()) if "FullAccess" in word or "AdministratorAccess" in word
+    ] == []
+
+
+def test_there_is_no_endpoint_that_anybody_could_call() -> None:
+    kinds = {resource["Type"] for resource in resources().values()}
+    open_to_all = (
+        "ApiGateway",
+        "Lambda::Url",
+        "ElasticLoadBalancing",
+        "Serverless::Api",
+        "Serverless::HttpApi",
+    )
+    assert not [kind for kind in kinds for word in open_to_all if word in kind]
+    for function in resources("AWS::Serverless::Function").values():
+        assert "FunctionUrlConfig" not in function["Properties"]
+        assert {event["Type"] for event in function["Properties"]["Events"].values()} <= {"SQS", "ScheduleV2"}
+
+
+def test_the_bucket_is_closed_to_the_public() -> None:
+    for bucket in resources("AWS::S3::Bucket").values():
+        assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
+
+
+def test_a_device_may_say_and_hear_nothing_but_its_own() -> None:
+    (policy,) = resources("AWS::IoT::Policy").values()
+    for statement in statements(policy):
+        for resource in many(statement["Resource"]):
+            (text,) = words(resource)
+            assert text.replace("${!", "${").count(DEVICE) == 1, text
+            assert statement["Action"] == "iot:Connect" or "*" not in text, text
+
+
+def test_a_device_may_write_nothing_but_its_own_updates() -> None:
+    documents = resources()["DeviceRole"]["Properties"]["Policies"]
+    written = [
+        word
+        for statement in statements(documents)
+        if "s3:PutObject" in many(statement["Action"])
+        for word in words(statement["Resource"])
+    ]
+    assert [word.replace("${!", "${") for word in written] == [
+        "${Bucket.Arn}/updates/${credentials-iot:ThingName}/*"
+    ]
+
+
+def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -> None:
+    table = resources()["DevicesTable"]["Properties"]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    (rule,) = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert (rule["Prefix"], rule["Status"]) == ("updates/", "Enabled")
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+
+
+def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
+    queues = resources("AWS::SQS::Queue")
+    for name, queue in queues.items():
+        target = queue["Properties"].get("RedrivePolicy", {}).get("deadLetterTargetArn")
+        assert name == "DeadLetters" or target == {"Fn::GetAtt": ["DeadLetters", "Arn"]}, name
+
+
+def test_every_function_has_a_time_out() -> None:
+    for name, function in resources("AWS::Serverless::Function").items():
+        assert "Timeout" in function["Properties"], name
