@@ -1,13 +1,14 @@
 """Whom a round asks: the candidates, what the run knows of them, and the strategy's choice."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
@@ -89,6 +90,21 @@ def nobody(cloud: Cloud, settings: RunSettings) -> str:
         f"{len(seen)} devices were, with the tasks: {tasks}. Name one of those, or configure the task in "
         "the trainer component's `tasks`"
     )
+
+
+def check_metric(settings: RunSettings, found: Sequence[Candidate]) -> None:
+    """Check that somebody reports the metric that ends a run, as far as that is known.
+
+    Raises:
+        SettingsError: some of the candidates say what they report, and none of them reports it.
+    """
+    reported = sorted({name for candidate in found for name in candidate.metrics})
+    if settings.target_metric and reported and settings.target_metric not in reported:
+        message = (
+            f"the run's target_metric is {settings.target_metric!r}, which no device reports; they report: "
+            f"{', '.join(reported)}. If a new version of the task has it, train a round without it first"
+        )
+        raise SettingsError(message)
 
 
 def _earliest(cloud: Cloud, settings: RunSettings) -> int:

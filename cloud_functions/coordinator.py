@@ -61,9 +61,11 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
-    found = len(cohorts.candidates(cloud, settings))
+    candidates = cohorts.candidates(cloud, settings)
+    found = len(candidates)
     if not found:
         raise SettingsError(cohorts.nobody(cloud, settings))
+    cohorts.check_metric(settings, candidates)
     cohort = settings.cohort(found)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)

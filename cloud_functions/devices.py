@@ -11,7 +11,7 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone, sample_segments
 
 # Columns that a candidate has fields for; every other one is an attribute.
-_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes"})
+_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes", "metrics"})
 # Shorter in a run's `where` than in the heartbeat.
 _RENAMED = {"component_version": "version"}
 
@@ -57,10 +57,16 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
     return Candidate(
         device=item["device"]["S"],
         last_seen=int(float(item["last_seen"]["N"])),
-        tasks=frozenset(filter(None, item.get("tasks", {}).get("S", "").split(","))),
+        tasks=_names(item, "tasks"),
         examples=int(float(item.get("examples", {}).get("N", "0"))),
         attributes=_attributes(item),
+        metrics=_names(item, "metrics"),
     )
+
+
+def _names(item: Mapping[str, Any], column: str) -> frozenset[str]:
+    """Return the names in a column, which has commas between them."""
+    return frozenset(filter(None, item.get(column, {}).get("S", "").split(",")))
 
 
 def _attributes(item: Mapping[str, Any]) -> dict[str, Value]:

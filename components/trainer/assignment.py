@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Workplace:
     uploader: Callable[[], Uploader]  # the one that the configuration names now
     rng: random.Random
     background: Background = in_thread
+    measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
 
     def update_path(self, announcement: Announcement) -> Path:
         """Return where the update of a work is written."""
@@ -128,6 +129,7 @@ class Assignment:
         if self.announcement.work == "evaluate":
             self._complete(answer, 0.0)
             return
+        self._place.journal.note_metrics(self.announcement.task, answer.metrics)
         self._place.journal.take(Accepted(self.announcement, answer))
         self._upload(answer)
 

@@ -10,13 +10,19 @@ from msgspec import Meta, Struct
 from components.trainer.errors import ConfigurationError
 from components.trainer.tasks.registry import check_task
 from components.trainer.worker_protocol import TaskOptions
+from fedgrass.federation.attributes import WORDS
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import TaskName
+from fedgrass.federation.messages import Attributes, TaskName
 from fedgrass.federation.names import checked_name
 
 # Of the same tree, but for others: access control is the nucleus's, the interpreter the install step's.
 FOR_OTHERS = {"accessControl", "python"}
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
+LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
+MOST_ATTRIBUTES = 14  # beside the two that the device finds out
+# What heartbeats say otherwise, and what has a meaning in a run's `where`.
+TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
+TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", *WORDS}
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +35,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
     uploader: Literal["stream-manager", "s3"] = "stream-manager"
     tasks: dict[TaskName, TaskOptions] = {}
+    attributes: Attributes = {}  # what a run's `where` may ask for: {network: wifi, site: berlin}
 
 
 def parse_configuration(values: Mapping[str, object]) -> Configuration:
@@ -37,7 +44,7 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the text names it and what it may be.
     """
-    values = {**values, "tasks": _named_tasks(values.get("tasks", {}))}
+    values = {**values, **{name: _without_null(values.get(name, {})) for name in ("tasks", "attributes")}}
     unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
     if unknown:
         known = ", ".join(Configuration.__struct_fields__)
@@ -52,17 +59,31 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     if len(",".join(configuration.tasks)) > LONGEST_TASK_LIST:
         message = f"the configuration has {len(configuration.tasks)} tasks: too many names for a heartbeat"
         raise ConfigurationError(message)
+    _check_attributes(configuration.attributes)
     for name, options in configuration.tasks.items():
         check_task(name, options)
     return configuration
 
 
-def _named_tasks(tasks: object) -> object:
-    """Return the tasks without those that are null.
+def _without_null(values: object) -> object:
+    """Return tasks or attributes without those that are null.
 
     Greengrass merges a deployment's configuration into the recipe's, so that a task of the recipe could not
     be taken away otherwise.
     """
-    if not isinstance(tasks, Mapping):
-        return tasks  # refused with the rest
-    return {name: options for name, options in tasks.items() if options is not None}
+    if not isinstance(values, Mapping):
+        return values  # refused with the rest
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_attributes(attributes: Attributes) -> None:
+    if taken := sorted(name for name in attributes if name.lower() in TAKEN_ATTRIBUTES):
+        message = f"the configuration's attributes have {taken[0]!r}, which has a meaning already: rename it"
+        raise ConfigurationError(message)
+    size = len(msgspec.json.encode(attributes))
+    if len(attributes) > MOST_ATTRIBUTES or size > LARGEST_ATTRIBUTES:
+        message = (
+            f"the configuration has {len(attributes)} attributes of {size} bytes: a heartbeat has room for "
+            f"{MOST_ATTRIBUTES} of {LARGEST_ATTRIBUTES}"
+        )
+        raise ConfigurationError(message)

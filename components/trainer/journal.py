@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from components.trainer.worker_protocol import Result, id_of
 from fedgrass.federation.messages import Announcement, Completion, Status
 
 REPLIES_KEPT = 8  # an announcement that comes again later than that is worked on again, and refused as late
+LONGEST_METRICS = 512  # characters, as in a heartbeat
 log = logging.getLogger(__name__)
 
 
@@ -36,11 +38,26 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class State(Struct, frozen=True):
-    """All that the journal holds; ``replies`` has the newest last, ``examples`` counts them by task."""
+    """All that the journal holds; ``replies`` has the newest last, ``examples`` counts them by task.
+
+    ``metrics`` has the names of what each task measured in its last training.
+    """
 
     work: Accepted | None = None
     replies: tuple[Reply, ...] = ()
     examples: dict[str, int] = {}
+    metrics: dict[str, tuple[str, ...]] = {}
+
+
+def known_metrics(state: State, tasks: Iterable[str]) -> str:
+    """Return the names of all that some tasks measure, with commas between them.
+
+    Empty if one of them was never trained here, since a run of it could not be told from one that asks for a
+    metric that nobody has; and if the names are too long for a heartbeat, of which a part would mislead too.
+    """
+    found = [state.metrics.get(task) for task in tasks]
+    names = ",".join(sorted({name for known in found if known for name in known}))
+    return "" if None in found or len(names) > LONGEST_METRICS else names
 
 
 class Journal:
@@ -67,6 +84,12 @@ class Journal:
         """Write down how many examples a task has."""
         if self.state.examples.get(task) != examples:
             self._save(msgspec.structs.replace(self.state, examples={**self.state.examples, task: examples}))
+
+    def note_metrics(self, task: str, names: Iterable[str]) -> None:
+        """Write down what a task measures."""
+        found = tuple(sorted(names))
+        if self.state.metrics.get(task) != found:
+            self._save(msgspec.structs.replace(self.state, metrics={**self.state.metrics, task: found}))
 
     def reply_to(self, round_id: str) -> Reply | None:
         """Return what was answered to an announcement, if it is still known."""

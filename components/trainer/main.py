@@ -19,6 +19,7 @@ from components.trainer.events import EventLoop, Timer
 from components.trainer.greengrass import GreengrassNucleus
 from components.trainer.journal import Journal
 from components.trainer.ports import Uploader
+from components.trainer.power import read_power
 from components.trainer.presence import LOST
 from components.trainer.session import Session
 from components.trainer.stream_upload import StreamUploader
@@ -82,6 +83,7 @@ def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
         worker=worker,
         uploader=uploaders.current,
         rng=random.Random(),  # noqa: S311 - jitter, no secret
+        measure=read_power,
     )
     session = Session(workplace, nucleus, configuration, component_version(), nucleus.report_running)
 

@@ -14,7 +14,7 @@ from typing import Literal
 from components.trainer.assignment import Assignment, Workplace
 from components.trainer.configuration import Configuration
 from components.trainer.events import Timer
-from components.trainer.journal import Reply
+from components.trainer.journal import Reply, known_metrics
 from components.trainer.outbox import Outbox
 from components.trainer.ports import Messaging
 from components.trainer.presence import Face, Presence
@@ -199,13 +199,16 @@ class Session:
             self._outbox.offer(self._presence.topic(Kind.STATUS), message)
 
     def _heartbeat(self) -> Heartbeat:
-        examples = self._place.journal.state.examples
+        examples, tasks = self._place.journal.state.examples, sorted(self._configuration.tasks)
         return Heartbeat(
             state="working" if self._assignment else "idle",
-            tasks=",".join(sorted(self._configuration.tasks)),
-            examples=sum(examples.get(task, 0) for task in self._configuration.tasks),
+            tasks=",".join(tasks),
+            examples=sum(examples.get(task, 0) for task in tasks),
             component_version=self._version,
             uptime_seconds=round(self._place.loop.clock() - self._started_at, 1),
+            # What the operator says of a device counts more than what it finds out.
+            attributes={**self._place.measure(), **self._configuration.attributes},
+            metrics=known_metrics(self._place.journal.state, tasks),
         )
 
     def _send(self, message: Message) -> None:

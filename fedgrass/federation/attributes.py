@@ -17,6 +17,9 @@ Attributes = Mapping[str, Value]
 Truth = bool | None  # None: it cannot be said of this device
 Condition = Callable[[Attributes], Truth]
 
+# Of the language in which conditions are written (selection/where.py): no attribute is named so.
+WORDS = frozenset({"and", "or", "not", "in", "true", "false"})
+
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,

@@ -29,6 +29,10 @@ Reason = Annotated[str, Meta(max_length=512)]
 # Only characters that take one byte each, so that the largest completion stays under the limit.
 MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:@ -]{1,64}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=24)]
+# No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
+AttributeName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z")]
+AttributeText = Annotated[str, Meta(pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""")]
+Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
 Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
 
 
@@ -102,13 +106,20 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """Device to cloud: I am alive. Flat, since the heartbeat rule writes it into the devices table."""
+    """Device to cloud: I am alive. Flat, since the heartbeat rule writes it into the devices table.
+
+    ``attributes`` alone is nested: it is a map in the table, or its JSON text.
+    """
 
     state: Literal["idle", "working"]
     tasks: str  # names with commas between them
     examples: Count
     component_version: str
     uptime_seconds: Seconds
+    attributes: Attributes = {}  # what a run's `where` may ask for
+    metrics: Annotated[str, Meta(max_length=512)] = (
+        ""  # that its tasks report, commas between; empty: unknown
+    )
 
 
 class RoundChange(Message, frozen=True, kw_only=True):

@@ -194,10 +194,17 @@ class MemoryDevices:
         self.seen: dict[str, Candidate] = {}
 
     def heartbeat(
-        self, device: str, at: int, tasks: str = "digits", examples: int = 0, **attributes: str | float | bool
+        self,
+        device: str,
+        at: int,
+        tasks: str = "digits",
+        examples: int = 0,
+        metrics: str = "",
+        **attributes: str | float | bool,
     ) -> None:
-        known = frozenset(filter(None, tasks.split(",")))
-        self.seen[device] = Candidate(device, at, known, examples, attributes)
+        self.seen[device] = Candidate(
+            device, at, _names(tasks), examples, attributes, metrics=_names(metrics)
+        )
 
     def seen_since(self, earliest: int) -> list[Candidate]:
         return [candidate for candidate in self.seen.values() if candidate.last_seen >= earliest]
@@ -214,6 +221,10 @@ class MemoryDevices:
                 found.append(candidate)
                 suitable += suits(candidate)
         return found
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
 
 
 class MemoryBucket:

@@ -139,6 +139,7 @@ class Device:
         self.waiting: list[Call] = []  # uploads, while they are held
         self.hold_uploads = False
         self.ready = 0
+        self.measured: dict[str, float | bool] = {}  # what it can tell of itself
         self.folder = folder
         self.workplace = Workplace(
             thing=THING,
@@ -149,6 +150,7 @@ class Device:
             uploader=lambda: self.bucket,
             rng=random.Random(7),  # noqa: S311 - jitter
             background=self._background,
+            measure=lambda: self.measured,
         )
         self.session = Session(
             self.workplace, self.broker, configure(**configuration), "1.2.3", ready=self._ready

@@ -68,6 +68,8 @@ LARGEST: list[Message] = [
         examples=MOST,
         component_version="255.255.255",
         uptime_seconds=0.12345678901234568,
+        attributes={f"{'a' * 30}{number:02}": "\u20ac" * 16 for number in range(16)},
+        metrics=",".join(["m" * 64] * 7),
     ),
     RoundChange(
         run=RUN, round=MOST, attempt=MOST, state="AGGREGATING", device="d" * 128, text=LONGEST_REASON
@@ -211,6 +213,35 @@ def test_the_sender_refuses_what_the_receiver_would(changes: dict[str, Any]) -> 
     completion = next(message for message in LARGEST if isinstance(message, Completion))
     with pytest.raises(MessageError):
         messages.encode(msgspec.structs.replace(completion, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("a b", 1),
+        ("1a", 1),
+        ("", 1),
+        ("a" * 33, 1),
+        ("a", "x" * 65),
+        ("a", 'x"'),
+        ("a", "x'"),
+        ("a", "x\\"),
+        ("a", "x\n"),
+        ("a", None),
+        ("a", [1]),
+        ("a", math.inf),
+    ],
+)
+def test_an_attribute_that_no_condition_could_name_is_refused(name: str, value: Any) -> None:
+    heartbeat = next(message for message in LARGEST if isinstance(message, Heartbeat))
+    with pytest.raises(MessageError):
+        messages.encode(msgspec.structs.replace(heartbeat, attributes={name: value}))
+
+
+def test_a_heartbeat_of_before_attributes_is_one_still() -> None:
+    text = b'{"version":1,"state":"idle","tasks":"a","examples":1,"component_version":"1","uptime_seconds":2}'
+    heartbeat = messages.decode(text, Heartbeat)
+    assert (heartbeat.attributes, heartbeat.metrics) == ({}, "")
 
 
 def test_text_that_is_no_unicode_is_refused_by_the_sender() -> None:

@@ -42,6 +42,25 @@ def test_a_start_whose_minimum_no_round_can_reach_is_refused() -> None:
         fleet.start()
 
 
+def test_a_start_for_a_metric_that_no_device_reports_is_refused_with_those_that_devices_report() -> None:
+    fleet = SmallFleet(devices=3, target_metric="acuracy", target_value=0.9)
+    fleet.devices.heartbeat("thing-0", fleet.now, metrics="accuracy,loss")
+    fleet.devices.heartbeat("thing-1", fleet.now, metrics="loss,train_loss")
+    fleet.devices.heartbeat("other", fleet.now, tasks="poetry", metrics="acuracy")
+    with pytest.raises(
+        SettingsError, match=r"target_metric is 'acuracy'.*they report: accuracy, loss, train_loss\."
+    ):
+        fleet.start()
+    assert fleet.rounds.run(RUN) is None
+
+
+@pytest.mark.parametrize("reported", ["", "accuracy,loss"])
+def test_a_start_for_a_metric_that_some_device_reports_or_nobody_knows_of_is_taken(reported: str) -> None:
+    fleet = SmallFleet(devices=3, target_metric="accuracy", target_value=0.9)
+    fleet.devices.heartbeat("thing-1", fleet.now, metrics=reported)
+    assert fleet.start().round == 1
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_start_from_a_model_that_is_not_finite_is_refused(value: float) -> None:
     fleet = SmallFleet()

@@ -1,9 +1,12 @@
 """The component's configuration as a nucleus may give it."""
 
+import msgspec
 import pytest
 
-from components.trainer.configuration import parse_configuration
+from components.trainer.configuration import LARGEST_ATTRIBUTES, LONGEST_TASK_LIST, parse_configuration
 from components.trainer.errors import ConfigurationError
+from components.trainer.journal import LONGEST_METRICS
+from fedgrass.federation.messages import LARGEST_MESSAGE, Heartbeat, encode
 
 
 def test_numbers_may_be_spelled_as_strings() -> None:
@@ -30,6 +33,15 @@ def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) 
         ({"uploader": "ftp"}, "uploader"),
         ({"fleet": "My Fleet"}, "'My Fleet' cannot name a fleet"),
         ({"tasks": ["digits"]}, "tasks"),
+        ({"attributes": "wifi"}, "attributes"),
+        ({"attributes": {"two words": 1}}, "attributes"),
+        ({"attributes": {"site": ["a", "b"]}}, "attributes"),
+        ({"attributes": {"site": "x" * 65}}, "attributes"),
+        ({"attributes": {"site": "a\nb"}}, "attributes"),
+        ({"attributes": {"version": "2"}}, "'version', which has a meaning already: rename it"),
+        ({"attributes": {"And": True}}, "'And', which has a meaning already"),
+        ({"attributes": {f"a{n}": 1 for n in range(15)}}, "15 attributes of .* room for 14"),
+        ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 14 of 1024"),
         ({"tasks": {"Digits!": {}}}, "tasks"),
         ({"tasks": {"faces": {}}}, "there is no task 'faces'; built in are digits, noise"),
         ({"tasks": {"faces": {"module": "faces"}}}, "it is spelled package.module:ClassName"),
@@ -39,3 +51,27 @@ def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) 
 def test_a_value_that_cannot_be_used_is_named(values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         parse_configuration(values)
+
+
+def test_attributes_are_texts_numbers_and_truths_as_they_were_given() -> None:
+    given = {"site": "berlin", "racks": 3, "fixed": True, "model": "12", "gone": None}
+    configuration = parse_configuration({"attributes": given})
+    assert configuration.attributes == {"site": "berlin", "racks": 3.0, "fixed": True, "model": "12"}
+
+
+def test_whatever_a_configuration_has_its_heartbeat_is_never_too_large() -> None:
+    tasks = {f"task-{number:02}-{'x' * 24}": {"module": "a:B"} for number in range(31)}
+    attributes = {f"{'a' * 28}{number:02}": "\u20ac" * 12 for number in range(14)}
+    configuration = parse_configuration({"tasks": tasks, "attributes": attributes})
+    heartbeat = Heartbeat(
+        state="working",
+        tasks=",".join(configuration.tasks),
+        examples=2**53,
+        component_version="255.255.255-" + "x" * 64,
+        uptime_seconds=123456789.1,
+        attributes={"battery": 99.9, "mains": False, **configuration.attributes},
+        metrics="m" * LONGEST_METRICS,
+    )
+    assert len(heartbeat.tasks) > LONGEST_TASK_LIST - 40
+    assert len(msgspec.json.encode(configuration.attributes)) > LARGEST_ATTRIBUTES - 40
+    assert len(encode(heartbeat)) < LARGEST_MESSAGE

@@ -31,6 +31,7 @@ class Candidate(Struct, frozen=True):
     rounds_since_measured: int | None = None  # since the reply that the average and the loss are of
     rounds_since_asked: int | None = None
     times_asked: int = 0
+    metrics: frozenset[str] = frozenset()  # that its tasks report; none if that is not known yet
 
     @property
     def silent(self) -> bool:

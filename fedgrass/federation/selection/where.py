@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from fedgrass.federation.attributes import (
     COMPARISONS,
+    WORDS,
     Condition,
     Expression,
     Value,
@@ -35,7 +36,6 @@ from fedgrass.federation.errors import SettingsError
 LONGEST = 1000  # characters
 DEEPEST = 20  # parentheses and negations within each other
 
-_WORDS = frozenset({"and", "or", "not", "in", "true", "false"})
 _BLANKS = " \t\r\n"
 _ALLOWED = (
     'allowed are attributes compared with values (battery >= 30, network == "wifi"), attributes alone '
@@ -156,7 +156,7 @@ class _Parser:
             raise SettingsError(message)
         kind = match.lastgroup or "end"
         text = match[kind]
-        if kind == "name" and text.lower() in _WORDS:
+        if kind == "name" and text.lower() in WORDS:
             kind, text = "word", text.lower()
         return _Token(kind, text, match.start(match.lastgroup or "end"))
 
