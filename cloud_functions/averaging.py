@@ -1,5 +1,6 @@
 """Step three of a round: average the replies, one at a time, and publish the new global model."""
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -10,7 +11,16 @@ from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation import AGGREGATORS, Aggregator
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.rounds import Event, Participant, Participation, Round, State, explain, next_event
+from fedgrass.federation.rounds import (
+    Event,
+    Participant,
+    Participation,
+    Round,
+    State,
+    Work,
+    explain,
+    next_event,
+)
 from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import (
     LARGEST_HEADER,
@@ -40,7 +50,10 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     )
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
     began = cloud.now()
-    layout = cloud.bucket.read_layout(object_keys.model(run.name, current.number - 1))
+    if leased.work is Work.EVALUATE:
+        _close_evaluation(cloud, leased, began)
+        return
+    layout = cloud.bucket.read_layout(object_keys.model(run.name, current.base))
     if event is Event.LEASE_EXPIRED and (written := _written_before(cloud, leased, layout)):
         # Its updates are not read again: one that has changed since must not count otherwise than it did.
         _close(cloud, leased, written, leased.good, began)
@@ -113,8 +126,25 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> 
         metrics=mean_metrics(cloud.rounds.participants(leased)),
         averaging_seconds=(cloud.now() - began) / 1000,
     )
-    figures = "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
-    cloud.tell(closed, f"closed: {key} is the average of {good} updates{figures}")
+    cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+
+
+def _close_evaluation(cloud: Cloud, leased: Round, began: int) -> None:
+    """Put together what devices measured; the model stays the one that they measured."""
+    closed = cloud.rounds.move(
+        leased,
+        Event.EVALUATED,
+        closed_at=cloud.now(),
+        model_sha256=leased.base_sha256,
+        model_bytes=leased.base_bytes,
+        metrics=mean_metrics(cloud.rounds.participants(leased)),
+        averaging_seconds=(cloud.now() - began) / 1000,
+    )
+    cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+
+
+def _figures(closed: Round) -> str:
+    return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
 
 
 def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
@@ -122,19 +152,24 @@ def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
 
     ``loss`` and ``accuracy`` are of the global model before the round, ``train_loss`` of the local models.
     """
-    totals: dict[str, float] = {}
-    weights: dict[str, int] = {}
+    found: dict[str, list[tuple[float, int]]] = {}
     for participant in participants:
         if participant.state is Participation.REPLIED:
             for name, value in participant.metrics.items():
-                totals[name] = totals.get(name, 0.0) + value * participant.examples
-                weights[name] = weights.get(name, 0) + participant.examples
-    return {name: total / weights[name] for name, total in totals.items()}
+                found.setdefault(name, []).append((value, participant.examples))
+    means = {}
+    for name, measured in found.items():
+        examples = sum(count for _, count in measured)
+        # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
+        means[name] = math.fsum(value * (count / examples) for value, count in measured)
+    return means
 
 
-def publish_model(cloud: Cloud, run: Run, closed: Round) -> None:
+def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
     """Make a closed round's model the newest of its task, and say so. Repeating it does no harm."""
     cloud.alarms.cancel(deadline_of(closed))
+    if closed.work is Work.EVALUATE:
+        return
     news = messages.encode(
         NewModel(
             task=run.settings.task,

@@ -9,8 +9,8 @@ from msgspec import Struct
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run
+from fedgrass.federation.rounds import Participant, Round, Work
+from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
 from fedgrass.federation.selection.filters import Requirements
 from fedgrass.federation.selection.where import parse_expression
@@ -36,30 +36,49 @@ class _Past(Struct, frozen=True):
     times_asked: int = 0
 
 
-def choose_once(cloud: Cloud, run: Run, number: int, attempt: int) -> Cohort:
+def choose_once(cloud: Cloud, run: Run, step: Open) -> Cohort:
     """Choose the devices of a round, once: whoever comes second takes the first one's choice."""
-    rng = _rng(run, f"{number}/{attempt}")
-    found = _read(cloud, run, rng)
-    suitable = [candidate for candidate in found if requirements(cloud, run.settings).suits(candidate)]
-    wanted = run.settings.cohort(len(suitable))
-    chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
-    if not chosen:
-        return Cohort([], 0)
-    key = object_keys.cohort(run.name, number, attempt)
-    cohort = Cohort(chosen, min(wanted, len(chosen)))
+    rng = _rng(run, f"{step.number}/{step.attempt}")
+    cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(cloud, run, rng)
+    if not cohort.devices:
+        return cohort
+    key = object_keys.cohort(run.name, step.number, step.attempt)
     return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)), type=Cohort)
 
 
+def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
+    """Choose whom a round of training asks: never a device that is held out."""
+    suitable = _suitable(cloud, run, _read(cloud, run, rng, len(run.settings.held_out)))
+    wanted = run.settings.cohort(len(suitable))
+    chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
+    return Cohort(chosen, min(wanted, len(chosen)))
+
+
+def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
+    """Choose who evaluates: the devices that are held out, or a share of all."""
+    names = sorted(device.device for device in candidates(cloud, run.settings))
+    if run.settings.held_out:
+        chosen = sorted(set(names) & set(run.settings.held_out))
+    else:
+        share = max(int(len(names) * run.settings.evaluate_fraction), 1)
+        chosen = sorted(rng.sample(names, min(share, len(names))))
+    return Cohort(chosen, len(chosen))
+
+
 def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wanted: int) -> list[str]:
-    """Choose at most ``wanted`` devices that are not ``known`` to the round yet."""
+    """Choose at most ``wanted`` devices that are not ``known`` to the round yet; none to evaluate."""
+    if current.work is Work.EVALUATE:
+        return []
     rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
-    suits = requirements(cloud, run.settings).suits
-    free = [
-        device
-        for device in _read(cloud, run, rng, len(known))
-        if suits(device) and device.device not in known
-    ]
+    found = _read(cloud, run, rng, len(known) + len(run.settings.held_out))
+    free = [device for device in _suitable(cloud, run, found) if device.device not in known]
     return _choose(cloud, run, free, min(wanted, len(free)), rng)[:wanted]
+
+
+def _suitable(cloud: Cloud, run: Run, found: list[Candidate]) -> list[Candidate]:
+    """Return those of the devices that a round of training may ask."""
+    suits, held_out = requirements(cloud, run.settings).suits, set(run.settings.held_out)
+    return [candidate for candidate in found if suits(candidate) and candidate.device not in held_out]
 
 
 def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
@@ -156,7 +175,8 @@ def _history(cloud: Cloud, run: Run) -> dict[str, _Past]:
 def _participants(cloud: Cloud, run: str, number: int) -> Iterator[Participant]:
     attempt = 1
     while found := cloud.rounds.round(run, number, attempt):
-        yield from cloud.rounds.participants(found)
+        if found.work is Work.TRAIN:
+            yield from cloud.rounds.participants(found)
         attempt += 1
 
 

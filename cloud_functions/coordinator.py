@@ -116,13 +116,13 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
         return _wind_up(cloud, run, newest, alarm)
     if newest and newest.state is State.CLOSED and run.published < newest.number:
         # Not again with each message while the run waits: another run of the task may have a newer model.
-        averaging.publish_model(cloud, run, newest)
+        averaging.conclude(cloud, run, newest)
         run = cloud.rounds.change_run(run, published=newest.number)
     # An alarm that rings a moment early must not be lost: it is then as late as it says.
     now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
     match next_step(run, newest, now):
-        case Open(number, attempt):
-            return _open(cloud, run, newest, number, attempt)
+        case Open() as step:
+            return _open(cloud, run, newest, step)
         case Wait(number, until):
             if until is not None:
                 cloud.alarms.set(Alarm(run=run.name, round=number, attempt=1, at=until, kind="open"))
@@ -142,8 +142,8 @@ def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) 
     return False
 
 
-def _open(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: int) -> bool:
-    if opening.open_round(cloud, run, newest, number, attempt):
+def _open(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
+    if opening.open_round(cloud, run, newest, step):
         return True
     _end(cloud, run, newest, RunState.FAILED, cohorts.nobody(cloud, run.settings))
     return False

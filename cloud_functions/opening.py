@@ -7,30 +7,35 @@ from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.rounds import Participation, Round, State
-from fedgrass.federation.runs import Run, progress_after
+from fedgrass.federation.rounds import Participation, Round, State, Work
+from fedgrass.federation.runs import Open, Run, progress_after
 
 MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
 
 
-def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attempt: int) -> bool:
+def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
     """Store a new round with its cohort and its alarm; return False if there is nobody to ask.
 
     The announcements are the next step: the round says whether they were all made.
     """
-    cohort = cohorts.choose_once(cloud, run, number, attempt)
+    cohort = cohorts.choose_once(cloud, run, step)
     if not cohort.devices:
         return False
     base_sha256, base_bytes = _base(run, newest)
+    closed = newest is not None and newest.state is State.CLOSED
+    progress = progress_after(run, newest) if newest and closed else run.progress
+    minimum = 1 if step.work is Work.EVALUATE else run.settings.minimum_replies
     now = cloud.now()
     opened = Round(
         run=run.name,
-        number=number,
-        attempt=attempt,
+        number=step.number,
+        attempt=step.attempt,
+        work=step.work,
+        base=progress.model,
         state=State.OPEN,
         asked=len(cohort.devices),
-        needed=max(run.settings.replies_needed(cohort.wanted), run.settings.minimum_replies),
-        minimum=run.settings.minimum_replies,
+        needed=max(run.settings.replies_needed(cohort.wanted), minimum),
+        minimum=minimum,
         opened_at=now,
         deadline_at=now + run.settings.deadline_seconds * 1000,
         base_sha256=base_sha256,
@@ -39,10 +44,9 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, number: int, attemp
     cloud.rounds.ask(opened, cohort.devices)
     # The alarm stands before the round does: a round without an alarm could wait for ever.
     cloud.alarms.set(deadline_of(opened))
-    closed = newest is not None and newest.state is State.CLOSED
-    progress = progress_after(run, newest) if newest and closed else run.progress
     cloud.rounds.open_round(run, opened, progress)
-    cloud.tell(opened, f"opened: {opened.asked} devices asked, {opened.needed} replies needed")
+    aim = f" to evaluate model {opened.base}" if opened.work is Work.EVALUATE else ""
+    cloud.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
     return True
 
 
@@ -138,12 +142,12 @@ def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> 
             run=run.name,
             round=opened.number,
             attempt=opened.attempt,
-            work="train",
+            work=opened.work.value,
             task=run.settings.task,
             announced_at=opened.opened_at,
             deadline_seconds=max(0.0, (opened.deadline_at - cloud.now()) / 1000),
             bucket=cloud.bucket.name,
-            model_key=object_keys.model(run.name, opened.number - 1),
+            model_key=object_keys.model(run.name, opened.base),
             model_sha256=opened.base_sha256,
             model_bytes=opened.base_bytes,
             settings=run.settings.training_of(opened.number),

@@ -25,6 +25,8 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
     closed = current.state is State.CLOSED
     return {
         "round": current.number,
+        "work": current.work,
+        "metrics": current.metrics,
         "attempt": current.attempt,
         "state": current.state,
         "reason": current.reason,

@@ -35,6 +35,7 @@ class Event(StrEnum):
     LEASE_EXPIRED = "the averager did not finish within its lease"
     TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
     MODEL_WRITTEN = "the new global model was written"
+    EVALUATED = "the devices' evaluations were put together"
     GIVEN_UP = "the operator gave it up"
 
 
@@ -48,8 +49,16 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.LEASE_EXPIRED): State.AGGREGATING,
         (State.AGGREGATING, Event.TOO_FEW_GOOD_UPDATES): State.OPEN,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
+        (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
     }
 )
+
+
+class Work(StrEnum):
+    """What a round asks of its devices."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"  # the global model, on their own data; no new model is made
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -64,7 +73,9 @@ class Round(Struct, frozen=True, kw_only=True):
     minimum: int  # good replies that close it at the deadline
     opened_at: int
     deadline_at: int
-    base_sha256: str  # of the model that the devices start from
+    work: Work = Work.TRAIN
+    base: int = 0  # the number of the global model that the devices start from
+    base_sha256: str
     base_bytes: int
     announced: bool = False  # every announcement of the opening was handed to the broker
     replied: int = 0

@@ -9,9 +9,10 @@ CANCELLED  the operator ended it
 
 from enum import StrEnum
 
+import msgspec
 from msgspec import Struct
 
-from fedgrass.federation.rounds import Round, State
+from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
 
 
@@ -35,6 +36,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     best_model: int = 0  # the number of the global model that had it
     rounds_since_best: int = 0
     usual_seconds: float = 0.0  # of a round, as a moving average
+    model: int = 0  # the number of the newest global model: that of the round that made it
+    evaluations: int = 0  # closed rounds that only evaluated
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -63,6 +66,7 @@ class Open(Struct, frozen=True):
 
     number: int
     attempt: int
+    work: Work = Work.TRAIN
 
 
 class Wait(Struct, frozen=True):
@@ -95,7 +99,7 @@ def next_step(run: Run, newest: Round | None, now: int) -> Open | Wait | End | N
         attempts = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
         granted = run.granted_attempts if run.granted_round == newest.number else 0
         if newest.attempt < attempts + granted:
-            return Open(newest.number, newest.attempt + 1)
+            return Open(newest.number, newest.attempt + 1, newest.work)
         reason = f"round {newest.number} was abandoned at attempt {newest.attempt}: {newest.reason}"
         return End(RunState.FAILED, reason)
     return None
@@ -108,13 +112,13 @@ def _finished(run: Run, newest: Round) -> End | None:
     if settings.target_value is not None and found is not None:
         sign = -1 if settings.lower_is_better else 1
         if (found - settings.target_value) * sign >= 0:
-            model = newest.number - 1
-            return End(RunState.SUCCEEDED, f"model {model} reached the target: {metric} {found:.4g}")
+            reason = f"model {newest.base} reached the target: {metric} {found:.4g}"
+            return End(RunState.SUCCEEDED, reason)
     if settings.patience and progress.best is not None and progress.rounds_since_best >= settings.patience:
         best = f"{progress.best:.4g} of model {progress.best_model}"
         reason = f"{metric} did not get better than {best} for {progress.rounds_since_best} rounds"
         return End(RunState.SUCCEEDED, reason)
-    if newest.number >= settings.rounds:
+    if _trained(newest, progress) >= settings.rounds and not _wants_evaluation(settings, newest, progress):
         return End(RunState.SUCCEEDED, f"all {settings.rounds} rounds closed")
     return None
 
@@ -122,6 +126,8 @@ def _finished(run: Run, newest: Round) -> End | None:
 def _due(run: Run, newest: Round, now: int) -> Open | Wait:
     """Return the next round, now or when the schedule says."""
     number, settings = newest.number + 1, run.settings
+    if _wants_evaluation(settings, newest, progress_after(run, newest)):
+        return Open(number, 1, Work.EVALUATE)
     if settings.schedule == "by_hand":
         return Open(number, 1) if run.wanted >= number else Wait(number, None)
     seconds = settings.every_minutes * 60 if settings.schedule in {"every", "adaptive"} else 0.0
@@ -131,25 +137,33 @@ def _due(run: Run, newest: Round, now: int) -> Open | Wait:
     return Open(number, 1) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
 
 
+def _trained(closed: Round, progress: Progress) -> int:
+    """Return how many rounds of training have closed."""
+    return closed.number - progress.evaluations
+
+
+def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) -> bool:
+    """Return whether the model of a round that has just closed is to be evaluated before the run goes on."""
+    every = settings.evaluate_every
+    return bool(every) and closed.work is Work.TRAIN and _trained(closed, progress) % every == 0
+
+
 def progress_after(run: Run, closed: Round) -> Progress:
     """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet."""
     before, settings = run.progress, run.settings
     length = (closed.closed_at - closed.opened_at) / 1000
     usual = (before.usual_seconds + length) / 2 if before.usual_seconds else length
+    evaluated = closed.work is Work.EVALUATE
+    counted = msgspec.structs.replace(
+        before,
+        usual_seconds=usual,
+        model=closed.base if evaluated else closed.number,
+        evaluations=before.evaluations + evaluated,
+    )
     found = closed.metrics.get(settings.target_metric)
     if found is None:
-        return Progress(
-            best=before.best,
-            best_model=before.best_model,
-            rounds_since_best=before.rounds_since_best,
-            usual_seconds=usual,
-        )
+        return counted
     sign = -1 if settings.lower_is_better else 1
     if before.best is None or (found - before.best) * sign > settings.smallest_improvement:
-        return Progress(best=found, best_model=closed.number - 1, rounds_since_best=0, usual_seconds=usual)
-    return Progress(
-        best=before.best,
-        best_model=before.best_model,
-        rounds_since_best=before.rounds_since_best + 1,
-        usual_seconds=usual,
-    )
+        return msgspec.structs.replace(counted, best=found, best_model=closed.base, rounds_since_best=0)
+    return msgspec.structs.replace(counted, rounds_since_best=before.rounds_since_best + 1)

@@ -12,12 +12,14 @@ from fedgrass.federation.aggregation import AGGREGATORS
 from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.names import THING_NAME, checked_name
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+ThingName = Annotated[str, Meta(pattern=THING_NAME)]
 
 LARGEST_TRAINING = 3000  # bytes, of JSON: the announcement that carries it has at most 4,096
 
@@ -50,6 +52,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     seen_within_seconds: Annotated[int, Meta(ge=1, le=366 * 24 * 3600)] = 300
     training: Options = {}  # handed to the device's training as it is
     training_by_round: dict[str, Options] = {}  # over `training`, from the round of that number on
+    # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
+    # or by a share of all. 0: never.
+    evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    evaluate_fraction: Share = 1.0
+    held_out: list[ThingName] = []
     schedule: Literal["at_once", "every", "adaptive", "by_hand"] = "at_once"
     every_minutes: Annotated[float, Meta(ge=0, le=7 * 24 * 60)] = 0.0
     # The run ends when a metric that devices report of the global model reaches a value, or when it has not
@@ -134,6 +141,20 @@ def _check_rounds_of_training(settings: RunSettings) -> None:
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield what cannot be meant, each naming the fields."""
+    yield from _contradictions_of_the_cohort(settings)
+    if settings.held_out and not settings.evaluate_every:
+        yield "the run has held_out devices, which only evaluate: say how often in evaluate_every"
+    if settings.schedule == "every" and not settings.every_minutes:
+        yield "the run's schedule is 'every': say how many minutes in every_minutes"
+    for field in ("target_value", "smallest_improvement"):
+        value = getattr(settings, field)
+        if value is not None and not math.isfinite(value):
+            yield f"the run's {field} is {value}: it takes a finite number"
+    if (settings.target_value is not None or settings.patience) and not settings.target_metric:
+        yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
+
+
+def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
     if settings.fraction is not None and settings.count is not None:
         yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
     if settings.selection == "all" and (settings.fraction is not None or settings.count is not None):
@@ -147,14 +168,6 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
         value = getattr(settings, field)
         if value is not None and settings.count is not None and value > settings.count:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
-    if settings.schedule == "every" and not settings.every_minutes:
-        yield "the run's schedule is 'every': say how many minutes in every_minutes"
-    for field in ("target_value", "smallest_improvement"):
-        value = getattr(settings, field)
-        if value is not None and not math.isfinite(value):
-            yield f"the run's {field} is {value}: it takes a finite number"
-    if (settings.target_value is not None or settings.patience) and not settings.target_metric:
-        yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
 
 
 def _check_words(values: Mapping[Any, object]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fedgrass.federation.rounds import State
@@ -72,7 +73,7 @@ def test_a_run_ends_when_it_has_not_got_better_for_as_many_rounds_as_its_patienc
 def test_each_improvement_renews_the_patience() -> None:
     fleet = play([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4], patience=2)
     assert (fleet.run().state, fleet.run().round) == (RunState.RUNNING, 8)
-    assert fleet.run().progress == Progress(best=0.4, best_model=6, rounds_since_best=0)
+    assert fleet.run().progress == Progress(best=0.4, best_model=6, rounds_since_best=0, model=7)
 
 
 def test_an_improvement_that_is_too_small_is_none() -> None:
@@ -104,7 +105,7 @@ def test_a_round_whose_devices_report_no_such_metric_neither_ends_nor_ages_a_run
     fleet.reply("thing-0", metrics={"loss": 1.0})
     fleet.reply("thing-0", metrics={})
     assert (fleet.run().state, fleet.run().round) == (RunState.RUNNING, 4)
-    assert fleet.run().progress == before
+    assert fleet.run().progress == msgspec.structs.replace(before, model=3)
 
 
 def test_an_abandoned_attempt_is_counted_neither_for_nor_against_the_run() -> None:
@@ -127,4 +128,4 @@ def test_a_round_is_counted_once_however_often_its_messages_come() -> None:
         fleet.reply("thing-0", second, metrics={"accuracy": 0.5})
     assert fleet.run().state is RunState.RUNNING
     fleet.act("next")
-    assert fleet.run().progress == Progress(best=0.5, best_model=0, rounds_since_best=1)
+    assert fleet.run().progress == Progress(best=0.5, best_model=0, rounds_since_best=1, model=2)

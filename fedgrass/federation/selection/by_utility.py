@@ -10,6 +10,8 @@ from msgspec import Meta
 from fedgrass.federation.selection.candidates import Candidate
 from fedgrass.federation.selection.strategy import Strategy, by_name, draw, names
 
+_LARGEST_LOSS = 1e200  # of a device that diverged: times its examples it is still a number
+
 
 class PowerOfChoice(Strategy, frozen=True):
     """Draws more candidates than it needs, by their examples, and asks those with the highest loss.
@@ -94,7 +96,8 @@ class Oort(Strategy, frozen=True):
 
     def _utilities(self, heard: Sequence[Candidate]) -> Mapping[str, float]:
         """Return the utility of each device by name, above 0."""
-        statistical = [max(1, candidate.examples) * max(0.0, candidate.loss or 0.0) for candidate in heard]
+        losses = [min(max(0.0, candidate.loss or 0.0), _LARGEST_LOSS) for candidate in heard]
+        statistical = [max(1, c.examples) * loss for c, loss in zip(heard, losses, strict=True)]
         highest = _quantile(statistical, 0.95)
         seconds = [c.average_seconds for c in heard if c.average_seconds is not None]
         preferred = _quantile(seconds, self.preferred) if seconds else 0.0
