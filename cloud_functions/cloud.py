@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedgrass.federation import messages, topics
 from fedgrass.federation.messages import RoundChange
-from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore
+from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
 
@@ -17,6 +17,7 @@ class Cloud:
     fleet: str
     rounds: RoundStore
     devices: DeviceDirectory
+    thing_groups: ThingGroups
     bucket: Bucket
     publisher: Publisher
     alarms: Alarms

@@ -12,7 +12,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, Work
 from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
-from fedgrass.federation.selection.filters import Requirements
+from fedgrass.federation.selection.filters import Requirements, rested
 from fedgrass.federation.selection.where import parse_expression
 from fedgrass.federation.settings import RunSettings
 
@@ -48,7 +48,8 @@ def choose_once(cloud: Cloud, run: Run, step: Open) -> Cohort:
 
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
     """Choose whom a round of training asks: never a device that is held out."""
-    suitable = _suitable(cloud, run, _read(cloud, run, rng, len(run.settings.held_out)))
+    needs = requirements(cloud, run.settings)
+    suitable = _suitable(run, needs, _read(cloud, run, needs, rng, len(run.settings.held_out)))
     wanted = run.settings.cohort(len(suitable))
     chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
     return Cohort(chosen, min(wanted, len(chosen)))
@@ -70,15 +71,16 @@ def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wante
     if current.work is Work.EVALUATE:
         return []
     rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
-    found = _read(cloud, run, rng, len(known) + len(run.settings.held_out))
-    free = [device for device in _suitable(cloud, run, found) if device.device not in known]
+    needs = requirements(cloud, run.settings)
+    found = _read(cloud, run, needs, rng, len(known) + len(run.settings.held_out))
+    free = [device for device in _suitable(run, needs, found) if device.device not in known]
     return _choose(cloud, run, free, min(wanted, len(free)), rng)[:wanted]
 
 
-def _suitable(cloud: Cloud, run: Run, found: list[Candidate]) -> list[Candidate]:
+def _suitable(run: Run, needs: Requirements, found: list[Candidate]) -> list[Candidate]:
     """Return those of the devices that a round of training may ask."""
-    suits, held_out = requirements(cloud, run.settings).suits, set(run.settings.held_out)
-    return [candidate for candidate in found if suits(candidate) and candidate.device not in held_out]
+    held_out = set(run.settings.held_out)
+    return [device for device in found if needs.suits(device) and device.device not in held_out]
 
 
 def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
@@ -88,18 +90,35 @@ def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
 
 
 def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
-    """Return what a run's settings ask of a device before any strategy chooses."""
+    """Return what a run's settings ask of a device before any strategy chooses.
+
+    The thing group is read here, once per choice: a device that joins it is asked from the next round on.
+    """
     return Requirements(
         task=settings.task,
         seen_at_earliest=_earliest(cloud, settings),
         minimum_examples=settings.minimum_examples,
         where=parse_expression(settings.where) if settings.where else None,
+        things=_members(cloud, settings) or frozenset() if settings.thing_group else None,
         cool_down_rounds=settings.cool_down_rounds,
     )
 
 
+def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
+    """Return the things of the run's group; None if there is no such group (any more)."""
+    try:
+        return cloud.thing_groups.members(settings.thing_group)
+    except KeyError:
+        return None
+
+
 def nobody(cloud: Cloud, settings: RunSettings) -> str:
     """Return why there is no candidate, in words that say what to do."""
+    if settings.thing_group and _members(cloud, settings) is None:
+        return (
+            f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "
+            "in this region: create it, add things to it, or name another"
+        )
     seen = cloud.devices.seen_since(_earliest(cloud, settings))
     if any(settings.task in device.tasks for device in seen):
         return f"no device is as the run asks: {requirements(cloud, settings).explain(seen)}"
@@ -135,10 +154,9 @@ def _rng(run: Run, occasion: str) -> random.Random:
     return random.Random(f"{run.name}/{occasion}")  # noqa: S311
 
 
-def _read(cloud: Cloud, run: Run, rng: random.Random, beside: int = 0) -> list[Candidate]:
+def _read(cloud: Cloud, run: Run, needs: Requirements, rng: random.Random, beside: int) -> list[Candidate]:
     """Read the devices: a sample where the cohort is a count, so that a large fleet is not read whole."""
-    settings, needs = run.settings, requirements(cloud, run.settings)
-    pool = None
+    settings, pool = run.settings, None
     if settings.count is not None:
         asked = settings.asked(settings.count, settings.count * 10)
         pool = strategy(settings.selection, settings.selection_options).pool(asked + beside)
@@ -149,12 +167,12 @@ def _read(cloud: Cloud, run: Run, rng: random.Random, beside: int = 0) -> list[C
 
 
 def _choose(cloud: Cloud, run: Run, found: list[Candidate], count: int, rng: random.Random) -> list[str]:
-    """Let the run's strategy choose among candidates, with their past where it looks at that."""
+    """Let the run's strategy choose among suitable devices, with their past where it looks at that."""
     choose = strategy(run.settings.selection, run.settings.selection_options)
     if choose.reads_history or run.settings.cool_down_rounds:
         past = _history(cloud, run)
         found = [_with_past(candidate, past.get(candidate.device, _Past())) for candidate in found]
-    return choose(requirements(cloud, run.settings).candidates(found, count), count, rng)
+    return choose(rested(found, run.settings.cool_down_rounds, count), count, rng)
 
 
 def _with_past(candidate: Candidate, past: _Past) -> Candidate:

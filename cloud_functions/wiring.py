@@ -2,7 +2,7 @@
 
 import os
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import boto3
@@ -12,6 +12,7 @@ from cloud_functions.aws import IotPublisher, Queue, S3Bucket, SchedulerAlarms
 from cloud_functions.cloud import Cloud
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.thing_groups import IotThingGroups
 
 _CONFIG = Config(
     connect_timeout=5,
@@ -38,6 +39,7 @@ def cloud(context: LambdaContext) -> Cloud:
         fleet=os.environ["FLEET"],
         rounds=rounds,
         devices=devices,
+        thing_groups=IotThingGroups(partial(_client, "iot")),
         bucket=bucket,
         publisher=publisher,
         alarms=alarms,

@@ -111,6 +111,13 @@ class DeviceDirectory(Protocol):
         """
 
 
+class ThingGroups(Protocol):
+    """The groups into which an operator sorts things."""
+
+    def members(self, group: str) -> frozenset[str]:
+        """Return the things of a group and of the groups in it. Raises KeyError if there is no such group."""
+
+
 class Bucket(Protocol):
     """The bucket of models, updates and cohorts. A missing object raises ``KeyError`` with its key."""
 

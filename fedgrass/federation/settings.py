@@ -18,6 +18,7 @@ from fedgrass.federation.selection.where import parse_expression
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+ThingGroupName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9:_-]{0,128}\Z")]
 
 ThingName = Annotated[str, Meta(pattern=THING_NAME)]
 
@@ -36,6 +37,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     selection_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/selection.md has them
     minimum_examples: Annotated[int, Meta(ge=0, le=2**53)] = 0
     where: Annotated[str, Meta(max_length=1000)] = ""  # of the heartbeat's attributes: "version >= '1.2'"
+    thing_group: ThingGroupName = ""  # of AWS IoT: only its things are asked
     cool_down_rounds: Annotated[int, Meta(ge=0, le=1000)] = 0  # a device is not asked again for so many
     over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.0  # so many are asked, against stragglers
     # How many replies close a round before its deadline: a fraction of the wanted devices or a count.

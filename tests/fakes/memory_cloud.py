@@ -227,6 +227,16 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
+class MemoryThingGroups:
+    """The ``ThingGroups`` as a dictionary, which a test fills as an operator would."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, set[str]] = {}
+
+    def members(self, group: str) -> frozenset[str]:
+        return frozenset(self.groups[group])
+
+
 class MemoryBucket:
     """The ``Bucket`` as a dictionary; ``largest_read`` says how much one read returned at most."""
 

@@ -15,7 +15,7 @@ from cloud_functions.queue import each_record
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
-from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore
+from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Participation, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
@@ -29,6 +29,7 @@ from tests.fakes.memory_cloud import (
     MemoryDevices,
     MemoryPublisher,
     MemoryRounds,
+    MemoryThingGroups,
 )
 
 FLEET = "garden"
@@ -49,6 +50,7 @@ class SmallFleet:
         self.names = [f"thing-{number}" for number in range(devices)]
         self.rounds, self.bucket, self.devices = MemoryRounds(), MemoryBucket(), MemoryDevices()
         self.publisher, self.alarms = MemoryPublisher(), MemoryAlarms()
+        self.thing_groups = MemoryThingGroups()
         self.log: list[str] = []
         self.counter = CallCounter()
         self.lease_seconds = lease_seconds
@@ -61,7 +63,14 @@ class SmallFleet:
     def _worker(self) -> Cloud:
         ports: list[Any] = [
             Counted(port, self.counter)
-            for port in (self.rounds, self.devices, self.bucket, self.publisher, self.alarms)
+            for port in (
+                self.rounds,
+                self.devices,
+                self.bucket,
+                self.publisher,
+                self.alarms,
+                self.thing_groups,
+            )
         ]
         return Cloud(
             fleet=FLEET,
@@ -70,6 +79,7 @@ class SmallFleet:
             bucket=cast(Bucket, ports[2]),
             publisher=cast(Publisher, ports[3]),
             alarms=cast(Alarms, ports[4]),
+            thing_groups=cast(ThingGroups, ports[5]),
             now=lambda: self.now,
             log=self.log.append,
             lease_seconds=self.lease_seconds,
