@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from cloud_functions import manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
@@ -104,15 +105,16 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> 
     key = object_keys.model(leased.run, leased.number)
     # An averager that died after this line wrote the same bytes; its object stays.
     stored = cloud.bucket.write_once(key, model)
-    closed = cloud.rounds.move(
-        leased,
-        Event.MODEL_WRITTEN,
-        closed_at=cloud.now(),
-        model_sha256=sha256(stored),
-        model_bytes=len(stored),
-        metrics=mean_metrics(cloud.rounds.participants(leased)),
-        averaging_seconds=(cloud.now() - began) / 1000,
-    )
+    participants = list(cloud.rounds.participants(leased))
+    result: dict[str, object] = {
+        "closed_at": cloud.now(),
+        "model_sha256": sha256(stored),
+        "model_bytes": len(stored),
+        "metrics": mean_metrics(participants),
+        "averaging_seconds": (cloud.now() - began) / 1000,
+    }
+    manifests.keep_round(cloud, leased, participants, result)
+    closed = cloud.rounds.move(leased, Event.MODEL_WRITTEN, **result)
     figures = "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
     cloud.tell(closed, f"closed: {key} is the average of {good} updates{figures}")
 
