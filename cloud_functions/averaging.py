@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from cloud_functions import manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
@@ -117,30 +118,29 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> 
     key = object_keys.model(leased.run, leased.number)
     # An averager that died after this line wrote the same bytes; its object stays.
     stored = cloud.bucket.write_once(key, model)
-    closed = cloud.rounds.move(
-        leased,
-        Event.MODEL_WRITTEN,
-        closed_at=cloud.now(),
-        model_sha256=sha256(stored),
-        model_bytes=len(stored),
-        metrics=mean_metrics(cloud.rounds.participants(leased)),
-        averaging_seconds=(cloud.now() - began) / 1000,
-    )
+    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, (sha256(stored), len(stored)), began)
     cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
 
 
 def _close_evaluation(cloud: Cloud, leased: Round, began: int) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
-    closed = cloud.rounds.move(
-        leased,
-        Event.EVALUATED,
-        closed_at=cloud.now(),
-        model_sha256=leased.base_sha256,
-        model_bytes=leased.base_bytes,
-        metrics=mean_metrics(cloud.rounds.participants(leased)),
-        averaging_seconds=(cloud.now() - began) / 1000,
-    )
+    model = (leased.base_sha256, leased.base_bytes)
+    closed = _finish(cloud, leased, Event.EVALUATED, model, began)
     cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+
+
+def _finish(cloud: Cloud, leased: Round, event: Event, model: tuple[str, int], began: int) -> Round:
+    """Close a round with the SHA-256 and the size of the model that the next one starts from."""
+    participants = list(cloud.rounds.participants(leased))
+    result: dict[str, object] = {
+        "closed_at": cloud.now(),
+        "model_sha256": model[0],
+        "model_bytes": model[1],
+        "metrics": mean_metrics(participants),
+        "averaging_seconds": (cloud.now() - began) / 1000,
+    }
+    manifests.keep_round(cloud, leased, participants, result)
+    return cloud.rounds.move(leased, event, **result)
 
 
 def _figures(closed: Round) -> str:

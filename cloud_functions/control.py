@@ -114,14 +114,20 @@ def act(cloud: Cloud, event: Mapping[str, object]) -> Run:
     Raises:
         SettingsError: the action, the run or a setting cannot be used; the text names it and what may be.
     """
-    action, name = event.get("action", "start"), event.get("run")
+    action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}"
+        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, repair"
         raise SettingsError(message)
+    return ACTIONS[action](cloud, named_run(event), event)
+
+
+def named_run(event: Mapping[str, object]) -> str:
+    """Return the name of the run that an event names. Raises SettingsError."""
+    name = event.get("run")
     if not isinstance(name, str):
         message = f"the event names no run: {sorted(event)}; it takes {{'action': ..., 'run': name}}"
         raise SettingsError(message)
-    return ACTIONS[action](cloud, checked_name("run", name), event)
+    return checked_name("run", name)
 
 
 def _known(cloud: Cloud, name: str) -> Run:

@@ -7,7 +7,7 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, cohorts, opening
+from cloud_functions import averaging, cohorts, manifests, opening
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -47,6 +47,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         initial_bytes=len(model),
         continued_from=continued_from,
     )
+    manifests.check_not_lost(cloud, name)
     cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
     try:
         cloud.rounds.create_run(run)
@@ -94,6 +95,9 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
         if run is None:
             return
         newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
+        if run.round and newest is None:  # to open round 1 again would spoil the models that are there
+            cloud.log(f"{name}: the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it")
+            return
         try:
             going = _step(cloud, run, newest, alarm)
         except LostRace:
@@ -118,6 +122,8 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
         # Not again with each message while the run waits: another run of the task may have a newer model.
         averaging.conclude(cloud, run, newest)
         run = cloud.rounds.change_run(run, published=newest.number)
+    if not run.round:
+        manifests.keep_run(cloud, run)
     # An alarm that rings a moment early must not be lost: it is then as late as it says.
     now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
     match next_step(run, newest, now):

@@ -62,9 +62,7 @@ class DynamoRounds:
 
     def create_run(self, run: Run) -> None:
         """Store a new run; see ``RoundStore``."""
-        row = {**to_row(run), "run": run.name, "item": "run"}
-        listed = {"run": _LIST, "item": run.name, "state": run.state}
-        self._transact([self._new(row), self._new(listed)])
+        self._transact([self._new(_run_row(run)), self._new(_listed(run))])
 
     def run(self, name: str) -> Run | None:
         """Return a run, or None."""
@@ -84,20 +82,13 @@ class DynamoRounds:
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round; see ``RoundStore``."""
-        puts = [self._new(_asked(first, device)) for device in devices]
-        for start in range(0, len(puts), _MOST_PER_TRANSACTION):
-            chunk = puts[start : start + _MOST_PER_TRANSACTION]
-            try:
-                self._transact(chunk)
-            except LostRace:  # some are there already: add the others one by one
-                for put in chunk:
-                    self._put_unless_there(put)
+        self._put_missing([_asked(first, device) for device in devices])
 
     def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest; see ``RoundStore``."""
         newest = {"round": first.number, "attempt": first.attempt, "progress": progress}
-        row = {**to_row(first), "item": _round_key(first.number, first.attempt)}
-        self._transact([self._new(row), self._update(run.name, "run", newest, _where_it_stands(run))])
+        moved = self._update(run.name, "run", newest, _where_it_stands(run))
+        self._transact([self._new(_round_row(first)), moved])
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
@@ -165,6 +156,19 @@ class DynamoRounds:
         counted = self._update_round(of, {}, {"state": of.state}, add="late")
         self._move_participant(of, device, Participation.LATE, {"received_at": received_at}, counted)
 
+    def restore_run(self, lost: Run) -> None:
+        """Store a run and its entry in the list, each where it is missing; see ``RoundStore``."""
+        self._put_unless_there(self._new(_run_row(lost)))
+        self._put_unless_there(self._new(_listed(lost)))
+
+    def restore_round(self, lost: Round) -> None:
+        """Store a round unless it is there; see ``RoundStore``."""
+        self._put_unless_there(self._new(_round_row(lost)))
+
+    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+        """Store participants where they are missing; see ``RoundStore``."""
+        self._put_missing([_participant_row(of, participant) for participant in lost])
+
     def _move_participant(
         self, of: Round, device: str, target: Participation, values: Row, counted: dict[str, Any]
     ) -> None:
@@ -204,6 +208,17 @@ class DynamoRounds:
             "ExpressionAttributeNames": {"#run": "run"},
         }
         return {"Put": {"TableName": self._table, "Item": marshal(row), **condition}}
+
+    def _put_missing(self, rows: Sequence[Row]) -> None:
+        """Put the rows that are not there yet, many at a time."""
+        puts = [self._new(row) for row in rows]
+        for start in range(0, len(puts), _MOST_PER_TRANSACTION):
+            chunk = puts[start : start + _MOST_PER_TRANSACTION]
+            try:
+                self._transact(chunk)
+            except LostRace:  # some are there already: add the others one by one
+                for put in chunk:
+                    self._put_unless_there(put)
 
     def _put_unless_there(self, put: dict[str, Any]) -> None:
         try:
@@ -261,7 +276,23 @@ def _where_it_stands(run: Run) -> Row:
 
 def _asked(of: Round, device: str) -> Row:
     asked = Participant(device=device, state=Participation.ASKED, announced_at=of.opened_at)
-    return {**to_row(asked), "run": of.run, "item": _participant_key(of, device)}
+    return _participant_row(of, asked)
+
+
+def _run_row(run: Run) -> Row:
+    return {**to_row(run), "run": run.name, "item": "run"}
+
+
+def _listed(run: Run) -> Row:
+    return {"run": _LIST, "item": run.name, "state": run.state}
+
+
+def _round_row(of: Round) -> Row:
+    return {**to_row(of), "item": _round_key(of.number, of.attempt)}
+
+
+def _participant_row(of: Round, participant: Participant) -> Row:
+    return {**to_row(participant), "run": of.run, "item": _participant_key(of, participant.device)}
 
 
 def _round_key(number: int, attempt: int) -> str:

@@ -8,7 +8,7 @@ import base64
 import json
 from typing import Any
 
-from cloud_functions import control, opening, wiring
+from cloud_functions import control, opening, repair, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.wiring import LambdaContext
@@ -22,6 +22,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if "Records" in event:
         return each_record(event, cloud.log, lambda body: _hello(cloud, body))
     try:
+        if event.get("action") == "repair":
+            return repair.act(cloud, event)
         run = control.act(cloud, event)
     except FedgrassError as error:
         cloud.log(f"refused: {error}")

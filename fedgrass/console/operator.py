@@ -59,15 +59,24 @@ class Operator:
             SettingsError: the initiator refuses; the text is its reason.
             FedgrassError: the initiator itself failed.
         """
+        self._ask(action, name, **details)
+        return self.run(name)
+
+    def repair(self, name: str, *, dry_run: bool = False) -> list[str]:
+        """Have the lost rows of a run rebuilt; return what was, or would be. Raises as ``act`` does."""
+        lines: list[str] = self._ask("repair", name, dry_run=dry_run)["lines"]
+        return lines
+
+    def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         event = json.dumps({"action": action, "run": name, **details}).encode()
         answer = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
-        said = json.loads(answer["Payload"].read())
+        said: dict[str, Any] = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
             message = f"the initiator failed: {said.get('errorMessage', said)}"
             raise FedgrassError(message)
         if "refused" in said:
             raise SettingsError(said["refused"])
-        return self.run(name)
+        return said
 
     def runs(self) -> Mapping[str, RunState]:
         """Return the state of every run, by name."""

@@ -50,6 +50,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         _add_stack(kind)
         kind.set_defaults(run=_act, action=action)
 
+    repair = commands.add_parser(
+        "repair", help="rebuild the rows of a run that the rounds table has lost, from the bucket"
+    )
+    repair.add_argument("name", metavar="run", help="of the run")
+    repair.add_argument("--dry-run", action="store_true", help="only say what would be written")
+    _add_stack(repair)
+    repair.set_defaults(run=_repair)
+
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -122,6 +130,11 @@ def _read(path: Path) -> bytes:
 def _act(arguments: argparse.Namespace) -> None:
     operator = _operator(arguments)
     _show(operator, operator.act(arguments.action, arguments.name))
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    for line in _operator(arguments).repair(arguments.name, dry_run=arguments.dry_run):
+        print(line)  # noqa: T201  # what the command is for
 
 
 def _show(operator: Operator, run: Run) -> None:

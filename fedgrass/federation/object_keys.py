@@ -3,7 +3,9 @@
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
     models/<task>/latest.json                           which model of a task is the newest
     updates/<thing>/<run>/<round>-<attempt>.safetensors a client update; a lifecycle rule expires them
+    rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the cohort that was chosen, written once
+    rounds/<run>/<round>.json                           how the round was closed, written once
 
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
@@ -29,3 +31,13 @@ def update(thing: str, run: str, number: int, attempt: int) -> str:
 def cohort(run: str, number: int, attempt: int) -> str:
     """Return the key of the list of devices that one attempt at a round asks."""
     return f"rounds/{checked_name('run', run)}/{number}-{attempt}.json"
+
+
+def run_manifest(run: str) -> str:
+    """Return the key of what is kept of a run beside the table: the run as it was created."""
+    return f"rounds/{checked_name('run', run)}/run.json"
+
+
+def round_manifest(run: str, number: int) -> str:
+    """Return the key of what is kept of a closed round beside the table; only one attempt is ever closed."""
+    return f"rounds/{checked_name('run', run)}/{number}.json"

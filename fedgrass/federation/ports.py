@@ -95,6 +95,15 @@ class RoundStore(Protocol):
         Raises LostRace if the round or the participant has moved on.
         """
 
+    def restore_run(self, lost: Run) -> None:
+        """Store a run and its entry in the list of runs, each only where it is missing."""
+
+    def restore_round(self, lost: Round) -> None:
+        """Store a round unless it is there."""
+
+    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+        """Store participants of a round; those that are there stay as they are."""
+
 
 class DeviceDirectory(Protocol):
     """The devices that heartbeats have registered."""

@@ -130,12 +130,12 @@ class EmbeddedCloud:
                 self._clients[service] = create(service, endpoint_url=endpoint_url, config=CLIENT_CONFIG)
             return self._clients[service]
 
-    def client_with(self, service: str, credentials: Mapping[str, str]) -> Any:
-        """Return a new client with other credentials, such as a device's."""
+    def client_with(self, service: str, credentials: Mapping[str, str], endpoint_url: str = "") -> Any:
+        """Return a new client with other credentials, such as a device's; by another way if one is given."""
         create: Any = _session(self._process.sdk_variables()).client
         return create(
             service,
-            endpoint_url=self.endpoint_url,
+            endpoint_url=endpoint_url or self.endpoint_url,
             config=CLIENT_CONFIG,
             aws_access_key_id=credentials["AccessKeyId"],
             aws_secret_access_key=credentials["SecretAccessKey"],

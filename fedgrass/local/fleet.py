@@ -7,7 +7,7 @@ what they run, the components, are processes of their own.
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,9 +32,12 @@ class DeviceCredentials:
     embedded cloud has no such provider: an inline session policy narrows the role to the same.
     """
 
-    def __init__(self, cloud: EmbeddedCloud, role_arn: str, bucket: str, thing: str) -> None:
+    def __init__(
+        self, cloud: EmbeddedCloud, role_arn: str, bucket: str, thing: str, endpoint_url: str
+    ) -> None:
         self._cloud = cloud
         self._role_arn = role_arn
+        self._endpoint_url = endpoint_url
         self._policy = json.dumps(_session_policy(bucket, thing))
         self._thing = thing
         self._lock = threading.Lock()
@@ -54,7 +57,7 @@ class DeviceCredentials:
         current = self.get()
         with self._lock:
             if self._s3 is None:
-                self._s3 = self._cloud.client_with("s3", current)
+                self._s3 = self._cloud.client_with("s3", current, self._endpoint_url)
             return self._s3
 
     def _renew(self) -> None:
@@ -107,12 +110,23 @@ class Fleet:
         stack: the outputs of the deployed template.
         folder: where the cores keep their files, one folder each.
         profile: which real nucleus they imitate.
+        endpoint_url: where the devices find the AWS API; the cloud's own address if empty.
+        make_core: makes each core, for one that differs.
     """
 
-    def __init__(
-        self, cloud: EmbeddedCloud, stack: Mapping[str, str], folder: Path, profile: Profile
+    def __init__(  # noqa: PLR0913  # the last two are for those who put faults between devices and cloud
+        self,
+        cloud: EmbeddedCloud,
+        stack: Mapping[str, str],
+        folder: Path,
+        profile: Profile,
+        *,
+        endpoint_url: str = "",
+        make_core: Callable[[CoreSettings], GreengrassCore] = GreengrassCore,
     ) -> None:
         self._cloud = cloud
+        self._endpoint_url = endpoint_url or cloud.endpoint_url
+        self._make_core = make_core
         self._stack = stack
         self._folder = folder
         self._profile = profile
@@ -172,7 +186,7 @@ class Fleet:
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
         credentials = DeviceCredentials(
-            self._cloud, self._stack["DeviceRoleArn"], self._stack["BucketName"], thing
+            self._cloud, self._stack["DeviceRoleArn"], self._stack["BucketName"], thing, self._endpoint_url
         )
 
         # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
@@ -181,7 +195,7 @@ class Fleet:
 
         streams = StreamManager(folder / "streams", credentials.s3_client, known)
         port = await streams.start()
-        core = GreengrassCore(
+        core = self._make_core(
             CoreSettings(
                 thing_name=thing,
                 root=folder / "greengrass",
@@ -193,7 +207,7 @@ class Fleet:
                 region=self._cloud.region,
                 credentials=credentials.get,
                 environment={
-                    "AWS_ENDPOINT_URL": self._cloud.endpoint_url,
+                    "AWS_ENDPOINT_URL": self._endpoint_url,
                     "STREAM_MANAGER_SERVER_PORT": str(port),
                 },
                 profile=self._profile,

@@ -10,7 +10,7 @@ import pytest
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.ports import RoundStore
-from fedgrass.federation.rounds import TRANSITIONS, Event, Participation, Round, State
+from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import RunSettings
 
@@ -520,3 +520,34 @@ def test_moves_and_replies_at_once_lose_nothing(store: RoundStore, opened: Round
     states = [part.state for part in store.participants(opened)]
     assert (now.announced, now.state) == (True, State.AGGREGATING)
     assert now.replied == counted == states.count(Participation.REPLIED)
+
+
+# ---------------------------------------------------------------- restore
+def test_lost_rows_are_stored_as_they_were(store: RoundStore) -> None:
+    run = msgspec.structs.replace(a_run(), round=1, attempt=1, progress=Progress(best=0.5, best_model=1))
+    closed = a_round(state=State.CLOSED, replied=1, closed_at=NOW + 5, metrics={"loss": 0.1})
+    parts = [
+        Participant(device=device, state=Participation.REPLIED, announced_at=NOW, metrics={"loss": 0.1})
+        for device in DEVICES
+    ]
+    store.restore_participants(closed, parts)
+    store.restore_round(closed)
+    store.restore_run(run)
+    assert (store.run("run-1"), store.runs()) == (run, {"run-1": RunState.RUNNING})
+    assert store.round("run-1", 1, 1) == closed
+    assert list(store.participants(closed)) == parts
+
+
+def test_rows_that_are_there_are_not_restored_over(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, "thing-1", a_reply(), NOW + 9)
+    before = (store.run("run-1"), store.round("run-1", 1, 1), list(store.participants(opened)))
+    store.restore_run(msgspec.structs.replace(a_run(), state=RunState.PAUSED))
+    store.restore_round(a_round(state=State.ABANDONED))
+    failed = [
+        Participant(device=device, state=Participation.FAILED, announced_at=1)
+        for device in [*DEVICES, "thing-new"]
+    ]
+    store.restore_participants(opened, failed)
+    *old, new = store.participants(opened)
+    assert (store.run("run-1"), store.round("run-1", 1, 1), old) == before
+    assert (new, store.runs()) == (failed[-1], {"run-1": RunState.RUNNING})

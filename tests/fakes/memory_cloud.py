@@ -2,9 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -150,6 +150,40 @@ class MemoryRounds:
             stored = self._in_state(of, of.state)
             self._move(of, device, Participation.LATE, received_at=received_at)
             self._change(of, late=stored.late + 1)
+
+    def restore_run(self, lost: Run) -> None:
+        with self._lock:
+            self._runs.setdefault(lost.name, lost)
+
+    def restore_round(self, lost: Round) -> None:
+        with self._lock:
+            self._rounds.setdefault(_key(lost), lost)
+
+    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+        with self._lock:
+            for participant in lost:
+                self._participants.setdefault((*_key(of), participant.device), participant)
+
+    def lose(self, *, runs: bool = False, rounds: bool = False, participants: bool = False) -> None:
+        """Lose rows, as a table that was deleted or emptied does."""
+        with self._lock:
+            if runs:
+                self._runs.clear()
+            if rounds:
+                self._rounds.clear()
+            if participants:
+                self._participants.clear()
+
+    def lose_round(self, lost: Round) -> None:
+        """Lose the row of one round."""
+        with self._lock:
+            del self._rounds[_key(lost)]
+
+    def rows(self) -> dict[object, msgspec.Struct]:
+        """Return every row there is."""
+        with self._lock:
+            tables: list[Mapping[Any, msgspec.Struct]] = [self._runs, self._rounds, self._participants]
+            return {key: row for table in tables for key, row in table.items()}
 
     def _where_it_stands(self, run: Run) -> Run:
         stored = self._runs.get(run.name)

@@ -121,7 +121,7 @@ def test_two_averagers_at_once_average_a_round_once() -> None:
     fleet.counter.plan(lambda: taken.append(fleet.reply("thing-0", opened)), name="move", call=2)
     fleet.reply("thing-1")
     assert taken == [False]
-    assert fleet.counter.calls.count("write_once") == 2  # one cohort, one model
+    assert fleet.counter.calls.count("write_once") == 4  # the run, one cohort, one model, one manifest
     assert fleet.run().state is RunState.SUCCEEDED
 
 

@@ -1,0 +1,163 @@
+"""The attempts at a run's rounds, each from the table or, where its row is lost, from the bucket."""
+
+import msgspec
+from msgspec import Struct
+
+from cloud_functions import coordinator, manifests
+from cloud_functions.cloud import Cloud
+from cloud_functions.cohorts import Cohort
+from cloud_functions.manifests import RoundManifest
+from fedgrass.federation import object_keys
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
+from fedgrass.federation.runs import Run
+from fedgrass.federation.weights import sha256
+
+WITHOUT_MANIFEST = "rebuilt from its cohort; who replied is not known"
+
+_AFTER_REPLIES = {State.AGGREGATING, State.CLOSED}
+
+
+class Attempt(Struct, frozen=True):
+    """One attempt at a round, and which of its rows are missing."""
+
+    round: Round
+    lost: bool  # the round's own row
+    participants: list[Participant]  # those whose rows are missing
+    unknown: int  # participants whose rows are missing and of whom the bucket knows too little
+
+
+class _Base(Struct, frozen=True):
+    """The model that a round starts from."""
+
+    number: int
+    sha256: str
+    bytes: int
+    at: int  # when it was there, in milliseconds
+
+
+def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
+    """Return every attempt at every round of a run, in order.
+
+    Args:
+        cloud: the ports.
+        origin: the run as it was at any time.
+        run: its row, if that is there. It names the newest attempt; what lies in the bucket of a later one
+            was only about to be opened.
+
+    Raises:
+        SettingsError: the bucket knows nothing of a round that the run had.
+    """
+    attempts: list[Attempt] = []
+    base = _Base(0, origin.initial_sha256, origin.initial_bytes, origin.started_at)
+    number = 1
+    while run is None or number <= run.round:
+        last = run.attempt if run and number == run.round else None
+        found = _read_round(cloud, origin.name, number, last, base)
+        if run:
+            _check_found(run, number, found)
+        attempts += found
+        if not found or found[-1].round.state is not State.CLOSED:
+            break
+        closed = found[-1].round
+        made = closed.base if closed.work is Work.EVALUATE else closed.number
+        base = _Base(made, closed.model_sha256, closed.model_bytes, closed.closed_at)
+        number += 1
+    return attempts
+
+
+def _check_found(run: Run, number: int, found: list[Attempt]) -> None:
+    """Refuse a run of which a round is in neither place: the run cannot go on from it."""
+    newest = number == run.round
+    if not found or (newest and found[-1].round.attempt < run.attempt):
+        missing = "a cohort"
+    elif not newest and found[-1].round.state is not State.CLOSED:
+        missing = f"the model {object_keys.model(run.name, number)}"
+    else:
+        return
+    message = f"round {number} of run {run.name!r} cannot be rebuilt: the bucket lacks {missing} of it"
+    raise SettingsError(message)
+
+
+def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _Base) -> list[Attempt]:
+    """Return the attempts at one round, up to the ``last`` if that is known."""
+    manifest = manifests.round_of(cloud, name, number)
+    found: list[Attempt] = []
+    attempt = 1
+    while last is None or attempt <= last:
+        one = _read_attempt(cloud, name, (number, attempt), manifest, base)
+        if one is None:
+            break
+        found.append(one)
+        attempt += 1
+        if one.round.state is State.CLOSED:
+            break
+    return found
+
+
+def _read_attempt(
+    cloud: Cloud, name: str, which: tuple[int, int], manifest: RoundManifest | None, base: _Base
+) -> Attempt | None:
+    number, attempt = which
+    stored = cloud.rounds.round(name, number, attempt)
+    kept = manifest if manifest and manifest.round.attempt == attempt else None
+    cohort = manifests.cohort_of(cloud, name, number, attempt)
+    if stored is None and kept is None and cohort is None:
+        return None
+    rebuilt = stored or (kept.round if kept else _without_manifest(cloud, name, which, cohort, base))
+    there = {participant.device for participant in cloud.rounds.participants(rebuilt)}
+    if kept and rebuilt.state in _AFTER_REPLIES:
+        parts = kept.participants
+    else:  # of a round whose row is there a device may have been counted already: it must not be asked again
+        parts = _asked(rebuilt, cohort) if cohort and stored is None else []
+    missing = [participant for participant in parts if participant.device not in there]
+    unknown = max(0, rebuilt.asked - len(there) - len(missing))
+    return Attempt(rebuilt, stored is None, missing, unknown)
+
+
+def _asked(of: Round, cohort: Cohort) -> list[Participant]:
+    return [
+        Participant(device=device, state=Participation.ASKED, announced_at=of.opened_at)
+        for device in cohort.devices
+    ]
+
+
+def _without_manifest(
+    cloud: Cloud, name: str, which: tuple[int, int], cohort: Cohort | None, base: _Base
+) -> Round:
+    """Return an attempt of which only the cohort, and perhaps the model, is left.
+
+    The model is written before the manifest: where it is, and no later attempt was made, the round was as
+    good as closed. Otherwise the attempt is over: replies may have been counted that nobody remembers.
+    """
+    number, attempt = which
+    asked = len(cohort.devices) if cohort else 0
+    rebuilt = Round(
+        run=name,
+        number=number,
+        attempt=attempt,
+        state=State.ABANDONED,
+        asked=asked,
+        needed=asked,
+        minimum=1,
+        opened_at=base.at,
+        deadline_at=base.at,
+        base=base.number,
+        base_sha256=base.sha256,
+        base_bytes=base.bytes,
+        announced=True,
+        closed_at=base.at,
+        reason=WITHOUT_MANIFEST,
+    )
+    later = cloud.rounds.round(name, number, attempt + 1) or manifests.cohort_of(
+        cloud, name, number, attempt + 1
+    )
+    if later:
+        return rebuilt
+    try:
+        model = cloud.bucket.read(object_keys.model(name, number), coordinator.LARGEST_MODEL)
+    except KeyError:
+        return rebuilt
+    return msgspec.structs.replace(
+        rebuilt, state=State.CLOSED, model_sha256=sha256(model), model_bytes=len(model)
+    )

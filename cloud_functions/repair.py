@@ -1,0 +1,179 @@
+"""``repair``: rebuild the rows of a run that the table has lost, from what the bucket keeps of it.
+
+Rows are only put where none is. The run's own row comes last: until it is there nobody moves the run, and a
+repair that died half-way is simply repeated.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from cloud_functions import control, coordinator, manifests
+from cloud_functions.cloud import Cloud
+from cloud_functions.rebuilding import Attempt, read_attempts
+from fedgrass.federation import messages, object_keys
+from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.errors import NotYet, SettingsError
+from fedgrass.federation.messages import NewModel
+from fedgrass.federation.rounds import Participant, Round, State, Work
+from fedgrass.federation.runs import End, Progress, Run, RunState, next_step, progress_after
+from fedgrass.federation.weights import sha256
+
+
+@dataclass
+class Plan:
+    """The rows that are missing, and what people are told of them."""
+
+    lines: list[str] = field(default_factory=list)
+    participants: list[tuple[Round, list[Participant]]] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    run: Run | None = None  # if its row or its entry in the list is missing
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is missing."""
+        return not (self.participants or self.rounds or self.run)
+
+
+def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
+    """Repair the run that an event names; with ``dry_run: true`` only say what would be written.
+
+    Raises:
+        SettingsError: there is nothing to rebuild the run from, or the bucket lacks a model or a manifest.
+    """
+    name, dry_run = control.named_run(event), event.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        message = f"dry_run is {dry_run!r}; it may be true or false"
+        raise SettingsError(message)
+    plan = make_plan(cloud, name)
+    word = "would write" if dry_run else "wrote"
+    lines = [f"{word} {line}" for line in plan.lines] or ["nothing is missing"]
+    if not plan.empty and not dry_run:
+        _write(cloud, name, plan)
+    return {"run": name, "lines": lines + plan.advice}
+
+
+def _write(cloud: Cloud, name: str, plan: Plan) -> None:
+    for of, participants in plan.participants:
+        cloud.rounds.restore_participants(of, participants)
+    for lost in plan.rounds:
+        cloud.rounds.restore_round(lost)
+    # The same as after any change of a run: whoever repairs may die before the run is driven on.
+    cloud.alarms.remind(Reminder(run=name), coordinator.LOOK_AGAIN_SECONDS)
+    if plan.run:
+        cloud.rounds.restore_run(plan.run)
+    with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+        coordinator.advance(cloud, name)
+
+
+def make_plan(cloud: Cloud, name: str) -> Plan:
+    """Compare table and bucket; return what the table lacks. Raises as ``act`` does."""
+    run, created = cloud.rounds.run(name), manifests.run_of(cloud, name)
+    origin = created or run
+    if origin is None:
+        message = f"there is no run {name!r}, neither in the table nor as {object_keys.run_manifest(name)}"
+        raise SettingsError(message)
+    attempts = read_attempts(cloud, origin, run)
+    plan = Plan()
+    for attempt in attempts:
+        _plan_attempt(plan, attempt)
+    if attempts and attempts[-1].lost:
+        _check_model(cloud, attempts[-1].round)
+    if run is None:
+        plan.run = _rebuilt(cloud, origin, attempts)
+        plan.lines.append(f"the run: {plan.run.state} {plan.run.reason}".rstrip())
+        if plan.run.state is RunState.PAUSED:
+            plan.advice.append(f"`fedgrass run resume {name}` goes on with the run, `cancel` ends it")
+        return plan
+    if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
+        plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
+    if name not in cloud.rounds.runs():
+        plan.run = run
+        plan.lines.append(f"the run's entry in the list of runs: {run.state}")
+    return plan
+
+
+def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
+    of = attempt.round
+    where = f"round {of.number} attempt {of.attempt}"
+    if attempt.lost:
+        plan.rounds.append(of)
+        plan.lines.append(f"{where}: {of.state} {of.reason}".rstrip())
+    if attempt.participants:
+        plan.participants.append((of, attempt.participants))
+        plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
+    if attempt.unknown:
+        more = "; `fedgrass run retry` tries it again" if of.state in {State.OPEN, State.AGGREGATING} else ""
+        plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")
+
+
+def _participants(count: int) -> str:
+    return f"{count} participant{'s' if count > 1 else ''}"
+
+
+def _check_model(cloud: Cloud, newest: Round) -> None:
+    """Refuse to go on from a model that the bucket has not, or not as it was."""
+    made = newest.state is State.CLOSED and newest.work is Work.TRAIN
+    number = newest.number if made else newest.base
+    expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
+    key = object_keys.model(newest.run, number)
+    try:
+        found = sha256(cloud.bucket.read(key, coordinator.LARGEST_MODEL))
+    except KeyError as error:
+        message = f"the model {key} is missing in the bucket: put it back, then repair again"
+        raise SettingsError(message) from error
+    if found != expected:
+        message = (
+            f"the SHA-256 of {key} is {found}, and was {expected}: put the right object back, then repair"
+        )
+        raise SettingsError(message)
+
+
+def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
+    """Return a run whose row was lost, as it stands after its newest round.
+
+    Nothing says whether it had been paused or cancelled meanwhile, so it waits for the operator unless it
+    has all that it wants.
+    """
+    run, progress = created, Progress()
+    closed = [attempt for attempt in attempts if attempt.round.state is State.CLOSED]
+    for attempt in closed:
+        if attempt.round is not attempts[-1].round:  # the newest is counted in when the next is opened
+            progress = progress_after(msgspec.structs.replace(created, progress=progress), attempt.round)
+    manifest = manifests.round_of(cloud, created.name, closed[-1].round.number) if closed else None
+    if manifest:
+        run = manifest.run
+    newest = attempts[-1].round if attempts else None
+    run = msgspec.structs.replace(
+        run,
+        state=RunState.RUNNING,
+        reason="",
+        ended_at=0,
+        round=newest.number if newest else 0,
+        attempt=newest.attempt if newest else 0,
+        progress=progress,
+        published=_published(cloud, run, closed[-1].round) if closed else 0,
+    )
+    if newest and attempts[-1].lost and newest.state is State.ABANDONED:
+        # It may have been open when it was lost: that must not cost the run an attempt.
+        run = msgspec.structs.replace(run, granted_round=newest.number, granted_attempts=newest.attempt)
+    step = next_step(run, newest, cloud.now())
+    if isinstance(step, End):
+        ended = newest.closed_at if newest else 0
+        return msgspec.structs.replace(run, state=step.state, reason=step.reason, ended_at=ended)
+    return msgspec.structs.replace(run, state=RunState.PAUSED)
+
+
+def _published(cloud: Cloud, run: Run, closed: Round) -> int:
+    """Return the newest round whose model need not be made the newest of its task any more."""
+    try:
+        said = cloud.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
+    except KeyError:
+        return closed.number - 1
+    latest = messages.decode(said, NewModel)
+    # Another run of the task may have a newer model: its pointer is not turned back.
+    return closed.number - 1 if latest.run == run.name and latest.round < closed.number else closed.number
