@@ -4,6 +4,7 @@
 #   make test        everything that can be tested here          make test-fast   the unit tests
 #   make check       style, types, who may import whom, the template
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
+#   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
 #
 # On x86-64 Linux PyPI's torch brings 2 GB for NVIDIA's GPUs; the build without them comes from PyTorch's own
 # index:   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -11,6 +12,8 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 OPTIONS ?=
+ROUNDS ?= 200
+SEED ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 
-.PHONY: demo test test-fast check bench clean
+.PHONY: demo test test-fast check bench chaos clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -38,6 +41,9 @@ check: $(VENV)/.for-tests
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
+
+chaos: $(VENV)/.for-tests
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

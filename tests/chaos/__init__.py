@@ -1,0 +1,1 @@
+"""The fault-injection campaign: ``python -m tests.chaos`` (``make chaos``)."""

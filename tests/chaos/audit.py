@@ -1,0 +1,128 @@
+"""Computes every model of a run again from the updates that were counted, and counts again who replied."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import safetensors.numpy
+import xxhash
+
+from fedgrass.console.operator import RoundRecord
+from fedgrass.federation import object_keys
+from fedgrass.federation.rounds import Participation, State
+from fedgrass.federation.runs import Run, RunState
+
+CLOSE_ENOUGH = 1e-6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has left."""
+
+    run: Run
+    records: Sequence[RoundRecord]
+    objects: Mapping[str, bytes]  # by key: the run's models, and the updates of those who REPLIED
+    model_writes: Mapping[str, int]  # by key: how often S3 took a model
+
+
+@dataclass
+class Findings:
+    """What the campaign prints in the end."""
+
+    closed: int = 0
+    replies: int = 0
+    abandoned: Counter[str] = field(default_factory=Counter)  # by reason
+    double_counted: list[str] = field(default_factory=list)
+    wrong_models: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        """Take in what another campaign found."""
+        self.closed += other.closed
+        self.replies += other.replies
+        self.abandoned += other.abandoned
+        self.double_counted += other.double_counted
+        self.wrong_models += other.wrong_models
+        self.stuck += other.stuck
+
+
+def audit(evidence: Evidence, findings: Findings) -> None:
+    """Add to ``findings`` what a run shows that has ended."""
+    closed: list[int] = []
+    base = evidence.run.initial_sha256
+    for record in evidence.records:
+        one = record.round
+        where = f"{one.run}/{one.number}/{one.attempt}"
+        findings.replies += one.replied
+        findings.double_counted += [f"{where}: {problem}" for problem in _miscounted(record)]
+        if one.base_sha256 != base:
+            findings.wrong_models.append(f"{where}: it starts from another model than the newest")
+        if one.state is State.ABANDONED:
+            findings.abandoned[one.reason.partition(" (")[0]] += 1
+        if one.state is State.CLOSED:
+            closed.append(one.number)
+            base = one.model_sha256
+            findings.wrong_models += [f"{where}: {problem}" for problem in _wrong(evidence, record)]
+    findings.closed += len(set(closed))
+    findings.wrong_models += [f"{evidence.run.name}: {problem}" for problem in _wrong_set(evidence, closed)]
+
+
+def _miscounted(record: RoundRecord) -> Iterator[str]:
+    """Yield where a round's counters differ from the parts that its devices had."""
+    one, parts = record.round, Counter(participant.state for participant in record.participants)
+    for name, counted, states in (
+        ("replied", one.replied, (Participation.REPLIED, Participation.REFUSED)),
+        ("refused", one.refused, (Participation.REFUSED,)),
+        ("gone", one.gone, (Participation.DECLINED, Participation.FAILED)),
+        ("late", one.late, (Participation.LATE,)),
+    ):
+        devices = sum(parts[state] for state in states)
+        if counted != devices:
+            yield f"{name} is {counted}, but of {devices} devices that is so"
+
+
+def _wrong(evidence: Evidence, record: RoundRecord) -> Iterator[str]:
+    """Yield how a closed round's model differs from the mean of the updates that were counted."""
+    one = record.round
+    weighted = evidence.run.settings.aggregation == "weighted_mean"
+    totals: dict[str, np.ndarray] = {}
+    weights = 0.0
+    for reply in record.participants:
+        if reply.state is not Participation.REPLIED:
+            continue
+        data = evidence.objects[object_keys.update(reply.device, one.run, one.number, one.attempt)]
+        if xxhash.xxh3_128_hexdigest(data) != reply.checksum:
+            yield f"the update of {reply.device} in the bucket is not the one that was counted"
+        weight = float(reply.examples) if weighted else 1.0
+        for name, array in safetensors.numpy.load(data).items():
+            totals[name] = totals.get(name, np.zeros(array.shape)) + weight * array.astype(np.float64)
+        weights += weight
+    published = evidence.objects.get(object_keys.model(one.run, one.number), b"")
+    if hashlib.sha256(published).hexdigest() != one.model_sha256:
+        yield "the model in the bucket is not the one that the round published"
+        return
+    model = safetensors.numpy.load(published)
+    if set(model) != set(totals):
+        yield f"the model has the arrays {sorted(model)}, the updates {sorted(totals)}"
+        return
+    worst = max(float(np.max(np.abs(model[name] - totals[name] / weights))) for name in model)
+    if not worst <= CLOSE_ENOUGH:
+        yield f"the model differs from the mean of {one.good} updates by {worst:.3g}"
+
+
+def _wrong_set(evidence: Evidence, closed: Sequence[int]) -> Iterator[str]:
+    """Yield what is wrong with the set of a run's models: one per closed round, each written once."""
+    run = evidence.run
+    if len(set(closed)) < len(closed):
+        yield f"a round was closed twice: {closed}"
+    expected = {object_keys.model(run.name, number) for number in [0, *closed]}
+    found = {key for key in evidence.objects if key.startswith("models/")}
+    if found != expected:
+        yield f"the bucket has the models {sorted(found)}; the closed rounds are {closed}"
+    for key in sorted(expected):
+        if (writes := evidence.model_writes.get(key, 0)) > 1:
+            yield f"{key} was written {writes} times"
+    if run.state is RunState.SUCCEEDED and sorted(closed) != list(range(1, run.settings.rounds + 1)):
+        yield f"the run SUCCEEDED, but only the rounds {closed} are closed"

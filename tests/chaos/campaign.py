@@ -1,0 +1,162 @@
+"""The campaign: runs with settings drawn at random, several at once, until so many rounds are closed."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from components.trainer.tasks.noise import Noise
+from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings, parse_settings
+from tests.chaos.audit import Findings, audit
+from tests.chaos.evidence import gather
+from tests.chaos.world import MEGABYTES, TASK, World
+
+RUNS_AT_ONCE = 3  # in one world
+SHORTEST_RUN, LONGEST_RUN = 3, 8  # rounds
+# Without a step although nothing goes wrong any more: more than a deadline, a lease, a message's return.
+STUCK_SECONDS = 60.0
+CALM_SECONDS = 40.0  # of the time, for runs to end once nothing goes wrong any more
+KILL_AVERAGER_EVERY = 4.0  # seconds
+KILL_INITIATOR = 0.9  # of the starts
+_POLL_SECONDS = 0.5
+_START_TRIES = 30
+
+
+@dataclass
+class Course:
+    """A run under way: where it stands, and since when."""
+
+    name: str
+    rounds: int
+    stands: tuple[int, int] = (0, 0)  # round and attempt
+    since: float = 0.0
+
+
+class Quota:
+    """The rounds that are still to be closed, shared by campaigns that run side by side."""
+
+    def __init__(self, rounds: int) -> None:
+        self._left = rounds
+        self._lock = threading.Lock()
+
+    def take(self, most: int) -> int:
+        """Take up to ``most`` rounds; 0 if there are none left."""
+        with self._lock:
+            taken = min(self._left, most)
+            self._left -= taken
+            return taken
+
+    def give_back(self, rounds: int) -> None:
+        """Give back rounds that a run did not close."""
+        with self._lock:
+            self._left += rounds
+
+
+class Campaign:
+    """Keeps runs going in one world, kills its functions, and examines each run that has ended."""
+
+    def __init__(self, world: World, quota: Quota, ends_at: float, say: Callable[[str], None]) -> None:
+        self._world = world
+        self._quota = quota
+        self._ends_at = ends_at
+        self._say = say
+        self._dice: random.Random = world.faults.dice(f"runs of {world.name}")
+        self._courses: list[Course] = []
+        self._started = 0
+        self._next_kill = 0.0
+        self.findings = Findings()
+        self.ended: list[Run] = []
+
+    def play(self) -> Findings:
+        """Play until there is no round left to close, or the time is over and the last run has ended."""
+        while (self._start_runs() or self._courses) and not self._world.faults.stopped:
+            if time.monotonic() > self._ends_at:
+                self._world.faults.end()
+            if self._world.gateway.errors:
+                message = f"the gateway itself failed: {self._world.gateway.errors}"
+                raise RuntimeError(message)
+            self._arm()
+            self._look()
+            time.sleep(_POLL_SECONDS)
+        return self.findings
+
+    def _start_runs(self) -> bool:
+        """Start runs while there is room for them; return whether one was started."""
+        started = False
+        while len(self._courses) < RUNS_AT_ONCE and self._world.faults.active:
+            rounds = self._quota.take(self._dice.randint(SHORTEST_RUN, LONGEST_RUN))
+            if not rounds:
+                break
+            self._started += 1
+            course = Course(f"{self._world.name}-{self._started}", rounds)
+            self._courses.append(course)
+            self._start(course.name, self._draw_settings(rounds))
+            started = True
+        return started
+
+    def _draw_settings(self, rounds: int) -> RunSettings:
+        dice = self._dice
+        whom = dice.choice([{"selection": "all"}, {"selection": "random", "fraction": dice.choice([0.7, 1.0])}])
+        return parse_settings(
+            {
+                "task": TASK,
+                "rounds": rounds,
+                **whom,
+                "threshold": dice.choice([0.5, 0.7, 1.0]),
+                "minimum_replies": dice.choice([1, 2]),
+                "deadline_seconds": dice.randint(6, 9),
+                "aggregation": dice.choice(["mean", "weighted_mean"]),
+                "attempts": 8,
+            }
+        )
+
+    def _start(self, name: str, settings: RunSettings) -> None:
+        """Start a run, again and again while the initiator is killed, as an operator or a timer would."""
+        if self._dice.random() < KILL_INITIATOR:
+            self._world.kills.arm("initiator")
+        initial = Noise(megabytes=MEGABYTES).initial_weights(seed=self._started)
+        for tries_left in reversed(range(_START_TRIES)):
+            try:
+                self._world.operator.start(name, settings, initial)
+            except SettingsError:
+                raise  # of the campaign's own making
+            except FedgrassError as error:
+                if not tries_left:
+                    raise
+                self._say(f"  {name}: {error}; started again")
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+    def _arm(self) -> None:
+        if self._world.faults.active and time.monotonic() >= self._next_kill:
+            self._next_kill = time.monotonic() + KILL_AVERAGER_EVERY
+            self._world.kills.arm("averager")
+
+    def _look(self) -> None:
+        """Take note of runs that have ended, or that are stuck now that nothing goes wrong any more."""
+        now = time.monotonic()
+        for course in list(self._courses):
+            run = self._world.operator.run(course.name)
+            if run.state is not RunState.RUNNING:
+                self._examine(course, run)
+                continue
+            stands = (run.round, run.attempt)
+            # While things go wrong, how long a step takes says more of the machine than of the run.
+            if stands != course.stands or self._world.faults.active:
+                course.stands, course.since = stands, now
+            if now - course.since > STUCK_SECONDS:
+                newest = list(self._world.operator.rounds(run))[-1:]
+                self.findings.stuck.append(f"{run.name}: no step for {STUCK_SECONDS:.0f} s; {newest}")
+                self._examine(course, run)
+
+    def _examine(self, course: Course, run: Run) -> None:
+        before = self.findings.closed
+        self._courses.remove(course)
+        audit(gather(self._world, run), self.findings)
+        self._quota.give_back(course.rounds - (self.findings.closed - before))
+        self.ended.append(run)
+        self._say(f"{run.name}: {self.findings.closed - before} rounds closed, {run.state} {run.reason}")

@@ -1,0 +1,47 @@
+"""Gathers what a run has left in the table and in the bucket."""
+
+import time
+from collections.abc import Mapping
+
+from fedgrass.console.operator import RoundRecord
+from fedgrass.federation import object_keys
+from fedgrass.federation.rounds import Participation
+from fedgrass.federation.runs import Run
+from tests.chaos.audit import Evidence
+from tests.chaos.world import World
+
+_READS, _BETWEEN_SECONDS = 50, 0.2
+
+
+def gather(world: World, run: Run) -> Evidence:
+    """Return the evidence of a run, read past everything that is disturbed."""
+    records = _settled(world, run)
+    bucket, s3 = world.stack["BucketName"], world.cloud.client("s3")
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"models/{run.name}/").get("Contents", [])
+    replies = [
+        object_keys.update(reply.device, run.name, record.round.number, record.round.attempt)
+        for record in records
+        for reply in record.participants
+        if reply.state is Participation.REPLIED
+    ]
+    objects: Mapping[str, bytes] = {
+        key: s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in [entry["Key"] for entry in listed] + replies
+    }
+    prefix = f"/{bucket}/"
+    writes = {path.removeprefix(prefix): count for path, count in world.gateway.models_written.items()}
+    return Evidence(run, records, objects, writes)
+
+
+def _settled(world: World, run: Run) -> list[RoundRecord]:
+    """Return a run's rounds once two readings agree, since late replies are counted after its end.
+
+    A reading is no snapshot: it takes the round first, then its participants.
+    """
+    records = list(world.operator.rounds(run))
+    for _ in range(_READS):
+        time.sleep(_BETWEEN_SECONDS)
+        before, records = records, list(world.operator.rounds(run))
+        if records == before:
+            break
+    return records

@@ -1,0 +1,80 @@
+"""What happens to devices: trainers and workers killed, power and links cut."""
+
+from collections.abc import Callable
+
+import psutil
+
+from fedgrass.local.component_process import BROKEN
+from fedgrass.local.fleet import Device
+from fedgrass.local.site import TRAINER
+from tests.chaos.world import World
+
+TRAINER_MODULE, WORKER_MODULE = "components.trainer", "components.trainer.worker"
+PAUSE = (3.0, 8.0)  # seconds between two mishaps
+OFFLINE = (0.3, 6.0)  # seconds that a link stays cut
+_CALL_SECONDS = 60.0
+
+
+class Mishaps:
+    """One mishap after the other in one world, each over before the next."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._dice = world.faults.dice(f"devices of {world.name}")
+
+    def play(self) -> None:
+        """Play until the faults end; every device then works."""
+        mishaps: tuple[Callable[[Device], None], ...] = (
+            self._kill_trainer,
+            self._kill_worker,
+            self._cut_power,
+            self._cut_link,
+        )
+        devices = self._world.fleet.devices
+        while self._world.faults.wait(self._dice.uniform(*PAUSE)):
+            self._revive()
+            self._dice.choices(mishaps, weights=(2, 2, 1, 2))[0](devices[self._dice.choice(sorted(devices))])
+        self._revive()
+
+    def _kill_trainer(self, device: Device) -> None:
+        if _kill(device, TRAINER_MODULE):
+            self._world.faults.count("device_killed", "trainer")
+
+    def _kill_worker(self, device: Device) -> None:
+        if _kill(device, WORKER_MODULE):
+            self._world.faults.count("device_killed", "worker")
+
+    def _cut_power(self, device: Device) -> None:
+        self._world.faults.count("device_killed", "power cut")
+        self._world.fleet.call(device.core.cut_mqtt())
+        _kill(device, TRAINER_MODULE)
+        self._restart(device)
+
+    def _cut_link(self, device: Device) -> None:
+        self._world.faults.count("mqtt_cut")
+        self._world.fleet.call(device.core.cut_mqtt())
+        self._world.faults.wait(self._dice.uniform(*OFFLINE))
+        self._world.fleet.call(device.core.restore_mqtt())
+
+    def _revive(self) -> None:
+        """Start the core anew, as an operator would, where the nucleus has given the component up."""
+        for device in self._world.fleet.devices.values():
+            if device.core.component_state(TRAINER) == BROKEN:
+                self._world.faults.count("component_given_up")
+                self._restart(device)
+
+    def _restart(self, device: Device) -> None:
+        self._world.fleet.call(device.core.stop(), _CALL_SECONDS)
+        self._world.fleet.call(device.core.start(), _CALL_SECONDS)
+
+
+def _kill(device: Device, module: str) -> bool:
+    """Kill a device's process that runs ``module``; return whether there was one."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[1:] == ["-m", module] and device.thing in process.cwd():
+                process.kill()
+                return True
+        except psutil.NoSuchProcess:
+            continue
+    return False

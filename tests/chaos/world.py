@@ -1,0 +1,108 @@
+"""The campaign's world: the embedded cloud, and fleets of cores behind disturbed links and gateways."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import package
+from fedgrass.console.operator import Operator
+from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.fleet import ComponentBuild, Fleet
+from fedgrass.local.iot_connection import IotConnection
+from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.profiles import profile_named
+from fedgrass.local.site import build_trainer, thing_names
+from tests.chaos.faults import Faults
+from tests.chaos.gateway import Gateway
+from tests.chaos.kills import Kills
+from tests.chaos.link import DisturbedConnection
+
+TASK = "noise"
+MEGABYTES = 0.02
+# A dead averager's messages come back soon, so that many can die in the time.
+PARAMETERS = {"AveragerTimeoutSeconds": "9", "ReplyVisibilitySeconds": "12"}
+
+
+@dataclass(frozen=True)
+class World:
+    """One deployed stack with its fleet; several live side by side in one cloud."""
+
+    name: str  # of the fleet
+    cloud: EmbeddedCloud
+    stack: Mapping[str, str]
+    fleet: Fleet
+    operator: Operator
+    gateway: Gateway
+    kills: Kills
+    faults: Faults
+
+
+class DisturbedCore(GreengrassCore):
+    """A core whose every connection to IoT Core is disturbed."""
+
+    def __init__(self, settings: CoreSettings, faults: Faults) -> None:
+        self._faults = faults
+        self._thing = settings.thing_name
+        self._connections = 0
+        super().__init__(settings, self._connect_badly)
+
+    def _connect_badly(self) -> IotConnection:
+        self._connections += 1
+        place = f"{self._thing}, connection {self._connections}"
+        return DisturbedConnection(self._connect_by_mqtt(), self._faults, place)
+
+
+@contextmanager
+def open_worlds(folder: Path, fleets: Sequence[str], devices: int, faults: Faults) -> Iterator[list[World]]:
+    """Set a stack with a fleet of ``devices`` up for each name, in ``folder``; all are taken down again."""
+    build = build_trainer(folder / "build")
+    package.build_functions(folder / "build" / "cloud_functions.zip")
+    with ExitStack() as stack:
+        cloud = stack.enter_context(EmbeddedCloud(folder / "cloud"))
+        yield [stack.enter_context(_open(folder, cloud, build, name, devices, faults)) for name in fleets]
+
+
+@contextmanager
+def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one is
+    folder: Path, cloud: EmbeddedCloud, build: ComponentBuild, name: str, devices: int, faults: Faults
+) -> Iterator[World]:
+    functions = folder / "build" / "cloud_functions.zip"
+    outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, {"FleetName": name, **PARAMETERS})
+    kills = Kills(faults, name)
+    port = int(cloud.endpoint_url.rpartition(":")[2])
+    with Gateway(port, faults, kills, name) as gateway:
+        for client, output in (("initiator", "InitiatorName"), ("averager", "AveragerName")):
+            _send_through(cloud.client("lambda"), outputs[output], gateway.url(client))
+        with Fleet(
+            cloud,
+            outputs,
+            folder / "cores",
+            profile_named("classic"),
+            endpoint_url=gateway.url("devices"),
+            make_core=lambda settings: DisturbedCore(settings, faults),
+        ) as fleet:
+            fleet.start(build, _configurations(name, devices))
+            yield World(name, cloud, outputs, fleet, Operator(cloud.client, outputs), gateway, kills, faults)
+
+
+def _send_through(client: Any, function: str, endpoint_url: str) -> None:
+    """Let a function reach AWS by another way; Lambda starts it anew with that."""
+    variables = client.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
+    variables["AWS_ENDPOINT_URL"] = endpoint_url
+    client.update_function_configuration(FunctionName=function, Environment={"Variables": variables})
+
+
+def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
+    common = {"fleet": fleet, "heartbeat_seconds": 2, "warm_seconds": 600, "python": sys.executable}
+    task = {"module": "tests.chaos.restless_noise:RestlessNoise", "path": str(package.ROOT)}
+    return {
+        # Devices of different weight: the weighted mean is then none of the plain ones.
+        f"{fleet}-{thing}": {
+            **common,
+            "tasks": {TASK: {**task, "megabytes": MEGABYTES, "examples": 10 * index + 7}},
+        }
+        for index, thing in enumerate(thing_names(devices))
+    }

@@ -1,0 +1,130 @@
+"""The short form of the fault-injection campaign, and that its audit finds what it is there to find."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import package
+from fedgrass.console.operator import RoundRecord
+from fedgrass.federation import object_keys
+from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import Arrays, checksum, encode
+from tests.chaos.audit import Evidence, Findings, audit
+
+ROUNDS, SECONDS = 8, 100
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    campaign = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--rounds", str(ROUNDS), "--seconds", str(SECONDS)],
+        cwd=package.ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS + 30,
+        check=False,
+    )
+    assert campaign.stdout, campaign.stderr
+    figures = json.loads(campaign.stdout.splitlines()[-1])
+    found = (figures["double_counted"], figures["wrong_models"], figures["stuck_runs"])
+    assert found == (0, 0, 0), campaign.stdout
+    # How many rounds a busy machine closes in the time is no matter of right and wrong.
+    assert figures["rounds_closed"] > 0, campaign.stdout
+    assert {"averager_killed", "device_killed", "message_dropped"} <= set(figures["faults"]), campaign.stdout
+    assert list(temporary.iterdir()) == []
+
+
+def evidence(**changes: Any) -> Evidence:
+    """Return what a flawless run of one round leaves: two replies, of 1 and of 3 examples."""
+    settings = parse_settings({"task": "noise", "rounds": 1})
+    updates = {"thing-1": np.zeros(4, np.float32), "thing-2": np.ones(4, np.float32)}
+    objects = {
+        object_keys.update(thing, "run-1", 1, 1): encode({"body": body}) for thing, body in updates.items()
+    }
+    participants = [
+        Participant(
+            device=thing,
+            state=Participation.REPLIED,
+            announced_at=1,
+            examples=examples,
+            checksum=checksum(objects[object_keys.update(thing, "run-1", 1, 1)]),
+        )
+        for thing, examples in (("thing-1", 1), ("thing-2", 3))
+    ]
+    models: list[Arrays] = [{"body": np.zeros(4, np.float32)}, {"body": np.full(4, 0.75, np.float32)}]
+    files = [encode(model) for model in models]
+    digests = [hashlib.sha256(file).hexdigest() for file in files]
+    objects |= {object_keys.model("run-1", number): file for number, file in enumerate(files)}
+    closed = Round(
+        run="run-1", number=1, attempt=1, state=State.CLOSED, asked=2, needed=2, minimum=1, opened_at=1,
+        deadline_at=2, base_sha256=digests[0], base_bytes=1, replied=2, model_sha256=digests[1],
+    )  # fmt: skip
+    run = Run(
+        name="run-1", state=RunState.SUCCEEDED, settings=settings, started_at=1,
+        initial_sha256=digests[0], initial_bytes=1, round=1, attempt=1,
+    )  # fmt: skip
+    record = RoundRecord(msgspec.structs.replace(closed, **changes), participants)
+    return Evidence(run, [record], objects, {})
+
+
+def found_in(what: Evidence) -> Findings:
+    findings = Findings()
+    audit(what, findings)
+    return findings
+
+
+def with_model(what: Evidence, model: Arrays) -> Evidence:
+    """Return the evidence with another model in the round and in the bucket."""
+    file = encode(model)
+    objects: Mapping[str, bytes] = {**what.objects, object_keys.model("run-1", 1): file}
+    (record,) = what.records
+    closed = msgspec.structs.replace(record.round, model_sha256=hashlib.sha256(file).hexdigest())
+    return Evidence(what.run, [RoundRecord(closed, record.participants)], objects, what.model_writes)
+
+
+def test_the_audit_finds_nothing_in_a_flawless_run() -> None:
+    findings = found_in(evidence())
+    assert (findings.closed, findings.double_counted, findings.wrong_models) == (1, [], [])
+
+
+def test_the_audit_finds_a_reply_that_was_counted_twice() -> None:
+    assert "replied is 3" in found_in(evidence(replied=3)).double_counted[0]
+
+
+def test_the_audit_finds_a_model_that_averaged_one_update_twice() -> None:
+    twice = with_model(evidence(), {"body": np.full(4, 6 / 7, np.float32)})
+    assert "differs from the mean of 2 updates by 0.107" in found_in(twice).wrong_models[0]
+
+
+def test_the_audit_finds_a_model_that_was_replaced_after_its_round() -> None:
+    replaced = with_model(evidence(), {"body": np.ones(4, np.float32)})
+    stale = Evidence(replaced.run, evidence().records, replaced.objects, {})
+    assert "not the one that the round published" in found_in(stale).wrong_models[0]
+
+
+def test_the_audit_finds_a_model_that_was_written_twice_or_of_no_round() -> None:
+    good = evidence()
+    model = object_keys.model("run-1", 1)
+    twice = Evidence(good.run, good.records, good.objects, {model: 2})
+    assert "written 2 times" in found_in(twice).wrong_models[0]
+    stray = {**good.objects, object_keys.model("run-1", 2): b"stray"}
+    assert (
+        "the bucket has the models" in found_in(Evidence(good.run, good.records, stray, {})).wrong_models[0]
+    )
+
+
+def test_the_audit_finds_a_round_that_started_from_a_stale_model() -> None:
+    assert "starts from another model" in found_in(evidence(base_sha256="0" * 64)).wrong_models[0]
