@@ -99,7 +99,8 @@ class Campaign:
 
     def _draw_settings(self, rounds: int) -> RunSettings:
         dice = self._dice
-        whom = dice.choice([{"selection": "all"}, {"selection": "random", "fraction": dice.choice([0.7, 1.0])}])
+        some = {"selection": "random", "fraction": dice.choice([0.7, 1.0])}
+        whom = dice.choice([{"selection": "all"}, some])
         return parse_settings(
             {
                 "task": TASK,
