@@ -99,8 +99,8 @@ class Campaign:
 
     def _draw_settings(self, rounds: int) -> RunSettings:
         dice = self._dice
-        some = {"selection": "random", "fraction": dice.choice([0.7, 1.0])}
-        whom = dice.choice([{"selection": "all"}, some])
+        some: dict[str, object] = {"selection": "random", "fraction": dice.choice([0.7, 1.0])}
+        whom: dict[str, object] = dice.choice([{"selection": "all"}, some])
         return parse_settings(
             {
                 "task": TASK,
