@@ -109,7 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the faults are counted."""
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # its client was killed
+            self.close_connection = True
+            return
         request = Request(self.command, self.path, dict(self.headers.items()), body)
         gateway, client = self.server.gateway, self.server.client
         step = step_of(request)
