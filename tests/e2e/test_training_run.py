@@ -21,6 +21,7 @@ from fedgrass.local.site import Site, open_site, thing_names
 from tests.e2e.processes import listening_ports, wait_until
 
 DEVICES, ROUNDS = 3, 2
+CLOCK_READ_TWICE_MS = 1_000
 
 
 @dataclass
@@ -109,7 +110,8 @@ def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_
         opened, reply = expected[key]
         turnaround = int(row["turnaround_ms"]["N"])
         assert int(row["announced_at"]["N"]) == opened.opened_at
-        assert turnaround == int(row["received_at"]["N"]) - opened.opened_at
+        # The rule names timestamp() twice, and a rules engine may read its clock for each.
+        assert 0 <= turnaround - (int(row["received_at"]["N"]) - opened.opened_at) < CLOCK_READ_TWICE_MS
         assert 0 < turnaround <= opened.closed_at - opened.opened_at
         assert int(row["examples"]["N"]) == reply.examples
 
