@@ -1,16 +1,21 @@
-"""Step three of a round: average the replies, one at a time, and publish the new global model."""
+"""Step three of a round: average the good updates and publish the new global model.
+
+One averager at a time holds the lease of a round. What it makes lies under ``drafts/`` by the number of its
+lease (the round's ``fence``), until the round is closed by that same number: an averager that was overtaken
+can write its draft and nothing else.
+"""
 
 import math
 from collections.abc import Iterable
 
 import msgspec
 
-from cloud_functions import manifests
+from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
+from cloud_functions.combining import BadUpdates
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
-from fedgrass.federation.aggregation import AGGREGATORS, Aggregator
-from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import (
     Event,
@@ -23,26 +28,21 @@ from fedgrass.federation.rounds import (
     next_event,
 )
 from fedgrass.federation.runs import Run
-from fedgrass.federation.weights import (
-    LARGEST_HEADER,
-    Layout,
-    check_finite,
-    check_layout,
-    checksum,
-    encode,
-    read_layout,
-    sha256,
-    views,
-)
+
+MOST_LEASES = 4  # of one round: averagers that all die at it would die at it for ever
 
 
 def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> None:
     """Take the lease of a round, average its good updates and close it.
 
-    From here on no reply is counted, so whoever repeats this after a crash averages the same updates, in
-    the same order, to the same bytes: the model is written once. The round is opened again if so many
-    updates are refused that it has to wait for others.
+    From here on no reply is counted, so whoever repeats this after a crash averages the same updates to the
+    same bytes. The round is opened again if so many updates are refused that it has to wait for others, and
+    abandoned if the strategy fails.
     """
+    if event is Event.LEASE_EXPIRED and current.fence >= MOST_LEASES:
+        died = f"{run.settings.aggregation!r} did not end within the averager's time, {MOST_LEASES} times"
+        _give_up(cloud, current, f"aggregation {died}")
+        return
     leased = cloud.rounds.move(
         current,
         event,
@@ -54,92 +54,79 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     if leased.work is Work.EVALUATE:
         _close_evaluation(cloud, leased, began)
         return
-    layout = cloud.bucket.read_layout(object_keys.model(run.name, current.base))
-    if event is Event.LEASE_EXPIRED and (written := _written_before(cloud, leased, layout)):
-        # Its updates are not read again: one that has changed since must not count otherwise than it did.
-        _close(cloud, leased, written, leased.good, began)
-        return
-    aggregator = AGGREGATORS[run.settings.aggregation]()
-    refused = _add_updates(cloud, leased, layout, aggregator)
-    settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused)
-    if next_event(settled, cloud.now(), overdue=overdue) not in {
-        Event.ENOUGH_REPLIES,
-        Event.DEADLINE_WITH_MINIMUM,
-    }:
-        reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
-        cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
-        return
-    _close(cloud, leased, encode(aggregator.result()), settled.good, began)
-
-
-def _written_before(cloud: Cloud, leased: Round, layout: Layout) -> bytes | None:
-    """Return the model that an averager wrote before it died, if it came so far."""
     try:
-        key = object_keys.model(leased.run, leased.number)
-        return cloud.bucket.read(key, layout.data_bytes + LARGEST_HEADER)
-    except KeyError:
-        return None
+        _average(cloud, run, leased, began, overdue=overdue)
+    except AggregationFailed as error:
+        _give_up(cloud, leased, messages.shorten(str(error)))
 
 
-def _add_updates(cloud: Cloud, leased: Round, layout: Layout, aggregator: Aggregator) -> int:
-    """Add the updates in the order of the devices' names; return how many were refused."""
+def _average(cloud: Cloud, run: Run, leased: Round, began: int, *, overdue: bool) -> None:
+    """Average what is good, and again without what turns out to be bad."""
+    replies = [p for p in cloud.rounds.participants(leased) if p.state is Participation.REPLIED]
     refused = 0
-    for participant in cloud.rounds.participants(leased):
-        if participant.state is not Participation.REPLIED:
-            continue
+    while _enough(settled := _without(leased, refused), cloud.now(), overdue=overdue):
         try:
-            _add(cloud, leased, participant, layout, aggregator)
-        except UpdateRefused as error:
-            refused += 1
-            cloud.rounds.refuse_update(leased, participant.device, messages.shorten(str(error)))
-            cloud.tell(leased, f"update refused: {error}", device=participant.device)
-    return refused
+            made = new_model.make(cloud, run, leased, replies)
+        except BadUpdates as bad:
+            for place, reason in sorted(bad.refused.items()):
+                refuse(cloud, leased, replies[place].device, reason)
+            refused += len(bad.refused)
+            replies = [reply for place, reply in enumerate(replies) if place not in bad.refused]
+        else:
+            _close(cloud, leased, made, settled.good, began)
+            return
+    reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
+    cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
 
 
-def _add(cloud: Cloud, leased: Round, reply: Participant, model: Layout, aggregator: Aggregator) -> None:
-    """Read one update, check it, add it, forget it."""
-    key = object_keys.update(reply.device, leased.run, leased.number, leased.attempt)
-    try:
-        data = cloud.bucket.read(key, model.data_bytes + LARGEST_HEADER)
-    except KeyError as error:
-        message = f"there is no object {key} in the bucket"
-        raise UpdateRefused(message) from error
-    layout = read_layout(data, len(data))
-    check_layout(layout, model)
-    if checksum(data) != reply.checksum:
-        message = f"the checksum of {key} is {checksum(data)}; the completion says {reply.checksum}"
-        raise UpdateRefused(message)
-    arrays = views(data, layout)
-    check_finite(arrays)
-    aggregator.add(arrays, reply.examples)
+def _without(leased: Round, refused: int) -> Round:
+    """Return the round as it would be OPEN with so many more updates refused."""
+    return msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused)
 
 
-def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> None:
+def _enough(settled: Round, now: int, *, overdue: bool) -> bool:
+    event = next_event(settled, now, overdue=overdue)
+    return event in {Event.ENOUGH_REPLIES, Event.DEADLINE_WITH_MINIMUM}
+
+
+def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
+    """Refuse an update by name; the round goes on without it. Raises LostRace if the lease is another's."""
+    cloud.rounds.refuse_update(leased, device, messages.shorten(reason))
+    cloud.tell(leased, f"update refused: {reason}", device=device)
+
+
+def _give_up(cloud: Cloud, leased: Round, reason: str) -> None:
+    abandoned = cloud.rounds.move(
+        leased, Event.AGGREGATION_FAILED, reason=messages.shorten(reason), closed_at=cloud.now()
+    )
+    cloud.alarms.cancel(deadline_of(abandoned))
+    cloud.tell(abandoned, f"abandoned: {reason}")
+
+
+def _close(cloud: Cloud, leased: Round, made: new_model.Made, good: int, began: int) -> None:
+    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, made, began)
     key = object_keys.model(leased.run, leased.number)
-    # An averager that died after this line wrote the same bytes; its object stays.
-    stored = cloud.bucket.write_once(key, model)
-    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, (sha256(stored), len(stored)), began)
     cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
 
 
 def _close_evaluation(cloud: Cloud, leased: Round, began: int) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
-    model = (leased.base_sha256, leased.base_bytes)
-    closed = _finish(cloud, leased, Event.EVALUATED, model, began)
+    made = new_model.Made(leased.base_sha256, leased.base_bytes)
+    closed = _finish(cloud, leased, Event.EVALUATED, made, began)
     cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
 
 
-def _finish(cloud: Cloud, leased: Round, event: Event, model: tuple[str, int], began: int) -> Round:
-    """Close a round with the SHA-256 and the size of the model that the next one starts from."""
+def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made, began: int) -> Round:
+    """Close a round with the model that the next one starts from."""
     participants = list(cloud.rounds.participants(leased))
     result: dict[str, object] = {
         "closed_at": cloud.now(),
-        "model_sha256": model[0],
-        "model_bytes": model[1],
+        "model_sha256": made.sha256,
+        "model_bytes": made.bytes,
         "metrics": mean_metrics(participants),
         "averaging_seconds": (cloud.now() - began) / 1000,
     }
-    manifests.keep_round(cloud, leased, participants, result)
+    manifests.draft_round(cloud, leased, participants, result)
     return cloud.rounds.move(leased, event, **result)
 
 
@@ -166,10 +153,12 @@ def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
-    """Make a closed round's model the newest of its task, and say so. Repeating it does no harm."""
+    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm."""
     cloud.alarms.cancel(deadline_of(closed))
+    manifests.keep_round(cloud, closed)
     if closed.work is Work.EVALUATE:
         return
+    new_model.keep(cloud, run, closed)
     news = messages.encode(
         NewModel(
             task=run.settings.task,

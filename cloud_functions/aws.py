@@ -1,4 +1,4 @@
-"""The other ports on AWS: the bucket, IoT Core's publish and EventBridge Scheduler."""
+"""The other ports on AWS: IoT Core's publish, EventBridge Scheduler and SQS."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,67 +11,8 @@ from botocore.exceptions import ClientError
 
 from fedgrass.federation import messages
 from fedgrass.federation.alarms import Alarm, Reminder
-from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights import Layout, header_size, read_layout
 
 _PARALLEL_PUBLISHES = 16
-_GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
-
-
-class S3Bucket:
-    """The ``Bucket`` in S3."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self._client = client
-        self.name = name
-
-    def read(self, key: str, largest: int) -> bytes:
-        """Return an object of at most ``largest`` bytes; see ``Bucket``."""
-        answer = self._get(key)
-        if answer["ContentLength"] > largest:
-            answer["Body"].close()
-            message = f"object {key} has {answer['ContentLength']} bytes; {largest} is the most it may have"
-            raise UpdateRefused(message)
-        data: bytes = answer["Body"].read()
-        return data
-
-    def read_layout(self, key: str) -> Layout:
-        """Return the layout of a weights file from its first bytes; see ``Bucket``."""
-        answer = self._get(key, Range=f"bytes=0-{_GUESSED_HEADER - 1}")
-        size = int(answer["ContentRange"].rpartition("/")[2])
-        head: bytes = answer["Body"].read()
-        needed = header_size(head, size)
-        if needed > len(head):
-            head = self._get(key, Range=f"bytes=0-{needed - 1}")["Body"].read()
-        return read_layout(head, size)
-
-    def write(self, key: str, data: bytes) -> None:
-        """Write an object, over whatever is there."""
-        self._client.put_object(Bucket=self.name, Key=key, Body=data)
-
-    def write_once(self, key: str, data: bytes) -> bytes:
-        """Write an object unless there is one; return the bytes that are there now."""
-        try:
-            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
-                raise
-            stored: bytes = self._get(key)["Body"].read()
-            return stored
-        return data
-
-    def _get(self, key: str, **options: str) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = self._client.get_object(Bucket=self.name, Key=key, **options)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in {"NoSuchKey", "404"}:
-                raise KeyError(key) from error
-            if code == "InvalidRange":  # of an empty object
-                message = f"object {key} is empty"
-                raise UpdateRefused(message) from error
-            raise
-        return answer
 
 
 class IotPublisher:

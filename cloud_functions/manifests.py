@@ -3,6 +3,7 @@
 Nothing here is read while a run goes its way. The cohorts, which cohorts.py writes, are the third kind.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -40,13 +41,13 @@ def keep_run(cloud: Cloud, run: Run) -> None:
     cloud.bucket.write_once(object_keys.run_manifest(run.name), msgspec.json.encode(run))
 
 
-def keep_round(
+def draft_round(
     cloud: Cloud, leased: Round, participants: Sequence[Participant], result: Mapping[str, Any]
 ) -> None:
-    """Keep a round that is about to be closed with ``result``, its model being in the bucket.
+    """Draft what is to be kept of a round that is about to be closed with ``result``.
 
-    Before it is closed, so that there is no closed round without. An averager that takes over from one that
-    died here closes the round with the same model; the first one's manifest stays.
+    Before it is closed, so that there is no closed round without; under the lease that closes it, so that
+    one that was overtaken is never kept.
     """
     run = cloud.rounds.run(leased.run)
     if run is None:  # its row was lost a moment ago: the model tells `repair` that the round was closed
@@ -56,7 +57,17 @@ def keep_round(
         leased, state=State.CLOSED, refused=states.count(Participation.REFUSED), **result
     )
     data = msgspec.json.encode(RoundManifest(closed, list(participants), run))
-    cloud.bucket.write_once(object_keys.round_manifest(leased.run, leased.number), data)
+    cloud.bucket.write(_draft_of(closed), data)
+
+
+def keep_round(cloud: Cloud, closed: Round) -> None:
+    """Keep a closed round: what was drafted of it under the lease that closed it."""
+    with contextlib.suppress(KeyError):  # of a round that `repair` rebuilt, which has none
+        cloud.bucket.copy(_draft_of(closed), object_keys.round_manifest(closed.run, closed.number))
+
+
+def _draft_of(closed: Round) -> str:
+    return object_keys.draft(closed.run, closed.number, closed.attempt, closed.fence, "round")
 
 
 def check_not_lost(cloud: Cloud, name: str) -> None:

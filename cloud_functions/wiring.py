@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import boto3
 from botocore.config import Config
 
-from cloud_functions.aws import IotPublisher, Queue, S3Bucket, SchedulerAlarms
+from cloud_functions.aws import IotPublisher, Queue, SchedulerAlarms
 from cloud_functions.cloud import Cloud
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.s3 import S3Bucket
 from cloud_functions.thing_groups import IotThingGroups
 
 _CONFIG = Config(

@@ -4,6 +4,7 @@
     ├── SettingsError       the operator's: a run's settings, a name, an option
     ├── MessageError        the sender's: a message that cannot be taken
     ├── UpdateRefused       the device's: weights that must not enter the average
+    ├── AggregationFailed   the strategy's: it cannot make a model of these updates
     ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
     │   └── LateReply       ... because its round is over or has moved on to another attempt
     ├── LostRace            nobody's: another worker moved the round first; read it again
@@ -27,6 +28,10 @@ class MessageError(FedgrassError):
 
 class UpdateRefused(FedgrassError):
     """An update must not enter the average: wrong arrays, wrong bytes, or values that are not finite."""
+
+
+class AggregationFailed(FedgrassError):
+    """A strategy cannot make a model of a round's updates: too few, too few metrics, or its own mistake."""
 
 
 class ReplyRefused(FedgrassError):

@@ -1,11 +1,13 @@
 """The keys of the bucket: the one place where Python spells them.
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
+    models/<run>/<round>.<state>.safetensors            what the server keeps beside it: momentum, ...
     models/<task>/latest.json                           which model of a task is the newest
     updates/<thing>/<run>/<round>-<attempt>.safetensors a client update; a lifecycle rule expires them
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the cohort that was chosen, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
+    drafts/<run>/<round>-<attempt>/<lease>/...          what an averager made, until the round is closed with it
 
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
@@ -16,6 +18,17 @@ from fedgrass.federation.names import checked_name
 def model(run: str, number: int) -> str:
     """Return the key of the global model that round ``number`` of a run made."""
     return f"models/{checked_name('run', run)}/{number}.safetensors"
+
+
+def state(run: str, number: int, name: str) -> str:
+    """Return the key of what the server keeps beside the model of round ``number``, such as its momentum."""
+    return f"models/{checked_name('run', run)}/{number}.{name}.safetensors"
+
+
+def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
+    """Return the key of what the averager with a lease made: ``model``, a state, or ``round`` (its manifest)."""
+    ending = "json" if file == "round" else "safetensors"
+    return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
 
 
 def latest_model(task: str) -> str:

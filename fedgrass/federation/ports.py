@@ -131,9 +131,14 @@ class Bucket(Protocol):
     """The bucket of models, updates and cohorts. A missing object raises ``KeyError`` with its key."""
 
     name: str
+    lanes: int  # how many requests at once suit it
+    range_bytes: int  # how many bytes of one object a request should ask for
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object. Raises UpdateRefused if it has more than ``largest`` bytes."""
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``start`` on. Raises UpdateRefused if the object is shorter."""
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file without reading its data. Raises UpdateRefused."""
@@ -143,6 +148,25 @@ class Bucket(Protocol):
 
     def write_once(self, key: str, data: bytes) -> bytes:
         """Write an object unless there is one; return the bytes that are there now."""
+
+    def create(self, key: str) -> "ObjectWriter":
+        """Return a writer of an object that comes piece by piece; it is there once that is finished."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object of at most 5 GB, over whatever is there."""
+
+
+class ObjectWriter(Protocol):
+    """Writes one object. Whoever begins one calls ``finish`` or ``abort``."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write the next bytes; they may be changed once this returns."""
+
+    def finish(self) -> None:
+        """Make the object of what was written, over whatever is there."""
+
+    def abort(self) -> None:
+        """Leave no object, nor anything else that was written."""
 
 
 class Publisher(Protocol):

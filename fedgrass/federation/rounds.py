@@ -36,6 +36,7 @@ class Event(StrEnum):
     TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were put together"
+    AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
 
@@ -50,6 +51,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.TOO_FEW_GOOD_UPDATES): State.OPEN,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
+        (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
     }
 )
 

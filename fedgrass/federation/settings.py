@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from fedgrass.federation.aggregation import AGGREGATORS
+from fedgrass.federation import aggregation
 from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
@@ -47,7 +47,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # An announcement that is not accepted so soon is repeated, then given to another device; 0: never.
     accept_seconds: Annotated[int, Meta(ge=0, le=LONGEST_REMINDER)] = 60
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
-    aggregation: str = "weighted_mean"
+    aggregation: Annotated[str, Meta(max_length=128)] = "weighted_mean"
+    aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
+    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # a call of one's own strategy may take
+    clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
+    largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
     on_abandoned: Literal["retry", "fail"] = "retry"
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
     # A device that said nothing for longer is no candidate.
@@ -102,7 +106,6 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 _CHOICES: Mapping[str, Collection[str]] = {
     "selection": SELECTIONS,
-    "aggregation": AGGREGATORS,
     "on_abandoned": ("retry", "fail"),
     "schedule": ("at_once", "every", "adaptive", "by_hand"),
 }
@@ -123,6 +126,7 @@ def parse_settings(values: object) -> RunSettings:
         message = f"the run's settings cannot be used: {error}"
         raise SettingsError(message) from error
     strategy(settings.selection, settings.selection_options)
+    aggregation.strategy(settings.aggregation, settings.aggregation_options)
     if settings.where:
         parse_expression(settings.where)
     _check_rounds_of_training(settings)
@@ -148,7 +152,7 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
         yield "the run has held_out devices, which only evaluate: say how often in evaluate_every"
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
-    for field in ("target_value", "smallest_improvement"):
+    for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
         value = getattr(settings, field)
         if value is not None and not math.isfinite(value):
             yield f"the run's {field} is {value}: it takes a finite number"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.aws import S3Bucket
+from cloud_functions.s3 import S3Bucket
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
 from fedgrass.federation.ports import Bucket, DeviceDirectory, RoundStore

@@ -1,0 +1,242 @@
+"""The arithmetic of a round: slice by slice, all good updates become one change of the global model.
+
+Updates stand in the order of their devices' names, whatever order they came in, and are added in groups of
+``GROUP``: a group by one matrix-vector product in the slice's working type, the groups in float64. So the
+same set of updates gives the same bytes. With weights that sum to 1, the error of a float32 value is at most
+(GROUP + 3) * 2^-24 times the weighted mean of the absolute values, however many devices there are.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_functions.lanes import AHEAD, Block, Lanes
+from cloud_functions.model_files import ModelReader
+from fedgrass.federation.aggregation import Survey
+from fedgrass.federation.encodings import BLOCK
+from fedgrass.federation.slices import Kind, Slice, cut, cut_further
+from fedgrass.federation.weights import DTYPES, Layout
+
+GROUP = 16  # updates in one product
+SMALLEST_BUFFERS = 16 * 1024**2  # bytes of all blocks together; for larger models half a model
+
+Floats = NDArray[np.float64]
+Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
+
+
+class BadUpdates(Exception):  # noqa: N818 # it is no error of anybody's who calls: the others are combined then
+    """Some updates must not enter the average: their places, and what is wrong with each."""
+
+    def __init__(self, refused: dict[int, str]) -> None:
+        super().__init__(f"{len(refused)} updates are bad")
+        self.refused = refused
+
+
+class Change(NamedTuple):
+    """One slice: the model's values before the round, and the combined change, both float64, shape (L,)."""
+
+    part: Slice
+    model: Floats
+    change: Floats
+
+
+class Readable(Protocol):
+    """What is read slice by slice: an update, or the sum of some."""
+
+    def begin(self, first: Slice | None) -> None:
+        """Begin at a slice, None for the front."""
+
+    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:
+        """Read the next slice into ``row``."""
+
+    def finish(self) -> None:
+        """Check what was read to the end."""
+
+    def peek(self, part: Slice) -> NDArray[Any]:
+        """Return a slice's values, read once more."""
+
+
+class Combiner:
+    """Combines the updates of a round.
+
+    Args:
+        updates: in the order of their devices' names.
+        base: the model that the devices started from.
+        layout: the model's.
+        differences: whether updates hold changes, and not the changed values.
+        check: is called before each slice, and may raise.
+        part: the part of the model to combine; all of it if None.
+    """
+
+    def __init__(  # noqa: PLR0913 # it is what an average is made of
+        self,
+        updates: Sequence[Readable],
+        base: ModelReader,
+        layout: Layout,
+        *,
+        differences: bool,
+        check: Callable[[], None],
+        part: Slice | None = None,
+    ) -> None:
+        self._updates = updates
+        self._base = base
+        self._layout = layout
+        self._differences = differences
+        self._check = check
+        self._part = part
+
+    def survey(self, *, products: bool) -> Survey:
+        """Measure all changes.
+
+        Raises:
+            BadUpdates: some must not enter the average.
+        """
+        norms = np.zeros(len(self._updates))
+        total = np.zeros((len(norms), len(norms))) if products else None
+        for block, bad in self._blocks(self._updates, whole=products):
+            changes = self._changes(block, bad)
+            if not bad:
+                norms[block.places.start : block.places.stop] += [_square(change) for change in changes]
+                if total is not None:
+                    total += _products(changes)
+        return Survey(norms, total)
+
+    def sums(self, weights: Floats) -> Iterator[tuple[Slice, Floats]]:
+        """Yield the weighted sum of each slice of what the updates hold, in order.
+
+        Args:
+            weights: shape (N,); updates of weight 0 are not read.
+
+        Raises:
+            BadUpdates: some must not enter the average; what was yielded is of no use then.
+        """
+        chosen = [place for place, weight in enumerate(weights) if weight]
+        updates, weights = [self._updates[place] for place in chosen], weights[chosen]
+        try:
+            yield from self._sums(updates, weights)
+        except BadUpdates as bad:
+            raise BadUpdates({chosen[place]: reason for place, reason in bad.refused.items()}) from bad
+
+    def changes_of_sums(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
+        """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
+        for part, total in sums:
+            model = self._base.read(part)
+            yield Change(part, model, total if self._has_changes(part) else total - share * model)
+
+    def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
+        """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
+
+        Raises:
+            BadUpdates: some must not enter the average; what was yielded is of no use then.
+            AggregationFailed: ``combine`` did what it must not.
+        """
+        shortened = bool((factors != 1).any())
+        for block, bad in self._blocks(self._updates, whole=True):
+            changes = self._changes(block, bad)
+            if bad:
+                continue
+            if shortened:
+                changes *= factors[:, None].astype(changes.dtype)
+            combined = combine(changes, weights).astype(np.float64)
+            yield Change(block.part, self._base.read(block.part), combined)
+
+    def _sums(self, updates: Sequence[Readable], weights: Floats) -> Iterator[tuple[Slice, Floats]]:
+        total = np.zeros(0)
+        for block, bad in self._blocks(updates, whole=False):
+            if not block.places.start:
+                total = np.zeros(block.part.length)
+            if bad:
+                continue
+            total += weights[block.places.start : block.places.stop].astype(block.part.dtype) @ block.rows
+            if block.last:
+                if not math.isfinite(total.sum()):
+                    total = _look_closely(updates, weights, block.part, bad)
+                yield block.part, total
+
+    def _blocks(
+        self, updates: Sequence[Readable], *, whole: bool
+    ) -> Iterator[tuple[Block, dict[int, str]]]:
+        """Yield all blocks, and the bad updates by their places, to which the caller may add.
+
+        Args:
+            updates: what is read.
+            whole: whether a block has to have all updates.
+
+        Raises:
+            BadUpdates: at the end, if there are any.
+        """
+        rows = len(updates) if whole else min(len(updates), GROUP)
+        width = max((DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), default=4)
+        width = max(4, width)
+        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * max(1, rows) * width)
+        length = max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+        slices = cut_further(self._part, length) if self._part else cut(self._layout, length)
+        lanes_wanted = max(1, min(self._base.lanes, rows))
+        with Lanes(lanes_wanted, max(1, rows), length, width) as lanes:
+            lanes.each(updates, lambda update: update.begin(self._part))
+            for block in lanes.blocks(updates, slices):
+                if not block.places.start:
+                    self._check()
+                yield block, lanes.refused
+            lanes.each(updates, lambda update: update.finish())
+            if lanes.refused:
+                raise BadUpdates(lanes.refused)
+
+    def _has_changes(self, part: Slice) -> bool:
+        return self._differences and part.kind is Kind.FLOAT32  # other arrays are sent as they are
+
+    def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
+        """Return a block's changes; updates that are not finite are added to ``bad``."""
+        if not self._has_changes(block.part):
+            np.subtract(block.rows, self._base.read(block.part).astype(block.part.dtype), out=block.rows)
+        if not np.isfinite(block.rows.sum(axis=1)).all():
+            for place, row in zip(block.places, block.rows, strict=True):
+                if place not in bad and (reason := _not_finite(block.part, row)):
+                    bad[place] = reason
+        return block.rows
+
+
+def _look_closely(
+    updates: Sequence[Readable], weights: Floats, part: Slice, bad: dict[int, str]
+) -> Floats:
+    """Find the updates that make a sum infinite or not a number, or sum so that it does not overflow."""
+    total = np.zeros(part.length)
+    for place, update in enumerate(updates):
+        row = update.peek(part)
+        if reason := _not_finite(part, row):
+            bad[place] = reason
+        total += weights[place] * row.astype(np.float64)
+    return total
+
+
+def _not_finite(part: Slice, row: NDArray[Any]) -> str:
+    """Return which value of a row is not finite; empty if all are."""
+    finite = np.isfinite(row)
+    if finite.all():
+        return ""
+    first = int(np.argmin(finite))
+    for piece in part.pieces:
+        if first < piece.length:
+            return f"array {piece.name!r} has values that are not finite, the first at {piece.start + first}"
+        first -= piece.length
+    return "values that are not finite"
+
+
+def _square(change: NDArray[Any]) -> float:
+    with np.errstate(over="ignore"):
+        square = float(np.dot(change, change))
+    if math.isfinite(square):
+        return square
+    return float(np.dot(change.astype(np.float64), change.astype(np.float64)))
+
+
+def _products(changes: NDArray[Any]) -> Floats:
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = changes @ changes.T
+    if not np.isfinite(products).all():
+        wide = changes.astype(np.float64)
+        products = wide @ wide.T
+    return np.asarray(products, dtype=np.float64)

@@ -1,0 +1,150 @@
+"""Global models, and what the server keeps beside them, read and written slice by slice."""
+
+import hashlib
+import math
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.encodings import in_file_order
+from fedgrass.federation.encodings.floats import to_bfloat16
+from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.ports import Bucket
+from fedgrass.federation.slices import Piece, Slice
+from fedgrass.federation.weights import DTYPES, Array, Layout, header
+
+Floats = NDArray[np.float64]
+# The largest int64 is no float64, and the nearest one would wrap round.
+_LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
+
+
+class Stored(NamedTuple):
+    """A file that was written."""
+
+    key: str
+    sha256: str
+    bytes: int
+
+
+def in_type(layout: Layout, dtype: str) -> Layout:
+    """Return a layout with the arrays of ``layout`` in their order, all of one type; without a header."""
+    size, position = DTYPES[dtype].itemsize, 0
+    arrays = {}
+    for name, array in in_file_order(layout).items():
+        end = position + math.prod(array.shape) * size
+        arrays[name] = Array(dtype, array.shape, position, end)
+        position = end
+    return Layout(arrays, 0, position)
+
+
+class ModelReader:
+    """Reads slices of a weights file of plain arrays, in any order.
+
+    Args:
+        bucket: where it lies.
+        key: its key.
+        layout: its layout, header included.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, layout: Layout) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._layout = layout
+        self.lanes, self.range_bytes = bucket.lanes, bucket.range_bytes
+
+    def read(self, part: Slice) -> Floats:
+        """Return a slice's values as float64, shape (L,). Raises KeyError if the file is not there."""
+        row = np.empty(part.length)
+        self.read_into(part, row)
+        return row
+
+    def read_into(self, part: Slice, row: NDArray[Any]) -> None:
+        """Read a slice's values into ``row``, shape (L,), float32 or float64."""
+        start = self._place(part.pieces[0])
+        end = self._place(part.pieces[-1]) + part.pieces[-1].length * self._type(part.pieces[-1]).itemsize
+        raw = np.empty(end - start, dtype=np.uint8)
+        self._bucket.read_into(self._key, self._layout.header_bytes + start, memoryview(raw))
+        position = taken = 0
+        for piece in part.pieces:
+            size = piece.length * self._type(piece).itemsize
+            values = raw[taken : taken + size].view(self._type(piece))
+            if self._layout.arrays[piece.name].dtype == "BF16":
+                values = (values.astype(np.uint32) << 16).view(np.float32)
+            row[position : position + piece.length] = values
+            position, taken = position + piece.length, taken + size
+
+    def _place(self, piece: Piece) -> int:
+        return self._layout.arrays[piece.name].start + piece.start * self._type(piece).itemsize
+
+    def _type(self, piece: Piece) -> "np.dtype[Any]":
+        return DTYPES[self._layout.arrays[piece.name].dtype]
+
+
+class ModelWriter:
+    """Writes a weights file of plain arrays from its slices, in order; whole or not at all.
+
+    Args:
+        bucket: where it is to lie.
+        key: its key.
+        layout: its arrays; the header is made anew.
+        maker: who made the values, for the error that names it.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, layout: Layout, maker: str) -> None:
+        self._key = key
+        self._layout = layout
+        self._maker = maker
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+        self._object = bucket.create(key)
+
+    def __enter__(self) -> Self:
+        self._write(header(self._layout))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._object.finish()
+        else:
+            self._object.abort()
+
+    def write(self, part: Slice, values: NDArray[Any]) -> None:
+        """Write a slice's values, shape (L,), each array in its own type.
+
+        Raises:
+            AggregationFailed: a value is not finite in its type.
+        """
+        position = 0
+        for piece in part.pieces:
+            own = _cast(values[position : position + piece.length], self._layout.arrays[piece.name].dtype)
+            if own.dtype.kind == "f" and not math.isfinite(own.sum(dtype=np.float64)):
+                message = f"{self._maker} made values that are not finite, in array {piece.name!r}"
+                raise AggregationFailed(message)
+            self._write(memoryview(own).cast("B"))
+            position += piece.length
+
+    def stored(self) -> Stored:
+        """Return what was written, once all slices were."""
+        return Stored(self._key, self._sha256.hexdigest(), self._bytes)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._sha256.update(data)
+        self._bytes += len(data)
+        self._object.write(data)
+
+
+def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    if dtype == "BF16":
+        return to_bfloat16(values.astype(np.float32))
+    target = DTYPES[dtype]
+    if target.kind == "f":
+        with np.errstate(over="ignore"):  # infinite then, and refused as that
+            return np.ascontiguousarray(values, dtype=target)
+    whole = np.rint(values)
+    if target == np.int64:
+        whole = np.minimum(whole, _LARGEST_INT64)
+    return np.asarray(whole.astype(target))

@@ -1,0 +1,157 @@
+"""The bucket in S3."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights import Layout, header_size, read_layout
+
+_GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
+_PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
+_PARTS_AHEAD = 2  # that are being sent while the next one is made
+
+
+class S3Bucket:
+    """The ``Bucket`` in S3."""
+
+    # Many requests hide the latency of each; the ranges are large enough to be worth a request.
+    lanes = 16
+    range_bytes = 4 * 1024**2
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def read(self, key: str, largest: int) -> bytes:
+        """Return an object of at most ``largest`` bytes; see ``Bucket``."""
+        answer = self._get(key)
+        if answer["ContentLength"] > largest:
+            answer["Body"].close()
+            message = f"object {key} has {answer['ContentLength']} bytes; {largest} is the most it may have"
+            raise UpdateRefused(message)
+        data: bytes = answer["Body"].read()
+        return data
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``start`` on; see ``Bucket``."""
+        if not target.nbytes:
+            return
+        body = self._get(key, Range=f"bytes={start}-{start + target.nbytes - 1}")["Body"]
+        position = 0
+        while position < target.nbytes:
+            count = body.readinto(target[position:])
+            if not count:
+                message = f"object {key} ends at byte {start + position}, before {start + target.nbytes}"
+                raise UpdateRefused(message)
+            position += count
+
+    def read_layout(self, key: str) -> Layout:
+        """Return the layout of a weights file from its first bytes; see ``Bucket``."""
+        answer = self._get(key, Range=f"bytes=0-{_GUESSED_HEADER - 1}")
+        size = int(answer["ContentRange"].rpartition("/")[2])
+        head: bytes = answer["Body"].read()
+        needed = header_size(head, size)
+        if needed > len(head):
+            head = self._get(key, Range=f"bytes=0-{needed - 1}")["Body"].read()
+        return read_layout(head, size)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, over whatever is there."""
+        self._client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write an object unless there is one; return the bytes that are there now."""
+        try:
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+                raise
+            stored: bytes = self._get(key)["Body"].read()
+            return stored
+        return data
+
+    def create(self, key: str) -> "S3Writer":
+        """Return a writer of an object that comes piece by piece; see ``Bucket``."""
+        return S3Writer(self._client, self.name, key)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the bucket; see ``Bucket``."""
+        try:
+            self._client.copy_object(
+                Bucket=self.name, Key=target, CopySource={"Bucket": self.name, "Key": source}
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
+                raise KeyError(source) from error
+            raise
+
+    def _get(self, key: str, **options: str) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._client.get_object(Bucket=self.name, Key=key, **options)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in {"NoSuchKey", "404"}:
+                raise KeyError(key) from error
+            if code in {"InvalidRange", "416"}:
+                message = f"object {key} is empty, or shorter than it should be"
+                raise UpdateRefused(message) from error
+            raise
+        return answer
+
+
+class S3Writer:
+    """The ``ObjectWriter`` in S3: small objects in one request, larger ones in parts, sent meanwhile."""
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client = client
+        self._where = {"Bucket": bucket, "Key": key}
+        self._pool = ThreadPoolExecutor(_PARTS_AHEAD, thread_name_prefix="write")
+        self._upload = ""
+        self._pending = bytearray()
+        self._sending: deque[Future[str]] = deque()
+        self._tags: list[str] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write the next bytes."""
+        self._pending += data
+        while len(self._pending) > _PART:
+            part, self._pending = self._pending[:_PART], self._pending[_PART:]
+            self._send(bytes(part))
+
+    def finish(self) -> None:
+        """Make the object of what was written; see ``ObjectWriter``."""
+        try:
+            if not self._upload:
+                self._client.put_object(**self._where, Body=bytes(self._pending))
+                return
+            self._send(bytes(self._pending))
+            while self._sending:
+                self._tags.append(self._sending.popleft().result())
+            parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
+            self._client.complete_multipart_upload(
+                **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
+            )
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def abort(self) -> None:
+        """Leave no object, nor parts of one; see ``ObjectWriter``."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._upload:
+            self._client.abort_multipart_upload(**self._where, UploadId=self._upload)
+
+    def _send(self, part: bytes) -> None:
+        if not self._upload:
+            self._upload = self._client.create_multipart_upload(**self._where)["UploadId"]
+        if len(self._sending) == _PARTS_AHEAD:
+            self._tags.append(self._sending.popleft().result())
+        number = len(self._tags) + len(self._sending) + 1
+        self._sending.append(self._pool.submit(self._send_part, number, part))
+
+    def _send_part(self, number: int, part: bytes) -> str:
+        answer = self._client.upload_part(**self._where, UploadId=self._upload, PartNumber=number, Body=part)
+        tag: str = answer["ETag"]
+        return tag

@@ -1,0 +1,134 @@
+"""A run's aggregation strategy, and the guard around it: a user's own may raise, return nonsense or never end."""
+
+import importlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, convert, strategy
+from fedgrass.federation.errors import AggregationFailed, FedgrassError, SettingsError
+from fedgrass.federation.settings import RunSettings
+
+Floats = NDArray[np.float64]
+
+
+class _TimeIsUp(BaseException):
+    """Not an Exception: a strategy that catches those would go on for ever."""
+
+
+def load(settings: RunSettings) -> Strategy:
+    """Return the strategy that a run's settings name.
+
+    Raises:
+        SettingsError: it is ``module:Class`` of the user's, and there is no such strategy in the function's
+            package; or it does not take its options.
+    """
+    built_in = strategy(settings.aggregation, settings.aggregation_options)
+    return built_in or convert(settings.aggregation, _own(settings.aggregation), settings.aggregation_options)
+
+
+def _own(name: str) -> type[Strategy]:
+    module, _, wanted = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), wanted)
+    except Exception as error:
+        message = (
+            f"the run's aggregation {name!r} cannot be loaded ({type(error).__name__}: {error}): put the module"
+            " into cloud_functions/ and deploy again"
+        )
+        raise SettingsError(message) from error
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        message = f"the run's aggregation {name!r} is no fedgrass.federation.aggregation.Strategy"
+        raise SettingsError(message)
+    return found
+
+
+class Guarded:
+    """A strategy whose mistakes become an ``AggregationFailed`` that names it.
+
+    Args:
+        name: as in the run's settings.
+        strategy: the strategy itself.
+        seconds: that one call of it may take.
+    """
+
+    def __init__(self, name: str, strategy: Strategy, seconds: float) -> None:
+        self.name = name
+        self.strategy = strategy
+        self._seconds = seconds
+        # What is built in ends: no timer is set, which only the main thread may do.
+        self._timed = bool(OWN.fullmatch(name)) and threading.current_thread() is threading.main_thread()
+
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
+        """Return the weights, shape (N,); see ``Strategy``."""
+        with self._blamed("weigh"):
+            weights = np.asarray(self.strategy.weigh(contributions, survey), dtype=np.float64)
+        self._check("weigh", weights, len(contributions))
+        return weights
+
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:
+        """Return one change, shape (L,); see ``Strategy``."""
+        length = changes.shape[1]
+        with self._blamed("combine"):
+            combined = np.asarray(self.strategy.combine(changes, weights))
+        self._check("combine", combined, length)
+        return combined
+
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:
+        """Return the new values, shape (L,); see ``Strategy``."""
+        with self._blamed("step"):
+            values = np.asarray(self.strategy.step(model, change, state, turn))
+        self._check("step", values, len(model))
+        for kept in state.values():
+            self._check("step", kept, len(model))
+        return values
+
+    def _check(self, method: str, values: NDArray[Any], length: int) -> None:
+        if values.shape != (length,) or values.dtype.kind != "f":
+            message = (
+                f"aggregation {self.name!r}: {method} returned {values.dtype} of shape {values.shape}; it must"
+                f" return floats of shape ({length},)"
+            )
+            raise AggregationFailed(message)
+        if not np.isfinite(values).all():
+            message = f"aggregation {self.name!r}: {method} returned values that are not finite"
+            raise AggregationFailed(message)
+
+    @contextmanager
+    def _blamed(self, method: str) -> Iterator[None]:
+        try:
+            with _time_limit(self._seconds if self._timed else None):
+                yield
+        except FedgrassError:
+            raise
+        except _TimeIsUp as error:
+            message = f"aggregation {self.name!r}: {method} did not end within {self._seconds:g} s"
+            raise AggregationFailed(message) from error
+        except Exception as error:
+            message = f"aggregation {self.name!r}: {method} raised {type(error).__name__}: {error}"
+            raise AggregationFailed(message) from error
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise ``_TimeIsUp`` in what runs inside once it has run for so long; only in the main thread."""
+    if seconds is None:
+        yield
+        return
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

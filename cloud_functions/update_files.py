@@ -1,0 +1,178 @@
+"""The update files of a round, read from front to back in slices and checked on the way."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.encodings import (
+    SCALE,
+    Encoding,
+    byte_range,
+    check_file,
+    decode_into,
+    file_layout,
+    in_file_order,
+)
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.ports import Bucket
+from fedgrass.federation.slices import Kind, Piece, Slice
+from fedgrass.federation.weights import (
+    CHUNK_BYTES,
+    DTYPES,
+    LARGEST_HEADER,
+    ChunkCheck,
+    Layout,
+    chunk_checksums,
+    header_checksum,
+    read_layout,
+)
+
+Bytes = NDArray[np.uint8]
+_SCALE_BYTES = 4
+_BFLOAT16 = Encoding(kind="bfloat16")
+
+
+class Form:
+    """What every update of a round has to look like: the model's arrays in the run's encoding."""
+
+    def __init__(self, model: Layout, encoding: Encoding) -> None:
+        self.model = model
+        self.encoding = encoding
+        self.file = file_layout(model, encoding)
+        first = next(iter(in_file_order(model)), None)
+        # What lies before the model's own arrays: the scales of those that are encoded with one.
+        self.scales_end = self.file.arrays[first].start if first is not None else 0
+
+    def range_of(self, piece: Piece) -> tuple[int, int]:
+        """Return the bytes of the file's data that hold a piece."""
+        start, end = byte_range(self.model.arrays[piece.name], self.encoding, piece.start, piece.stop)
+        place = self.file.arrays[piece.name].start
+        return place + start, place + end
+
+    def bytes_of(self, part: Slice) -> tuple[int, int]:
+        """Return the bytes of the file's data that hold a slice: its pieces lie side by side."""
+        return self.range_of(part.pieces[0])[0], self.range_of(part.pieces[-1])[1]
+
+    def is_plain(self, part: Slice) -> bool:
+        """Return whether the bytes of a slice are its values, in the type in which they are averaged."""
+        return all(DTYPES[self._dtype(piece)] == part.dtype for piece in part.pieces)
+
+    def decode(self, raw: Bytes, part: Slice, row: NDArray[Any], scales: dict[str, float]) -> None:
+        """Decode the bytes of a slice into ``row``, of the slice's length and type."""
+        begin, position = self.bytes_of(part)[0], 0
+        for piece in part.pieces:
+            start, end = (offset - begin for offset in self.range_of(piece))
+            target, data = row[position : position + piece.length], raw[start:end]
+            if part.kind is Kind.FLOAT32:
+                decode_into(target, memoryview(data), self.encoding, scales.get(piece.name, 1.0))
+            elif self._dtype(piece) == "BF16":
+                decode_into(target, memoryview(data), _BFLOAT16, 1.0)
+            else:
+                target[:] = data.view(DTYPES[self._dtype(piece)])
+            position += piece.length
+
+    def _dtype(self, piece: Piece) -> str:
+        return self.file.arrays[piece.name].dtype
+
+
+class UpdateFile:
+    """One update; its header is read and checked when this is made.
+
+    Raises:
+        UpdateRefused: it is not there, it is no update of the run's model, or its header is not the one that
+            the device vouched for.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, size: int, checksum: str, form: Form) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._form = form
+        self._header_bytes = size - form.file.data_bytes
+        head = self._read_head(size)
+        if header_checksum(head) != checksum:
+            message = f"the checksum of {key} is {header_checksum(head)}; the completion says {checksum}"
+            raise UpdateRefused(message)
+        check_file(read_layout(head, size), form.model, form.encoding)
+        self._checksums = chunk_checksums(head)
+        self._scales: dict[str, float] = {}
+
+    def begin(self, first: Slice | None = None) -> None:
+        """Begin at a slice, None for the front of the data.
+
+        What lies before it in its chunk is read too, since chunks are checked whole.
+        """
+        self._check = ChunkCheck(self._checksums, 0, self._form.file.data_bytes)
+        self._position = 0
+        if self._form.scales_end:
+            self._read_scales()
+        start = self._form.bytes_of(first)[0] if first else self._position
+        if start > self._position:
+            chunk = start // CHUNK_BYTES
+            self._check = ChunkCheck(self._checksums, chunk, self._form.file.data_bytes)
+            self._position = chunk * CHUNK_BYTES
+            self._fetch(self._position, np.empty(start - self._position, dtype=np.uint8))
+
+    def finish(self) -> None:
+        """Read what is left of the chunk that the last slice ended in, so that it is checked."""
+        end = min(-(-self._position // CHUNK_BYTES) * CHUNK_BYTES, self._form.file.data_bytes)
+        if end > self._position:
+            self._fetch(self._position, np.empty(end - self._position, dtype=np.uint8))
+
+    def read(self, part: Slice, row: NDArray[Any], scratch: Bytes) -> None:
+        """Read the next slice into ``row``, of its length and type.
+
+        Raises:
+            UpdateRefused: a chunk is not what the header says, or the file is not there any more.
+        """
+        start, end = self._form.bytes_of(part)
+        if self._form.is_plain(part):
+            self._fetch(start, row.view(np.uint8))
+            return
+        raw = scratch[: end - start]
+        self._fetch(start, raw)
+        self._form.decode(raw, part, row, self._scales)
+
+    def peek(self, part: Slice) -> NDArray[Any]:
+        """Return a slice's values, read again and not checked: to look what is wrong with them."""
+        start, end = self._form.bytes_of(part)
+        raw = np.empty(end - start, dtype=np.uint8)
+        self._bucket.read_into(self._key, self._header_bytes + start, memoryview(raw))
+        row = np.empty(part.length, dtype=part.dtype)
+        self._form.decode(raw, part, row, self._scales)
+        return row
+
+    def _fetch(self, start: int, target: Bytes) -> None:
+        if start != self._position:
+            message = f"the slices of {self._key} have to be read in order: {start} follows {self._position}"
+            raise ValueError(message)
+        try:
+            self._bucket.read_into(self._key, self._header_bytes + start, memoryview(target))
+        except KeyError as error:
+            message = f"there is no object {self._key} in the bucket"
+            raise UpdateRefused(message) from error
+        self._check.feed(memoryview(target))
+        self._position += len(target)
+
+    def _read_head(self, size: int) -> Bytes:
+        if not 8 <= self._header_bytes <= LARGEST_HEADER + 8:
+            expected = self._form.file.data_bytes
+            message = (
+                f"{self._key} has {size} bytes; an update of this model has {expected} bytes of data and a header"
+            )
+            raise UpdateRefused(message)
+        head = np.empty(self._header_bytes, dtype=np.uint8)
+        try:
+            self._bucket.read_into(self._key, 0, memoryview(head))
+        except KeyError as error:
+            message = f"there is no object {self._key} in the bucket"
+            raise UpdateRefused(message) from error
+        return head
+
+    def _read_scales(self) -> None:
+        raw = np.empty(self._form.scales_end, dtype=np.uint8)
+        self._fetch(0, raw)
+        values = raw.view(np.float32)
+        for name in self._form.model.arrays:
+            if scale := self._form.file.arrays.get(name + SCALE):
+                self._scales[name] = float(values[scale.start // _SCALE_BYTES])

@@ -1,0 +1,79 @@
+"""How the updates of a round become the next global model.
+
+    strategy.py            what a strategy is
+    means.py               mean, weighted mean, FedProx
+    server_optimizers.py   FedAvgM, FedAdagrad, FedAdam, FedYogi
+    medians.py, krum.py    strategies that stand updates that are wrong
+    fairness.py            q-FedAvg
+
+A strategy of one's own derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
+``module:Class`` where the averager can import it.
+"""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from fedgrass.federation.aggregation.fairness import QFedAvg
+from fedgrass.federation.aggregation.krum import Krum, MultiKrum
+from fedgrass.federation.aggregation.means import FedProx, Mean, WeightedMean
+from fedgrass.federation.aggregation.medians import Median, TrimmedMean
+from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from fedgrass.federation.aggregation.strategy import Contribution, Strategy, Survey
+from fedgrass.federation.errors import SettingsError
+
+__all__ = ["OWN", "STRATEGIES", "Contribution", "Strategy", "Survey", "convert", "strategy"]
+
+OWN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")  # module:Class
+
+# With their default options, converted here and not at their first use: see selection/__init__.py.
+STRATEGIES: Mapping[str, Strategy] = {
+    name: msgspec.convert({}, kind)
+    for name, kind in {
+        "mean": Mean,
+        "weighted_mean": WeightedMean,
+        "fedprox": FedProx,
+        "fedavgm": FedAvgM,
+        "fedadagrad": FedAdagrad,
+        "fedadam": FedAdam,
+        "fedyogi": FedYogi,
+        "median": Median,
+        "trimmed_mean": TrimmedMean,
+        "krum": Krum,
+        "multi_krum": MultiKrum,
+        "q_fedavg": QFedAvg,
+    }.items()
+}
+
+
+def strategy(name: str, options: Mapping[str, object]) -> Strategy | None:
+    """Return the strategy ``name`` with ``options``; None for one of the user's own, which the cloud has.
+
+    Raises:
+        SettingsError: there is no such strategy, or it has no such option, or not of that value.
+    """
+    if OWN.fullmatch(name):
+        return None
+    default = STRATEGIES.get(name)
+    if default is None:
+        message = (
+            f"the run's aggregation is {name!r}; it may be one of: {', '.join(sorted(STRATEGIES))}, "
+            "or one of your own as module:Class"
+        )
+        raise SettingsError(message)
+    return convert(name, type(default), options)
+
+
+def convert(name: str, kind: type[Strategy], options: Mapping[str, object]) -> Strategy:
+    """Return a strategy of ``kind`` with ``options``. Raises SettingsError in words that name the option."""
+    try:
+        return msgspec.convert(options, kind)
+    except msgspec.ValidationError as error:
+        default = msgspec.convert({}, kind)
+        known = ", ".join(f"{field} = {getattr(default, field)}" for field in kind.__struct_fields__)
+        message = (
+            f"the run's aggregation_options cannot be used with the aggregation {name!r}: {error}; "
+            f"it has {known or 'no options'}"
+        )
+        raise SettingsError(message) from error
