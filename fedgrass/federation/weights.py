@@ -1,81 +1,70 @@
 """Weights as safetensors: their layout, their checks, and no way to run code.
 
-A file is ``header length (u64, little-endian) | header (JSON) | data``; the format is safetensors' own
-(https://github.com/huggingface/safetensors#format). The header is read here, because an update is checked
-against the model's layout before its data is touched, and by ranges; files are written by safetensors.
+    weights_layout.py      what a file holds, read from its header
+    weights_checksums.py   what its header vouches for
+    weights_file.py        how a file is written
+
+This module has the values: what is read from a file, and which values may not be in it.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
 import numpy as np
-import safetensors.numpy
-import xxhash
-from msgspec import Struct
 from numpy.typing import NDArray
 
 from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights_checksums import (
+    CHUNK_BYTES,
+    ChunkCheck,
+    check_data,
+    checksum,
+    chunk_checksums,
+    header_checksum,
+)
+from fedgrass.federation.weights_file import Encoded, Written, as_it_is, dtype_of, encode, layout_of, write
+from fedgrass.federation.weights_layout import (
+    DTYPES,
+    LARGEST_HEADER,
+    Array,
+    Layout,
+    check_layout,
+    header_size,
+    read_layout,
+)
+
+__all__ = [
+    "CHUNK_BYTES",
+    "DTYPES",
+    "LARGEST_HEADER",
+    "Array",
+    "Arrays",
+    "ChunkCheck",
+    "Encoded",
+    "Layout",
+    "Written",
+    "as_it_is",
+    "check_data",
+    "check_finite",
+    "check_layout",
+    "checksum",
+    "chunk_checksums",
+    "decode",
+    "dtype_of",
+    "encode",
+    "header_checksum",
+    "header_size",
+    "layout_of",
+    "read_layout",
+    "sha256",
+    "views",
+    "write",
+]
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
-LARGEST_HEADER = 8 * 1024 * 1024  # bytes: some 80,000 arrays; a larger claim is an attack or an accident
-_PREFIX = 8
-_MOST_DIMENSIONS = 32  # of an array: what every numpy takes
-_MOST_VALUES = 2**48  # of an array: far beyond any file, and within what numpy can count
-
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("<i1"),
-    "U8": np.dtype("<u1"),
-    "BOOL": np.dtype("?"),
-}
-
-
-class Array(Struct, frozen=True):
-    """One array of a file: its type, its shape, and the bytes ``start`` to ``end`` of the data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-class Layout(Struct, frozen=True):
-    """What a weights file holds, without its values."""
-
-    arrays: dict[str, Array]
-    header_bytes: int  # of the length and the header together: the data begins here
-    data_bytes: int
-
-    @property
-    def file_bytes(self) -> int:
-        """The size of the file."""
-        return self.header_bytes + self.data_bytes
-
-
-class _Entry(Struct):
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-# Made before any thread can: see messages.py.
-_HEADER_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENTRY_DECODER = msgspec.json.Decoder(_Entry)
-
-
-def encode(arrays: Arrays) -> bytes:
-    """Return ``arrays`` as the bytes of a safetensors file; the same arrays give the same bytes."""
-    contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    return safetensors.numpy.save(contiguous)
+_EXPONENT_OF_BFLOAT16 = 0x7F80
 
 
 def decode(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
@@ -89,11 +78,14 @@ def decode(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
 
 
 def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays that ``layout`` finds in ``data``, without copying them."""
+    """Return the arrays that ``layout`` finds in ``data``, without copying them.
+
+    Arrays of BF16, for which numpy has no type, come as their bits in uint16.
+    """
     return {
         name: np.frombuffer(
             data,
-            dtype=_DTYPES[array.dtype],
+            dtype=DTYPES[array.dtype],
             count=math.prod(array.shape),
             offset=layout.header_bytes + array.start,
         ).reshape(array.shape)
@@ -101,109 +93,14 @@ def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.gene
     }
 
 
-def header_size(prefix: bytes | memoryview, file_bytes: int) -> int:
-    """Return how many bytes the length and the header of a file of ``file_bytes`` take.
-
-    Raises:
-        UpdateRefused: the file is too short, or its header claims more than there is or than is allowed.
-    """
-    if len(prefix) < _PREFIX:
-        message = f"the file has {file_bytes} bytes; a safetensors file has at least {_PREFIX}"
-        raise UpdateRefused(message)
-    claimed = int.from_bytes(prefix[:_PREFIX], "little")
-    if claimed > LARGEST_HEADER:
-        message = f"the header claims {claimed} bytes; {LARGEST_HEADER} is the most that is taken"
-        raise UpdateRefused(message)
-    if _PREFIX + claimed > file_bytes:
-        message = f"the header claims {claimed} bytes, the file has only {file_bytes}: it is truncated"
-        raise UpdateRefused(message)
-    return _PREFIX + claimed
-
-
-def read_layout(head: bytes | memoryview, file_bytes: int) -> Layout:
-    """Return the layout of a file of ``file_bytes`` bytes, of which ``head`` holds at least the header.
-
-    Raises:
-        UpdateRefused: the header is no safetensors header, or does not fit the file.
-    """
-    size = header_size(head, file_bytes)
-    try:
-        entries = _HEADER_DECODER.decode(bytes(head[_PREFIX:size]))
-        entries.pop("__metadata__", None)
-        parsed = {name: _ENTRY_DECODER.decode(entry) for name, entry in entries.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"the header is no safetensors header: {error}"
-        raise UpdateRefused(message) from error
-    arrays = {name: _checked_array(name, entry) for name, entry in parsed.items()}
-    layout = Layout(arrays, size, _data_size(arrays))
-    if layout.file_bytes != file_bytes:
-        message = f"the header describes a file of {layout.file_bytes} bytes, this one has {file_bytes}"
-        raise UpdateRefused(message)
-    return layout
-
-
-def _checked_array(name: str, entry: _Entry) -> Array:
-    if entry.dtype not in _DTYPES:
-        allowed = ", ".join(_DTYPES)
-        message = f"array {name!r} has the type {entry.dtype!r}; fedgrass averages {allowed}"
-        raise UpdateRefused(message)
-    # Also bounds the work: the product of a million claimed dimensions would take hours.
-    if len(entry.shape) > _MOST_DIMENSIONS or math.prod(max(1, n) for n in entry.shape) > _MOST_VALUES:
-        message = f"array {name!r} claims {len(entry.shape)} dimensions, or more values than a file can have"
-        raise UpdateRefused(message)
-    start, end = entry.data_offsets
-    size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
-    if min(entry.shape, default=0) < 0 or start < 0 or end - start != size:
-        message = f"array {name!r} of shape {tuple(entry.shape)} cannot lie in the bytes {start} to {end}"
-        raise UpdateRefused(message)
-    return Array(entry.dtype, tuple(entry.shape), start, end)
-
-
-def _data_size(arrays: Mapping[str, Array]) -> int:
-    """Return where the data ends; the arrays have to lie side by side, with no gap and no overlap."""
-    position = 0
-    for name, array in sorted(arrays.items(), key=lambda item: (item[1].start, item[1].end)):
-        if array.start != position:
-            message = f"array {name!r} starts at byte {array.start} of the data, not at {position}"
-            raise UpdateRefused(message)
-        position = array.end
-    return position
-
-
-def check_layout(found: Layout, model: Layout) -> None:
-    """Check that an update has the arrays of the model, in their shapes and types.
-
-    Raises:
-        UpdateRefused: the text names the first array that differs, and how many more do.
-    """
-    names = sorted({*found.arrays, *model.arrays})
-    differences = [text for name in names if (text := _differ(name, found, model))]
-    if differences:
-        more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
-        raise UpdateRefused(differences[0] + more)
-
-
-def _differ(name: str, found: Layout, model: Layout) -> str:
-    got, expected = found.arrays.get(name), model.arrays.get(name)
-    if got is None:
-        return f"array {name!r} is missing"
-    if expected is None:
-        return f"array {name!r} is not in the model"
-    if got.shape != expected.shape:
-        return f"array {name!r} has the shape {got.shape}, the model has {expected.shape}"
-    if got.dtype != expected.dtype:
-        return f"array {name!r} has the type {got.dtype}, the model has {expected.dtype}"
-    return ""
-
-
 def check_finite(arrays: Arrays) -> None:
-    """Check that no value is infinite or not a number.
+    """Check that no value is infinite or not a number; arrays of uint16 are bits of BF16.
 
     Raises:
         UpdateRefused: the text names the array, how many values, and where the first is.
     """
     for name, array in arrays.items():
-        finite = np.isfinite(array)
+        finite = _finite(array)
         if not finite.all():
             first = tuple(int(index) for index in np.argwhere(~finite)[0])
             count = int(array.size - finite.sum())
@@ -211,9 +108,11 @@ def check_finite(arrays: Arrays) -> None:
             raise UpdateRefused(message)
 
 
-def checksum(data: bytes | memoryview) -> str:
-    """Return the xxh3-128 of an update as 32 hexadecimal digits: it finds accidents, at memory speed."""
-    return xxhash.xxh3_128_hexdigest(data)
+def _finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
+    if array.dtype == DTYPES["BF16"]:
+        bits = array.astype(np.uint16, copy=False)
+        return np.asarray((bits & _EXPONENT_OF_BFLOAT16) != _EXPONENT_OF_BFLOAT16)
+    return np.asarray(np.isfinite(array))
 
 
 def sha256(data: bytes | memoryview) -> str:

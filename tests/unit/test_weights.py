@@ -127,8 +127,8 @@ def test_a_file_that_was_cut_or_grew_is_refused(model: dict[str, Any], draw: st.
         (a_file(b'{"a":' + b"[" * 100_000), "no safetensors header"),
         (a_file({"a": {"dtype": "F32"}}), "no safetensors header"),
         (
-            a_file({"a": {**F32, "dtype": "BF16"}}, b"1234"),
-            "array 'a' has the type 'BF16'; fedgrass averages",
+            a_file({"a": {**F32, "dtype": "U16"}}, b"1234"),
+            "array 'a' has the type 'U16'; fedgrass averages",
         ),
         (
             a_file({"a": {**F32, "shape": [2]}}, b"1234"),
@@ -204,3 +204,27 @@ def test_integers_booleans_and_empty_arrays_are_finite() -> None:
 def test_checksums_are_those_that_others_compute() -> None:
     assert weights.checksum(b"") == "99aa06d3014798d86001c324468d497f"  # of xxHash's own specification
     assert weights.sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros(2, np.complex64), "array 'w' has the type complex64; fedgrass averages F64"),
+        (np.zeros(2, np.uint16), "array 'w' has the type uint16"),  # might be anybody's bits
+    ],
+)
+def test_an_array_of_a_type_that_no_file_holds_is_refused_by_name(array: Any, said: str) -> None:
+    with pytest.raises(UpdateRefused, match=said):
+        encode({"w": array})
+
+
+def test_an_array_with_the_name_of_the_metadata_is_refused() -> None:
+    with pytest.raises(UpdateRefused, match="cannot be called '__metadata__'"):
+        encode({"__metadata__": np.zeros(1)})
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0xFFFF])
+def test_values_of_bfloat16_that_are_not_finite_are_found_in_their_bits(bits: int) -> None:
+    check_finite({"w": np.array([0x7F7F, 0x8000, 0x3F80], "<u2")})
+    with pytest.raises(UpdateRefused, match=r"'w' has 1 values that are not finite, the first at \(1,\)"):
+        check_finite({"w": np.array([0, bits], "<u2")})

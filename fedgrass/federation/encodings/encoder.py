@@ -1,0 +1,126 @@
+"""From arrays to what a file holds of them: lazily, a piece at a time, with error feedback if it is wanted.
+
+Error feedback (Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel
+Distributed Training of Speech DNNs", 2014; Stich et al., "Sparsified SGD with Memory", 2018; Karimireddy
+et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019): what an update could
+not say is kept and added to the next one, so that sent + kept = wanted, and nothing is lost but time.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.encodings import floats, int8, top_k
+from fedgrass.federation.encodings.decoding import decode_into
+from fedgrass.federation.encodings.encoding import Encoding, check_encoding
+from fedgrass.federation.encodings.layouts import ENCODED, SCALE, file_layout
+from fedgrass.federation.encodings.wanted import Row, Wanted
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights_file import Encoded, as_it_is, dtype_of, layout_of
+from fedgrass.federation.weights_layout import DTYPES, Array, Layout, check_layout
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Feedback = dict[str, NDArray[np.float32]]
+
+
+def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its own name
+    arrays: Arrays,
+    model: Layout,
+    encoding: Encoding,
+    rng: np.random.Generator,
+    feedback: Feedback | None = None,
+    start: Arrays | None = None,
+) -> dict[str, Encoded]:
+    """Return the arrays of an encoded file, in its order, for :func:`fedgrass.federation.weights.write`.
+
+    The values are encoded while the file is written; until then ``arrays`` must not change.
+
+    Args:
+        arrays: the model's arrays, or the differences if the encoding says so and there is no ``start``.
+        model: the layout of the model's own file.
+        encoding: how the float32 arrays are to be encoded.
+        rng: for the stochastic rounding of int8.
+        feedback: by name, what former updates left over: added to the values, and replaced in place by what
+            this update leaves over, which holds once the whole file was written. What is missing begins at 0.
+        start: the arrays from which the training began, to be subtracted from the float32 arrays. Other
+            arrays (counters, say) are sent as they are, in files of differences too.
+
+    Raises:
+        UpdateRefused: the arrays, the start or the feedback are not the model's. Also while the file is
+            written: a value is not finite, or larger than the encoding can hold.
+        SettingsError: the encoding cannot be meant.
+    """
+    check_encoding(encoding)
+    layout = file_layout(model, encoding)
+    found = _as_they_are(arrays, model)
+    if start is not None:
+        _as_they_are(start, model)
+    for name, array in model.arrays.items():
+        if array.dtype == ENCODED:
+            begun = None if start is None else _row(start[name])
+            kept = None if feedback is None else _kept(feedback, name, array)
+            wanted = Wanted(name, _row(arrays[name]), begun, kept)
+            scale = int8.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
+            if name + SCALE in layout.arrays:
+                found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
+            placed = layout.arrays[name]
+            blocks = _blocks(wanted, encoding, placed, scale, rng)
+            found[name] = Encoded(placed.dtype, placed.shape, blocks)
+    return {name: found[name] for name in layout.arrays}
+
+
+def _as_they_are(arrays: Arrays, model: Layout) -> dict[str, Encoded]:
+    """Return ``arrays`` with no encoding, once they are known to be the model's."""
+    found = {}
+    for name, array in arrays.items():
+        expected = model.arrays.get(name)
+        bits = expected is not None and expected.dtype == "BF16" and array.dtype == DTYPES["BF16"]
+        found[name] = as_it_is(array, "BF16" if bits else dtype_of(name, array))
+    check_layout(layout_of(found), model)
+    return found
+
+
+def _row(array: NDArray[np.generic]) -> Row:
+    return np.asarray(array, "<f4", order="C").reshape(-1)
+
+
+def _kept(feedback: Feedback, name: str, array: Array) -> Row:
+    """Return what is kept of an array, as a row that can be written to."""
+    kept = feedback.setdefault(name, np.zeros(array.shape, np.float32))
+    if kept.shape != array.shape or kept.dtype != np.float32 or not kept.flags.carray:
+        message = (
+            f"the feedback of array {name!r} is {kept.dtype} of shape {kept.shape}, not float32 {array.shape}"
+        )
+        raise UpdateRefused(message)
+    return kept.reshape(-1)
+
+
+def _blocks(
+    wanted: Wanted, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
+) -> Iterator[NDArray[np.generic]]:
+    """Yield the encoded pieces of an array; what they do not say is kept."""
+    for place, values in wanted.pieces():
+        wanted.checked(values, encoding)
+        encoded = _encoded(values, encoding, placed, scale, rng)
+        if wanted.kept is not None:
+            said = np.empty_like(values)
+            decode_into(said, encoded.reshape(-1).view(np.uint8).data, encoding, float(scale))
+            np.subtract(values, said, out=wanted.kept[place])
+        yield encoded
+
+
+def _encoded(
+    values: Row, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
+) -> NDArray[np.generic]:
+    match encoding.kind:
+        case "float32":
+            return values
+        case "float16":
+            return floats.to_float16(values)
+        case "bfloat16":
+            return floats.to_bfloat16(values)
+        case "int8":
+            return int8.to_int8(values, scale, rng)
+        case "top_k":
+            return top_k.to_top_k(values, encoding.fraction, placed.shape[1])

@@ -1,0 +1,91 @@
+"""Only the largest changes: of each block of 4096 values the few with the largest magnitude, exactly.
+
+A row of the encoded array is one block: its indices within the block as uint16, ascending, then its values as
+float32. What is not sent is not lost: the device keeps it and adds it to its next update (error feedback).
+Stich et al., "Sparsified SGD with Memory" (2018); Seide et al., "1-Bit Stochastic Gradient Descent" (2014)
+and Karimireddy et al., "Error Feedback Fixes SignSGD" (2019) for the feedback.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.encodings.blocks import BLOCK, block_count
+from fedgrass.federation.errors import UpdateRefused
+
+INDEX_BYTES = 2
+ENTRY_BYTES = INDEX_BYTES + 4
+
+
+def entries_of(values: int, fraction: float) -> int:
+    """Return how many values of a block of ``values`` are sent: at least one."""
+    # Rounded first: 0.07 * 100 is a little above 7 in floating point.
+    return max(1, math.ceil(round(fraction * values, 9)))
+
+
+def row_bytes(values: int, fraction: float) -> int:
+    """Return the size of one block of an array of ``values`` values."""
+    return entries_of(min(values, BLOCK), fraction) * ENTRY_BYTES
+
+
+def to_top_k(values: NDArray[np.float32], fraction: float, row: int) -> NDArray[np.uint8]:
+    """Return ``values`` of one dimension as rows of ``row`` bytes, one for each block."""
+    whole = len(values) // BLOCK * BLOCK
+    rows = np.zeros((block_count(len(values)), row), np.uint8)
+    if whole:
+        _fill(rows[: whole // BLOCK], values[:whole].reshape(-1, BLOCK), fraction)
+    if whole < len(values):
+        _fill(rows[whole // BLOCK :], values[whole:].reshape(1, -1), fraction)
+    return rows
+
+
+def _fill(rows: NDArray[np.uint8], blocks: NDArray[np.float32], fraction: float) -> None:
+    """Write each block's largest values; entries that stay free have index 0 and value 0."""
+    count, room = entries_of(blocks.shape[1], fraction), rows.shape[1] // ENTRY_BYTES
+    chosen = np.argpartition(np.abs(blocks), -count, axis=1)[:, -count:]
+    chosen.sort(axis=1)
+    indices, values = np.zeros((len(rows), room), "<u2"), np.zeros((len(rows), room), "<f4")
+    indices[:, :count] = chosen
+    values[:, :count] = np.take_along_axis(blocks, chosen, axis=1)
+    rows[:, : room * INDEX_BYTES] = indices.view(np.uint8)
+    rows[:, room * INDEX_BYTES :] = values.view(np.uint8)
+
+
+def from_top_k(raw: memoryview, out: NDArray[np.float32]) -> None:
+    """Write the values of whole rows to ``out``, and 0 where none was sent.
+
+    Raises:
+        UpdateRefused: an index lies beyond its block, or ``raw`` is not made of rows.
+    """
+    out[:] = 0
+    count = block_count(len(out))
+    if not count and not len(raw):
+        return
+    if not count or not len(raw) or len(raw) % (count * ENTRY_BYTES):
+        message = f"{len(raw)} bytes of top_k cannot be {count} blocks of entries of {ENTRY_BYTES} bytes"
+        raise UpdateRefused(message)
+    rows = np.frombuffer(raw, np.uint8).reshape(count, -1)
+    room = rows.shape[1] // ENTRY_BYTES
+    indices = np.ascontiguousarray(rows[:, : room * INDEX_BYTES]).view("<u2")
+    values = np.ascontiguousarray(rows[:, room * INDEX_BYTES :]).view("<f4")
+    _check_indices(indices, len(out))
+    places = indices + np.arange(0, count * BLOCK, BLOCK, dtype=np.int64)[:, np.newaxis]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found and refused by its sum
+        np.add.at(out, places.reshape(-1), values.reshape(-1))
+
+
+def _check_indices(indices: NDArray[np.uint16], values: int) -> None:
+    """Check that no entry would be written beyond its block."""
+    last = len(indices) - 1
+    lengths = np.full(len(indices), BLOCK)
+    lengths[last] = values - last * BLOCK
+    largest = indices.max(axis=1)
+    wrong = np.flatnonzero(largest >= lengths)
+    if wrong.size:
+        block = int(wrong[0])
+        message = (
+            f"block {block} of an array in top_k has the index {largest[block]};"
+            f" its {lengths[block]} values are numbered from 0"
+        )
+        raise UpdateRefused(message)

@@ -1,0 +1,155 @@
+"""Weights files are written here: arrays in the order in which they come, from one pass over their values.
+
+safetensors' own writer wants all arrays at once and a second copy of them; this one streams, so that an array
+may be encoded while it is written, and puts the checksums of the chunks into the header.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from math import prod
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights_checksums import (
+    CHECKSUMS,
+    DIGITS,
+    ChunkHasher,
+    chunk_count,
+    header_checksum,
+)
+from fedgrass.federation.weights_layout import DTYPES, LARGEST_HEADER, METADATA, PREFIX, Array, Layout
+
+_ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}  # numpy has no type for that
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One array on its way into a file: its type and shape there, and its values in C order, in blocks.
+
+    The blocks together have the bytes that type and shape say; they are taken once, as the file is written.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    blocks: Iterable[NDArray[np.generic]]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the array in the file."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written: its size, its checksum, and where its arrays lie."""
+
+    bytes: int
+    checksum: str  # as in a completion
+    layout: Layout
+
+
+def dtype_of(name: str, array: NDArray[np.generic]) -> str:
+    """Return the type that an array has in a file.
+
+    Raises:
+        UpdateRefused: no weights file holds that type; the text names the array.
+    """
+    found = _NAMES.get(array.dtype.newbyteorder("<"))
+    if found is None:
+        message = f"array {name!r} has the type {array.dtype}; fedgrass averages {', '.join(DTYPES)}"
+        raise UpdateRefused(message)
+    return found
+
+
+def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
+    """Return an array to be written with no change; its type in the file is ``dtype``."""
+    return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
+
+
+def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
+    """Return the layout of a file that has ``arrays`` in their order."""
+    found, position = {}, 0
+    for name, array in arrays.items():
+        found[name] = Array(array.dtype, array.shape, position, position + array.bytes)
+        position += array.bytes
+    return Layout(found, header_bytes, position)
+
+
+def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
+    """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
+
+    ``target`` is written from where it stands, and has to be seekable: the header comes last, since it has
+    the checksums of the data. On an error the file is left unfinished.
+
+    Raises:
+        UpdateRefused: the names of the arrays cannot be in a header, or make it too large.
+        ValueError: an array's blocks have not the size that its type and shape say.
+    """
+    layout = layout_of(arrays)
+    blank = ["0" * DIGITS] * chunk_count(layout.data_bytes)
+    size = len(_header(layout, blank))
+    start = target.tell()
+    target.write(bytes(size))
+    head = _header(layout, _write_data(arrays, target))
+    target.seek(start)
+    target.write(head)
+    target.seek(start + size + layout.data_bytes)
+    layout = msgspec.structs.replace(layout, header_bytes=size)
+    return Written(layout.file_bytes, header_checksum(head), layout)
+
+
+def encode(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Return ``arrays`` as the bytes of a file; the same arrays give the same bytes.
+
+    Sorted by name, the widest types first as safetensors does, so that each lies where its type wants.
+
+    Raises:
+        UpdateRefused: an array has a type that no weights file holds.
+    """
+    by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    target = BytesIO()
+    write({name: as_it_is(array, dtype_of(name, array)) for name, array in by_width}, target)
+    return target.getvalue()
+
+
+def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
+    """Write the values and return the checksums of their chunks."""
+    hasher, checksums = ChunkHasher(), list[str]()
+    for name, array in arrays.items():
+        written = 0
+        for block in array.blocks:
+            data = np.asarray(block, order="C").reshape(-1).view(np.uint8).data
+            checksums += hasher.feed(data)
+            written += target.write(data)
+        if written != array.bytes:
+            message = f"array {name!r} gave {written} bytes, its type and shape say {array.bytes}"
+            raise ValueError(message)
+    return [*checksums, hasher.end()] if hasher.pending else checksums
+
+
+def _header(layout: Layout, checksums: Sequence[str]) -> bytes:
+    if METADATA in layout.arrays:
+        message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
+        raise UpdateRefused(message)
+    entries: dict[str, Any] = {METADATA: {CHECKSUMS: ",".join(checksums)}}
+    for name, array in layout.arrays.items():
+        entries[name] = {
+            "dtype": array.dtype,
+            "shape": array.shape,
+            "data_offsets": (array.start, array.end),
+        }
+    text = msgspec.json.encode(entries)
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > LARGEST_HEADER:
+        message = (
+            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
+            f" {LARGEST_HEADER} is the most"
+        )
+        raise UpdateRefused(message)
+    return len(text).to_bytes(PREFIX, "little") + text
