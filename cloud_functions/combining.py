@@ -1,19 +1,20 @@
 """The arithmetic of a round: slice by slice, all good updates become one change of the global model.
 
 Updates stand in the order of their devices' names, whatever order they came in, and are added in groups of
-``GROUP``: a group by one matrix-vector product in the slice's working type, the groups in float64. So the
-same set of updates gives the same bytes. With weights that sum to 1, the error of a float32 value is at most
-(GROUP + 3) * 2^-24 times the weighted mean of the absolute values, however many devices there are.
+``GROUP``: a group by one matrix-vector product, the groups in float64. So the same set of updates gives the
+same bytes. Models of up to ``EXACT_BYTES`` are averaged in float64, where that costs nothing. The products of
+larger ones are in float32: with weights that sum to 1, the error of a value is then at most (GROUP + 3) * 2^-24
+times the weighted mean of the absolute values, however many devices there are.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.lanes import AHEAD, Block, Lanes
+from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
 from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
@@ -21,13 +22,14 @@ from fedgrass.federation.slices import Kind, Slice, cut, cut_further
 from fedgrass.federation.weights import DTYPES, Layout
 
 GROUP = 16  # updates in one product
+EXACT_BYTES = 16 * 1024**2
 SMALLEST_BUFFERS = 16 * 1024**2  # bytes of all blocks together; for larger models half a model
 
 Floats = NDArray[np.float64]
 Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
 
 
-class BadUpdates(Exception):  # noqa: N818 # it is no error of anybody's who calls: the others are combined then
+class BadUpdates(Exception):  # it is no error of anybody's who calls: the others are combined then
     """Some updates must not enter the average: their places, and what is wrong with each."""
 
     def __init__(self, refused: dict[int, str]) -> None:
@@ -41,22 +43,6 @@ class Change(NamedTuple):
     part: Slice
     model: Floats
     change: Floats
-
-
-class Readable(Protocol):
-    """What is read slice by slice: an update, or the sum of some."""
-
-    def begin(self, first: Slice | None) -> None:
-        """Begin at a slice, None for the front."""
-
-    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:
-        """Read the next slice into ``row``."""
-
-    def finish(self) -> None:
-        """Check what was read to the end."""
-
-    def peek(self, part: Slice) -> NDArray[Any]:
-        """Return a slice's values, read once more."""
 
 
 class Combiner:
@@ -120,7 +106,22 @@ class Combiner:
         except BadUpdates as bad:
             raise BadUpdates({chosen[place]: reason for place, reason in bad.refused.items()}) from bad
 
-    def changes_of_sums(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
+    def weighted_change(self, weights: Floats) -> Iterator[Change]:
+        """Yield the sum of the changes, each times its weight; raises as :meth:`sums` does."""
+        return self._changes_of(self.sums(weights), float(weights.sum()))
+
+    def mean_change(self, shares: Floats, factors: Floats) -> Iterator[Change]:
+        """Yield the mean of the changes, each times its factor and counted by its share.
+
+        Shares are divided by a power of two, which is exact, and the sum by the rest: a mean of equal values
+        is that value, and whole numbers of examples do not round. Raises as :meth:`sums` does.
+        """
+        scaled = shares / 2.0 ** math.ceil(math.log2(shares.sum()))
+        rest = scaled.sum()
+        means = ((part, total / rest) for part, total in self.sums(scaled * factors))
+        return self._changes_of(means, float((scaled * factors).sum() / rest))
+
+    def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
             model = self._base.read(part)
@@ -150,15 +151,16 @@ class Combiner:
                 total = np.zeros(block.part.length)
             if bad:
                 continue
-            total += weights[block.places.start : block.places.stop].astype(block.part.dtype) @ block.rows
+            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.part.dtype
+            own = weights[block.places.start : block.places.stop].astype(dtype)
+            total += own @ block.rows.astype(dtype, copy=False)
             if block.last:
                 if not math.isfinite(total.sum()):
                     total = _look_closely(updates, weights, block.part, bad)
-                yield block.part, total
+                if not bad:
+                    yield block.part, total
 
-    def _blocks(
-        self, updates: Sequence[Readable], *, whole: bool
-    ) -> Iterator[tuple[Block, dict[int, str]]]:
+    def _blocks(self, updates: Sequence[Readable], *, whole: bool) -> Iterator[tuple[Block, dict[int, str]]]:
         """Yield all blocks, and the bad updates by their places, to which the caller may add.
 
         Args:
@@ -199,9 +201,7 @@ class Combiner:
         return block.rows
 
 
-def _look_closely(
-    updates: Sequence[Readable], weights: Floats, part: Slice, bad: dict[int, str]
-) -> Floats:
+def _look_closely(updates: Sequence[Readable], weights: Floats, part: Slice, bad: dict[int, str]) -> Floats:
     """Find the updates that make a sum infinite or not a number, or sum so that it does not overflow."""
     total = np.zeros(part.length)
     for place, update in enumerate(updates):

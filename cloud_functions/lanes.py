@@ -9,17 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.update_files import UpdateFile
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.slices import Slice
 
 AHEAD = 3  # blocks in memory: one is averaged while the lanes fill the others
 _WIDEST = 8  # bytes of a value
+_LONGEST = 900.0  # seconds that any reading may take: a Lambda function has no more
+
+
+class Readable(Protocol):
+    """What is read slice by slice: an update, or the sum of some."""
+
+    def begin(self, first: Slice | None) -> None:
+        """Begin at a slice, None for the front."""
+
+    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:
+        """Read the next slice into ``row``, of its length and type."""
+
+    def finish(self) -> None:
+        """Check what was read to the end."""
+
+    def peek(self, part: Slice) -> NDArray[Any]:
+        """Return a slice's values, read once more."""
 
 
 class Block(NamedTuple):
@@ -56,7 +72,7 @@ class Lanes:
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def blocks(self, updates: Sequence[UpdateFile], slices: Iterable[Slice]) -> Iterator[Block]:
+    def blocks(self, updates: Sequence[Readable], slices: Iterable[Slice]) -> Iterator[Block]:
         """Yield all slices of all updates, block by block; a block's rows last until the next is taken.
 
         The rows of an update that turns out to be bad are zeros from there on, and ``refused`` has it.
@@ -71,17 +87,17 @@ class Lanes:
         while waiting:
             yield _filled(*waiting.popleft())
 
-    def each(self, updates: Sequence[UpdateFile], do: Callable[[UpdateFile], None]) -> None:
+    def each(self, updates: Sequence[Readable], do: Callable[[Readable], None]) -> None:
         """Do something with every update in its lane; those that raise UpdateRefused are refused."""
         tasks = [
             self._pools[place % self._rows % len(self._pools)].submit(self._try, place, do, update)
             for place, update in enumerate(updates)
         ]
         for task in tasks:
-            task.result()
+            task.result(_LONGEST)
 
     def _begin(
-        self, updates: Sequence[UpdateFile], part: Slice, first: int, buffer: NDArray[np.uint8]
+        self, updates: Sequence[Readable], part: Slice, first: int, buffer: NDArray[np.uint8]
     ) -> tuple[Block, list[Future[None]]]:
         """Have the lanes fill the rows of a block."""
         places = range(first, min(first + self._rows, len(updates)))
@@ -96,19 +112,19 @@ class Lanes:
         ]
 
     def _fill(
-        self, updates: Sequence[UpdateFile], block: Block, places: range, scratch: NDArray[np.uint8]
+        self, updates: Sequence[Readable], block: Block, places: range, scratch: NDArray[np.uint8]
     ) -> None:
         for place in places:
             row = block.rows[place - block.places.start]
 
-            def read(update: UpdateFile, row: NDArray[Any] = row) -> None:
+            def read(update: Readable, row: NDArray[Any] = row) -> None:
                 update.read(block.part, row, scratch)
 
             self._try(place, read, updates[place])
             if place in self.refused:
                 row[:] = 0
 
-    def _try(self, place: int, do: Callable[[UpdateFile], None], update: UpdateFile) -> None:
+    def _try(self, place: int, do: Callable[[Readable], None], update: Readable) -> None:
         if place not in self.refused:
             try:
                 do(update)
@@ -118,5 +134,5 @@ class Lanes:
 
 def _filled(block: Block, filling: list[Future[None]]) -> Block:
     for share in filling:
-        share.result()
+        share.result(_LONGEST)
     return block

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.encodings import in_file_order
 from fedgrass.federation.encodings.floats import to_bfloat16
 from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.slices import Piece, Slice
-from fedgrass.federation.weights import DTYPES, Array, Layout, header
+from fedgrass.federation.weights import DTYPES, Array, Layout, header, in_file_order
 
 Floats = NDArray[np.float64]
 # The largest int64 is no float64, and the nearest one would wrap round.
@@ -65,7 +64,7 @@ class ModelReader:
         start = self._place(part.pieces[0])
         end = self._place(part.pieces[-1]) + part.pieces[-1].length * self._type(part.pieces[-1]).itemsize
         raw = np.empty(end - start, dtype=np.uint8)
-        self._bucket.read_into(self._key, self._layout.header_bytes + start, memoryview(raw))
+        self._bucket.read_into(self._key, self._layout.header_bytes + start, raw.data)
         position = taken = 0
         for piece in part.pieces:
             size = piece.length * self._type(piece).itemsize
@@ -124,7 +123,7 @@ class ModelWriter:
             if own.dtype.kind == "f" and not math.isfinite(own.sum(dtype=np.float64)):
                 message = f"{self._maker} made values that are not finite, in array {piece.name!r}"
                 raise AggregationFailed(message)
-            self._write(memoryview(own).cast("B"))
+            self._write(own.view(np.uint8).data)
             position += piece.length
 
     def stored(self) -> Stored:

@@ -25,6 +25,7 @@ from fedgrass.federation.weights import Layout
 
 Floats = NDArray[np.float64]
 _HEADERS_AT_ONCE = 16
+_LONGEST = 900.0  # seconds: a Lambda function has no more
 
 
 class Made(Struct, frozen=True):
@@ -57,9 +58,7 @@ def make(cloud: Cloud, run: Run, leased: Round, replies: Sequence[Participant]) 
     return _write(cloud, run, leased, layout, guarded, changes)
 
 
-def open_updates(
-    cloud: Cloud, leased: Round, replies: Sequence[Participant], form: Form
-) -> list[UpdateFile]:
+def open_updates(cloud: Cloud, leased: Round, replies: Sequence[Participant], form: Form) -> list[UpdateFile]:
     """Open the updates of some replies, several at a time.
 
     Raises:
@@ -76,8 +75,8 @@ def open_updates(
             refused[place] = str(error)
             return None
 
-    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        updates = list(pool.map(opened, range(len(replies))))
+    with ThreadPoolExecutor(min(_HEADERS_AT_ONCE, max(1, len(replies)))) as pool:
+        updates = list(pool.map(opened, range(len(replies)), timeout=_LONGEST))
     if refused:
         raise BadUpdates(refused)
     return [update for update in updates if update]
@@ -88,12 +87,13 @@ def _changes(
 ) -> Iterator[Change]:
     """Yield the combined changes, slice by slice."""
     survey = _survey(combiner, guarded, settings)
-    weights = guarded.weigh(contributions, survey)
     factors = clip_factors(survey, settings.clip_norm, len(contributions))
+    if guarded.strategy.separable:
+        return combiner.mean_change(guarded.shares(contributions), factors)
+    weights = guarded.weigh(contributions, survey)
     if guarded.strategy.reads == "columns":
         return combiner.columns(guarded.combine, weights, factors)
-    weights = weights * factors
-    return combiner.changes_of_sums(combiner.sums(weights), float(weights.sum()))
+    return combiner.weighted_change(weights * factors)
 
 
 def _survey(combiner: Combiner, guarded: Guarded, settings: RunSettings) -> Survey | None:

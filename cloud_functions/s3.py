@@ -11,6 +11,7 @@ from fedgrass.federation.weights import Layout, header_size, read_layout
 
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
+_LONGEST = 900.0  # seconds that a part may take: a Lambda function has no more
 _PARTS_AHEAD = 2  # that are being sent while the next one is made
 
 
@@ -129,7 +130,7 @@ class S3Writer:
                 return
             self._send(bytes(self._pending))
             while self._sending:
-                self._tags.append(self._sending.popleft().result())
+                self._tags.append(self._sending.popleft().result(_LONGEST))
             parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
             self._client.complete_multipart_upload(
                 **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
@@ -147,7 +148,7 @@ class S3Writer:
         if not self._upload:
             self._upload = self._client.create_multipart_upload(**self._where)["UploadId"]
         if len(self._sending) == _PARTS_AHEAD:
-            self._tags.append(self._sending.popleft().result())
+            self._tags.append(self._sending.popleft().result(_LONGEST))
         number = len(self._tags) + len(self._sending) + 1
         self._sending.append(self._pool.submit(self._send_part, number, part))
 

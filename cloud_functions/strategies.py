@@ -39,8 +39,8 @@ def _own(name: str) -> type[Strategy]:
         found = getattr(importlib.import_module(module), wanted)
     except Exception as error:
         message = (
-            f"the run's aggregation {name!r} cannot be loaded ({type(error).__name__}: {error}): put the module"
-            " into cloud_functions/ and deploy again"
+            f"the run's aggregation {name!r} cannot be loaded ({type(error).__name__}: {error}): put the"
+            " module into cloud_functions/ and deploy again"
         )
         raise SettingsError(message) from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
@@ -64,6 +64,16 @@ class Guarded:
         self._seconds = seconds
         # What is built in ends: no timer is set, which only the main thread may do.
         self._timed = bool(OWN.fullmatch(name)) and threading.current_thread() is threading.main_thread()
+
+    def shares(self, contributions: Sequence[Contribution]) -> Floats:
+        """Return what each update counts, shape (N,); see ``Strategy``."""
+        with self._blamed("share"):
+            shares = np.array([float(self.strategy.share(one)) for one in contributions])
+        self._check("share", shares, len(contributions))
+        if not (shares > 0).all():
+            message = f"aggregation {self.name!r}: share returned {shares.min()}; it must be above 0"
+            raise AggregationFailed(message)
+        return shares
 
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
         """Return the weights, shape (N,); see ``Strategy``."""
@@ -92,8 +102,8 @@ class Guarded:
     def _check(self, method: str, values: NDArray[Any], length: int) -> None:
         if values.shape != (length,) or values.dtype.kind != "f":
             message = (
-                f"aggregation {self.name!r}: {method} returned {values.dtype} of shape {values.shape}; it must"
-                f" return floats of shape ({length},)"
+                f"aggregation {self.name!r}: {method} returned {values.dtype} of shape {values.shape};"
+                f" it must return floats of shape ({length},)"
             )
             raise AggregationFailed(message)
         if not np.isfinite(values).all():

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgrass.federation.encodings import (
-    SCALE,
     Encoding,
     byte_range,
     check_file,
     decode_into,
     file_layout,
-    in_file_order,
 )
+from fedgrass.federation.encodings.layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.slices import Kind, Piece, Slice
@@ -25,11 +24,14 @@ from fedgrass.federation.weights import (
     Layout,
     chunk_checksums,
     header_checksum,
+    header_size,
+    in_file_order,
     read_layout,
 )
 
 Bytes = NDArray[np.uint8]
 _SCALE_BYTES = 4
+_GUESSED_HEADER = 64 * 1024  # bytes: enough for most headers, so that one request does
 _BFLOAT16 = Encoding(kind="bfloat16")
 
 
@@ -65,9 +67,9 @@ class Form:
             start, end = (offset - begin for offset in self.range_of(piece))
             target, data = row[position : position + piece.length], raw[start:end]
             if part.kind is Kind.FLOAT32:
-                decode_into(target, memoryview(data), self.encoding, scales.get(piece.name, 1.0))
+                decode_into(target, data.data, self.encoding, scales.get(piece.name, 1.0))
             elif self._dtype(piece) == "BF16":
-                decode_into(target, memoryview(data), _BFLOAT16, 1.0)
+                decode_into(target, data.data, _BFLOAT16, 1.0)
             else:
                 target[:] = data.view(DTYPES[self._dtype(piece)])
             position += piece.length
@@ -88,13 +90,14 @@ class UpdateFile:
         self._bucket = bucket
         self._key = key
         self._form = form
-        self._header_bytes = size - form.file.data_bytes
         head = self._read_head(size)
-        if header_checksum(head) != checksum:
-            message = f"the checksum of {key} is {header_checksum(head)}; the completion says {checksum}"
+        found = read_layout(head.data, size)
+        check_file(found, form.model, form.encoding)
+        if header_checksum(head.data) != checksum:
+            message = f"the checksum of {key} is {header_checksum(head.data)}; the completion says {checksum}"
             raise UpdateRefused(message)
-        check_file(read_layout(head, size), form.model, form.encoding)
-        self._checksums = chunk_checksums(head)
+        self._header_bytes = found.header_bytes
+        self._checksums = chunk_checksums(head.data)
         self._scales: dict[str, float] = {}
 
     def begin(self, first: Slice | None = None) -> None:
@@ -136,8 +139,7 @@ class UpdateFile:
     def peek(self, part: Slice) -> NDArray[Any]:
         """Return a slice's values, read again and not checked: to look what is wrong with them."""
         start, end = self._form.bytes_of(part)
-        raw = np.empty(end - start, dtype=np.uint8)
-        self._bucket.read_into(self._key, self._header_bytes + start, memoryview(raw))
+        raw = self._read_at(self._header_bytes + start, end - start)
         row = np.empty(part.length, dtype=part.dtype)
         self._form.decode(raw, part, row, self._scales)
         return row
@@ -146,28 +148,31 @@ class UpdateFile:
         if start != self._position:
             message = f"the slices of {self._key} have to be read in order: {start} follows {self._position}"
             raise ValueError(message)
-        try:
-            self._bucket.read_into(self._key, self._header_bytes + start, memoryview(target))
-        except KeyError as error:
-            message = f"there is no object {self._key} in the bucket"
-            raise UpdateRefused(message) from error
-        self._check.feed(memoryview(target))
+        self._read_into(self._header_bytes + start, target)
+        self._check.feed(target.data)
         self._position += len(target)
 
     def _read_head(self, size: int) -> Bytes:
-        if not 8 <= self._header_bytes <= LARGEST_HEADER + 8:
-            expected = self._form.file.data_bytes
-            message = (
-                f"{self._key} has {size} bytes; an update of this model has {expected} bytes of data and a header"
-            )
+        """Return the header, with its length."""
+        largest = self._form.file.data_bytes + LARGEST_HEADER
+        if size > largest:
+            message = f"object {self._key} has {size} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
-        head = np.empty(self._header_bytes, dtype=np.uint8)
+        head = self._read_at(0, min(size, _GUESSED_HEADER))
+        needed = header_size(head.data, size)
+        return head[:needed] if needed <= len(head) else self._read_at(0, needed)
+
+    def _read_at(self, start: int, count: int) -> Bytes:
+        raw = np.empty(count, dtype=np.uint8)
+        self._read_into(start, raw)
+        return raw
+
+    def _read_into(self, start: int, target: Bytes) -> None:
         try:
-            self._bucket.read_into(self._key, 0, memoryview(head))
+            self._bucket.read_into(self._key, start, target.data)
         except KeyError as error:
             message = f"there is no object {self._key} in the bucket"
             raise UpdateRefused(message) from error
-        return head
 
     def _read_scales(self) -> None:
         raw = np.empty(self._form.scales_end, dtype=np.uint8)

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from cloud_functions.s3 import S3Bucket
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.s3 import S3Bucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round

@@ -7,7 +7,7 @@
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the cohort that was chosen, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
-    drafts/<run>/<round>-<attempt>/<lease>/...          what an averager made, until the round is closed with it
+    drafts/<run>/<round>-<attempt>/<lease>/...          what an averager made, to be kept once it closed
 
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
@@ -26,7 +26,7 @@ def state(run: str, number: int, name: str) -> str:
 
 
 def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
-    """Return the key of what the averager with a lease made: ``model``, a state, or ``round`` (its manifest)."""
+    """Return the key of what the averager with a lease made: ``model``, a state, or ``round``, a manifest."""
     ending = "json" if file == "round" else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
 

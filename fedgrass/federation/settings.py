@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from fedgrass.federation import aggregation
 from fedgrass.federation.alarms import LONGEST_REMINDER
+from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.names import THING_NAME, checked_name
@@ -49,7 +50,9 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
     aggregation: Annotated[str, Meta(max_length=128)] = "weighted_mean"
     aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
-    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # a call of one's own strategy may take
+    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = (
+        60.0  # a call of one's own strategy may take
+    )
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
     on_abandoned: Literal["retry", "fail"] = "retry"
@@ -72,6 +75,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     lower_is_better: bool = False
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+
+    @property
+    def upload(self) -> Encoding:
+        """How devices send their updates."""
+        return Encoding()
 
     def cohort(self, candidates: int) -> int:
         """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedgrass.federation.encodings import BLOCK, in_file_order
-from fedgrass.federation.weights import Layout
+from fedgrass.federation.encodings import BLOCK
+from fedgrass.federation.weights import Layout, in_file_order
 
 
 class Kind(Enum):

@@ -23,7 +23,16 @@ from fedgrass.federation.weights_checksums import (
     chunk_checksums,
     header_checksum,
 )
-from fedgrass.federation.weights_file import Encoded, Written, as_it_is, dtype_of, encode, layout_of, write
+from fedgrass.federation.weights_file import (
+    Encoded,
+    Written,
+    as_it_is,
+    dtype_of,
+    encode,
+    header,
+    layout_of,
+    write,
+)
 from fedgrass.federation.weights_layout import (
     DTYPES,
     LARGEST_HEADER,
@@ -31,6 +40,7 @@ from fedgrass.federation.weights_layout import (
     Layout,
     check_layout,
     header_size,
+    in_file_order,
     read_layout,
 )
 
@@ -53,8 +63,10 @@ __all__ = [
     "decode",
     "dtype_of",
     "encode",
+    "header",
     "header_checksum",
     "header_size",
+    "in_file_order",
     "layout_of",
     "read_layout",
     "sha256",

@@ -22,7 +22,15 @@ from fedgrass.federation.weights_checksums import (
     chunk_count,
     header_checksum,
 )
-from fedgrass.federation.weights_layout import DTYPES, LARGEST_HEADER, METADATA, PREFIX, Array, Layout
+from fedgrass.federation.weights_layout import (
+    DTYPES,
+    LARGEST_HEADER,
+    METADATA,
+    PREFIX,
+    Array,
+    Layout,
+    in_file_order,
+)
 
 _ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}  # numpy has no type for that
@@ -81,6 +89,11 @@ def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
     return Layout(found, header_bytes, position)
 
 
+def header(layout: Layout) -> bytes:
+    """Return the header, with its length, of a file with the arrays of ``layout``; without checksums."""
+    return _header(layout, None)
+
+
 def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
 
@@ -133,12 +146,12 @@ def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
     return [*checksums, hasher.end()] if hasher.pending else checksums
 
 
-def _header(layout: Layout, checksums: Sequence[str]) -> bytes:
+def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
     if METADATA in layout.arrays:
         message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
         raise UpdateRefused(message)
-    entries: dict[str, Any] = {METADATA: {CHECKSUMS: ",".join(checksums)}}
-    for name, array in layout.arrays.items():
+    entries: dict[str, Any] = {} if checksums is None else {METADATA: {CHECKSUMS: ",".join(checksums)}}
+    for name, array in in_file_order(layout).items():
         entries[name] = {
             "dtype": array.dtype,
             "shape": array.shape,

@@ -147,6 +147,11 @@ def _data_size(arrays: Mapping[str, Array]) -> int:
     return position
 
 
+def in_file_order(layout: Layout) -> dict[str, Array]:
+    """Return the arrays of a file in the order in which they lie in it."""
+    return dict(sorted(layout.arrays.items(), key=lambda item: (item[1].start, item[1].end)))
+
+
 def check_layout(found: Layout, model: Layout) -> None:
     """Check that an update has the arrays of the model, in their shapes and types.
 

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
+import numpy as np
 
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import LostRace, UpdateRefused
@@ -276,8 +277,11 @@ class MemoryBucket:
 
     def __init__(self, name: str = "bucket") -> None:
         self.name = name
+        self.lanes = 2
+        self.range_bytes = 64 * 1024
         self.objects: dict[str, bytes] = {}
         self.largest_read = 0
+        self.targets: set[int] = set()  # where ``read_into`` was asked to write: how many buffers there are
         self._lock = threading.Lock()
 
     def read(self, key: str, largest: int) -> bytes:
@@ -287,6 +291,21 @@ class MemoryBucket:
             raise UpdateRefused(message)
         self.largest_read = max(self.largest_read, len(data))
         return data
+
+    def read_into(self, key: str, start: int, target: memoryview) -> None:
+        piece = self.objects[key][start : start + target.nbytes]
+        self.largest_read = max(self.largest_read, len(piece))
+        if len(piece) < target.nbytes:
+            message = f"object {key} is empty, or shorter than it should be"
+            raise UpdateRefused(message)
+        target.cast("B")[:] = piece
+        self.targets.add(np.frombuffer(target, np.uint8).ctypes.data)
+
+    def create(self, key: str) -> "MemoryWriter":
+        return MemoryWriter(self, key)
+
+    def copy(self, source: str, target: str) -> None:
+        self.objects[target] = self.objects[source]
 
     def read_layout(self, key: str) -> Layout:
         data = self.objects[key]
@@ -298,6 +317,24 @@ class MemoryBucket:
     def write_once(self, key: str, data: bytes) -> bytes:
         with self._lock:
             return self.objects.setdefault(key, bytes(data))
+
+
+class MemoryWriter:
+    """The ``ObjectWriter`` that keeps what was written until it is finished."""
+
+    def __init__(self, bucket: MemoryBucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._written = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._written += data
+
+    def finish(self) -> None:
+        self._bucket.write(self._key, bytes(self._written))
+
+    def abort(self) -> None:
+        self._written.clear()
 
 
 class MemoryPublisher:

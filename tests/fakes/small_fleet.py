@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_functions import averager, control, coordinator
 from cloud_functions.cloud import Cloud
@@ -20,7 +21,7 @@ from fedgrass.federation.rounds import Participation, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.topics import Kind
-from fedgrass.federation.weights import Arrays, checksum, encode
+from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from tests.fakes.memory_cloud import (
     CallCounter,
     Counted,
@@ -178,6 +179,17 @@ class SmallFleet:
         failures = [line for line in self.log if line.startswith("failed:")]
         assert failures == []
         return answer == {"batchItemFailures": []}
+
+    def model(self, number: int, name: str = RUN) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays of the model of a round."""
+        return decode(self.bucket.objects[object_keys.model(name, number)])
+
+    def holds(self, number: int, value: float) -> bool:
+        """Return whether the model of a round is full of ``value``."""
+        model, expected = self.model(number), update_full_of(value)
+        return model.keys() == expected.keys() and all(
+            np.array_equal(model[name], expected[name]) for name in expected
+        )
 
     def told(self, name: str = RUN) -> list[RoundChange]:
         """Return what people who watch the run were told."""

@@ -205,7 +205,7 @@ def test_a_run_whose_cancelling_died_half_way_has_no_open_round_after_the_next_m
 def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_its_end() -> None:
     fleet = started(devices=1)
     opened = fleet.newest()
-    fleet.counter.plan_crash(name="write_once")
+    fleet.counter.plan_crash(name="create")
     with pytest.raises(Crash):
         fleet.reply("thing-0")
     fleet.act("cancel")

@@ -287,12 +287,3 @@ def test_a_participant_that_was_asked_first_stays_as_it_was_when_the_opening_is_
     parts = [part.device for part in fleet.rounds.participants(fleet.newest())]
     assert parts == ["thing-0", "thing-1", "thing-9"]
     assert all(part.state is Participation.ASKED for part in fleet.rounds.participants(fleet.newest()))
-
-
-def test_memory_of_the_averager_is_one_update_at_a_time() -> None:
-    fleet = SmallFleet(devices=8)
-    fleet.start()
-    size = len(fleet.upload("thing-0", fleet.newest(), update_full_of(1.0)))
-    for device in fleet.names:
-        fleet.reply(device)
-    assert fleet.bucket.largest_read <= size

@@ -37,7 +37,7 @@ class MultiKrum(Strategy, frozen=True):
 class Krum(MultiKrum, frozen=True):
     """The one update with the lowest score becomes the model."""
 
-    keep: Literal[1] = 1  # type: ignore[assignment]
+    keep: Literal[1] = 1
 
 
 def krum_scores(products: Floats, malicious: int) -> Floats:

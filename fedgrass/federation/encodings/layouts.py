@@ -6,17 +6,12 @@ from fedgrass.federation.encodings.blocks import BLOCK, block_count, values_in
 from fedgrass.federation.encodings.encoding import Encoding
 from fedgrass.federation.encodings.top_k import row_bytes
 from fedgrass.federation.errors import SettingsError, UpdateRefused
-from fedgrass.federation.weights_layout import DTYPES, Array, Layout, check_layout
+from fedgrass.federation.weights_layout import DTYPES, Array, Layout, check_layout, in_file_order
 
 ENCODED = "F32"  # the one type of arrays that is encoded
 SCALE = ":scale"  # after an array's name: its scale
 _SCALE_BYTES = 4
 _FILE_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "top_k": "U8"}
-
-
-def in_file_order(layout: Layout) -> dict[str, Array]:
-    """Return the arrays of a file in the order in which they lie in it."""
-    return dict(sorted(layout.arrays.items(), key=lambda item: (item[1].start, item[1].end)))
 
 
 def file_layout(model: Layout, encoding: Encoding) -> Layout:
