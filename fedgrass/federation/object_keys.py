@@ -1,6 +1,7 @@
 """The keys of the bucket: the one place where Python spells them.
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
+    models/<run>/<round>.<kind>.safetensors             ... in the encoding that devices download
     models/<task>/latest.json                           which model of a task is the newest
     updates/<thing>/<run>/<round>-<attempt>.safetensors a client update; a lifecycle rule expires them
     rounds/<run>/run.json                               the run as it was created, written once
@@ -10,12 +11,18 @@
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
 
+from fedgrass.federation.encoding import Kind
 from fedgrass.federation.names import checked_name
 
 
 def model(run: str, number: int) -> str:
     """Return the key of the global model that round ``number`` of a run made."""
     return f"models/{checked_name('run', run)}/{number}.safetensors"
+
+
+def encoded_model(run: str, number: int, kind: Kind) -> str:
+    """Return the key of the same model as devices download it, in the encoding ``kind``."""
+    return f"models/{checked_name('run', run)}/{number}.{kind}.safetensors"
 
 
 def latest_model(task: str) -> str:

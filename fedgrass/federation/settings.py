@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation.aggregation import AGGREGATORS
 from fedgrass.federation.alarms import LONGEST_REMINDER
+from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.names import THING_NAME, checked_name
@@ -48,6 +49,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     accept_seconds: Annotated[int, Meta(ge=0, le=LONGEST_REMINDER)] = 60
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
     aggregation: str = "weighted_mean"
+    # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
+    upload_encoding: Kind = "float32"
+    upload_difference: bool = False  # what training changed is sent, and not the trained weights
+    top_k_fraction: Fraction = 0.01
+    download_encoding: ModelKind = "float32"
     on_abandoned: Literal["retry", "fail"] = "retry"
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
     # A device that said nothing for longer is no candidate.
@@ -68,6 +74,17 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     lower_is_better: bool = False
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+
+    @property
+    def upload(self) -> Encoding:
+        """How devices encode their updates."""
+        fraction = self.top_k_fraction if self.upload_encoding == "top_k" else Encoding().fraction
+        return Encoding(kind=self.upload_encoding, difference=self.upload_difference, fraction=fraction)
+
+    @property
+    def download(self) -> Encoding:
+        """How the model is encoded that devices download."""
+        return Encoding(kind=self.download_encoding)
 
     def cohort(self, candidates: int) -> int:
         """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""
@@ -103,6 +120,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 _CHOICES: Mapping[str, Collection[str]] = {
     "selection": SELECTIONS,
     "aggregation": AGGREGATORS,
+    "upload_encoding": get_args(Kind),
+    "download_encoding": get_args(ModelKind),
     "on_abandoned": ("retry", "fail"),
     "schedule": ("at_once", "every", "adaptive", "by_hand"),
 }
@@ -144,6 +163,11 @@ def _check_rounds_of_training(settings: RunSettings) -> None:
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield what cannot be meant, each naming the fields."""
     yield from _contradictions_of_the_cohort(settings)
+    if settings.upload_encoding == "top_k" and not settings.upload_difference:
+        yield (
+            "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
+            " true, or choose another upload_encoding"
+        )
     if settings.held_out and not settings.evaluate_every:
         yield "the run has held_out devices, which only evaluate: say how often in evaluate_every"
     if settings.schedule == "every" and not settings.every_minutes:
