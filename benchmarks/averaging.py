@@ -4,8 +4,8 @@
 
 Ours reads the updates of N devices from files in the page cache (and once from the embedded cloud's S3),
 checks header, layout, checksums and finiteness, averages, and writes the new model with its SHA-256: what
-``cloud_functions.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N replies in memory,
-which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a process
+``cloud_functions.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N replies in
+memory, which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a process
 of its own; its memory is the peak of the resident set above what the imports took. The read limit is one core
 that reads the same files, mapped into memory, from the page cache.
 """
@@ -215,9 +215,7 @@ def in_a_process(folder: Path, what: str, clients: int, strategy: str = "") -> d
     command = [sys.executable, "-m", "benchmarks.averaging", "--measure", what, "--folder", str(folder)]
     command += ["--clients", str(clients), *(["--strategy", strategy] if strategy else [])]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    answer = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=900
-    )
+    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=900)
     figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
     return figures
 

@@ -111,7 +111,9 @@ def _close(cloud: Cloud, leased: Round, made: new_model.Made, good: int, began: 
 
 def _close_evaluation(cloud: Cloud, leased: Round, began: int) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
-    made = new_model.Made(leased.base_sha256, leased.base_bytes)
+    made = new_model.Made(
+        leased.base_sha256, leased.base_bytes, leased.base_download_sha256, leased.base_download_bytes
+    )
     closed = _finish(cloud, leased, Event.EVALUATED, made, began)
     cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
 
@@ -123,6 +125,8 @@ def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made, beg
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
         "model_bytes": made.bytes,
+        "download_sha256": made.download_sha256,
+        "download_bytes": made.download_bytes,
         "metrics": mean_metrics(participants),
         "averaging_seconds": (cloud.now() - began) / 1000,
     }

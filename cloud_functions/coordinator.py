@@ -9,13 +9,13 @@ import contextlib
 
 from cloud_functions import averaging, cohorts, manifests, opening
 from cloud_functions.cloud import Cloud
-from fedgrass.federation import object_keys
+from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step
 from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.weights import check_finite, decode, sha256
+from fedgrass.federation.weights import check_finite, decode, read_layout, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
 LOOK_AGAIN_SECONDS = 60  # after a run was started: whoever started it may have died half-way
@@ -37,7 +37,9 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         message = f"run {name!r} has no initial model: upload one to {key} first"
         raise SettingsError(message) from error
     check_finite(decode(model))
+    encodings.file_layout(read_layout(model, len(model)), settings.upload)  # refuses what cannot be uploaded
     _check_candidates(cloud, settings)
+    download = _written_for_download(cloud, name, settings, model)
     run = Run(
         name=name,
         state=RunState.RUNNING,
@@ -45,6 +47,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         started_at=cloud.now(),
         initial_sha256=sha256(model),
         initial_bytes=len(model),
+        initial_download_sha256=sha256(download) if download else "",
+        initial_download_bytes=len(download),
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)
@@ -59,6 +63,14 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     with contextlib.suppress(NotYet):  # of a run that was started before and is at work: nothing to do
         advance(cloud, name)
     return cloud.rounds.run(name) or run
+
+
+def _written_for_download(cloud: Cloud, name: str, settings: RunSettings, model: bytes) -> bytes:
+    """Write the initial model as devices download it; return the file, nothing if it is the model's own."""
+    if settings.download_encoding == "float32":
+        return b""
+    encoded = encodings.encode_model(model, settings.download)
+    return cloud.bucket.write_once(object_keys.encoded_model(name, 0, settings.download_encoding), encoded)
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec import Struct
@@ -16,12 +17,13 @@ from cloud_functions.strategies import Guarded
 from cloud_functions.update_files import Form, UpdateFile
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import Contribution, Survey
+from fedgrass.federation.encodings import encode_model
 from fedgrass.federation.errors import AggregationFailed, LostRace, UpdateRefused
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.slices import Kind, Slice
-from fedgrass.federation.weights import Layout
+from fedgrass.federation.weights import Layout, sha256
 
 Floats = NDArray[np.float64]
 _HEADERS_AT_ONCE = 16
@@ -33,6 +35,19 @@ class Made(Struct, frozen=True):
 
     sha256: str
     bytes: int
+    download_sha256: str = ""  # of the file that devices download in its place; empty: there is none
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What the steps of one making have in common."""
+
+    cloud: Cloud
+    run: Run
+    leased: Round
+    layout: Layout
+    guarded: Guarded
 
 
 def make(cloud: Cloud, run: Run, leased: Round, replies: Sequence[Participant]) -> Made:
@@ -55,7 +70,7 @@ def make(cloud: Cloud, run: Run, leased: Round, replies: Sequence[Participant]) 
         check=_clock(cloud, leased),
     )
     changes = _changes(combiner, guarded, settings, [_contribution(reply) for reply in replies])
-    return _write(cloud, run, leased, layout, guarded, changes)
+    return _write(_Making(cloud, run, leased, layout, guarded), changes)
 
 
 def open_updates(cloud: Cloud, leased: Round, replies: Sequence[Participant], form: Form) -> list[UpdateFile]:
@@ -124,32 +139,43 @@ def clip_factors(survey: Survey | None, clip_norm: float | None, count: int) -> 
     return np.asarray(np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
 
 
-def _write(
-    cloud: Cloud, run: Run, leased: Round, layout: Layout, guarded: Guarded, changes: Iterator[Change]
-) -> Made:
+def _write(making: _Making, changes: Iterator[Change]) -> Made:
     """Write the drafts of the model and of the state, slice by slice."""
-    maker, turn = f"aggregation {guarded.name!r}", leased.number - run.progress.evaluations
-    state_layout = in_type(layout, "F32")
+    cloud, leased, guarded = making.cloud, making.leased, making.guarded
+    turn = leased.number - making.run.progress.evaluations
+    state_layout = in_type(making.layout, "F32")
     with ExitStack() as files:
 
         def begun(file: str, of: Layout) -> ModelWriter:
+            maker = f"aggregation {guarded.name!r}"
             return files.enter_context(ModelWriter(cloud.bucket, draft(leased, file), of, maker))
 
-        model = begun("model", layout)
+        model = begun("model", making.layout)
         states = {name: begun(name, state_layout) for name in guarded.strategy.state}
         before = _state_before(cloud, leased, guarded.strategy.state)
         for part, values, change in changes:
-            if part.kind is Kind.WHOLE:  # no count of batches has a momentum
-                model.write(part, values + change)
-                for state in states.values():
-                    state.write(part, np.zeros(part.length))
-                continue
             kept = {name: read(part) for name, read in before.items()}
-            model.write(part, guarded.step(values, change, kept, turn))
+            whole = part.kind is Kind.WHOLE  # no count of batches has a momentum
+            model.write(part, values + change if whole else guarded.step(values, change, kept, turn))
             for name, state in states.items():
                 state.write(part, kept[name])
     stored = model.stored()
-    return Made(stored.sha256, stored.bytes)
+    return _with_download(making, stored.sha256, stored.bytes)
+
+
+def _with_download(making: _Making, model_sha256: str, model_bytes: int) -> Made:
+    """Draft the file that devices download in the model's place, if the run has them download another."""
+    encoding, leased = making.run.settings.download, making.leased
+    if encoding.kind == "float32":
+        return Made(model_sha256, model_bytes)
+    model = making.cloud.bucket.read(draft(leased, "model"), model_bytes)
+    try:
+        encoded = encode_model(model, encoding)
+    except UpdateRefused as error:
+        message = f"the new model cannot be sent to devices in the download_encoding {encoding.kind}: {error}"
+        raise AggregationFailed(message) from error
+    making.cloud.bucket.write(draft(leased, encoding.kind), encoded)
+    return Made(model_sha256, model_bytes, sha256(encoded), len(encoded))
 
 
 def _state_before(
@@ -186,6 +212,9 @@ def keep(cloud: Cloud, run: Run, closed: Round) -> None:
     names = strategies.load(run.settings).state
     copies = {"model": object_keys.model(closed.run, closed.number)}
     copies |= {name: object_keys.state(closed.run, closed.number, name) for name in names}
+    if closed.download_sha256:
+        kind = run.settings.download_encoding
+        copies[kind] = object_keys.encoded_model(closed.run, closed.number, kind)
     for file, key in copies.items():
         cloud.bucket.copy(draft(closed, file), key)
 

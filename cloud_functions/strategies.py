@@ -1,4 +1,4 @@
-"""A run's aggregation strategy, and the guard around it: a user's own may raise, return nonsense or never end."""
+"""A run's aggregation strategy, and the guard around it: one's own may raise, or never end."""
 
 import importlib
 import signal

@@ -39,7 +39,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "turnaround_median_seconds": statistics.median(turnarounds) if turnarounds else None,
         "turnaround_slowest_seconds": max(turnarounds, default=None),
         "bytes_up": sum(p.bytes for p in replies),
-        "bytes_down": current.base_bytes * len(replies),
+        "bytes_down": current.bytes_to_download * len(replies),
         "held_out": dict(evaluations.get(current.number, {})) if closed else {},
         "devices": [msgspec.to_builtins(p) for p in record.participants],
     }

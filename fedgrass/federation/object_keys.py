@@ -2,6 +2,7 @@
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
     models/<run>/<round>.<state>.safetensors            what the server keeps beside it: momentum, ...
+    models/<run>/<round>.<kind>.safetensors             ... in the encoding that devices download
     models/<task>/latest.json                           which model of a task is the newest
     updates/<thing>/<run>/<round>-<attempt>.safetensors a client update; a lifecycle rule expires them
     rounds/<run>/run.json                               the run as it was created, written once
@@ -12,6 +13,7 @@
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
 
+from fedgrass.federation.encoding import Kind
 from fedgrass.federation.names import checked_name
 
 
@@ -29,6 +31,11 @@ def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
     """Return the key of what the averager with a lease made: ``model``, a state, or ``round``, a manifest."""
     ending = "json" if file == "round" else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
+
+
+def encoded_model(run: str, number: int, kind: Kind) -> str:
+    """Return the key of the same model as devices download it, in the encoding ``kind``."""
+    return f"models/{checked_name('run', run)}/{number}.{kind}.safetensors"
 
 
 def latest_model(task: str) -> str:

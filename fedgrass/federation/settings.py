@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation import aggregation
 from fedgrass.federation.alarms import LONGEST_REMINDER
-from fedgrass.federation.encodings import Encoding
+from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
 from fedgrass.federation.names import THING_NAME, checked_name
@@ -55,6 +55,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     )
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
+    # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
+    upload_encoding: Kind = "float32"
+    upload_difference: bool = False  # what training changed is sent, and not the trained weights
+    top_k_fraction: Fraction = 0.01
+    download_encoding: ModelKind = "float32"
     on_abandoned: Literal["retry", "fail"] = "retry"
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
     # A device that said nothing for longer is no candidate.
@@ -78,8 +83,14 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def upload(self) -> Encoding:
-        """How devices send their updates."""
-        return Encoding()
+        """How devices encode their updates."""
+        fraction = self.top_k_fraction if self.upload_encoding == "top_k" else Encoding().fraction
+        return Encoding(kind=self.upload_encoding, difference=self.upload_difference, fraction=fraction)
+
+    @property
+    def download(self) -> Encoding:
+        """How the model is encoded that devices download."""
+        return Encoding(kind=self.download_encoding)
 
     def cohort(self, candidates: int) -> int:
         """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""
@@ -114,6 +125,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 _CHOICES: Mapping[str, Collection[str]] = {
     "selection": SELECTIONS,
+    "upload_encoding": get_args(Kind),
+    "download_encoding": get_args(ModelKind),
     "on_abandoned": ("retry", "fail"),
     "schedule": ("at_once", "every", "adaptive", "by_hand"),
 }
@@ -156,6 +169,11 @@ def _check_rounds_of_training(settings: RunSettings) -> None:
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield what cannot be meant, each naming the fields."""
     yield from _contradictions_of_the_cohort(settings)
+    if settings.upload_encoding == "top_k" and not settings.upload_difference:
+        yield (
+            "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
+            " true, or choose another upload_encoding"
+        )
     if settings.held_out and not settings.evaluate_every:
         yield "the run has held_out devices, which only evaluate: say how often in evaluate_every"
     if settings.schedule == "every" and not settings.every_minutes:

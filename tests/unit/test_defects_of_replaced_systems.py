@@ -29,18 +29,14 @@
 """
 
 import ast
-import gc
 import pickle
-import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud_functions import opening
 from fedgrass.federation import object_keys
-from fedgrass.federation.aggregation import WeightedMean
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.names import checked_name

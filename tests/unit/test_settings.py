@@ -29,7 +29,7 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         ("rounds", 2.5, "Expected `int`"),
         ("rounds", True, "Expected `int`"),
         ("selection", "fastest-ever", "it may be one of: all, fastest"),
-        ("aggregation", "median-ish", "it may be one of: mean, weighted_mean"),
+        ("aggregation", "median-ish", "it may be one of: fedadagrad, fedadam"),
         ("fraction", 0, "> 0.0"),
         ("fraction", 1.1, "<= 1.0"),
         ("fraction", math.nan, "> 0.0"),
