@@ -11,20 +11,25 @@ from fedgrass.federation.errors import FedgrassError
 
 def command() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
-    )
-    parser.add_argument("--version", action="version", version=f"fedgrass {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_demo(commands)
-    run_commands.add(commands)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except FedgrassError as error:
         sys.exit(f"fedgrass: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; what it parsed has a ``run`` that does it."""
+    made = argparse.ArgumentParser(
+        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
+    )
+    made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
+    commands = made.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    run_commands.add(commands)
+    return made
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

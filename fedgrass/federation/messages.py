@@ -41,7 +41,7 @@ AttributeText = Annotated[
     str,
     Meta(
         pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""",
-        description="a text of at most 64 characters, no quotation mark, backslash or line break among them",
+        description="a text of at most 64 characters (no quotation mark, backslash or line break)",
     ),
 ]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]

@@ -33,6 +33,10 @@ def _one_of(names: Collection[str]) -> Meta:
 SelectionName = Annotated[str, _one_of(SELECTIONS)]
 AggregationName = Annotated[str, _one_of(AGGREGATORS)]
 
+TrainingByRound = Annotated[
+    dict[str, Options], Meta(description="an object of round numbers, each with an object as for training")
+]
+
 LARGEST_TRAINING = 3000  # bytes, of JSON: the announcement that carries it has at most 4,096
 
 
@@ -64,7 +68,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # A device that said nothing for longer is no candidate.
     seen_within_seconds: Annotated[int, Meta(ge=1, le=366 * 24 * 3600)] = 300
     training: Options = {}  # handed to the device's training as it is
-    training_by_round: dict[str, Options] = {}  # over `training`, from the round of that number on
+    training_by_round: TrainingByRound = {}  # over `training`, from the round of that number on
     # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
     # or by a share of all. 0: never.
     evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0

@@ -46,8 +46,11 @@ def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) 
         ({"attributes": {"site": "a\nb"}}, "attributes"),
         ({"attributes": {"version": "2"}}, "'version', which has a meaning already: rename it"),
         ({"attributes": {"And": True}}, "'And', which has a meaning already"),
-        ({"attributes": {f"a{n}": 1 for n in range(15)}}, "15 attributes of .* room for 14"),
-        ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 14 of 1024"),
+        (
+            {"attributes": {f"a{n}": 1 for n in range(15)}},
+            "attributes is .*: it takes an object of at most 14 values",
+        ),
+        ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 1,024"),
         ({"tasks": {"Digits!": {}}}, "tasks has the name 'Digits!': a name takes 1 to 32"),
         ({"tasks": {"faces": {}}}, "there is no task 'faces'; built in are digits, noise"),
         ({"tasks": {"faces": {"module": "faces"}}}, "it is spelled package.module:ClassName"),
