@@ -1,12 +1,16 @@
 """What people see of a run: the live view, the table, the files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from rich.console import Console
 
-from fedgrass.console import history
+import package
+from fedgrass.console import history, picture
 from fedgrass.console.live import LiveView
 from fedgrass.console.operator import RoundRecord
 from fedgrass.federation import messages, topics
@@ -145,8 +149,8 @@ def test_the_table_fits_eighty_columns_and_says_what_was_abandoned() -> None:
     assert "abandoned" in console.export_text()
 
 
-def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
-    run = Run(
+def finished_run() -> Run:
+    return Run(
         name="run-1",
         state=RunState.SUCCEEDED,
         settings=RunSettings(task="digits"),
@@ -156,9 +160,85 @@ def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> 
         round=2,
         attempt=1,
     )
+
+
+def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
     summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
-    history.write(tmp_path / "run-1", run, summaries, b"model", {2: {"accuracy": 0.9}})
+    history.write(tmp_path / "run-1", finished_run(), summaries, b"model", {2: {"accuracy": 0.9}})
     assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == b"model"
     written = json.loads((tmp_path / "run-1" / "history.json").read_text())
     assert written["rounds"][0]["devices"][0]["device"] == "a"
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_history_has_every_field_that_is_written_and_no_other(tmp_path: Path) -> None:
+    history.write(tmp_path, finished_run(), [history.summarize(record(), {})], None, {})
+    written = json.loads((tmp_path / "history.json").read_text())
+    page = (package.ROOT / "docs" / "history.md").read_text()
+    for heading, found in (
+        ("of the run", written),
+        ("of a round", written["rounds"][0]),
+        ("of a device", written["rounds"][0]["devices"][0]),
+    ):
+        table = page.split(f"| {heading} |")[1].split("\n\n")[0]
+        cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+        assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(found), heading
+
+
+def test_a_device_that_did_not_reply_has_no_turnaround() -> None:
+    devices = {line["device"]: line for line in history.summarize(record(), {})["devices"]}
+    assert devices["a"]["turnaround_seconds"] == 2.0
+    assert devices["e"]["turnaround_seconds"] is None
+
+
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RoundRecord) -> list[Any]:
+    """Draw a run of one round; return its panels."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # slow to import, and few tests draw
+
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    picture.draw(tmp_path / "run.png", "run-1", [history.summarize(record, {})], {})
+    figure = plt.gcf()
+    monkeypatch.undo()
+    plt.close(figure)
+    return figure.axes
+
+
+@pytest.mark.parametrize(
+    ("metrics", "panels"),
+    [
+        ({"accuracy": 0.5, "loss": 1.0}, ["accuracy", "turnaround, s"]),
+        ({"loss": 1.0, "change": 3.0}, ["loss", "turnaround, s"]),
+        ({"change": 3.0}, ["turnaround, s"]),
+        ({}, ["turnaround, s"]),
+    ],
+)
+def test_the_picture_shows_what_the_task_reports_and_never_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], panels: list[str]
+) -> None:
+    found = record()
+    devices = [msgspec.structs.replace(part, metrics=metrics) for part in found.participants]
+    whole = RoundRecord(msgspec.structs.replace(found.round, metrics=metrics), devices)
+    axes = drawn(tmp_path, monkeypatch, whole)
+    assert [panel.get_ylabel() for panel in axes] == panels
+    assert all(panel.lines for panel in axes)
+
+
+def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices, median = drawn(tmp_path, monkeypatch, record())[-1].lines
+    assert sorted(devices.get_ydata()) == [2.0, 3.0, 4.0]
+    assert list(median.get_ydata()) == [3.0]
+
+
+def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = record()
+    evaluated = RoundRecord(msgspec.structs.replace(found.round, number=9, base=3), found.participants)
+    assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
+
+
+def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:
+    picture.draw(tmp_path / "run.png", "run-1", [history.summarize(record(State.ABANDONED), {})], {})
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
