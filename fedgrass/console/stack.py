@@ -1,6 +1,7 @@
 """The deployed stack that the operator's commands work on: its outputs, and AWS's clients for it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,16 @@ _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard
 
 class StackError(FedgrassError):
     """The stack cannot be reached, or is none of fedgrass."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what AWS refuses, or that it cannot be reached, as a StackError with AWS's reason."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        message = f"AWS did not do it: {error}"
+        raise StackError(message) from error
 
 
 @cache

@@ -12,8 +12,10 @@ from rich.console import Console
 import package
 from fedgrass.console import history, picture
 from fedgrass.console.live import LiveView
+from fedgrass.console.main import parse
 from fedgrass.console.operator import RoundRecord
 from fedgrass.federation import messages, topics
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
@@ -147,6 +149,51 @@ def test_the_table_fits_eighty_columns_and_says_what_was_abandoned() -> None:
     assert "90.0%" in told
     console.print(history.table([history.summarize(record(State.ABANDONED), {})]))
     assert "abandoned" in console.export_text()
+
+
+def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
+    console = Console(record=True, width=80)
+    found = record()
+    measured = msgspec.structs.replace(found.round, metrics={"accuracy": 0.75, "loss": 0.5})
+    console.print(history.table([history.summarize(RoundRecord(measured, found.participants), {})]))
+    told = console.export_text()
+    assert "local" in told
+    assert "75.0%" in told
+    assert "…" not in told
+
+
+def test_settings_may_stand_behind_the_options() -> None:
+    arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
+    assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "start", "a", "--stak=b"], ["runs", "task=x"], ["run", "start", "a", "--x"]]
+)
+def test_a_word_that_no_command_knows_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "holds [1]; it takes an object of settings"),
+        ("{", "is no JSON"),
+        ('{"round": 1}', "did you mean"),
+    ],
+)
+def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    arguments = parse(["run", "start", "a", "--settings-file", str(file), "task=noise"])
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        arguments.run(arguments)
 
 
 def finished_run() -> Run:

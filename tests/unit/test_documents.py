@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import package
 from components.trainer.configuration import FOR_OTHERS, Configuration
 from components.trainer.tasks.digits import DEFAULTS
 from components.trainer.training import TrainingSettings
-from fedgrass.console.main import parser
+from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.type_words import field_words
@@ -121,7 +122,7 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 
 def _fed(command: str) -> list[str]:
-    return [re.sub(r"^<.*>$", "word", word.strip("'")) for word in command.split()[1:]]
+    return [re.sub(r"^<.*>", "word", word) for word in shlex.split(command)[1:]]
 
 
 @pytest.mark.parametrize(("page", "command"), sorted(set(_commands())))
@@ -133,6 +134,6 @@ def test_every_command_that_a_page_shows_is_understood(page: str, command: str) 
     if "--help" in command:
         return
     try:
-        assert isinstance(parser().parse_args(_fed(command)), argparse.Namespace)
+        assert isinstance(parse(_fed(command)), argparse.Namespace)
     except SystemExit:
         pytest.fail(f"{page}: {command} is not understood")
