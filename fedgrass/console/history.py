@@ -59,11 +59,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     judged = any(line["held_out"] for line in summaries)
     # Whoever watches a fleet has no data of his own: the devices then say how good their model was.
     measures = "held_out" if judged else "metrics"
-    for heading, second_line in (
-        *_HEADINGS,
-        ("held out" if judged else "on devices", "accuracy"),
-        ("", "loss"),
-    ):
+    headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
+    for heading, second_line in headings:
         lines.add_column(f"{heading}\n{second_line}", justify="right", no_wrap=True)
     for line in summaries:
         again = f".{line['attempt']}" if line["attempt"] > 1 else ""
