@@ -17,6 +17,7 @@ import package
 from components.trainer.configuration import FOR_OTHERS, Configuration
 from components.trainer.tasks.digits import DEFAULTS
 from components.trainer.training import TrainingSettings
+from fedgrass import __version__
 from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
@@ -82,6 +83,13 @@ def test_the_recipe_has_the_defaults_that_the_trainer_has() -> None:
     configured = recipe["ComponentConfiguration"]["DefaultConfiguration"]
     defaults = {name: value for name, (_, value) in field_words(Configuration).items() if name != "tasks"}
     assert {name: configured[name] for name in configured.keys() - FOR_OTHERS - {"tasks"}} == defaults
+
+
+def test_the_newest_version_of_the_changelog_is_the_one_that_the_package_says() -> None:
+    versions = re.findall(r"^## \[([^\]]+)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == ("Unreleased", "")
+    assert versions[1][0] == __version__
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", date) for _, date in versions[1:])
 
 
 def _anchors(page: Path) -> set[str]:
