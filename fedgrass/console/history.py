@@ -61,10 +61,11 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     measures = "held_out" if judged else "metrics"
     headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
     for heading, second_line in headings:
-        lines.add_column(f"{heading}\n{second_line}", justify="right", no_wrap=True)
+        # Folded, where the terminal is too narrow: a figure that is cut off would be a wrong one.
+        lines.add_column(f"{heading}\n{second_line}", justify="right", overflow="fold")
     for line in summaries:
         again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-        outcome = "" if line["state"] == State.CLOSED else f" {line['state'].lower()}"
+        outcome = "" if line["state"] == State.CLOSED else f"\n{line['state'].lower()}"
         lines.add_row(
             f"{line['round']}{again}{outcome}",
             f"{line['asked']} / {line['replied']} / {line['late']}",
@@ -79,7 +80,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 _HEADINGS = (
     ("round", ""),
-    ("devices", "asked/replied/late"),
+    ("devices", "asked/\nreplied/late"),
     ("turnaround, s", "median/slowest"),
     ("MB", "up / down"),
     ("took", "s"),

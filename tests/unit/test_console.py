@@ -53,6 +53,13 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
         Participant(device="d", state=Participation.LATE, received_at=99_000, announced_at=1000),
         Participant(device="e", state=Participation.ASKED, announced_at=1000),
     ]
+    named: dict[str, Any] = {
+        "run": "run-1",
+        "number": changes.pop("number", 2),
+        "attempt": changes.pop("attempt", 1),
+        "base_sha256": "0" * 64,
+        "base_bytes": 1_000_000,
+    }
     counts: dict[str, Any] = {
         "asked": 5,
         "replied": 3,
@@ -63,13 +70,6 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
         **changes,
     }
     times: dict[str, Any] = {"opened_at": 1000, "deadline_at": 9000, "closed_at": 9500}
-    named: dict[str, Any] = {
-        "run": "run-1",
-        "number": 2,
-        "attempt": 1,
-        "base_sha256": "0" * 64,
-        "base_bytes": 1_000_000,
-    }
     return RoundRecord(Round(state=state, **named, **counts, **times), participants)
 
 
@@ -139,16 +139,26 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
     assert line["held_out"] == {"accuracy": 0.9}
 
 
-def test_the_table_fits_eighty_columns_and_says_what_was_abandoned() -> None:
+@pytest.mark.parametrize("state", State)
+def test_the_table_fits_eighty_columns_and_says_what_became_of_a_round(state: State) -> None:
     console = Console(record=True, width=80)
-    summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
-    console.print(history.table(summaries))
+    found = record(state, number=100, attempt=3)
+    console.print(history.table([history.summarize(found, {100: {"accuracy": 0.9, "loss": 0.1}})]))
     told = console.export_text()
     assert "…" not in told
-    assert "5 / 3 / 1" in told
-    assert "90.0%" in told
-    console.print(history.table([history.summarize(record(State.ABANDONED), {})]))
-    assert "abandoned" in console.export_text()
+    for figure in ("100.3", "5 / 3 / 1", "3.00 / 4.00", "6.00 / 3.00", "8.50"):
+        assert figure in told
+    assert ("90.0%" in told) == (state is State.CLOSED)
+    assert (state.lower() in told) == (state is not State.CLOSED)
+
+
+def test_a_narrow_terminal_hides_no_figure() -> None:
+    console = Console(record=True, width=50)
+    console.print(history.table([history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]))
+    told = console.export_text()
+    assert "…" not in told
+    for figure in ("3.00", "4.00", "6.00", "8.50", "90.0%", "0.100"):
+        assert figure in told
 
 
 def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
