@@ -172,8 +172,12 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
     if settings.fraction is not None and settings.count is not None:
         yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
-    if settings.selection == "all" and (settings.fraction is not None or settings.count is not None):
-        yield "the run's selection 'all' asks everybody: leave fraction and count out, or choose 'random'"
+    for field in ("fraction", "count"):
+        if settings.selection == "all" and (value := getattr(settings, field)) is not None:
+            yield (
+                f"the run's {field} is {value}, but its selection 'all' asks everybody: leave {field} out, or"
+                " choose 'random'"
+            )
     if settings.threshold is not None and settings.threshold_count is not None:
         yield (
             f"the run has both threshold {settings.threshold} and"

@@ -113,8 +113,11 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
             "both fraction 0.5 and count 5: give one of them",
         ),
         ({"threshold": 0.5, "threshold_count": 5}, "both threshold 0.5 and threshold_count 5: give one"),
-        ({"fraction": 0.5}, "selection 'all' asks everybody: leave fraction and count out, or choose"),
-        ({"count": 5}, "selection 'all' asks everybody"),
+        (
+            {"fraction": 0.5},
+            "fraction is 0.5, but its selection 'all' asks everybody: leave fraction out, or choose",
+        ),
+        ({"count": 5}, "count is 5, but its selection 'all' asks everybody"),
         (
             {"selection": "random", "count": 5, "threshold_count": 6},
             "threshold_count is 6, above its cohort of 5 (count)",
