@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture
+from fedgrass.console import history, picture, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
 from fedgrass.console.operator import RoundRecord
+from fedgrass.console.stack import StackError
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
@@ -204,6 +206,25 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
     arguments = parse(["run", "start", "a", "--settings-file", str(file), "task=noise"])
     with pytest.raises(SettingsError, match=re.escape(said)):
         arguments.run(arguments)
+
+
+def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:  # and not listening: nobody else takes the port
+        bound.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        arguments = parse(["runs"])
+        stack.client.cache_clear()
+        try:
+            with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
+                arguments.run(arguments)
+        finally:
+            stack.client.cache_clear()
 
 
 def finished_run() -> Run:
