@@ -34,7 +34,10 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     try:
         model = cloud.bucket.read(key, LARGEST_MODEL)
     except KeyError as error:
-        message = f"run {name!r} has no initial model: upload one to {key} first"
+        message = (
+            f"run {name!r} has no initial model: upload one to {key} first (`fedgrass run start` does with"
+            " --model FILE), or continue from another run's (--continue-from RUN/ROUND)"
+        )
         raise SettingsError(message) from error
     check_finite(decode(model))
     encodings.file_layout(read_layout(model, len(model)), settings.upload)  # refuses what cannot be uploaded

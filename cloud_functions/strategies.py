@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, convert, strategy
+from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
 from fedgrass.federation.errors import AggregationFailed, FedgrassError, SettingsError
 from fedgrass.federation.settings import RunSettings
 
@@ -30,7 +30,9 @@ def load(settings: RunSettings) -> Strategy:
             package; or it does not take its options.
     """
     built_in = strategy(settings.aggregation, settings.aggregation_options)
-    return built_in or convert(settings.aggregation, _own(settings.aggregation), settings.aggregation_options)
+    return built_in or configured(
+        settings.aggregation, _own(settings.aggregation), settings.aggregation_options
+    )
 
 
 def _own(name: str) -> type[Strategy]:

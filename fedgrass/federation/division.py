@@ -48,7 +48,9 @@ def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -
     """
     if surveyed or strategy.survey or model.data_bytes <= scale.sharded_bytes:
         return []
-    narrowest = min((array.end - array.start) / max(1, _values(array.shape)) for array in model.arrays.values())
+    narrowest = min(
+        (array.end - array.start) / max(1, _values(array.shape)) for array in model.arrays.values()
+    )
     return list(cut(model, int(scale.shard_bytes / max(1, narrowest))))
 
 

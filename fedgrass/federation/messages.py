@@ -25,14 +25,26 @@ Count = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]
 Seconds = Annotated[float, Meta(ge=0, le=_LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
-TaskName = Annotated[str, Meta(pattern=names.TASK_NAME)]
+TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
 # Only characters that take one byte each, so that the largest completion stays under the limit.
 MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:@ -]{1,64}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=24)]
 # No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
-AttributeName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z")]
-AttributeText = Annotated[str, Meta(pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""")]
+AttributeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z",
+        description="1 to 32 letters, digits or '_', the first no digit",
+    ),
+]
+AttributeText = Annotated[
+    str,
+    Meta(
+        pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""",
+        description="a text of at most 64 characters (no quotation mark, backslash or line break)",
+    ),
+]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
 Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
 

@@ -111,9 +111,9 @@ def test_a_model_whose_names_clash_with_scales_is_refused_at_the_start() -> None
     [
         (
             {"upload_encoding": "zip"},
-            "upload_encoding is 'zip'; it may be one of: bfloat16, float16, float32",
+            "upload_encoding is 'zip': it takes one of: bfloat16, float16, float32",
         ),
-        ({"download_encoding": "top_k"}, "download_encoding is 'top_k'; it may be one of: bfloat16, float16"),
+        ({"download_encoding": "top_k"}, "download_encoding is 'top_k': it takes one of: bfloat16, float16"),
         ({"upload_encoding": "top_k"}, "upload_encoding is 'top_k', .*: set upload_difference to true"),
         ({"upload_difference": 1}, "upload_difference"),
         ({"top_k_fraction": 0}, "top_k_fraction"),
