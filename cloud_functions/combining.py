@@ -23,6 +23,7 @@ from fedgrass.federation.weights import DTYPES, Layout
 
 GROUP = 16  # updates in one product
 EXACT_BYTES = 16 * 1024**2
+_WIDE = 8  # bytes of a float64
 SMALLEST_BUFFERS = 16 * 1024**2  # bytes of all blocks together; for larger models half a model
 
 Floats = NDArray[np.float64]
@@ -43,6 +44,14 @@ class Change(NamedTuple):
     part: Slice
     model: Floats
     change: Floats
+
+
+class Sum(NamedTuple):
+    """Some updates whose mean was made before, by another averager."""
+
+    file: Readable  # the mean, as float64
+    share: float  # of all of them together
+    kept: float  # the mean factor, by share
 
 
 class Combiner:
@@ -110,21 +119,43 @@ class Combiner:
         """Yield the sum of the changes, each times its weight; raises as :meth:`sums` does."""
         return self._changes_of(self.sums(weights), float(weights.sum()))
 
-    def mean_change(self, shares: Floats, factors: Floats) -> Iterator[Change]:
+    def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
-        Shares are divided by a power of two, which is exact, and the sum by the rest: a mean of equal values
-        is that value, and whole numbers of examples do not round. Raises as :meth:`sums` does.
+        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does.
         """
-        scaled = shares / 2.0 ** math.ceil(math.log2(shares.sum()))
-        rest = scaled.sum()
-        means = ((part, total / rest) for part, total in self.sums(scaled * factors))
-        return self._changes_of(means, float((scaled * factors).sum() / rest))
+        total = float(shares.sum() + sum(group.share for group in groups))
+        kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
+        return self._changes_of(self.means(shares, factors, groups), kept / total)
+
+    def means(
+        self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()
+    ) -> Iterator[tuple[Slice, Floats]]:
+        """Yield the mean of each slice of what updates hold, each times its factor and counted by its share.
+
+        Shares are divided by a power of two, which is exact, and the sum by the rest: a mean of equal values
+        is that value, and whole numbers of examples do not round.
+        """
+        total = float(shares.sum() + sum(group.share for group in groups))
+        power = 2.0 ** math.ceil(math.log2(total))
+        weights = np.array([group.share for group in groups]) / power
+        rest = total / power
+        if not groups:
+            yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
+            return
+        length = self._length(min(GROUP, max(len(shares), len(groups))), width=_WIDE)
+        of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
+        if not len(shares):
+            yield from ((part, sum_ / rest) for part, sum_ in of_groups)
+            return
+        of_updates = self._sums(self._updates, shares / power * factors, length)
+        for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
+            yield part, (sum_ + more) / rest
 
     def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
-            model = self._base.read(part)
+            model = self._base.values(part)
             yield Change(part, model, total if self._has_changes(part) else total - share * model)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
@@ -142,16 +173,18 @@ class Combiner:
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
             combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._base.read(block.part), combined)
+            yield Change(block.part, self._base.values(block.part), combined)
 
-    def _sums(self, updates: Sequence[Readable], weights: Floats) -> Iterator[tuple[Slice, Floats]]:
+    def _sums(
+        self, updates: Sequence[Readable], weights: Floats, length: int = 0, *, wide: bool = False
+    ) -> Iterator[tuple[Slice, Floats]]:
         total = np.zeros(0)
-        for block, bad in self._blocks(updates, whole=False):
+        for block, bad in self._blocks(updates, whole=False, length=length, wide=wide):
             if not block.places.start:
                 total = np.zeros(block.part.length)
             if bad:
                 continue
-            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.part.dtype
+            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.rows.dtype
             own = weights[block.places.start : block.places.stop].astype(dtype)
             total += own @ block.rows.astype(dtype, copy=False)
             if block.last:
@@ -160,26 +193,31 @@ class Combiner:
                 if not bad:
                     yield block.part, total
 
-    def _blocks(self, updates: Sequence[Readable], *, whole: bool) -> Iterator[tuple[Block, dict[int, str]]]:
+    def _blocks(
+        self, updates: Sequence[Readable], *, whole: bool, length: int = 0, wide: bool = False
+    ) -> Iterator[tuple[Block, dict[int, str]]]:
         """Yield all blocks, and the bad updates by their places, to which the caller may add.
 
         Args:
             updates: what is read.
             whole: whether a block has to have all updates.
+            length: values of a slice, as many as there is room for if 0.
+            wide: whether all values are float64, whatever the model's arrays are.
 
         Raises:
             BadUpdates: at the end, if there are any.
         """
-        rows = len(updates) if whole else min(len(updates), GROUP)
-        width = max((DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), default=4)
-        width = max(4, width)
-        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * max(1, rows) * width)
-        length = max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+        rows = max(1, len(updates) if whole else min(len(updates), GROUP))
+        width = (
+            _WIDE
+            if wide
+            else max((DTYPES[a.dtype].itemsize for a in self._layout.arrays.values()), default=4)
+        )
+        length = length or self._length(rows, max(4, width))
         slices = cut_further(self._part, length) if self._part else cut(self._layout, length)
-        lanes_wanted = max(1, min(self._base.lanes, rows))
-        with Lanes(lanes_wanted, max(1, rows), length, width) as lanes:
+        with Lanes(max(1, min(self._base.lanes, rows)), rows, length, max(4, width)) as lanes:
             lanes.each(updates, lambda update: update.begin(self._part))
-            for block in lanes.blocks(updates, slices):
+            for block in lanes.blocks(updates, slices, wide=wide):
                 if not block.places.start:
                     self._check()
                 yield block, lanes.refused
@@ -187,13 +225,18 @@ class Combiner:
             if lanes.refused:
                 raise BadUpdates(lanes.refused)
 
+    def _length(self, rows: int, width: int) -> int:
+        """Return how many values of so many rows there is room for."""
+        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * rows * width)
+        return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+
     def _has_changes(self, part: Slice) -> bool:
         return self._differences and part.kind is Kind.FLOAT32  # other arrays are sent as they are
 
     def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
         """Return a block's changes; updates that are not finite are added to ``bad``."""
         if not self._has_changes(block.part):
-            np.subtract(block.rows, self._base.read(block.part).astype(block.part.dtype), out=block.rows)
+            np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
         if not np.isfinite(block.rows.sum(axis=1)).all():
             for place, row in zip(block.places, block.rows, strict=True):
                 if place not in bad and (reason := _not_finite(block.part, row)):

@@ -7,7 +7,7 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, cohorts, manifests, opening
+from cloud_functions import averaging, closing, cohorts, groups, manifests, opening
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -135,7 +135,7 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
         return _wind_up(cloud, run, newest, alarm)
     if newest and newest.state is State.CLOSED and run.published < newest.number:
         # Not again with each message while the run waits: another run of the task may have a newer model.
-        averaging.conclude(cloud, run, newest)
+        closing.conclude(cloud, run, newest)
         run = cloud.rounds.change_run(run, published=newest.number)
     if not run.round:
         manifests.keep_run(cloud, run)
@@ -178,6 +178,8 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     rung = alarm == opening.deadline_of(newest)
     event = next_event(newest, cloud.now(), overdue=rung)
     if _could_replace(newest, event) and opening.replace_gone(cloud, run, newest, silent=[]):
+        return True
+    if event is None and newest.state is State.OPEN and groups.begin_full(cloud, run, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

@@ -13,6 +13,7 @@ from fedgrass.federation.aggregation import Strategy
 from fedgrass.federation.slices import Slice, cut
 from fedgrass.federation.weights import Layout
 
+_BYTES = 4  # of a float32, which most values of most models are
 GROUP = 64  # replies in a group: they are taken in one transaction of DynamoDB, which has 100 items
 
 

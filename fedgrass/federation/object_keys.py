@@ -9,6 +9,7 @@
     rounds/<run>/<round>-<attempt>.json                 the cohort that was chosen, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
     drafts/<run>/<round>-<attempt>/<lease>/...          what an averager made, to be kept once it closed
+    drafts/<run>/<round>-<attempt>/parts/...            sums of groups and shards of the model
 
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
@@ -31,6 +32,11 @@ def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
     """Return the key of what the averager with a lease made: ``model``, a state, or ``round``, a manifest."""
     ending = "json" if file == "round" else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
+
+
+def part(run: str, number: int, attempt: int, file: str) -> str:
+    """Return the key of a part of an average that other averagers make: sums of groups, shards."""
+    return f"drafts/{checked_name('run', run)}/{number}-{attempt}/parts/{file}"
 
 
 def encoded_model(run: str, number: int, kind: Kind) -> str:

@@ -88,7 +88,9 @@ class Round(Struct, frozen=True, kw_only=True):
     replaced: int = 0  # of the gone: another device was asked, or none was left to ask
     late: int = 0
     fence: int = 0
+    leased_at: int = 0
     lease_until: int = 0
+    groups: int = 0  # of replies that were handed to averagers of their own; see division.py
     closed_at: int = 0
     reason: str = ""
     model_sha256: str = ""
@@ -163,6 +165,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     train_seconds: float = 0.0
     upload_seconds: float = 0.0
     reason: str = ""
+    group: int = 0  # that sums its update, from 1; 0 is none
 
     @property
     def turnaround_seconds(self) -> float:
