@@ -1,4 +1,4 @@
-"""Large rounds divided: sums of groups while the round is open, shards of a large model. Killed at each call."""
+"""Large rounds divided: sums of groups while the round is open, shards of a large model."""
 
 import numpy as np
 import pytest
