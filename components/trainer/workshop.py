@@ -61,6 +61,9 @@ class Workshop:
         if not trains:
             return result
         fit = task.fit(model, announcement.settings, report, stop)
+        if fit.partial:
+            message = f"the training was stopped after {fit.examples} examples"
+            raise WorkFailed(message)
         update = _encode_update(fit.weights, data)
         _write(Path(work.update), update)
         return msgspec.structs.replace(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from components.trainer.errors import WorkFailed
-from components.trainer.training import TorchTask, TrainingSettings, _Descent, load_arrays, state_arrays
+from components.trainer.training import TorchTask, TrainingSettings, load_arrays, state_arrays
+from components.trainer.training.descent import Descent
 
 
 def make_model() -> nn.Module:
@@ -183,7 +184,10 @@ def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> Non
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
     settings = TrainingSettings(learning_rate=0.1, momentum=0.9)
-    descent, optimizer = _Descent(ours, settings), torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    descent, optimizer = (
+        Descent(ours.parameters(), settings),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+    )
     for _ in range(5):
         inputs, targets = torch.randn(8, 5), torch.randint(3, (8,))
         for model, step in ((ours, descent.step), (theirs, optimizer.step)):
@@ -198,7 +202,7 @@ def test_training_does_not_import_torchs_compiler() -> None:
     program = """
 import sys
 from components.trainer.tasks.digits import Digits
-digits = Digits(0, 100)
+digits = Digits(share=0, shares=100)
 digits.fit(digits.initial_weights(0), {"epochs": 1}, lambda part: None, lambda: False)
 sys.exit("torch._dynamo" in sys.modules)
 """
