@@ -102,7 +102,7 @@ def test_options_may_be_spelled_as_strings() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"share": 6, "shares": 6}, "no share 6 of 6: shares are numbered from 0 to 5"),
+        ({"share": 6, "shares": 6}, "no share 6 of 6: they are numbered from 0 to 5"),
         ({"share": -1}, "share"),
         ({"shares": "many"}, "shares"),
         ({"shares": 0}, "shares"),

@@ -125,11 +125,16 @@ def test_any_data_set_will_do() -> None:
     assert subject.evaluate(fit.weights).examples == 20
 
 
-def test_a_regression_has_a_loss_and_no_accuracy() -> None:
-    inputs = torch.randn(20, 4)
-    data = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
-    subject = TorchTask(lambda: nn.Linear(4, 1), data, data, loss=nn.functional.mse_loss)
-    assert set(subject.evaluate(subject.initial_weights(0)).metrics) == {"loss"}
+def test_a_regression_has_the_root_of_its_squared_errors_and_the_mean_of_its_errors() -> None:
+    inputs = torch.zeros(300, 4)
+    targets = torch.full((300, 1), 3.0)
+    targets[:100] = -1.0
+    data = TensorDataset(inputs, targets)
+    subject = TorchTask(lambda: nn.Linear(4, 1, bias=False), data, data, loss=nn.functional.mse_loss)
+    metrics = subject.evaluate(subject.initial_weights(0)).metrics
+    assert set(metrics) == {"loss", "rmse", "mae"}
+    assert metrics["rmse"] == pytest.approx(((100 + 200 * 9) / 300) ** 0.5)
+    assert metrics["mae"] == pytest.approx((100 + 200 * 3) / 300)
 
 
 def test_progress_is_reported_per_epoch() -> None:

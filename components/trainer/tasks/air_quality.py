@@ -7,7 +7,7 @@ station. Rows with a missing value ("NA") are left out.
 """
 
 import csv
-import datetime
+import datetime as dt
 import io
 import math
 from collections.abc import Iterator
@@ -44,12 +44,12 @@ COLUMNS = {
     "WSPM": (1.7, 1.2),
 }
 TARGET, TARGET_MEAN, TARGET_DEVIATION = "PM2.5", 79.0, 78.6
-WINDS = "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW".split()
+WINDS = ["N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW"]
 FEATURES = len(COLUMNS) + 6  # and wind, hour and month, each as a point on a circle
-JUDGED_FROM = datetime.date(2017, 1, 1)  # by the judge of the global model, at all stations; never trained on
+JUDGED_FROM = dt.date(2017, 1, 1)  # by the judge of the global model, at all stations; never trained on
 HELD_OUT_WEEK = 10  # every tenth week is the device's own for evaluation: hours of one day are much alike
 DEFAULTS = TrainingSettings(epochs=2, learning_rate=0.01, momentum=0.9, batch_size=64)
-Row = tuple[datetime.date, list[float], float]
+Row = tuple[dt.date, list[float], float]
 
 
 class AirQuality(TorchTask):
@@ -161,7 +161,7 @@ def to_tensors(rows: list[Row]) -> TensorDataset:
 
 
 def _row(line: dict[str, str]) -> Row:
-    day = datetime.date(int(line["year"]), int(line["month"]), int(line["day"]))
+    day = dt.date(int(line["year"]), int(line["month"]), int(line["day"]))
     scaled = [(float(line[name]) - mean) / deviation for name, (mean, deviation) in COLUMNS.items()]
     turns = (WINDS.index(line["wd"]) / len(WINDS), int(line["hour"]) / 24, day.timetuple().tm_yday / 366)
     circles = [part(2 * math.pi * turn) for turn in turns for part in (math.sin, math.cos)]

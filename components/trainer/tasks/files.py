@@ -1,4 +1,4 @@
-"""Finding and reading the files of published data sets, with errors that say where the files are to be had."""
+"""Finding and reading the files of published data sets, with errors that say where they are to be had."""
 
 import gzip
 import zlib

@@ -55,7 +55,7 @@ class Mnist(DealtTask):
 
 
 def make_cnn() -> nn.Module:
-    """Return two convolutions with pooling and two linear layers: 21,840 parameters, log-probabilities out."""
+    """Return two convolutions with pooling and two linear layers: 21,840 parameters, log-probabilities."""
     return nn.Sequential(
         Pixels(0.1307, 0.3081),
         nn.Conv2d(1, 10, kernel_size=5),

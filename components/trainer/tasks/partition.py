@@ -44,7 +44,7 @@ class Partition(Struct, frozen=True, kw_only=True):
             values: per example its label, or its value of the column.
 
         Raises:
-            ConfigurationError: there are fewer values than the split needs, or nothing is left for this share.
+            ConfigurationError: there are fewer values than the split needs, or none is left for this share.
         """
         ways = {
             "iid": self._iid,
@@ -124,7 +124,7 @@ def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str]
         raise ConfigurationError(message) from error
     if partition.share >= partition.shares:
         message = (
-            f"task {task!r} has no share {partition.share} of {partition.shares}: shares are numbered from 0 to"
+            f"task {task!r} has no share {partition.share} of {partition.shares}: they are numbered from 0 to"
             f" {partition.shares - 1}"
         )
         raise ConfigurationError(message)
@@ -142,7 +142,7 @@ def shuffled(places: Sequence[int], seed: int) -> list[int]:
 
 
 def _groups(values: Sequence[Hashable], seed: int) -> dict[Hashable, list[int]]:
-    """Return the places of each value, in a random order; the values sorted, so that files' order is no matter."""
+    """Return the places of each value, in a random order; sorted by the values."""
     groups: dict[Hashable, list[int]] = {}
     for place in shuffled(range(len(values)), seed):
         groups.setdefault(values[place], []).append(place)
@@ -172,7 +172,7 @@ def _draw_dirichlet(concentrations: Sequence[float], generator: random.Random) -
 
 
 def _log_gamma_variate(shape: float, generator: random.Random) -> float:
-    """Return the logarithm of a Gamma(shape, 1) variate: Marsaglia and Tsang, ACM TOMS 26 (2000), section 6."""
+    """Return the logarithm of a Gamma(shape, 1) variate: Marsaglia and Tsang, ACM TOMS 26, 2000."""
     d = shape + 1 - 1 / 3  # of Gamma(shape + 1), which is brought back below
     c = 1 / math.sqrt(9 * d)
     while True:

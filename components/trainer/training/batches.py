@@ -1,7 +1,7 @@
 """Data sets and their batches."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from components.trainer.errors import WorkFailed
 
 EVALUATION_BATCH = 256
 Samples = Dataset[Any]
-Source = Samples | Callable[[], Samples]
+Source = Samples | Sequence[Any] | Callable[[], Samples | Sequence[Any]]
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -31,11 +31,11 @@ def read(source: Source) -> Samples:
     samples = source if isinstance(source, Dataset) or not callable(source) else source()
     if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
         message = (
-            f"the task's data set is a {type(samples).__name__}: it needs __len__ and __getitem__, so that its"
-            " examples can be counted and put into another order"
+            f"the task's data set is a {type(samples).__name__}: it needs __len__ and __getitem__, so that"
+            " its examples can be counted and put into another order"
         )
         raise WorkFailed(message)
-    return samples
+    return cast("Samples", samples)
 
 
 def length(samples: Samples) -> int:

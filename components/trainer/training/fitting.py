@@ -24,7 +24,7 @@ class Epoch:
 class Fitting:
     """Trains a model as it stands, epoch by epoch.
 
-    With ``proximal`` above 0 each loss has the term mu/2 ||w - w_global||^2, where w_global are the parameters
+    With ``proximal`` above 0 each loss has the term mu/2 ||w - w_global||^2, w_global being the parameters
     with which the round began: FedProx, Li et al., "Federated Optimization in Heterogeneous Networks",
     MLSys 2020 (https://arxiv.org/abs/1812.06127), equation 2. It keeps devices with much work or odd data
     near the global model. The term is put into the gradients, exactly; the loss that is told is without it.

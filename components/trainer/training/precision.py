@@ -22,7 +22,8 @@ def choose(
 ) -> torch.dtype | None:
     """Return the type for torch's autocast, None for plain float32.
 
-    ``auto`` takes bfloat16 on a GPU that has it. On a processor that has it, both are measured on ``first_batch()``.
+    ``auto`` takes bfloat16 on a GPU that has it. On a processor that has it, both are
+    measured on ``first_batch()``.
     A run with a ``seed`` asks for the same result each time, which must not hang on a measurement.
     """
     if settings.precision != "auto":
