@@ -17,7 +17,7 @@ from components.trainer.training.arrays import load_arrays, state_arrays
 from components.trainer.training.batches import Samples, Source
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.fitting import Fitting, Patience
-from components.trainer.training.losses import Loss, Measures, balanced_weights
+from components.trainer.training.losses import Loss, Measures, balanced_weights, loss_of
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
 
@@ -76,6 +76,31 @@ class TorchTask:
         """Return the number of examples to train on, as it is now."""
         self._counted = batches.read(self._training)
         return batches.length(self._counted)
+
+    def evaluate_training(self, weights: Arrays) -> Evaluation:
+        """Measure a model on the examples to train on: how well it has learnt them."""
+        load_arrays(self._model, weights)
+        return self.measure(batches.read(self._training))
+
+    def sample(self, most: int) -> None:
+        """Use at most so many examples of each data set from now on, for a quick check of the task."""
+        training, held_out = self._training, self._held_out
+        self._training = lambda: batches.first(batches.read(training), most)
+        self._held_out = lambda: batches.first(batches.read(held_out), most)
+
+    def first_batch(self, size: int = 32) -> tuple[Tensor, Tensor]:
+        """Return the first inputs and targets of the training, as the model gets them."""
+        return self._batch(batches.read(self._training), size)
+
+    def gradients(self, weights: Arrays) -> dict[str, Tensor | None]:
+        """Return each parameter's gradient on the first batch; None for one that has no part in the loss."""
+        load_arrays(self._model, weights)
+        inputs, targets = self.first_batch()
+        self._model.train()
+        self._model.zero_grad()
+        loss_of(self._loss, self._model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        trained = [pair for pair in self._model.named_parameters() if pair[1].requires_grad]
+        return {name: parameter.grad for name, parameter in trained}
 
     @torch.no_grad()
     def measure(self, samples: Samples) -> Evaluation:
