@@ -40,10 +40,19 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--task",
         default="digits",
         metavar="TASK",
-        help="digits, noise (no PyTorch, trains in no time), or NAME=package.module:ClassName of your own",
+        help="digits, noise (no PyTorch, trains in no time), mnist, cifar10, air_quality (with --task-option"
+        " folder=...), or NAME=package.module:ClassName of your own",
     )
     demo.add_argument(
         "--task-path", type=Path, metavar="FOLDER", help="where the module of your own task lies"
+    )
+    demo.add_argument(
+        "--task-option",
+        dest="task_options",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, such as folder=/data/mnist",
     )
     demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"

@@ -1,14 +1,12 @@
 """``fedgrass task``: a task of one's own, from its first line to its check."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from fedgrass.federation.errors import SettingsError
+from fedgrass.console.key_values import parse_key_values
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,28 +57,12 @@ def _check(arguments: argparse.Namespace) -> None:
     options = CheckOptions(
         name=arguments.name,
         path=arguments.path,
-        options=_pairs("--option", arguments.option),
-        settings=_pairs("--setting", arguments.setting),
+        options=parse_key_values("--option", arguments.option),
+        settings=parse_key_values("--setting", arguments.setting),
         examples=arguments.examples,
         seconds=arguments.seconds,
     )
     sys.exit(check_task(options, _say))
-
-
-def _pairs(flag: str, pairs: list[str]) -> dict[str, bool | int | float | str]:
-    """Return KEY=VALUE as values: numbers and truths as in a configuration, all else as text."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            message = f"{flag} {pair!r} is none; it is given as KEY=VALUE, such as {flag} folder=/data"
-            raise SettingsError(message)
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        values[name] = value if isinstance(value, bool | int | float | str) else text
-    return values
 
 
 def _positive(text: str) -> int:

@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from fedgrass.console import history
+from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
 from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -42,6 +43,7 @@ class DemoOptions:
     rounds: int = DEFAULT_ROUNDS
     task: str = DEFAULT_TASK
     task_path: Path | None = None
+    task_options: Sequence[str] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -68,7 +70,12 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 
 def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
-    task = DemoTask(options.task, options.task_path, options.devices)
+    task = DemoTask(
+        options.task,
+        options.task_path,
+        options.devices,
+        parse_key_values("--task-option", options.task_options),
+    )
     settings = parse_settings({"task": task.name, "rounds": options.rounds, "deadline_seconds": 300})
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}

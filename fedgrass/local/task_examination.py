@@ -4,27 +4,29 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
-import msgspec
 import numpy as np
 
 from components.trainer.tasks.task import Evaluation, Fit, Task
-from fedgrass.federation import messages, weights
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights import Arrays, decode
+from fedgrass.local.task_demands import (
+    CheckFailed,
+    check_arrays,
+    check_metrics,
+    check_report,
+    encode_update,
+    expect,
+    through_a_file,
+)
 from fedgrass.local.task_mistakes import explain
 
 if TYPE_CHECKING:  # a task without PyTorch is checked without it
     from components.trainer.training import TorchTask
 
 EPOCHS = 10  # within which the loss has to fall
-Found = TypeVar("Found")
 STOP_SECONDS = 10.0  # within which a training has to end once it is asked to
-
-
-class CheckFailed(FedgrassError):
-    """A task does not do what it must; the text says what, and the way out."""
 
 
 class Finding(NamedTuple):
@@ -105,21 +107,8 @@ class Examination:
     def _check_weights(self) -> Finding:
         """Check that the initial weights come from the seed, and go through a file bit for bit."""
         first, second = self._task.initial_weights(0), self._task.initial_weights(0)
-        for name, array in first.items():
-            if not isinstance(array, np.ndarray):
-                message = f"initial_weights has {name!r} as a {type(array).__name__}: it takes numpy arrays"
-                raise CheckFailed(message)
-        weights.check_finite(first)
-        self._model = weights.decode(weights.encode(first))
-        for name, array in first.items():
-            back = self._model[name]
-            if (back.dtype, back.shape, back.tobytes()) != (array.dtype, array.shape, array.tobytes()):
-                message = f"array {name!r} ({array.dtype}) does not come back from a file as it was"
-                raise CheckFailed(message)
-        same = first.keys() == second.keys()
-        if not same or any(not np.array_equal(first[name], second[name]) for name in first):
-            message = "initial_weights(0) is another each time: draw the weights from the seed alone"
-            raise CheckFailed(message)
+        check_arrays(first, second)
+        self._model = through_a_file(first)
         values = sum(array.size for array in first.values())
         return Finding("ok", f"{len(first)} arrays, {values:,} values; bit for bit through a file")
 
@@ -139,8 +128,8 @@ class Examination:
         return Finding("ok", f"finite for all {len(gradients)} parameters")
 
     def _check_evaluation(self) -> Finding:
-        found = _expect(self._task.evaluate(self._model), Evaluation, "evaluate")
-        _check_metrics(found.metrics)
+        found = expect(self._task.evaluate(self._model), Evaluation, "evaluate")
+        check_metrics(found.metrics)
         told = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items()) or "no metrics"
         if found.examples < 1:
             return Finding("note", "no held-out examples, so a round cannot tell how good its model is")
@@ -157,7 +146,8 @@ class Examination:
             started = time.monotonic()
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
-            trained, count = weights.decode(self._encode(fit)), count + 1
+            update = encode_update(fit, self._model)
+            trained, count, self._update_bytes = decode(update), count + 1, len(update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before:
@@ -166,7 +156,7 @@ class Examination:
             return Finding("note", f"{passes} made a good update; nobody can tell if it is better")
         message = (
             f"the loss did not fall in {passes}: {before:.6g} before, {now:.6g} after. Is the learning"
-            " rate right (--setting learning_rate=0.01), do the targets belong to the inputs, is it the right loss?"
+            " rate right (--setting learning_rate=0.01)? Do the targets belong to the inputs?"
         )
         raise CheckFailed(message)
 
@@ -187,23 +177,13 @@ class Examination:
 
     def _fit(self, model: Arrays, stop: Callable[[], bool]) -> Fit:
         own = {"epochs": 1, "seed": 0} if _is_torch(self._task) else {}
-        found = self._task.fit(model, {**own, **self._settings}, _check_report, stop)
-        return _expect(found, Fit, "fit")
+        found = self._task.fit(model, {**own, **self._settings}, check_report, stop)
+        return expect(found, Fit, "fit")
 
     def _loss(self, model: Arrays) -> float:
         """Return the loss on the training's examples where the task can tell, else on its held-out ones."""
         found = self._task.evaluate_training(model) if _is_torch(self._task) else self._task.evaluate(model)
         return float(found.metrics.get("loss", np.nan))
-
-    def _encode(self, fit: Fit) -> bytes:
-        """Return the update's file, which has to be one that the cloud takes."""
-        _check_metrics(fit.metrics)
-        weights.check_finite(fit.weights)
-        update, model = weights.encode(fit.weights), weights.encode(self._model)
-        layouts = (weights.read_layout(data, len(data)) for data in (update, model))
-        weights.check_layout(*layouts)
-        self._update_bytes = len(update)
-        return update
 
 
 def _is_torch(task: Task) -> "TypeGuard[TorchTask]":
@@ -211,32 +191,5 @@ def _is_torch(task: Task) -> "TypeGuard[TorchTask]":
     return training is not None and isinstance(task, training.TorchTask)
 
 
-def _expect(found: object, kind: type[Found], method: str) -> Found:
-    if not isinstance(found, kind):
-        message = (
-            f"{method}() returns a {type(found).__name__}; it has to return a {kind.__name__} (see task.py)"
-        )
-        raise CheckFailed(message)
-    return found
-
-
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"  # noqa: PLR2004 - a megabyte
-
-
-def _check_metrics(metrics: Mapping[str, float]) -> None:
-    try:
-        numbers = {name: float(value) for name, value in metrics.items()}
-        msgspec.convert(numbers, messages.Metrics)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
-        message = f"the metrics {dict(metrics)!r} cannot be sent: {error}"
-        raise CheckFailed(message) from error
-    if odd := [name for name, value in numbers.items() if not np.isfinite(value)]:
-        message = f"the metric {odd[0]!r} is {numbers[odd[0]]}: not a finite number"
-        raise CheckFailed(message)
-
-
-def _check_report(fraction: float) -> None:
-    if not 0 <= float(fraction) <= 1:
-        message = f"report() was given {fraction}: it takes the part that is done, 0 to 1"
-        raise CheckFailed(message)
