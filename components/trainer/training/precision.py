@@ -1,6 +1,7 @@
 """Which arithmetic a training uses: float32, or bfloat16 where that was found to be faster."""
 
 import copy
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.trainer.training.settings import TrainingSettings
 PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64 and of ARM, as Linux names them
 SMALLEST_BATCH_SECONDS = 0.02  # below it the conversions cost more than the arithmetic gains
 Batch = tuple[Tensor, Tensor]
+log = logging.getLogger(__name__)
 LEAST_GAIN = 1.2  # a measurement is noisy: less is no reason to change the arithmetic
 
 
@@ -32,11 +34,18 @@ def choose(
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     if settings.seed is not None or not processor_has_bfloat16():
         return None
-    batch = first_batch()
-    plain = _seconds(model, loss, batch, None)
-    if plain < SMALLEST_BATCH_SECONDS:
+    try:
+        batch = first_batch()
+        plain = _seconds(model, loss, batch, None)
+        if plain < SMALLEST_BATCH_SECONDS:
+            return None
+        mixed = _seconds(model, loss, batch, torch.bfloat16)
+    except (RuntimeError, TypeError) as error:
+        # A model that cannot be copied, a layer without bfloat16: a real mistake will show in the training.
+        log.info("the training stays with float32, since bfloat16 cannot be tried: %s", error)
         return None
-    return torch.bfloat16 if plain > LEAST_GAIN * _seconds(model, loss, batch, torch.bfloat16) else None
+    log.info("a batch takes %.3f s in float32 and %.3f s in bfloat16", plain, mixed)
+    return torch.bfloat16 if plain > LEAST_GAIN * mixed else None
 
 
 def processor_has_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
