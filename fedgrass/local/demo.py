@@ -114,7 +114,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
 @contextmanager
 def _output_folder(parent: Path, task: str) -> Iterator[Path]:
     """Make the folder that names the run, before anything else is done; it goes again if nothing comes in."""
-    stem = f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # A run's name has no underscore.
+    stem = f"{task.replace('_', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         try:
             (parent / name).mkdir(parents=True)
