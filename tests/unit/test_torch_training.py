@@ -339,8 +339,8 @@ def test_yes_and_no_have_an_accuracy() -> None:
     outputs, targets = torch.tensor([3.0, -2.0, 0.1, -0.1]), torch.tensor([1.0, 0.0, 0.0, 1.0])
     measures = Measures(nn.functional.binary_cross_entropy_with_logits)
     measures.add(outputs, targets)
-    assert measures.result()["accuracy"] == 0.5
-    assert set(measures.result()) == {"loss", "accuracy"}
+    assert measures.means()["accuracy"] == 0.5
+    assert set(measures.means()) == {"loss", "accuracy"}
 
 
 def test_numbers_of_python_are_targets_like_any_other() -> None:

@@ -71,7 +71,7 @@ class Measures:
             self._sums[name] = self._sums.get(name, 0.0) + value * len(targets)
         self.examples += len(targets)
 
-    def result(self) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """Return the measures by name; none if there were no examples."""
         means = {name: total / self.examples for name, total in self._sums.items()}
         if "squares" in means:

@@ -109,7 +109,7 @@ class TorchTask:
         measures = Measures(self._loss)
         for inputs, targets in batches.in_order(samples, self._device):
             measures.add(self._model(inputs), targets)
-        return Evaluation(measures.examples, measures.result())
+        return Evaluation(measures.examples, measures.means())
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         """Train for the settings' epochs; ``train_loss`` is the mean of the last one.
