@@ -3,10 +3,13 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
 from components.trainer.errors import ConfigurationError
@@ -17,8 +20,9 @@ from components.trainer.tasks.files import Publication
 from components.trainer.tasks.mnist import Mnist
 from components.trainer.tasks.registry import load_task
 from components.trainer.training import TorchTask
-from tests.unit.published_files import write_air, write_cifar10, write_mnist
+from tests.unit.published_files import AIR_HEAD, write_air, write_cifar10, write_mnist
 
+Read = TypeVar("Read")
 MAKERS: dict[str, Callable[[Path], object]] = {
     "mnist": write_mnist,
     "cifar10": write_cifar10,
@@ -32,6 +36,14 @@ def parameters(model: nn.Module) -> int:
 
 def publication(folder: Path) -> Publication:
     return Publication("mnist", "MNIST", mnist.ADDRESS, str(folder))
+
+
+def outcome(read: Callable[[], Read]) -> Read | str:
+    """Return what was read, or why it was refused; any other error is the reader's own."""
+    try:
+        return read()
+    except ConfigurationError as error:
+        return str(error)
 
 
 # --- all of them
@@ -118,6 +130,47 @@ def test_a_damaged_packed_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(data)
     with pytest.raises(ConfigurationError, match=r"train-labels-idx1-ubyte\.gz"):
         Mnist(str(tmp_path))
+
+
+IDX_HEADS = st.tuples(st.sampled_from([b"", b"\0\0\x08", b"\0\0\x0d"]), st.binary(max_size=1)).map(b"".join)
+SIZES = st.lists(st.sampled_from([0, 1, 2, 28, 2**31]), max_size=5).map(
+    lambda sizes: b"".join(size.to_bytes(4, "big") for size in sizes)
+)
+
+
+@given(st.tuples(IDX_HEADS, SIZES, st.binary(max_size=60)).map(b"".join))
+def test_whatever_an_idx_file_holds_it_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("idx") / "some-idx3-ubyte"
+    path.write_bytes(data)
+    found = outcome(lambda: mnist.read_idx(publication(path.parent), path))
+    if isinstance(found, str):
+        assert str(path) in found
+    else:
+        assert data.endswith(found.numpy().tobytes())
+        assert 0 < found.numel() < len(data)
+
+
+CELLS = st.sampled_from(["1", "2016", "NNW", "NA", "nan", "1e999", "9" * 30, "-1", "x", '"', "\r", ""])
+
+
+@given(
+    st.text(max_size=50) | st.lists(CELLS, min_size=16, max_size=20).map(",".join),
+    st.sampled_from([AIR_HEAD, ""]),
+)
+@example("1,2016,1,1,1,nan" + ",1" * 9 + ",NNW,1,X", AIR_HEAD)
+@example("1,2016,1,1,1,5" + ",1" * 9 + ",NNW,1,X", AIR_HEAD)
+def test_whatever_a_table_holds_it_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, text: str, head: str
+) -> None:
+    path = tmp_path_factory.mktemp("air") / "PRSA_Data_Some_20130301-20170228.csv"
+    path.write_text(f"{head}\n{text}", errors="surrogatepass", newline="")
+    found = outcome(lambda: list(air_quality.read(publication(path.parent), path)))
+    if isinstance(found, str):
+        assert str(path) in found
+    else:
+        assert all(np.isfinite([*features, dust]).all() for _, features, dust in found)
 
 
 # --- CIFAR-10

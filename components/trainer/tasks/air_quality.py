@@ -10,7 +10,7 @@ import csv
 import datetime as dt
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -141,17 +141,22 @@ def read(publication: Publication, path: Path) -> Iterator[Row]:
     Raises:
         ConfigurationError: the file lacks a column or has what is no number.
     """
-    table = csv.DictReader(io.StringIO(publication.read(path).decode(errors="replace")))
+    text = publication.read(path).decode(errors="replace")
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        _check_columns(table.fieldnames or ())
+        for line in table:
+            if all(line[name] != "NA" for name in (TARGET, "wd", *COLUMNS)):
+                yield _row(line)
+    except (TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise publication.damaged(path, f"line {table.line_num}: {error}") from error
+
+
+def _check_columns(found: Iterable[str]) -> None:
     wanted = {"year", "month", "day", "hour", "wd", TARGET, *COLUMNS}
-    if missing := sorted(wanted - set(table.fieldnames or ())):
-        raise publication.damaged(path, f"which has no column {missing[0]!r}")
-    for line in table:
-        if any(line[name] == "NA" for name in (TARGET, "wd", *COLUMNS)):
-            continue
-        try:
-            yield _row(line)
-        except (TypeError, ValueError) as error:
-            raise publication.damaged(path, f"line {table.line_num}: {error}") from error
+    if missing := sorted(wanted - set(found)):
+        message = f"no column {missing[0]!r}"
+        raise ValueError(message)
 
 
 def to_tensors(rows: list[Row]) -> TensorDataset:
@@ -165,4 +170,8 @@ def _row(line: dict[str, str]) -> Row:
     scaled = [(float(line[name]) - mean) / deviation for name, (mean, deviation) in COLUMNS.items()]
     turns = (WINDS.index(line["wd"]) / len(WINDS), int(line["hour"]) / 24, day.timetuple().tm_yday / 366)
     circles = [part(2 * math.pi * turn) for turn in turns for part in (math.sin, math.cos)]
-    return day, scaled + circles, float(line[TARGET])
+    dust = float(line[TARGET])
+    if not all(map(math.isfinite, [*scaled, dust])):
+        message = "a value is not finite"
+        raise ValueError(message)
+    return day, scaled + circles, dust

@@ -109,11 +109,11 @@ def read_idx(publication: Publication, path: Path) -> Tensor:
         ConfigurationError: the file is no IDX file of bytes, or not as long as it says.
     """
     data = publication.read(path)
-    if len(data) < 4 or data[:3] != bytes((0, 0, BYTES)):  # noqa: PLR2004
-        raise publication.damaged(path, "which is no IDX file of bytes")
+    if len(data) < 4 or data[:3] != bytes((0, 0, BYTES)) or not 1 <= data[3] <= 3:  # noqa: PLR2004
+        raise publication.damaged(path, "which is no IDX file of bytes in 1 to 3 dimensions")
     start = 4 + 4 * data[3]
     shape = [int.from_bytes(data[place : place + 4], "big") for place in range(4, start, 4)]
     expected = start + int(np.prod(shape, dtype=object))
-    if not shape or len(data) != expected or expected == start:
+    if len(data) != expected or expected == start:
         raise publication.damaged(path, f"which has {len(data)} bytes where its head says {expected}")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
