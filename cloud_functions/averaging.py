@@ -7,6 +7,7 @@ import msgspec
 
 from cloud_functions import manifests
 from cloud_functions.cloud import Cloud
+from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation import AGGREGATORS, Aggregator
@@ -119,14 +120,14 @@ def _close(cloud: Cloud, leased: Round, model: bytes, good: int, began: int) -> 
     # An averager that died after this line wrote the same bytes; its object stays.
     stored = cloud.bucket.write_once(key, model)
     closed = _finish(cloud, leased, Event.MODEL_WRITTEN, (sha256(stored), len(stored)), began)
-    cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
 
 
 def _close_evaluation(cloud: Cloud, leased: Round, began: int) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
     model = (leased.base_sha256, leased.base_bytes)
     closed = _finish(cloud, leased, Event.EVALUATED, model, began)
-    cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
 
 
 def _finish(cloud: Cloud, leased: Round, event: Event, model: tuple[str, int], began: int) -> Round:
@@ -170,16 +171,15 @@ def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
     cloud.alarms.cancel(deadline_of(closed))
     if closed.work is Work.EVALUATE:
         return
-    news = messages.encode(
-        NewModel(
-            task=run.settings.task,
-            run=run.name,
-            round=closed.number,
-            bucket=cloud.bucket.name,
-            key=object_keys.model(run.name, closed.number),
-            sha256=closed.model_sha256,
-            bytes=closed.model_bytes,
-        )
+    news = NewModel(
+        task=run.settings.task,
+        run=run.name,
+        round=closed.number,
+        bucket=cloud.bucket.name,
+        key=object_keys.model(run.name, closed.number),
+        sha256=closed.model_sha256,
+        bytes=closed.model_bytes,
+        closed_at=closed.closed_at,
     )
-    cloud.bucket.write(object_keys.latest_model(run.settings.task), news)
-    cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), news)])
+    if make_newest(cloud, news):
+        cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), messages.encode(news))])

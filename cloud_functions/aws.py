@@ -15,6 +15,8 @@ from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
 _PARALLEL_PUBLISHES = 16
+# What S3 says to a conditional write of an object that is another by then, or that was removed.
+_CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 
 
@@ -27,13 +29,16 @@ class S3Bucket:
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes; see ``Bucket``."""
+        return self.read_version(key, largest)[0]
+
+    def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
+        """Return an object and its ETag; see ``Bucket``."""
         answer = self._get(key)
         if answer["ContentLength"] > largest:
             answer["Body"].close()
             message = f"object {key} has {answer['ContentLength']} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
-        data: bytes = answer["Body"].read()
-        return data
+        return answer["Body"].read(), answer["ETag"]
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file from its first bytes; see ``Bucket``."""
@@ -51,14 +56,21 @@ class S3Bucket:
 
     def write_once(self, key: str, data: bytes) -> bytes:
         """Write an object unless there is one; return the bytes that are there now."""
+        if self.write_over(key, data, None):
+            return data
+        stored: bytes = self._get(key)["Body"].read()
+        return stored
+
+    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+        """Write an object if it still has that ETag; see ``Bucket``."""
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
-            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*")
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+            if error.response["Error"]["Code"] not in _CHANGED:
                 raise
-            stored: bytes = self._get(key)["Body"].read()
-            return stored
-        return data
+            return False
+        return True
 
     def _get(self, key: str, **options: str) -> dict[str, Any]:
         try:

@@ -16,7 +16,7 @@ from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
-from fedgrass.federation.rounds import Participation, Round
+from fedgrass.federation.rounds import Participation, Round, announced_at
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.topics import Kind
@@ -122,14 +122,18 @@ class SmallFleet:
         self.bucket.write(object_keys.update(device, of.run, of.number, of.attempt), data)
         return data
 
-    def completion(self, of: Round, data: bytes, **changes: object) -> bytes:
+    def _announced_at(self, device: str, of: Round) -> int:
+        part = self.rounds.participant(of, device)
+        return announced_at(of, part) if part else of.opened_at
+
+    def completion(self, of: Round, data: bytes, device: str = "", **changes: object) -> bytes:
         """Return a completion's JSON text; ``changes`` are made to it, whether it allows them or not."""
         reply = Completion(
             run=of.run,
             round=of.number,
             attempt=of.attempt,
             round_id=messages.round_id(of.run, of.number, of.attempt),
-            announced_at=of.opened_at,
+            announced_at=self._announced_at(device, of),
             bytes=len(data),
             checksum=checksum(data),
             examples=10,
@@ -142,7 +146,7 @@ class SmallFleet:
         """Upload an update full of ``value`` and say that it is complete."""
         of = of or self.newest()
         data = self.upload(device, of, update_full_of(value))
-        return self.say(device, Kind.COMPLETE, self.completion(of, data, **changes))
+        return self.say(device, Kind.COMPLETE, self.completion(of, data, device, **changes))
 
     def status(self, device: str, state: str, of: Round | None = None, reason: str = "") -> bool:
         of = of or self.newest()

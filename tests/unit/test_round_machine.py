@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import event, settings
 from hypothesis.stateful import initialize, precondition, rule
 
-from cloud_functions import opening
+from cloud_functions import hellos
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import LIVING, RunState
@@ -113,7 +113,7 @@ class RoundMachine(Laws):
 
     @rule(number=device_numbers)
     def a_device_says_hello(self, number: int) -> None:
-        opening.announce_again(self.fleet.cloud, self.fleet.names[number])
+        hellos.hear(self.fleet.cloud, self.fleet.names[number])
 
     # ------------------------------------------------------------ what the cloud's workers do
     @precondition(lambda self: self.fleet.sent)

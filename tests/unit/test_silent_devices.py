@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloud_functions import opening
+from cloud_functions import hellos
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.rounds import Participation, Round, State
 from tests.fakes.memory_cloud import Crash
@@ -211,5 +211,5 @@ def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_
     fleet.remind()
     fleet.remind()
     before = len(work_heard(fleet, cohort[0]))
-    opening.announce_again(fleet.cloud, cohort[0])
+    hellos.hear(fleet.cloud, cohort[0])
     assert len(work_heard(fleet, cohort[0])) == before
