@@ -16,7 +16,7 @@ from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
-from fedgrass.federation.rounds import Participation, Round, announced_at
+from fedgrass.federation.rounds import Participant, Participation, Round, announced_at
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.topics import Kind
@@ -112,6 +112,12 @@ class SmallFleet:
         """Return what each device of a round's cohort has done."""
         return {part.device: part.state for part in self.rounds.participants(of or self.newest())}
 
+    def part(self, device: str, of: Round | None = None) -> Participant:
+        """Return one device's part in a round."""
+        part = self.rounds.participant(of or self.newest(), device)
+        assert part is not None
+        return part
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with heartbeats; nothing is delivered."""
         self.now += round(seconds * 1000)
@@ -175,6 +181,12 @@ class SmallFleet:
         for reminder, _seconds in due:
             self.deliver(message_of(reminder))
         return [reminder for reminder, _seconds in due]
+
+    def look(self, seconds: float) -> list[Reminder]:
+        """Let time pass in which no device is seen, then deliver what is due, once each."""
+        self.now += round(seconds * 1000)
+        self.ring()
+        return self.remind()
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}

@@ -50,7 +50,12 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
     counts: dict[str, Any] = {
         "asked": 5,
         "replied": 3,
+        "accepted": 4,
+        "declined": 0,
+        "failed": 0,
+        "silent": 0,
         "refused": 1,
+        "bytes_up": 4_000_000,
         "late": 1,
         "needed": 5,
         "minimum": 1,
@@ -127,8 +132,8 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
     line = history.summarize(record(), {2: {"accuracy": 0.9}})
     assert line["turnaround_median_seconds"] == 3.0
     assert line["turnaround_slowest_seconds"] == 4.0
-    assert line["bytes_up"] == 6_000_000
-    assert line["bytes_down"] == 3_000_000
+    assert line["bytes_up"] == 4_000_000
+    assert line["bytes_down"] == 4_000_000
     assert line["seconds"] == 8.5
     assert line["held_out"] == {"accuracy": 0.9}
 
