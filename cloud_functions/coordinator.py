@@ -37,7 +37,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         message = f"run {name!r} has no initial model: upload one to {key} first"
         raise SettingsError(message) from error
     check_finite(decode(model))
-    _check_candidates(cloud, settings)
+    if cloud.rounds.run(name) is None:
+        _check_candidates(cloud, settings)
     run = Run(
         name=name,
         state=RunState.RUNNING,
