@@ -381,6 +381,7 @@ class CallCounter:
         self._times: Counter[str] = Counter()
         self._planned: dict[tuple[str, int], Callable[[], object]] = {}
         self.most: int | None = None  # further calls are an endless loop
+        self.before: Callable[[str], None] | None = None  # called with the name of each call
 
     def plan(self, act: Callable[[], object], *, name: str = "", call: int = 1) -> None:
         """Call ``act`` just before the ``call``-th call from now, counted from 1: of ``name``, or of any."""
@@ -398,6 +399,8 @@ class CallCounter:
         if self.most is not None and len(self.calls) > self.most:
             message = f"more than {self.most} calls of ports: the work goes round for ever"
             raise AssertionError(message)
+        if self.before:
+            self.before(name)
         for key in ("", name):
             self._times[key] += 1
             act = self._planned.pop((key, self._times[key]), None)
