@@ -129,8 +129,11 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
         return None
 
 
-def nobody(cloud: Cloud, settings: RunSettings) -> str:
+def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
     """Return why there is no candidate, in words that say what to do."""
+    if work is Work.EVALUATE and settings.held_out and candidates(cloud, settings):
+        names = ", ".join(settings.held_out)
+        return f"of the run's held_out devices none is there that could be asked: {names}"
     if settings.thing_group and _members(cloud, settings) is None:
         return (
             f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "

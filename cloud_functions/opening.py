@@ -42,7 +42,9 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open, reminde
 
 def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
     seconds = run.settings.deadline_seconds
-    reason = messages.shorten(f"nobody was asked in {seconds} s: {cohorts.nobody(cloud, run.settings)}")
+    reason = messages.shorten(
+        f"nobody was asked in {seconds} s: {cohorts.nobody(cloud, run.settings, nobody.work)}"
+    )
     abandoned = msgspec.structs.replace(
         nobody,
         state=State.ABANDONED,

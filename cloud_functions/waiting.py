@@ -34,7 +34,7 @@ def for_devices(cloud: Cloud, run: Run, step: Open, rung: Reminder | None) -> Co
     patience = run.settings.deadline_seconds
     if not run.waiting_since:
         run = cloud.rounds.change_run(run, waiting_since=cloud.now())
-        _tell(cloud, run, step, f"waits up to {patience} s: {cohorts.nobody(cloud, run.settings)}")
+        _tell(cloud, run, step, f"waits up to {patience} s: {cohorts.nobody(cloud, run.settings, step.work)}")
     elif cloud.now() >= run.waiting_since + patience * 1000:
         return cohorts.none_once(cloud, run, step)
     _look_again(cloud, run, LOOK_AGAIN_SECONDS, rung)
