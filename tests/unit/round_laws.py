@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
-from fedgrass.federation.messages import Announcement, NewModel, decode as decode_message
+from fedgrass.federation.messages import Announcement, NewModel
+from fedgrass.federation.messages import decode as decode_message
 from fedgrass.federation.rounds import TRANSITIONS, Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.weights import decode, sha256

@@ -10,7 +10,7 @@ from fedgrass.console import history
 from fedgrass.console.live import LiveView
 from fedgrass.console.operator import RoundRecord
 from fedgrass.federation import messages, topics
-from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, RoundFigures, Status
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -111,6 +111,21 @@ def test_only_the_changes_of_the_run_that_is_shown_are_told() -> None:
     told = console.export_text()
     assert "opened" in told
     assert "abandoned" not in told
+
+
+def test_the_figures_of_a_round_that_ended_are_shown_without_what_did_not_happen() -> None:
+    live, console = view()
+    figures = RoundFigures(
+        asked=5, accepted=4, declined=1, failed=0, silent=0, late=0, refused=0, replied=4, needed=4,
+        bytes_up=4_000_000, bytes_down=8_000_000, opening_seconds=0.25, averaging_seconds=1.5,
+    )  # fmt: skip
+    change = RoundChange(run="run-1", round=1, attempt=1, state="CLOSED", text="closed", figures=figures)
+    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    expected = (
+        "5 asked, 4 accepted, 4 replied, 1 declined; 4.00 MB up, 8.00 MB down; "
+        "opened in 0.25 s, averaged in 1.50 s"
+    )
+    assert expected in console.export_text().replace("\n", "")
 
 
 def test_text_of_a_device_cannot_style_or_break_the_view() -> None:

@@ -113,11 +113,9 @@ def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_o
     overdue(fleet)
     opened = fleet.newest()
     assert (opened.number, opened.work, opened.base, opened.attempt) == (3, Work.TRAIN, 1, 1)
-    told = [change.text for change in fleet.told() if "skipped" in change.text]
-    assert told == [
-        "evaluation of model 1 skipped: the deadline passed and too few replied "
-        "(0 of 1 replied, 1 needed at least)"
-    ]
+    (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
+    why = "the deadline passed and too few replied (0 of 1 replied, 1 needed at least)"
+    assert told == f"evaluation of model 1 skipped: {why}"
     fleet.reply("thing-0")
     evaluate(fleet, "thing-0", 0.5)
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
@@ -141,10 +139,9 @@ def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
     fleet.look(60)
     opened = fleet.newest()
     assert (opened.number, opened.work, opened.state) == (3, Work.TRAIN, State.OPEN)
-    assert (
-        "evaluation of model 1 skipped: nobody was asked in 60 s: of the run's held_out devices none is there "
-        "that could be asked: thing-1"
-    ) in [change.text for change in fleet.told()]
+    (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
+    assert told.startswith("evaluation of model 1 skipped: nobody was asked in 60 s: of the run's held_out")
+    assert told.endswith("devices none is there that could be asked: thing-1")
 
 
 def test_a_skipped_evaluation_is_told_once_while_the_run_waits_for_its_schedule() -> None:
