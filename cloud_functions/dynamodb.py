@@ -15,19 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from botocore.exceptions import ClientError
 
-from cloud_functions.dynamodb_rows import (
-    Record,
-    Row,
-    disturbed,
-    marshal,
-    to_record,
-    to_row,
-    translated,
-    unmarshal,
-    update_expression,
-)
+from cloud_functions.dynamodb_rows import Row, to_record, to_row
+from cloud_functions.dynamodb_table import Table
 from fedgrass.federation import counters
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
@@ -44,8 +34,6 @@ from fedgrass.federation.runs import LIVING, Progress, Run, RunState
 
 _LIST = "#runs"
 _LIVING = "#living"
-_MOST_PER_TRANSACTION = 100  # DynamoDB's own limit
-_TRIES = 20  # at a transaction that another one disturbed
 
 
 class DynamoRounds:
@@ -58,38 +46,37 @@ class DynamoRounds:
     """
 
     def __init__(self, client: Any, table: str, pause: Callable[[float], None]) -> None:
-        self._client = client
-        self._table = table
-        self._pause = pause
+        self._table = Table(client, table, pause)
 
     def create_run(self, run: Run) -> None:
         """Store a new run; see ``RoundStore``."""
-        self._transact([self._new(_run_row(run)), self._new(_listed(run)), self._living(run.name, run.state)])
+        new = [self._table.new(row) for row in (_run_row(run), _listed(run))]
+        self._table.transact([*new, self._living(run.name, run.state)])
 
     def run(self, name: str) -> Run | None:
         """Return a run, or None."""
-        return self._get(name, "run", Run)
+        return self._table.get(name, "run", Run)
 
     def runs(self) -> dict[str, RunState]:
         """Return the state of every run there is, by name."""
-        return {row["item"]: RunState(row["state"]) for row in self._query(_LIST)}
+        return {row["item"]: RunState(row["state"]) for row in self._table.query(_LIST)}
 
     def living(self) -> list[str]:
         """Return the names of the runs that have not ended; see ``RoundStore``."""
-        return [row["item"] for row in self._query(_LIVING)]
+        return [row["item"] for row in self._table.query(_LIVING)]
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
-        actions = [self._update(run.name, "run", changes, _where_it_stands(run))]
+        actions = [self._table.update(run.name, "run", changes, _where_it_stands(run))]
         if "state" in changes:
-            actions.append(self._update(_LIST, run.name, {"state": changes["state"]}))
+            actions.append(self._table.update(_LIST, run.name, {"state": changes["state"]}))
             actions.append(self._living(run.name, changes["state"]))
-        self._transact(actions)
+        self._table.transact(actions)
         return msgspec.structs.replace(run, **changes)
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round; see ``RoundStore``."""
-        self._put_missing([_asked(first, device) for device in devices])
+        self._table.put_missing([_asked(first, device) for device in devices])
 
     def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest; see ``RoundStore``."""
@@ -99,12 +86,12 @@ class DynamoRounds:
             "progress": progress,
             "waiting_since": 0,
         }
-        moved = self._update(run.name, "run", newest, _where_it_stands(run))
-        self._transact([self._new(_round_row(first)), moved])
+        moved = self._table.update(run.name, "run", newest, _where_it_stands(run))
+        self._table.transact([self._table.new(_round_row(first)), moved])
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
-        return self._get(run, _round_key(number, attempt), Round)
+        return self._table.get(run, _round_key(number, attempt), Round)
 
     def mark_announced(self, current: Round, at: int) -> None:
         """Note that all batches were announced; see ``RoundStore``."""
@@ -112,7 +99,7 @@ class DynamoRounds:
         if not current.announced_batches:
             values["opening_seconds"] = (at - current.choosing_at) / 1000
         stands = {"batches": current.batches, "announced_batches": current.announced_batches}
-        self._write(self._update_round(current, values, stands))
+        self._table.write(self._update_round(current, values, stands))
 
     def replace(
         self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
@@ -128,23 +115,23 @@ class DynamoRounds:
             moved = counters.moved(part, Participation.SILENT, {})
             add.update(counters.difference(part, moved))
             key = _participant_key(current, part.device)
-            left.append(self._update(current.run, key, {"state": moved.state}, {"state": part.state}))
-        came = [self._new(_asked(current, device, batch, at)) for device in devices]
-        self._transact([self._update_round(current, values, stands, add), *left, *came])
+            left.append(self._table.update(current.run, key, {"state": moved.state}, {"state": part.state}))
+        came = [self._table.new(_asked(current, device, batch, at)) for device in devices]
+        self._table.transact([self._update_round(current, values, stands, add), *left, *came])
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as the table of transitions says; see ``RoundStore``."""
         values = {"state": TRANSITIONS[current.state, event], **changes}
         stands = {"state": current.state, "fence": current.fence}
-        return to_record(self._write(self._update_round(current, values, stands)), Round)
+        return to_record(self._table.write(self._update_round(current, values, stands)), Round)
 
     def participant(self, of: Round, device: str) -> Participant | None:
         """Return one device's part in a round, or None."""
-        return self._get(of.run, _participant_key(of, device), Participant)
+        return self._table.get(of.run, _participant_key(of, device), Participant)
 
     def participants(self, of: Round) -> Iterator[Participant]:
         """Return all participants of a round, by device name."""
-        for row in self._query(of.run, _participant_key(of, "")):
+        for row in self._table.query(of.run, _participant_key(of, "")):
             yield to_record(row, Participant)
 
     def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
@@ -172,18 +159,18 @@ class DynamoRounds:
 
     def restore_run(self, lost: Run) -> None:
         """Store a run and its entries in the lists, each where it is missing; see ``RoundStore``."""
-        self._put_unless_there(self._new(_run_row(lost)))
-        self._put_unless_there(self._new(_listed(lost)))
+        self._table.put_unless_there(self._table.new(_run_row(lost)))
+        self._table.put_unless_there(self._table.new(_listed(lost)))
         if lost.state in LIVING:
-            self._put_unless_there(self._living(lost.name, lost.state))
+            self._table.put_unless_there(self._living(lost.name, lost.state))
 
     def restore_round(self, lost: Round) -> None:
         """Store a round unless it is there; see ``RoundStore``."""
-        self._put_unless_there(self._new(_round_row(lost)))
+        self._table.put_unless_there(self._table.new(_round_row(lost)))
 
     def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
         """Store participants where they are missing; see ``RoundStore``."""
-        self._put_missing([_participant_row(of, participant) for participant in lost])
+        self._table.put_missing([_participant_row(of, participant) for participant in lost])
 
     def _move_participant(
         self, of: Round, part: Participant, target: Participation, values: Row, stands: Row
@@ -198,61 +185,15 @@ class DynamoRounds:
             raise LostRace(part.device)
         after = counters.moved(part, target, values)
         written = {"state": target, "accepted": after.accepted, **values}
-        moved = self._update(of.run, _participant_key(of, part.device), written, {"state": part.state})
-        self._transact([moved, self._update_round(of, {}, stands, counters.difference(part, after))])
-
-    def _get(self, run: str, item: str, kind: type[Record]) -> Record | None:
-        key = marshal({"run": run, "item": item})
-        answer = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
-        return to_record(unmarshal(answer["Item"]), kind) if "Item" in answer else None
-
-    def _query(self, run: str, prefix: str = "") -> Iterator[Row]:
-        condition, names, values = "#run = :run", {"#run": "run"}, {":run": run}
-        if prefix:
-            condition += " AND begins_with(#item, :prefix)"
-            names["#item"], values[":prefix"] = "item", prefix
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=marshal(values),
-            ConsistentRead=True,
-        )
-        for page in pages:
-            yield from map(unmarshal, page["Items"])
-
-    def _new(self, row: Row) -> dict[str, Any]:
-        """Return a put of a row that must not be there yet."""
-        condition = {
-            "ConditionExpression": "attribute_not_exists(#run)",
-            "ExpressionAttributeNames": {"#run": "run"},
-        }
-        return {"Put": {"TableName": self._table, "Item": marshal(row), **condition}}
+        moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
+        self._table.transact([moved, self._update_round(of, {}, stands, counters.difference(part, after))])
 
     def _living(self, name: str, state: object) -> dict[str, Any]:
         """Return what puts a run into the list of the living, or takes it out."""
         row = {"run": _LIVING, "item": name}
         if state in LIVING:
-            return {"Put": {"TableName": self._table, "Item": marshal(row)}}
-        return {"Delete": {"TableName": self._table, "Key": marshal(row)}}
-
-    def _put_missing(self, rows: Sequence[Row]) -> None:
-        """Put the rows that are not there yet, many at a time."""
-        puts = [self._new(row) for row in rows]
-        for start in range(0, len(puts), _MOST_PER_TRANSACTION):
-            chunk = puts[start : start + _MOST_PER_TRANSACTION]
-            try:
-                self._transact(chunk)
-            except LostRace:  # some are there already: add the others one by one
-                for put in chunk:
-                    self._put_unless_there(put)
-
-    def _put_unless_there(self, put: dict[str, Any]) -> None:
-        try:
-            self._client.put_item(**put["Put"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+            return self._table.put(row)
+        return self._table.delete(row)
 
     def _update_round(
         self,
@@ -261,44 +202,7 @@ class DynamoRounds:
         stands: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
-        return self._update(of.run, _round_key(of.number, of.attempt), values, stands, add)
-
-    def _update(
-        self,
-        run: str,
-        item: str,
-        values: Mapping[str, object],
-        stands: Mapping[str, object] | None = None,
-        add: Mapping[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Return an update that sets ``values`` and adds to counters if the row stands as ``stands``."""
-        key = marshal({"run": run, "item": item})
-        expression = update_expression(values, stands or {}, add or {})
-        return {"Update": {"TableName": self._table, "Key": key, **expression}}
-
-    def _write(self, update: dict[str, Any]) -> Row:
-        """Make one update by itself; return the row as it is then."""
-        answer = self._undisturbed(
-            lambda: self._client.update_item(**update["Update"], ReturnValues="ALL_NEW")
-        )
-        return unmarshal(answer["Attributes"])
-
-    def _transact(self, actions: list[dict[str, Any]]) -> None:
-        self._undisturbed(lambda: self._client.transact_write_items(TransactItems=actions))
-
-    def _undisturbed(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Make a write, and again while others touch the same rows at that moment."""
-        for turn in range(_TRIES - 1):
-            try:
-                return write()
-            except ClientError as error:
-                if not disturbed(error):
-                    raise translated(error) from error
-                self._pause(0.01 * 2 ** min(turn, 6))
-        try:
-            return write()
-        except ClientError as error:
-            raise translated(error) from error
+        return self._table.update(of.run, _round_key(of.number, of.attempt), values, stands, add)
 
 
 def _where_it_stands(run: Run) -> Row:

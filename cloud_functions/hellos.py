@@ -30,6 +30,8 @@ def _can_go_on(cloud: Cloud, run: Run, newest: Round | None, device: str) -> boo
     """Return whether a run stands still that need not: it waited for a device, or an alarm was lost."""
     if newest and newest.state in {State.OPEN, State.AGGREGATING}:
         return next_event(newest, cloud.now()) is not None
+    if run.round and newest is None:
+        return False  # its row is lost: that is for `repair`
     if not isinstance(next_step(run, newest, cloud.now()), Open):
         return False
     if run.waiting_since and cloud.now() < run.look_at:

@@ -13,6 +13,7 @@ from fedgrass.federation.messages import RoundChange, shorten
 from fedgrass.federation.runs import Open, Run
 
 LOOK_AGAIN_SECONDS = 60
+_ROUNDING = 1000  # milliseconds: delays are whole seconds
 
 
 def for_the_schedule(cloud: Cloud, run: Run, alarm: Alarm, rung: Reminder | None) -> None:
@@ -42,14 +43,15 @@ def for_devices(cloud: Cloud, run: Run, step: Open, rung: Reminder | None) -> Co
 
 
 def _look_again(cloud: Cloud, run: Run, seconds: int, rung: Reminder | None) -> None:
-    """Send the next reminder of the run's chain, if that which was noted has come or is overdue.
+    """Send the next reminder of the run's chain, unless one is under way that comes as soon.
 
     A worker that dies before it has noted it leaves a reminder behind that finds the old one overdue.
     """
     now = cloud.now()
-    if now < run.look_at and not (rung and rung.at == run.look_at):
-        return
     at = now + seconds * 1000
+    under_way = now < run.look_at < at + _ROUNDING and not (rung and rung.at == run.look_at)
+    if under_way:
+        return
     cloud.alarms.remind(Reminder(run=run.name, at=at), seconds)
     cloud.rounds.change_run(run, look_at=at)
 

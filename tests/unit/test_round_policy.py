@@ -35,7 +35,7 @@ def called(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("table", "adapter"),
-    [("RoundsTable", "dynamodb.py"), ("DevicesTable", "devices.py")],
+    [("RoundsTable", "dynamodb_table.py"), ("DevicesTable", "devices.py")],
 )
 def test_the_functions_may_make_just_the_calls_that_their_adapter_makes(
     table: str, adapter: str, project: Path

@@ -123,6 +123,30 @@ def test_there_is_one_look_a_minute_however_many_messages_come_by_the_way() -> N
     assert [seconds for _, seconds in others] == [60]
 
 
+def test_a_run_that_has_a_look_far_ahead_looks_for_devices_within_a_minute_all_the_same() -> None:
+    fleet = SmallFleet(devices=1, schedule="every", every_minutes=40)
+    fleet.start()
+    fleet.reply("thing-0")
+    assert [seconds for _, seconds in looks(fleet)] == [900]
+    fleet.now += 400_000
+    fleet.act("next")
+    assert fleet.run().waiting_since == fleet.now
+    assert [seconds for _, seconds in looks(fleet)] == [900, 60]
+    fleet.deliver(message_of(looks(fleet)[0][0]))  # that of the schedule: it is in the chain no more
+    assert [seconds for _, seconds in looks(fleet)] == [900, 60]
+
+
+def test_messages_in_a_wait_for_the_schedule_send_no_more_reminders() -> None:
+    fleet = SmallFleet(devices=1, schedule="every", every_minutes=10)
+    fleet.start()
+    fleet.reply("thing-0")
+    closed = fleet.newest()
+    for _ in range(20):
+        fleet.now += 777
+        fleet.reply("thing-0", closed)
+    assert [seconds for _, seconds in looks(fleet)] == [660]
+
+
 def test_a_look_that_comes_a_moment_early_goes_on_looking() -> None:
     fleet = deserted()
     (look,) = looks(fleet)
@@ -265,6 +289,15 @@ def test_a_hello_of_a_device_that_could_not_be_asked_looks_for_none() -> None:
         hellos.hear(fleet.cloud, device)
     assert fleet.alarms.reminders == before
     assert set(fleet.counter.calls[made:]) == {"living", "run", "round", "find"}
+
+
+def test_a_hello_wakes_no_run_whose_round_was_lost() -> None:
+    fleet = SmallFleet(devices=1)
+    fleet.start()
+    fleet.rounds.lose_round(fleet.newest())
+    fleet.alarms.reminders.clear()
+    hellos.hear(fleet.cloud, "thing-0")
+    assert fleet.alarms.reminders == []
 
 
 def test_a_hello_reads_no_run_that_has_ended() -> None:
