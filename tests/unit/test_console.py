@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pytest
 from rich.console import Console
 
-from fedgrass.console import history
+from fedgrass.console import history, run_commands
 from fedgrass.console.live import LiveView
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.operator import Operator, RoundRecord
 from fedgrass.federation import messages, topics
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, RoundFigures, Status
 from fedgrass.federation.rounds import Participant, Participation, Round, State
@@ -163,6 +164,25 @@ def test_the_table_fits_eighty_columns_and_says_what_was_abandoned() -> None:
     assert "90.0%" in told
     console.print(history.table([history.summarize(record(State.ABANDONED), {})]))
     assert "abandoned" in console.export_text()
+
+
+def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(
+        name="run-1",
+        state=RunState.RUNNING,
+        settings=RunSettings(task="digits"),
+        started_at=1,
+        initial_sha256="0" * 64,
+        initial_bytes=1,
+        waiting_since=1_700_000_000_000,
+    )
+
+    class NoRounds:
+        def rounds(self, _run: Run) -> list[RoundRecord]:
+            return []
+
+    run_commands._show(cast(Operator, NoRounds()), run)
+    assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
 
 
 def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_o
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
 
 
+def test_a_skipped_evaluation_says_nothing_of_how_long_a_round_takes() -> None:
+    fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
+    usual = fleet.run().progress.usual_seconds
+    overdue(fleet)
+    fleet.act("next")
+    assert (fleet.newest().number, fleet.run().progress.usual_seconds) == (3, usual)
+
+
 def test_the_last_evaluation_may_be_skipped_too() -> None:
     fleet = until_the_evaluation(rounds=1, on_abandoned="fail")
     overdue(fleet)
