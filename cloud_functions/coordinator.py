@@ -79,13 +79,13 @@ def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
             raise SettingsError(message)
 
 
-def advance(cloud: Cloud, name: str, rung: Alarm | Reminder | None = None) -> None:
+def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
     """Drive a run as far as it goes without anybody else.
 
     Args:
         cloud: the ports.
         name: the run.
-        rung: the alarm that has rung or the reminder that has come, if that is why this is called.
+        alarm: the alarm that has rung, if that is why this is called.
 
     Raises:
         NotYet: another worker is averaging; call again when its lease may have expired.
@@ -100,25 +100,24 @@ def advance(cloud: Cloud, name: str, rung: Alarm | Reminder | None = None) -> No
             cloud.log(f"{name}: the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it")
             return
         try:
-            going = _step(cloud, run, newest, rung)
+            going = _step(cloud, run, newest, alarm)
         except LostRace:
             going = True  # somebody else took the step: look where the run stands now
 
 
 def look_after(cloud: Cloud, reminder: Reminder) -> None:
     """Look after a run that a reminder names, and at its devices that have not accepted their work."""
+    waiting.has_come(cloud, reminder)
     run = cloud.rounds.run(reminder.run)
     while run and run.state in LIVING and reminder.round:
         with contextlib.suppress(LostRace):  # a device spoke at that moment: look who is silent now
             replacing.repeat_unaccepted(cloud, run, reminder)
             break
-    advance(cloud, reminder.run, reminder)
+    advance(cloud, reminder.run)
 
 
-def _step(cloud: Cloud, run: Run, newest: Round | None, rung: Alarm | Reminder | None) -> bool:
+def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
-    alarm = rung if isinstance(rung, Alarm) else None
-    reminder = rung if isinstance(rung, Reminder) else None
     if newest and run.published < newest.number:
         run = _conclude(cloud, run, newest)
     if run.state not in LIVING:
@@ -129,11 +128,11 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, rung: Alarm | Reminder |
     now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
     match next_step(run, newest, now):
         case Open() as step:
-            return opening.open_round(cloud, run, newest, step, reminder)
+            return opening.open_round(cloud, run, newest, step)
         case Wait(number, until):
             if until is not None:
                 next_open = Alarm(run=run.name, round=number, attempt=1, at=until, kind="open")
-                waiting.for_the_schedule(cloud, run, next_open, reminder)
+                waiting.for_the_schedule(cloud, run, next_open)
             return False
         case End(state, reason):
             _end(cloud, run, newest, state, reason)

@@ -13,7 +13,7 @@ from fedgrass.federation.rounds import Participant, Participation, Round, State,
 from fedgrass.federation.runs import Open, Progress, Run, progress_after
 
 
-def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open, reminder: Reminder | None) -> bool:
+def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
     """Store a new round with its cohort and its alarm; return False if there is no device to ask yet.
 
     The announcements are the next step. An attempt for which nobody came is stored as abandoned.
@@ -22,7 +22,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open, reminde
         LostRace: somebody else opened it, or the run has moved on.
     """
     began = cloud.now()
-    cohort = cohorts.choose_once(cloud, run, step) or waiting.for_devices(cloud, run, step, reminder)
+    cohort = cohorts.choose_once(cloud, run, step) or waiting.for_devices(cloud, run, step)
     if cohort is None:
         return False
     opened = _round(cloud, run, newest, step, cohort)

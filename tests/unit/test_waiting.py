@@ -156,6 +156,17 @@ def test_a_look_that_comes_a_moment_early_goes_on_looking() -> None:
     assert [seconds for _, seconds in looks(fleet)] == [60]
 
 
+def test_a_look_that_comes_early_while_a_round_is_open_is_not_missed_in_the_next_wait() -> None:
+    fleet = SmallFleet(devices=1, rounds=3, schedule="every", every_minutes=2)
+    fleet.start()
+    fleet.remind()
+    fleet.reply("thing-0")
+    fleet.act("next")
+    fleet.remind()  # all that is under way
+    fleet.reply("thing-0")
+    assert [seconds for _, seconds in looks(fleet)] == [180]
+
+
 @pytest.mark.parametrize("call", range(1, 25))
 def test_a_worker_that_dies_while_it_looks_is_made_up_for_by_the_same_reminder(call: int) -> None:
     fleet = deserted()
