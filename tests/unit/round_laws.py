@@ -13,7 +13,7 @@ from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.messages import Announcement, NewModel
 from fedgrass.federation.messages import decode as decode_message
 from fedgrass.federation.rounds import TRANSITIONS, Participant, Participation, Round, State, Work
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, RunState, skipped
 from fedgrass.federation.weights import decode, sha256
 from tests.fakes.small_fleet import RUN, SmallFleet, message_of, update_full_of
 
@@ -202,8 +202,9 @@ class Laws(RuleBasedStateMachine):
         newest = self.fleet.rounds.round(RUN, run.round, run.attempt) if run.round else None
         if run.state is not RunState.RUNNING or (newest and newest.state not in ENDED):
             return
-        by_hand = run.settings.schedule == "by_hand" and newest and newest.state is State.CLOSED
-        if not (by_hand and run.wanted <= run.round):
+        # A skipped evaluation is followed by the next round of training, as a closed one is.
+        over = newest and (newest.state is State.CLOSED or skipped(run, newest))
+        if not (over and run.settings.schedule == "by_hand" and run.wanted <= run.round):
             opens = [alarm for alarm in self.fleet.alarms.standing() if alarm.kind == "open"]
             assert opens or self._something_comes()
 
