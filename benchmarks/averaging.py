@@ -6,8 +6,8 @@ Ours reads the updates of N devices from files in the page cache (and once from 
 checks header, layout, checksums and finiteness, averages, and writes the new model with its SHA-256: what
 ``cloud_functions.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N replies in
 memory, which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a
-process of its own; its memory is the peak of the resident set above what the imports took. The read limit is one core
-that reads the same files, mapped into memory, from the page cache.
+process of its own; its memory is the peak of the resident set above what the imports took. The read limit is
+one core that reads the same files, mapped into memory, from the page cache.
 """
 
 import argparse

@@ -1,5 +1,8 @@
 """Large rounds divided: sums of groups while the round is open, shards of a large model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 GROUPS = Scale(group=3, grouped_bytes=0)
 SHARDS = Scale(sharded_bytes=0, shard_bytes=4 * 4096)
 DEVICES = 8
-MODEL: Arrays = {
+MODEL: dict[str, np.ndarray[Any, Any]] = {
     "body": np.linspace(-1, 1, 10_000, dtype=np.float32).reshape(100, 100),
     "head": np.ones(5_000, dtype=np.float32),
     "wide": np.ones(300, dtype=np.float64),
@@ -37,7 +40,7 @@ def examples_of(device: str) -> int:
     return 10 + 7 * int(device.removeprefix("thing-"))
 
 
-def a_fleet(scale: Scale | None, devices: int = DEVICES, **settings: object) -> SmallFleet:
+def a_fleet(scale: Scale | None, devices: int = DEVICES, **settings: Any) -> SmallFleet:
     fleet = SmallFleet(devices, scale=scale, initial=MODEL, **{"rounds": 1, **settings})
     fleet.start()
     return fleet
@@ -56,7 +59,7 @@ def first(fleet: SmallFleet) -> Round:
     return of
 
 
-def undivided(without: frozenset[str] = frozenset(), **settings: object) -> dict[str, np.ndarray]:
+def undivided(without: frozenset[str] = frozenset(), **settings: Any) -> Mapping[str, Any]:
     """Return the model that one averager makes by itself."""
     fleet = a_fleet(None, **settings)
     for device in fleet.names:
@@ -68,7 +71,7 @@ def undivided(without: frozenset[str] = frozenset(), **settings: object) -> dict
     return fleet.model(1)
 
 
-def assert_same(model: Arrays, expected: Arrays) -> None:
+def assert_same(model: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     assert model.keys() == expected.keys()
     for name, array in expected.items():
         assert model[name].dtype == array.dtype
@@ -78,7 +81,7 @@ def assert_same(model: Arrays, expected: Arrays) -> None:
 @pytest.mark.parametrize("aggregation", ["weighted_mean", "mean", "fedavgm", "fedadam"])
 @pytest.mark.parametrize("clip", [None, 50.0])
 def test_a_round_summed_in_groups_makes_the_same_model(aggregation: str, clip: float | None) -> None:
-    settings = {"aggregation": aggregation, "clip_norm": clip}
+    settings: dict[str, Any] = {"aggregation": aggregation, "clip_norm": clip}
     fleet = a_fleet(GROUPS, **settings)
     for device in fleet.names:
         fleet.work()
@@ -223,7 +226,7 @@ def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
             fleet.work()
         models.append(fleet.model(2))
     for name in MODEL:
-        np.testing.assert_array_equal(*(model[name] for model in models))
+        np.testing.assert_array_equal(models[0][name], models[1][name])
 
 
 def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_the_shard_back() -> None:
