@@ -22,8 +22,7 @@ class Scale(Struct, frozen=True, kw_only=True):
 
     group: int = GROUP
     grouped_bytes: int = 2 * 1024**3  # of all updates that a round may get; half a minute's reading
-    sharded_bytes: int = 256 * 1024**2  # of the model
-    shard_bytes: int = 128 * 1024**2  # of the model, in one shard
+    sharded_bytes: int = 256 * 1024**2  # of the model; a shard has half of this
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -49,14 +48,4 @@ def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -
     """
     if surveyed or strategy.survey or model.data_bytes <= scale.sharded_bytes:
         return []
-    narrowest = min(
-        (array.end - array.start) / max(1, _values(array.shape)) for array in model.arrays.values()
-    )
-    return list(cut(model, int(scale.shard_bytes / max(1, narrowest))))
-
-
-def _values(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+    return list(cut(model, scale.sharded_bytes // 2 // _BYTES))
