@@ -38,11 +38,30 @@ class BadUpdates(Exception):  # it is no error of anybody's who calls: the other
 
 
 class Change(NamedTuple):
-    """One slice: the model's values before the round, and the combined change, both float64, shape (L,)."""
+    """One slice of the result, in float64: ``total`` and ``model`` have the shape (L,).
+
+    ``total`` is the change of ``model``, the values before the round, plus ``share`` times those values: full
+    weights are summed as they are, changes have the share 0.
+    """
 
     part: Slice
     model: Floats
-    change: Floats
+    total: Floats
+    share: float
+
+    @property
+    def change(self) -> Floats:
+        """What the round changes."""
+        return self.total - self.share * self.model if self.share else self.total
+
+    @property
+    def changed(self) -> Floats:
+        """The model with the change.
+
+        Full weights are not taken apart and put together again: the mean of equal values is that value, and
+        no digit of a small one is lost beside a large value of the model.
+        """
+        return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
 
 
 class Combiner:
@@ -124,8 +143,7 @@ class Combiner:
     def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
-            model = self._base.read(part)
-            yield Change(part, model, total if self._has_changes(part) else total - share * model)
+            yield Change(part, self._base.read(part), total, 0.0 if self._has_changes(part) else share)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
@@ -142,7 +160,7 @@ class Combiner:
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
             combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._base.read(block.part), combined)
+            yield Change(block.part, self._base.read(block.part), combined, 0.0)
 
     def _sums(self, updates: Sequence[Readable], weights: Floats) -> Iterator[tuple[Slice, Floats]]:
         total = np.zeros(0)

@@ -138,14 +138,16 @@ def _write(
         model = begun("model", layout)
         states = {name: begun(name, state_layout) for name in guarded.strategy.state}
         before = _state_before(cloud, leased, guarded.strategy.state)
-        for part, values, change in changes:
+        for made in changes:
+            part = made.part
             if part.kind is Kind.WHOLE:  # no count of batches has a momentum
-                model.write(part, values + change)
+                model.write(part, made.changed)
                 for state in states.values():
                     state.write(part, np.zeros(part.length))
                 continue
             kept = {name: read(part) for name, read in before.items()}
-            model.write(part, guarded.step(values, change, kept, turn))
+            stepped = guarded.step(made.model, made.change, kept, turn) if guarded.steps else made.changed
+            model.write(part, stepped)
             for name, state in states.items():
                 state.write(part, kept[name])
     stored = model.stored()

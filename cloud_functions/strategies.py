@@ -61,6 +61,7 @@ class Guarded:
     def __init__(self, name: str, strategy: Strategy, seconds: float) -> None:
         self.name = name
         self.strategy = strategy
+        self.steps = type(strategy).step is not Strategy.step  # otherwise the model is changed, no more
         self._seconds = seconds
         # What is built in ends: no timer is set, which only the main thread may do.
         self._timed = bool(OWN.fullmatch(name)) and threading.current_thread() is threading.main_thread()

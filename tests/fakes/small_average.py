@@ -158,7 +158,9 @@ class SmallAverage:
         )
 
 
-def average(updates: Sequence[Arrays], model: Arrays | None = None, **options: Any) -> dict[str, NDArray[Any]]:
+def average(
+    updates: Sequence[Arrays], model: Arrays | None = None, **options: Any
+) -> dict[str, NDArray[Any]]:
     """Return one average; the devices started from ``model``, zeros if it is None."""
     replies = {name: options.pop(name) for name in ("examples", "metrics") if name in options}
     start = model or {name: np.zeros_like(array) for name, array in updates[0].items()}
