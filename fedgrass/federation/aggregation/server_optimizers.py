@@ -80,7 +80,8 @@ class FedYogi(_Adaptive, frozen=True):
 class FedAdam(_Adaptive, frozen=True):
     """v = beta_2 * v + (1 - beta_2) * change^2; the rate makes up for m and v beginning at 0.
 
-    The correction is that of Kingma and Ba, "Adam" (2015), as Flower has it.
+    The correction is that of Kingma and Ba, "Adam" (2015), which Reddi et al. leave out. Its exponent is 1 in
+    the first round; Flower's is 2.
     """
 
     def _remember(self, variance: Floats, square: Floats) -> None:
