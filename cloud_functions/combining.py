@@ -3,8 +3,8 @@
 Updates stand in the order of their devices' names, whatever order they came in, and are added in groups of
 ``GROUP``: a group by one matrix-vector product, the groups in float64. So the same set of updates gives the
 same bytes. Models of up to ``EXACT_BYTES`` are averaged in float64, where that costs nothing. The products of
-larger ones are in float32: with weights that sum to 1, the error of a value is then at most (GROUP + 3) * 2^-24
-times the weighted mean of the absolute values, however many devices there are.
+larger ones are in float32: with weights that sum to 1, the error of a value is then at most
+(GROUP + 3) * 2^-24 times the weighted mean of the absolute values, however many devices there are.
 """
 
 import math

@@ -7,7 +7,7 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, cohorts, manifests, opening
+from cloud_functions import averaging, cohorts, manifests, opening, strategies
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -27,7 +27,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     Starting the same run with the same settings again changes nothing.
 
     Raises:
-        SettingsError: there is no initial model, no device for the task, or another run of that name.
+        SettingsError: there is no initial model, no device for the task, or another run of that name; or the
+            aggregation is one of the user's own that cannot be loaded.
         UpdateRefused: the initial model is no file of finite weights.
     """
     key = object_keys.model(name, 0)
@@ -37,6 +38,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         message = f"run {name!r} has no initial model: upload one to {key} first"
         raise SettingsError(message) from error
     check_finite(decode(model))
+    strategies.load(settings)
     _check_candidates(cloud, settings)
     run = Run(
         name=name,

@@ -15,8 +15,8 @@ from cloud_functions.model_files import ModelReader, ModelWriter, in_type
 from cloud_functions.strategies import Guarded
 from cloud_functions.update_files import Form, UpdateFile
 from fedgrass.federation import object_keys
-from fedgrass.federation.aggregation import Contribution, Survey
-from fedgrass.federation.errors import AggregationFailed, LostRace, UpdateRefused
+from fedgrass.federation.aggregation import Contribution, Strategy, Survey
+from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsError, UpdateRefused
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
@@ -46,7 +46,7 @@ def make(cloud: Cloud, run: Run, leased: Round, replies: Sequence[Participant]) 
     key = object_keys.model(run.name, leased.base)
     layout = cloud.bucket.read_layout(key)
     form = Form(layout, settings.upload)
-    guarded = Guarded(settings.aggregation, strategies.load(settings), settings.aggregation_seconds)
+    guarded = Guarded(settings.aggregation, _strategy(settings), settings.aggregation_seconds)
     combiner = Combiner(
         open_updates(cloud, leased, replies, form),
         ModelReader(cloud.bucket, key, layout),
@@ -56,6 +56,14 @@ def make(cloud: Cloud, run: Run, leased: Round, replies: Sequence[Participant]) 
     )
     changes = _changes(combiner, guarded, settings, [_contribution(reply) for reply in replies])
     return _write(cloud, run, leased, layout, guarded, changes)
+
+
+def _strategy(settings: RunSettings) -> Strategy:
+    """Return the run's strategy; one's own may have gone since the run was started."""
+    try:
+        return strategies.load(settings)
+    except SettingsError as error:
+        raise AggregationFailed(str(error)) from error
 
 
 def open_updates(cloud: Cloud, leased: Round, replies: Sequence[Participant], form: Form) -> list[UpdateFile]:
@@ -185,11 +193,14 @@ def _clock(cloud: Cloud, leased: Round) -> Callable[[], None]:
 
 def keep(cloud: Cloud, run: Run, closed: Round) -> None:
     """Give the drafts of the lease that closed a round their lasting keys. Repeating it does no harm."""
-    names = strategies.load(run.settings).state
-    copies = {"model": object_keys.model(closed.run, closed.number)}
-    copies |= {name: object_keys.state(closed.run, closed.number, name) for name in names}
-    for file, key in copies.items():
-        cloud.bucket.copy(draft(closed, file), key)
+    cloud.bucket.copy(draft(closed, "model"), object_keys.model(closed.run, closed.number))
+    try:
+        states = strategies.load(run.settings).state
+    except SettingsError as error:  # it was deployed away in between; the next round says so too
+        cloud.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
+        return
+    for name in states:
+        cloud.bucket.copy(draft(closed, name), object_keys.state(closed.run, closed.number, name))
 
 
 def draft(of: Round, file: str) -> str:

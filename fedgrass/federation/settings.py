@@ -50,9 +50,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
     aggregation: Annotated[str, Meta(max_length=128)] = "weighted_mean"
     aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
-    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = (
-        60.0  # a call of one's own strategy may take
-    )
+    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
     on_abandoned: Literal["retry", "fail"] = "retry"
@@ -164,6 +162,9 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
         value = getattr(settings, field)
         if value is not None and not math.isfinite(value):
             yield f"the run's {field} is {value}: it takes a finite number"
+    for option, value in settings.aggregation_options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
     if (settings.target_value is not None or settings.patience) and not settings.target_metric:
         yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.s3 import S3Bucket
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.s3 import S3Bucket
 from fedgrass.federation.ports import Bucket, DeviceDirectory, RoundStore
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryBucket, MemoryDevices, MemoryRounds

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from cloud_functions import repair
-from cloud_functions.s3 import S3Bucket
 from cloud_functions.dynamodb import DynamoRounds
 from cloud_functions.dynamodb_rows import marshal, unmarshal
+from cloud_functions.s3 import S3Bucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState

@@ -13,7 +13,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.weights import decode as decode_weights
 from fedgrass.federation.weights import sha256
 from tests.fakes.memory_cloud import Crash, MemoryDevices
-from tests.fakes.small_fleet import FLEET, RUN, SmallFleet, message_of, update_full_of
+from tests.fakes.small_fleet import FLEET, RUN, SmallFleet, message_of
 
 
 def test_a_run_whose_rounds_all_close_succeeds() -> None:

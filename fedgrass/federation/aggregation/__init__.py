@@ -70,10 +70,13 @@ def convert(name: str, kind: type[Strategy], options: Mapping[str, object]) -> S
     try:
         return msgspec.convert(options, kind)
     except msgspec.ValidationError as error:
-        default = msgspec.convert({}, kind)
-        known = ", ".join(f"{field} = {getattr(default, field)}" for field in kind.__struct_fields__)
+        known = ", ".join(map(_option, msgspec.structs.fields(kind)))
         message = (
             f"the run's aggregation_options cannot be used with the aggregation {name!r}: {error}; "
             f"it has {known or 'no options'}"
         )
         raise SettingsError(message) from error
+
+
+def _option(field: msgspec.structs.FieldInfo) -> str:
+    return field.name if field.required else f"{field.name} = {field.default}"
