@@ -94,7 +94,7 @@ class Combiner:
         self._part = part
 
     def survey(self, *, products: bool) -> Survey:
-        """Measure all changes.
+        """Measure all changes: of the floats, since a count of batches is no direction.
 
         Raises:
             BadUpdates: some must not enter the average.
@@ -103,7 +103,7 @@ class Combiner:
         total = np.zeros((len(norms), len(norms))) if products else None
         for block, bad in self._blocks(self._updates, whole=products):
             changes = self._changes(block, bad)
-            if not bad:
+            if not bad and block.part.kind is not Kind.WHOLE:
                 norms[block.places.start : block.places.stop] += [_square(change) for change in changes]
                 if total is not None:
                     total += _products(changes)

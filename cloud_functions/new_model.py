@@ -98,7 +98,7 @@ def _changes(
     factors = clip_factors(survey, settings.clip_norm, len(contributions))
     if guarded.strategy.separable:
         return combiner.mean_change(guarded.shares(contributions), factors)
-    weights = guarded.weigh(contributions, survey)
+    weights = guarded.weigh(contributions, _shortened(survey, factors))
     if guarded.strategy.reads == "columns":
         return combiner.columns(guarded.combine, weights, factors)
     return combiner.weighted_change(weights * factors)
@@ -130,6 +130,14 @@ def clip_factors(survey: Survey | None, clip_norm: float | None, count: int) -> 
         return np.ones(count)
     norms = np.sqrt(survey.squared_norms)
     return np.asarray(np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
+
+
+def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
+    """Return what a survey would have measured of the changes times their factors."""
+    if survey is None or (factors == 1).all():
+        return survey
+    products = None if survey.products is None else survey.products * np.outer(factors, factors)
+    return Survey(survey.squared_norms * factors**2, products)
 
 
 def _write(
