@@ -29,7 +29,9 @@ def gather(world: World, run: Run) -> Evidence:
         for key in [entry["Key"] for entry in listed] + replies
     }
     prefix = f"/{bucket}/"
-    writes = {path.removeprefix(prefix): count for path, count in world.gateway.models_written.items()}
+    writes = {
+        path.removeprefix(prefix): len(contents) for path, contents in world.gateway.models_written.items()
+    }
     return Evidence(run, records, objects, writes)
 
 
