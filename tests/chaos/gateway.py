@@ -36,9 +36,7 @@ class Gateway:
         self.kills = kills
         self.dice = {client: faults.dice(f"requests of {client} in {name}") for client in CLIENTS}
         self.lock = threading.Lock()
-        self.models_written: defaultdict[str, set[str]] = defaultdict(
-            set
-        )  # by path: the tags of the contents
+        self.models_written: defaultdict[str, set[str]] = defaultdict(set)  # by path: tags of contents
         self.errors: list[str] = []  # of the gateway itself, which make a campaign worthless
         self._servers: dict[str, _Server] = {}
         self._closing = ExitStack()

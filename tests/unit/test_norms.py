@@ -50,7 +50,7 @@ def updates(most: float = np.inf) -> list[Arrays]:
 def test_clipping_is_as_if_every_device_had_sent_a_change_no_longer_than_the_norm(
     name: str, *, difference: bool
 ) -> None:
-    settings = {"aggregation": name, "encoding": Encoding(difference=difference)}
+    settings: dict[str, Any] = {"aggregation": name, "encoding": Encoding(difference=difference)}
     clipped = SmallAverage(start(), clip_norm=2.0, **settings).round(updates(), metrics=LOSSES)
     shorter = SmallAverage(start(), **settings).round(updates(2.0), metrics=LOSSES)
     for array in ("w", "b"):
@@ -87,9 +87,10 @@ def test_an_update_that_is_too_long_is_refused_by_name_and_the_round_closes_with
     fleet = SmallFleet(devices=5, aggregation=aggregation, aggregation_options=options, largest_norm=50.0)
     fleet.start()
     opened = fleet.newest()
+    arrays: dict[str, Any] = dict(INITIAL)
     for number, device in enumerate(fleet.names):
         change = 1000.0 if number == 2 else 1.0
-        values = {name: (array + change).astype(array.dtype) for name, array in INITIAL.items()}
+        values = {name: np.add(array, change).astype(array.dtype) for name, array in arrays.items()}
         fleet.say(device, Kind.COMPLETE, fleet.completion(opened, fleet.upload(device, opened, values)))
     closed = fleet.rounds.round(RUN, 1, 1)
     assert closed is not None
