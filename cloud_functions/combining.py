@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
-from cloud_functions.model_files import ModelReader
+from cloud_functions.model_files import Values
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
@@ -69,22 +69,24 @@ class Combiner:
 
     Args:
         updates: in the order of their devices' names.
-        base: the model that the devices started from.
+        base: the model that the devices started from, and what is carried as it was.
         layout: the model's.
         differences: whether updates hold changes, and not the changed values.
         check: is called before each slice, and may raise.
         part: the part of the model to combine; all of it if None.
+        carried: what updates carry the changes of, behind the model's arrays.
     """
 
     def __init__(  # noqa: PLR0913 # it is what an average is made of
         self,
         updates: Sequence[Readable],
-        base: ModelReader,
+        base: Values,
         layout: Layout,
         *,
         differences: bool,
         check: Callable[[], None],
         part: Slice | None = None,
+        carried: Layout | None = None,
     ) -> None:
         self._updates = updates
         self._base = base
@@ -92,6 +94,7 @@ class Combiner:
         self._differences = differences
         self._check = check
         self._part = part
+        self._carried = carried
 
     def survey(self, *, products: bool) -> Survey:
         """Measure all changes: of the floats, since a count of batches is no direction.
@@ -103,7 +106,7 @@ class Combiner:
         total = np.zeros((len(norms), len(norms))) if products else None
         for block, bad in self._blocks(self._updates, whole=products):
             changes = self._changes(block, bad)
-            if not bad and block.part.kind is not Kind.WHOLE:
+            if not bad and self._is_measured(block.part):
                 norms[block.places.start : block.places.stop] += [_square(change) for change in changes]
                 if total is not None:
                     total += _products(changes)
@@ -193,7 +196,7 @@ class Combiner:
         width = max(4, width)
         room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * max(1, rows) * width)
         length = max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
-        slices = cut_further(self._part, length) if self._part else cut(self._layout, length)
+        slices = cut_further(self._part, length) if self._part else self._all_slices(length)
         lanes_wanted = max(1, min(self._base.lanes, rows))
         with Lanes(lanes_wanted, max(1, rows), length, width) as lanes:
             lanes.each(updates, lambda update: update.begin(self._part))
@@ -205,8 +208,20 @@ class Combiner:
             if lanes.refused:
                 raise BadUpdates(lanes.refused)
 
+    def _all_slices(self, length: int) -> Iterator[Slice]:
+        yield from cut(self._layout, length)
+        if self._carried:
+            yield from cut(self._carried, length)
+
     def _has_changes(self, part: Slice) -> bool:
-        return self._differences and part.kind is Kind.FLOAT32  # other arrays are sent as they are
+        """Return whether updates hold changes of a slice; arrays that are not float32 are sent as they are."""
+        return part.kind is Kind.FLOAT32 and (self._differences or self._is_carried(part))
+
+    def _is_carried(self, part: Slice) -> bool:
+        return self._carried is not None and part.pieces[0].name in self._carried.arrays
+
+    def _is_measured(self, part: Slice) -> bool:
+        return part.kind is not Kind.WHOLE and not self._is_carried(part)
 
     def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
         """Return a block's changes; updates that are not finite are added to ``bad``."""

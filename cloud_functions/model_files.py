@@ -3,7 +3,7 @@
 import hashlib
 import math
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ def in_type(layout: Layout, dtype: str) -> Layout:
         arrays[name] = Array(dtype, array.shape, position, end)
         position = end
     return Layout(arrays, 0, position)
+
+
+class Values(Protocol):
+    """What has values of slices."""
+
+    lanes: int  # as of a ``Bucket``
+    range_bytes: int
+
+    def read(self, part: Slice) -> Floats:
+        """Return a slice's values as float64, shape (L,)."""
 
 
 class ModelReader:

@@ -62,6 +62,8 @@ def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
     for field, choices in (("reads", ("sums", "columns")), ("survey", ("", "norms", "products"))):
         if getattr(kind, field) not in choices:
             yield f"its {field} is {getattr(kind, field)!r}; it may be one of {', '.join(map(repr, choices))}"
+    for carried in set(kind.carried) - set(kind.state):
+        yield f"it carries {carried!r}, which is not among its state"
     for state in kind.state:
         if not _STATE_NAME.fullmatch(state) or state in _TAKEN:
             yield f"its state {state!r} is no name of small letters, digits and '_', or is model or round"
@@ -120,6 +122,13 @@ class Guarded:
         for kept in state.values():
             self._check("step", kept, len(model))
         return values
+
+    def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:
+        """Return the new values of what is carried, shape (L,); see ``Strategy``."""
+        with self._blamed("carry"):
+            carried = np.asarray(self.strategy.carry(values, change, counted, asked))
+        self._check("carry", carried, len(values))
+        return carried
 
     def _check(self, method: str, values: NDArray[Any], length: int) -> None:
         if values.shape != (length,) or values.dtype.kind != "f":

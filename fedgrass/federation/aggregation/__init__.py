@@ -5,6 +5,7 @@
     server_optimizers.py   FedAvgM, FedAdagrad, FedAdam, FedYogi
     medians.py, krum.py    strategies that stand updates that are wrong
     fairness.py            q-FedAvg
+    scaffold.py            SCAFFOLD
 
 A strategy of one's own derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
 ``module:Class`` where the averager can import it.
@@ -19,6 +20,7 @@ from fedgrass.federation.aggregation.fairness import QFedAvg
 from fedgrass.federation.aggregation.krum import Krum, MultiKrum
 from fedgrass.federation.aggregation.means import FedProx, Mean, WeightedMean
 from fedgrass.federation.aggregation.medians import Median, TrimmedMean
+from fedgrass.federation.aggregation.scaffold import Scaffold
 from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedgrass.federation.aggregation.strategy import Contribution, Strategy, Survey
 from fedgrass.federation.errors import SettingsError
@@ -43,6 +45,7 @@ STRATEGIES: Mapping[str, Strategy] = {
         "krum": Krum,
         "multi_krum": MultiKrum,
         "q_fedavg": QFedAvg,
+        "scaffold": Scaffold,
     }.items()
 }
 
