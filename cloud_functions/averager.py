@@ -1,7 +1,7 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
 Reads the reply queue: what the reply rule wrote of devices' completions and statuses, and the alarms of
-rounds whose deadline has passed.
+rounds whose deadline has passed; and the queue of jobs, parts of large averages that others hand over.
 """
 
 import base64
@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from cloud_functions import coordinator, replies, wiring
+from cloud_functions import coordinator, division, replies, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.division import Job
 from fedgrass.federation.topics import Kind
 
 
@@ -33,6 +34,9 @@ def _take(cloud: Cloud, body: str) -> None:
         return
     if "reminder" in said:
         coordinator.look_after(cloud, msgspec.convert(said["reminder"], Reminder))
+        return
+    if "job" in said:
+        division.work(cloud, msgspec.convert(said["job"], Job))
         return
     message = DeviceMessage(
         kind=Kind(said["kind"]),

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from fedgrass.federation import messages
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.division import Job
 
 _PARALLEL_PUBLISHES = 16
 
@@ -33,11 +34,12 @@ class IotPublisher:
 
 
 class Queue(NamedTuple):
-    """The queue that the averager reads, and the role with which the Scheduler sends to it."""
+    """The queues that the averager reads, and the role with which the Scheduler sends to the first."""
 
     url: str
     arn: str
     scheduler_role_arn: str
+    jobs_url: str
 
 
 class SchedulerAlarms:
@@ -79,6 +81,11 @@ class SchedulerAlarms:
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":
                 raise
+
+    def hand_over(self, job: Job) -> None:
+        """Hand a job to another averager; see ``Alarms``."""
+        body = msgspec.json.encode({"job": job}).decode()
+        self._sqs.send_message(QueueUrl=self._queue.jobs_url, MessageBody=body)
 
     def remind(self, reminder: Reminder, seconds: int) -> None:
         """Send a reminder that arrives after ``seconds``; see ``Alarms``."""

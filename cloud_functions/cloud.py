@@ -1,9 +1,10 @@
 """What the cloud functions work with: the ports in one bundle, and the one voice that tells people."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedgrass.federation import messages, topics
+from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
@@ -24,6 +25,7 @@ class Cloud:
     now: Callable[[], int]  # milliseconds since the epoch
     log: Callable[[str], None]
     lease_seconds: float  # how long the worker that calls can live at most
+    scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
 
     def open_rounds(self) -> Iterator[tuple[Run, Round]]:
         """Return the newest round of each living run, where that is OPEN."""

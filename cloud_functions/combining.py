@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
-from cloud_functions.model_files import Values
+from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
@@ -23,6 +23,7 @@ from fedgrass.federation.weights import DTYPES, Layout
 
 GROUP = 16  # updates in one product
 EXACT_BYTES = 16 * 1024**2
+_WIDE = 8  # bytes of a float64
 SMALLEST_BUFFERS = 16 * 1024**2  # bytes of all blocks together; for larger models half a model
 
 Floats = NDArray[np.float64]
@@ -64,23 +65,31 @@ class Change(NamedTuple):
         return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
 
 
+class Sum(NamedTuple):
+    """Some updates whose mean was made before, by another averager."""
+
+    file: Readable  # the mean, as float64
+    share: float  # of all of them together
+    kept: float  # the mean factor, by share
+
+
 class Combiner:
     """Combines the updates of a round.
 
     Args:
         updates: in the order of their devices' names.
-        base: the model that the devices started from, and what is carried as it was.
+        base: the model that the devices started from.
         layout: the model's.
         differences: whether updates hold changes, and not the changed values.
         check: is called before each slice, and may raise.
         part: the part of the model to combine; all of it if None.
-        carried: what updates carry the changes of, behind the model's arrays.
+        carried: arrays that updates carry the changes of, behind the model's.
     """
 
     def __init__(  # noqa: PLR0913 # it is what an average is made of
         self,
         updates: Sequence[Readable],
-        base: Values,
+        base: ModelReader,
         layout: Layout,
         *,
         differences: bool,
@@ -94,10 +103,10 @@ class Combiner:
         self._differences = differences
         self._check = check
         self._part = part
-        self._carried = carried
+        self._carried = carried or Layout({}, 0, 0)
 
     def survey(self, *, products: bool) -> Survey:
-        """Measure all changes: of the floats, since a count of batches is no direction.
+        """Measure all changes: of the model's floats, since a count of batches is no direction.
 
         Raises:
             BadUpdates: some must not enter the average.
@@ -132,21 +141,43 @@ class Combiner:
         """Yield the sum of the changes, each times its weight; raises as :meth:`sums` does."""
         return self._changes_of(self.sums(weights), float(weights.sum()))
 
-    def mean_change(self, shares: Floats, factors: Floats) -> Iterator[Change]:
+    def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
-        Shares are divided by a power of two, which is exact, and the sum by the rest: a mean of equal values
-        is that value, and whole numbers of examples do not round. Raises as :meth:`sums` does.
+        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does.
         """
-        scaled = shares / 2.0 ** math.ceil(math.log2(shares.sum()))
-        rest = scaled.sum()
-        means = ((part, total / rest) for part, total in self.sums(scaled * factors))
-        return self._changes_of(means, float((scaled * factors).sum() / rest))
+        total = float(shares.sum() + sum(group.share for group in groups))
+        kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
+        return self._changes_of(self.means(shares, factors, groups), kept / total)
+
+    def means(
+        self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()
+    ) -> Iterator[tuple[Slice, Floats]]:
+        """Yield the mean of each slice of what updates hold, each times its factor and counted by its share.
+
+        Shares are divided by a power of two, which is exact, and the sum by the rest: a mean of equal values
+        is that value, and whole numbers of examples do not round.
+        """
+        total = float(shares.sum() + sum(group.share for group in groups))
+        power = 2.0 ** math.ceil(math.log2(total))
+        weights = np.array([group.share for group in groups]) / power
+        rest = total / power
+        if not groups:
+            yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
+            return
+        length = self._length(min(GROUP, max(len(shares), len(groups))), width=_WIDE)
+        of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
+        if not len(shares):
+            yield from ((part, sum_ / rest) for part, sum_ in of_groups)
+            return
+        of_updates = self._sums(self._updates, shares / power * factors, length)
+        for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
+            yield part, (sum_ + more) / rest
 
     def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
-            yield Change(part, self._base.read(part), total, 0.0 if self._has_changes(part) else share)
+            yield Change(part, self._values(part), total, 0.0 if self._has_changes(part) else share)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
@@ -163,16 +194,18 @@ class Combiner:
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
             combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._base.read(block.part), combined, 0.0)
+            yield Change(block.part, self._values(block.part), combined, 0.0)
 
-    def _sums(self, updates: Sequence[Readable], weights: Floats) -> Iterator[tuple[Slice, Floats]]:
+    def _sums(
+        self, updates: Sequence[Readable], weights: Floats, length: int = 0, *, wide: bool = False
+    ) -> Iterator[tuple[Slice, Floats]]:
         total = np.zeros(0)
-        for block, bad in self._blocks(updates, whole=False):
+        for block, bad in self._blocks(updates, whole=False, length=length, wide=wide):
             if not block.places.start:
                 total = np.zeros(block.part.length)
             if bad:
                 continue
-            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.part.dtype
+            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.rows.dtype
             own = weights[block.places.start : block.places.stop].astype(dtype)
             total += own @ block.rows.astype(dtype, copy=False)
             if block.last:
@@ -181,26 +214,31 @@ class Combiner:
                 if not bad:
                     yield block.part, total
 
-    def _blocks(self, updates: Sequence[Readable], *, whole: bool) -> Iterator[tuple[Block, dict[int, str]]]:
+    def _blocks(
+        self, updates: Sequence[Readable], *, whole: bool, length: int = 0, wide: bool = False
+    ) -> Iterator[tuple[Block, dict[int, str]]]:
         """Yield all blocks, and the bad updates by their places, to which the caller may add.
 
         Args:
             updates: what is read.
             whole: whether a block has to have all updates.
+            length: values of a slice, as many as there is room for if 0.
+            wide: whether all values are float64, whatever the model's arrays are.
 
         Raises:
             BadUpdates: at the end, if there are any.
         """
-        rows = len(updates) if whole else min(len(updates), GROUP)
-        width = max((DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), default=4)
-        width = max(4, width)
-        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * max(1, rows) * width)
-        length = max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+        rows = max(1, len(updates) if whole else min(len(updates), GROUP))
+        width = (
+            _WIDE
+            if wide
+            else max((DTYPES[a.dtype].itemsize for a in self._layout.arrays.values()), default=4)
+        )
+        length = length or self._length(rows, max(4, width))
         slices = cut_further(self._part, length) if self._part else self._all_slices(length)
-        lanes_wanted = max(1, min(self._base.lanes, rows))
-        with Lanes(lanes_wanted, max(1, rows), length, width) as lanes:
+        with Lanes(max(1, min(self._base.lanes, rows)), rows, length, max(4, width)) as lanes:
             lanes.each(updates, lambda update: update.begin(self._part))
-            for block in lanes.blocks(updates, slices):
+            for block in lanes.blocks(updates, slices, wide=wide):
                 if not block.places.start:
                     self._check()
                 yield block, lanes.refused
@@ -208,17 +246,25 @@ class Combiner:
             if lanes.refused:
                 raise BadUpdates(lanes.refused)
 
+    def _length(self, rows: int, width: int) -> int:
+        """Return how many values of so many rows there is room for."""
+        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * rows * width)
+        return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+
     def _all_slices(self, length: int) -> Iterator[Slice]:
         yield from cut(self._layout, length)
-        if self._carried:
-            yield from cut(self._carried, length)
+        yield from cut(self._carried, length)
+
+    def _values(self, part: Slice) -> Floats:
+        """Return a slice of the model before the round; of what is carried zeros, for it comes as changes."""
+        return np.zeros(part.length) if self._is_carried(part) else self._base.values(part)
 
     def _has_changes(self, part: Slice) -> bool:
-        """Return whether updates hold changes of a slice; arrays that are not float32 are sent as they are."""
+        """Return whether updates hold changes of a slice; those that are not float32 are sent whole."""
         return part.kind is Kind.FLOAT32 and (self._differences or self._is_carried(part))
 
     def _is_carried(self, part: Slice) -> bool:
-        return self._carried is not None and part.pieces[0].name in self._carried.arrays
+        return part.pieces[0].name in self._carried.arrays
 
     def _is_measured(self, part: Slice) -> bool:
         return part.kind is not Kind.WHOLE and not self._is_carried(part)
@@ -226,7 +272,7 @@ class Combiner:
     def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
         """Return a block's changes; updates that are not finite are added to ``bad``."""
         if not self._has_changes(block.part):
-            np.subtract(block.rows, self._base.read(block.part).astype(block.part.dtype), out=block.rows)
+            np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
         if not np.isfinite(block.rows.sum(axis=1)).all():
             for place, row in zip(block.places, block.rows, strict=True):
                 if place not in bad and (reason := _not_finite(block.part, row)):

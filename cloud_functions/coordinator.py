@@ -7,15 +7,16 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, cohorts, manifests, opening, strategies
+from cloud_functions import averaging, closing, cohorts, groups, manifests, opening, strategies
 from cloud_functions.cloud import Cloud
-from fedgrass.federation import object_keys
+from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.carried import layout_with
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step
 from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.weights import check_finite, decode, sha256
+from fedgrass.federation.weights import check_finite, decode, read_layout, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
 LOOK_AGAIN_SECONDS = 60  # after a run was started: whoever started it may have died half-way
@@ -27,19 +28,24 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     Starting the same run with the same settings again changes nothing.
 
     Raises:
-        SettingsError: there is no initial model, no device for the task, or another run of that name; or the
-            aggregation is one of the user's own that cannot be loaded.
+        SettingsError: there is no initial model, no device for the task, or another run of that name.
         UpdateRefused: the initial model is no file of finite weights.
     """
     key = object_keys.model(name, 0)
     try:
         model = cloud.bucket.read(key, LARGEST_MODEL)
     except KeyError as error:
-        message = f"run {name!r} has no initial model: upload one to {key} first"
+        message = (
+            f"run {name!r} has no initial model: upload one to {key} first (`fedgrass run start` does with"
+            " --model FILE), or continue from another run's (--continue-from RUN/ROUND)"
+        )
         raise SettingsError(message) from error
     check_finite(decode(model))
-    strategies.load(settings)
+    strategy = strategies.load(settings)  # one's own may not be there
+    updates = layout_with(read_layout(model, len(model)), strategy.carried)
+    encodings.file_layout(updates, settings.upload)  # refuses what cannot be uploaded
     _check_candidates(cloud, settings)
+    download = _written_for_download(cloud, name, settings, model)
     run = Run(
         name=name,
         state=RunState.RUNNING,
@@ -47,6 +53,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         started_at=cloud.now(),
         initial_sha256=sha256(model),
         initial_bytes=len(model),
+        initial_download_sha256=sha256(download) if download else "",
+        initial_download_bytes=len(download),
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)
@@ -61,6 +69,14 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     with contextlib.suppress(NotYet):  # of a run that was started before and is at work: nothing to do
         advance(cloud, name)
     return cloud.rounds.run(name) or run
+
+
+def _written_for_download(cloud: Cloud, name: str, settings: RunSettings, model: bytes) -> bytes:
+    """Write the initial model as devices download it; return the file, nothing if it is the model's own."""
+    if settings.download_encoding == "float32":
+        return b""
+    encoded = encodings.encode_model(model, settings.download)
+    return cloud.bucket.write_once(object_keys.encoded_model(name, 0, settings.download_encoding), encoded)
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
@@ -122,7 +138,7 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
         return _wind_up(cloud, run, newest, alarm)
     if newest and newest.state is State.CLOSED and run.published < newest.number:
         # Not again with each message while the run waits: another run of the task may have a newer model.
-        averaging.conclude(cloud, run, newest)
+        closing.conclude(cloud, run, newest)
         run = cloud.rounds.change_run(run, published=newest.number)
     if not run.round:
         manifests.keep_run(cloud, run)
@@ -165,6 +181,8 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     rung = alarm == opening.deadline_of(newest)
     event = next_event(newest, cloud.now(), overdue=rung)
     if _could_replace(newest, event) and opening.replace_gone(cloud, run, newest, silent=[]):
+        return True
+    if event is None and newest.state is State.OPEN and groups.begin_full(cloud, run, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

@@ -151,6 +151,17 @@ class DynamoRounds:
         counted = self._update_round(of, {}, leased, add="refused")
         self._move_participant(of, device, Participation.REFUSED, {"reason": reason}, counted)
 
+    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
+        """Count a group more, and note it with its members; see ``RoundStore``."""
+        stands = {"state": State.OPEN, "groups": of.groups}
+        counted = self._update_round(of, {"groups": of.groups + 1}, stands)
+        free = {"state": Participation.REPLIED, "group": 0}
+        joined = [
+            self._update(of.run, _participant_key(of, device), {"group": of.groups + 1}, free)
+            for device in devices
+        ]
+        self._transact([counted, *joined])
+
     def count_late(self, of: Round, device: str, received_at: int) -> None:
         """Make a participant LATE and count that; see ``RoundStore``."""
         counted = self._update_round(of, {}, {"state": of.state}, add="late")

@@ -72,16 +72,20 @@ class Lanes:
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def blocks(self, updates: Sequence[Readable], slices: Iterable[Slice]) -> Iterator[Block]:
+    def blocks(
+        self, updates: Sequence[Readable], slices: Iterable[Slice], *, wide: bool = False
+    ) -> Iterator[Block]:
         """Yield all slices of all updates, block by block; a block's rows last until the next is taken.
 
-        The rows of an update that turns out to be bad are zeros from there on, and ``refused`` has it.
+        ``wide`` rows are float64, whatever the slice's own type. The rows of an update that turns out to be
+        bad are zeros from there on, and ``refused`` has it.
         """
         waiting: deque[tuple[Block, list[Future[None]]]] = deque()
         buffers = cycle(self._buffers)
         for part in slices:
             for first in range(0, len(updates), self._rows):
-                waiting.append(self._begin(updates, part, first, next(buffers)))
+                dtype = np.dtype(np.float64) if wide else part.dtype
+                waiting.append(self._begin(updates, part, first, next(buffers), dtype))
                 if len(waiting) == AHEAD:
                     yield _filled(*waiting.popleft())
         while waiting:
@@ -97,12 +101,17 @@ class Lanes:
             task.result(_LONGEST)
 
     def _begin(
-        self, updates: Sequence[Readable], part: Slice, first: int, buffer: NDArray[np.uint8]
+        self,
+        updates: Sequence[Readable],
+        part: Slice,
+        first: int,
+        buffer: NDArray[np.uint8],
+        dtype: "np.dtype[Any]",
     ) -> tuple[Block, list[Future[None]]]:
         """Have the lanes fill the rows of a block."""
         places = range(first, min(first + self._rows, len(updates)))
-        size = len(places) * part.length * part.dtype.itemsize
-        rows = buffer[:size].view(part.dtype).reshape(len(places), part.length)
+        size = len(places) * part.length * dtype.itemsize
+        rows = buffer[:size].view(dtype).reshape(len(places), part.length)
         block = Block(part, places, rows, last=places.stop == len(updates))
         shares = [places[lane :: len(self._pools)] for lane in range(len(self._pools))]
         return block, [

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +39,6 @@ def in_type(layout: Layout, dtype: str) -> Layout:
     return Layout(arrays, 0, position)
 
 
-class Values(Protocol):
-    """What has values of slices."""
-
-    lanes: int  # as of a ``Bucket``
-    range_bytes: int
-
-    def read(self, part: Slice) -> Floats:
-        """Return a slice's values as float64, shape (L,)."""
-
-
 class ModelReader:
     """Reads slices of a weights file of plain arrays, in any order.
 
@@ -63,14 +54,27 @@ class ModelReader:
         self._layout = layout
         self.lanes, self.range_bytes = bucket.lanes, bucket.range_bytes
 
-    def read(self, part: Slice) -> Floats:
+    def values(self, part: Slice) -> Floats:
         """Return a slice's values as float64, shape (L,). Raises KeyError if the file is not there."""
         row = np.empty(part.length)
-        self.read_into(part, row)
+        self._read_into(part, row)
         return row
 
-    def read_into(self, part: Slice, row: NDArray[Any]) -> None:
+    def begin(self, first: Slice | None = None) -> None:
+        """Begin anywhere: slices are read in any order."""
+
+    def finish(self) -> None:
+        """End: there is nothing left to check."""
+
+    def peek(self, part: Slice) -> NDArray[Any]:
+        """Return a slice's values as float64, as :meth:`values` does."""
+        return self.values(part)
+
+    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:  # noqa: ARG002
         """Read a slice's values into ``row``, shape (L,), float32 or float64."""
+        self._read_into(part, row)
+
+    def _read_into(self, part: Slice, row: NDArray[Any]) -> None:
         start = self._place(part.pieces[0])
         end = self._place(part.pieces[-1]) + part.pieces[-1].length * self._type(part.pieces[-1]).itemsize
         raw = np.empty(end - start, dtype=np.uint8)
@@ -99,18 +103,21 @@ class ModelWriter:
         key: its key.
         layout: its arrays; the header is made anew.
         maker: who made the values, for the error that names it.
+        bare: whether it is a part of a file, without a header.
     """
 
-    def __init__(self, bucket: Bucket, key: str, layout: Layout, maker: str) -> None:
+    def __init__(self, bucket: Bucket, key: str, layout: Layout, maker: str, *, bare: bool = False) -> None:
         self._key = key
         self._layout = layout
         self._maker = maker
+        self._bare = bare
         self._sha256 = hashlib.sha256()
         self._bytes = 0
         self._object = bucket.create(key)
 
     def __enter__(self) -> Self:
-        self._write(header(self._layout))
+        if not self._bare:
+            self._write(header(self._layout))
         return self
 
     def __exit__(
@@ -136,6 +143,10 @@ class ModelWriter:
             self._write(own.view(np.uint8).data)
             position += piece.length
 
+    def write_raw(self, data: memoryview) -> None:
+        """Write bytes that come next in the file."""
+        self._write(data)
+
     def stored(self) -> Stored:
         """Return what was written, once all slices were."""
         return Stored(self._key, self._sha256.hexdigest(), self._bytes)
@@ -144,6 +155,17 @@ class ModelWriter:
         self._sha256.update(data)
         self._bytes += len(data)
         self._object.write(data)
+
+
+def joined(bucket: Bucket, key: str, layout: Layout, parts: Iterable[tuple[str, int]]) -> Stored:
+    """Write a file of bare parts, (key, bytes) in their order; return what was written."""
+    with ModelWriter(bucket, key, layout, "the shards") as whole:
+        for part, size in parts:
+            for start in range(0, size, bucket.range_bytes):
+                piece = np.empty(min(bucket.range_bytes, size - start), dtype=np.uint8)
+                bucket.read_into(part, start, piece.data)
+                whole.write_raw(piece.data)
+    return whole.stored()
 
 
 def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:

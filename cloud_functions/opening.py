@@ -1,11 +1,13 @@
 """Step one of a round: choose the cohort, store the round, announce it to each device."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from cloud_functions import cohorts
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.rounds import Participation, Round, State, Work
 from fedgrass.federation.runs import Open, Run, progress_after
@@ -21,7 +23,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
     cohort = cohorts.choose_once(cloud, run, step)
     if not cohort.devices:
         return False
-    base_sha256, base_bytes = _base(run, newest)
+    base = _base(run, newest)
     closed = newest is not None and newest.state is State.CLOSED
     progress = progress_after(run, newest) if newest and closed else run.progress
     minimum = 1 if step.work is Work.EVALUATE else run.settings.minimum_replies
@@ -38,8 +40,10 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
         minimum=minimum,
         opened_at=now,
         deadline_at=now + run.settings.deadline_seconds * 1000,
-        base_sha256=base_sha256,
-        base_bytes=base_bytes,
+        base_sha256=base.sha256,
+        base_bytes=base.bytes,
+        base_download_sha256=base.download_sha256,
+        base_download_bytes=base.download_bytes,
     )
     cloud.rounds.ask(opened, cohort.devices)
     # The alarm stands before the round does: a round without an alarm could wait for ever.
@@ -61,13 +65,26 @@ def deadline_of(opened: Round) -> Alarm:
     )
 
 
-def _base(run: Run, newest: Round | None) -> tuple[str, int]:
-    """Return the SHA-256 and the size of the model that the next round starts from."""
+class _Base(NamedTuple):
+    """The model that a round starts from: its file, and the file that devices download in its place."""
+
+    sha256: str
+    bytes: int
+    download_sha256: str
+    download_bytes: int
+
+
+def _base(run: Run, newest: Round | None) -> _Base:
+    """Return the model that the next round starts from."""
     if newest is None:
-        return run.initial_sha256, run.initial_bytes
-    if newest.state is State.CLOSED:
-        return newest.model_sha256, newest.model_bytes
-    return newest.base_sha256, newest.base_bytes
+        return _Base(
+            run.initial_sha256, run.initial_bytes, run.initial_download_sha256, run.initial_download_bytes
+        )
+    if newest.state is State.CLOSED and newest.work is Work.TRAIN:
+        return _Base(newest.model_sha256, newest.model_bytes, newest.download_sha256, newest.download_bytes)
+    return _Base(
+        newest.base_sha256, newest.base_bytes, newest.base_download_sha256, newest.base_download_bytes
+    )
 
 
 def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> bool:
@@ -137,6 +154,10 @@ def announce_again(cloud: Cloud, device: str) -> None:
 
 
 def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> None:
+    download, key = Encoding(), object_keys.model(run.name, opened.base)
+    if opened.base_download_sha256:  # without one, as of a round that was rebuilt, the model itself is there
+        download = run.settings.download
+        key = object_keys.encoded_model(run.name, opened.base, download.kind)
     announcement = messages.encode(
         Announcement(
             run=run.name,
@@ -147,10 +168,12 @@ def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> 
             announced_at=opened.opened_at,
             deadline_seconds=max(0.0, (opened.deadline_at - cloud.now()) / 1000),
             bucket=cloud.bucket.name,
-            model_key=object_keys.model(run.name, opened.base),
-            model_sha256=opened.base_sha256,
-            model_bytes=opened.base_bytes,
+            model_key=key,
+            model_sha256=opened.base_download_sha256 or opened.base_sha256,
+            model_bytes=opened.bytes_to_download,
             settings=run.settings.training_of(opened.number),
+            download=download,
+            upload=run.settings.upload,
         )
     )
     cloud.publisher.publish(

@@ -74,6 +74,16 @@ class S3Bucket:
             return stored
         return data
 
+    def exists(self, key: str) -> bool:
+        """Return whether there is an object."""
+        try:
+            self._client.head_object(Bucket=self.name, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
+                return False
+            raise
+        return True
+
     def create(self, key: str) -> "S3Writer":
         """Return a writer of an object that comes piece by piece; see ``Bucket``."""
         return S3Writer(self._client, self.name, key)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, convert, strategy
+from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
 from fedgrass.federation.errors import AggregationFailed, FedgrassError, SettingsError
 from fedgrass.federation.settings import RunSettings
 
@@ -34,7 +34,7 @@ def load(settings: RunSettings) -> Strategy:
     """
     name, options = settings.aggregation, settings.aggregation_options
     built_in = strategy(name, options)
-    return built_in or convert(name, _own(name, settings.aggregation_seconds), options)
+    return built_in or configured(name, _own(name, settings.aggregation_seconds), options)
 
 
 def _own(name: str, seconds: float) -> type[Strategy]:

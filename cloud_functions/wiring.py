@@ -57,6 +57,7 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
         environment["REPLIES_QUEUE_URL"],
         environment["REPLIES_QUEUE_ARN"],
         environment["SCHEDULER_ROLE_ARN"],
+        environment["JOBS_QUEUE_URL"],
     )
     return (
         S3Bucket(_client("s3"), environment["BUCKET"]),

@@ -12,6 +12,7 @@ from components.trainer.errors import UploadFailed
 from components.trainer.events import Call, EventLoop
 from components.trainer.journal import Accepted, Journal, Reply
 from components.trainer.ports import Uploader, Worker
+from components.trainer.residuals import Residuals, beside
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion, Status, shorten
@@ -47,12 +48,25 @@ class Workplace:
         name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
         return self.folder / name
 
+    @property
+    def residuals(self) -> Residuals:
+        """What updates left unsaid, beside the folder of the updates."""
+        return Residuals(self.folder.parent / "residuals")
+
     def sweep(self, keep: Path | None = None) -> None:
         """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
+        kept = {keep, beside(keep)} if keep else set()
         if self.folder.exists():
             for file in self.folder.iterdir():
-                if file != keep:
+                if file not in kept:
                     file.unlink(missing_ok=True)
+        self.residuals.sweep()
+
+    def discard(self, announcement: Announcement) -> None:
+        """Remove the update of a work that is out of hand, with what it would have left unsaid."""
+        path = self.update_path(announcement)
+        path.unlink(missing_ok=True)
+        beside(path).unlink(missing_ok=True)
 
 
 class Assignment:
@@ -86,10 +100,16 @@ class Assignment:
         """Start the worker."""
         self._training = True
         self._place.journal.take(Accepted(self.announcement))
-        path = str(self._place.update_path(self.announcement))
-        self._place.worker.start(
-            Work(announcement=self.announcement, options=options, update=path), self._answered
+        run, residuals = self.announcement.run, self._place.residuals
+        if self.announcement.work == "train":
+            residuals.sweep(run)
+        work = Work(
+            announcement=self.announcement,
+            options=options,
+            update=str(self._place.update_path(self.announcement)),
+            residual=str(residuals.path(run)),
         )
+        self._place.worker.start(work, self._answered)
 
     def resume(self, result: Result) -> None:
         """After a restart: go on with the update that was written."""
@@ -169,6 +189,7 @@ class Assignment:
             return
         seconds = self._place.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
+        self._place.residuals.adopt(self._place.update_path(self.announcement), self.announcement.run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:

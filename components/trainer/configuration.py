@@ -11,31 +11,39 @@ from components.trainer.errors import ConfigurationError
 from components.trainer.tasks.registry import check_task
 from components.trainer.worker_protocol import TaskOptions
 from fedgrass.federation.attributes import WORDS
+from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Attributes, TaskName
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages import AttributeName, Attributes, AttributeText, TaskName
+from fedgrass.federation.names import FLEET_NAME, RULES
 
 # Of the same tree, but for others: access control is the nucleus's, the interpreter the install step's.
 FOR_OTHERS = {"accessControl", "python"}
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
 LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
-MOST_ATTRIBUTES = 14  # beside the two that the device finds out
+MOST_ATTRIBUTES = 14
 # What heartbeats say otherwise, and what has a meaning in a run's `where`.
 TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
 TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", *WORDS}
+Tasks = Annotated[
+    dict[TaskName, TaskOptions],
+    Meta(description="an object of task names, each with an object of the task's options"),
+]
+# Two fewer than a heartbeat takes: the device finds those out.
+OwnAttributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=MOST_ATTRIBUTES)]
+FleetName = Annotated[str, Meta(pattern=FLEET_NAME, description=RULES["fleet"][1])]
 log = logging.getLogger(__name__)
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
     """What the operator may choose per device; the defaults stand in the recipe too."""
 
-    fleet: str = "fedgrass"
+    fleet: FleetName = "fedgrass"
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     warm_seconds: Annotated[float, Meta(ge=0, le=24 * 3600)] = 120.0  # the worker waits so long for more work
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
     uploader: Literal["stream-manager", "s3"] = "stream-manager"
-    tasks: dict[TaskName, TaskOptions] = {}
-    attributes: Attributes = {}  # what a run's `where` may ask for: {network: wifi, site: berlin}
+    tasks: Tasks = {}
+    attributes: OwnAttributes = {}  # what a run's `where` may ask for: {network: wifi, site: berlin}
 
 
 def parse_configuration(values: Mapping[str, object]) -> Configuration:
@@ -47,15 +55,20 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     values = {**values, **{name: _without_null(values.get(name, {})) for name in ("tasks", "attributes")}}
     unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
     if unknown:
-        known = ", ".join(Configuration.__struct_fields__)
-        log.warning("the configuration has unknown keys: %s; known are: %s", ", ".join(unknown), known)
+        known = Configuration.__struct_fields__
+        said = "; ".join(f"{shown(name)}: {nearest(name, known)}" for name in unknown)
+        log.warning("the configuration has unknown keys, which change nothing: %s", said)
     try:
         # Not strict: a deployment may bring YAML's numbers as strings.
-        configuration = msgspec.convert(values, Configuration, strict=False)
-        checked_name("fleet", configuration.fleet)
-    except (msgspec.ValidationError, SettingsError) as error:
-        message = f"the component's configuration cannot be used: {error}"
-        raise ConfigurationError(message) from error
+        configuration = convert(
+            values,
+            Configuration,
+            whole="the component's configuration",
+            part="the configuration's ",
+            strict=False,
+        )
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from error
     if len(",".join(configuration.tasks)) > LONGEST_TASK_LIST:
         message = f"the configuration has {len(configuration.tasks)} tasks: too many names for a heartbeat"
         raise ConfigurationError(message)
@@ -81,9 +94,9 @@ def _check_attributes(attributes: Attributes) -> None:
         message = f"the configuration's attributes have {taken[0]!r}, which has a meaning already: rename it"
         raise ConfigurationError(message)
     size = len(msgspec.json.encode(attributes))
-    if len(attributes) > MOST_ATTRIBUTES or size > LARGEST_ATTRIBUTES:
+    if size > LARGEST_ATTRIBUTES:
         message = (
-            f"the configuration has {len(attributes)} attributes of {size} bytes: a heartbeat has room for "
-            f"{MOST_ATTRIBUTES} of {LARGEST_ATTRIBUTES}"
+            f"the configuration's attributes have {size:,} bytes of JSON: a heartbeat has room for"
+            f" {LARGEST_ATTRIBUTES:,}"
         )
         raise ConfigurationError(message)

@@ -168,7 +168,7 @@ class Session:
         self._assignment = None
         # The reply is written down before the update goes: a crash in between must not cost the work.
         self._replies.give(reply, seconds_left)
-        self._place.update_path(reply.announcement).unlink(missing_ok=True)
+        self._place.discard(reply.announcement)
         self._cool()
 
     def _drop(self, reason: str) -> None:
@@ -177,7 +177,7 @@ class Session:
             return
         log.info("%s: dropped: %s", self._assignment.name, reason)
         self._assignment.cancel()
-        self._place.update_path(self._assignment.announcement).unlink(missing_ok=True)
+        self._place.discard(self._assignment.announcement)
         self._assignment = None
         self._place.journal.take(None)
         self._cool()

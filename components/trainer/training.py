@@ -22,6 +22,8 @@ from torch.utils.data import (
 
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
+from fedgrass.federation.conversion import convert
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
 
 EVALUATION_BATCH = 256
@@ -45,15 +47,11 @@ def parse_training_settings(settings: Settings, defaults: TrainingSettings) -> T
     Raises:
         WorkFailed: a setting is unknown or out of its range; the text names it.
     """
-    known = TrainingSettings.__struct_fields__
-    if unknown := sorted(set(settings) - set(known)):
-        message = f"the training has no setting {unknown[0]!r}; it has {', '.join(known)}"
-        raise WorkFailed(message)
+    chosen = {**msgspec.structs.asdict(defaults), **settings}
     try:
-        return msgspec.convert({**msgspec.structs.asdict(defaults), **settings}, TrainingSettings)
-    except msgspec.ValidationError as error:
-        message = f"the training's settings cannot be used: {error}"
-        raise WorkFailed(message) from error
+        return convert(chosen, TrainingSettings, whole="the run's training", part="the run's training.")
+    except SettingsError as error:
+        raise WorkFailed(str(error)) from error
 
 
 def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:

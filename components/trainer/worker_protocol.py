@@ -13,6 +13,7 @@ class Work(Struct, frozen=True, kw_only=True):
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
     update: str  # path of the file to write
+    residual: str = ""  # path of what former updates of the run left unsaid; there may be no such file
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -25,7 +26,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     """Worker to trainer: the work is done. Durations are in seconds."""
 
     bytes: int  # of the update file; 0 if the work was to evaluate only
-    checksum: str  # xxh3-128 of the file
+    checksum: str  # of the file: the xxh3-128 of its header, which vouches for the rest
     examples: int  # that the work used
     examples_of_task: int  # that the task has for training, for the heartbeat
     metrics: dict[str, float]

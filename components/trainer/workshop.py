@@ -2,22 +2,19 @@
 
 import logging
 import math
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import msgspec
 
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import Report, Stop, Task
+from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
-from fedgrass.federation import messages, weights
-from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation import encodings, messages, weights
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.weights import Arrays
 
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
@@ -45,7 +42,7 @@ class Workshop:
         trains = announcement.work == "train"
         started = time.monotonic()
         data = self._download(announcement)
-        model = weights.decode(data)
+        model, layout = encodings.decode_model(data, announcement.download)
         downloaded = time.monotonic()
         evaluation = task.evaluate(model)
         evaluated = time.monotonic()
@@ -61,12 +58,11 @@ class Workshop:
         if not trains:
             return result
         fit = task.fit(model, announcement.settings, report, stop)
-        update = _encode_update(fit.weights, data)
-        _write(Path(work.update), update)
+        written = write_update(work, fit.weights, model, layout)
         return msgspec.structs.replace(
             result,
-            bytes=len(update),
-            checksum=weights.checksum(update),
+            bytes=written.bytes,
+            checksum=written.checksum,
             examples=_checked_count(fit.examples, "trained on", smallest=1),
             metrics=_checked_metrics({**evaluation.metrics, **fit.metrics}),
             train_seconds=time.monotonic() - evaluated,
@@ -92,30 +88,6 @@ class Workshop:
         if kept is None or kept[0] != options:
             self._tasks[name] = kept = (options, load_task(name, options))
         return kept[1]
-
-
-def _encode_update(trained: Arrays, model: bytes) -> bytes:
-    """Return the update's file; what the cloud would refuse is refused here, before it travels."""
-    try:
-        weights.check_finite(trained)
-        update = weights.encode(trained)
-        expected = weights.read_layout(model, len(model))
-        weights.check_layout(weights.read_layout(update, len(update)), expected)
-    except UpdateRefused as error:
-        message = f"the training made an update that cannot be used: {error}"
-        raise WorkFailed(message) from error
-    return update
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a run was, for people: a table per round, a file for programs, a picture of the accuracy."""
+"""What a run was: a table for people, and a file for programs; docs/history.md has its fields."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,13 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fedgrass.console import picture
 from fedgrass.console.operator import RoundRecord
-from fedgrass.federation.rounds import Participation, State
+from fedgrass.console.picture import Evaluations
+from fedgrass.federation.rounds import Participant, Participation, State
 from fedgrass.federation.runs import Run
 
 _COUNTED = {Participation.REPLIED, Participation.REFUSED}
-Evaluations = Mapping[int, Mapping[str, float]]  # by round number: the global model on held-out data
 
 
 def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
@@ -25,9 +26,9 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
     closed = current.state is State.CLOSED
     return {
         "round": current.number,
-        "work": current.work,
-        "metrics": current.metrics,
         "attempt": current.attempt,
+        "work": current.work,
+        "base": current.base,
         "state": current.state,
         "reason": current.reason,
         "asked": current.asked,
@@ -39,40 +40,50 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "turnaround_median_seconds": statistics.median(turnarounds) if turnarounds else None,
         "turnaround_slowest_seconds": max(turnarounds, default=None),
         "bytes_up": sum(p.bytes for p in replies),
-        "bytes_down": current.base_bytes * len(replies),
+        "bytes_down": current.bytes_to_download * len(replies),
+        "metrics": current.metrics,
         "held_out": dict(evaluations.get(current.number, {})) if closed else {},
-        "devices": [msgspec.to_builtins(p) for p in record.participants],
+        "devices": [_device(p) for p in record.participants],
     }
+
+
+def _device(part: Participant) -> dict[str, Any]:
+    """Return one device's part, with its turnaround if it replied."""
+    fields: dict[str, Any] = msgspec.to_builtins(part)
+    return {**fields, "turnaround_seconds": part.turnaround_seconds if part.received_at else None}
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Return one line per attempt at a round, narrow enough for 80 columns."""
     lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading, second_line in _HEADINGS:
-        lines.add_column(f"{heading}\n{second_line}", justify="right", no_wrap=True)
+    judged = any(line["held_out"] for line in summaries)
+    # Whoever watches a fleet has no data of his own: the devices then say how good their model was.
+    measures = "held_out" if judged else "metrics"
+    headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
+    for heading, second_line in headings:
+        # Folded, where the terminal is too narrow: a figure that is cut off would be a wrong one.
+        lines.add_column(f"{heading}\n{second_line}", justify="right", overflow="fold")
     for line in summaries:
         again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-        outcome = "" if line["state"] == State.CLOSED else f" {line['state'].lower()}"
+        outcome = "" if line["state"] == State.CLOSED else f"\n{line['state'].lower()}"
         lines.add_row(
             f"{line['round']}{again}{outcome}",
             f"{line['asked']} / {line['replied']} / {line['late']}",
             f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
             f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
             _seconds(line["seconds"]),
-            _share(line["held_out"].get("accuracy")),
-            _number(line["held_out"].get("loss")),
+            _share(line[measures].get("accuracy")),
+            _number(line[measures].get("loss")),
         )
     return lines
 
 
 _HEADINGS = (
     ("round", ""),
-    ("devices", "asked/replied/late"),
+    ("devices", "asked/\nreplied/late"),
     ("turnaround, s", "median/slowest"),
     ("MB", "up / down"),
     ("took", "s"),
-    ("held out", "accuracy"),
-    ("", "loss"),
 )
 
 
@@ -101,38 +112,4 @@ def write(
         (folder / "model.safetensors").write_bytes(model)
     history = {**msgspec.to_builtins(run), "rounds": list(summaries)}
     (folder / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
-    draw(folder / "accuracy.png", run.name, summaries, evaluations)
-
-
-def draw(target: Path, name: str, summaries: Sequence[Mapping[str, Any]], evaluations: Evaluations) -> None:
-    """Draw how good each global model is, on held-out data and as each device measured it.
-
-    By accuracy, or by loss where the task reports no accuracy. The devices measure the model that a round
-    starts from, so round 5's replies are of model 4.
-    """
-    import matplotlib as mpl  # noqa: PLC0415  # takes a second to import, and only the end of a run draws
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-    from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
-
-    closed = [line for line in summaries if line["state"] == State.CLOSED]
-    devices = [device["metrics"] for line in closed for device in line["devices"]]
-    metric = "accuracy" if any("accuracy" in found for found in devices) else "loss"
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for line in closed:
-        local = [device["metrics"][metric] for device in line["devices"] if metric in device["metrics"]]
-        label = "the same model, on the data that each device holds out" if line is closed[0] else None
-        axes.plot([line["round"] - 1] * len(local), local, ".", color="#9db8d2", label=label)
-    points = [(number, found[metric]) for number, found in sorted(evaluations.items()) if metric in found]
-    if points:
-        axes.plot(*zip(*points, strict=True), "o-", color="#1f4e79", label="global model, on held-out data")
-    axes.set(title=f"run {name}", xlabel="global model, by the round that made it", ylabel=metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if metric == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best")
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
+    picture.draw(folder / "accuracy.png", run.name, summaries, evaluations)

@@ -1,30 +1,50 @@
 """The ``fedgrass`` command."""
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
 from fedgrass.console import run_commands
 from fedgrass.federation.errors import FedgrassError
 
+_SETTING = re.compile(r"[a-z_]+=")
+
 
 def command() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
-    )
-    parser.add_argument("--version", action="version", version=f"fedgrass {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_demo(commands)
-    run_commands.add(commands)
-    arguments = parser.parse_args()
+    arguments = parse(sys.argv[1:])
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except FedgrassError as error:
         sys.exit(f"fedgrass: {error}")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what the words of a command line mean; settings of a run may stand behind options too."""
+    commands = parser()
+    arguments, others = commands.parse_known_args(words)
+    if others and not (hasattr(arguments, "settings") and all(_SETTING.match(word) for word in others)):
+        commands.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        arguments.settings += others
+    return arguments
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; what it parsed has a ``run`` that does it."""
+    made = argparse.ArgumentParser(
+        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
+    )
+    made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
+    commands = made.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    run_commands.add(commands)
+    return made
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -48,8 +48,11 @@ class Operator:
         return self._devices.seen_since(0)
 
     def start(self, name: str, settings: RunSettings, initial: Arrays) -> Run:
-        """Upload the initial model and start a run; raises as ``act`` does."""
-        self._bucket.write_once(object_keys.model(name, 0), encode(initial))
+        """Upload the initial model and start a run; raises as ``act`` does, and if there is another one."""
+        key, model = object_keys.model(name, 0), encode(initial)
+        if self._bucket.write_once(key, model) != model:
+            message = f"there is another model at {key} already: choose another name for the run"
+            raise SettingsError(message)
         return self.act("start", name, settings=msgspec.to_builtins(settings))
 
     def act(self, action: str, name: str, **details: object) -> Run:

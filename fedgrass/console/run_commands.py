@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from rich.table import Table
 
 from fedgrass.console import history
 from fedgrass.console.operator import Operator
-from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.conversion import shown
+from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import parse_settings
-from fedgrass.federation.weights import decode
+from fedgrass.federation.weights import Arrays, decode
 
 SIMPLE_ACTIONS = {
     "pause": "open no more rounds; the open one goes on",
@@ -29,7 +31,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the commands to the ``fedgrass`` command."""
     runs = commands.add_parser("runs", help="list the runs of a deployed stack")
     _add_stack(runs)
-    runs.set_defaults(run=_list)
+    runs.set_defaults(run=_telling(_list))
     actions = commands.add_parser(
         "run", help="start, pause, resume, cancel, retry ... a run of a deployed stack"
     )
@@ -43,12 +45,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     start.add_argument("--model", type=Path, help="the initial model, a safetensors file")
     start.add_argument("--continue-from", metavar="RUN/ROUND", help="start from a model of another run")
     _add_stack(start)
-    start.set_defaults(run=_start)
+    start.set_defaults(run=_telling(_start))
     for action, explanation in SIMPLE_ACTIONS.items():
         kind = kinds.add_parser(action, help=explanation)
         kind.add_argument("name", help="of the run")
         _add_stack(kind)
-        kind.set_defaults(run=_act, action=action)
+        kind.set_defaults(run=_telling(_act), action=action)
 
     repair = commands.add_parser(
         "repair", help="rebuild the rows of a run that the rounds table has lost, from the bucket"
@@ -56,13 +58,25 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     repair.add_argument("name", metavar="run", help="of the run")
     repair.add_argument("--dry-run", action="store_true", help="only say what would be written")
     _add_stack(repair)
-    repair.set_defaults(run=_repair)
+    repair.set_defaults(run=_telling(_repair))
 
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stack", default="fedgrass", help="the CloudFormation stack of the fleet (fedgrass)"
     )
+
+
+def _telling(do: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Return ``do``, with what AWS refuses told in one line."""
+
+    def told(arguments: argparse.Namespace) -> None:
+        from fedgrass.console import stack  # noqa: PLC0415  # as below
+
+        with stack.refusals():
+            do(arguments)
+
+    return told
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:
@@ -92,7 +106,7 @@ def _start(arguments: argparse.Namespace) -> None:
             raise SettingsError(message)
         details["continue_from"] = {"run": old, "round": int(number)}
     if arguments.model:
-        run = operator.start(arguments.name, settings, decode(_read(arguments.model)))
+        run = operator.start(arguments.name, settings, _model(arguments.model))
     else:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
     _show(operator, run)
@@ -107,6 +121,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         except ValueError as error:
             message = f"{arguments.settings_file} is no JSON: {error}"
             raise SettingsError(message) from error
+        if not isinstance(settings, dict):
+            message = f"{arguments.settings_file} holds {shown(settings)}; it takes an object of settings"
+            raise SettingsError(message)
     for pair in arguments.settings:
         name, equals, value = pair.partition("=")
         if not equals:
@@ -117,6 +134,14 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
+
+
+def _model(path: Path) -> Arrays:
+    try:
+        return decode(_read(path))
+    except UpdateRefused as error:
+        message = f"--model {path} is no model: {error}"
+        raise SettingsError(message) from error
 
 
 def _read(path: Path) -> bytes:

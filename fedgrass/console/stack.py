@@ -1,6 +1,8 @@
 """The deployed stack that the operator's commands work on: its outputs, and AWS's clients for it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,16 @@ class StackError(FedgrassError):
     """The stack cannot be reached, or is none of fedgrass."""
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what AWS refuses, or that it cannot be reached, as a StackError with AWS's reason."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        message = f"AWS did not do it: {error}{_hint()}"
+        raise StackError(message) from error
+
+
 @cache
 def client(service: str) -> Any:
     """Return the client of an AWS service, with the credentials and region that the environment names."""
@@ -24,8 +36,18 @@ def client(service: str) -> Any:
         session: Any = boto3.Session()
         return session.client(service, config=_CONFIG)
     except BotoCoreError as error:
-        message = f"AWS cannot be used: {error}. Set AWS_PROFILE, or AWS_REGION and credentials"
+        message = (
+            f"AWS cannot be used: {error}.{_hint() or ' Set AWS_PROFILE, or AWS_REGION and credentials'}"
+        )
         raise StackError(message) from error
+
+
+def _hint() -> str:
+    """Return what may be wrong if the environment names an endpoint of this machine."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if "//127.0.0.1:" not in endpoint:
+        return ""
+    return f" (AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that demo still up?)"
 
 
 def outputs(stack: str) -> Mapping[str, str]:
@@ -37,7 +59,7 @@ def outputs(stack: str) -> Mapping[str, str]:
     try:
         described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     except (BotoCoreError, ClientError) as error:
-        message = f"the stack {stack!r} cannot be read: {error}"
+        message = f"the stack {stack!r} cannot be read: {error}{_hint()}"
         raise StackError(message) from error
     found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if "InitiatorName" not in found:

@@ -7,6 +7,7 @@ behind the model's arrays, in the same order, and are encoded as other arrays of
 import math
 from collections.abc import Sequence
 
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import DTYPES, Array, Layout, in_file_order
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -31,6 +32,13 @@ def carried_layout(model: Layout, carried: Sequence[str], start: int = 0) -> Lay
 
 
 def layout_with(model: Layout, carried: Sequence[str]) -> Layout:
-    """Return the layout of a model's arrays with what its updates carry; without a header."""
+    """Return the layout of a model's arrays with what its updates carry; without a header.
+
+    Raises:
+        SettingsError: the model has an array of such a name itself.
+    """
     more = carried_layout(model, carried, model.data_bytes)
+    for name in more.arrays.keys() & model.arrays.keys():
+        message = f"the model has an array {name!r}, which updates would carry beside it: rename it"
+        raise SettingsError(message)
     return Layout({**model.arrays, **more.arrays}, 0, model.data_bytes + more.data_bytes)

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation import names
-from fedgrass.federation.errors import MessageError
+from fedgrass.federation.encoding import Encoding, check_encoding, check_model_encoding
+from fedgrass.federation.errors import MessageError, SettingsError
 
 VERSION = 1
 LARGEST_MESSAGE = 4096  # bytes, of the JSON text
@@ -24,14 +25,26 @@ Count = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]
 Seconds = Annotated[float, Meta(ge=0, le=_LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
-TaskName = Annotated[str, Meta(pattern=names.TASK_NAME)]
+TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
 # Only characters that take one byte each, so that the largest completion stays under the limit.
 MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:@ -]{1,64}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=24)]
 # No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
-AttributeName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z")]
-AttributeText = Annotated[str, Meta(pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""")]
+AttributeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z",
+        description="1 to 32 letters, digits or '_', the first no digit",
+    ),
+]
+AttributeText = Annotated[
+    str,
+    Meta(
+        pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""",
+        description="a text of at most 64 characters (no quotation mark, backslash or line break)",
+    ),
+]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
 Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
 
@@ -67,6 +80,8 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     model_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
     model_bytes: Positive
     settings: Options = {}  # of the training: epochs, learning rate, ...
+    download: Encoding = Encoding()  # of the model's file
+    upload: Encoding = Encoding()  # that the update is to have
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -82,7 +97,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     round_id: str  # says run, round and attempt again, since the turnaround rule keys its row by it
     announced_at: Milliseconds
     bytes: Count
-    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{32}\\Z")]  # xxh3-128 of the file
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{32}\\Z")]  # of the file's header
     examples: Positive
     metrics: Metrics = {}
     download_seconds: Seconds = 0.0
@@ -198,6 +213,8 @@ def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
         raise MessageError(reason) from error
     if isinstance(message, Completion):
         _check_round_id(message)
+    if isinstance(message, Announcement):
+        _check_encodings(message)
     return message
 
 
@@ -206,10 +223,13 @@ def decode_announce(text: bytes) -> Announcement | Verdict:
     _check_size(text)
     _check_version(text)
     try:
-        return _ANNOUNCE_DECODER.decode(text)
+        message = _ANNOUNCE_DECODER.decode(text)
     except _UNREADABLE as error:
         reason = f"no announcement: {error}"
         raise MessageError(reason) from error
+    if isinstance(message, Announcement):
+        _check_encodings(message)
+    return message
 
 
 def _check_size(text: bytes) -> None:
@@ -237,6 +257,15 @@ def _check_round_id(message: Completion) -> None:
     if message.round_id != expected:
         reason = f"the completion's round_id is {message.round_id!r}, its fields say {expected!r}"
         raise MessageError(reason)
+
+
+def _check_encodings(message: Announcement) -> None:
+    try:
+        check_model_encoding(message.download)
+        check_encoding(message.upload)
+    except SettingsError as error:
+        reason = f"no announcement: {error}"
+        raise MessageError(reason) from error
 
 
 def shorten(text: str, length: int = 512) -> str:

@@ -11,7 +11,7 @@ FLEET_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
 TASK_NAME = r"^[a-z][a-z0-9_-]{0,31}\Z"
 
-_RULES = {
+RULES = {
     "thing": (THING_NAME, "1 to 128 letters, digits, ':', '_' or '-'"),
     "fleet": (FLEET_NAME, "1 to 32 lower-case letters, digits or '-', the first a letter"),
     "run": (RUN_NAME, "1 to 64 letters, digits or '-', the first no '-'"),
@@ -25,7 +25,7 @@ def checked_name(kind: str, name: str) -> str:
     Raises:
         SettingsError: it may not; the text says which characters may.
     """
-    pattern, rule = _RULES[kind]
+    pattern, rule = RULES[kind]
     if not re.match(pattern, name):
         message = f"{name!r} cannot name a {kind}: it takes {rule}"
         raise SettingsError(message)

@@ -2,16 +2,19 @@
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
     models/<run>/<round>.<state>.safetensors            what the server keeps beside it: momentum, ...
+    models/<run>/<round>.<kind>.safetensors             ... in the encoding that devices download
     models/<task>/latest.json                           which model of a task is the newest
     updates/<thing>/<run>/<round>-<attempt>.safetensors a client update; a lifecycle rule expires them
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the cohort that was chosen, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
     drafts/<run>/<round>-<attempt>/<lease>/...          what an averager made, to be kept once it closed
+    drafts/<run>/<round>-<attempt>/parts/...            sums of groups and shards of the model
 
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
 
+from fedgrass.federation.encoding import Kind
 from fedgrass.federation.names import checked_name
 
 
@@ -29,6 +32,16 @@ def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
     """Return the key of what the averager with a lease made: ``model``, a state, or ``round``, a manifest."""
     ending = "json" if file == "round" else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
+
+
+def part(run: str, number: int, attempt: int, file: str) -> str:
+    """Return the key of a part of an average that other averagers make: sums of groups, shards."""
+    return f"drafts/{checked_name('run', run)}/{number}-{attempt}/parts/{file}"
+
+
+def encoded_model(run: str, number: int, kind: Kind) -> str:
+    """Return the key of the same model as devices download it, in the encoding ``kind``."""
+    return f"models/{checked_name('run', run)}/{number}.{kind}.safetensors"
 
 
 def latest_model(task: str) -> str:

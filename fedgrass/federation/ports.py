@@ -8,6 +8,7 @@ from random import Random
 from typing import Protocol
 
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.division import Job
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import Event, Participant, Participation, Round
 from fedgrass.federation.runs import Progress, Run, RunState
@@ -89,6 +90,13 @@ class RoundStore(Protocol):
         Raises LostRace if the lease is somebody else's or the participant has moved on.
         """
 
+    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
+        """Count a group more, and note it with its members, all or nothing; at most 99 devices.
+
+        Raises LostRace if the round is not OPEN or has not the ``groups`` of ``of`` any more, or if a device
+        is in a group already or is not REPLIED.
+        """
+
     def count_late(self, of: Round, device: str, received_at: int) -> None:
         """Make a participant LATE and count that, both or neither, if the round is in the state of ``of``.
 
@@ -149,6 +157,9 @@ class Bucket(Protocol):
     def write_once(self, key: str, data: bytes) -> bytes:
         """Write an object unless there is one; return the bytes that are there now."""
 
+    def exists(self, key: str) -> bool:
+        """Return whether there is an object."""
+
     def create(self, key: str) -> "ObjectWriter":
         """Return a writer of an object that comes piece by piece; it is there once that is finished."""
 
@@ -188,6 +199,9 @@ class Alarms(Protocol):
 
     def cancel(self, alarm: Alarm) -> None:
         """Remove an alarm if it is still there."""
+
+    def hand_over(self, job: Job) -> None:
+        """Hand a job to another worker, which gets it at once, and perhaps twice."""
 
     def remind(self, reminder: Reminder, seconds: int) -> None:
         """Send a reminder that arrives after ``seconds``, at most 900; it cannot be taken back."""

@@ -79,6 +79,8 @@ class Round(Struct, frozen=True, kw_only=True):
     base: int = 0  # the number of the global model that the devices start from
     base_sha256: str
     base_bytes: int
+    base_download_sha256: str = ""  # of the same model as devices download it; empty: they download that one
+    base_download_bytes: int = 0
     announced: bool = False  # every announcement of the opening was handed to the broker
     replied: int = 0
     refused: int = 0  # of the replied: updates that must not enter the average
@@ -86,11 +88,17 @@ class Round(Struct, frozen=True, kw_only=True):
     replaced: int = 0  # of the gone: another device was asked, or none was left to ask
     late: int = 0
     fence: int = 0
+    leased_at: int = 0
     lease_until: int = 0
+    groups: int = 0  # of replies that were handed to averagers of their own; see division.py
     closed_at: int = 0
     reason: str = ""
     model_sha256: str = ""
     model_bytes: int = 0
+    download_sha256: str = (
+        ""  # of the same model in the run's download_encoding; empty: there is no such file
+    )
+    download_bytes: int = 0
     metrics: dict[str, float] = {}  # of the replies, weighted by examples
     averaging_seconds: float = 0.0
 
@@ -98,6 +106,11 @@ class Round(Struct, frozen=True, kw_only=True):
     def good(self) -> int:
         """Replies that count: those whose update was not refused."""
         return self.replied - self.refused
+
+    @property
+    def bytes_to_download(self) -> int:
+        """The size of the file that each device downloads."""
+        return self.base_download_bytes if self.base_download_sha256 else self.base_bytes
 
     @property
     def outstanding(self) -> int:
@@ -152,6 +165,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     train_seconds: float = 0.0
     upload_seconds: float = 0.0
     reason: str = ""
+    group: int = 0  # that sums its update, from 1; 0 is none
 
     @property
     def turnaround_seconds(self) -> float:

@@ -49,6 +49,8 @@ class Run(Struct, frozen=True, kw_only=True):
     started_at: int
     initial_sha256: str
     initial_bytes: int
+    initial_download_sha256: str = ""  # of the initial model in the download_encoding; empty: float32
+    initial_download_bytes: int = 0
     round: int = 0
     attempt: int = 0
     ended_at: int = 0

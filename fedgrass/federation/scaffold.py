@@ -31,7 +31,9 @@ def correction(server: Arrays, own: Arrays) -> Control:
     return {name: _values(server, name) - _values(own, name) for name in sorted(names)}
 
 
-def control_change(start: Arrays, trained: Arrays, server: Arrays, steps: int, learning_rate: float) -> Control:
+def control_change(
+    start: Arrays, trained: Arrays, server: Arrays, steps: int, learning_rate: float
+) -> Control:
     """Return by how much the device's control variate changes: (x - y) / (K * r) - c.
 
     Args:
@@ -49,7 +51,9 @@ def control_change(start: Arrays, trained: Arrays, server: Arrays, steps: int, l
         raise ValueError(message)
     path = steps * learning_rate
     return {
-        name: ((_values(start, name) - _values(trained, name)) / path - _values(server, name)).astype(np.float32)
+        name: ((_values(start, name) - _values(trained, name)) / path - _values(server, name)).astype(
+            np.float32
+        )
         for name in start
     }
 

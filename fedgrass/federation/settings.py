@@ -2,26 +2,49 @@
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Iterator
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation import OWN, STRATEGIES
 from fedgrass.federation.alarms import LONGEST_REMINDER
-from fedgrass.federation.encodings import Encoding
+from fedgrass.federation.conversion import convert, key_shown, shown
+from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options, TaskName
-from fedgrass.federation.names import THING_NAME, checked_name
+from fedgrass.federation.names import RULES, THING_NAME
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-ThingGroupName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9:_-]{0,128}\Z")]
+ThingGroupName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9:_-]{0,128}\Z", description="at most 128 letters, digits, ':', '_' or '-'")
+]
+ThingName = Annotated[str, Meta(pattern=THING_NAME, description=RULES["thing"][1])]
 
-ThingName = Annotated[str, Meta(pattern=THING_NAME)]
+
+def _one_of(names: Collection[str]) -> Meta:
+    """Return the bounds of a text that is one of the names in a table."""
+    return Meta(pattern=rf"^({'|'.join(names)})\Z", description=f"one of: {', '.join(sorted(names))}")
+
+
+SelectionName = Annotated[str, _one_of(SELECTIONS)]
+AggregationName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({'|'.join(STRATEGIES)}|{OWN.pattern})\Z",
+        max_length=128,
+        description=f"one of: {', '.join(sorted(STRATEGIES))}; or one of your own, as module:Class",
+    ),
+]
+
+TrainingByRound = Annotated[
+    dict[str, Options], Meta(description="an object of round numbers, each with an object as for training")
+]
 
 LARGEST_TRAINING = 3000  # bytes, of JSON: the announcement that carries it has at most 4,096
 
@@ -31,7 +54,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     task: TaskName
     rounds: Annotated[int, Meta(ge=1, le=100_000)] = 5
-    selection: str = "all"
+    selection: SelectionName = "all"
     # How many devices a round wants: a fraction of the candidates or a count; `all` asks everybody.
     fraction: Share | None = None
     count: Count | None = None
@@ -48,17 +71,22 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # An announcement that is not accepted so soon is repeated, then given to another device; 0: never.
     accept_seconds: Annotated[int, Meta(ge=0, le=LONGEST_REMINDER)] = 60
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
-    aggregation: Annotated[str, Meta(max_length=128)] = "weighted_mean"
+    aggregation: AggregationName = "weighted_mean"
     aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
     aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
+    # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
+    upload_encoding: Kind = "float32"
+    upload_difference: bool = False  # what training changed is sent, and not the trained weights
+    top_k_fraction: Fraction = 0.01
+    download_encoding: ModelKind = "float32"
     on_abandoned: Literal["retry", "fail"] = "retry"
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3  # at one round, before the run fails
     # A device that said nothing for longer is no candidate.
     seen_within_seconds: Annotated[int, Meta(ge=1, le=366 * 24 * 3600)] = 300
     training: Options = {}  # handed to the device's training as it is
-    training_by_round: dict[str, Options] = {}  # over `training`, from the round of that number on
+    training_by_round: TrainingByRound = {}  # over `training`, from the round of that number on
     # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
     # or by a share of all. 0: never.
     evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -76,8 +104,14 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def upload(self) -> Encoding:
-        """How devices send their updates."""
-        return Encoding()
+        """How devices encode their updates."""
+        fraction = self.top_k_fraction if self.upload_encoding == "top_k" else Encoding().fraction
+        return Encoding(kind=self.upload_encoding, difference=self.upload_difference, fraction=fraction)
+
+    @property
+    def download(self) -> Encoding:
+        """How the model is encoded that devices download."""
+        return Encoding(kind=self.download_encoding)
 
     def cohort(self, candidates: int) -> int:
         """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""
@@ -110,13 +144,6 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return chosen
 
 
-_CHOICES: Mapping[str, Collection[str]] = {
-    "selection": SELECTIONS,
-    "on_abandoned": ("retry", "fail"),
-    "schedule": ("at_once", "every", "adaptive", "by_hand"),
-}
-
-
 def parse_settings(values: object) -> RunSettings:
     """Return the settings that ``values``, a decoded JSON object, describes.
 
@@ -124,13 +151,7 @@ def parse_settings(values: object) -> RunSettings:
         SettingsError: a field is unknown, missing, of the wrong type or out of its range; the text names the
             field and what it may be.
     """
-    if isinstance(values, Mapping):
-        _check_words(values)
-    try:
-        settings = msgspec.convert(values, RunSettings)
-    except msgspec.ValidationError as error:
-        message = f"the run's settings cannot be used: {error}"
-        raise SettingsError(message) from error
+    settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
     strategy(settings.selection, settings.selection_options)
     aggregation.strategy(settings.aggregation, settings.aggregation_options)
     if settings.where:
@@ -144,18 +165,34 @@ def parse_settings(values: object) -> RunSettings:
 def _check_rounds_of_training(settings: RunSettings) -> None:
     for number in settings.training_by_round:
         if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
-            message = f"the run's training_by_round has the round {number!r}; rounds are numbered from 1"
+            message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
             raise SettingsError(message)
-    _check_training(settings.training)
-    for number in settings.training_by_round:
-        _check_training(settings.training_of(int(number)))
+    _check_sendable("training", settings.training)
+    for number, options in settings.training_by_round.items():
+        _check_sendable(f"training_by_round.{number}", options)
+    for number in ("1", *settings.training_by_round):
+        length = len(msgspec.json.encode(settings.training_of(int(number))))
+        if length > LARGEST_TRAINING:
+            message = (
+                f"the run's training and training_by_round have {length:,} bytes of JSON in round {number};"
+                f" {LARGEST_TRAINING:,} is the most"
+            )
+            raise SettingsError(message)
 
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield what cannot be meant, each naming the fields."""
     yield from _contradictions_of_the_cohort(settings)
+    if settings.upload_encoding == "top_k" and not settings.upload_difference:
+        yield (
+            "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
+            " true, or choose another upload_encoding"
+        )
     if settings.held_out and not settings.evaluate_every:
-        yield "the run has held_out devices, which only evaluate: say how often in evaluate_every"
+        yield (
+            f"the run's held_out is {shown(settings.held_out)}, devices that only evaluate: say how often in"
+            " evaluate_every"
+        )
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
     for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
@@ -165,15 +202,20 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
     for option, value in settings.aggregation_options.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
-    if (settings.target_value is not None or settings.patience) and not settings.target_metric:
-        yield "the run has a target_value or patience: name the metric in target_metric, such as 'accuracy'"
+    for field, unset in (("target_value", None), ("patience", 0)):
+        if (value := getattr(settings, field)) != unset and not settings.target_metric:
+            yield f"the run's {field} is {value}: name the metric in target_metric, such as 'accuracy'"
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
     if settings.fraction is not None and settings.count is not None:
         yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
-    if settings.selection == "all" and (settings.fraction is not None or settings.count is not None):
-        yield "the run's selection 'all' asks everybody: leave fraction and count out, or choose 'random'"
+    for field in ("fraction", "count"):
+        if settings.selection == "all" and (value := getattr(settings, field)) is not None:
+            yield (
+                f"the run's {field} is {value}, but its selection 'all' asks everybody: leave {field} out, or"
+                " choose 'random'"
+            )
     if settings.threshold is not None and settings.threshold_count is not None:
         yield (
             f"the run has both threshold {settings.threshold} and"
@@ -185,26 +227,14 @@ def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
 
 
-def _check_words(values: Mapping[Any, object]) -> None:
-    """Check the words among the settings, in plainer language than the patterns of their types."""
-    task = values.get("task")
-    if isinstance(task, str):
-        checked_name("task", task)
-    for field, choices in _CHOICES.items():
-        value = values.get(field)
-        if isinstance(value, str) and value not in choices:
-            message = f"the run's {field} is {value!r}; it may be one of: {', '.join(sorted(choices))}"
-            raise SettingsError(message)
-
-
-def _check_training(options: Options) -> None:
-    """Check that the announcements can carry the options, and that JSON can express them."""
-    try:
-        text = msgspec.json.encode(options)
-        msgspec.json.decode(text, type=Options)
-    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
-        message = f"the run's training {options!r} cannot be sent; it takes finite numbers, texts, booleans"
-        raise SettingsError(message) from error
-    if len(text) > LARGEST_TRAINING:
-        message = f"the run's training has {len(text)} bytes of JSON; {LARGEST_TRAINING} is the most"
-        raise SettingsError(message)
+def _check_sendable(place: str, options: Options) -> None:
+    """Check that JSON can express each of the options, so that an announcement can carry them."""
+    for name, value in options.items():
+        try:
+            msgspec.json.decode(msgspec.json.encode({name: value}), type=Options)
+        except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+            message = (
+                f"the run's {place}.{key_shown(name)} is {shown(value)}: it takes a finite number, a text of"
+                " Unicode, or true or false"
+            )
+            raise SettingsError(message) from error

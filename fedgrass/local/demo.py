@@ -1,11 +1,9 @@
 """``fedgrass demo``: one command from nothing to a model that a fleet has trained."""
 
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from fedgrass.federation.weights import encode
 from fedgrass.local.demo_task import DemoTask
 from fedgrass.local.errors import FedgrassLocalError
 from fedgrass.local.site import Site, open_site, thing_names
+from fedgrass.local.temporary_folder import temporary_folder
 
 FLEET = "demo"
 TARGET_ACCURACY = 0.95
@@ -56,7 +55,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     Mistakes of the person are told in one line. However it ends, nothing of it is left but ``runs/<run>``.
     """
     try:
-        with _ended_by_signals(), _temporary_folder() as folder:
+        with _ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, TrainerError) as error:
         console.print(Text.assemble(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
@@ -83,7 +82,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             fleet_name=FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
-            say=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            say=_speaker(console),
         ) as site,
     ):
         if options.keep:
@@ -175,6 +174,11 @@ def _verdict(
     return 0
 
 
+def _speaker(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line as it is: folders may have names with brackets."""
+    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def _say_how_to_watch(site: Site, console: Console) -> None:
     cloud = site.cloud
     broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {cloud.root_ca}"
@@ -195,23 +199,6 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
 def _wait_for_ever() -> None:
     while True:
         time.sleep(3600)
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    parent = Path(tempfile.gettempdir())
-    free = shutil.disk_usage(parent).free
-    if free < LEAST_FREE_BYTES:
-        message = (
-            f"{parent} has {free / 1e6:.0f} MB free and the demo needs {LEAST_FREE_BYTES / 1e6:.0f} MB for a "
-            "while: free some, or set TMPDIR to another folder"
-        )
-        raise SettingsError(message)
-    folder = Path(tempfile.mkdtemp(prefix="fedgrass-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from fedgrass.local.ipc_connection import IpcConnection, Service
+from fedgrass.local.temporary_folder import OwnedFolder
 
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
@@ -27,7 +26,7 @@ class IpcServer:
         self._server: asyncio.Server | None = None
         self._connections: set[IpcConnection] = set()
         self._serving: set[asyncio.Task[None]] = set()
-        self._short_folder: Path | None = None
+        self._short_folder: OwnedFolder | None = None
         self.path = self._wanted_path
 
     async def start(self) -> None:
@@ -36,8 +35,8 @@ class IpcServer:
         `path` says where from now on: a short temporary path, if the core's own folder is too deep.
         """
         if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
-            self._short_folder = Path(tempfile.mkdtemp(prefix="fedgrass-"))
-            self.path = self._short_folder / "ipc.socket"
+            self._short_folder = OwnedFolder()
+            self.path = self._short_folder.path / "ipc.socket"
         # A socket that a killed core left behind would make bind fail.
         self.path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, self.path)
@@ -80,5 +79,5 @@ class IpcServer:
             await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
         self.path.unlink(missing_ok=True)
         if self._short_folder:
-            shutil.rmtree(self._short_folder, ignore_errors=True)
+            self._short_folder.remove()
             self._short_folder = None

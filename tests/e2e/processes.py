@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+import package
+
 PATIENCE = 60.0  # seconds, on a busy machine
 
 
@@ -27,13 +29,18 @@ class Command:
     def __init__(self, folder: Path, *arguments: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        self.temporary.mkdir(exist_ok=True)
         self.output = folder / "output.txt"
         self._log = self.output.open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fedgrass.console.main", *arguments],
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(self.temporary)},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(folder),
+                "TMPDIR": str(self.temporary),
+                "PYTHONPATH": str(package.ROOT),  # this checkout's command, whichever one is installed
+            },
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from components.trainer.tasks.noise import Noise
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.runs import RunState
+from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import decode, encode
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
@@ -161,3 +164,10 @@ def test_a_model_with_another_hash_than_announced_is_not_trained_on(watched: Wat
     wait_until(failed, "the device's refusal of the model")
     assert "ab" * 32 in failed()[0]
     assert str(work["model_sha256"]) in failed()[0]
+
+
+def test_another_initial_model_under_the_name_of_a_run_is_refused(watched: Watched) -> None:
+    watched.start("taken")
+    other = Noise().initial_weights(seed=2)
+    with pytest.raises(SettingsError, match=r"another model at models/taken/0.safetensors already: choose"):
+        watched.site.operator.start("taken", parse_settings({"task": "noise"}), other)

@@ -60,6 +60,25 @@ def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
         assert [process for process in demo.left_behind() if "psutil.Process" in process] == []
 
 
+def test_what_a_killed_demo_left_is_removed_by_the_next_one_and_what_a_living_one_has_is_not(
+    tmp_path: Path,
+) -> None:
+    with command(tmp_path, *SMALL, "--rounds", "1000") as killed:
+        killed.wait_for("round 1.1 opened")
+        killed.interrupt(signal.SIGKILL)
+        left = [line for line in killed.left_behind() if "psutil.Process" not in line]
+        assert left
+    with command(tmp_path, *SMALL, "--rounds", "1000") as second:
+        second.wait_for("round 1.1 opened")
+        assert f"removed what a killed demo had left: {', '.join(sorted(left))}" in second.said()
+        with command(tmp_path, *SMALL) as third:
+            assert third.wait() == 0, third.said()
+            assert "removed" not in third.said()
+        second.interrupt()
+        assert second.wait() == 130
+        assert second.left_behind() == []
+
+
 def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
         demo.wait_for("round 1.1 opened")

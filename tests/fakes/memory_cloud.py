@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.division import Job
 from fedgrass.federation.errors import LostRace, UpdateRefused
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
@@ -145,6 +146,19 @@ class MemoryRounds:
             _expect(stored.fence == of.fence)
             self._move(of, device, Participation.REFUSED, reason=reason)
             self._change(of, refused=stored.refused + 1)
+
+    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
+        with self._lock:
+            stored = self._in_state(of, State.OPEN)
+            _expect(stored.groups == of.groups)
+            members = [self._participants.get((*_key(of), device)) for device in devices]
+            _expect(all(m is not None and m.state is Participation.REPLIED and not m.group for m in members))
+            for device in devices:
+                key = (*_key(of), device)
+                self._participants[key] = msgspec.structs.replace(
+                    self._participants[key], group=of.groups + 1
+                )
+            self._change(of, groups=of.groups + 1)
 
     def count_late(self, of: Round, device: str, received_at: int) -> None:
         with self._lock:
@@ -301,6 +315,9 @@ class MemoryBucket:
         target.cast("B")[:] = piece
         self.targets.add(np.frombuffer(target, np.uint8).ctypes.data)
 
+    def exists(self, key: str) -> bool:
+        return key in self.objects
+
     def create(self, key: str) -> "MemoryWriter":
         return MemoryWriter(self, key)
 
@@ -356,12 +373,16 @@ class MemoryAlarms:
     def __init__(self) -> None:
         self._set: dict[Alarm, None] = {}
         self.reminders: list[tuple[Reminder, int]] = []
+        self.jobs: list[Job] = []
 
     def set(self, alarm: Alarm) -> None:
         self._set.setdefault(alarm)
 
     def cancel(self, alarm: Alarm) -> None:
         self._set.pop(alarm, None)
+
+    def hand_over(self, job: Job) -> None:
+        self.jobs.append(job)
 
     def remind(self, reminder: Reminder, seconds: int) -> None:
         self.reminders.append((reminder, seconds))

@@ -8,18 +8,18 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions import new_model
+from cloud_functions import making, new_model, strategies
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
+from fedgrass.federation.carried import carried_layout, layout_with
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import as_it_is, checksum, decode, dtype_of, read_layout, sha256, write
 from tests.fakes.memory_cloud import (
     MemoryAlarms,
@@ -32,16 +32,6 @@ from tests.fakes.memory_cloud import (
 
 Arrays = Mapping[str, NDArray[Any]]
 RUN = "run-1"
-
-
-class Uploading(RunSettings, frozen=True, kw_only=True):
-    """Settings of a run whose updates come in an encoding of the test's."""
-
-    encoding: Encoding = Encoding()
-
-    @property
-    def upload(self) -> Encoding:
-        return self.encoding
 
 
 class SmallAverage:
@@ -65,8 +55,7 @@ class SmallAverage:
         self.bucket = bucket or MemoryBucket()
         self.number = 0
         self.encoding = encoding or Encoding()
-        checked = msgspec.to_builtins(parse_settings({"task": "digits", **settings}))
-        self.settings = msgspec.convert({**checked, "encoding": self.encoding}, Uploading)
+        self.settings = parse_settings({"task": "digits", **_settings_of(self.encoding), **settings})
         self.bucket.write(object_keys.model(RUN, 0), file_of(model))
         self.cloud = _cloud(self.bucket)
 
@@ -85,13 +74,23 @@ class SmallAverage:
             self.bucket.write(object_keys.update(_device(place), RUN, self.number + 1, 1), data)
 
     def encode(self, update: Arrays, seed: int = 0) -> bytes:
-        """Return the file of an update that is given as full weights."""
-        file = self.bucket.objects[object_keys.model(RUN, self.number)]
-        start = self.model if self.encoding.difference else None
+        """Return the file of an update, given as full weights; what it should carry is zero unless given."""
+        file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
+        start = {**self.model, **carried} if self.encoding.difference else None
         target = io.BytesIO()
-        layout, rng = read_layout(file, len(file)), np.random.default_rng(seed)
-        write(encoded(update, layout, self.encoding, rng, start=start), target)
+        layout = layout_with(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        rng = np.random.default_rng(seed)
+        write(encoded({**carried, **update}, layout, self.encoding, rng, start=start), target)
         return target.getvalue()
+
+    def _carried(self) -> dict[str, NDArray[Any]]:
+        file = self.bucket.objects[object_keys.model(RUN, self.number)]
+        layout = carried_layout(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
+
+    def unchecked(self, update: Arrays) -> bytes:
+        """Return the file of an update as a device would write it that checks nothing."""
+        return file_of(update, behind=self._carried())
 
     def make(
         self,
@@ -117,7 +116,7 @@ class SmallAverage:
                 )
             )
         run, leased = self._run(evaluations), self._round(number, count)
-        new_model.make(self.cloud, run, leased, replies)
+        new_model.make(making.begin(self.cloud, run, leased), replies, [])
         new_model.keep(self.cloud, run, leased)
         self.number = number
         return self.model
@@ -167,13 +166,22 @@ def average(
     return SmallAverage(start, **options).round(updates, **replies)
 
 
-def file_of(arrays: Arrays) -> bytes:
+def file_of(arrays: Arrays, behind: Arrays | None = None) -> bytes:
     """Return a weights file, the widest types first; arrays of uint16 are the bits of BF16."""
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    by_width += (behind or {}).items()
     target = io.BytesIO()
     types = {name: "BF16" if array.dtype == np.uint16 else dtype_of(name, array) for name, array in by_width}
     write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
     return target.getvalue()
+
+
+def _settings_of(encoding: Encoding) -> dict[str, object]:
+    return {
+        "upload_encoding": encoding.kind,
+        "upload_difference": encoding.difference,
+        "top_k_fraction": encoding.fraction,
+    }
 
 
 def _device(place: int) -> str:

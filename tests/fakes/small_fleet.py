@@ -15,6 +15,7 @@ from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Participation, Round
@@ -46,7 +47,15 @@ INITIAL: Arrays = {
 class SmallFleet:
     """Some devices, one run, and the cloud between them; time stands still until a test moves it."""
 
-    def __init__(self, devices: int = 3, *, lease_seconds: float = 60, **settings: object) -> None:
+    def __init__(
+        self,
+        devices: int = 3,
+        *,
+        lease_seconds: float = 60,
+        scale: Scale | None = None,
+        initial: Arrays = INITIAL,
+        **settings: object,
+    ) -> None:
         self.now = 1_700_000_000_000
         self.names = [f"thing-{number}" for number in range(devices)]
         self.rounds, self.bucket, self.devices = MemoryRounds(), MemoryBucket(), MemoryDevices()
@@ -55,10 +64,11 @@ class SmallFleet:
         self.log: list[str] = []
         self.counter = CallCounter()
         self.lease_seconds = lease_seconds
+        self.scale = scale or Scale()
         self.tasks = "digits"  # of every device, with commas between them
         self.settings: RunSettings = parse_settings({"task": "digits", "rounds": 2, **settings})
         self.cloud = self._worker()
-        self.bucket.write(object_keys.model(RUN, 0), encode(INITIAL))
+        self.bucket.write(object_keys.model(RUN, 0), encode(initial))
         self.heartbeats()
 
     def _worker(self) -> Cloud:
@@ -84,6 +94,7 @@ class SmallFleet:
             now=lambda: self.now,
             log=self.log.append,
             lease_seconds=self.lease_seconds,
+            scale=self.scale,
         )
 
     def heartbeats(self) -> None:
@@ -172,6 +183,15 @@ class SmallFleet:
         for reminder, _seconds in due:
             self.deliver(message_of(reminder))
         return [reminder for reminder, _seconds in due]
+
+    def work(self) -> int:
+        """Deliver the jobs that averagers handed over, until there are none; return how many there were."""
+        done = 0
+        while self.alarms.jobs:
+            job = self.alarms.jobs.pop(0)
+            self.deliver({"job": msgspec.to_builtins(job)})
+            done += 1
+        return done
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}

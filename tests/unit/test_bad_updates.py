@@ -106,6 +106,19 @@ def test_an_update_whose_checksum_differs_is_refused() -> None:
     assert_refused(fleet, first, "the completion says " + checksum(b"other bytes"))
 
 
+def test_an_update_of_which_one_byte_changed_on_its_way_is_refused() -> None:
+    fleet = SmallFleet(devices=3)
+    fleet.start()
+    first = fleet.newest()
+    fleet.reply("thing-0")
+    data = fleet.upload("thing-1", first, update_full_of(1.0))
+    said = fleet.completion(first, data)
+    fleet.upload("thing-1", first, data[:-1] + bytes([data[-1] ^ 1]))
+    fleet.say("thing-1", Kind.COMPLETE, said)
+    fleet.reply("thing-2", first)
+    assert fleet.parts(first)["thing-1"] is Participation.REFUSED
+
+
 def test_an_update_that_is_not_in_the_bucket_is_refused() -> None:
     fleet = SmallFleet(devices=3)
     fleet.start()

@@ -1,15 +1,23 @@
 """What people see of a run: the live view, the table, the files."""
 
 import json
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from rich.console import Console
 
-from fedgrass.console import history
+import package
+from fedgrass.console import history, picture, stack
 from fedgrass.console.live import LiveView
+from fedgrass.console.main import parse
 from fedgrass.console.operator import RoundRecord
+from fedgrass.console.stack import StackError
 from fedgrass.federation import messages, topics
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
@@ -47,6 +55,13 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
         Participant(device="d", state=Participation.LATE, received_at=99_000, announced_at=1000),
         Participant(device="e", state=Participation.ASKED, announced_at=1000),
     ]
+    named: dict[str, Any] = {
+        "run": "run-1",
+        "number": changes.pop("number", 2),
+        "attempt": changes.pop("attempt", 1),
+        "base_sha256": "0" * 64,
+        "base_bytes": 1_000_000,
+    }
     counts: dict[str, Any] = {
         "asked": 5,
         "replied": 3,
@@ -57,13 +72,6 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
         **changes,
     }
     times: dict[str, Any] = {"opened_at": 1000, "deadline_at": 9000, "closed_at": 9500}
-    named: dict[str, Any] = {
-        "run": "run-1",
-        "number": 2,
-        "attempt": 1,
-        "base_sha256": "0" * 64,
-        "base_bytes": 1_000_000,
-    }
     return RoundRecord(Round(state=state, **named, **counts, **times), participants)
 
 
@@ -133,20 +141,94 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
     assert line["held_out"] == {"accuracy": 0.9}
 
 
-def test_the_table_fits_eighty_columns_and_says_what_was_abandoned() -> None:
+@pytest.mark.parametrize("state", State)
+def test_the_table_fits_eighty_columns_and_says_what_became_of_a_round(state: State) -> None:
     console = Console(record=True, width=80)
-    summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
-    console.print(history.table(summaries))
+    found = record(state, number=100, attempt=3)
+    console.print(history.table([history.summarize(found, {100: {"accuracy": 0.9, "loss": 0.1}})]))
     told = console.export_text()
     assert "…" not in told
-    assert "5 / 3 / 1" in told
-    assert "90.0%" in told
-    console.print(history.table([history.summarize(record(State.ABANDONED), {})]))
-    assert "abandoned" in console.export_text()
+    for figure in ("100.3", "5 / 3 / 1", "3.00 / 4.00", "6.00 / 3.00", "8.50"):
+        assert figure in told
+    assert ("90.0%" in told) == (state is State.CLOSED)
+    assert (state.lower() in told) == (state is not State.CLOSED)
 
 
-def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
-    run = Run(
+def test_a_narrow_terminal_hides_no_figure() -> None:
+    console = Console(record=True, width=50)
+    console.print(history.table([history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]))
+    told = console.export_text()
+    assert "…" not in told
+    for figure in ("3.00", "4.00", "6.00", "8.50", "90.0%", "0.100"):
+        assert figure in told
+
+
+def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
+    console = Console(record=True, width=80)
+    found = record()
+    measured = msgspec.structs.replace(found.round, metrics={"accuracy": 0.75, "loss": 0.5})
+    console.print(history.table([history.summarize(RoundRecord(measured, found.participants), {})]))
+    told = console.export_text()
+    assert "local" in told
+    assert "75.0%" in told
+    assert "…" not in told
+
+
+def test_settings_may_stand_behind_the_options() -> None:
+    arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
+    assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "start", "a", "--stak=b"], ["runs", "task=x"], ["run", "start", "a", "--x"]]
+)
+def test_a_word_that_no_command_knows_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "holds [1]; it takes an object of settings"),
+        ("{", "is no JSON"),
+        ('{"round": 1}', "did you mean"),
+    ],
+)
+def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    arguments = parse(["run", "start", "a", "--settings-file", str(file), "task=noise"])
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        arguments.run(arguments)
+
+
+def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:  # and not listening: nobody else takes the port
+        bound.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        arguments = parse(["runs"])
+        stack.client.cache_clear()
+        try:
+            with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
+                arguments.run(arguments)
+        finally:
+            stack.client.cache_clear()
+
+
+def finished_run() -> Run:
+    return Run(
         name="run-1",
         state=RunState.SUCCEEDED,
         settings=RunSettings(task="digits"),
@@ -156,9 +238,85 @@ def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> 
         round=2,
         attempt=1,
     )
+
+
+def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
     summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
-    history.write(tmp_path / "run-1", run, summaries, b"model", {2: {"accuracy": 0.9}})
+    history.write(tmp_path / "run-1", finished_run(), summaries, b"model", {2: {"accuracy": 0.9}})
     assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == b"model"
     written = json.loads((tmp_path / "run-1" / "history.json").read_text())
     assert written["rounds"][0]["devices"][0]["device"] == "a"
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_history_has_every_field_that_is_written_and_no_other(tmp_path: Path) -> None:
+    history.write(tmp_path, finished_run(), [history.summarize(record(), {})], None, {})
+    written = json.loads((tmp_path / "history.json").read_text())
+    page = (package.ROOT / "docs" / "history.md").read_text()
+    for heading, found in (
+        ("of the run", written),
+        ("of a round", written["rounds"][0]),
+        ("of a device", written["rounds"][0]["devices"][0]),
+    ):
+        table = page.split(f"| {heading} |")[1].split("\n\n")[0]
+        cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+        assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(found), heading
+
+
+def test_a_device_that_did_not_reply_has_no_turnaround() -> None:
+    devices = {line["device"]: line for line in history.summarize(record(), {})["devices"]}
+    assert devices["a"]["turnaround_seconds"] == 2.0
+    assert devices["e"]["turnaround_seconds"] is None
+
+
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RoundRecord) -> list[Any]:
+    """Draw a run of one round; return its panels."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # slow to import, and few tests draw
+
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    picture.draw(tmp_path / "run.png", "run-1", [history.summarize(record, {})], {})
+    figure = plt.gcf()
+    monkeypatch.undo()
+    plt.close(figure)
+    return figure.axes
+
+
+@pytest.mark.parametrize(
+    ("metrics", "panels"),
+    [
+        ({"accuracy": 0.5, "loss": 1.0}, ["accuracy", "turnaround, s"]),
+        ({"loss": 1.0, "change": 3.0}, ["loss", "turnaround, s"]),
+        ({"change": 3.0}, ["turnaround, s"]),
+        ({}, ["turnaround, s"]),
+    ],
+)
+def test_the_picture_shows_what_the_task_reports_and_never_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], panels: list[str]
+) -> None:
+    found = record()
+    devices = [msgspec.structs.replace(part, metrics=metrics) for part in found.participants]
+    whole = RoundRecord(msgspec.structs.replace(found.round, metrics=metrics), devices)
+    axes = drawn(tmp_path, monkeypatch, whole)
+    assert [panel.get_ylabel() for panel in axes] == panels
+    assert all(panel.lines for panel in axes)
+
+
+def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices, median = drawn(tmp_path, monkeypatch, record())[-1].lines
+    assert sorted(devices.get_ydata()) == [2.0, 3.0, 4.0]
+    assert list(median.get_ydata()) == [3.0]
+
+
+def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = record()
+    evaluated = RoundRecord(msgspec.structs.replace(found.round, number=9, base=3), found.participants)
+    assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
+
+
+def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:
+    picture.draw(tmp_path / "run.png", "run-1", [history.summarize(record(State.ABANDONED), {})], {})
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

@@ -51,7 +51,10 @@ def stored(fleet: SmallFleet, number: int, attempt: int = 1) -> Round:
         ({"action": "pause"}, "the event names no run: ['action']"),
         ({"action": "pause", "run": 7}, "the event names no run: ['action', 'run']"),
         ({"action": "pause", "run": "a/b"}, "'a/b' cannot name a run"),
-        ({"run": RUN, "settings": {"task": "digits", "rounds": 0}}, "`$.rounds`"),
+        (
+            {"run": RUN, "settings": {"task": "digits", "rounds": 0}},
+            "the run's rounds is 0: it takes a whole number",
+        ),
     ],
 )
 def test_an_event_that_cannot_be_used_is_refused_with_what_may_be(

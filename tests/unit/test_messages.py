@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from fedgrass.federation import messages
+from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     LARGEST_MESSAGE,
@@ -41,10 +42,12 @@ LARGEST: list[Message] = [
         announced_at=MOST,
         deadline_seconds=604_799.9990000001,
         bucket="b" * 63,
-        model_key=f"models/{RUN}/{MOST}.safetensors",
+        model_key=f"models/{RUN}/{MOST}.bfloat16.safetensors",
         model_sha256="f" * 64,
         model_bytes=MOST,
         settings={"x": "y" * (LARGEST_TRAINING - len('{"x":""}'))},
+        download=Encoding(kind="bfloat16"),
+        upload=Encoding(kind="top_k", difference=True, fraction=0.12345678901234568),
     ),
     Verdict(**WORK, counted=False, reason=LONGEST_REASON),
     Completion(

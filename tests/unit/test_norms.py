@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.combining import BadUpdates
+from cloud_functions.making import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.rounds import Participation, State
@@ -64,11 +64,11 @@ def test_changes_that_are_short_enough_are_not_touched() -> None:
 
 def test_the_norm_is_over_all_arrays_of_an_update_and_a_change_of_just_the_largest_is_taken() -> None:
     run = SmallAverage(start(), largest_norm=4.0001)
-    with pytest.raises(BadUpdates) as bad:
+    with pytest.raises(BadReplies) as bad:
         run.round(updates())
     assert bad.value.refused == {
-        4: "its change has the norm 7; 4.0001 is the most",
-        5: "its change has the norm 30; 4.0001 is the most",
+        "thing-0004": "its change has the norm 7; 4.0001 is the most (largest_norm)",
+        "thing-0005": "its change has the norm 30; 4.0001 is the most (largest_norm)",
     }
 
 
@@ -96,5 +96,7 @@ def test_an_update_that_is_too_long_is_refused_by_name_and_the_round_closes_with
     assert closed is not None
     assert (closed.state, closed.good, closed.refused) == (State.CLOSED, 4, 1)
     assert fleet.parts(opened)["thing-2"] is Participation.REFUSED
-    assert fleet.told_of("thing-2") == ["update refused: its change has the norm 3000; 50 is the most"]
+    assert fleet.told_of("thing-2") == [
+        "update refused: its change has the norm 3000; 50 is the most (largest_norm)"
+    ]
     assert fleet.model(1)["weight"].tolist() == (INITIAL["weight"] + 1).tolist()

@@ -108,7 +108,7 @@ UNUSABLE = [
     (OWN + "Missing", "cannot be loaded (AttributeError"),
     (OWN + "NoStrategy", "is no fedgrass.federation.aggregation.Strategy"),
     (OWN + "NOT_A_CLASS", "is no fedgrass.federation.aggregation.Strategy"),
-    (OWN + "Needs", "missing required field `needed`; it has needed"),
+    (OWN + "Needs", "(the aggregation 'tests.own_strategies:Needs' has needed)"),
     (OWN + "TakesTheModelsName", "its state 'model' is no name"),
     (OWN + "ReadsRows", "its reads is 'rows'; it may be one of 'sums', 'columns'"),
 ]
@@ -129,7 +129,7 @@ def test_wrong_options_of_ones_own_strategy_are_refused_with_those_there_are(
     options: dict[str, object],
 ) -> None:
     fleet = SmallFleet(aggregation=OWN + "GeometricShares", aggregation_options=options)
-    with pytest.raises(SettingsError, match=r"aggregation_options.*it has power = 0\.5, rate = 1\.0"):
+    with pytest.raises(SettingsError, match=r"aggregation_options.*has power = 0\.5, rate = 1\.0"):
         fleet.start()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.combining import BadUpdates
+from cloud_functions.making import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import AggregationFailed
 from tests.fakes.small_average import SmallAverage, file_of
@@ -55,7 +55,7 @@ def spoilt(kind: str, update: Arrays) -> Arrays | bytes:
 def upload(run: SmallAverage, updates: list[Arrays], bad: Arrays | bytes) -> None:
     """Put the files into the bucket, the bad one as a device would write it that checks nothing."""
     sent: list[Arrays | bytes] = [*updates]
-    sent[BAD] = bad if isinstance(bad, bytes) else file_of(bad)
+    sent[BAD] = bad if isinstance(bad, bytes) else run.unchecked(bad)
     run.upload(sent)
 
 
@@ -68,8 +68,8 @@ def outcome(settings: dict[str, Any], kind: str) -> str:
     upload(run, updates, spoilt(kind, updates[BAD]))
     try:
         made = run.make(UPDATES, metrics=LOSSES)["w"]
-    except BadUpdates as bad:
-        return "refused" if list(bad.refused) == [BAD] else f"refused: {bad.refused}"
+    except BadReplies as bad:
+        return "refused" if list(bad.refused) == [f"thing-{BAD:04}"] else f"refused: {bad.refused}"
     except AggregationFailed:
         return "abandoned"
     step = np.linalg.norm(expected.astype(np.float64) - start()["w"])

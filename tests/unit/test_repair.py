@@ -173,7 +173,9 @@ def test_an_averager_that_dies_around_its_manifest_leaves_one_and_the_takeover_k
 
 
 @pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2)])
-def test_a_table_lost_while_a_model_was_only_drafted_makes_the_round_anew(name: str, call: int) -> None:
+def test_a_table_lost_while_a_model_was_drafted_but_not_closed_makes_the_round_anew(
+    name: str, call: int
+) -> None:
     fleet = after_rounds(1)
     fleet.act("next")
     opened = fleet.newest()

@@ -103,13 +103,18 @@ def test_options_are_taken_and_the_others_keep_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("oort", {"epsilon": 1.5}, "`float` <= 1.0 - at `$.epsilon`; it has epsilon = 0.2, alpha = 2.0"),
-        ("oort", {"epsilon": "much"}, "got `str` - at `$.epsilon`"),
-        ("oort", {"epsilon": float("nan")}, "at `$.epsilon`"),
-        ("oort", {"greed": 1}, "unknown field `greed`; it has epsilon"),
-        ("power_of_choice", {"candidates_per_place": 0.5}, "`float` >= 1.0"),
+        (
+            "oort",
+            {"epsilon": 1.5},
+            "epsilon is 1.5: it takes a number from 0 to 1 (the selection 'oort' has epsilon = 0.2",
+        ),
+        ("oort", {"epsilon": "much"}, "epsilon is 'much': it takes a number from 0 to 1"),
+        ("oort", {"epsilon": float("nan")}, "epsilon is nan"),
+        ("oort", {"greed": 1}, "'greed' is none of"),
+        ("power_of_choice", {"candidate_per_place": 2}, "did you mean 'candidates_per_place'?"),
+        ("power_of_choice", {"candidates_per_place": 0.5}, "a number from 1 to 1,000"),
         ("weighted_by_speed", {"floor": 0}, "floor = 0.02"),
-        ("random", {"seed": 1}, "unknown field `seed`; it has no options"),
+        ("random", {"seed": 1}, "there are none (the selection 'random' has no options)"),
     ],
 )
 def test_a_bad_option_is_refused_with_its_name_and_what_there_is(
@@ -117,7 +122,7 @@ def test_a_bad_option_is_refused_with_its_name_and_what_there_is(
 ) -> None:
     with pytest.raises(SettingsError) as refused:
         strategy(name, options)
-    assert f"selection_options cannot be used with the selection {name!r}" in str(refused.value)
+    assert "the run's selection_options" in str(refused.value)
     assert said in str(refused.value)
 
 

@@ -117,8 +117,8 @@ def test_a_run_that_crashed_while_starting_is_started_by_the_same_call_again(cra
         ({}, "the event names no run"),
         ({"run": 7, "settings": {}}, "the event names no run"),
         ({"run": "a/b", "settings": {"task": "digits"}}, "'a/b' cannot name a run"),
-        ({"run": "fine", "settings": {"task": "digits", "rounds": 0}}, "`$.rounds`"),
-        ({"run": "fine", "settings": []}, "Expected `object`"),
+        ({"run": "fine", "settings": {"task": "digits", "rounds": 0}}, "the run's rounds is"),
+        ({"run": "fine", "settings": []}, "[] cannot be the run's settings"),
     ],
 )
 def test_the_initiator_answers_a_bad_start_with_the_reason(

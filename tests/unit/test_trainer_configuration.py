@@ -21,28 +21,37 @@ def test_a_task_that_is_null_is_taken_away() -> None:
 
 def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     parse_configuration({"hearbeat_seconds": 30, "accessControl": {}, "python": ""})
-    assert "unknown keys: hearbeat_seconds; known are: fleet, heartbeat_seconds" in caplog.text
+    assert "'hearbeat_seconds': did you mean 'heartbeat_seconds'?" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"heartbeat_seconds": "often"}, "heartbeat_seconds"),
+        (
+            {"heartbeat_seconds": "often"},
+            "heartbeat_seconds is 'often': it takes a number from 0.1 to 86,400",
+        ),
         ({"heartbeat_seconds": 0}, "heartbeat_seconds"),
         ({"threads": 0}, "threads"),
-        ({"uploader": "ftp"}, "uploader"),
-        ({"fleet": "My Fleet"}, "'My Fleet' cannot name a fleet"),
+        ({"uploader": "ftp"}, "uploader is 'ftp': it takes one of: s3, stream-manager"),
+        ({"fleet": "My Fleet"}, "configuration's fleet is 'My Fleet': it takes 1 to 32"),
         ({"tasks": ["digits"]}, "tasks"),
         ({"attributes": "wifi"}, "attributes"),
-        ({"attributes": {"two words": 1}}, "attributes"),
-        ({"attributes": {"site": ["a", "b"]}}, "attributes"),
+        (
+            {"attributes": {"two words": 1}},
+            "attributes has the name 'two words': a name takes 1 to 32 letters",
+        ),
+        ({"attributes": {"site": ["a", "b"]}}, r"attributes.site is \['a', 'b'\]: it takes a text"),
         ({"attributes": {"site": "x" * 65}}, "attributes"),
         ({"attributes": {"site": "a\nb"}}, "attributes"),
         ({"attributes": {"version": "2"}}, "'version', which has a meaning already: rename it"),
         ({"attributes": {"And": True}}, "'And', which has a meaning already"),
-        ({"attributes": {f"a{n}": 1 for n in range(15)}}, "15 attributes of .* room for 14"),
-        ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 14 of 1024"),
-        ({"tasks": {"Digits!": {}}}, "tasks"),
+        (
+            {"attributes": {f"a{n}": 1 for n in range(15)}},
+            "attributes is .*: it takes an object of at most 14 values",
+        ),
+        ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 1,024"),
+        ({"tasks": {"Digits!": {}}}, "tasks has the name 'Digits!': a name takes 1 to 32"),
         ({"tasks": {"faces": {}}}, "there is no task 'faces'; built in are digits, noise"),
         ({"tasks": {"faces": {"module": "faces"}}}, "it is spelled package.module:ClassName"),
         ({"tasks": {f"task-{n}-with-a-long-name": {"module": "a:B"} for n in range(60)}}, "too many names"),

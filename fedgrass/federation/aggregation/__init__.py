@@ -23,9 +23,10 @@ from fedgrass.federation.aggregation.medians import Median, TrimmedMean
 from fedgrass.federation.aggregation.scaffold import Scaffold
 from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedgrass.federation.aggregation.strategy import Contribution, Strategy, Survey
+from fedgrass.federation.conversion import convert, nearest
 from fedgrass.federation.errors import SettingsError
 
-__all__ = ["OWN", "STRATEGIES", "Contribution", "Strategy", "Survey", "convert", "strategy"]
+__all__ = ["OWN", "STRATEGIES", "Contribution", "Strategy", "Survey", "configured", "strategy"]
 
 OWN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")  # module:Class
 
@@ -60,24 +61,23 @@ def strategy(name: str, options: Mapping[str, object]) -> Strategy | None:
         return None
     default = STRATEGIES.get(name)
     if default is None:
-        message = (
-            f"the run's aggregation is {name!r}; it may be one of: {', '.join(sorted(STRATEGIES))}, "
-            "or one of your own as module:Class"
-        )
+        message = f"the run's aggregation is {name!r}: {nearest(name, STRATEGIES)}"
         raise SettingsError(message)
-    return convert(name, type(default), options)
+    return configured(name, type(default), options)
 
 
-def convert(name: str, kind: type[Strategy], options: Mapping[str, object]) -> Strategy:
+def configured(name: str, kind: type[Strategy], options: Mapping[str, object]) -> Strategy:
     """Return a strategy of ``kind`` with ``options``. Raises SettingsError in words that name the option."""
     try:
-        return msgspec.convert(options, kind)
-    except msgspec.ValidationError as error:
-        known = ", ".join(map(_option, msgspec.structs.fields(kind)))
-        message = (
-            f"the run's aggregation_options cannot be used with the aggregation {name!r}: {error}; "
-            f"it has {known or 'no options'}"
+        return convert(
+            options,
+            kind,
+            whole=f"the run's aggregation_options with the aggregation {name!r}",
+            part="the run's aggregation_options.",
         )
+    except SettingsError as error:
+        known = ", ".join(map(_option, msgspec.structs.fields(kind)))
+        message = f"{error} (the aggregation {name!r} has {known or 'no options'})"
         raise SettingsError(message) from error
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.encodings import floats, int8, top_k
-from fedgrass.federation.encodings.encoding import Encoding
 from fedgrass.federation.encodings.layouts import ENCODED, SCALE, check_file
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights_layout import DTYPES, Array, Layout, read_layout
@@ -45,7 +45,8 @@ def decode_into(out: NDArray[np.float32], raw: memoryview, encoding: Encoding, s
 def decode(data: bytes | memoryview, model: Layout, encoding: Encoding) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of a whole encoded file, with the shapes and types of the model's.
 
-    Of a file of differences these are the differences. Arrays that are not encoded are views into ``data``.
+    Of a file of differences these are the differences. Nobody can write to the arrays; what lies in ``data``
+    as it is is not copied.
 
     Raises:
         UpdateRefused: the file is not what ``file_layout`` says, or cannot be decoded.
@@ -56,12 +57,13 @@ def decode(data: bytes | memoryview, model: Layout, encoding: Encoding) -> dict[
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, array in model.arrays.items():
         raw = _bytes_of(body, found.arrays[name])
-        if array.dtype != ENCODED:
+        if array.dtype != ENCODED or encoding.kind == "float32":
             arrays[name] = np.frombuffer(raw, DTYPES[array.dtype]).reshape(array.shape)
             continue
         scale = found.arrays.get(name + SCALE) if encoding.kind == "int8" else None
         values = np.empty(array.shape, np.float32)
         decode_into(values.reshape(-1), raw, encoding, _number(body, scale) if scale else 1.0)
+        values.flags.writeable = False
         arrays[name] = values
     return arrays
 

@@ -5,9 +5,9 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.encodings.decoding import decode
 from fedgrass.federation.encodings.encoder import encode
-from fedgrass.federation.encodings.encoding import Encoding
 from fedgrass.federation.encodings.layouts import check_download, model_layout
 from fedgrass.federation.weights import read_layout, sha256, views, write
 from fedgrass.federation.weights_layout import Layout

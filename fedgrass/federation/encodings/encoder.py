@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgrass.federation.encoding import Encoding, check_encoding
 from fedgrass.federation.encodings import floats, int8, top_k
 from fedgrass.federation.encodings.decoding import decode_into
-from fedgrass.federation.encodings.encoding import Encoding, check_encoding
 from fedgrass.federation.encodings.layouts import ENCODED, SCALE, file_layout
 from fedgrass.federation.encodings.wanted import Row, Wanted
 from fedgrass.federation.errors import UpdateRefused

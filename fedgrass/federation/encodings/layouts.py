@@ -2,8 +2,8 @@
 
 import math
 
+from fedgrass.federation.encoding import Encoding, check_model_encoding
 from fedgrass.federation.encodings.blocks import BLOCK, block_count, values_in
-from fedgrass.federation.encodings.encoding import Encoding
 from fedgrass.federation.encodings.top_k import row_bytes
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.weights_layout import DTYPES, Array, Layout, check_layout, in_file_order
@@ -82,9 +82,7 @@ def check_download(model: Layout, encoding: Encoding) -> None:
     Raises:
         SettingsError: the encoding is none for models, or the model has arrays of the encoding's own type.
     """
-    if encoding.kind == "top_k" or encoding.difference:
-        message = "a model cannot be downloaded as a difference: choose float32, float16, bfloat16 or int8"
-        raise SettingsError(message)
+    check_model_encoding(encoding)
     own = _FILE_TYPES[encoding.kind]
     for name, array in model.arrays.items():
         if array.dtype == own != ENCODED and encoding.kind != "int8":

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.encodings import floats
 from fedgrass.federation.encodings.blocks import BLOCK
-from fedgrass.federation.encodings.encoding import Encoding
 from fedgrass.federation.errors import UpdateRefused
 
 PIECE = 64 * BLOCK  # values that are in hand at a time: 1 MB

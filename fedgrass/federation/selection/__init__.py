@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fedgrass.federation.conversion import convert
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection.basic import Everybody, Fastest, Uniform
 from fedgrass.federation.selection.by_speed import Probabilistic, WeightedBySpeed
@@ -56,11 +57,13 @@ def strategy(name: str, options: Mapping[str, object]) -> Strategy:
         message = f"the run's selection is {name!r}; it may be one of: {', '.join(sorted(SELECTIONS))}"
         raise SettingsError(message)
     try:
-        return msgspec.convert(options, type(default))
-    except msgspec.ValidationError as error:
-        known = ", ".join(f"{field} = {getattr(default, field)}" for field in default.__struct_fields__)
-        message = (
-            f"the run's selection_options cannot be used with the selection {name!r}: {error}; "
-            f"it has {known or 'no options'}"
+        return convert(
+            options,
+            type(default),
+            whole=f"the run's selection_options with the selection {name!r}",
+            part="the run's selection_options.",
         )
+    except SettingsError as error:
+        known = ", ".join(f"{field} = {getattr(default, field)}" for field in default.__struct_fields__)
+        message = f"{error} (the selection {name!r} has {known or 'no options'})"
         raise SettingsError(message) from error

@@ -1,4 +1,7 @@
-"""Which encoding: the few words that a run's settings and an announcement carry."""
+"""Which encoding: the few words that a run's settings and an announcement carry.
+
+The arithmetic is in encodings/, which needs numpy; the device's main process, which hears of it, does not.
+"""
 
 from typing import Annotated, Literal
 
@@ -7,6 +10,7 @@ from msgspec import Meta, Struct
 from fedgrass.federation.errors import SettingsError
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
+ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of a model that is downloaded
 Fraction = Annotated[float, Meta(gt=0, le=0.5)]
 
 LARGEST_FRACTION = 0.5
@@ -41,4 +45,15 @@ def check_encoding(encoding: Encoding) -> None:
             f"the encoding's fraction is {encoding.fraction}; it takes a number above 0 and up to"
             f" {LARGEST_FRACTION} (beyond that, indices and values take more bytes than the whole array)"
         )
+        raise SettingsError(message)
+
+
+def check_model_encoding(encoding: Encoding) -> None:
+    """Check that a model can be downloaded in an encoding.
+
+    Raises:
+        SettingsError: it is one for differences.
+    """
+    if encoding.kind == "top_k" or encoding.difference:
+        message = "a model cannot be downloaded as a difference: choose float32, float16, bfloat16 or int8"
         raise SettingsError(message)

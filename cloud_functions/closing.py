@@ -1,0 +1,132 @@
+"""The end of a round: who counts, who is refused, and how it is closed, opened again or abandoned.
+
+Whoever does any of this holds the round's lease, or acts in its holder's place: each step is a conditional
+write on the lease's number.
+"""
+
+import math
+from collections.abc import Iterable
+
+from cloud_functions import manifests, new_model
+from cloud_functions.cloud import Cloud
+from cloud_functions.opening import deadline_of
+from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.messages import NewModel
+from fedgrass.federation.rounds import (
+    Event,
+    Participant,
+    Participation,
+    Round,
+    Work,
+    explain,
+    next_event,
+)
+from fedgrass.federation.runs import Run
+
+
+def counted(cloud: Cloud, of: Round) -> list[Participant]:
+    """Return the replies that count, by their devices' names."""
+    return [p for p in cloud.rounds.participants(of) if p.state is Participation.REPLIED]
+
+
+def is_enough(settled: Round, now: int, *, overdue: bool) -> bool:
+    """Return whether a round that would be OPEN as ``settled`` has what it takes to be closed."""
+    event = next_event(settled, now, overdue=overdue)
+    return event in {Event.ENOUGH_REPLIES, Event.DEADLINE_WITH_MINIMUM}
+
+
+def reopen(cloud: Cloud, leased: Round, settled: Round) -> None:
+    """Open a round again that lacks replies, now that some were refused."""
+    reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
+    cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
+
+
+def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
+    """Refuse an update by name; the round goes on without it. Raises LostRace if the lease is another's."""
+    cloud.rounds.refuse_update(leased, device, messages.shorten(reason))
+    cloud.tell(leased, f"update refused: {reason}", device=device)
+
+
+def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
+    """Abandon a round whose strategy failed. Raises LostRace if the lease is another's."""
+    abandoned = cloud.rounds.move(
+        leased, Event.AGGREGATION_FAILED, reason=messages.shorten(reason), closed_at=cloud.now()
+    )
+    cloud.alarms.cancel(deadline_of(abandoned))
+    cloud.tell(abandoned, f"abandoned: {reason}")
+
+
+def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
+    """Close a round with the model that was drafted under its lease."""
+    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
+    key = object_keys.model(leased.run, leased.number)
+    cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+
+
+def close_evaluation(cloud: Cloud, leased: Round) -> None:
+    """Put together what devices measured; the model stays the one that they measured."""
+    made = new_model.Made(
+        leased.base_sha256, leased.base_bytes, leased.base_download_sha256, leased.base_download_bytes
+    )
+    closed = _finish(cloud, leased, Event.EVALUATED, made)
+    cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+
+
+def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> Round:
+    """Close a round with the model that the next one starts from."""
+    participants = list(cloud.rounds.participants(leased))
+    result: dict[str, object] = {
+        "closed_at": cloud.now(),
+        "model_sha256": made.sha256,
+        "model_bytes": made.bytes,
+        "download_sha256": made.download_sha256,
+        "download_bytes": made.download_bytes,
+        "metrics": mean_metrics(participants),
+        "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
+    }
+    manifests.draft_round(cloud, leased, participants, result)
+    return cloud.rounds.move(leased, event, **result)
+
+
+def _figures(closed: Round) -> str:
+    return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
+
+
+def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
+    """Return what the counted devices measured, each metric weighted by their examples.
+
+    ``loss`` and ``accuracy`` are of the global model before the round, ``train_loss`` of the local models.
+    """
+    found: dict[str, list[tuple[float, int]]] = {}
+    for participant in participants:
+        if participant.state is Participation.REPLIED:
+            for name, value in participant.metrics.items():
+                found.setdefault(name, []).append((value, participant.examples))
+    means = {}
+    for name, measured in found.items():
+        examples = sum(count for _, count in measured)
+        # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
+        means[name] = math.fsum(value * (count / examples) for value, count in measured)
+    return means
+
+
+def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
+    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm."""
+    cloud.alarms.cancel(deadline_of(closed))
+    manifests.keep_round(cloud, closed)
+    if closed.work is Work.EVALUATE:
+        return
+    new_model.keep(cloud, run, closed)
+    news = messages.encode(
+        NewModel(
+            task=run.settings.task,
+            run=run.name,
+            round=closed.number,
+            bucket=cloud.bucket.name,
+            key=object_keys.model(run.name, closed.number),
+            sha256=closed.model_sha256,
+            bytes=closed.model_bytes,
+        )
+    )
+    cloud.bucket.write(object_keys.latest_model(run.settings.task), news)
+    cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), news)])

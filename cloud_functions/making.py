@@ -1,0 +1,122 @@
+"""The making of a round's model: what its steps have in common, and how the updates are opened."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cloud_functions import strategies
+from cloud_functions.cloud import Cloud
+from cloud_functions.combining import BadUpdates, Combiner
+from cloud_functions.model_files import ModelReader
+from cloud_functions.strategies import Guarded
+from cloud_functions.update_files import Form, UpdateFile
+from fedgrass.federation import object_keys
+from fedgrass.federation.carried import carried_layout, layout_with
+from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsError, UpdateRefused
+from fedgrass.federation.rounds import Participant, Round, State
+from fedgrass.federation.runs import Run
+from fedgrass.federation.slices import Slice
+from fedgrass.federation.weights import Layout
+
+_HEADERS_AT_ONCE = 16
+_LONGEST = 900.0  # seconds: a Lambda function has no more
+
+
+class BadReplies(Exception):  # it is no error of anybody's who calls: the others are combined then
+    """Updates that must not enter the average: their devices, and what is wrong with each."""
+
+    def __init__(self, refused: dict[str, str]) -> None:
+        super().__init__(f"the updates of {', '.join(refused)} are bad")
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the steps of one making have in common."""
+
+    cloud: Cloud
+    run: Run
+    round: Round
+    layout: Layout  # of the model
+    form: Form  # of the updates
+    guarded: Guarded
+
+
+def begin(cloud: Cloud, run: Run, of: Round) -> Making:
+    """Begin to make the model of a round.
+
+    Raises:
+        AggregationFailed: the strategy is one's own, and was deployed away since the run was started.
+    """
+    settings = run.settings
+    layout = cloud.bucket.read_layout(object_keys.model(run.name, of.base))
+    try:
+        strategy = strategies.load(settings)
+    except SettingsError as error:
+        raise AggregationFailed(str(error)) from error
+    guarded = Guarded(settings.aggregation, strategy, settings.aggregation_seconds)
+    form = Form(layout_with(layout, strategy.carried), settings.upload)
+    return Making(cloud, run, of, layout, form, guarded)
+
+
+def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None = None) -> Combiner:
+    """Return what combines the updates of some replies, of a shard of the model or of all of it.
+
+    Raises:
+        BadUpdates: the headers of some are not what they must be.
+    """
+    key = object_keys.model(making.run.name, making.round.base)
+    return Combiner(
+        open_updates(making, replies),
+        ModelReader(making.cloud.bucket, key, making.layout),
+        making.layout,
+        carried=carried_layout(making.layout, making.guarded.strategy.carried),
+        differences=making.form.encoding.difference,
+        check=_clock(making.cloud, making.round),
+        part=shard,
+    )
+
+
+def open_updates(making: Making, replies: Sequence[Participant]) -> list[UpdateFile]:
+    """Open the updates of some replies, several at a time.
+
+    Raises:
+        BadUpdates: the headers of some are not what they must be.
+    """
+    refused: dict[int, str] = {}
+    of, bucket = making.round, making.cloud.bucket
+
+    def opened(place: int) -> UpdateFile | None:
+        reply = replies[place]
+        key = object_keys.update(reply.device, of.run, of.number, of.attempt)
+        try:
+            return UpdateFile(bucket, key, reply.bytes, reply.checksum, making.form)
+        except UpdateRefused as error:
+            refused[place] = str(error)
+            return None
+
+    with ThreadPoolExecutor(min(_HEADERS_AT_ONCE, max(1, len(replies)))) as pool:
+        updates = list(pool.map(opened, range(len(replies)), timeout=_LONGEST))
+    if refused:
+        raise BadUpdates(refused)
+    return [update for update in updates if update]
+
+
+@contextmanager
+def named(replies: Sequence[Participant]) -> Iterator[None]:
+    """Name the devices of updates that turn out to be bad, which the arithmetic knows by their places."""
+    try:
+        yield
+    except BadUpdates as bad:
+        raise BadReplies({replies[place].device: text for place, text in bad.refused.items()}) from bad
+
+
+def _clock(cloud: Cloud, of: Round) -> Callable[[], None]:
+    """Return what stops an averager whose lease is over: somebody else averages by then."""
+
+    def check() -> None:
+        if of.state is State.AGGREGATING and cloud.now() >= of.lease_until:
+            raise LostRace(of.run)
+
+    return check

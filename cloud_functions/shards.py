@@ -1,0 +1,133 @@
+"""Shards: a large model is made by several averagers, a range of its values each.
+
+The updates that count are the round's: whoever makes a shard of a set of updates writes it under that set's
+name, and refuses an update that is bad in its range for all. The shards of one set become the model; whoever
+makes the last one puts them together. A worker that dies costs its shard, which its message brings back.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+
+from cloud_functions import closing, making, new_model, weighing
+from cloud_functions.cloud import Cloud
+from cloud_functions.making import BadReplies, Making
+from cloud_functions.model_files import Stored, in_type, joined
+from fedgrass.federation import division, object_keys
+from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.division import Job
+from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.rounds import Participant, Round, State
+from fedgrass.federation.slices import Slice
+
+_MARGIN_SECONDS = 5
+_LONGEST_REMINDER = 900
+
+
+class Shard(Struct, frozen=True):
+    """What was made of one shard: the bytes of each of its files."""
+
+    files: dict[str, int]
+
+
+_SHARD = msgspec.json.Decoder(Shard)
+
+
+def of(begun: Making) -> list[Slice]:
+    """Return the shards in which the model of a round is made; none if one averager makes it."""
+    surveyed = weighing.is_surveyed(begun.run.settings)
+    return division.shards(begun.cloud.scale, begun.guarded.strategy, begun.layout, surveyed=surveyed)
+
+
+def hand_over(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+    """Hand the shards that are not there yet to other averagers; have somebody look at the round later."""
+    cloud, leased = begun.cloud, begun.round
+    for number in _missing(cloud, leased, replies, len(cut)):
+        cloud.alarms.hand_over(_job(leased, number))
+    cloud.tell(leased, f"{len(cut)} shards of {begun.layout.data_bytes} bytes are being made")
+    left = max(0, leased.lease_until - cloud.now()) // 1000 + _MARGIN_SECONDS
+    cloud.alarms.remind(Reminder(run=leased.run), min(left, _LONGEST_REMINDER))
+
+
+def make(cloud: Cloud, job: Job) -> None:
+    """Make a shard, and the model if it was the last. Doing it twice gives the same.
+
+    Raises:
+        LostRace: the round has moved on meanwhile; look at it again.
+    """
+    run = cloud.rounds.run(job.run)
+    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    if run is None or current is None or current.state is not State.AGGREGATING:
+        return
+    replies = closing.counted(cloud, current)
+    try:
+        begun = making.begin(cloud, run, current)
+        cut = of(begun)
+        _make(begun, replies, cut[job.number], job.number)
+    except BadReplies as bad:
+        _refuse(begun, bad.refused, cut)
+        return
+    except AggregationFailed as error:
+        closing.give_up(cloud, current, str(error))
+        return
+    if not _missing(cloud, current, replies, len(cut)):
+        model = _joined(begun, replies, len(cut))
+        closing.close(cloud, current, new_model.with_download(begun, model), len(replies))
+
+
+def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
+    """Write one shard, unless it is there. Raises BadReplies."""
+    cloud, leased = begun.cloud, begun.round
+    key_of = partial(_key, leased, replies, number)
+    if number not in _missing(cloud, leased, replies, number + 1):
+        return
+    with making.named(replies):
+        changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
+        model = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+    sizes = {"model": model.bytes} | dict.fromkeys(begun.guarded.strategy.state, shard.length * 4)
+    cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+
+
+def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> None:
+    """Refuse updates for all shards, and have them made of the others if those are still enough."""
+    cloud, leased = begun.cloud, begun.round
+    for device, reason in sorted(refused.items()):
+        closing.refuse(cloud, leased, device, reason)
+    current = cloud.rounds.round(leased.run, leased.number, leased.attempt) or leased
+    settled = msgspec.structs.replace(current, state=State.OPEN)
+    if closing.is_enough(settled, cloud.now(), overdue=cloud.now() >= leased.deadline_at):
+        hand_over(begun, closing.counted(cloud, current), cut)
+    else:
+        closing.reopen(cloud, current, settled)
+
+
+def _joined(begun: Making, replies: Sequence[Participant], count: int) -> Stored:
+    """Put the shards together into the drafts of the model and of the state; return the model's."""
+    leased, bucket = begun.round, begun.cloud.bucket
+    made = [
+        _SHARD.decode(bucket.read(_key(leased, replies, number, "made"), 4096)) for number in range(count)
+    ]
+    stored = {}
+    for file in made[0].files:
+        parts = [(_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)]
+        layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
+        stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
+    return stored["model"]
+
+
+def _missing(cloud: Cloud, leased: Round, replies: Sequence[Participant], count: int) -> list[int]:
+    """Return which of the first ``count`` shards of a set of updates are not there."""
+    return [n for n in range(count) if not cloud.bucket.exists(_key(leased, replies, n, "made"))]
+
+
+def _key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:
+    updates = "\n".join(f"{reply.device} {reply.checksum}" for reply in replies)
+    name = f"{hashlib.sha256(updates.encode()).hexdigest()[:40]}/{number}-{file}"
+    return object_keys.part(leased.run, leased.number, leased.attempt, name)
+
+
+def _job(leased: Round, number: int) -> Job:
+    return Job(run=leased.run, round=leased.number, attempt=leased.attempt, kind="shard", number=number)

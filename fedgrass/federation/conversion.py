@@ -1,0 +1,139 @@
+"""What people wrote becomes a struct, or an error in plain words: which field, which value, what it may be.
+
+msgspec decides whether a value can be used; its words ("Expected `int` >= 1 - at `$.rounds`") name neither
+the value nor, in an object, the key. So a value that it refuses is looked through once more, part by part.
+"""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Collection, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.type_words import words
+
+LONGEST_VALUE = 60  # characters of a value in an error
+PLAIN_NAME = r"^[A-Za-z0-9_-]{1,60}\Z"
+AnyStruct = TypeVar("AnyStruct", bound=Struct)
+
+
+def convert(
+    values: object, kind: type[AnyStruct], *, whole: str, part: str, strict: bool = True
+) -> AnyStruct:
+    """Return the ``kind`` that ``values``, a decoded JSON object, describes.
+
+    Args:
+        values: what somebody wrote.
+        kind: a struct with a bound or a choice at each field that needs one.
+        whole: what all of it is called, such as "the run's settings".
+        part: what stands before a field's name, such as "the run's ".
+        strict: whether a number spelled as a text is refused.
+
+    Raises:
+        SettingsError: a field is unknown, missing or cannot be used; the text names it, the value (shortened)
+            and what it may be, or the nearest known name.
+    """
+    try:
+        return msgspec.convert(values, kind, strict=strict)
+    except (msgspec.ValidationError, RecursionError) as error:
+        found = next(
+            _struct_complaints(values, kind, whole, part, strict=strict), f"{whole} cannot be used: {error}"
+        )
+        raise SettingsError(found) from error
+
+
+def nearest(name: object, known: Collection[str]) -> str:
+    """Return the way out for an unknown ``name``: the known one that was meant, or all that there are."""
+    if close := difflib.get_close_matches(str(name)[:LONGEST_VALUE], known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(known)}" if known else "there are none"
+
+
+def shown(value: object) -> str:
+    """Return a value in one short line, as JSON spells null, true and false, and otherwise as Python does."""
+    return _SHORT.repr(value)
+
+
+def key_shown(key: object) -> str:
+    """Return a key as it was written if it is a plain name, else quoted and shortened."""
+    return key if isinstance(key, str) and re.match(PLAIN_NAME, key) else shown(key)
+
+
+class _Short(reprlib.Repr):
+    """Shortens long texts, lists and objects in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = LONGEST_VALUE
+        self.maxlevel = 3
+
+    def repr_NoneType(self, _value: None, _level: int) -> str:  # noqa: N802  # reprlib's names
+        return "null"
+
+    def repr_bool(self, value: bool, _level: int) -> str:  # noqa: FBT001  # reprlib's signature
+        return "true" if value else "false"
+
+    def repr_int(self, value: int, level: int) -> str:
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # Python spells no number of more than 4,300 digits
+            return "a number of thousands of digits"
+
+
+_SHORT = _Short()
+
+
+def _struct_complaints(
+    values: object, kind: type[Struct], whole: str, part: str, *, strict: bool
+) -> Iterator[str]:
+    if not isinstance(values, Mapping):
+        yield f"{shown(values)} cannot be {whole}: that is an object of names and their values"
+        return
+    known = kind.__struct_fields__
+    if kind.__struct_config__.forbid_unknown_fields:
+        for name in values:
+            if name not in known:
+                yield f"{shown(name)} is none of {whole}: {nearest(name, known)}"
+    for field in msgspec.structs.fields(kind):
+        if field.name in values:
+            yield from _complaints(values[field.name], field.type, f"{part}{field.name}", strict=strict)
+        elif field.required:
+            yield f"{part}{field.name} is missing: it takes {words(field.type)}"
+
+
+def _complaints(value: object, annotation: Any, place: str, *, strict: bool) -> Iterator[str]:
+    """Yield what is wrong with a value: of its parts, if they can be told apart, else of the whole."""
+    try:
+        msgspec.convert(value, annotation, strict=strict)
+    except (msgspec.ValidationError, RecursionError):
+        yield from _complaints_of_parts(value, _bare(annotation), place, strict=strict)
+        yield f"{place} is {shown(value)}: it takes {words(annotation)}"
+
+
+def _complaints_of_parts(value: object, bare: Any, place: str, *, strict: bool) -> Iterator[str]:
+    origin, arguments = get_origin(bare), get_args(bare)
+    if isinstance(bare, type) and issubclass(bare, Struct):
+        yield from _struct_complaints(value, bare, place, f"{place}.", strict=strict)
+    elif origin is dict and isinstance(value, Mapping):
+        for key, entry in value.items():
+            for _ in _complaints(key, arguments[0], place, strict=True):
+                yield f"{place} has the name {shown(key)}: a name takes {words(arguments[0])}"
+            yield from _complaints(entry, arguments[1], f"{place}.{key_shown(key)}", strict=strict)
+    elif origin is list and isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _complaints(entry, arguments[0], f"{place}[{index}]", strict=strict)
+
+
+def _bare(annotation: Any) -> Any:
+    """Return a type without its bounds, and without the null that it may be."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        others = [kind for kind in get_args(annotation) if kind is not NoneType]
+        return _bare(others[0]) if len(others) == 1 else annotation
+    return annotation

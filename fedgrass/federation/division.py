@@ -1,0 +1,64 @@
+"""How the work of averaging one round is divided, chosen from sizes and counts.
+
+A large cohort is summed in *groups* while other devices are still at work: every ``GROUP`` counted replies go
+to an averager of their own, and at the end the sums of the groups are averaged. A large model is cut into
+*shards*, ranges of its values, each made by an averager of its own from the same range of every update.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from fedgrass.federation.aggregation import Strategy
+from fedgrass.federation.slices import Slice, cut
+from fedgrass.federation.weights import Layout
+
+_BYTES = 4  # of a float32, which most values of most models are
+GROUP = 64  # replies in a group: they are taken in one transaction of DynamoDB, which has 100 items
+
+
+class Scale(Struct, frozen=True, kw_only=True):
+    """From which sizes on work is divided; the defaults are for Lambda, which reads some 75 MB/s from S3."""
+
+    group: int = GROUP
+    grouped_bytes: int = 2 * 1024**3  # of all updates that a round may get; half a minute's reading
+    sharded_bytes: int = 256 * 1024**2  # of the model
+    shard_bytes: int = 128 * 1024**2  # of the model, in one shard
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A part of the averaging of one attempt at a round, for another averager to do."""
+
+    run: str
+    round: int
+    attempt: int
+    kind: Literal["group", "shard"]
+    number: int  # of the group, from 1, or of the shard, from 0
+
+
+def groups_pay(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> bool:
+    """Return whether a round's replies are summed in groups: where sums of some of them can be averaged."""
+    large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
+    plain = strategy.separable and not strategy.carried
+    return large and plain and model_bytes <= scale.sharded_bytes
+
+
+def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:
+    """Return the shards of a model, in its order; none if one averager makes it.
+
+    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do, nor if updates carry
+    more than the model's arrays.
+    """
+    if surveyed or strategy.survey or strategy.carried or model.data_bytes <= scale.sharded_bytes:
+        return []
+    narrowest = min(
+        (array.end - array.start) / max(1, _values(array.shape)) for array in model.arrays.values()
+    )
+    return list(cut(model, int(scale.shard_bytes / max(1, narrowest))))
+
+
+def _values(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count

@@ -1,0 +1,136 @@
+"""What updates leave unsaid: it outlives restarts, is never lost with an update, and does not pile up."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.trainer.residuals import KEPT_SECONDS, Residuals, beside
+from tests.unit.device import Device, announcement
+
+
+def trains(device: Device, left_over: bytes = b"new") -> None:
+    """Let the worker finish, as one that encodes in top_k: with a residual beside its update."""
+    work = device.bench.works[-1]
+    folder = Path(work.update).parent
+    folder.mkdir(exist_ok=True)
+    beside(Path(work.update)).write_bytes(left_over)
+    device.finishes()
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    found = (folder / "residuals").glob("*")
+    return {file.name: file.read_bytes() for file in found}
+
+
+def test_the_worker_is_told_where_former_updates_left_what_they_did_not_say(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    assert device.bench.works[-1].residual == str(tmp_path / "residuals" / "run-a.safetensors")
+
+
+def test_what_an_update_left_over_is_adopted_once_it_is_uploaded(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hold_uploads = True
+    device.hears(announcement())
+    trains(device)
+    assert kept(tmp_path) == {}
+    device.waiting.pop()()
+    device.settle()
+    assert kept(tmp_path) == {"run-a.safetensors": b"new"}
+    assert list((tmp_path / "updates").iterdir()) == []
+
+
+def test_an_update_that_was_never_uploaded_leaves_what_was_kept_as_it_was(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device, b"of round 1")
+    device.bucket.failures = 100
+    device.hears(announcement(2))
+    trains(device, b"of round 2")
+    device.passes(600)
+    assert device.states[-1] == "failed"
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 1"}
+    assert list((tmp_path / "updates").iterdir()) == []
+
+
+def test_a_round_that_takes_the_place_of_another_leaves_what_was_kept_as_it_was(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device, b"of round 1")
+    device.hold_uploads = True
+    device.hears(announcement(2))
+    trains(device, b"of round 2")
+    device.hears(announcement(3))
+    device.waiting.pop()()
+    device.settle()
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 1"}
+
+
+def test_a_restart_before_the_upload_adopts_with_the_upload(tmp_path: Path) -> None:
+    first = Device(tmp_path)
+    first.hold_uploads = True
+    first.hears(announcement())
+    trains(first)
+    again = Device(tmp_path)
+    assert len(again.bucket.objects) == 1
+    assert kept(tmp_path) == {"run-a.safetensors": b"new"}
+
+
+def test_what_was_kept_survives_a_restart_and_rounds_that_evaluate(tmp_path: Path) -> None:
+    first = Device(tmp_path)
+    first.hears(announcement())
+    trains(first)
+    again = Device(tmp_path)
+    again.hears(announcement(2, work="evaluate"))
+    again.finishes()
+    again.hears(announcement(1, run="run-b", work="evaluate"))
+    again.finishes()
+    assert kept(tmp_path) == {"run-a.safetensors": b"new"}
+
+
+def test_training_for_another_run_drops_what_was_kept_for_the_former(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device)
+    device.hears(announcement(run="run-b"))
+    assert kept(tmp_path) == {}
+
+
+def test_what_is_older_than_thirty_days_is_dropped_at_the_next_start(tmp_path: Path) -> None:
+    file = tmp_path / "residuals" / "run-a.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"old")
+    written = file.stat().st_mtime
+    os.utime(file, (written, written - KEPT_SECONDS + 3600))
+    Device(tmp_path)
+    assert file.exists()
+    os.utime(file, (written, written - KEPT_SECONDS - 3600))
+    Device(tmp_path)
+    assert not file.exists()
+
+
+def test_a_clock_that_was_set_back_drops_nothing(tmp_path: Path) -> None:
+    residuals = Residuals(tmp_path, now=lambda: 0.0)
+    residuals.path("run-a").write_bytes(b"x")
+    residuals.sweep("run-a")
+    assert residuals.path("run-a").exists()
+
+
+def test_adopting_twice_does_no_harm(tmp_path: Path) -> None:
+    residuals, update = Residuals(tmp_path / "residuals"), tmp_path / "update"
+    beside(update).write_bytes(b"new")
+    residuals.adopt(update, "run-a")
+    residuals.adopt(update, "run-a")
+    assert residuals.path("run-a").read_bytes() == b"new"
+
+
+def test_a_disk_that_cannot_be_written_costs_only_what_was_left_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "residuals").write_bytes(b"a file where the folder should be")
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device)
+    assert len(device.completions) == 1
+    assert "cannot be kept" in caplog.text
