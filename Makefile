@@ -2,6 +2,7 @@
 #
 #   make demo        train a model over Greengrass devices on this machine
 #   make test        everything that can be tested here          make test-fast   the unit tests
+#                    with real data, where there are: FEDGRASS_DATA=/folder/of/data/sets make test
 #   make check       style, types, who may import whom, the template
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)

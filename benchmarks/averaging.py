@@ -5,9 +5,9 @@
 Ours reads the updates of N devices from files in the page cache (and once from the embedded cloud's S3),
 checks header, layout, checksums and finiteness, averages, and writes the new model with its SHA-256: what
 ``cloud_functions.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N replies in
-memory, which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a process
-of its own; its memory is the peak of the resident set above what the imports took. The read limit is one core
-that reads the same files, mapped into memory, from the page cache.
+memory, which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a
+process of its own; its memory is the peak of the resident set above what the imports took. The read limit is
+one core that reads the same files, mapped into memory, from the page cache.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from benchmarks.file_bucket import FileBucket
-from cloud_functions import new_model
+from cloud_functions import making, new_model
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation, Round, State
@@ -126,7 +126,7 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         log=print,
         lease_seconds=900,
     )
-    new_model.make(cloud, run, leased, replies)
+    new_model.make(making.begin(cloud, run, leased), replies, [])
 
 
 def flower(folder: Path, clients: int) -> dict[str, float]:

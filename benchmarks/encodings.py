@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one seed, 20 MB; under 60 s")
     quick = parser.parse_args().quick
-    tasks = [Digits(share, DEVICES) for share in range(DEVICES)]
+    tasks = [Digits(share=share, shares=DEVICES) for share in range(DEVICES)]
     figures: dict[str, dict[str, float]] = {}
     for name, wire in WIRES.items():
         runs = [train(tasks, wire, seed) for seed in range(1 if quick else 5)]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
+from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.messages import NewModel
@@ -53,14 +54,14 @@ def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
         leased, Event.AGGREGATION_FAILED, reason=messages.shorten(reason), closed_at=cloud.now()
     )
     cloud.alarms.cancel(deadline_of(abandoned))
-    cloud.tell(abandoned, f"abandoned: {reason}")
+    cloud.tell_end(abandoned, f"abandoned: {reason}")
 
 
 def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
     closed = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
-    cloud.tell(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
 
 
 def close_evaluation(cloud: Cloud, leased: Round) -> None:
@@ -69,7 +70,7 @@ def close_evaluation(cloud: Cloud, leased: Round) -> None:
         leased.base_sha256, leased.base_bytes, leased.base_download_sha256, leased.base_download_bytes
     )
     closed = _finish(cloud, leased, Event.EVALUATED, made)
-    cloud.tell(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
 
 
 def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> Round:
@@ -117,16 +118,15 @@ def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
     if closed.work is Work.EVALUATE:
         return
     new_model.keep(cloud, run, closed)
-    news = messages.encode(
-        NewModel(
-            task=run.settings.task,
-            run=run.name,
-            round=closed.number,
-            bucket=cloud.bucket.name,
-            key=object_keys.model(run.name, closed.number),
-            sha256=closed.model_sha256,
-            bytes=closed.model_bytes,
-        )
+    news = NewModel(
+        task=run.settings.task,
+        run=run.name,
+        round=closed.number,
+        bucket=cloud.bucket.name,
+        key=object_keys.model(run.name, closed.number),
+        sha256=closed.model_sha256,
+        bytes=closed.model_bytes,
+        closed_at=closed.closed_at,
     )
-    cloud.bucket.write(object_keys.latest_model(run.settings.task), news)
-    cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), news)])
+    if make_newest(cloud, news):
+        cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), messages.encode(news))])

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 
 from fedgrass.federation import messages, topics
 from fedgrass.federation.division import Scale
-from fedgrass.federation.messages import RoundChange
+from fedgrass.federation.messages import RoundChange, RoundFigures
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
+
+MOST_METRICS = 24  # that a message has room for
+_LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures have to fit
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,67 @@ class Cloud:
     lease_seconds: float  # how long the worker that calls can live at most
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
 
+    def living_runs(self) -> Iterator[tuple[Run, Round | None]]:
+        """Return each living run with its newest round."""
+        for name in self.rounds.living():
+            run = self.rounds.run(name)
+            if run and run.state in LIVING:
+                yield run, self.rounds.round(name, run.round, run.attempt) if run.round else None
+
     def open_rounds(self) -> Iterator[tuple[Run, Round]]:
         """Return the newest round of each living run, where that is OPEN."""
-        for name, state in self.rounds.runs().items():
-            run = self.rounds.run(name) if state in LIVING else None
-            newest = self.rounds.round(name, run.round, run.attempt) if run and run.round else None
-            if run and newest and newest.state is State.OPEN:
+        for run, newest in self.living_runs():
+            if newest and newest.state is State.OPEN:
                 yield run, newest
 
     def tell(self, of: Round, text: str, *, device: str = "") -> None:
         """Say a change of a round in one line, to the log and to the people who watch the run's topic."""
-        who = f" {device}:" if device else ""
-        text = messages.shorten(text)
-        self.log(f"{messages.round_id(of.run, of.number, of.attempt)}{who} {text}")
         change = RoundChange(
             run=of.run,
             round=of.number,
             attempt=of.attempt,
             state=of.state,
             device=device,
-            text=text,
+            text=messages.shorten(text),
         )
-        self.publisher.publish([(topics.of_run(self.fleet, of.run), messages.encode(change))])
+        self.say(change)
+
+    def tell_end(self, of: Round, text: str) -> None:
+        """Say that a round closed or was abandoned, with its figures."""
+        change = RoundChange(
+            run=of.run,
+            round=of.number,
+            attempt=of.attempt,
+            state=of.state,
+            text=messages.shorten_to_bytes(text, _LONGEST_LAST_WORD),
+            figures=_figures(of),
+        )
+        self.say(change)
+
+    def say(self, change: RoundChange) -> None:
+        """Say what is to be said of a run."""
+        who = f" {change.device}:" if change.device else ""
+        self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+        self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
+
+
+def _figures(of: Round) -> RoundFigures:
+    # Of each device a message brings 24 metrics at most, but all devices together may have more names.
+    metrics = dict(sorted(of.metrics.items())[:MOST_METRICS])
+    return RoundFigures(
+        asked=of.asked,
+        accepted=of.accepted,
+        declined=of.declined,
+        failed=of.failed,
+        silent=of.silent,
+        late=of.late,
+        refused=of.refused,
+        replied=of.replied,
+        needed=of.needed,
+        bytes_up=min(of.bytes_up, messages.LARGEST_NUMBER),
+        bytes_down=min(of.bytes_down, messages.LARGEST_NUMBER),
+        opening_seconds=max(0.0, of.opening_seconds),
+        averaging_seconds=max(0.0, of.averaging_seconds),
+        metrics=metrics,
+        metrics_left_out=len(of.metrics) - len(metrics),
+    )

@@ -20,10 +20,15 @@ ROUNDS_REMEMBERED = 20  # of a run's history: what a device did before counts fo
 
 
 class Cohort(Struct, frozen=True):
-    """Whom a round asks, and how many of them it wants to reply."""
+    """Whom a round asks, how many of them it wants to reply, and for what."""
 
     devices: list[str]
     wanted: int
+    work: Work = Work.TRAIN
+
+
+# Made here and not at its first use: see messages.py.
+_COHORT = msgspec.json.Decoder(Cohort)
 
 
 class _Past(Struct, frozen=True):
@@ -36,14 +41,26 @@ class _Past(Struct, frozen=True):
     times_asked: int = 0
 
 
-def choose_once(cloud: Cloud, run: Run, step: Open) -> Cohort:
-    """Choose the devices of a round, once: whoever comes second takes the first one's choice."""
+def choose_once(cloud: Cloud, run: Run, step: Open) -> Cohort | None:
+    """Choose the devices of a round, once: whoever comes second takes the first one's choice.
+
+    That may be nobody, if the attempt was given up for want of devices. None: there is no device now.
+    """
     rng = _rng(run, f"{step.number}/{step.attempt}")
     cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(cloud, run, rng)
     if not cohort.devices:
-        return cohort
+        return None
+    return _keep_once(cloud, run, step, cohort)
+
+
+def none_once(cloud: Cloud, run: Run, step: Open) -> Cohort:
+    """Write that a round asks nobody, unless somebody was chosen; return whom it asks."""
+    return _keep_once(cloud, run, step, Cohort([], 0, step.work))
+
+
+def _keep_once(cloud: Cloud, run: Run, step: Open, cohort: Cohort) -> Cohort:
     key = object_keys.cohort(run.name, step.number, step.attempt)
-    return msgspec.json.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)), type=Cohort)
+    return _COHORT.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)))
 
 
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
@@ -63,7 +80,7 @@ def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
     else:
         share = max(int(len(names) * run.settings.evaluate_fraction), 1)
         chosen = sorted(rng.sample(names, min(share, len(names))))
-    return Cohort(chosen, len(chosen))
+    return Cohort(chosen, len(chosen), Work.EVALUATE)
 
 
 def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wanted: int) -> list[str]:
@@ -112,8 +129,11 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
         return None
 
 
-def nobody(cloud: Cloud, settings: RunSettings) -> str:
+def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
     """Return why there is no candidate, in words that say what to do."""
+    if work is Work.EVALUATE and settings.held_out and candidates(cloud, settings):
+        names = ", ".join(settings.held_out)
+        return f"of the run's held_out devices none is there that could be asked: {names}"
     if settings.thing_group and _members(cloud, settings) is None:
         return (
             f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "

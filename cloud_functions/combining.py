@@ -207,7 +207,7 @@ class Combiner:
                 continue
             dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.rows.dtype
             own = weights[block.places.start : block.places.stop].astype(dtype)
-            total += own @ block.rows.astype(dtype, copy=False)
+            total += (own @ block.padded.astype(dtype, copy=False))[: block.part.length]
             if block.last:
                 if not math.isfinite(total.sum()):
                     total = _look_closely(updates, weights, block.part, bad)

@@ -3,8 +3,9 @@
 import contextlib
 from collections.abc import Callable, Mapping
 
-from cloud_functions import coordinator
+from cloud_functions import coordinator, manifests
 from cloud_functions.cloud import Cloud
+from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
@@ -17,10 +18,11 @@ from fedgrass.federation.settings import parse_settings
 def start(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """Start a run; with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
     settings = parse_settings(event.get("settings", {}))
-    return coordinator.start(cloud, name, settings, _continued_from(cloud, name, event))
+    continued_from = _continued_from(cloud, name, event, settings.task)
+    return coordinator.start(cloud, name, settings, continued_from)
 
 
-def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object]) -> str:
+def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object], task: str) -> str:
     """Copy the model that a run is to continue from to its initial model; return its key."""
     source = event.get("continue_from")
     if source is None:
@@ -36,15 +38,29 @@ def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object]) -> str
     except KeyError as error:
         message = f"there is no model {key} to continue from"
         raise SettingsError(message) from error
+    _check_task(cloud, old, name, task)
     if cloud.bucket.write_once(object_keys.model(name, 0), model) != model:
         message = f"run {name!r} has another initial model already: choose another name"
         raise SettingsError(message)
     return key
 
 
+def _check_task(cloud: Cloud, old: str, name: str, task: str) -> None:
+    """Refuse to continue from a model of another task, as the other run's row or manifest says."""
+    source = cloud.rounds.run(old) or manifests.run_of(cloud, old)
+    if source is None:
+        cloud.log(f"{name} continues from run {old!r}, of which nothing says what task it was for")
+    elif source.settings.task != task:
+        message = (
+            f"run {old!r} trained the task {source.settings.task!r}, and {name!r} is to train {task!r}: "
+            "continue from a run of the same task, or set the task to that one"
+        )
+        raise SettingsError(message)
+
+
 def pause(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
     """Open no more rounds; the open one goes on."""
-    return _change(cloud, name, {RunState.RUNNING}, state=RunState.PAUSED)
+    return _change(cloud, name, {RunState.RUNNING}, state=RunState.PAUSED, waiting_since=0)
 
 
 def resume(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
@@ -155,7 +171,7 @@ def _change(cloud: Cloud, name: str, allowed: set[RunState], **changes: object) 
 
 def _look_again(cloud: Cloud, name: str) -> None:
     """Have a run looked after: whoever changes it may die before it is driven on."""
-    cloud.alarms.remind(Reminder(run=name), coordinator.LOOK_AGAIN_SECONDS)
+    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
 
 
 def _check_state(run: Run, allowed: set[RunState]) -> None:

@@ -7,19 +7,29 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, closing, cohorts, groups, manifests, opening, strategies
+from cloud_functions import (
+    averaging,
+    closing,
+    cohorts,
+    groups,
+    manifests,
+    opening,
+    replacing,
+    strategies,
+    waiting,
+)
 from cloud_functions.cloud import Cloud
+from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.carried import layout_with
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
-from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step
+from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import check_finite, decode, read_layout, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
-LOOK_AGAIN_SECONDS = 60  # after a run was started: whoever started it may have died half-way
 
 
 def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = "") -> Run:
@@ -44,7 +54,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     strategy = strategies.load(settings)  # one's own may not be there
     updates = layout_with(read_layout(model, len(model)), strategy.carried)
     encodings.file_layout(updates, settings.upload)  # refuses what cannot be uploaded
-    _check_candidates(cloud, settings)
+    if cloud.rounds.run(name) is None:
+        _check_candidates(cloud, settings)
     download = _written_for_download(cloud, name, settings, model)
     run = Run(
         name=name,
@@ -58,7 +69,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)
-    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)  # whoever starts it may die half-way
     try:
         cloud.rounds.create_run(run)
     except LostRace as error:
@@ -124,37 +135,49 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
 
 def look_after(cloud: Cloud, reminder: Reminder) -> None:
     """Look after a run that a reminder names, and at its devices that have not accepted their work."""
+    waiting.has_come(cloud, reminder)
     run = cloud.rounds.run(reminder.run)
     while run and run.state in LIVING and reminder.round:
         with contextlib.suppress(LostRace):  # a device spoke at that moment: look who is silent now
-            opening.repeat_unaccepted(cloud, run, reminder)
+            replacing.repeat_unaccepted(cloud, run, reminder)
             break
     advance(cloud, reminder.run)
 
 
 def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
+    if newest and run.published < newest.number:
+        run = _conclude(cloud, run, newest)
     if run.state not in LIVING:
         return _wind_up(cloud, run, newest, alarm)
-    if newest and newest.state is State.CLOSED and run.published < newest.number:
-        # Not again with each message while the run waits: another run of the task may have a newer model.
-        closing.conclude(cloud, run, newest)
-        run = cloud.rounds.change_run(run, published=newest.number)
     if not run.round:
         manifests.keep_run(cloud, run)
     # An alarm that rings a moment early must not be lost: it is then as late as it says.
     now = max(cloud.now(), alarm.at) if alarm and alarm.kind == "open" else cloud.now()
     match next_step(run, newest, now):
         case Open() as step:
-            return _open(cloud, run, newest, step)
+            return opening.open_round(cloud, run, newest, step)
         case Wait(number, until):
             if until is not None:
-                cloud.alarms.set(Alarm(run=run.name, round=number, attempt=1, at=until, kind="open"))
+                next_open = Alarm(run=run.name, round=number, attempt=1, at=until, kind="open")
+                waiting.for_the_schedule(cloud, run, next_open)
             return False
         case End(state, reason):
             _end(cloud, run, newest, state, reason)
             return False
     return newest is not None and _drive(cloud, run, newest, alarm)
+
+
+def _conclude(cloud: Cloud, run: Run, newest: Round) -> Run:
+    """Deal once with the end of a round: publish its model, also of a run that was cancelled meanwhile."""
+    if newest.state is State.CLOSED:
+        closing.conclude(cloud, run, newest)
+    elif run.state in LIVING and skipped(run, newest):
+        cloud.tell(newest, f"evaluation of model {newest.base} skipped: {newest.reason}")
+    else:
+        return run
+    # Not again with each message while the run waits.
+    return cloud.rounds.change_run(run, published=newest.number)
 
 
 def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
@@ -166,13 +189,6 @@ def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) 
     return False
 
 
-def _open(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
-    if opening.open_round(cloud, run, newest, step):
-        return True
-    _end(cloud, run, newest, RunState.FAILED, cohorts.nobody(cloud, run.settings))
-    return False
-
-
 def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     """Take one step within a round that is OPEN or AGGREGATING."""
     if newest.state is State.OPEN and not newest.announced:
@@ -180,7 +196,7 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return True
     rung = alarm == opening.deadline_of(newest)
     event = next_event(newest, cloud.now(), overdue=rung)
-    if _could_replace(newest, event) and opening.replace_gone(cloud, run, newest, silent=[]):
+    if _could_replace(newest, event) and replacing.replace_gone(cloud, run, newest):
         return True
     if event is None and newest.state is State.OPEN and groups.begin_full(cloud, run, newest):
         return True
@@ -201,7 +217,7 @@ def _could_replace(newest: Round, event: Event | None) -> bool:
     in_time = event in {None, Event.MINIMUM_OUT_OF_REACH} or (
         event is Event.ENOUGH_REPLIES and newest.good < newest.needed
     )
-    return newest.state is State.OPEN and in_time and newest.gone > newest.replaced
+    return newest.state is State.OPEN and in_time and newest.unreplaced > 0
 
 
 def abandon(cloud: Cloud, newest: Round, event: Event) -> None:
@@ -209,7 +225,7 @@ def abandon(cloud: Cloud, newest: Round, event: Event) -> None:
     reason = explain(newest, event)
     abandoned = cloud.rounds.move(newest, event, reason=reason, closed_at=cloud.now())
     cloud.alarms.cancel(opening.deadline_of(abandoned))
-    cloud.tell(abandoned, f"abandoned: {reason}")
+    cloud.tell_end(abandoned, f"abandoned: {reason}")
 
 
 def _end(cloud: Cloud, run: Run, newest: Round | None, state: RunState, reason: str) -> None:

@@ -43,6 +43,11 @@ class DynamoDevices:
 
         return sample_segments(read, wanted, rng, suits)
 
+    def find(self, device: str) -> Candidate | None:
+        """Return one device, or None; see ``DeviceDirectory``."""
+        answer = self._client.get_item(TableName=self._table, Key={"device": {"S": device}})
+        return _candidate(answer["Item"]) if "Item" in answer else None
+
     def _scan(self, earliest: int, **segment: int) -> Iterator[Candidate]:
         pages = self._client.get_paginator("scan").paginate(
             TableName=self._table,

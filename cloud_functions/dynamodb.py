@@ -6,31 +6,22 @@ One partition per run; the sort key ``item`` says what a row is:
     round/<number>/<attempt>                  one attempt at a round
     participant/<number>/<attempt>/<device>   one device's part in it
 
-and one partition ``#runs`` lists all runs with their states ('#' can be in no run's name).
+and two partitions list runs ('#' can be in no run's name): ``#runs`` all of them with their states,
+``#living`` those that have not ended. A hello reads only the second, which does not grow with the years.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from botocore.exceptions import ClientError
 
-from cloud_functions.dynamodb_rows import (
-    Record,
-    Row,
-    as_check,
-    disturbed,
-    marshal,
-    to_record,
-    to_row,
-    translated,
-    unmarshal,
-    update_expression,
-)
+from cloud_functions.dynamodb_rows import Row, to_record, to_row
+from cloud_functions.dynamodb_table import Table
+from fedgrass.federation import counters
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
-    GONE,
     TRANSITIONS,
     Event,
     Participant,
@@ -39,11 +30,10 @@ from fedgrass.federation.rounds import (
     State,
     before,
 )
-from fedgrass.federation.runs import Progress, Run, RunState
+from fedgrass.federation.runs import LIVING, Progress, Run, RunState
 
 _LIST = "#runs"
-_MOST_PER_TRANSACTION = 100  # DynamoDB's own limit
-_TRIES = 20  # at a transaction that another one disturbed
+_LIVING = "#living"
 
 
 class DynamoRounds:
@@ -56,100 +46,111 @@ class DynamoRounds:
     """
 
     def __init__(self, client: Any, table: str, pause: Callable[[float], None]) -> None:
-        self._client = client
-        self._table = table
-        self._pause = pause
+        self._table = Table(client, table, pause)
 
     def create_run(self, run: Run) -> None:
         """Store a new run; see ``RoundStore``."""
-        self._transact([self._new(_run_row(run)), self._new(_listed(run))])
+        new = [self._table.new(row) for row in (_run_row(run), _listed(run))]
+        self._table.transact([*new, self._living(run.name, run.state)])
 
     def run(self, name: str) -> Run | None:
         """Return a run, or None."""
-        return self._get(name, "run", Run)
+        return self._table.get(name, "run", Run)
 
     def runs(self) -> dict[str, RunState]:
         """Return the state of every run there is, by name."""
-        return {row["item"]: RunState(row["state"]) for row in self._query(_LIST)}
+        return {row["item"]: RunState(row["state"]) for row in self._table.query(_LIST)}
+
+    def living(self) -> list[str]:
+        """Return the names of the runs that have not ended; see ``RoundStore``."""
+        return [row["item"] for row in self._table.query(_LIVING)]
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
-        actions = [self._update(run.name, "run", changes, _where_it_stands(run))]
+        actions = [self._table.update(run.name, "run", changes, _where_it_stands(run))]
         if "state" in changes:
-            actions.append(self._update(_LIST, run.name, {"state": changes["state"]}))
-        self._transact(actions)
+            actions.append(self._table.update(_LIST, run.name, {"state": changes["state"]}))
+            actions.append(self._living(run.name, changes["state"]))
+        self._table.transact(actions)
         return msgspec.structs.replace(run, **changes)
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round; see ``RoundStore``."""
-        self._put_missing([_asked(first, device) for device in devices])
+        self._table.put_missing([_asked(first, device) for device in devices])
 
     def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest; see ``RoundStore``."""
-        newest = {"round": first.number, "attempt": first.attempt, "progress": progress}
-        moved = self._update(run.name, "run", newest, _where_it_stands(run))
-        self._transact([self._new(_round_row(first)), moved])
+        newest = {
+            "round": first.number,
+            "attempt": first.attempt,
+            "progress": progress,
+            "waiting_since": 0,
+        }
+        moved = self._table.update(run.name, "run", newest, _where_it_stands(run))
+        self._table.transact([self._table.new(_round_row(first)), moved])
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
-        return self._get(run, _round_key(number, attempt), Round)
+        return self._table.get(run, _round_key(number, attempt), Round)
 
-    def mark_announced(self, current: Round) -> None:
-        """Note that every announcement was published; see ``RoundStore``."""
-        self._write(self._update_round(current, {"announced": True}, {"asked": current.asked}))
+    def mark_announced(self, current: Round, at: int) -> None:
+        """Note that all batches were announced; see ``RoundStore``."""
+        values: dict[str, object] = {"announced_batches": current.batches}
+        if not current.announced_batches:
+            values["opening_seconds"] = (at - current.choosing_at) / 1000
+        stands = {"batches": current.batches, "announced_batches": current.announced_batches}
+        self._table.write(self._update_round(current, values, stands))
 
-    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
-        """Ask devices in place of those that are gone; see ``RoundStore``."""
-        gone = current.gone + len(silent)
-        asked = current.asked + len(devices)
-        counts = {"asked": asked, "gone": gone, "replaced": gone, "announced": not devices}
-        stands = {"state": State.OPEN, "asked": current.asked, "gone": current.gone}
-        left = [
-            self._update(
-                current.run,
-                _participant_key(current, device),
-                {"state": Participation.SILENT},
-                {"state": Participation.ASKED},
-            )
-            for device in silent
-        ]
-        came = [self._new(_asked(current, device)) for device in devices]
-        self._transact([self._update_round(current, counts, stands), *left, *came])
+    def replace(
+        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+    ) -> None:
+        """Ask devices in place of others; see ``RoundStore``."""
+        batch = current.batches + 1
+        values: Row = {"replaced": current.replaced + replaced + len(silent)}
+        values |= {"asked": current.asked + len(devices), "batches": batch} if devices else {}
+        stands = {"state": State.OPEN, "batches": current.batches, "replaced": current.replaced}
+        add: Counter[str] = Counter()
+        left = []
+        for part in silent:
+            moved = counters.moved(part, Participation.SILENT, {})
+            add.update(counters.difference(part, moved))
+            key = _participant_key(current, part.device)
+            left.append(self._table.update(current.run, key, {"state": moved.state}, {"state": part.state}))
+        came = [self._table.new(_asked(current, device, batch, at)) for device in devices]
+        self._table.transact([self._update_round(current, values, stands, add), *left, *came])
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as the table of transitions says; see ``RoundStore``."""
         values = {"state": TRANSITIONS[current.state, event], **changes}
         stands = {"state": current.state, "fence": current.fence}
-        return to_record(self._write(self._update_round(current, values, stands)), Round)
+        return to_record(self._table.write(self._update_round(current, values, stands)), Round)
 
     def participant(self, of: Round, device: str) -> Participant | None:
         """Return one device's part in a round, or None."""
-        return self._get(of.run, _participant_key(of, device), Participant)
+        return self._table.get(of.run, _participant_key(of, device), Participant)
 
     def participants(self, of: Round) -> Iterator[Participant]:
         """Return all participants of a round, by device name."""
-        for row in self._query(of.run, _participant_key(of, "")):
+        for row in self._table.query(of.run, _participant_key(of, "")):
             yield to_record(row, Participant)
 
-    def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
+    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it; see ``RoundStore``."""
         fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
         values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
-        counted = self._update_round(of, {}, {"state": State.OPEN}, add="replied")
-        self._move_participant(of, device, Participation.REPLIED, values, counted)
+        self._move_participant(of, part, Participation.REPLIED, values, {"state": State.OPEN})
 
-    def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
-        """Move a participant; see ``RoundStore``."""
-        gone = "gone" if target in GONE else None
-        counted = self._update_round(of, {}, {"state": State.OPEN}, add=gone)
-        checked = counted if gone else as_check(counted)
-        self._move_participant(of, device, target, {"reason": reason}, checked)
+    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
+        """Move a participant and the round's counters; see ``RoundStore``."""
+        self._move_participant(of, part, target, {"reason": reason}, {"state": State.OPEN})
 
     def refuse_update(self, of: Round, device: str, reason: str) -> None:
         """Make a REPLIED participant REFUSED; see ``RoundStore``."""
+        part = self.participant(of, device)
+        if part is None:
+            raise LostRace(device)
         leased = {"state": State.AGGREGATING, "fence": of.fence}
-        counted = self._update_round(of, {}, leased, add="refused")
-        self._move_participant(of, device, Participation.REFUSED, {"reason": reason}, counted)
+        self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
 
     def begin_group(self, of: Round, devices: Sequence[str]) -> None:
         """Count a group more, and note it with its members; see ``RoundStore``."""
@@ -157,136 +158,72 @@ class DynamoRounds:
         counted = self._update_round(of, {"groups": of.groups + 1}, stands)
         free = {"state": Participation.REPLIED, "group": 0}
         joined = [
-            self._update(of.run, _participant_key(of, device), {"group": of.groups + 1}, free)
+            self._table.update(of.run, _participant_key(of, device), {"group": of.groups + 1}, free)
             for device in devices
         ]
-        self._transact([counted, *joined])
+        self._table.transact([counted, *joined])
 
-    def count_late(self, of: Round, device: str, received_at: int) -> None:
+    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count that; see ``RoundStore``."""
-        counted = self._update_round(of, {}, {"state": of.state}, add="late")
-        self._move_participant(of, device, Participation.LATE, {"received_at": received_at}, counted)
+        values = {"received_at": received_at}
+        self._move_participant(of, part, Participation.LATE, values, {"state": of.state})
 
     def restore_run(self, lost: Run) -> None:
-        """Store a run and its entry in the list, each where it is missing; see ``RoundStore``."""
-        self._put_unless_there(self._new(_run_row(lost)))
-        self._put_unless_there(self._new(_listed(lost)))
+        """Store a run and its entries in the lists, each where it is missing; see ``RoundStore``."""
+        self._table.put_unless_there(self._table.new(_run_row(lost)))
+        self._table.put_unless_there(self._table.new(_listed(lost)))
+        if lost.state in LIVING:
+            self._table.put_unless_there(self._living(lost.name, lost.state))
 
     def restore_round(self, lost: Round) -> None:
         """Store a round unless it is there; see ``RoundStore``."""
-        self._put_unless_there(self._new(_round_row(lost)))
+        self._table.put_unless_there(self._table.new(_round_row(lost)))
 
     def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
         """Store participants where they are missing; see ``RoundStore``."""
-        self._put_missing([_participant_row(of, participant) for participant in lost])
+        self._table.put_missing([_participant_row(of, participant) for participant in lost])
 
     def _move_participant(
-        self, of: Round, device: str, target: Participation, values: Row, counted: dict[str, Any]
+        self, of: Round, part: Participant, target: Participation, values: Row, stands: Row
     ) -> None:
-        """Move a participant and count it in its round, both or neither.
+        """Move a participant and count it in its round, which is as it ``stands``; both or neither.
 
         The condition on the participant is what counts a message once: of two copies that both read ASKED,
-        the second finds the participant moved, and its transaction changes nothing.
+        the second finds the participant moved, and its transaction changes nothing. It is on the very state
+        that was read, since what the counters change by depends on it.
         """
-        key = _participant_key(of, device)
-        moved = self._update(of.run, key, {"state": target, **values}, {"state": before(target)})
-        self._transact([moved, counted])
+        if part.state not in before(target):
+            raise LostRace(part.device)
+        after = counters.moved(part, target, values)
+        written = {"state": target, "accepted": after.accepted, **values}
+        moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
+        self._table.transact([moved, self._update_round(of, {}, stands, counters.difference(part, after))])
 
-    def _get(self, run: str, item: str, kind: type[Record]) -> Record | None:
-        key = marshal({"run": run, "item": item})
-        answer = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
-        return to_record(unmarshal(answer["Item"]), kind) if "Item" in answer else None
-
-    def _query(self, run: str, prefix: str = "") -> Iterator[Row]:
-        condition, names, values = "#run = :run", {"#run": "run"}, {":run": run}
-        if prefix:
-            condition += " AND begins_with(#item, :prefix)"
-            names["#item"], values[":prefix"] = "item", prefix
-        pages = self._client.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=marshal(values),
-            ConsistentRead=True,
-        )
-        for page in pages:
-            yield from map(unmarshal, page["Items"])
-
-    def _new(self, row: Row) -> dict[str, Any]:
-        """Return a put of a row that must not be there yet."""
-        condition = {
-            "ConditionExpression": "attribute_not_exists(#run)",
-            "ExpressionAttributeNames": {"#run": "run"},
-        }
-        return {"Put": {"TableName": self._table, "Item": marshal(row), **condition}}
-
-    def _put_missing(self, rows: Sequence[Row]) -> None:
-        """Put the rows that are not there yet, many at a time."""
-        puts = [self._new(row) for row in rows]
-        for start in range(0, len(puts), _MOST_PER_TRANSACTION):
-            chunk = puts[start : start + _MOST_PER_TRANSACTION]
-            try:
-                self._transact(chunk)
-            except LostRace:  # some are there already: add the others one by one
-                for put in chunk:
-                    self._put_unless_there(put)
-
-    def _put_unless_there(self, put: dict[str, Any]) -> None:
-        try:
-            self._client.put_item(**put["Put"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
+    def _living(self, name: str, state: object) -> dict[str, Any]:
+        """Return what puts a run into the list of the living, or takes it out."""
+        row = {"run": _LIVING, "item": name}
+        if state in LIVING:
+            return self._table.put(row)
+        return self._table.delete(row)
 
     def _update_round(
-        self, of: Round, values: Row, stands: Mapping[str, object] | None = None, add: str | None = None
-    ) -> dict[str, Any]:
-        return self._update(of.run, _round_key(of.number, of.attempt), values, stands, add)
-
-    def _update(
         self,
-        run: str,
-        item: str,
-        values: Mapping[str, object],
+        of: Round,
+        values: Row,
         stands: Mapping[str, object] | None = None,
-        add: str | None = None,
+        add: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
-        """Return an update that sets ``values`` and adds 1 to ``add`` if the row stands as ``stands``."""
-        key = marshal({"run": run, "item": item})
-        expression = update_expression(values, stands or {}, add)
-        return {"Update": {"TableName": self._table, "Key": key, **expression}}
-
-    def _write(self, update: dict[str, Any]) -> Row:
-        """Make one update by itself; return the row as it is then."""
-        answer = self._undisturbed(
-            lambda: self._client.update_item(**update["Update"], ReturnValues="ALL_NEW")
-        )
-        return unmarshal(answer["Attributes"])
-
-    def _transact(self, actions: list[dict[str, Any]]) -> None:
-        self._undisturbed(lambda: self._client.transact_write_items(TransactItems=actions))
-
-    def _undisturbed(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Make a write, and again while others touch the same rows at that moment."""
-        for turn in range(_TRIES - 1):
-            try:
-                return write()
-            except ClientError as error:
-                if not disturbed(error):
-                    raise translated(error) from error
-                self._pause(0.01 * 2 ** min(turn, 6))
-        try:
-            return write()
-        except ClientError as error:
-            raise translated(error) from error
+        return self._table.update(of.run, _round_key(of.number, of.attempt), values, stands, add)
 
 
 def _where_it_stands(run: Run) -> Row:
     return {"state": run.state, "round": run.round, "attempt": run.attempt}
 
 
-def _asked(of: Round, device: str) -> Row:
-    asked = Participant(device=device, state=Participation.ASKED, announced_at=of.opened_at)
+def _asked(of: Round, device: str, batch: int = 1, at: int = 0) -> Row:
+    asked = Participant(
+        device=device, state=Participation.ASKED, announced_at=at or of.opened_at, batch=batch
+    )
     return _participant_row(of, asked)
 
 

@@ -66,9 +66,9 @@ _JSON_FIELDS = frozenset({"metrics", "progress", "settings"})
 
 
 def update_expression(
-    values: Mapping[str, object], stands: Mapping[str, object], add: str | None
+    values: Mapping[str, object], stands: Mapping[str, object], add: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the expressions that set ``values`` and add 1 to ``add`` if the row stands as ``stands``.
+    """Return the expressions that set ``values`` and add to counters if the row stands as ``stands``.
 
     A set of values in ``stands`` means any of them. The row has to exist in any case.
     """
@@ -87,22 +87,19 @@ def update_expression(
         bound[f":s{index}"] = value
         changes.append(f"#s{index} = :s{index}")
     expression = "SET " + ", ".join(changes) if changes else ""
-    if add:
-        names["#add"] = add
-        bound[":one"] = 1
-        expression += " ADD #add :one"
+    additions = []
+    for index, (name, value) in enumerate(add.items()):
+        names[f"#a{index}"] = name
+        bound[f":a{index}"] = value
+        additions.append(f"#a{index} :a{index}")
+    if additions:
+        expression += " ADD " + ", ".join(additions)
     return {
         "UpdateExpression": expression.strip(),
         "ConditionExpression": " AND ".join(conditions),
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": marshal(bound),
     }
-
-
-def as_check(update: dict[str, Any]) -> dict[str, Any]:
-    """Return the condition of an update as a condition check, which changes nothing."""
-    check = {name: value for name, value in update["Update"].items() if name != "UpdateExpression"}
-    return {"ConditionCheck": check}
 
 
 def disturbed(error: ClientError) -> bool:

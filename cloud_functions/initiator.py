@@ -8,7 +8,7 @@ import base64
 import json
 from typing import Any
 
-from cloud_functions import control, opening, repair, wiring
+from cloud_functions import control, hellos, repair, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.wiring import LambdaContext
@@ -38,4 +38,4 @@ def _hello(cloud: Cloud, body: str) -> None:
     except MessageError as error:
         cloud.log(f"{said['device']}: hello refused: {error}")
         return
-    opening.announce_again(cloud, said["device"])
+    hellos.hear(cloud, said["device"])

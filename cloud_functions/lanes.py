@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.slices import Slice
 
+# Values to whose multiples rows are filled up: what a product does with the last few values of a row may
+# round otherwise than what it does with the others, and a slice may end anywhere.
+PADDING = 64
 AHEAD = 3  # blocks in memory: one is averaged while the lanes fill the others
 _WIDEST = 8  # bytes of a value
 _LONGEST = 900.0  # seconds that any reading may take: a Lambda function has no more
@@ -44,6 +47,7 @@ class Block(NamedTuple):
     part: Slice
     places: range  # of the updates
     rows: NDArray[Any]  # shape (updates, values)
+    padded: NDArray[Any]  # the same with zeros after each row, to a multiple of ``PADDING``
     last: bool  # of its slice
 
 
@@ -59,7 +63,7 @@ class Lanes:
     def __init__(self, count: int, rows: int, length: int, width: int = _WIDEST) -> None:
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"lane-{lane}") for lane in range(count)]
         self._rows = rows
-        self._buffers = [np.empty(rows * length * width, dtype=np.uint8) for _ in range(AHEAD)]
+        self._buffers = [np.empty(rows * _padded(length) * width, dtype=np.uint8) for _ in range(AHEAD)]
         self._scratch = [np.empty(length * _WIDEST, dtype=np.uint8) for _ in range(count)]
         self.refused: dict[int, str] = {}  # the places of bad updates, and what is wrong with them
 
@@ -110,9 +114,11 @@ class Lanes:
     ) -> tuple[Block, list[Future[None]]]:
         """Have the lanes fill the rows of a block."""
         places = range(first, min(first + self._rows, len(updates)))
-        size = len(places) * part.length * dtype.itemsize
-        rows = buffer[:size].view(dtype).reshape(len(places), part.length)
-        block = Block(part, places, rows, last=places.stop == len(updates))
+        size = len(places) * _padded(part.length) * dtype.itemsize
+        padded = buffer[:size].view(dtype).reshape(len(places), -1)
+        padded[:, part.length :] = 0
+        rows = padded[:, : part.length]
+        block = Block(part, places, rows, padded, last=places.stop == len(updates))
         shares = [places[lane :: len(self._pools)] for lane in range(len(self._pools))]
         return block, [
             pool.submit(self._fill, updates, block, share, scratch)
@@ -139,6 +145,10 @@ class Lanes:
                 do(update)
             except UpdateRefused as error:
                 self.refused[place] = str(error)
+
+
+def _padded(length: int) -> int:
+    return -(-length // PADDING) * PADDING
 
 
 def _filled(block: Block, filling: list[Future[None]]) -> Block:

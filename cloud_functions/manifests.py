@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
-from fedgrass.federation import object_keys
+from fedgrass.federation import counters, object_keys
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 
 LARGEST_MANIFEST = 256 * 1024**2  # bytes: half a million participants
@@ -52,10 +52,7 @@ def draft_round(
     run = cloud.rounds.run(leased.run)
     if run is None:  # its row was lost a moment ago: the model tells `repair` that the round was closed
         return
-    states = [participant.state for participant in participants]
-    closed = msgspec.structs.replace(
-        leased, state=State.CLOSED, refused=states.count(Participation.REFUSED), **result
-    )
+    closed = msgspec.structs.replace(leased, state=State.CLOSED, **counters.tally(participants), **result)
     data = msgspec.json.encode(RoundManifest(closed, list(participants), run))
     cloud.bucket.write(_draft_of(closed), data)
 

@@ -3,37 +3,74 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cloud_functions import cohorts
+import msgspec
+
+from cloud_functions import cohorts, waiting
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.rounds import Participation, Round, State, Work
-from fedgrass.federation.runs import Open, Run, progress_after
-
-MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
+from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
+from fedgrass.federation.runs import Open, Progress, Run, progress_after
 
 
 def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
-    """Store a new round with its cohort and its alarm; return False if there is nobody to ask.
+    """Store a new round with its cohort and its alarm; return False if there is no device to ask yet.
 
-    The announcements are the next step: the round says whether they were all made.
+    The announcements are the next step. An attempt for which nobody came is stored as abandoned.
+
+    Raises:
+        LostRace: somebody else opened it, or the run has moved on.
     """
-    cohort = cohorts.choose_once(cloud, run, step)
-    if not cohort.devices:
+    began = cloud.now()
+    cohort = cohorts.choose_once(cloud, run, step) or waiting.for_devices(cloud, run, step)
+    if cohort is None:
         return False
+    opened = _round(cloud, run, newest, step, cohort)
+    progress = _progress(run, newest, step)
+    if not cohort.devices:
+        _store_unopened(cloud, run, opened, progress)
+        return True
+    opened = msgspec.structs.replace(opened, choosing_at=began)
+    cloud.rounds.ask(opened, cohort.devices)
+    # The alarm stands before the round does: a round without an alarm could wait for ever.
+    cloud.alarms.set(deadline_of(opened))
+    cloud.rounds.open_round(run, opened, progress)
+    aim = f" to evaluate model {opened.base}" if opened.work is Work.EVALUATE else ""
+    cloud.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
+    return True
+
+
+def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
+    seconds = run.settings.deadline_seconds
+    reason = messages.shorten(
+        f"nobody was asked in {seconds} s: {cohorts.nobody(cloud, run.settings, nobody.work)}"
+    )
+    abandoned = msgspec.structs.replace(
+        nobody,
+        state=State.ABANDONED,
+        opened_at=run.waiting_since or nobody.opened_at,
+        deadline_at=nobody.opened_at,
+        closed_at=nobody.opened_at,
+        announced_batches=1,
+        reason=reason,
+    )
+    cloud.rounds.open_round(run, abandoned, progress)
+    cloud.tell_end(abandoned, f"abandoned: {reason}")
+
+
+def _round(cloud: Cloud, run: Run, newest: Round | None, step: Open, cohort: cohorts.Cohort) -> Round:
+    """Return the round that a step opens now."""
     base = _base(run, newest)
-    closed = newest is not None and newest.state is State.CLOSED
-    progress = progress_after(run, newest) if newest and closed else run.progress
     minimum = 1 if step.work is Work.EVALUATE else run.settings.minimum_replies
     now = cloud.now()
-    opened = Round(
+    return Round(
         run=run.name,
         number=step.number,
         attempt=step.attempt,
         work=step.work,
-        base=progress.model,
+        base=_progress(run, newest, step).model,
         state=State.OPEN,
         asked=len(cohort.devices),
         needed=max(run.settings.replies_needed(cohort.wanted), minimum),
@@ -45,13 +82,11 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
     )
-    cloud.rounds.ask(opened, cohort.devices)
-    # The alarm stands before the round does: a round without an alarm could wait for ever.
-    cloud.alarms.set(deadline_of(opened))
-    cloud.rounds.open_round(run, opened, progress)
-    aim = f" to evaluate model {opened.base}" if opened.work is Work.EVALUATE else ""
-    cloud.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
-    return True
+
+
+def _progress(run: Run, newest: Round | None, step: Open) -> Progress:
+    """Return the run's progress at a step: with the round before it, unless that is only tried again."""
+    return progress_after(run, newest) if newest and step.number > newest.number else run.progress
 
 
 def deadline_of(opened: Round) -> Alarm:
@@ -87,85 +122,54 @@ def _base(run: Run, newest: Round | None) -> _Base:
     )
 
 
-def replace_gone(cloud: Cloud, run: Run, current: Round, silent: list[str]) -> bool:
-    """Ask other devices in place of those that are gone, and of those in ``silent`` that never accepted.
-
-    Silent devices keep their place where nobody is left to take it. Return whether there was something to do;
-    the new ones are announced to by the next step.
-    """
-    missing = current.gone - current.replaced
-    known = {participant.device for participant in cloud.rounds.participants(current)}
-    wanted = min(missing + len(silent), MOST_REPLACED)
-    chosen = cohorts.choose_others(cloud, run, current, known, wanted)
-    given_up = silent[: max(0, len(chosen) - missing)]
-    if not missing and not given_up:
-        return False
-    cloud.rounds.replace(current, given_up, chosen)
-    if chosen:
-        names = ", ".join(chosen)
-        cloud.tell(
-            current, f"{len(chosen)} other devices asked in place of {missing + len(given_up)}: {names}"
-        )
-    return True
+def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:
+    """Announce a round to the devices of the batches that were not announced yet, then note that."""
+    waiting: dict[int, list[Participant]] = {
+        batch: [] for batch in range(opened.announced_batches + 1, opened.batches + 1)
+    }
+    for part in cloud.rounds.participants(opened):
+        if part.state is Participation.ASKED and part.batch in waiting:
+            waiting[part.batch].append(part)
+    for batch, parts in waiting.items():
+        announce(cloud, run, opened, parts)
+        remind_of_unaccepted(cloud, run, opened, batch=batch, turn=1)
+    cloud.rounds.mark_announced(opened, cloud.now())
 
 
-def repeat_unaccepted(cloud: Cloud, run: Run, reminder: Reminder) -> None:
-    """Announce again to devices that have not accepted; at the second turn give their work to others."""
-    current = cloud.rounds.round(reminder.run, reminder.round, reminder.attempt)
-    if current is None or current.state is not State.OPEN or cloud.now() >= current.deadline_at:
-        return
-    if reminder.turn > 1 and reminder.asked != current.asked:
-        return  # others were asked since: they have had no time yet, and a reminder of their own
-    silent = [p.device for p in cloud.rounds.participants(current) if p.state is Participation.ASKED]
-    if not silent:
-        return
-    if reminder.turn > 1 and replace_gone(cloud, run, current, silent):
-        again = cloud.rounds.round(reminder.run, reminder.round, reminder.attempt)
-        if again is None or again.asked != current.asked:
-            return  # the next step announces to the new devices, with a reminder
-    _announce(cloud, run, current, silent)
-    cloud.tell(current, f"announced again to {len(silent)} devices that have not accepted")
-    _remind_of_unaccepted(cloud, run, current, reminder.turn + 1)
-
-
-def _remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, turn: int) -> None:
+def remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, *, batch: int, turn: int) -> None:
+    """Have those of a batch looked at who have not accepted the announcement that they were just sent."""
     if run.settings.accept_seconds:
         reminder = Reminder(
-            run=run.name, round=current.number, attempt=current.attempt, turn=turn, asked=current.asked
+            run=run.name, round=current.number, attempt=current.attempt, turn=turn, batch=batch
         )
         cloud.alarms.remind(reminder, run.settings.accept_seconds)
 
 
-def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:
-    """Announce a round to every device that has not answered yet, then note that this was done."""
-    waiting = (p.device for p in cloud.rounds.participants(opened) if p.state is Participation.ASKED)
-    _announce(cloud, run, opened, waiting)
-    _remind_of_unaccepted(cloud, run, opened, turn=1)
-    cloud.rounds.mark_announced(opened)
+def announce(cloud: Cloud, run: Run, opened: Round, parts: Iterable[Participant]) -> None:
+    """Announce a round to some of its devices, to each with its own time."""
+    texts: dict[int, bytes] = {}
+    pairs = []
+    for part in parts:
+        at = announced_at(opened, part)
+        if at not in texts:
+            texts[at] = _announcement(cloud, run, opened, at)
+        pairs.append((topics.of_device(cloud.fleet, part.device, topics.Kind.ANNOUNCE), texts[at]))
+    cloud.publisher.publish(pairs)
 
 
-def announce_again(cloud: Cloud, device: str) -> None:
-    """Announce to a device that came (back) the open work that it was asked for and has not done."""
-    for run, newest in cloud.open_rounds():
-        participant = cloud.rounds.participant(newest, device)
-        if participant and participant.state in {Participation.ASKED, Participation.ACCEPTED}:
-            _announce(cloud, run, newest, [device])
-            cloud.tell(newest, "announced again after its hello", device=device)
-
-
-def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> None:
+def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
     download, key = Encoding(), object_keys.model(run.name, opened.base)
     if opened.base_download_sha256:  # without one, as of a round that was rebuilt, the model itself is there
         download = run.settings.download
         key = object_keys.encoded_model(run.name, opened.base, download.kind)
-    announcement = messages.encode(
+    return messages.encode(
         Announcement(
             run=run.name,
             round=opened.number,
             attempt=opened.attempt,
             work=opened.work.value,
             task=run.settings.task,
-            announced_at=opened.opened_at,
+            announced_at=at,
             deadline_seconds=max(0.0, (opened.deadline_at - cloud.now()) / 1000),
             bucket=cloud.bucket.name,
             model_key=key,
@@ -175,7 +179,4 @@ def _announce(cloud: Cloud, run: Run, opened: Round, devices: Iterable[str]) -> 
             download=download,
             upload=run.settings.upload,
         )
-    )
-    cloud.publisher.publish(
-        (topics.of_device(cloud.fleet, device, topics.Kind.ANNOUNCE), announcement) for device in devices
     )

@@ -57,13 +57,27 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
         if run:
             _check_found(run, number, found)
         attempts += found
-        if not found or found[-1].round.state is not State.CLOSED:
+        if not found:
             break
         closed = found[-1].round
+        if _was_skipped(cloud, closed, run):
+            number += 1
+            continue
+        if closed.state is not State.CLOSED:
+            break
         made = closed.base if closed.work is Work.EVALUATE else closed.number
         base = _Base(made, closed.model_sha256, closed.model_bytes, closed.closed_at)
         number += 1
     return attempts
+
+
+def _was_skipped(cloud: Cloud, ended: Round, run: Run | None) -> bool:
+    """Return whether a round is an evaluation without which the run went on: another round followed it."""
+    if ended.state is not State.ABANDONED or ended.work is not Work.EVALUATE:
+        return False
+    if run:
+        return ended.number < run.round
+    return manifests.cohort_of(cloud, ended.run, ended.number + 1, 1) is not None
 
 
 def _check_found(run: Run, number: int, found: list[Attempt]) -> None:
@@ -71,12 +85,16 @@ def _check_found(run: Run, number: int, found: list[Attempt]) -> None:
     newest = number == run.round
     if not found or (newest and found[-1].round.attempt < run.attempt):
         missing = "a cohort"
-    elif not newest and found[-1].round.state is not State.CLOSED:
+    elif not newest and not _has_ended_well(found[-1].round):
         missing = f"the model {object_keys.model(run.name, number)}"
     else:
         return
     message = f"round {number} of run {run.name!r} cannot be rebuilt: the bucket lacks {missing} of it"
     raise SettingsError(message)
+
+
+def _has_ended_well(of: Round) -> bool:
+    return of.state is State.CLOSED or (of.state is State.ABANDONED and of.work is Work.EVALUATE)
 
 
 def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _Base) -> list[Attempt]:
@@ -136,6 +154,7 @@ def _without_manifest(
         run=name,
         number=number,
         attempt=attempt,
+        work=cohort.work if cohort else Work.TRAIN,
         state=State.ABANDONED,
         asked=asked,
         needed=asked,
@@ -145,7 +164,7 @@ def _without_manifest(
         base=base.number,
         base_sha256=base.sha256,
         base_bytes=base.bytes,
-        announced=True,
+        announced_batches=1,
         closed_at=base.at,
         reason=WITHOUT_MANIFEST,
     )

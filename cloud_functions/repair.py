@@ -5,6 +5,7 @@ repair that died half-way is simply repeated.
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,13 @@ import msgspec
 from cloud_functions import control, coordinator, manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.rebuilding import Attempt, read_attempts
+from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.errors import NotYet, SettingsError
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import Participant, Round, State, Work
-from fedgrass.federation.runs import End, Progress, Run, RunState, next_step, progress_after
+from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 from fedgrass.federation.weights import sha256
 
 
@@ -63,7 +65,7 @@ def _write(cloud: Cloud, name: str, plan: Plan) -> None:
     for lost in plan.rounds:
         cloud.rounds.restore_round(lost)
     # The same as after any change of a run: whoever repairs may die before the run is driven on.
-    cloud.alarms.remind(Reminder(run=name), coordinator.LOOK_AGAIN_SECONDS)
+    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
     if plan.run:
         cloud.rounds.restore_run(plan.run)
     with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
@@ -91,7 +93,7 @@ def make_plan(cloud: Cloud, name: str) -> Plan:
         return plan
     if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
         plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
-    if name not in cloud.rounds.runs():
+    if name not in cloud.rounds.runs() or (run.state in LIVING and name not in cloud.rounds.living()):
         plan.run = run
         plan.lines.append(f"the run's entry in the list of runs: {run.state}")
     return plan
@@ -141,8 +143,8 @@ def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
     """
     run, progress = created, Progress()
     closed = [attempt for attempt in attempts if attempt.round.state is State.CLOSED]
-    for attempt in closed:
-        if attempt.round is not attempts[-1].round:  # the newest is counted in when the next is opened
+    for attempt, later in itertools.pairwise(attempts):  # the newest is counted in when the next is opened
+        if later.round.number > attempt.round.number:
             progress = progress_after(msgspec.structs.replace(created, progress=progress), attempt.round)
     manifest = manifests.round_of(cloud, created.name, closed[-1].round.number) if closed else None
     if manifest:

@@ -8,7 +8,7 @@ from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict
-from fedgrass.federation.rounds import Participant, Participation, Round, State, before
+from fedgrass.federation.rounds import Participant, Participation, Round, State, announced_at, before
 from fedgrass.federation.topics import Kind
 
 _FINAL = {"declined": Participation.DECLINED, "failed": Participation.FAILED}
@@ -87,16 +87,15 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
         reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
         raise ReplyRefused(reason)
     _check_not_averaging(current)
-    # Of the round and not of the participant: one that a worker stored who then lost the race to open the
-    # round has that worker's time.
-    if reply.announced_at != current.opened_at:
-        reason = f"it answers an announcement of {reply.announced_at}; this one is of {current.opened_at}"
+    announced = announced_at(current, participant)
+    if reply.announced_at != announced:
+        reason = f"it answers an announcement of {reply.announced_at}; this one is of {announced}"
         raise ReplyRefused(reason)
     try:
         if current.state is State.OPEN:
-            cloud.rounds.count_reply(current, message.device, reply, message.received_at)
+            cloud.rounds.count_reply(current, participant, reply, message.received_at)
         elif participant.state is not Participation.LATE:
-            cloud.rounds.count_late(current, message.device, message.received_at)
+            cloud.rounds.count_late(current, participant, message.received_at)
     except LostRace:
         _count(cloud, _again(cloud, current), message, reply)
         return
@@ -117,7 +116,7 @@ def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
     if current.state is not State.OPEN:
         return
     try:
-        cloud.rounds.move_participant(current, device, target, status.reason)
+        cloud.rounds.move_participant(current, participant, target, status.reason)
     except LostRace:
         _note(cloud, _again(cloud, current), device, status)
         return

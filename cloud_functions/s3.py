@@ -9,6 +9,8 @@ from botocore.exceptions import ClientError
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
+# What S3 says to a conditional write of an object that is another by then, or that was removed.
+_CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
 _LONGEST = 900.0  # seconds that a part may take: a Lambda function has no more
@@ -28,13 +30,16 @@ class S3Bucket:
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes; see ``Bucket``."""
+        return self.read_version(key, largest)[0]
+
+    def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
+        """Return an object and its ETag; see ``Bucket``."""
         answer = self._get(key)
         if answer["ContentLength"] > largest:
             answer["Body"].close()
             message = f"object {key} has {answer['ContentLength']} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
-        data: bytes = answer["Body"].read()
-        return data
+        return answer["Body"].read(), answer["ETag"]
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` on; see ``Bucket``."""
@@ -65,14 +70,21 @@ class S3Bucket:
 
     def write_once(self, key: str, data: bytes) -> bytes:
         """Write an object unless there is one; return the bytes that are there now."""
+        if self.write_over(key, data, None):
+            return data
+        stored: bytes = self._get(key)["Body"].read()
+        return stored
+
+    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+        """Write an object if it still has that ETag; see ``Bucket``."""
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
-            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*")
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in {"PreconditionFailed", "ConditionalRequestConflict"}:
+            if error.response["Error"]["Code"] not in _CHANGED:
                 raise
-            stored: bytes = self._get(key)["Body"].read()
-            return stored
-        return data
+            return False
+        return True
 
     def exists(self, key: str) -> bool:
         """Return whether there is an object."""

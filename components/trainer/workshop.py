@@ -58,6 +58,9 @@ class Workshop:
         if not trains:
             return result
         fit = task.fit(model, announcement.settings, report, stop)
+        if fit.partial:
+            message = f"the training was stopped after {fit.examples} examples"
+            raise WorkFailed(message)
         written = write_update(work, fit.weights, model, layout)
         return msgspec.structs.replace(
             result,

@@ -15,12 +15,30 @@ from rich.text import Text
 
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, WorkMessage
+from fedgrass.federation.messages import (
+    Announcement,
+    Completion,
+    RoundChange,
+    RoundFigures,
+    Status,
+    WorkMessage,
+)
 from fedgrass.federation.topics import Kind
 
 _REFRESH_PER_SECOND = 8
 _OTHER_LINES = 8  # of the terminal, kept for what is not a device
 _STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
+
+
+def _line_of(figures: RoundFigures) -> str:
+    """Return the figures of a round that has ended, without what did not happen in it."""
+    names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late")
+    counts = [f"{getattr(figures, name)} {name}" for name in names if getattr(figures, name)]
+    return (
+        f"{', '.join(counts) or 'nobody asked'}; {figures.bytes_up / 1e6:.2f} MB up, "
+        f"{figures.bytes_down / 1e6:.2f} MB down; opened in {figures.opening_seconds:.2f} s, "
+        f"averaged in {figures.averaging_seconds:.2f} s"
+    )
 
 
 class DeviceLine:
@@ -82,7 +100,10 @@ class LiveView:
                 case [_, _, "rounds", run] if run == self._run:
                     change = messages.decode(payload, RoundChange)
                     who = f" {change.device}" if change.device else ""
-                    self.say(change.text, aside=f"  round {change.round}.{change.attempt}{who} ")
+                    aside = f"  round {change.round}.{change.attempt}{who} "
+                    self.say(change.text, aside=aside)
+                    if change.figures:
+                        self.say(_line_of(change.figures), aside=" " * len(aside))
                 case [_, _, "clients", _, _]:
                     self._device(*topics.parse_device_topic(topic), payload)
         except MessageError as error:

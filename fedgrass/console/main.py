@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import run_commands
+from fedgrass.console import run_commands, task_commands
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
     run_commands.add(commands)
+    task_commands.add(commands)
     return made
 
 
@@ -59,10 +60,19 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--task",
         default="digits",
         metavar="TASK",
-        help="digits, noise (no PyTorch, trains in no time), or NAME=package.module:ClassName of your own",
+        help="digits, noise (no PyTorch, trains in no time), mnist, cifar10, air_quality (with --task-option"
+        " folder=...), or NAME=package.module:ClassName of your own",
     )
     demo.add_argument(
         "--task-path", type=Path, metavar="FOLDER", help="where the module of your own task lies"
+    )
+    demo.add_argument(
+        "--task-option",
+        dest="task_options",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, such as folder=/data/mnist",
     )
     demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"

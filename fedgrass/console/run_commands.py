@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ def _repair(arguments: argparse.Namespace) -> None:
 def _show(operator: Operator, run: Run) -> None:
     console = Console()
     console.print(f"run {run.name}: {run.state} {run.reason}".rstrip(), highlight=False, soft_wrap=True)
+    if run.waiting_since:
+        since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
+        console.print(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC", highlight=False)
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         console.print(history.table(summaries))

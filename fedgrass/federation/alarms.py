@@ -22,14 +22,16 @@ class Reminder(Struct, frozen=True, kw_only=True):
     """Look after a run again; with a round, at the devices that have not accepted its announcement.
 
     ``turn`` counts: at the first the announcement is repeated, at the second it is given to another device.
-    ``asked`` is how many devices were asked by then: once others were, reminders of their own look at all.
+    ``batch`` says with which batch of the round's devices they were asked: each has reminders of its own.
+    ``at`` is the time that a run which waits has noted of its next look: of copies only the first goes on.
     """
 
     run: str
     round: int = 0
     attempt: int = 0
     turn: int = 0
-    asked: int = 0
+    batch: int = 0
+    at: int = 0
 
 
 LONGEST_REMINDER = 900  # seconds: what SQS can delay a message

@@ -18,12 +18,12 @@ from fedgrass.federation.errors import MessageError, SettingsError
 VERSION = 1
 LARGEST_MESSAGE = 4096  # bytes, of the JSON text
 
-_LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
+LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
 
-Positive = Annotated[int, Meta(ge=1, le=_LARGEST_NUMBER)]
-Count = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]
-Seconds = Annotated[float, Meta(ge=0, le=_LARGEST_NUMBER)]
-Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
+Positive = Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)]
+Count = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
+Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
+Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
@@ -137,8 +137,28 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     )
 
 
+class RoundFigures(Struct, frozen=True, kw_only=True):
+    """What a round was, at the moment when it closed or was abandoned; docs/round.md has the meanings."""
+
+    asked: Count
+    accepted: Count
+    declined: Count
+    failed: Count
+    silent: Count
+    late: Count
+    refused: Count
+    replied: Count
+    needed: Count
+    bytes_up: Count
+    bytes_down: Count
+    opening_seconds: Seconds
+    averaging_seconds: Seconds
+    metrics: Metrics = {}
+    metrics_left_out: Count = 0  # a message has room for 24, the first by their names
+
+
 class RoundChange(Message, frozen=True, kw_only=True):
-    """Cloud to people: one line per change of a round."""
+    """Cloud to people: one line per change of a round; the figures too where that ended it."""
 
     run: RunName
     round: Count
@@ -146,6 +166,7 @@ class RoundChange(Message, frozen=True, kw_only=True):
     state: str
     text: str
     device: str = ""
+    figures: RoundFigures | None = None
 
 
 class NewModel(Message, frozen=True, kw_only=True):
@@ -158,6 +179,7 @@ class NewModel(Message, frozen=True, kw_only=True):
     key: str
     sha256: str
     bytes: Count
+    closed_at: Milliseconds = 0  # when the round that made it was closed
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -271,3 +293,10 @@ def _check_encodings(message: Announcement) -> None:
 def shorten(text: str, length: int = 512) -> str:
     """Return ``text`` cut to ``length`` characters, so that a reason always fits its message."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def shorten_to_bytes(text: str, most: int) -> str:
+    """Return ``text`` cut so that its JSON has at most ``most`` bytes; a control character takes six."""
+    while len(msgspec.json.encode(text)) > most:
+        text = shorten(text, len(text) * 3 // 4)
+    return text

@@ -27,7 +27,10 @@ class RoundStore(Protocol):
         """Return a run, or None."""
 
     def runs(self) -> dict[str, RunState]:
-        """Return the state of every run there is, by name."""
+        """Return the state of every run there ever was, by name."""
+
+    def living(self) -> list[str]:
+        """Return the names of the runs that are RUNNING or PAUSED; runs that ended cost it nothing."""
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run. Raises LostRace if its state, round or attempt has changed."""
@@ -41,22 +44,29 @@ class RoundStore(Protocol):
     def open_round(self, run: Run, first: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest, with the run's progress; all or nothing.
 
+        The run waits for no device any more.
         Raises LostRace if it is there already, or if the run has moved on from where ``run`` stands.
         """
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
 
-    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
-        """Ask ``devices`` in place of those that are gone, and note that all gone ones were dealt with.
+    def replace(
+        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+    ) -> None:
+        """Ask ``devices`` in place of others, as a batch of their own that is to be announced.
 
-        Participants in ``silent``, which never accepted, become SILENT and gone in the same write; the round
-        is to be announced again. At most 49 of each. Raises LostRace if the round is not OPEN or has not the
-        ``asked`` and ``gone`` of ``current`` any more, or if a silent one has spoken meanwhile.
+        ``replaced`` is for how many losses of ``current`` that is, and ``at`` the time of it. Participants in
+        ``silent``, which never accepted, become SILENT and are counted as such and as replaced. At most 49
+        of each; all or nothing. Raises LostRace if the round is not OPEN or has not the ``batches`` and the
+        ``replaced`` of ``current`` any more, or if a silent one has spoken meanwhile.
         """
 
-    def mark_announced(self, current: Round) -> None:
-        """Note that every announcement was published. Raises LostRace if more devices were asked since."""
+    def mark_announced(self, current: Round, at: int) -> None:
+        """Note that all batches of ``current`` were announced by ``at``; of the first, how long that took.
+
+        Raises LostRace if another batch was asked since, or if that was noted already.
+        """
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as ``TRANSITIONS`` says, with ``changes`` to its other fields.
@@ -70,18 +80,18 @@ class RoundStore(Protocol):
     def participants(self, of: Round) -> Iterator[Participant]:
         """Return all participants of a round, by device name."""
 
-    def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
+    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it, both or neither, if the round is OPEN.
 
         What the reply says is kept with the participant, ``announced_at`` too.
 
-        Raises LostRace if the round is not OPEN or the participant has moved on.
+        Raises LostRace if the round is not OPEN or the participant is not in the state of ``part`` any more.
         """
 
-    def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
-        """Move a participant; DECLINED and FAILED are counted as gone, in the same write.
+    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
+        """Move a participant, and the round's counters as ``counters`` says, both or neither.
 
-        Raises LostRace if the round is not OPEN or the participant has moved on.
+        Raises LostRace if the round is not OPEN or the participant is not in the state of ``part`` any more.
         """
 
     def refuse_update(self, of: Round, device: str, reason: str) -> None:
@@ -97,14 +107,14 @@ class RoundStore(Protocol):
         is in a group already or is not REPLIED.
         """
 
-    def count_late(self, of: Round, device: str, received_at: int) -> None:
+    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count that, both or neither, if the round is in the state of ``of``.
 
         Raises LostRace if the round or the participant has moved on.
         """
 
     def restore_run(self, lost: Run) -> None:
-        """Store a run and its entry in the list of runs, each only where it is missing."""
+        """Store a run and its entries in the lists of runs, each only where it is missing."""
 
     def restore_round(self, lost: Round) -> None:
         """Store a round unless it is there."""
@@ -126,6 +136,9 @@ class DeviceDirectory(Protocol):
 
         Fewer only if there are no more. What is read grows with ``wanted``, not with the fleet.
         """
+
+    def find(self, device: str) -> Candidate | None:
+        """Return one device, however long ago it was seen, or None."""
 
 
 class ThingGroups(Protocol):
@@ -156,6 +169,12 @@ class Bucket(Protocol):
 
     def write_once(self, key: str, data: bytes) -> bytes:
         """Write an object unless there is one; return the bytes that are there now."""
+
+    def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
+        """Return an object as ``read`` does, and a word for this version of it."""
+
+    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+        """Write an object if it still is that version; None: if there is none. Return whether it was."""
 
     def exists(self, key: str) -> bool:
         """Return whether there is an object."""

@@ -64,7 +64,10 @@ class Work(StrEnum):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """One attempt at one round of a run. Counters only grow; ``fence`` grows with each lease."""
+    """One attempt at one round of a run. ``fence`` grows with each lease.
+
+    ``accepted`` to ``bytes_up`` are what ``counters.tally`` says of its participants, at any time.
+    """
 
     run: str
     number: int
@@ -81,12 +84,17 @@ class Round(Struct, frozen=True, kw_only=True):
     base_bytes: int
     base_download_sha256: str = ""  # of the same model as devices download it; empty: they download that one
     base_download_bytes: int = 0
-    announced: bool = False  # every announcement of the opening was handed to the broker
+    batches: int = 1  # the first cohort, and one more each time that others were asked
+    announced_batches: int = 0  # of so many every announcement was handed to the broker
+    replaced: int = 0  # losses for which another device was asked, or none was left to ask
+    accepted: int = 0  # devices that took the work: they said so, or their reply came
     replied: int = 0
     refused: int = 0  # of the replied: updates that must not enter the average
-    gone: int = 0  # declined, failed or silent
-    replaced: int = 0  # of the gone: another device was asked, or none was left to ask
+    declined: int = 0
+    failed: int = 0
+    silent: int = 0
     late: int = 0
+    bytes_up: int = 0  # of the good replies' updates
     fence: int = 0
     leased_at: int = 0
     lease_until: int = 0
@@ -100,7 +108,29 @@ class Round(Struct, frozen=True, kw_only=True):
     )
     download_bytes: int = 0
     metrics: dict[str, float] = {}  # of the replies, weighted by examples
+    choosing_at: int = 0  # when the choice of its cohort began
+    opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
+
+    @property
+    def announced(self) -> bool:
+        """Whether every device that was asked was announced to."""
+        return self.announced_batches >= self.batches
+
+    @property
+    def gone(self) -> int:
+        """Devices that are lost to the round: they declined, failed or are silent."""
+        return self.declined + self.failed + self.silent
+
+    @property
+    def unreplaced(self) -> int:
+        """Losses for which others may still be asked. A silent device that came back makes up for one."""
+        return max(0, self.gone - self.replaced)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of the global model that devices have fetched: each that took the work, the whole model."""
+        return self.accepted * self.base_bytes
 
     @property
     def good(self) -> int:
@@ -127,14 +157,15 @@ class Participation(StrEnum):
     REFUSED = "REFUSED"
     DECLINED = "DECLINED"
     FAILED = "FAILED"
-    SILENT = "SILENT"  # it did not even accept, and another device was asked
+    SILENT = "SILENT"  # it did not even accept, and another device was asked; it may still come back
     LATE = "LATE"
 
 
 GONE = frozenset({Participation.DECLINED, Participation.FAILED, Participation.SILENT})
 _ENDS = frozenset({Participation.REPLIED, Participation.DECLINED, Participation.FAILED, Participation.LATE})
 
-# A device moves along these and never back, so that a message that comes twice moves nothing twice.
+# A device moves along these and never back, so that a message that comes twice moves nothing twice. One that
+# was given up as silent may have trained all the while: what it says in time counts as anybody's does.
 PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyType(
     {
         Participation.ASKED: _ENDS | {Participation.ACCEPTED, Participation.SILENT},
@@ -143,7 +174,7 @@ PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyT
         Participation.REFUSED: frozenset(),
         Participation.DECLINED: frozenset(),
         Participation.FAILED: frozenset(),
-        Participation.SILENT: frozenset(),
+        Participation.SILENT: _ENDS | {Participation.ACCEPTED},
         Participation.LATE: frozenset(),
     }
 )
@@ -155,6 +186,8 @@ class Participant(Struct, frozen=True, kw_only=True):
     device: str
     state: Participation
     announced_at: int
+    batch: int = 1  # with which it was asked
+    accepted: bool = False  # it took the work: it said so, or its reply came
     received_at: int = 0
     bytes: int = 0
     checksum: str = ""
@@ -171,6 +204,15 @@ class Participant(Struct, frozen=True, kw_only=True):
     def turnaround_seconds(self) -> float:
         """From the announcement to the reply, both by the cloud's clock; 0 while there is no reply."""
         return (self.received_at - self.announced_at) / 1000 if self.received_at else 0.0
+
+
+def announced_at(of: Round, participant: Participant) -> int:
+    """Return the time that a device's announcement says, which its completion brings back.
+
+    No earlier than the round's own: a worker that died, or lost the race to open the round, may have stored
+    the participant long before.
+    """
+    return max(participant.announced_at, of.opened_at)
 
 
 def before(target: Participation) -> frozenset[Participation]:
@@ -203,7 +245,14 @@ def explain(current: Round, event: Event) -> str:
     """Return one line for people: why ``event`` happens to the round."""
     counts = [f"{current.good} of {current.asked} replied"]
     counts += [
-        f"{count} {what}" for count, what in ((current.refused, "refused"), (current.gone, "gone")) if count
+        f"{count} {what}"
+        for count, what in (
+            (current.refused, "refused"),
+            (current.declined, "declined"),
+            (current.failed, "failed"),
+            (current.silent, "silent"),
+        )
+        if count
     ]
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH, Event.TOO_FEW_GOOD_UPDATES}:
         counts.append(f"{current.minimum} needed at least")

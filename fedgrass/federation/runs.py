@@ -3,7 +3,7 @@
 RUNNING    rounds are opened one after the other, as the schedule says
 PAUSED     the open round goes on; no other is opened until the run is resumed
 SUCCEEDED  it has its rounds, reached its target, or stopped getting better
-FAILED     a round was abandoned too often; ``retry`` sets it going again
+FAILED     a round of training was abandoned too often; ``retry`` sets it going again
 CANCELLED  the operator ended it
 """
 
@@ -37,7 +37,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     rounds_since_best: int = 0
     usual_seconds: float = 0.0  # of a round, as a moving average
     model: int = 0  # the number of the newest global model: that of the round that made it
-    evaluations: int = 0  # closed rounds that only evaluated
+    evaluations: int = 0  # rounds that only evaluated, closed or skipped
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -59,7 +59,9 @@ class Run(Struct, frozen=True, kw_only=True):
     wanted: int = 0  # with the schedule by hand: rounds up to this number may be opened
     granted_attempts: int = 0  # at round ``granted_round``, beyond the settings' attempts, by ``retry``
     granted_round: int = 0
-    published: int = 0  # the newest round whose model was made the newest of its task
+    published: int = 0  # the newest round whose end was dealt with: its model is its task's newest
+    waiting_since: int = 0  # the next round finds no device to ask, since then; 0: it does not wait
+    look_at: int = 0  # when the reminder comes that looks after a run which waits
     progress: Progress = Progress()
 
 
@@ -89,22 +91,33 @@ def next_step(run: Run, newest: Round | None, now: int) -> Open | Wait | End | N
     """Return what a run does once its newest round has ended; None while that goes on.
 
     A closed round is followed by the next, an abandoned one by another attempt or by the run's end, as the
-    settings say.
+    settings say. An evaluation that was abandoned too often is left out.
     """
     if run.state is not RunState.RUNNING:
         return None
     if newest is None:
         return Open(1, 1)
-    if newest.state is State.CLOSED:
+    if newest.state is State.CLOSED or skipped(run, newest):
         return _finished(run, newest) or _due(run, newest, now)
     if newest.state is State.ABANDONED:
-        attempts = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
-        granted = run.granted_attempts if run.granted_round == newest.number else 0
-        if newest.attempt < attempts + granted:
+        if _may_retry(run, newest):
             return Open(newest.number, newest.attempt + 1, newest.work)
         reason = f"round {newest.number} was abandoned at attempt {newest.attempt}: {newest.reason}"
         return End(RunState.FAILED, reason)
     return None
+
+
+def skipped(run: Run, newest: Round) -> bool:
+    """Return whether a round is an evaluation that was abandoned too often: the run goes on without it."""
+    over = newest.state is State.ABANDONED and newest.work is Work.EVALUATE
+    return over and not _may_retry(run, newest)
+
+
+def _may_retry(run: Run, abandoned: Round) -> bool:
+    """Return whether the run has an attempt left at a round."""
+    attempts = run.settings.attempts if run.settings.on_abandoned == "retry" else 1
+    granted = run.granted_attempts if run.granted_round == abandoned.number else 0
+    return abandoned.attempt < attempts + granted
 
 
 def _finished(run: Run, newest: Round) -> End | None:
@@ -140,7 +153,7 @@ def _due(run: Run, newest: Round, now: int) -> Open | Wait:
 
 
 def _trained(closed: Round, progress: Progress) -> int:
-    """Return how many rounds of training have closed."""
+    """Return how many rounds of training have closed, ``closed`` being the newest round."""
     return closed.number - progress.evaluations
 
 
@@ -151,10 +164,15 @@ def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) 
 
 
 def progress_after(run: Run, closed: Round) -> Progress:
-    """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet."""
+    """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet.
+
+    A round of evaluation that was skipped measured nothing, and says nothing of how long one takes.
+    """
     before, settings = run.progress, run.settings
     length = (closed.closed_at - closed.opened_at) / 1000
     usual = (before.usual_seconds + length) / 2 if before.usual_seconds else length
+    if closed.state is State.ABANDONED:
+        usual = before.usual_seconds
     evaluated = closed.work is Work.EVALUATE
     counted = msgspec.structs.replace(
         before,

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from fedgrass.console import history
+from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
 from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -41,6 +42,7 @@ class DemoOptions:
     rounds: int = DEFAULT_ROUNDS
     task: str = DEFAULT_TASK
     task_path: Path | None = None
+    task_options: Sequence[str] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -67,7 +69,12 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 
 def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
-    task = DemoTask(options.task, options.task_path, options.devices)
+    task = DemoTask(
+        options.task,
+        options.task_path,
+        options.devices,
+        parse_key_values("--task-option", options.task_options),
+    )
     settings = parse_settings({"task": task.name, "rounds": options.rounds, "deadline_seconds": 300})
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
@@ -106,7 +113,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
 @contextmanager
 def _output_folder(parent: Path, task: str) -> Iterator[Path]:
     """Make the folder that names the run, before anything else is done; it goes again if nothing comes in."""
-    stem = f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # A run's name has no underscore.
+    stem = f"{task.replace('_', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         try:
             (parent / name).mkdir(parents=True)

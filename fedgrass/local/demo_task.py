@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from components.trainer.tasks.registry import BUILT_IN, load_task
+from fedgrass.console.key_values import Value
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
 from fedgrass.federation.weights import decode
 
 LOAD_SECONDS = 120.0
+DEALT = {"digits", "mnist", "cifar10", "air_quality"}  # the tasks that deal one data set to all devices
 
 
 class DemoTask:
@@ -20,12 +22,15 @@ class DemoTask:
         choice: what the person chose.
         path: the folder in which one's own module lies.
         devices: how many devices share the data, where the task deals shares.
+        options: of the task. A folder or file is meant as seen from here, not from a core's work folder.
 
     Raises:
         SettingsError: there is no such task.
     """
 
-    def __init__(self, choice: str, path: Path | None, devices: int) -> None:
+    def __init__(
+        self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value] | None = None
+    ) -> None:
         name, _, module = choice.partition("=")
         self.name = checked_name("task", name)
         if not module and name not in BUILT_IN:
@@ -36,7 +41,8 @@ class DemoTask:
             raise SettingsError(message)
         self._module = {"module": module} if module else {}
         self._path = {"path": str(path.absolute())} if path else {}
-        self._shares = devices if name == "digits" else 0
+        self._shares = devices if name in DEALT and not module else 0
+        self._chosen = {key: _from_here(key, value) for key, value in (options or {}).items()}
         self._loaded: list[Any] = []
         self._failed: list[Exception] = []
         # Importing torch takes seconds, in which the cloud and the cores can start.
@@ -66,12 +72,16 @@ class DemoTask:
         metrics: Mapping[str, float] = task.evaluate_held_out(decode(model)).metrics
         return metrics
 
-    def _options(self, share: int) -> dict[str, bool | int | float | str]:
+    def _options(self, share: int) -> dict[str, Value]:
         shares = {"share": share, "shares": self._shares} if self._shares else {}
-        return {**self._module, **self._path, **shares}
+        return {**shares, **self._chosen, **self._module, **self._path}
 
     def _load(self) -> None:
         try:
             self._loaded.append(load_task(self.name, self._options(0)))
         except Exception as error:  # noqa: BLE001  # told by get(), in the thread that asks
             self._failed.append(error)
+
+
+def _from_here(key: str, value: Value) -> Value:
+    return str(Path(str(value)).absolute()) if key in {"folder", "file"} else value

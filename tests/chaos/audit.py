@@ -75,12 +75,20 @@ def _miscounted(record: RoundRecord) -> Iterator[str]:
     for name, counted, states in (
         ("replied", one.replied, (Participation.REPLIED, Participation.REFUSED)),
         ("refused", one.refused, (Participation.REFUSED,)),
-        ("gone", one.gone, (Participation.DECLINED, Participation.FAILED)),
+        ("declined", one.declined, (Participation.DECLINED,)),
+        ("failed", one.failed, (Participation.FAILED,)),
+        ("silent", one.silent, (Participation.SILENT,)),
         ("late", one.late, (Participation.LATE,)),
     ):
         devices = sum(parts[state] for state in states)
         if counted != devices:
             yield f"{name} is {counted}, but of {devices} devices that is so"
+    accepted = sum(participant.accepted for participant in record.participants)
+    if one.accepted != accepted:
+        yield f"accepted is {one.accepted}, but {accepted} devices have"
+    good = sum(part.bytes for part in record.participants if part.state is Participation.REPLIED)
+    if one.bytes_up != good:
+        yield f"bytes_up is {one.bytes_up}, but the good replies have {good} bytes"
 
 
 def _wrong(evidence: Evidence, record: RoundRecord) -> Iterator[str]:

@@ -35,7 +35,7 @@ def aws_alarms(cloud: EmbeddedCloud) -> AwsAlarms:
     scheduler.create_schedule_group(Name=group)
     url = sqs.create_queue(QueueName=name)["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    return AwsAlarms(SchedulerAlarms(scheduler, sqs, group, Queue(url, arn, ROLE)), group, url)
+    return AwsAlarms(SchedulerAlarms(scheduler, sqs, group, Queue(url, arn, ROLE, url)), group, url)
 
 
 Standing = Callable[[], list[dict[str, Any]]]
@@ -122,7 +122,7 @@ def test_an_alarm_rings_in_the_queue_of_replies_not_before_its_time(
 
 def test_a_reminder_comes_in_the_queue_of_replies_not_before_its_time(embedded_cloud: EmbeddedCloud) -> None:
     made = aws_alarms(embedded_cloud)
-    reminder = Reminder(run="run-1", round=2, attempt=3, turn=1, asked=40)
+    reminder = Reminder(run="run-1", round=2, attempt=3, turn=1, batch=40, at=1_700_000_060_000)
     sent = time.monotonic()
     made.port.remind(reminder, 2)
     assert received(embedded_cloud, made.queue_url) == [message_of(reminder)]

@@ -65,6 +65,33 @@ def test_an_object_is_written_once_and_whoever_comes_second_gets_the_first(bucke
     assert bucket.read(KEY, 100) == b"first"
 
 
+def test_an_object_is_replaced_only_by_who_has_read_its_newest_version(bucket: Bucket) -> None:
+    assert bucket.write_over(KEY, b"first", None)
+    assert not bucket.write_over(KEY, b"other", None)
+    data, version = bucket.read_version(KEY, 100)
+    assert data == b"first"
+    assert bucket.write_over(KEY, b"second", version)
+    assert not bucket.write_over(KEY, b"third", version)
+    assert bucket.read(KEY, 100) == b"second"
+
+
+def test_an_object_that_was_never_there_has_no_version_to_write_over(bucket: Bucket) -> None:
+    bucket.write(KEY, b"first")
+    _, version = bucket.read_version(KEY, 100)
+    assert not bucket.write_over("models/none", b"second", version)
+    with pytest.raises(KeyError, match="models/none"):
+        bucket.read_version("models/none", 100)
+
+
+def test_of_all_who_write_over_the_same_version_at_once_one_does(bucket: Bucket) -> None:
+    bucket.write(KEY, b"first")
+    _, version = bucket.read_version(KEY, 100)
+    with ThreadPoolExecutor(8) as pool:
+        wrote = list(pool.map(lambda n: bucket.write_over(KEY, b"by %d" % n, version), range(8), timeout=60))
+    assert sum(wrote) == 1
+    assert bucket.read(KEY, 100) == b"by %d" % wrote.index(True)
+
+
 def test_all_who_write_once_at_the_same_moment_get_the_same_bytes(bucket: Bucket) -> None:
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda n: bucket.write_once(KEY, b"by %d" % n), range(8), timeout=60))

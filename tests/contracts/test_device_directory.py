@@ -50,6 +50,16 @@ def test_a_device_is_returned_as_it_was_seen_last(directory: tuple[DeviceDirecto
     assert devices.seen_since(NOW) == [Candidate("thing", NOW + 5, frozenset({"digits"}), 2)]
 
 
+def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
+    directory: tuple[DeviceDirectory, Heartbeat],
+) -> None:
+    devices, heartbeat = directory
+    heartbeat("thing", 5, examples=1)
+    heartbeat("thing-2", NOW)
+    assert devices.find("thing") == Candidate("thing", 5, frozenset({"digits"}), 1)
+    assert devices.find("thing-3") is None
+
+
 def test_no_device_is_no_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
     devices, _heartbeat = directory
     assert devices.seen_since(0) == []

@@ -13,7 +13,17 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Progress
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
-from tests.contracts.test_round_store import DEVICES, NOW, a_reply, a_round, a_run, current, leased, the_run
+from tests.contracts.test_round_store import (
+    DEVICES,
+    NOW,
+    a_reply,
+    a_round,
+    a_run,
+    as_read,
+    current,
+    leased,
+    the_run,
+)
 
 
 class Disturbed:
@@ -66,9 +76,9 @@ def test_a_write_that_another_disturbs_is_tried_again(
     store.ask(a_round(), DEVICES)
     store.open_round(a_run(), a_round(), Progress())
     for write in (
-        lambda: store.count_reply(a_round(), "thing-0", a_reply(), NOW),
-        lambda: store.mark_announced(a_round()),
-        lambda: store.replace(current(store), ["thing-1"], ["thing-9"]),
+        lambda: store.count_reply(a_round(), as_read("thing-0"), a_reply(), NOW),
+        lambda: store.mark_announced(a_round(), NOW),
+        lambda: store.replace(current(store), [as_read("thing-1")], ["thing-9"], replaced=0, at=NOW),
         lambda: store.change_run(the_run(store), wanted=2),
         lambda: leased(store, a_round()),
     ):

@@ -83,10 +83,18 @@ def test_items_deleted_after_three_of_five_rounds_come_back_and_the_run_has_its_
     assert (fleet.run().state, fleet.run().round) == (RunState.SUCCEEDED, 5)
 
 
+def test_a_living_run_that_the_list_of_the_living_lost_is_put_back(table: Table, fleet: SmallFleet) -> None:
+    table.delete("#living")
+    assert fleet.rounds.living() == []
+    answer = repair.act(fleet.cloud, {"action": "repair", "run": RUN})
+    assert answer["lines"] == ["wrote the run's entry in the list of runs: RUNNING"]
+    assert fleet.rounds.living() == [RUN]
+
+
 def test_only_the_items_that_were_deleted_are_written(table: Table, fleet: SmallFleet) -> None:
     before = table.items()
-    table.delete("#runs", "round/000003", "participant/000002/001/thing-1")
-    assert len(table.items()) == len(before) - 3
+    table.delete("#runs", "#living", "round/000003", "participant/000002/001/thing-1")
+    assert len(table.items()) == len(before) - 4
     answer = repair.act(fleet.cloud, {"action": "repair", "run": RUN})
     assert table.items() == before
     assert answer["lines"] == [

@@ -44,6 +44,7 @@ def a_round(**changes: Any) -> Round:
         minimum=1,
         opened_at=NOW,
         deadline_at=NOW + 600_000,
+        choosing_at=NOW - 1000,
         base_sha256="b" * 64,
         base_bytes=456,
     )
@@ -85,6 +86,17 @@ def the_run(store: RoundStore) -> Run:
 
 def current(store: RoundStore, number: int = 1, attempt: int = 1) -> Round:
     found = store.round("run-1", number, attempt)
+    assert found is not None
+    return found
+
+
+def as_read(device: str, state: Participation = Participation.ASKED, **changes: Any) -> Participant:
+    """Return a participant as somebody has read it, before others moved it."""
+    return Participant(device=device, state=state, announced_at=NOW, **changes)
+
+
+def the_part(store: RoundStore, device: str) -> Participant:
+    found = store.participant(a_round(), device)
     assert found is not None
     return found
 
@@ -138,6 +150,42 @@ def test_all_runs_are_listed_with_their_states(store: RoundStore) -> None:
     assert (ended.state, ended.reason, ended.ended_at) == (RunState.FAILED, "because", NOW + 5)
     assert store.run("a") == ended
     assert store.runs() == {"a": RunState.FAILED, "b": RunState.RUNNING}
+
+
+def test_only_runs_that_have_not_ended_are_among_the_living(store: RoundStore) -> None:
+    assert store.living() == []
+    for name in ("a", "b", "c"):
+        store.create_run(a_run(name))
+    store.change_run(a_run("b"), state=RunState.PAUSED)
+    store.change_run(a_run("c"), wanted=1)
+    assert store.living() == ["a", "b", "c"]
+    for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED):
+        ended = store.change_run(a_run("a"), state=state)
+        assert store.living() == ["b", "c"]
+        store.change_run(ended, state=RunState.RUNNING)  # as a retry does
+        assert store.living() == ["a", "b", "c"]
+
+
+def test_a_run_whose_change_lost_a_race_stays_in_its_list(store: RoundStore) -> None:
+    store.create_run(a_run())
+    store.change_run(a_run(), state=RunState.PAUSED)
+    with pytest.raises(LostRace):
+        store.change_run(a_run(), state=RunState.CANCELLED)
+    assert store.living() == ["run-1"]
+
+
+def test_a_run_that_ended_and_was_lost_comes_back_among_the_ended(store: RoundStore) -> None:
+    store.restore_run(msgspec.structs.replace(a_run("ended"), state=RunState.SUCCEEDED))
+    store.restore_run(a_run("paused"))
+    assert (store.living(), sorted(store.runs())) == (["paused"], ["ended", "paused"])
+
+
+def test_a_run_that_waited_for_devices_waits_no_more_when_its_round_is_opened(store: RoundStore) -> None:
+    store.create_run(a_run())
+    waiting = store.change_run(a_run(), waiting_since=NOW, look_at=NOW + 60_000)
+    assert the_run(store) == waiting
+    store.open_round(waiting, a_round(), Progress())
+    assert (the_run(store).waiting_since, the_run(store).look_at) == (0, NOW + 60_000)
 
 
 def test_a_change_of_a_run_that_leaves_its_state_leaves_the_list_alone(store: RoundStore) -> None:
@@ -232,35 +280,50 @@ def test_participants_of_rounds_and_attempts_with_like_names_are_kept_apart(stor
 
 
 def test_asking_again_leaves_those_that_are_there_as_they_are(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(), NOW + 9)
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW + 9)
     store.ask(a_round(opened_at=NOW + 77), [*DEVICES, "thing-9"])
     assert state_of(store, "thing-0") is Participation.REPLIED
     announced = [part.announced_at for part in store.participants(opened)]
     assert announced == [NOW] * THREADS + [NOW + 77]
 
 
-def test_marking_a_round_announced_changes_nothing_else(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(), NOW)
-    store.mark_announced(opened)
-    assert current(store) == msgspec.structs.replace(opened, announced=True, replied=1)
+def test_marking_a_round_announced_changes_nothing_but_how_long_its_opening_took(
+    store: RoundStore, opened: Round
+) -> None:
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    store.mark_announced(opened, NOW + 1500)
+    assert current(store) == msgspec.structs.replace(
+        opened, announced_batches=1, opening_seconds=2.5, replied=1, accepted=1, bytes_up=2**53
+    )
+
+
+def test_only_the_first_cohorts_announcement_is_the_opening(store: RoundStore, opened: Round) -> None:
+    store.mark_announced(opened, NOW)
+    with pytest.raises(LostRace):
+        store.mark_announced(opened, NOW + 7)
+    store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")
+    store.replace(current(store), [], ["thing-8"], replaced=1, at=NOW + 5000)
+    store.mark_announced(current(store), NOW + 6000)
+    now = current(store)
+    assert (now.batches, now.announced_batches, now.opening_seconds) == (2, 2, 1.0)
 
 
 def test_a_round_is_not_announced_if_more_devices_were_asked_meanwhile(
     store: RoundStore, opened: Round
 ) -> None:
-    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
-    store.replace(current(store), [], ["thing-8"])
+    store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")
+    store.replace(current(store), [], ["thing-8"], replaced=1, at=NOW + 5)
     with pytest.raises(LostRace):
-        store.mark_announced(opened)
+        store.mark_announced(opened, NOW)
     assert not current(store).announced
-    store.mark_announced(current(store))
+    store.mark_announced(current(store), NOW)
     assert current(store).announced
 
 
 def test_a_device_is_asked_in_place_of_one_that_declined(store: RoundStore, opened: Round) -> None:
-    store.mark_announced(opened)
-    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
-    store.replace(current(store), [], ["thing-8"])
+    store.mark_announced(opened, NOW)
+    store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")
+    store.replace(current(store), [], ["thing-8"], replaced=1, at=NOW + 5)
     now = current(store)
     assert (now.asked, now.gone, now.replaced, now.announced) == (THREADS + 1, 1, 1, False)
     assert (state_of(store, "thing-0"), state_of(store, "thing-8")) == (
@@ -269,27 +332,64 @@ def test_a_device_is_asked_in_place_of_one_that_declined(store: RoundStore, open
     )
     part = store.participant(opened, "thing-8")
     assert part is not None
-    assert part.announced_at == opened.opened_at
+    assert (part.announced_at, part.batch) == (NOW + 5, 2)
 
 
 def test_silent_devices_are_gone_in_the_same_write_that_asks_others(store: RoundStore, opened: Round) -> None:
-    store.replace(opened, ["thing-0", "thing-1"], ["thing-8"])
+    store.replace(opened, [as_read("thing-0"), as_read("thing-1")], ["thing-8"], replaced=0, at=NOW)
     now = current(store)
-    assert (now.asked, now.gone, now.replaced) == (THREADS + 1, 2, 2)
+    assert (now.asked, now.silent, now.gone, now.replaced) == (THREADS + 1, 2, 2, 2)
     assert state_of(store, "thing-0") is state_of(store, "thing-1") is Participation.SILENT
+    with pytest.raises(LostRace):  # it was read before it was given up: who counts it must look again
+        store.count_reply(now, as_read("thing-0"), a_reply(), NOW)
     with pytest.raises(LostRace):
-        store.count_reply(now, "thing-0", a_reply(), NOW)
-    with pytest.raises(LostRace):
-        store.move_participant(now, "thing-0", Participation.FAILED, "")
+        store.move_participant(now, as_read("thing-0"), Participation.FAILED, "")
     assert current(store) == now
+
+
+def test_a_silent_device_that_replies_after_all_is_counted_once_and_silent_no_more(
+    store: RoundStore, opened: Round
+) -> None:
+    store.replace(opened, [as_read("thing-0")], ["thing-8"], replaced=0, at=NOW)
+    silent = the_part(store, "thing-0")
+    assert race(lambda _n: store.count_reply(opened, silent, a_reply(), NOW)) == 1
+    now = current(store)
+    assert (now.replied, now.accepted, now.silent, now.replaced) == (1, 1, 0, 1)
+    assert now.outstanding == THREADS
+
+
+@pytest.mark.parametrize(
+    ("target", "counts"),
+    [
+        (Participation.ACCEPTED, (1, 0, 0, 0, 0)),
+        (Participation.DECLINED, (0, 1, 0, 0, 0)),
+        (Participation.FAILED, (0, 0, 1, 0, 0)),
+    ],
+)
+def test_a_silent_device_that_says_something_after_all_is_counted_as_that(
+    store: RoundStore, opened: Round, target: Participation, counts: tuple[int, ...]
+) -> None:
+    store.replace(opened, [as_read("thing-0")], ["thing-8"], replaced=0, at=NOW)
+    store.move_participant(opened, the_part(store, "thing-0"), target, "")
+    now = current(store)
+    assert (now.accepted, now.declined, now.failed, now.silent, now.late) == counts
+
+
+def test_losses_that_were_not_dealt_with_are_left_for_the_next_write(
+    store: RoundStore, opened: Round
+) -> None:
+    for device in DEVICES[:3]:
+        store.move_participant(opened, as_read(device), Participation.FAILED, "")
+    store.replace(current(store), [], ["thing-8"], replaced=1, at=NOW)
+    assert (current(store).gone, current(store).replaced, current(store).unreplaced) == (3, 1, 2)
 
 
 def test_a_loss_for_which_nobody_is_left_is_noted_and_needs_no_announcement(
     store: RoundStore, opened: Round
 ) -> None:
-    store.mark_announced(opened)
-    store.move_participant(opened, "thing-0", Participation.FAILED, "")
-    store.replace(current(store), [], [])
+    store.mark_announced(opened, NOW)
+    store.move_participant(opened, as_read("thing-0"), Participation.FAILED, "")
+    store.replace(current(store), [], [], replaced=1, at=NOW)
     now = current(store)
     assert (now.asked, now.gone, now.replaced, now.announced) == (THREADS, 1, 1, True)
 
@@ -299,16 +399,17 @@ def test_as_many_silent_devices_as_may_be_are_replaced_in_one_write(store: Round
     store.create_run(a_run())
     store.ask(a_round(asked=49), old)
     store.open_round(a_run(), a_round(asked=49), Progress())
-    store.replace(a_round(asked=49), old, new)
+    store.replace(a_round(asked=49), [as_read(name) for name in old], new, replaced=0, at=NOW)
     assert (current(store).asked, current(store).gone) == (98, 49)
+    assert (current(store).silent, current(store).batches) == (49, 2)
     states = [part.state for part in store.participants(a_round())]
     assert states == [Participation.ASKED] * 49 + [Participation.SILENT] * 49
 
 
 def test_one_of_many_that_replace_the_same_device_wins(store: RoundStore, opened: Round) -> None:
-    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")
     before = current(store)
-    assert race(lambda number: store.replace(before, [], [f"other-{number}"])) == 1
+    assert race(lambda number: store.replace(before, [], [f"other-{number}"], replaced=1, at=NOW)) == 1
     now = current(store)
     assert (now.asked, now.replaced) == (THREADS + 1, 1)
     assert len(list(store.participants(opened))) == now.asked
@@ -319,11 +420,13 @@ def test_a_device_that_spoke_at_the_last_moment_is_not_replaced(
     store: RoundStore, opened: Round, spoke: Participation
 ) -> None:
     if spoke is Participation.REPLIED:
-        store.count_reply(opened, "thing-1", a_reply(), NOW)
+        store.count_reply(opened, as_read("thing-1"), a_reply(), NOW)
     else:
-        store.move_participant(opened, "thing-1", spoke, "")
+        store.move_participant(opened, as_read("thing-1"), spoke, "")
     with pytest.raises(LostRace):
-        store.replace(opened, ["thing-0", "thing-1"], ["thing-8", "thing-9"])
+        store.replace(
+            opened, [as_read("thing-0"), as_read("thing-1")], ["thing-8", "thing-9"], replaced=0, at=NOW
+        )
     now = current(store)
     assert (now.asked, now.gone, now.replaced) == (THREADS, 0, 0)
     assert (state_of(store, "thing-0"), state_of(store, "thing-1")) == (Participation.ASKED, spoke)
@@ -333,7 +436,7 @@ def test_a_device_that_spoke_at_the_last_moment_is_not_replaced(
 def test_nobody_is_replaced_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
     leased(store, opened)
     with pytest.raises(LostRace):
-        store.replace(opened, ["thing-0"], ["thing-8"])
+        store.replace(opened, [as_read("thing-0")], ["thing-8"], replaced=0, at=NOW)
     assert state_of(store, "thing-0") is Participation.ASKED
     assert store.participant(opened, "thing-8") is None
 
@@ -341,14 +444,14 @@ def test_nobody_is_replaced_in_a_round_that_is_averaged(store: RoundStore, opene
 def test_a_device_that_was_asked_already_cannot_be_asked_in_place_of_another(
     store: RoundStore, opened: Round
 ) -> None:
-    store.move_participant(opened, "thing-0", Participation.DECLINED, "busy")
+    store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")
     with pytest.raises(LostRace):
-        store.replace(current(store), [], ["thing-1"])
+        store.replace(current(store), [], ["thing-1"], replaced=1, at=NOW)
     assert (current(store).asked, current(store).replaced) == (THREADS, 0)
 
 
 def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(), NOW + 2500)
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW + 2500)
     part = store.participant(opened, "thing-0")
     assert part is not None
     assert (part.state, part.bytes, part.checksum, part.examples) == (
@@ -364,32 +467,32 @@ def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) 
 
 
 def test_a_reply_says_which_announcement_it_answers(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(announced_at=NOW + 1000), NOW + 2500)
+    store.count_reply(opened, as_read("thing-0"), a_reply(announced_at=NOW + 1000), NOW + 2500)
     part = store.participant(opened, "thing-0")
     assert part is not None
     assert part.turnaround_seconds == 1.5
 
 
 def test_a_reply_with_no_metrics_is_kept(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(metrics={}), NOW)
+    store.count_reply(opened, as_read("thing-0"), a_reply(metrics={}), NOW)
     part = store.participant(opened, "thing-0")
     assert part is not None
     assert part.metrics == {}
 
 
 def test_copies_of_a_reply_that_come_at_once_are_counted_once(store: RoundStore, opened: Round) -> None:
-    assert race(lambda _number: store.count_reply(opened, "thing-3", a_reply(), NOW)) == 1
+    assert race(lambda _number: store.count_reply(opened, as_read("thing-3"), a_reply(), NOW)) == 1
     assert current(store).replied == 1
 
 
 def test_replies_of_all_devices_that_come_at_once_are_all_counted(store: RoundStore, opened: Round) -> None:
-    assert race(lambda number: store.count_reply(opened, DEVICES[number], a_reply(), NOW)) == THREADS
+    assert race(lambda number: store.count_reply(opened, as_read(DEVICES[number]), a_reply(), NOW)) == THREADS
     assert current(store).replied == THREADS
 
 
 def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:
     with pytest.raises(LostRace):
-        store.count_reply(opened, "stranger", a_reply(), NOW)
+        store.count_reply(opened, as_read("stranger"), a_reply(), NOW)
     assert current(store).replied == 0
     assert store.participant(opened, "stranger") is None
 
@@ -397,7 +500,7 @@ def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opene
 def test_no_reply_is_counted_once_the_round_is_averaged(store: RoundStore, opened: Round) -> None:
     leased(store, opened)
     with pytest.raises(LostRace):
-        store.count_reply(opened, "thing-0", a_reply(), NOW)
+        store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
     assert state_of(store, "thing-0") is Participation.ASKED
     assert current(store).replied == 0
 
@@ -418,8 +521,8 @@ def test_a_lease_that_expired_goes_to_one_of_many(store: RoundStore, opened: Rou
 
 def test_a_move_returns_the_round_with_the_counters_of_that_moment(store: RoundStore, opened: Round) -> None:
     for device in DEVICES[:3]:
-        store.count_reply(opened, device, a_reply(), NOW)
-    store.move_participant(opened, "thing-4", Participation.FAILED, "why")
+        store.count_reply(opened, as_read(device), a_reply(), NOW)
+    store.move_participant(opened, as_read("thing-4"), Participation.FAILED, "why")
     moved = leased(store, opened)
     assert (moved.replied, moved.gone, moved.state) == (3, 1, State.AGGREGATING)
     assert moved == current(store)
@@ -450,18 +553,24 @@ def test_a_closed_round_keeps_what_was_written_with_it(store: RoundStore, opened
 def test_a_device_that_will_not_reply_is_counted_as_gone_once(
     store: RoundStore, opened: Round, target: Participation
 ) -> None:
-    assert race(lambda _n: store.move_participant(opened, "thing-0", target, "on battery")) == 1
+    assert race(lambda _n: store.move_participant(opened, as_read("thing-0"), target, "on battery")) == 1
     part = store.participant(opened, "thing-0")
     assert part is not None
-    assert (part.state, part.reason, current(store).gone) == (target, "on battery", 1)
+    now = current(store)
+    assert (part.state, part.reason, now.declined + now.failed) == (target, "on battery", 1)
+    assert (now.declined, now.silent) == (int(target is Participation.DECLINED), 0)
 
 
-def test_an_acceptance_counts_nothing_and_a_reply_may_follow_it(store: RoundStore, opened: Round) -> None:
-    store.move_participant(opened, "thing-0", Participation.ACCEPTED, "")
-    assert current(store) == opened
-    store.count_reply(opened, "thing-0", a_reply(), NOW)
+def test_an_acceptance_is_counted_once_and_a_reply_may_follow_it(store: RoundStore, opened: Round) -> None:
+    accept = as_read("thing-0")
+    assert race(lambda _n: store.move_participant(opened, accept, Participation.ACCEPTED, "")) == 1
+    assert current(store) == msgspec.structs.replace(opened, accepted=1)
+    with pytest.raises(LostRace):  # it was read before it accepted, and would be counted as accepting again
+        store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    store.count_reply(opened, the_part(store, "thing-0"), a_reply(), NOW)
+    assert (current(store).accepted, current(store).replied) == (1, 1)
     with pytest.raises(LostRace):
-        store.move_participant(opened, "thing-0", Participation.ACCEPTED, "")
+        store.move_participant(opened, the_part(store, "thing-0"), Participation.ACCEPTED, "")
     assert state_of(store, "thing-0") is Participation.REPLIED
 
 
@@ -469,12 +578,12 @@ def test_nobody_moves_in_a_round_that_is_averaged(store: RoundStore, opened: Rou
     leased(store, opened)
     for target in (Participation.ACCEPTED, Participation.FAILED):
         with pytest.raises(LostRace):
-            store.move_participant(opened, "thing-0", target, "")
+            store.move_participant(opened, as_read("thing-0"), target, "")
     assert current(store).gone == 0
 
 
 def test_an_update_is_refused_once_and_only_by_who_holds_the_lease(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-0", a_reply(), NOW)
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
     first = leased(store, opened)
     second = store.move(first, Event.LEASE_EXPIRED, fence=2)
     with pytest.raises(LostRace):
@@ -482,7 +591,9 @@ def test_an_update_is_refused_once_and_only_by_who_holds_the_lease(store: RoundS
     assert race(lambda _n: store.refuse_update(second, "thing-0", "not finite")) == 1
     part = store.participant(opened, "thing-0")
     assert part is not None
-    assert (part.state, part.reason, current(store).refused) == (Participation.REFUSED, "not finite", 1)
+    now = current(store)
+    assert (part.state, part.reason, now.refused) == (Participation.REFUSED, "not finite", 1)
+    assert (now.bytes_up, now.replied, now.accepted) == (0, 1, 1)
 
 
 def test_an_update_that_never_came_cannot_be_refused(store: RoundStore, opened: Round) -> None:
@@ -493,7 +604,7 @@ def test_an_update_that_never_came_cannot_be_refused(store: RoundStore, opened: 
 
 def test_a_late_reply_is_counted_once(store: RoundStore, opened: Round) -> None:
     closed = store.move(leased(store, opened), Event.MODEL_WRITTEN)
-    assert race(lambda _n: store.count_late(closed, "thing-0", NOW + 1)) == 1
+    assert race(lambda _n: store.count_late(closed, as_read("thing-0"), NOW + 1)) == 1
     assert current(store).late == 1
     assert state_of(store, "thing-0") is Participation.LATE
 
@@ -502,18 +613,18 @@ def test_a_reply_is_not_late_in_a_round_that_was_opened_again(store: RoundStore,
     averaging = leased(store, opened)
     reopened = store.move(averaging, Event.TOO_FEW_GOOD_UPDATES)
     with pytest.raises(LostRace):
-        store.count_late(averaging, "thing-0", NOW)
+        store.count_late(averaging, as_read("thing-0"), NOW)
     assert (reopened.state, current(store).late) == (State.OPEN, 0)
 
 
 def test_moves_and_replies_at_once_lose_nothing(store: RoundStore, opened: Round) -> None:
     def act(number: int) -> None:
         if number == 0:
-            store.mark_announced(opened)
+            store.mark_announced(opened, NOW)
         elif number == 1:
             leased(store, opened)
         else:
-            store.count_reply(opened, DEVICES[number], a_reply(), NOW)
+            store.count_reply(opened, as_read(DEVICES[number]), a_reply(), NOW)
 
     counted = race(act) - 2
     now = current(store)
@@ -539,7 +650,7 @@ def test_lost_rows_are_stored_as_they_were(store: RoundStore) -> None:
 
 
 def test_rows_that_are_there_are_not_restored_over(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, "thing-1", a_reply(), NOW + 9)
+    store.count_reply(opened, as_read("thing-1"), a_reply(), NOW + 9)
     before = (store.run("run-1"), store.round("run-1", 1, 1), list(store.participants(opened)))
     store.restore_run(msgspec.structs.replace(a_run(), state=RunState.PAUSED))
     store.restore_round(a_round(state=State.ABANDONED))

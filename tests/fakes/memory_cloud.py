@@ -4,17 +4,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
 import numpy as np
 
+from fedgrass.federation import counters
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
 from fedgrass.federation.errors import LostRace, UpdateRefused
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
-    GONE,
     TRANSITIONS,
     Event,
     Participant,
@@ -23,10 +23,10 @@ from fedgrass.federation.rounds import (
     State,
     before,
 )
-from fedgrass.federation.runs import Progress, Run, RunState
+from fedgrass.federation.runs import LIVING, Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone
-from fedgrass.federation.weights import Layout, read_layout
+from fedgrass.federation.weights import Layout, checksum, read_layout
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,6 +56,9 @@ class MemoryRounds:
         with self._lock:
             return {name: run.state for name, run in sorted(self._runs.items())}
 
+    def living(self) -> list[str]:
+        return [name for name, state in self.runs().items() if state in LIVING]
+
     def change_run(self, run: Run, **changes: object) -> Run:
         with self._lock:
             self._runs[run.name] = msgspec.structs.replace(self._where_it_stands(run), **changes)
@@ -73,30 +76,39 @@ class MemoryRounds:
             stored = self._where_it_stands(run)
             self._rounds[_key(first)] = first
             self._runs[run.name] = msgspec.structs.replace(
-                stored, round=first.number, attempt=first.attempt, progress=progress
+                stored, round=first.number, attempt=first.attempt, progress=progress, waiting_since=0
             )
 
-    def replace(self, current: Round, silent: Sequence[str], devices: Sequence[str]) -> None:
+    def replace(
+        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+    ) -> None:
         with self._lock:
             stored = self._in_state(current, State.OPEN)
-            _expect((stored.asked, stored.gone) == (current.asked, current.gone))
-            keys = [(*_key(current), device) for device in silent]
-            _expect(all(self._participants[key].state is Participation.ASKED for key in keys))
+            _expect((stored.batches, stored.replaced) == (current.batches, current.replaced))
+            parts = [self._participants[*_key(current), part.device] for part in silent]
+            _expect(all(part.state is Participation.ASKED for part in parts))
             _expect(not any((*_key(current), device) in self._participants for device in devices))
-            for device in silent:
-                self._move(current, device, Participation.SILENT)
-            self.ask(current, devices)
-            gone = stored.gone + len(silent)
-            asked = stored.asked + len(devices)
-            self._change(current, asked=asked, gone=gone, replaced=gone, announced=not devices)
+            for part in parts:
+                self._move(current, part, Participation.SILENT)
+            batch = stored.batches + 1
+            for device in devices:
+                self._participants[*_key(current), device] = Participant(
+                    device=device, state=Participation.ASKED, announced_at=at, batch=batch
+                )
+            changes = {"asked": stored.asked + len(devices), "batches": batch} if devices else {}
+            self._change(current, replaced=stored.replaced + replaced + len(silent), **changes)
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         return self._rounds.get((run, number, attempt))
 
-    def mark_announced(self, current: Round) -> None:
+    def mark_announced(self, current: Round, at: int) -> None:
         with self._lock:
-            _expect(self._stored(current).asked == current.asked)
-            self._change(current, announced=True)
+            stored = self._stored(current)
+            _expect(stored.batches == current.batches)
+            _expect(stored.announced_batches == current.announced_batches)
+            self._change(current, announced_batches=current.batches)
+            if not current.announced_batches:
+                self._change(current, opening_seconds=(at - current.choosing_at) / 1000)
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         target = TRANSITIONS[current.state, event]
@@ -113,12 +125,12 @@ class MemoryRounds:
             found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(of)]
         yield from found
 
-    def count_reply(self, of: Round, device: str, reply: Completion, received_at: int) -> None:
+    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
         with self._lock:
-            stored = self._in_state(of, State.OPEN)
+            self._in_state(of, State.OPEN)
             self._move(
                 of,
-                device,
+                part,
                 Participation.REPLIED,
                 announced_at=reply.announced_at,
                 received_at=received_at,
@@ -131,21 +143,19 @@ class MemoryRounds:
                 train_seconds=reply.train_seconds,
                 upload_seconds=reply.upload_seconds,
             )
-            self._change(of, replied=stored.replied + 1)
 
-    def move_participant(self, of: Round, device: str, target: Participation, reason: str) -> None:
+    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
         with self._lock:
-            stored = self._in_state(of, State.OPEN)
-            self._move(of, device, target, reason=reason)
-            if target in GONE:
-                self._change(of, gone=stored.gone + 1)
+            self._in_state(of, State.OPEN)
+            self._move(of, part, target, reason=reason)
 
     def refuse_update(self, of: Round, device: str, reason: str) -> None:
         with self._lock:
             stored = self._in_state(of, State.AGGREGATING)
             _expect(stored.fence == of.fence)
-            self._move(of, device, Participation.REFUSED, reason=reason)
-            self._change(of, refused=stored.refused + 1)
+            part = self.participant(of, device)
+            _expect(part is not None)
+            self._move(of, cast(Participant, part), Participation.REFUSED, reason=reason)
 
     def begin_group(self, of: Round, devices: Sequence[str]) -> None:
         with self._lock:
@@ -160,11 +170,10 @@ class MemoryRounds:
                 )
             self._change(of, groups=of.groups + 1)
 
-    def count_late(self, of: Round, device: str, received_at: int) -> None:
+    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         with self._lock:
-            stored = self._in_state(of, of.state)
-            self._move(of, device, Participation.LATE, received_at=received_at)
-            self._change(of, late=stored.late + 1)
+            self._in_state(of, of.state)
+            self._move(of, part, Participation.LATE, received_at=received_at)
 
     def restore_run(self, lost: Run) -> None:
         with self._lock:
@@ -220,10 +229,15 @@ class MemoryRounds:
         self._rounds[_key(of)] = msgspec.structs.replace(self._stored(of), **changes)
         return self._rounds[_key(of)]
 
-    def _move(self, of: Round, device: str, target: Participation, **changes: object) -> None:
-        key = (*_key(of), device)
-        _expect(key in self._participants and self._participants[key].state in before(target))
-        self._participants[key] = msgspec.structs.replace(self._participants[key], state=target, **changes)
+    def _move(self, of: Round, part: Participant, target: Participation, **changes: object) -> None:
+        key = (*_key(of), part.device)
+        _expect(key in self._participants and self._participants[key].state is part.state)
+        _expect(part.state in before(target))
+        old = self._participants[key]
+        new = self._participants[key] = counters.moved(old, target, changes)
+        stored = self._stored(of)
+        added = {name: getattr(stored, name) + by for name, by in counters.difference(old, new).items()}
+        self._change(of, **added)
 
 
 def _key(of: Round) -> RoundKey:
@@ -270,6 +284,9 @@ class MemoryDevices:
                 found.append(candidate)
                 suitable += suits(candidate)
         return found
+
+    def find(self, device: str) -> Candidate | None:
+        return self.seen.get(device)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -334,6 +351,18 @@ class MemoryBucket:
     def write_once(self, key: str, data: bytes) -> bytes:
         with self._lock:
             return self.objects.setdefault(key, bytes(data))
+
+    def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
+        data = self.read(key, largest)
+        return data, checksum(data)
+
+    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+        with self._lock:
+            there = self.objects.get(key)
+            if version != (None if there is None else checksum(there)):
+                return False
+            self.objects[key] = bytes(data)
+            return True
 
 
 class MemoryWriter:
@@ -410,6 +439,7 @@ class CallCounter:
         self._times: Counter[str] = Counter()
         self._planned: dict[tuple[str, int], Callable[[], object]] = {}
         self.most: int | None = None  # further calls are an endless loop
+        self.before: Callable[[str], None] | None = None  # called with the name of each call
 
     def plan(self, act: Callable[[], object], *, name: str = "", call: int = 1) -> None:
         """Call ``act`` just before the ``call``-th call from now, counted from 1: of ``name``, or of any."""
@@ -427,6 +457,8 @@ class CallCounter:
         if self.most is not None and len(self.calls) > self.most:
             message = f"more than {self.most} calls of ports: the work goes round for ever"
             raise AssertionError(message)
+        if self.before:
+            self.before(name)
         for key in ("", name):
             self._times[key] += 1
             act = self._planned.pop((key, self._times[key]), None)

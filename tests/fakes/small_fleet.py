@@ -18,7 +18,7 @@ from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
-from fedgrass.federation.rounds import Participation, Round
+from fedgrass.federation.rounds import Participant, Participation, Round, announced_at
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.topics import Kind
@@ -124,6 +124,12 @@ class SmallFleet:
         """Return what each device of a round's cohort has done."""
         return {part.device: part.state for part in self.rounds.participants(of or self.newest())}
 
+    def part(self, device: str, of: Round | None = None) -> Participant:
+        """Return one device's part in a round."""
+        part = self.rounds.participant(of or self.newest(), device)
+        assert part is not None
+        return part
+
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with heartbeats; nothing is delivered."""
         self.now += round(seconds * 1000)
@@ -134,14 +140,18 @@ class SmallFleet:
         self.bucket.write(object_keys.update(device, of.run, of.number, of.attempt), data)
         return data
 
-    def completion(self, of: Round, data: bytes, **changes: object) -> bytes:
+    def _announced_at(self, device: str, of: Round) -> int:
+        part = self.rounds.participant(of, device)
+        return announced_at(of, part) if part else of.opened_at
+
+    def completion(self, of: Round, data: bytes, device: str = "", **changes: object) -> bytes:
         """Return a completion's JSON text; ``changes`` are made to it, whether it allows them or not."""
         reply = Completion(
             run=of.run,
             round=of.number,
             attempt=of.attempt,
             round_id=messages.round_id(of.run, of.number, of.attempt),
-            announced_at=of.opened_at,
+            announced_at=self._announced_at(device, of),
             bytes=len(data),
             checksum=checksum(data),
             examples=10,
@@ -154,7 +164,7 @@ class SmallFleet:
         """Upload an update full of ``value`` and say that it is complete."""
         of = of or self.newest()
         data = self.upload(device, of, update_full_of(value))
-        return self.say(device, Kind.COMPLETE, self.completion(of, data, **changes))
+        return self.say(device, Kind.COMPLETE, self.completion(of, data, device, **changes))
 
     def status(self, device: str, state: str, of: Round | None = None, reason: str = "") -> bool:
         of = of or self.newest()
@@ -192,6 +202,12 @@ class SmallFleet:
             self.deliver({"job": msgspec.to_builtins(job)})
             done += 1
         return done
+
+    def look(self, seconds: float) -> list[Reminder]:
+        """Let time pass in which no device is seen, then deliver what is due, once each."""
+        self.now += round(seconds * 1000)
+        self.ring()
+        return self.remind()
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}

@@ -253,7 +253,7 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None
 def test_a_first_configuration_that_cannot_be_used_is_told_in_one_line(site: Site) -> None:
     site.deploy(tasks={"faces": {}})
     eventually(lambda: site.running.core.component_state(NAME) == "BROKEN", PATIENCE)
-    assert "there is no task 'faces'; built in are digits, noise" in site.log
+    assert "there is no task 'faces'; built in are digits, mnist, cifar10, air_quality, noise" in site.log
     assert "Traceback" not in site.log
 
 

@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
-from fedgrass.federation.messages import Announcement
-from fedgrass.federation.rounds import GONE, TRANSITIONS, Participation, Round, State
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.messages import Announcement, NewModel
+from fedgrass.federation.messages import decode as decode_message
+from fedgrass.federation.rounds import TRANSITIONS, Participant, Participation, Round, State, Work
+from fedgrass.federation.runs import Run, RunState, skipped
 from fedgrass.federation.weights import decode, sha256
 from tests.fakes.small_fleet import RUN, SmallFleet, message_of, update_full_of
 
@@ -20,13 +22,21 @@ LEASE_SECONDS = 60
 MOST_CALLS = 3000  # of ports while one message is taken: more than any has, so that an endless loop shows
 MOVES = {(source, target) for (source, _event), target in TRANSITIONS.items()}
 ENDED = {State.CLOSED, State.ABANDONED}
+AT_WORK = (Participation.ASKED, Participation.ACCEPTED)
+TOOK_THE_WORK = {
+    Participation.ACCEPTED,
+    Participation.REPLIED,
+    Participation.REFUSED,
+    Participation.LATE,
+}
+NEVER_ACCEPTED = {Participation.ASKED, Participation.SILENT}
 Body = dict[str, object]
 
 
 class Fleet(SmallFleet):
     """A fleet that keeps what it would send until it is delivered, and watches every move of a round."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(devices=DEVICES, lease_seconds=LEASE_SECONDS, **settings)
         self.sent: list[Body] = []
         self.last_seen: dict[tuple[int, int], Round] = {}
@@ -56,7 +66,7 @@ class Fleet(SmallFleet):
         self.alarms.reminders = [one for one in self.alarms.reminders if one[0] != reminder]
         self.deliver(message_of(reminder))
 
-    def work(self, number: int, *, old: bool) -> Round | None:
+    def work_of(self, number: int, *, old: bool) -> Round | None:
         """Return a round that a device was asked for: the newest, or the first."""
         heard = [m for m in self.heard(self.names[number]) if isinstance(m, Announcement)]
         if not heard:
@@ -73,14 +83,50 @@ class Laws(RuleBasedStateMachine):
     @invariant()
     def a_reply_counts_at_most_once_and_every_loss_is_counted(self) -> None:
         for of in self.fleet.stored_rounds():
-            states = [part.state for part in self.fleet.rounds.participants(of)]
+            parts = list(self.fleet.rounds.participants(of))
+            states = [part.state for part in parts]
             refused = states.count(Participation.REFUSED)
             assert of.replied == states.count(Participation.REPLIED) + refused
             assert of.refused == refused
-            assert of.gone == sum(states.count(state) for state in GONE)
+            assert of.declined == states.count(Participation.DECLINED)
+            assert of.failed == states.count(Participation.FAILED)
+            assert of.silent == states.count(Participation.SILENT)
             assert of.late == states.count(Participation.LATE)
             assert of.asked == len(states)
-            assert of.replaced <= of.gone
+            assert of.accepted == sum(_accepted(part) for part in parts)
+            assert of.bytes_up == sum(p.bytes for p in parts if p.state is Participation.REPLIED)
+            assert of.outstanding == sum(states.count(s) for s in AT_WORK) + of.late
+
+    @invariant()
+    def whoever_was_asked_later_hears_of_its_own_time_alone(self) -> None:
+        for of in self.fleet.stored_rounds():
+            parts = list(self.fleet.rounds.participants(of))
+            assert {part.batch for part in parts} == set(range(1, of.batches + 1)) or not parts
+            for part in parts:
+                if part.batch <= of.announced_batches and of.number == self.fleet.run().round:
+                    assert self._heard(of, part.device) == {max(part.announced_at, of.opened_at)}
+            others = [part for part in parts if part.batch > 1]
+            assert of.replaced >= len(others)
+
+    def _heard(self, of: Round, device: str) -> set[int]:
+        """Return the times that a device's announcements of a round said."""
+        heard = self.fleet.announced(device)
+        return {m.announced_at for m in heard if (m.round, m.attempt) == (of.number, of.attempt)}
+
+    @invariant()
+    def the_end_of_a_round_is_told_once_with_its_figures(self) -> None:
+        told = [change for change in self.fleet.told() if change.figures]
+        assert len({(change.round, change.attempt) for change in told}) == len(told)
+        for change in told:
+            of, figures = self.fleet.rounds.round(RUN, change.round, change.attempt), change.figures
+            assert of is not None
+            assert figures is not None
+            assert (of.state, figures.metrics) == (change.state, of.metrics)
+            for name in ("asked", "needed", "replied", "refused", "declined", "failed", "bytes_up"):
+                assert getattr(figures, name) == getattr(of, name)
+            # Only what comes too late changes them afterwards.
+            assert figures.late <= of.late
+            assert (figures.accepted <= of.accepted, figures.silent >= of.silent) == (True, True)
 
     @invariant()
     def whoever_was_given_up_as_silent_had_heard_of_the_work(self) -> None:
@@ -93,7 +139,9 @@ class Laws(RuleBasedStateMachine):
     @invariant()
     def a_closed_round_has_one_model_that_is_the_mean_of_the_accepted_replies(self) -> None:
         for of in self.fleet.stored_rounds():
-            if of.state is State.CLOSED:
+            if of.state is State.CLOSED and of.work is Work.EVALUATE:
+                assert of.model_sha256 == of.base_sha256
+            elif of.state is State.CLOSED:
                 objects = self.fleet.bucket.objects
                 model = objects[object_keys.draft(RUN, of.number, of.attempt, of.fence, "model")]
                 assert sha256(model) == of.model_sha256
@@ -141,7 +189,8 @@ class Laws(RuleBasedStateMachine):
         if before and before.state is run.state is not RunState.RUNNING:
             assert (run.round, run.attempt) == (before.round, before.attempt)
         if before and before.state in {RunState.CANCELLED, RunState.SUCCEEDED}:
-            assert run == before
+            assert run == msgspec.structs.replace(before, published=run.published)
+            assert run.published >= before.published
         self.fleet.last_run = run
 
     @invariant()
@@ -156,18 +205,38 @@ class Laws(RuleBasedStateMachine):
         newest = self.fleet.rounds.round(RUN, run.round, run.attempt) if run.round else None
         if run.state is not RunState.RUNNING or (newest and newest.state not in ENDED):
             return
-        by_hand = run.settings.schedule == "by_hand" and newest and newest.state is State.CLOSED
-        if not (by_hand and run.wanted <= run.round):
+        # A skipped evaluation is followed by the next round of training, as a closed one is.
+        over = newest and (newest.state is State.CLOSED or skipped(run, newest))
+        if not (over and run.settings.schedule == "by_hand" and run.wanted <= run.round):
             opens = [alarm for alarm in self.fleet.alarms.standing() if alarm.kind == "open"]
             assert opens or self._something_comes()
 
     def _something_comes(self) -> bool:
         return bool(self.fleet.sent or self.fleet.alarms.reminders or self.fleet.lost)
 
+    def the_newest_model_of_the_task_is_that_of_the_last_round_that_closed(self) -> None:
+        """Check what holds once everything that is under way was delivered."""
+        made = [of.number for of in self.fleet.stored_rounds() if _made_a_model(of)]
+        stored = self.fleet.bucket.objects.get(object_keys.latest_model("digits"))
+        assert (stored is None) == (not made)
+        if stored:
+            assert decode_message(stored, NewModel).round == max(made)
+
     def a_cancelled_run_has_no_open_round_after(self, body: Body) -> None:
         """Check what holds once an alarm or a reminder has been taken, and its message acknowledged."""
         if body.keys() & {"alarm", "reminder"} and self.fleet.run().state is RunState.CANCELLED:
             assert all(of.state in ENDED for of in self.fleet.stored_rounds())
+
+
+def _accepted(part: Participant) -> bool:
+    """Return whether a participant took the work; its state alone tells, unless it declined or failed."""
+    if part.state in TOOK_THE_WORK | NEVER_ACCEPTED:
+        assert part.accepted == (part.state in TOOK_THE_WORK)
+    return part.accepted
+
+
+def _made_a_model(of: Round) -> bool:
+    return of.state is State.CLOSED and of.work is Work.TRAIN
 
 
 def value_of(number: int, of: Round) -> int:
@@ -177,6 +246,12 @@ def value_of(number: int, of: Round) -> int:
 
 def rounds_of(states: Iterable[Round], state: State) -> list[int]:
     return sorted(of.number for of in states if of.state is state)
+
+
+def skipped_evaluations(rounds: Iterable[Round]) -> list[int]:
+    """Return the rounds of evaluation that were abandoned and that others followed, or that were the last."""
+    of_evaluation = {of.number for of in rounds if of.work is Work.EVALUATE}
+    return sorted(of_evaluation - set(rounds_of(rounds, State.CLOSED)))
 
 
 def _rounded(mean: Fraction) -> Any:

@@ -4,21 +4,21 @@ import json
 import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture, stack
+from fedgrass.console import history, picture, run_commands, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.operator import Operator, RoundRecord
 from fedgrass.console.stack import StackError
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, RoundFigures, Status
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -65,7 +65,12 @@ def record(state: State = State.CLOSED, **changes: int) -> RoundRecord:
     counts: dict[str, Any] = {
         "asked": 5,
         "replied": 3,
+        "accepted": 4,
+        "declined": 0,
+        "failed": 0,
+        "silent": 0,
         "refused": 1,
+        "bytes_up": 4_000_000,
         "late": 1,
         "needed": 5,
         "minimum": 1,
@@ -116,6 +121,21 @@ def test_only_the_changes_of_the_run_that_is_shown_are_told() -> None:
     assert "abandoned" not in told
 
 
+def test_the_figures_of_a_round_that_ended_are_shown_without_what_did_not_happen() -> None:
+    live, console = view()
+    figures = RoundFigures(
+        asked=5, accepted=4, declined=1, failed=0, silent=0, late=0, refused=0, replied=4, needed=4,
+        bytes_up=4_000_000, bytes_down=8_000_000, opening_seconds=0.25, averaging_seconds=1.5,
+    )  # fmt: skip
+    change = RoundChange(run="run-1", round=1, attempt=1, state="CLOSED", text="closed", figures=figures)
+    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    expected = (
+        "5 asked, 4 accepted, 4 replied, 1 declined; 4.00 MB up, 8.00 MB down; "
+        "opened in 0.25 s, averaged in 1.50 s"
+    )
+    assert expected in console.export_text().replace("\n", "")
+
+
 def test_text_of_a_device_cannot_style_or_break_the_view() -> None:
     live, console = view()
     hear(live, Kind.STATUS, Status(**WORK, state="failed", reason="[bold]x[/nonsense] [/]"))
@@ -135,8 +155,8 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
     line = history.summarize(record(), {2: {"accuracy": 0.9}})
     assert line["turnaround_median_seconds"] == 3.0
     assert line["turnaround_slowest_seconds"] == 4.0
-    assert line["bytes_up"] == 6_000_000
-    assert line["bytes_down"] == 3_000_000
+    assert line["bytes_up"] == 4_000_000
+    assert line["bytes_down"] == 4_000_000
     assert line["seconds"] == 8.5
     assert line["held_out"] == {"accuracy": 0.9}
 
@@ -225,6 +245,25 @@ def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPa
                 arguments.run(arguments)
         finally:
             stack.client.cache_clear()
+
+
+def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(
+        name="run-1",
+        state=RunState.RUNNING,
+        settings=RunSettings(task="digits"),
+        started_at=1,
+        initial_sha256="0" * 64,
+        initial_bytes=1,
+        waiting_since=1_700_000_000_000,
+    )
+
+    class NoRounds:
+        def rounds(self, _run: Run) -> list[RoundRecord]:
+            return []
+
+    run_commands._show(cast(Operator, NoRounds()), run)
+    assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
 
 
 def finished_run() -> Run:

@@ -145,7 +145,7 @@ def test_a_round_that_cannot_reach_its_minimum_is_abandoned_without_waiting() ->
     fleet.status("thing-1", "failed", reason="no space left on device")
     assert fleet.run().state is RunState.FAILED
     assert "too few devices are left" in fleet.run().reason
-    assert "1 gone" in fleet.run().reason
+    assert "1 failed" in fleet.run().reason
     assert fleet.told_of("thing-1") == ["failed: no space left on device"]
 
 
@@ -159,10 +159,11 @@ def test_a_round_closes_as_soon_as_nobody_is_left_to_wait_for() -> None:
 
 
 def test_a_run_of_which_no_device_is_seen_any_more_fails_in_words_that_say_what_to_do() -> None:
-    fleet = SmallFleet(devices=1)
+    fleet = SmallFleet(devices=1, on_abandoned="fail")
     fleet.start()
     fleet.now += 400_000
     fleet.reply("thing-0")
+    fleet.look(600)
     assert fleet.run().state is RunState.FAILED
     assert "no device with the task 'digits' was seen in the last 300 s" in fleet.run().reason
 

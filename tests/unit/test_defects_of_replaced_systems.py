@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_functions import opening
+from cloud_functions import hellos
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
@@ -197,7 +197,7 @@ def test_a_command_that_a_device_missed_is_said_again_when_it_comes_back() -> No
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.publisher.published.clear()
-    opening.announce_again(fleet.cloud, "thing-0")
+    hellos.hear(fleet.cloud, "thing-0")
     assert [type(message) for message in fleet.heard("thing-0")] == [Announcement]
 
 

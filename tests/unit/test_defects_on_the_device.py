@@ -153,7 +153,7 @@ def test_the_loss_is_a_mean_over_examples_and_no_sum_over_batches() -> None:
     measured = task.evaluate(task.initial_weights(0))
     model = RemembersItsMode()
     model.load_state_dict({name: torch.tensor(array) for name, array in task.initial_weights(0).items()})
-    inputs, targets = task._training.tensors  # type: ignore[attr-defined]
+    inputs, targets = task._training.tensors  # type: ignore[union-attr]
     expected = nn.functional.cross_entropy(model(inputs), targets).item()
     np.testing.assert_allclose(measured.metrics["loss"], expected, rtol=1e-5)
 

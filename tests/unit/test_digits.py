@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from components.trainer.errors import ConfigurationError
-from components.trainer.tasks.digits import Digits, read_digits, split
+from components.trainer.tasks.digits import Digits, read_digits
 from components.trainer.tasks.registry import load_task
 from tests.fakes.small_average import SmallAverage
 
@@ -32,25 +32,29 @@ def test_reading_the_digits_does_not_import_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("shares", [1, 6, 50])
-def test_the_shares_are_disjoint_and_together_all_but_the_held_out(shares: int) -> None:
-    parts = [split(1797, share, shares) for share in range(shares)]
-    held_out = set(parts[0][0])
-    own = [index for _, training, local in parts for index in [*training, *local]]
-    assert all(set(part[0]) == held_out for part in parts)
-    assert len(held_out) == 359
-    assert sorted([*own, *held_out]) == list(range(1797))
+def test_the_shares_together_are_all_but_the_held_out(shares: int) -> None:
+    devices = [Digits(share=share, shares=shares) for share in range(shares)]
+    weights = devices[0].initial_weights(0)
+    assert devices[0].evaluate_held_out(weights).examples == 359
+    used = sum(device.examples() + device.evaluate(weights).examples for device in devices)
+    assert used == 1797 - 359
 
 
-def test_every_share_has_images_to_evaluate_on_that_it_does_not_train_on() -> None:
-    _, training, local = split(1797, 3, 6)
-    assert len(local) == 24
-    assert len(training) == 216
+def test_every_share_has_images_to_evaluate_on() -> None:
+    device = Digits(share=3, shares=6)
+    assert device.evaluate(device.initial_weights(0)).examples == 24
+    assert device.examples() == 216
+
+
+def test_the_digits_can_be_dealt_one_class_per_device() -> None:
+    device = Digits(share=0, shares=10, split="label")
+    assert 120 < device.examples() < 140
 
 
 @pytest.mark.parametrize(("share", "shares"), [(6, 6), (-1, 6), (0, 0), (0, 1000), ("one", 6)])
 def test_an_impossible_share_is_refused(share: int | str, shares: int) -> None:
     with pytest.raises(ConfigurationError, match="digits"):
-        Digits(share, shares)
+        Digits(share=share, shares=shares)
 
 
 def test_an_unknown_option_is_refused_with_the_options_there_are() -> None:
@@ -69,7 +73,7 @@ def test_the_same_seed_gives_the_same_initial_weights() -> None:
 
 
 def test_six_devices_learn_the_digits_in_five_rounds() -> None:
-    devices = [Digits(share, 6) for share in range(6)]
+    devices = [Digits(share=share, shares=6) for share in range(6)]
     run = SmallAverage(devices[0].initial_weights(0))
     for number in range(5):
         fits = [device.fit(run.model, {"seed": number}, lambda _: None, never) for device in devices]

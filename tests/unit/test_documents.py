@@ -16,7 +16,6 @@ from msgspec import Struct
 import package
 from components.trainer.configuration import FOR_OTHERS, Configuration
 from components.trainer.tasks.digits import DEFAULTS
-from components.trainer.training import TrainingSettings
 from fedgrass import __version__
 from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
@@ -48,7 +47,7 @@ def spelled(default: object) -> str:
 
 @pytest.mark.parametrize(
     ("heading", "kind"),
-    [("setting", RunSettings), ("in `training`", TrainingSettings), ("key", Configuration)],
+    [("setting", RunSettings), ("key", Configuration)],
 )
 def test_the_page_of_settings_has_each_field_with_what_it_takes_and_its_default(
     heading: str, kind: type[Struct]

@@ -1,7 +1,10 @@
 """Rounds that only evaluate: no model is made, and the run goes on from the one that was measured."""
 
+from typing import Any
+
 import pytest
 
+from cloud_functions import repair
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import RunState
@@ -86,3 +89,116 @@ def test_an_evaluation_by_which_the_target_is_reached_ends_the_run() -> None:
 def test_held_out_devices_without_evaluations_are_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"held_out.*evaluate_every"):
         parse_settings({"task": "digits", "held_out": ["thing-1"]})
+
+
+# ---------------------------------------------------------------- evaluations that do not come about
+def until_the_evaluation(**settings: Any) -> SmallFleet:
+    """Return a fleet whose run has trained a round and now evaluates."""
+    fleet = SmallFleet(devices=1, evaluate_every=1, **settings)
+    fleet.start()
+    fleet.reply("thing-0")
+    assert fleet.newest().work is Work.EVALUATE
+    return fleet
+
+
+def overdue(fleet: SmallFleet) -> None:
+    fleet.pass_time(600)
+    fleet.ring()
+
+
+def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_on() -> None:
+    fleet = until_the_evaluation(rounds=2, attempts=2)
+    overdue(fleet)
+    assert (fleet.newest().number, fleet.newest().attempt, fleet.newest().work) == (2, 2, Work.EVALUATE)
+    overdue(fleet)
+    opened = fleet.newest()
+    assert (opened.number, opened.work, opened.base, opened.attempt) == (3, Work.TRAIN, 1, 1)
+    (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
+    why = "the deadline passed and too few replied (0 of 1 replied, 1 needed at least)"
+    assert told == f"evaluation of model 1 skipped: {why}"
+    fleet.reply("thing-0")
+    evaluate(fleet, "thing-0", 0.5)
+    assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
+
+
+def test_a_skipped_evaluation_says_nothing_of_how_long_a_round_takes() -> None:
+    fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
+    usual = fleet.run().progress.usual_seconds
+    overdue(fleet)
+    fleet.act("next")
+    assert (fleet.newest().number, fleet.run().progress.usual_seconds) == (3, usual)
+
+
+def test_the_last_evaluation_may_be_skipped_too() -> None:
+    fleet = until_the_evaluation(rounds=1, on_abandoned="fail")
+    overdue(fleet)
+    assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 1 rounds closed")
+
+
+def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
+    fleet = SmallFleet(
+        devices=2, rounds=2, evaluate_every=1, held_out=["thing-1"], attempts=1, deadline_seconds=60
+    )
+    fleet.start()
+    fleet.now += 400_000
+    fleet.devices.heartbeat("thing-0", fleet.now)
+    fleet.reply("thing-0")
+    fleet.devices.heartbeat("thing-0", fleet.now + 60_000)
+    fleet.look(60)
+    opened = fleet.newest()
+    assert (opened.number, opened.work, opened.state) == (3, Work.TRAIN, State.OPEN)
+    (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
+    assert told.startswith("evaluation of model 1 skipped: nobody was asked in 60 s: of the run's held_out")
+    assert told.endswith("devices none is there that could be asked: thing-1")
+
+
+def test_a_skipped_evaluation_is_told_once_while_the_run_waits_for_its_schedule() -> None:
+    fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
+    overdue(fleet)
+    for _ in range(3):
+        fleet.deliver({"reminder": {"run": RUN}})
+    assert sum("skipped" in change.text for change in fleet.told()) == 1
+    assert fleet.act("next").round == 3
+    assert fleet.newest().work is Work.TRAIN
+
+
+def test_a_skipped_evaluation_can_be_retried_by_hand() -> None:
+    fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
+    overdue(fleet)
+    assert fleet.act("retry").attempt == 2
+    evaluate(fleet, "thing-0", 0.5)
+    assert (fleet.newest().number, fleet.newest().metrics) == (2, {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize("lost", [{"runs": True}, {"runs": True, "rounds": True, "participants": True}])
+def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_goes_on(lost: dict[str, bool]) -> None:
+    fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
+    overdue(fleet)
+    fleet.act("next")
+    fleet.reply("thing-0")  # the training of round 3, after which round 4 evaluates
+    evaluate(fleet, "thing-0", 0.5)
+    before = fleet.run()
+    assert before.round == 4
+    fleet.rounds.lose(**lost)
+    repair.act(fleet.cloud, {"run": RUN})
+    assert (fleet.run().round, fleet.run().progress.evaluations) == (4, before.progress.evaluations)
+    skipped = fleet.rounds.round(RUN, 2, 1)
+    assert skipped is not None
+    assert (skipped.state, skipped.work) == (State.ABANDONED, Work.EVALUATE)
+    fleet.act("resume")
+    fleet.act("next")
+    assert (fleet.newest().number, fleet.newest().work, fleet.newest().base) == (5, Work.TRAIN, 3)
+    fleet.reply("thing-0")
+    evaluate(fleet, "thing-0", 0.5)
+    assert fleet.run().reason == "all 3 rounds closed"
+
+
+def test_a_round_of_training_without_its_model_is_not_taken_for_a_skipped_evaluation() -> None:
+    fleet = until_the_evaluation(rounds=3)
+    evaluate(fleet, "thing-0", 0.5)
+    fleet.reply("thing-0")
+    fleet.rounds.lose(rounds=True)
+    del fleet.bucket.objects[f"rounds/{RUN}/1.json"]
+    del fleet.bucket.objects[f"models/{RUN}/1.safetensors"]
+    with pytest.raises(SettingsError, match="round 1 of run 'run-1' cannot be rebuilt"):
+        repair.act(fleet.cloud, {"run": RUN})

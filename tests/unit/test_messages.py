@@ -24,6 +24,7 @@ from fedgrass.federation.messages import (
     Message,
     NewModel,
     RoundChange,
+    RoundFigures,
     Status,
     Verdict,
 )
@@ -77,6 +78,30 @@ LARGEST: list[Message] = [
     RoundChange(
         run=RUN, round=MOST, attempt=MOST, state="AGGREGATING", device="d" * 128, text=LONGEST_REASON
     ),
+    RoundChange(
+        run=RUN,
+        round=MOST,
+        attempt=MOST,
+        state="ABANDONED",
+        text=messages.shorten_to_bytes(LONGEST_REASON, 512),
+        figures=RoundFigures(
+            asked=MOST,
+            accepted=MOST,
+            declined=MOST,
+            failed=MOST,
+            silent=MOST,
+            late=MOST,
+            refused=MOST,
+            replied=MOST,
+            needed=MOST,
+            bytes_up=MOST,
+            bytes_down=MOST,
+            opening_seconds=0.12345678901234568,
+            averaging_seconds=0.12345678901234568,
+            metrics={f"{number:064}": -1.2345678901234567e-308 for number in range(24)},
+            metrics_left_out=MOST,
+        ),
+    ),
     NewModel(
         task="t" * 32,
         run=RUN,
@@ -85,6 +110,7 @@ LARGEST: list[Message] = [
         key=f"models/{RUN}/{MOST}.safetensors",
         sha256="f" * 64,
         bytes=MOST,
+        closed_at=MOST,
     ),
 ]
 KINDS = [type(message) for message in LARGEST]
@@ -301,3 +327,10 @@ threads = [threading.Thread(target=read) for _ in range(8)]
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@given(st.text(max_size=600), st.integers(16, 600))
+def test_a_text_that_is_shortened_to_bytes_has_no_more_and_begins_as_it_was(text: str, most: int) -> None:
+    short = messages.shorten_to_bytes(text, most)
+    assert len(msgspec.json.encode(short)) <= most
+    assert short == text or (short.endswith("…") and text.startswith(short[:-1]))

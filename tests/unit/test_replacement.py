@@ -46,7 +46,8 @@ def test_a_device_that_will_not_do_it_is_replaced_at_once(said: str) -> None:
     assert (fleet.newest().asked, fleet.newest().gone, fleet.newest().outstanding) == (3, 1, 2)
     assert work_heard(fleet, other) == [1]
     (work,) = fleet.announced(other)
-    assert (work.deadline_seconds, work.announced_at) == (580, fleet.newest().opened_at)
+    assert (work.deadline_seconds, work.announced_at) == (580, fleet.newest().opened_at + 20_000)
+    assert work_heard(fleet, cohort[1]) == [1]
     assert f"1 other devices asked in place of 1: {other}" in [change.text for change in fleet.told()]
     for device in (other, cohort[1]):
         assert fleet.newest().number == 1
@@ -137,3 +138,41 @@ def test_two_workers_that_replace_at_once_ask_one_device() -> None:
     fleet.counter.plan(partial(fleet.status, cohort[0], "declined"), name="replace")
     fleet.status(cohort[0], "declined")
     assert len(newcomers(fleet, cohort)) == 1
+
+
+def test_of_more_losses_than_one_write_takes_each_is_replaced_once() -> None:
+    fleet, cohort = a_fleet(devices=300, count=120)
+    fleet.counter.plan_crash(name="replace")
+    for device in cohort[:100]:  # of which the worker at the first died, and nobody has gone on since
+        fleet.rounds.move_participant(first(fleet), fleet.part(device), DECLINED, "busy")
+    with pytest.raises(Crash):
+        fleet.status(cohort[100], "failed")
+    assert (fleet.newest().gone, fleet.newest().replaced) == (101, 0)
+    fleet.status(cohort[100], "failed")
+    others = newcomers(fleet, cohort)
+    assert (len(others), fleet.newest().replaced, fleet.newest().outstanding) == (101, 101, 120)
+    assert [len(work_heard(fleet, device)) for device in others] == [1] * 101
+    assert [len(work_heard(fleet, device)) for device in cohort] == [1] * 120
+    assert sorted({part.batch for part in fleet.rounds.participants(first(fleet))}) == [1, 2, 3, 4]
+
+
+def test_where_too_few_others_are_left_the_losses_are_noted_and_nobody_looks_again() -> None:
+    fleet, cohort = a_fleet(devices=4, count=3)
+    for device in cohort:
+        fleet.rounds.move_participant(first(fleet), fleet.part(device), DECLINED, "busy")
+    fleet.deliver({"reminder": {"run": RUN}})
+    (other,) = newcomers(fleet, cohort)
+    assert (first(fleet).gone, first(fleet).replaced, fleet.parts()[other]) == (3, 3, ASKED)
+
+
+def test_a_replacements_turnaround_counts_from_its_own_announcement_and_no_other_time_is_taken() -> None:
+    fleet, cohort = a_fleet(count=1)
+    opened = fleet.newest()
+    fleet.pass_time(50)
+    fleet.status(cohort[0], "declined")
+    (other,) = newcomers(fleet, cohort)
+    fleet.pass_time(30)
+    fleet.reply(other, announced_at=opened.opened_at)
+    assert fleet.verdicts(other)[0].reason.startswith("it answers an announcement of")
+    fleet.reply(other)
+    assert fleet.part(other, opened).turnaround_seconds == 30

@@ -46,7 +46,7 @@ def fleet() -> SmallFleet:
 
 def good(fleet: SmallFleet, device: str = "thing-0", **changes: object) -> bytes:
     of = fleet.newest()
-    return fleet.completion(of, fleet.upload(device, of, update_full_of(1.0)), **changes)
+    return fleet.completion(of, fleet.upload(device, of, update_full_of(1.0)), device, **changes)
 
 
 def deeply_nested(_payload: bytes) -> bytes:

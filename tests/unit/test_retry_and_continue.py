@@ -78,13 +78,15 @@ def test_attempts_that_were_granted_at_one_round_are_not_granted_at_the_next() -
 
 
 def test_a_run_that_failed_between_two_rounds_for_want_of_devices_can_be_retried() -> None:
-    fleet = started(devices=1)
+    fleet = started(devices=1, on_abandoned="fail")
     fleet.now += 400_000
     fleet.reply("thing-0")
-    assert (fleet.run().state, fleet.newest().state) == (RunState.FAILED, State.CLOSED)
+    fleet.look(600)
+    assert (fleet.run().state, fleet.newest().state) == (RunState.FAILED, State.ABANDONED)
     fleet.heartbeats()
     retried = fleet.act("retry")
-    assert (retried.state, retried.round, fleet.newest().state) == (RunState.RUNNING, 2, State.OPEN)
+    assert (retried.state, retried.round, retried.attempt) == (RunState.RUNNING, 2, 2)
+    assert fleet.newest().state is State.OPEN
 
 
 def test_a_retry_of_a_run_that_waits_for_its_next_round_is_refused() -> None:
@@ -130,6 +132,28 @@ def test_a_run_continues_from_the_model_of_another_run() -> None:
     assert fleet.bucket.objects[object_keys.model(RUN, 0)] == model
     (heard,) = fleet.announced("thing-0")
     assert (heard.model_key, heard.model_bytes) == (object_keys.model(RUN, 0), len(model))
+
+
+@pytest.mark.parametrize("known_by", ["row", "manifest"])
+def test_a_model_of_another_task_is_refused_with_both_tasks(known_by: str) -> None:
+    fleet = started(devices=1, rounds=1)
+    fleet.reply("thing-0")
+    if known_by == "manifest":
+        fleet.rounds.lose(runs=True)
+    fleet.tasks = "digits,poetry"
+    fleet.heartbeats()
+    source = {"run": RUN, "round": 1}
+    with pytest.raises(SettingsError, match="run 'run-1' trained the task 'digits', and 'poems' is to train"):
+        fleet.act("start", "poems", settings={"task": "poetry"}, continue_from=source)
+    assert object_keys.model("poems", 0) not in fleet.bucket.objects
+    started_run = fleet.act("start", "more", settings={"task": "digits"}, continue_from=source)
+    assert started_run.round == 1
+
+
+def test_a_model_of_a_run_of_which_nothing_else_is_left_is_taken_and_the_log_says_so() -> None:
+    fleet, _model = with_an_old_model()
+    fleet.act("start", settings={"task": "digits"}, continue_from={"run": OLD, "round": 4})
+    assert "run-1 continues from run 'older', of which nothing says what task it was for" in fleet.log
 
 
 @pytest.mark.parametrize(

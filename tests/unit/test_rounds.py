@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
+from fedgrass.federation import counters
 from fedgrass.federation.rounds import (
     PARTICIPATIONS,
     TRANSITIONS,
@@ -15,6 +16,8 @@ from fedgrass.federation.rounds import (
     Participation,
     Round,
     State,
+    Work,
+    announced_at,
     before,
     explain,
     next_event,
@@ -46,6 +49,8 @@ def a_round(**changes: Any) -> Round:
 def rounds(draw: st.DrawFn) -> Round:
     asked = draw(st.integers(1, 12))
     replied = draw(st.integers(0, asked))
+    declined = draw(st.integers(0, asked - replied))
+    failed = draw(st.integers(0, asked - replied - declined))
     return a_round(
         state=draw(st.sampled_from(State)),
         asked=asked,
@@ -53,7 +58,9 @@ def rounds(draw: st.DrawFn) -> Round:
         minimum=draw(st.integers(1, 14)),
         replied=replied,
         refused=draw(st.integers(0, replied)),
-        gone=draw(st.integers(0, asked - replied)),
+        declined=declined,
+        failed=failed,
+        silent=draw(st.integers(0, asked - replied - declined - failed)),
         lease_until=NOW + draw(st.integers(-5, 5)),
         deadline_at=NOW + draw(st.integers(-5, 5)),
     )
@@ -96,9 +103,9 @@ def test_a_round_without_one_good_reply_is_never_averaged(current: Round) -> Non
         ({"replied": 6}, None),
         ({"replied": 7}, Event.ENOUGH_REPLIES),
         ({"replied": 7, "refused": 1}, None),
-        ({"replied": 4, "gone": 6}, Event.ENOUGH_REPLIES),
-        ({"gone": 7}, None),
-        ({"gone": 8}, Event.MINIMUM_OUT_OF_REACH),
+        ({"replied": 4, "declined": 6}, Event.ENOUGH_REPLIES),
+        ({"declined": 3, "failed": 2, "silent": 2}, None),
+        ({"declined": 3, "failed": 3, "silent": 2}, Event.MINIMUM_OUT_OF_REACH),
         ({"replied": 10, "refused": 8}, Event.MINIMUM_OUT_OF_REACH),
         ({"deadline_at": NOW, "replied": 3}, Event.DEADLINE_WITH_MINIMUM),
         ({"deadline_at": NOW, "replied": 2}, Event.DEADLINE_TOO_FEW),
@@ -138,8 +145,9 @@ def test_a_participant_never_comes_back_to_where_it_was() -> None:
 
 
 def test_where_a_participant_may_come_from() -> None:
-    assert before(Participation.REPLIED) == {Participation.ASKED, Participation.ACCEPTED}
-    assert before(Participation.LATE) == {Participation.ASKED, Participation.ACCEPTED}
+    at_work = {Participation.ASKED, Participation.ACCEPTED, Participation.SILENT}
+    assert before(Participation.REPLIED) == before(Participation.LATE) == at_work
+    assert before(Participation.SILENT) == {Participation.ASKED}
     assert before(Participation.REFUSED) == {Participation.REPLIED}
     assert before(Participation.ASKED) == frozenset()
 
@@ -155,9 +163,47 @@ def test_an_explanation_is_one_line_with_the_numbers(current: Round, event: Even
     text = explain(current, event)
     assert "\n" not in text
     assert f"({current.good} of {current.asked} replied" in text
-    assert ("refused" in text.partition("(")[2]) == bool(current.refused)
+    for name in ("refused", "declined", "failed", "silent"):
+        count = getattr(current, name)
+        assert (f", {count} {name}" in text.partition("(")[2]) == bool(count)
     abandons = event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}
     assert not abandons or f"{current.minimum} needed at least" in text
+
+
+@given(rounds(), st.integers(0, 12))
+def test_losses_that_were_made_up_for_are_never_asked_for_again(current: Round, replaced: int) -> None:
+    """A silent device that came back leaves more replacements than losses."""
+    left = msgspec.structs.replace(current, replaced=replaced).unreplaced
+    assert left == max(0, current.declined + current.failed + current.silent - replaced)
+
+
+def test_a_device_hears_the_later_of_its_own_time_and_that_of_its_round() -> None:
+    for stored, expected in ((NOW - 60_000, NOW), (NOW, NOW), (NOW + 7, NOW + 7)):
+        part = Participant(device="d", state=Participation.ASKED, announced_at=stored)
+        assert announced_at(a_round(), part) == expected
+
+
+PARTS = st.builds(
+    Participant,
+    device=st.just("d"),
+    state=st.sampled_from(Participation),
+    announced_at=st.just(NOW),
+    accepted=st.booleans(),
+    bytes=st.integers(0, 1000),
+)
+
+
+@given(PARTS, st.sampled_from(Participation), st.integers(0, 1000))
+def test_the_counters_change_by_what_a_participant_was_and_is(
+    part: Participant, target: Participation, size: int
+) -> None:
+    after = counters.moved(part, target, {"bytes": size})
+    changed = counters.difference(part, after)
+    before, now = counters.tally([part]), counters.tally([after])
+    assert {name: before[name] + changed.get(name, 0) for name in before} == now
+    assert 0 not in changed.values()
+    assert after.accepted or not part.accepted
+    assert now["bytes_up"] == (size if target is Participation.REPLIED else 0)
 
 
 def a_run(**settings: Any) -> Run:
@@ -189,6 +235,18 @@ def a_run(**settings: Any) -> Run:
             {"on_abandoned": "fail"},
             a_round(state=State.ABANDONED, reason="too few"),
             End(RunState.FAILED, "round 1 was abandoned at attempt 1: too few"),
+        ),
+        (
+            {"attempts": 2},
+            a_round(state=State.ABANDONED, work=Work.EVALUATE),
+            Open(1, 2, Work.EVALUATE),
+        ),
+        ({"attempts": 2}, a_round(state=State.ABANDONED, work=Work.EVALUATE, attempt=2), Open(2, 1)),
+        ({"on_abandoned": "fail"}, a_round(state=State.ABANDONED, work=Work.EVALUATE), Open(2, 1)),
+        (
+            {"rounds": 1, "on_abandoned": "fail"},
+            a_round(number=2, state=State.ABANDONED, work=Work.EVALUATE),
+            End(RunState.SUCCEEDED, "all 1 rounds closed"),
         ),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloud_functions import opening
+from cloud_functions import hellos
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.rounds import Participation, Round, State
 from tests.fakes.memory_cloud import Crash
@@ -57,16 +57,54 @@ def test_an_announcement_that_is_not_accepted_is_said_again_and_then_given_to_an
     assert first(fleet).state is State.CLOSED
 
 
-def test_a_silent_device_that_is_replaced_is_refused_in_words_if_it_replies_after_all() -> None:
+def test_a_silent_device_that_replies_after_all_is_counted_once_and_is_silent_no_more() -> None:
+    fleet, cohort = a_fleet(count=1)
+    opened = fleet.newest()
+    fleet.remind()
+    fleet.remind()
+    assert (fleet.parts()[cohort[0]], fleet.newest().silent) == (SILENT, 1)
+    for _ in range(2):
+        fleet.reply(cohort[0], opened)
+    closed = first(fleet)
+    assert (closed.state, closed.asked, closed.replied, closed.silent) == (State.CLOSED, 2, 1, 0)
+    assert [verdict.counted for verdict in fleet.verdicts(cohort[0])] == [True, True]
+    (other,) = newcomers(fleet, cohort)
+    fleet.reply(other, opened)
+    assert (first(fleet).replied, first(fleet).late) == (1, 1)
+
+
+def test_a_silent_device_that_accepts_after_all_is_waited_for_and_makes_up_for_a_loss() -> None:
     fleet, cohort = a_fleet(count=1)
     fleet.remind()
     fleet.remind()
-    assert fleet.parts()[cohort[0]] is SILENT
+    (other,) = newcomers(fleet, cohort)
     fleet.status(cohort[0], "accepted")
-    fleet.reply(cohort[0])
-    assert fleet.newest().replied == 0
-    (verdict,) = fleet.verdicts(cohort[0])
-    assert (verdict.counted, verdict.reason) == (False, "the device's part is SILENT already")
+    assert (fleet.newest().silent, fleet.newest().accepted, fleet.newest().outstanding) == (0, 1, 2)
+    fleet.status(other, "declined")
+    assert newcomers(fleet, cohort) == [other]  # there are as many at work as are wanted
+    fleet.status(cohort[0], "failed")
+    assert len(newcomers(fleet, cohort)) == 2
+
+
+def test_a_silent_device_that_replies_when_the_round_is_over_is_late() -> None:
+    fleet, cohort = a_fleet(count=1)
+    opened = fleet.newest()
+    fleet.remind()
+    fleet.remind()
+    (other,) = newcomers(fleet, cohort)
+    fleet.reply(other, opened)
+    fleet.reply(cohort[0], opened)
+    assert (first(fleet).replied, first(fleet).late, first(fleet).silent) == (1, 1, 0)
+    assert fleet.verdicts(cohort[0])[0].reason == "late: this attempt is CLOSED"
+
+
+def test_a_silent_device_that_says_it_will_not_do_it_is_replaced_no_second_time() -> None:
+    fleet, cohort = a_fleet(count=1)
+    fleet.remind()
+    fleet.remind()
+    fleet.status(cohort[0], "declined", reason="on battery")
+    assert (fleet.newest().silent, fleet.newest().declined, fleet.newest().gone) == (0, 1, 1)
+    assert len(newcomers(fleet, cohort)) == 1
 
 
 def test_silent_devices_keep_their_place_where_nobody_is_left_and_hear_of_it_again() -> None:
@@ -92,17 +130,20 @@ def test_as_many_silent_devices_are_replaced_as_there_are_others() -> None:
     assert fleet.newest().outstanding == 3
 
 
-def test_more_silent_devices_than_one_write_takes_are_replaced_one_after_the_other() -> None:
+def test_more_silent_devices_than_one_write_takes_are_all_replaced_at_their_second_reminder() -> None:
     fleet, cohort = a_fleet(devices=300, count=120)
     for device in cohort[:20]:
         fleet.status(device, "accepted")
-    for turn in range(1, 7):
-        fleet.remind()
-        assert fleet.newest().gone == 49 * (turn // 2)
-        assert fleet.newest().outstanding == 120
-        assert all(fleet.announced(device) for device in fleet.parts())
+    fleet.remind()
+    assert fleet.newest().silent == 0
+    fleet.remind()
     states = list(fleet.parts().values())
-    assert (states.count(SILENT), states.count(ACCEPTED), len(states)) == (147, 20, 120 + 147)
+    assert (states.count(SILENT), states.count(ACCEPTED), len(states)) == (100, 20, 220)
+    now = fleet.newest()
+    assert (now.silent, now.replaced, now.outstanding, now.batches) == (100, 100, 120, 4)
+    assert [len(work_heard(fleet, device)) for device in newcomers(fleet, cohort)] == [1] * 100
+    turns = sorted((reminder.batch, reminder.turn) for reminder, _ in fleet.alarms.reminders)
+    assert turns == [(2, 1), (3, 1), (4, 1)]
 
 
 def test_without_accept_seconds_nobody_is_reminded() -> None:
@@ -127,9 +168,19 @@ def test_a_device_that_was_asked_just_now_has_as_much_time_as_the_first_had() ->
     fleet.status(cohort[0], "declined")
     (other,) = newcomers(fleet, cohort)
     fleet.remind()  # the second of the first cohort, and the first of the new one
-    assert fleet.parts()[other] is ASKED
+    assert (fleet.parts()[cohort[1]], fleet.parts()[other]) == (SILENT, ASKED)
+    assert len(work_heard(fleet, other)) == 2
     fleet.remind()
     assert fleet.parts()[other] is SILENT
+
+
+def test_the_reminders_of_the_first_ones_do_not_announce_again_to_those_asked_later() -> None:
+    fleet, cohort = a_fleet(accept_seconds=30)
+    fleet.status(cohort[0], "declined")
+    (other,) = newcomers(fleet, cohort)
+    (own,) = [reminder for reminder, _ in fleet.alarms.reminders if reminder.batch == 1]
+    fleet.deliver(message_of(own))
+    assert (len(work_heard(fleet, cohort[1])), len(work_heard(fleet, other))) == (2, 1)
 
 
 def test_a_reminder_that_comes_twice_gives_nobodys_work_away_twice() -> None:
@@ -158,7 +209,7 @@ def test_a_worker_that_dies_at_a_reminder_is_made_up_for_by_the_same_reminder(ca
     assert len(others) == 2
     assert all(fleet.announced(device) for device in others)
     assert [fleet.parts()[device] for device in others] == [ASKED, ASKED]
-    assert any(reminder.turn == 1 and reminder.asked == 4 for reminder, _ in fleet.alarms.reminders)
+    assert any(reminder.turn == 1 and reminder.batch == 2 for reminder, _ in fleet.alarms.reminders)
 
 
 def test_a_device_that_accepts_while_its_work_is_given_away_keeps_it_and_the_others_are_replaced() -> None:
@@ -186,7 +237,7 @@ def test_a_loss_that_nobody_dealt_with_does_not_end_the_reminders_of_the_silent(
 @pytest.mark.parametrize("turn", [1, 2])
 def test_a_reminder_that_is_late_for_its_round_does_nothing_to_the_next(turn: int) -> None:
     fleet, cohort = a_fleet()
-    reminder = Reminder(run=RUN, round=1, attempt=1, turn=turn, asked=2)
+    reminder = Reminder(run=RUN, round=1, attempt=1, turn=turn, batch=1)
     for device in cohort:
         fleet.reply(device)
     second = fleet.newest()
@@ -200,7 +251,7 @@ def test_a_reminder_that_is_late_for_its_round_does_nothing_to_the_next(turn: in
 def test_a_reminder_after_the_deadline_asks_nobody(turn: int) -> None:
     fleet, cohort = a_fleet(on_abandoned="fail")
     fleet.pass_time(601)
-    fleet.deliver(message_of(Reminder(run=RUN, round=1, attempt=1, turn=turn, asked=2)))
+    fleet.deliver(message_of(Reminder(run=RUN, round=1, attempt=1, turn=turn, batch=1)))
     assert newcomers(fleet, cohort) == []
     assert [len(work_heard(fleet, device)) for device in cohort] == [1, 1]
     assert fleet.newest().state is State.ABANDONED  # it brought the round to its end by the way
@@ -211,5 +262,5 @@ def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_
     fleet.remind()
     fleet.remind()
     before = len(work_heard(fleet, cohort[0]))
-    opening.announce_again(fleet.cloud, cohort[0])
+    hellos.hear(fleet.cloud, cohort[0])
     assert len(work_heard(fleet, cohort[0])) == before

@@ -70,10 +70,11 @@ def test_a_group_without_a_device_that_could_be_asked_is_refused_with_what_is_le
 
 
 def test_a_group_that_is_deleted_ends_the_run_and_says_why() -> None:
-    fleet = plant("thing-1")
+    fleet = plant("thing-1", on_abandoned="fail")
     fleet.start()
     del fleet.thing_groups.groups["plant"]
     fleet.reply("thing-1")
+    fleet.look(600)
     assert fleet.run().state is RunState.FAILED
     assert "no thing group of that name" in fleet.run().reason
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from components.trainer.errors import WorkFailed
-from components.trainer.training import TorchTask, TrainingSettings, _Descent, load_arrays, state_arrays
+from components.trainer.training import TorchTask, TrainingSettings, load_arrays, state_arrays
+from components.trainer.training.descent import Descent
 
 
 def make_model() -> nn.Module:
@@ -124,11 +125,16 @@ def test_any_data_set_will_do() -> None:
     assert subject.evaluate(fit.weights).examples == 20
 
 
-def test_a_regression_has_a_loss_and_no_accuracy() -> None:
-    inputs = torch.randn(20, 4)
-    data = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
-    subject = TorchTask(lambda: nn.Linear(4, 1), data, data, loss=nn.functional.mse_loss)
-    assert set(subject.evaluate(subject.initial_weights(0)).metrics) == {"loss"}
+def test_a_regression_has_the_root_of_its_squared_errors_and_the_mean_of_its_errors() -> None:
+    inputs = torch.zeros(300, 4)
+    targets = torch.full((300, 1), 3.0)
+    targets[:100] = -1.0
+    data = TensorDataset(inputs, targets)
+    subject = TorchTask(lambda: nn.Linear(4, 1, bias=False), data, data, loss=nn.functional.mse_loss)
+    metrics = subject.evaluate(subject.initial_weights(0)).metrics
+    assert set(metrics) == {"loss", "rmse", "mae"}
+    assert metrics["rmse"] == pytest.approx(((100 + 200 * 9) / 300) ** 0.5)
+    assert metrics["mae"] == pytest.approx((100 + 200 * 3) / 300)
 
 
 def test_progress_is_reported_per_epoch() -> None:
@@ -183,7 +189,10 @@ def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> Non
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
     settings = TrainingSettings(learning_rate=0.1, momentum=0.9)
-    descent, optimizer = _Descent(ours, settings), torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    descent, optimizer = (
+        Descent(ours.parameters(), settings),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+    )
     for _ in range(5):
         inputs, targets = torch.randn(8, 5), torch.randint(3, (8,))
         for model, step in ((ours, descent.step), (theirs, optimizer.step)):
@@ -198,7 +207,7 @@ def test_training_does_not_import_torchs_compiler() -> None:
     program = """
 import sys
 from components.trainer.tasks.digits import Digits
-digits = Digits(0, 100)
+digits = Digits(share=0, shares=100)
 digits.fit(digits.initial_weights(0), {"epochs": 1}, lambda part: None, lambda: False)
 sys.exit("torch._dynamo" in sys.modules)
 """

@@ -52,7 +52,10 @@ def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) 
         ),
         ({"attributes": {f"a{n}": "\u20ac" * 64 for n in range(6)}}, "room for 1,024"),
         ({"tasks": {"Digits!": {}}}, "tasks has the name 'Digits!': a name takes 1 to 32"),
-        ({"tasks": {"faces": {}}}, "there is no task 'faces'; built in are digits, noise"),
+        (
+            {"tasks": {"faces": {}}},
+            "there is no task 'faces'; built in are digits, mnist, cifar10, air_quality, noise",
+        ),
         ({"tasks": {"faces": {"module": "faces"}}}, "it is spelled package.module:ClassName"),
         ({"tasks": {f"task-{n}-with-a-long-name": {"module": "a:B"} for n in range(60)}}, "too many names"),
     ],

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # the trainer's light main process reads this file, and task.
 
 BUILT_IN: Mapping[str, str] = {
     "digits": "components.trainer.tasks.digits:Digits",
+    "mnist": "components.trainer.tasks.mnist:Mnist",
+    "cifar10": "components.trainer.tasks.cifar10:Cifar10",
+    "air_quality": "components.trainer.tasks.air_quality:AirQuality",
     "noise": "components.trainer.tasks.noise:Noise",
 }
 OWN_OPTIONS = {"module", "path"}

@@ -21,11 +21,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile."""
+    """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile.
+
+    ``partial`` says that the training was stopped, and that ``examples`` are those really seen by then.
+    """
 
     weights: Arrays
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    partial: bool = False
 
 
 class Task(Protocol):
@@ -43,7 +47,8 @@ class Task(Protocol):
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         """Train from ``weights``, which must not be written to.
 
-        ``settings`` are the run's; call ``report`` now and then; return or raise soon once ``stop`` says so.
+        ``settings`` are the run's; call ``report`` now and then. Once ``stop`` says so, return soon
+        what was reached, as partial, or raise.
         """
 
     def examples(self) -> int:

@@ -1,0 +1,87 @@
+"""CIFAR-10: 60,000 images of 32 x 32 pixels in 10 classes (Krizhevsky 2009), from its binary version.
+
+A record is a byte of label and 3,072 bytes of pixels: 1,024 of red, of green, of blue, each row by row. The
+"python version" of the same data is pickle, which can run code, and is not read.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components.trainer.tasks.dealt import DealtTask, Pixels
+from components.trainer.tasks.files import Publication
+from components.trainer.tasks.partition import Option, parse_partition
+from components.trainer.training import TrainingSettings
+
+ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz, and unpack it"
+FOLDER = "cifar-10-batches-bin"  # which the archive makes
+TRAINING = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST = ("test_batch.bin",)
+RECORD = 1 + 3 * 32 * 32
+LOCAL_HELD_OUT = 0.1  # of a share
+DEFAULTS = TrainingSettings(epochs=1, learning_rate=0.001, momentum=0.9, batch_size=32)
+
+
+class Cifar10(DealtTask):
+    """CIFAR-10 on one device.
+
+    Args:
+        folder: where the archive was unpacked, or the folder that it made.
+        dealing: this device's share; the fields of :class:`~components.trainer.tasks.partition.Partition`.
+    """
+
+    def __init__(self, folder: str = "", **dealing: Option) -> None:
+        partition = parse_partition("cifar10", dealing, own=("folder",))
+        publication = Publication("cifar10", "CIFAR-10 (binary version)", ADDRESS, folder)
+        images, labels = read_examples(publication, TRAINING)
+        super().__init__(
+            make_model,
+            (images, labels),
+            partition.places(labels.tolist()),
+            local_held_out=LOCAL_HELD_OUT,
+            read_test=lambda: read_examples(publication, TEST),
+            defaults=DEFAULTS,
+        )
+
+
+def make_model() -> nn.Module:
+    """Return LeNet-5 for colour images (LeCun et al. 1998): 62,006 parameters."""
+    return nn.Sequential(
+        Pixels(0.5, 0.5),
+        nn.Conv2d(3, 6, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
+
+
+def read_examples(publication: Publication, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Return images, uint8 of shape (n, 3, 32, 32), and labels, int64, of several files.
+
+    Raises:
+        ConfigurationError: a file is missing or damaged.
+    """
+    records = [_read_records(publication, name) for name in names]
+    table = torch.from_numpy(np.concatenate(records))
+    return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].long()
+
+
+def _read_records(publication: Publication, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    path = publication.find(name, f"{FOLDER}/{name}")
+    data = np.frombuffer(publication.read(path), np.uint8)
+    if not len(data) or len(data) % RECORD:
+        raise publication.damaged(
+            path, f"which has {len(data)} bytes: no whole number of records of {RECORD}"
+        )
+    table = data.reshape(-1, RECORD)
+    if table[:, 0].max() > 9:  # noqa: PLR2004
+        raise publication.damaged(path, f"which has the label {table[:, 0].max()}: there are 0 to 9")
+    return table

@@ -1,0 +1,17 @@
+"""Training of PyTorch modules: a user's task makes a model and two data sets, ``TorchTask`` does the rest."""
+
+from components.trainer.training.arrays import load_arrays, state_arrays
+from components.trainer.training.batches import Samples
+from components.trainer.training.descent import Optimizer
+from components.trainer.training.settings import TrainingSettings, parse_training_settings
+from components.trainer.training.torch_task import TorchTask
+
+__all__ = [
+    "Optimizer",
+    "Samples",
+    "TorchTask",
+    "TrainingSettings",
+    "load_arrays",
+    "parse_training_settings",
+    "state_arrays",
+]

@@ -1,0 +1,118 @@
+"""The passes over a device's examples in one round."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from components.trainer.tasks.task import Stop
+from components.trainer.training.batches import Batches
+from components.trainer.training.descent import Optimizer
+from components.trainer.training.losses import Loss, loss_of
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass: the mean loss over ``examples`` examples, and whether it was stopped on the way."""
+
+    loss: float
+    examples: int
+    stopped: bool
+
+
+class Fitting:
+    """Trains a model as it stands, epoch by epoch.
+
+    With ``proximal`` above 0 each loss has the term mu/2 ||w - w_global||^2, w_global being the parameters
+    with which the round began: FedProx, Li et al., "Federated Optimization in Heterogeneous Networks",
+    MLSys 2020 (https://arxiv.org/abs/1812.06127), equation 2. It keeps devices with much work or odd data
+    near the global model. The term is put into the gradients, exactly; the loss that is told is without it.
+
+    Args:
+        model: in the mode of its own choice; each epoch puts it into training mode.
+        loss: of a batch.
+        optimizer: moves the model's parameters.
+        proximal: mu.
+        class_weights: one weight per class for the loss, or none.
+        autocast: the type of mixed precision, or none.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a part of the training that can be chosen by itself
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        proximal: float = 0.0,
+        class_weights: Tensor | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self._model = model
+        self._loss = loss
+        self._optimizer = optimizer
+        self._proximal = proximal
+        self._class_weights = class_weights
+        self._autocast = autocast
+        kept = model.parameters() if proximal else ()
+        self._anchor = [parameter.detach().clone() for parameter in kept]
+
+    def epoch(self, batches: Batches, stop: Stop) -> Epoch:
+        """Train on each batch once, until ``stop`` says so."""
+        self._model.train()
+        total, count, stopped = 0.0, 0, False
+        for inputs, targets in batches:
+            if stop():
+                stopped = True
+                break
+            self._model.zero_grad()
+            loss = loss_of(self._loss, self._outputs(inputs), targets, self._class_weights)
+            loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
+            self._pull_back()
+            self._optimizer.step()
+            total += loss.item() * len(targets)
+            count += len(targets)
+        return Epoch(total / count if count else float("nan"), count, stopped)
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        if self._autocast is None:
+            outputs: Tensor = self._model(inputs)
+            return outputs
+        with torch.autocast(inputs.device.type, dtype=self._autocast):
+            outputs = self._model(inputs)
+        # The loss is a sum over many examples: bfloat16's 8 bits are too few for it.
+        return outputs.float() if outputs.is_floating_point() else outputs
+
+    @torch.no_grad()
+    def _pull_back(self) -> None:
+        """Add the gradient of the proximal term, mu (w - w_global)."""
+        for parameter, begun in zip(self._model.parameters(), self._anchor, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - begun, alpha=self._proximal)
+
+
+class Patience:
+    """Ends a training whose loss on held-out examples has not become smaller for some epochs.
+
+    Prechelt, "Early Stopping - But When?", Neural Networks: Tricks of the Trade (1998). Keeps the best state.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._best = float("inf")
+        self._since = 0
+        self._state: dict[str, Tensor] = {}
+
+    def exhausted(self, loss: float, model: nn.Module) -> bool:
+        """Note an epoch's loss; whether it is time to end."""
+        if loss < self._best:
+            self._best, self._since = loss, 0
+            self._state = copy.deepcopy(model.state_dict())
+        else:
+            self._since += 1
+        return self._since >= self._epochs
+
+    def restore(self, model: nn.Module) -> None:
+        """Set the model to the best state that was seen, if there was any."""
+        if self._state:
+            model.load_state_dict(self._state)

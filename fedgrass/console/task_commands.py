@@ -1,0 +1,76 @@
+"""``fedgrass task``: a task of one's own, from its first line to its check."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from fedgrass.console.key_values import parse_key_values
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands to the ``fedgrass`` command."""
+    tasks = commands.add_parser("task", help="write a task of your own, or check one")
+    kinds = tasks.add_subparsers(required=True, metavar="action")
+    new = kinds.add_parser("new", help="write a task's file and its test, to be filled in")
+    new.add_argument("name", help="of the task, such as cracks")
+    new.add_argument("--folder", type=Path, default=Path(), help="where to write them (here)")
+    new.set_defaults(run=_new)
+    _add_check(kinds)
+
+
+def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    check = kinds.add_parser(
+        "check",
+        help="run a task on a small sample, and say what it needs of a device",
+        description="Exit code: 0 if all is good, 1 if a check failed, 2 if the task cannot be made.",
+    )
+    check.add_argument("name", help="a built-in task, or module:ClassName of your own")
+    check.add_argument(
+        "--path", type=Path, default=Path(), metavar="FOLDER", help="where the module lies (here)"
+    )
+    check.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the task, as on a device"
+    )
+    check.add_argument(
+        "--setting", action="append", default=[], metavar="KEY=VALUE", help="of the training, as in a run"
+    )
+    check.add_argument("--examples", type=_positive, default=256, help="to use, of a TorchTask (256)")
+    check.add_argument("--seconds", type=_positive, default=60, help="after which a training is stopped (60)")
+    check.set_defaults(run=_check)
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    # Imported here, as for the demo: only what is asked for is loaded.
+    from fedgrass.local.new_task import class_of, write_task  # noqa: PLC0415
+
+    file, test = write_task(arguments.name, arguments.folder)
+    path = f" --path {arguments.folder}" if arguments.folder != Path() else ""
+    _say(f"wrote {file} and {test}: put your model and data in, then")
+    _say(f"  fedgrass task check {file.stem}:{class_of(arguments.name)}{path}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.task_check import CheckOptions, check_task  # noqa: PLC0415
+
+    options = CheckOptions(
+        name=arguments.name,
+        path=arguments.path,
+        options=parse_key_values("--option", arguments.option),
+        settings=parse_key_values("--setting", arguments.setting),
+        examples=arguments.examples,
+        seconds=arguments.seconds,
+    )
+    sys.exit(check_task(options, _say))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        message = f"{text!r} is no whole number from 1"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _say(line: str) -> None:
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)

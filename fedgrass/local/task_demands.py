@@ -1,0 +1,79 @@
+"""What a task must give back, whatever it does."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from components.trainer.tasks.task import Fit
+from fedgrass.federation import messages, weights
+from fedgrass.federation.errors import FedgrassError
+from fedgrass.federation.weights import Arrays
+
+Found = TypeVar("Found")
+
+
+class CheckFailed(FedgrassError):
+    """A task does not do what it must; the text says what, and the way out."""
+
+
+def expect(found: object, kind: type[Found], method: str) -> Found:
+    """Return what a method gave back, if it is of the right kind."""
+    if not isinstance(found, kind):
+        message = f"{method}() returns a {type(found).__name__}; it has to return a {kind.__name__}"
+        raise CheckFailed(message)
+    return found
+
+
+def check_arrays(first: Arrays, second: Arrays) -> None:
+    """Check initial weights: numpy's, finite, and the same both times."""
+    for name, array in first.items():
+        if not isinstance(array, np.ndarray):
+            message = f"initial_weights has {name!r} as a {type(array).__name__}: it takes numpy arrays"
+            raise CheckFailed(message)
+    weights.check_finite(first)
+    same = first.keys() == second.keys()
+    if not same or any(not np.array_equal(first[name], second[name]) for name in first):
+        message = "initial_weights(0) is another each time: draw the weights from the seed alone"
+        raise CheckFailed(message)
+
+
+def through_a_file(arrays: Arrays) -> Arrays:
+    """Return the arrays as a device gets them, read-only; bit for bit what they were."""
+    back = weights.decode(weights.encode(arrays))
+    for name, array in arrays.items():
+        found = back[name]
+        if (found.dtype, found.shape, found.tobytes()) != (array.dtype, array.shape, array.tobytes()):
+            message = f"array {name!r} ({array.dtype}) does not come back from a file as it was"
+            raise CheckFailed(message)
+    return back
+
+
+def encode_update(fit: Fit, model: Arrays) -> bytes:
+    """Return the update's file, which has to be one that the cloud takes."""
+    check_metrics(fit.metrics)
+    weights.check_finite(fit.weights)
+    update, base = weights.encode(fit.weights), weights.encode(model)
+    weights.check_layout(weights.read_layout(update, len(update)), weights.read_layout(base, len(base)))
+    return update
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Check that metrics are finite numbers, few enough for a message."""
+    try:
+        numbers = {name: float(value) for name, value in metrics.items()}
+        msgspec.convert(numbers, messages.Metrics)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        message = f"the metrics {dict(metrics)!r} cannot be sent: {error}"
+        raise CheckFailed(message) from error
+    if odd := [name for name, value in numbers.items() if not np.isfinite(value)]:
+        message = f"the metric {odd[0]!r} is {numbers[odd[0]]}: not a finite number"
+        raise CheckFailed(message)
+
+
+def check_report(fraction: float) -> None:
+    """Check what a training reports of its progress."""
+    if not 0 <= float(fraction) <= 1:
+        message = f"report() was given {fraction}: it takes the part that is done, 0 to 1"
+        raise CheckFailed(message)

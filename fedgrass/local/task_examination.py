@@ -1,0 +1,195 @@
+"""The checks of a task on a small sample, each of which needs those before it."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
+
+import numpy as np
+
+from components.trainer.tasks.task import Evaluation, Fit, Task
+from fedgrass.federation.errors import FedgrassError
+from fedgrass.federation.weights import Arrays, decode
+from fedgrass.local.task_demands import (
+    CheckFailed,
+    check_arrays,
+    check_metrics,
+    check_report,
+    encode_update,
+    expect,
+    through_a_file,
+)
+from fedgrass.local.task_mistakes import explain
+
+if TYPE_CHECKING:  # a task without PyTorch is checked without it
+    from components.trainer.training import TorchTask
+
+EPOCHS = 10  # within which the loss has to fall
+STOP_SECONDS = 10.0  # within which a training has to end once it is asked to
+
+
+class Finding(NamedTuple):
+    """What a check says of a task that passed it; a ``note`` is for the person to judge."""
+
+    kind: Literal["ok", "note"]
+    text: str
+
+
+class Examination:
+    """Examines one task.
+
+    Args:
+        task: the task.
+        settings: of the training, over those of the check: one epoch, with a seed.
+        examples: so many at most are used, where the task is a ``TorchTask``.
+        seconds: after which a training is asked to stop.
+    """
+
+    def __init__(
+        self, task: Task, settings: Mapping[str, bool | int | float | str], examples: int, seconds: float
+    ) -> None:
+        self._task = task
+        self._settings = settings
+        self._most = examples
+        self._seconds = seconds
+        self._model: Arrays = {}
+        self._examples = 0
+        self._update_bytes = 0
+        self._epoch_seconds = 0.0
+
+    def steps(self) -> dict[str, Callable[[], Finding]]:
+        """Return the checks in their order; each raises what is wrong."""
+        return {
+            "examples": self._count,
+            "weights": self._check_weights,
+            "gradients": self._check_gradients,
+            "evaluation": self._check_evaluation,
+            "training": self._check_training,
+            "stopping": self._check_stop,
+        }
+
+    def first_batch(self) -> str:
+        """Return what the first batch looks like: most mistakes are of shapes and types."""
+        if not _is_torch(self._task):
+            return ""
+        try:
+            batch = self._task.first_batch()
+        except Exception:  # noqa: BLE001 - then that is the mistake, and it is told already
+            return ""
+        inputs, targets = (f"{part.dtype} {tuple(part.shape)}" for part in batch)
+        return f" (the first batch has inputs {inputs}, targets {targets})"
+
+    def needs(self) -> str:
+        """Return what the task needs of a device, once all checks are good."""
+        # Linux counts it in KiB.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        update = _size(self._update_bytes)
+        return (
+            f"a device needs\n"
+            f"      memory: {_size(peak)} while it trains, with the libraries\n"
+            f"      disk: {update} for an update, until it is uploaded\n"
+            f"      per round: {update} up, as much down for the model\n"
+            f"      time: about {self._epoch_seconds:.2g} s for an epoch of all {self._examples:,} examples,"
+            " on a processor like this one"
+        )
+
+    def _count(self) -> Finding:
+        self._examples = int(self._task.examples())
+        if self._examples < 1:
+            message = f"there is nothing to train on: examples() is {self._examples}"
+            raise CheckFailed(message)
+        if not _is_torch(self._task):
+            return Finding("ok", f"{self._examples:,} to train on")
+        self._task.sample(self._most)
+        return Finding("ok", f"{self._examples:,} to train on, {self._task.examples():,} of them used here")
+
+    def _check_weights(self) -> Finding:
+        """Check that the initial weights come from the seed, and go through a file bit for bit."""
+        first, second = self._task.initial_weights(0), self._task.initial_weights(0)
+        check_arrays(first, second)
+        self._model = through_a_file(first)
+        values = sum(array.size for array in first.values())
+        return Finding("ok", f"{len(first)} arrays, {values:,} values; bit for bit through a file")
+
+    def _check_gradients(self) -> Finding:
+        if not _is_torch(self._task):
+            return Finding("ok", "")
+        gradients = self._task.gradients(self._model)
+        if all(gradient is None for gradient in gradients.values()):
+            message = "no parameter of the model has a gradient: there is nothing to train"
+            raise CheckFailed(message)
+        for name, gradient in gradients.items():
+            if gradient is not None and not bool(gradient.isfinite().all()):
+                message = f"parameter {name!r} has a gradient that is not finite{self.first_batch()}"
+                raise CheckFailed(message)
+        if idle := [name for name, gradient in gradients.items() if gradient is None]:
+            return Finding("note", f"finite, but these have no part in the loss: {', '.join(idle)}")
+        return Finding("ok", f"finite for all {len(gradients)} parameters")
+
+    def _check_evaluation(self) -> Finding:
+        found = expect(self._task.evaluate(self._model), Evaluation, "evaluate")
+        check_metrics(found.metrics)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items()) or "no metrics"
+        if found.examples < 1:
+            return Finding("note", "no held-out examples, so a round cannot tell how good its model is")
+        if "loss" not in found.metrics:
+            return Finding("note", f"{told}, but none is called 'loss': nobody can tell if the task learns")
+        return Finding("ok", f"{told} on {found.examples:,} examples")
+
+    def _check_training(self) -> Finding:
+        trained, before, count = self._model, self._loss(self._model), 0
+        now, until = before, time.monotonic() + self._seconds
+        # A second epoch for the time alone: the first in a process also starts threads and fills caches.
+        least = 2 if _is_torch(self._task) else 1
+        while count < least or (now >= before and count < EPOCHS and time.monotonic() < until):
+            started = time.monotonic()
+            fit = self._fit(trained, lambda: time.monotonic() > until)
+            self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
+            update = encode_update(fit, self._model)
+            trained, count, self._update_bytes = decode(update), count + 1, len(update)
+            now = self._loss(trained)
+        passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
+        if now < before:
+            return Finding("ok", f"the loss fell from {before:.6g} to {now:.6g} in {passes}")
+        if np.isnan(before):
+            return Finding("note", f"{passes} made a good update; nobody can tell if it is better")
+        message = (
+            f"the loss did not fall in {passes}: {before:.6g} before, {now:.6g} after. Is the learning"
+            " rate right (--setting learning_rate=0.01)? Do the targets belong to the inputs?"
+        )
+        raise CheckFailed(message)
+
+    def _check_stop(self) -> Finding:
+        started = time.monotonic()
+        try:
+            partial = self._fit(self._model, lambda: True).partial
+        except FedgrassError:
+            partial = True  # it had nothing to give back, and said so
+        except Exception as error:  # noqa: BLE001 - a task may end by an exception of its own
+            return Finding("ok", f"the training ends by {explain(error)}")
+        seconds = time.monotonic() - started
+        if partial and seconds < STOP_SECONDS:
+            return Finding("ok", f"the training ended {seconds:.2f} s after it was asked to")
+        return Finding(
+            "note", "the training does not heed stop(): it can only be killed, and its work is lost"
+        )
+
+    def _fit(self, model: Arrays, stop: Callable[[], bool]) -> Fit:
+        own = {"epochs": 1, "seed": 0} if _is_torch(self._task) else {}
+        found = self._task.fit(model, {**own, **self._settings}, check_report, stop)
+        return expect(found, Fit, "fit")
+
+    def _loss(self, model: Arrays) -> float:
+        """Return the loss on the training's examples where the task can tell, else on its held-out ones."""
+        found = self._task.evaluate_training(model) if _is_torch(self._task) else self._task.evaluate(model)
+        return float(found.metrics.get("loss", np.nan))
+
+
+def _is_torch(task: Task) -> "TypeGuard[TorchTask]":
+    training = sys.modules.get("components.trainer.training")
+    return training is not None and isinstance(task, training.TorchTask)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"  # noqa: PLR2004 - a megabyte

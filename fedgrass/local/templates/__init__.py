@@ -1,0 +1,1 @@
+"""What ``fedgrass task new`` writes: real files, checked like all others, under the names of an example."""

@@ -1,0 +1,88 @@
+"""The examples of the docs: tasks without PyTorch, loaded as a device loads them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from components.trainer.tasks.registry import load_task
+from components.trainer.tasks.task import Settings, Task
+from fedgrass.federation.aggregation import WeightedMean
+from fedgrass.federation.weights import Arrays, decode, encode
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+LINE = "linear_regression:LinearRegression"
+CLASSIFIER = "sklearn_classifier:SklearnClassifier"
+
+
+def load(module: str, file: Path, **options: str) -> Task:
+    return load_task("own", {"module": module, "path": str(EXAMPLES), "file": str(file), **options})
+
+
+def rounds(tasks: list[Task], number: int, settings: Settings) -> list[Mapping[str, float]]:
+    """Train by rounds; return what the first task measures before each and at the end."""
+    weights: Arrays = decode(encode(tasks[0].initial_weights(0)))
+    measured = [tasks[0].evaluate(weights).metrics]
+    for _ in range(number):
+        mean = WeightedMean()
+        for task in tasks:
+            fit = task.fit(weights, settings, lambda _: None, lambda: False)
+            mean.add(fit.weights, fit.examples)
+        weights = decode(encode(mean.result()))
+        measured.append(tasks[0].evaluate(weights).metrics)
+    return measured
+
+
+def pump(file: Path, rows: int, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    inputs = random.uniform(-1, 1, (rows, 3))
+    targets = inputs @ [2.0, -1.0, 0.5] + 0.7
+    np.savetxt(file, np.column_stack([inputs, targets]), delimiter=",")
+    return file
+
+
+def test_two_devices_find_the_line_in_plain_numpy(tmp_path: Path) -> None:
+    tasks = [load(LINE, pump(tmp_path / f"{seed}.csv", 100 * seed, seed)) for seed in (1, 2)]
+    assert [task.examples() for task in tasks] == [90, 180]
+    measured = rounds(tasks, 5, {"steps": 100})
+    assert measured[0]["rmse"] > 1
+    assert measured[-1]["rmse"] < 0.01
+
+
+def test_a_file_that_grew_has_more_examples(tmp_path: Path) -> None:
+    task = load(LINE, pump(tmp_path / "pump.csv", 100, 1))
+    pump(tmp_path / "pump.csv", 200, 1)
+    assert task.examples() == 180
+
+
+def test_three_devices_learn_the_digits_with_scikit_learn(tmp_path: Path) -> None:
+    digits = load_digits()
+    table = np.column_stack([digits.data / 16, digits.target])
+    tasks = []
+    for device in range(3):
+        np.savetxt(tmp_path / f"{device}.csv", table[device::3], delimiter=",", fmt="%.4f")
+        tasks.append(load(CLASSIFIER, tmp_path / f"{device}.csv"))
+    measured = rounds(tasks, 3, {"epochs": 5, "learning_rate": 0.01})
+    assert measured[0]["accuracy"] < 0.2
+    assert measured[-1]["accuracy"] > 0.9
+    assert measured[-1]["loss"] < measured[0]["loss"]
+
+
+def test_two_classes_have_one_row_of_coefficients(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(200, 2))
+    np.savetxt(tmp_path / "two.csv", np.column_stack([inputs, inputs[:, 0] > 0]), delimiter=",")
+    task = load(CLASSIFIER, tmp_path / "two.csv", classes="2")
+    assert rounds([task], 2, {"learning_rate": 0.1})[-1]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("module", [LINE, CLASSIFIER])
+def test_an_example_that_is_stopped_says_that_it_is_partial(tmp_path: Path, module: str) -> None:
+    random = np.random.default_rng(0)
+    table = np.column_stack([random.normal(size=(40, 3)), np.arange(40) % 10])
+    np.savetxt(tmp_path / "data.csv", table, delimiter=",")
+    task = load(module, tmp_path / "data.csv")
+    assert task.fit(task.initial_weights(0), {}, lambda _: None, lambda: True).partial
+    assert not task.fit(task.initial_weights(0), {}, lambda _: None, lambda: False).partial
