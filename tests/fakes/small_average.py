@@ -88,9 +88,9 @@ class SmallAverage:
         layout = carried_layout(read_layout(file, len(file)), strategies.load(self.settings).carried)
         return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
 
-    def unchecked(self, update: Arrays) -> bytes:
+    def unchecked(self, update: Arrays, carried: Arrays | None = None) -> bytes:
         """Return the file of an update as a device would write it that checks nothing."""
-        return file_of(update, behind=self._carried())
+        return file_of(update, behind=self._carried() if carried is None else carried)
 
     def make(
         self,
