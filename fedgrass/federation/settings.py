@@ -136,8 +136,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return min(wanted, max(1, self.minimum_replies, chosen))
 
     def training_of(self, number: int) -> Options:
-        """Return the training settings of round ``number``."""
-        chosen = dict(self.training)
+        """Return the training settings of round ``number``: the strategy's needs, and over them the run's."""
+        chosen: Options = {}
+        if built_in := aggregation.strategy(self.aggregation, self.aggregation_options):
+            chosen.update(built_in.training())
+        chosen.update(self.training)
         for first in sorted(self.training_by_round, key=int):
             if int(first) <= number:
                 chosen.update(self.training_by_round[first])

@@ -59,6 +59,10 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return what an update counts, in proportion to the others: the number of its examples."""
         return float(contribution.examples)
 
+    def training(self) -> dict[str, float]:
+        """Return what the devices' training needs to know: goes to them with the run's own ``training``."""
+        return {}
+
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
         """Return the weights of N changes, shape (N,); those of 0 are not looked at."""
         shares = np.array([self.share(contribution) for contribution in contributions])
