@@ -42,6 +42,10 @@ check: $(VENV)/.for-tests
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
+	$(BIN)/python -m benchmarks.selection $(OPTIONS)
+	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
+	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
+	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)

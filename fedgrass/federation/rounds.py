@@ -129,8 +129,8 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_down(self) -> int:
-        """Bytes of the global model that devices have fetched: each that took the work, the whole model."""
-        return self.accepted * self.base_bytes
+        """Bytes that devices have fetched: each that took the work, the whole model in its encoding."""
+        return self.accepted * self.bytes_to_download
 
     @property
     def good(self) -> int:

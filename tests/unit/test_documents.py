@@ -15,7 +15,6 @@ from msgspec import Struct
 
 import package
 from components.trainer.configuration import FOR_OTHERS, Configuration
-from components.trainer.tasks.digits import DEFAULTS
 from fedgrass import __version__
 from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
@@ -70,11 +69,6 @@ def test_the_page_of_selection_has_each_option_with_what_it_takes_and_its_defaul
         for option, (said, value) in field_words(type(strategy)).items()
     }
     assert {row[0].strip("`") for row in rows(page, "`selection`") if len(row) == 4} == set(SELECTIONS)
-
-
-def test_the_defaults_of_the_digits_are_those_that_the_page_says() -> None:
-    assert (DEFAULTS.epochs, DEFAULTS.learning_rate, DEFAULTS.batch_size) == (5, 0.05, 16)
-    assert "the digits have 5\nepochs, a learning rate of 0.05 and batches of 16" in SETTINGS
 
 
 def test_the_recipe_has_the_defaults_that_the_trainer_has() -> None:
