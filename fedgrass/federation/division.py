@@ -38,14 +38,16 @@ class Job(Struct, frozen=True, kw_only=True):
 def groups_pay(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> bool:
     """Return whether a round's replies are summed in groups: where sums of some of them can be averaged."""
     large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
-    return large and strategy.separable and model_bytes <= scale.sharded_bytes
+    plain = strategy.separable and not strategy.carried
+    return large and plain and model_bytes <= scale.sharded_bytes
 
 
 def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:
     """Return the shards of a model, in its order; none if one averager makes it.
 
-    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do.
+    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do, nor if updates carry
+    more than the model's arrays.
     """
-    if surveyed or strategy.survey or model.data_bytes <= scale.sharded_bytes:
+    if surveyed or strategy.survey or strategy.carried or model.data_bytes <= scale.sharded_bytes:
         return []
     return list(cut(model, scale.sharded_bytes // 2 // _BYTES))

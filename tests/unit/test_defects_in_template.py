@@ -111,9 +111,12 @@ def test_a_device_may_write_nothing_but_its_own_updates() -> None:
 def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -> None:
     table = resources()["DevicesTable"]["Properties"]
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
-    (rule,) = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
-    assert (rule["Prefix"], rule["Status"]) == ("updates/", "Enabled")
-    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    rules = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert [(rule["Prefix"], rule["Status"]) for rule in rules] == [
+        ("updates/", "Enabled"),
+        ("drafts/", "Enabled"),
+    ]
+    assert all(rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1} for rule in rules)
 
 
 def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
