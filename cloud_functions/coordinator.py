@@ -207,9 +207,8 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return False
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
         abandon(cloud, newest, event)
-    else:
-        averaging.aggregate(cloud, run, newest, event, overdue=rung)
-    return True
+        return True
+    return averaging.aggregate(cloud, run, newest, event, overdue=rung)
 
 
 def _could_replace(newest: Round, event: Event | None) -> bool:
