@@ -129,3 +129,16 @@ def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
 def test_every_function_has_a_time_out() -> None:
     for name, function in resources("AWS::Serverless::Function").items():
         assert "Timeout" in function["Properties"], name
+
+
+def test_each_queue_is_read_by_the_function_that_understands_its_messages() -> None:
+    read = {
+        (name, many(event["Properties"]["Queue"]["Fn::GetAtt"])[0])
+        for name, function in resources("AWS::Serverless::Function").items()
+        for event in function["Properties"].get("Events", {}).values()
+    }
+    assert {(name, queue.split(".")[0]) for name, queue in read} == {
+        ("Initiator", "Hellos"),
+        ("Averager", "Replies"),
+        ("Averager", "Jobs"),
+    }
