@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -22,6 +19,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from fedgrass.local.core_errors import IotConnectionError
 from fedgrass.local.iot_connection import IotEndpoint, IotMessage, QualityOfService
+from fedgrass.local.severable_link import SeverableLink
 
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
@@ -48,6 +46,7 @@ class PahoConnection:
         self._connected = asyncio.Event()
         self._last_failure = NO_ANSWER
         self._cut = False
+        self._link = SeverableLink()
         self._filters: dict[str, QualityOfService] = {}
         self._unacknowledged: dict[int, Callable[[], None]] = {}
         self._requests: dict[int, asyncio.Future[str | None]] = {}
@@ -79,6 +78,7 @@ class PahoConnection:
         self._connected.clear()
         self._client.disconnect()
         await asyncio.to_thread(self._client.loop_stop)
+        self._link.closing()
         for request in self._requests.values():
             request.cancel()
 
@@ -114,23 +114,25 @@ class PahoConnection:
         """Break the link without a DISCONNECT, and stay away until `restore`."""
         self._cut = True
         self._connected.clear()
-        transport = self._client.socket()
-        if transport is not None:
-            # The TLS object belongs to paho's thread: shut down the connection below it.
-            with socket.socket(fileno=os.dup(transport.fileno())) as link, suppress(OSError):
-                link.shutdown(socket.SHUT_RDWR)
+        # paho's thread ends on its broken socket: on a sound one it would first wait for acknowledgements.
+        self._link.sever()
         await asyncio.to_thread(self._client.loop_stop)
 
     async def restore(self) -> None:
         """Reconnect in the background after `cut`."""
         if self._cut:
             self._cut = False
+            self._link.mend()
+            # Not after the pause that the attempts before have grown to.
+            self._client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
             self._client.loop_start()
 
     def _make_client(self, in_flight_messages: int) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, self._endpoint.thing_name, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(in_flight_messages)
         client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -169,6 +171,12 @@ class PahoConnection:
 
     # From here on: called by paho's thread.
 
+    def _on_socket_open(self, _: paho.Client, __: object, opened: Any) -> None:
+        self._link.opened(opened.fileno())
+
+    def _on_socket_close(self, _: paho.Client, __: object, ___: object) -> None:
+        self._link.closing()
+
     def _on_connect(
         self,
         client: paho.Client,
@@ -184,7 +192,7 @@ class PahoConnection:
         if not (self._keeps_session and flags.session_present):
             for topic_filter, qos in list(self._filters.items()):
                 client.subscribe(topic_filter, options=_options(qos))
-        self._in_loop(self._connected.set)
+        self._in_loop(self._accepted)
 
     def _on_disconnect(
         self,
@@ -221,6 +229,10 @@ class PahoConnection:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     # From here on: called in the event loop again.
+
+    def _accepted(self) -> None:
+        if not self._cut:  # the link may have been cut while this was on its way from paho's thread
+            self._connected.set()
 
     def _lost(self) -> None:
         self._connected.clear()

@@ -398,10 +398,13 @@ def test_only_stream_manager_may_validate_a_token(
 
 
 def test_a_component_can_restart_one_that_its_policy_names(client: Any, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / f"{COMPONENT}.log"
+    # A component is RUNNING once its shell is started; the shell may come to its first line later.
+    eventually(lambda: log.read_text() == "started\n")
+
     answer = client.restart_component_async(component_name=COMPONENT).result(SECONDS)
 
     assert answer.restart_status == "SUCCEEDED"
-    log = tmp_path / "logs" / f"{COMPONENT}.log"
     eventually(lambda: log.read_text() == "started\nstarted\n")
     refused(model.ResourceNotFoundError, client.restart_component_async, component_name="com.example.Absent")
     refused(model.UnauthorizedError, client.restart_component_async, component_name=OTHER)
