@@ -14,8 +14,9 @@ import yaml
 
 from fedgrass.local.access_control import topic_matches
 from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.iot_connection import IotMessage, QualityOfService
-from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, Profile
 
 T = TypeVar("T")

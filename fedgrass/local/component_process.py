@@ -75,22 +75,32 @@ class ComponentProcess:
         self._current: GuardedScript | None = None
         self._needs_install = True
         self._reported_error = False
+        self._is_retired = False
+        self._turn = asyncio.Lock()
         self.state = NEW
 
     def start(self) -> None:
         """Begin the lifecycle in the background: install, unless that is done, and run."""
-        if self._supervisor is None or self._supervisor.done():
+        if not self._is_retired and (self._supervisor is None or self._supervisor.done()):
             self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """End the component and everything that it started. May be called again."""
-        await self._stop(FINISHED)
+        async with self._turn:
+            await self._stop(FINISHED)
+
+    async def retire(self) -> None:
+        """Stop for good: a restart that somebody has asked for meanwhile does not bring it back."""
+        self._is_retired = True
+        await self.stop()
 
     async def restart(self) -> None:
         """Stop and start again, without the install step."""
-        await self._stop(INSTALLED)
-        self._failures.clear()
-        self.start()
+        # Two restarts at once would each start a process, and the core would know of one.
+        async with self._turn:
+            await self._stop(INSTALLED)
+            self._failures.clear()
+            self.start()
 
     def report(self, state: str) -> None:
         """The component says of itself that it is RUNNING or ERRORED."""

@@ -7,6 +7,7 @@ CoreError
 ├── ArtifactError              an artifact is missing or cannot be unpacked
 ├── DependencyError            a component needs another that is not there
 ├── UnknownComponentError      no such component is deployed
+├── UnknownDeploymentError     no such deployment is remembered
 ├── ComponentStateError        a component did not reach a state
 ├── ScriptFailedError          a script of a lifecycle failed or took too long
 └── IotConnectionError         IoT Core cannot be reached, or refused a request
@@ -43,6 +44,10 @@ class DependencyError(CoreError):
 
 class UnknownComponentError(CoreError):
     """No component of that name is deployed on the core."""
+
+
+class UnknownDeploymentError(CoreError):
+    """No deployment of that identifier is remembered."""
 
 
 class ComponentStateError(CoreError):

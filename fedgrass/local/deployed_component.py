@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,12 @@ class CoreSurroundings:
     thing_name: str
     environment: Mapping[str, str]
     token_exchange_url: str
+    interpolates_configuration: bool = False
+    """Whether recipe variables in a component's configuration are replaced when it is deployed."""
+    reads_dependencies: bool = False
+    """Whether a recipe variable may ask a direct dependency, as in `{com.example.Model:artifacts:path}`."""
+    variables_of: Callable[[str], RecipeVariables | None] = lambda _: None
+    """The variables of another deployed component."""
 
 
 @dataclass(eq=False)
@@ -53,17 +59,22 @@ class DeployedComponent:
 
         Raises RecipeError for a variable that stands for nothing.
         """
-        folders = artifact_folders(core.root / "packages", self.recipe)
-        tree = self.configuration.tree
-        variables = RecipeVariables(
-            *folders, work_folder(core.root, self.name), core.root, core.thing_name, tree
-        )
+        variables = self.variables(core)
         run = self._timed("run", variables, core)
         return LifecycleScripts(
             install=self._timed("install", variables, core),
             run=run.script if run else None,
             shutdown=self._timed("shutdown", variables, core),
         )
+
+    def variables(self, core: CoreSurroundings) -> RecipeVariables:
+        """What the recipe variables of this component stand for."""
+        folders = artifact_folders(core.root / "packages", self.recipe)
+        work, tree = work_folder(core.root, self.name), self.configuration.tree
+        needed = self.recipe.component_dependencies if core.reads_dependencies else {}
+        found = {name: core.variables_of(name) for name in needed}
+        dependencies = {name: variables for name, variables in found.items() if variables}
+        return RecipeVariables(*folders, work, core.root, core.thing_name, tree, dependencies)
 
     def environment(self, core: CoreSurroundings) -> dict[str, str]:
         """The environment of the component's process, without the recipe's Setenv."""

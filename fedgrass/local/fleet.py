@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.core_settings import CoreSettings
+from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import Profile
 from fedgrass.local.stream_manager import StreamManager
 

@@ -22,7 +22,7 @@ class SeverableLink:
         self._is_severed = False
 
     def opened(self, descriptor: int) -> None:
-        """The client has opened a socket: keep a hold of it, or break it at once while the link is severed."""
+        """The client has opened a socket: keep a hold of it, or break it if the link is severed."""
         with self._lock:
             self._let_go()
             self._hold = socket.socket(fileno=os.dup(descriptor))

@@ -411,8 +411,8 @@ def test_a_component_can_restart_one_that_its_policy_names(client: Any, tmp_path
 
 
 def test_an_operation_that_is_not_served_is_a_service_error(client: Any) -> None:
-    message = refused(model.ServiceError, client.list_components_async)
-    assert "'ListComponents' is not supported" in message
+    message = refused(model.ServiceError, client.list_named_shadows_for_thing_async, thing_name="device-1")
+    assert "'ListNamedShadowsForThing' is not supported" in message
 
 
 # What a client may not do to the server
