@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import run_commands
+from fedgrass.console import core_commands, run_commands
 from fedgrass.federation.errors import FedgrassError
 
 
@@ -18,6 +18,7 @@ def command() -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
     run_commands.add(commands)
+    core_commands.add(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

@@ -18,7 +18,9 @@ def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
 
 
 def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages: Path) -> None:
-    """Copy a manifest's artifacts from `source`/<component>/<version>/ and unpack the archives among them.
+    """Copy a manifest's artifacts from `source` and unpack the archives among them.
+
+    They lie in `source`/<component>/<version>/, as GDK builds them, or in `source` itself.
 
     What an earlier deployment of the same version left there is put aside: `restore_artifacts` brings it
     back, `forget_artifacts` removes it. Raises ArtifactError.
@@ -30,9 +32,12 @@ def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages
             place.rename(_aside(place))
         place.mkdir(parents=True)
     for artifact in manifest.artifacts:
-        file = source / recipe.component_name / recipe.component_version / artifact.file_name
+        built = source / recipe.component_name / recipe.component_version / artifact.file_name
+        file = built if built.is_file() else source / artifact.file_name
         if not file.is_file():
-            message = f"artifact {artifact.uri} is not there as {file}: build the component first"
+            message = (
+                f"artifact {artifact.uri} is not there as {built}, nor as {file}: build the component first"
+            )
             raise ArtifactError(message)
         copy = folder / artifact.file_name
         shutil.copyfile(file, copy)

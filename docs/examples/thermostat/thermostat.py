@@ -1,0 +1,34 @@
+"""A Greengrass component: switches a heater by the temperatures that it hears."""
+
+import os
+import queue
+import sys
+
+from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
+
+CALL_SECONDS = 10
+
+
+def main() -> None:
+    """Answer each temperature with the state of the heater. Ends with an error when the nucleus goes."""
+    heard: queue.Queue[bytes | None] = queue.Queue()
+    client = GreengrassCoreIPCClientV2()
+    target = float(client.get_configuration_async(key_path=["target"]).result(CALL_SECONDS).value["target"])
+    subscribed, _ = client.subscribe_to_iot_core_async(
+        topic_name="home/temperature",
+        qos="1",
+        on_stream_event=lambda event: heard.put(event.message.payload),
+        on_stream_closed=lambda: heard.put(None),
+    )
+    subscribed.result(CALL_SECONDS)
+    print(f"{os.environ['AWS_IOT_THING_NAME']} heats up to {target:g} degrees")
+    while (payload := heard.get()) is not None:
+        state = "on" if float(payload) < target else "off"
+        print(f"{payload.decode()} degrees: heater {state}")
+        sent = client.publish_to_iot_core_async(topic_name="home/heater", qos="1", payload=state.encode())
+        sent.result(CALL_SECONDS)
+    sys.exit("the nucleus closed the connection")
+
+
+if __name__ == "__main__":
+    main()
