@@ -66,6 +66,7 @@ class GuardedScript:
                 await asyncio.get_running_loop().sock_recv(lifeline, 1)
         except BaseException:
             started._signal(signal.SIGKILL)
+            await started.wait()  # reaped before anybody can think that it is gone
             raise
         return started
 
