@@ -1,7 +1,6 @@
 """``fedgrass core``: a local Greengrass core for whoever writes a component, with no cloud at all."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedgrass.console import core_arguments
 from fedgrass.federation.errors import SettingsError
 
 STOP_SECONDS = 60.0
@@ -140,12 +140,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
     options = RunOptions(
         recipes=arguments.recipe,
-        artifacts=_artifacts(arguments),
+        artifacts=core_arguments.artifacts(arguments),
         thing=arguments.thing,
         root=arguments.root or Path("greengrass-core") / arguments.thing,
         profile=arguments.profile,
-        configuration=_object("--config", arguments.config),
-        secrets=_secrets(arguments.secrets),
+        configuration=core_arguments.json_object("--config", arguments.config),
+        secrets=core_arguments.secrets(arguments.secrets),
         interpolate=arguments.interpolate,
         aws=arguments.aws,
         once=arguments.once,
@@ -199,7 +199,7 @@ def _publish(arguments: argparse.Namespace) -> None:
     from fedgrass.local.control_messages import Publish  # noqa: PLC0415
 
     given: str = arguments.payload
-    payload = _read(Path(given[1:])) if given.startswith("@") else given.encode()
+    payload = core_arguments.read(Path(given[1:])) if given.startswith("@") else given.encode()
     _ask(
         arguments,
         Publish(topic=arguments.topic, payload=payload, qos=arguments.qos, retain=arguments.retain),
@@ -213,11 +213,11 @@ def _deploy(arguments: argparse.Namespace) -> None:
     if not arguments.recipe and not arguments.remove:
         message = "there is nothing to deploy: give --recipe or --remove"
         raise SettingsError(message)
-    given = _object("--config", arguments.config)
+    given = core_arguments.json_object("--config", arguments.config)
     chosen = configurations(arguments.recipe, given) if arguments.recipe else {}
     request = Deploy(
         recipes=[str(file.absolute()) for file in arguments.recipe],
-        artifacts=str(_artifacts(arguments).absolute()),
+        artifacts=str(core_arguments.artifacts(arguments).absolute()),
         configurations={name: dict(configuration) for name, configuration in chosen.items()},
         remove=arguments.remove,
     )
@@ -227,7 +227,7 @@ def _deploy(arguments: argparse.Namespace) -> None:
 def _configure(arguments: argparse.Namespace) -> None:
     from fedgrass.local.control_messages import Configure  # noqa: PLC0415
 
-    merge = _object("the configuration", arguments.config)
+    merge = core_arguments.json_object("the configuration", arguments.config)
     _ask(arguments, Configure(component=arguments.component, merge=merge), DEPLOYMENT_SECONDS)
 
 
@@ -235,43 +235,6 @@ def _ask(arguments: argparse.Namespace, request: Any, seconds: float = STOP_SECO
     from fedgrass.local.control_client import ask, the_core  # noqa: PLC0415
 
     _say(ask(the_core(arguments.thing), request, seconds).said)
-
-
-def _artifacts(arguments: argparse.Namespace) -> Path:
-    if arguments.artifacts is not None:
-        return Path(arguments.artifacts)
-    return Path(arguments.recipe[0]).parent if arguments.recipe else Path()
-
-
-def _object(what: str, given: str) -> dict[str, Any]:
-    """Return the JSON object that is given, or that lies in the file that is given."""
-    text = given if given.lstrip().startswith("{") else _read(Path(given)).decode(errors="replace")
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        message = f"{what} {given!r} is no JSON: {error}"
-        raise SettingsError(message) from error
-    if not isinstance(value, dict):
-        message = f"{what} {given!r} has to be a JSON object, not {value!r}"
-        raise SettingsError(message)
-    return value
-
-
-def _secrets(given: str) -> dict[str, str]:
-    secrets = _object("--secrets", given)
-    for name, secret in secrets.items():
-        if not isinstance(secret, str):
-            message = f'--secrets: {name} has to be a string, as in {{"{name}": "..."}}'
-            raise SettingsError(message)
-    return secrets
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise SettingsError(message) from error
 
 
 def _say(line: str) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from fedgrass.local.artifacts import artifact_folders
 from fedgrass.local.component_process import ComponentProcess, LifecycleScripts, TimedScript
 from fedgrass.local.configuration import Configuration
+from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.guarded_script import Script
 from fedgrass.local.recipe import Manifest, Phase, Recipe
 from fedgrass.local.recipe_platform import RecipeVariables, environment
@@ -35,6 +36,29 @@ class CoreSurroundings:
     """Whether a recipe variable may ask a direct dependency, as in `{com.example.Model:artifacts:path}`."""
     variables_of: Callable[[str], RecipeVariables | None] = lambda _: None
     """The variables of another deployed component."""
+
+
+def surroundings(settings: CoreSettings, ipc_socket: str, token_exchange_url: str) -> CoreSurroundings:
+    """What a running core of these settings tells its components."""
+    profile = settings.profile
+    environment = {
+        **settings.environment,
+        "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": ipc_socket,
+        "AWS_IOT_THING_NAME": settings.thing_name,
+        "AWS_REGION": settings.region,
+        "AWS_DEFAULT_REGION": settings.region,
+        "GGC_VERSION": profile.nucleus_version,
+        "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
+    }
+    return CoreSurroundings(
+        # Components run in folders of their own: a relative path would mean another place there.
+        settings.root.absolute(),
+        settings.thing_name,
+        environment,
+        token_exchange_url,
+        settings.interpolate_component_configuration and profile.interpolates_configuration,
+        profile.reads_dependencies,
+    )
 
 
 @dataclass(eq=False)

@@ -13,12 +13,12 @@ from typing import Final
 
 from fedgrass.local.component_registry import ComponentRegistry
 from fedgrass.local.core_settings import CoreSettings
-from fedgrass.local.deployed_component import CoreSurroundings
+from fedgrass.local.deployed_component import CoreSurroundings, surroundings
 from fedgrass.local.deployment_records import ComponentSource, Deployment
 from fedgrass.local.deployments import Deployments
 from fedgrass.local.faults import Faults
 from fedgrass.local.iot_bridge import IotBridge
-from fedgrass.local.iot_connection import IotConnection, IotEndpoint
+from fedgrass.local.iot_connection import IotConnection
 from fedgrass.local.ipc_connection import Service
 from fedgrass.local.ipc_deployments import DeploymentOperations
 from fedgrass.local.ipc_lifecycle import LifecycleOperations
@@ -27,7 +27,7 @@ from fedgrass.local.ipc_operations import ComponentOperations
 from fedgrass.local.ipc_secrets import SecretOperations
 from fedgrass.local.ipc_server import IpcServer
 from fedgrass.local.local_topics import LocalTopics
-from fedgrass.local.paho_connection import PahoConnection
+from fedgrass.local.paho_connection import connection_of
 from fedgrass.local.token_exchange import TokenExchangeService
 
 CONNECT_SECONDS: Final = 30.0
@@ -208,43 +208,11 @@ class GreengrassCore:
         return Service(registry.component_of, operations, self._log, profile.answers_wrong_token)
 
     def _surroundings(self) -> CoreSurroundings:
-        settings = self._settings
         socket = str(self._ipc.path) if self._ipc else ""
-        environment = {
-            **settings.environment,
-            "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": socket,
-            "AWS_IOT_THING_NAME": settings.thing_name,
-            "AWS_REGION": settings.region,
-            "AWS_DEFAULT_REGION": settings.region,
-            "GGC_VERSION": settings.profile.nucleus_version,
-            "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
-        }
-        profile = settings.profile
-        return CoreSurroundings(
-            self._root,
-            settings.thing_name,
-            environment,
-            self._token_exchange.url,
-            settings.interpolate_component_configuration and profile.interpolates_configuration,
-            profile.reads_dependencies,
-        )
+        return surroundings(self._settings, socket, self._token_exchange.url)
 
     def _connect_by_mqtt(self) -> IotConnection:
-        settings, profile = self._settings, self._settings.profile
-        endpoint = IotEndpoint(
-            settings.iot_endpoint,
-            settings.iot_port,
-            settings.thing_name,
-            settings.certificate,
-            settings.private_key,
-            settings.root_ca,
-        )
-        return PahoConnection(
-            endpoint,
-            self._log,
-            in_flight_messages=profile.in_flight_messages,
-            keeps_session=profile.spools_offline,
-        )
+        return connection_of(self._settings, self._log)
 
     def _open_log(self) -> None:
         self._log_file = logging.FileHandler(self._root / "logs" / "greengrass.log")
