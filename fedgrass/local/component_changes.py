@@ -104,7 +104,10 @@ class ComponentChanges:
         component = self._registry.get(name)
         tree = component.configuration.tree
         trial = DeployedComponent(
-            component.recipe, component.manifest, Configuration(merge_trees(tree, merge), 0), ""
+            component.recipe,
+            component.manifest,
+            Configuration(merge_trees(tree, merge), 0),
+            component.token,  # it is in the run step's environment, which is compared below
         )
         check_policies(trial, self._registry.components)
         rendered = trial.render(self._registry.core)

@@ -10,11 +10,17 @@ import asyncio
 import base64
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from fedgrass.local.access_control import topic_matches
+from fedgrass.local.core_errors import IotConnectionError
 from fedgrass.local.iot_connection import IotMessage, QualityOfService
+
+REMEMBERED: Final = 1_000
+"""Messages that a test can still ask for."""
 
 
 class LoopbackIotCore:
@@ -28,6 +34,8 @@ class LoopbackIotCore:
         self._retained: dict[str, IotMessage] = {}
         self._spool: list[tuple[IotMessage, Callable[[], None]]] = []
         self._missed: list[IotMessage] = []
+        self._heard: deque[IotMessage] = deque(maxlen=REMEMBERED)
+        self._news = asyncio.Event()
         self.connected = False
 
     async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002 - it is there at once
@@ -54,11 +62,31 @@ class LoopbackIotCore:
     def accept(self, message: IotMessage) -> None:
         """Do with a message what a broker does, whoever sent it."""
         self._write_down(message)
+        self._heard.append(message)
+        self._news.set()
         if message.retain:
             self._retained[message.topic] = message
             if not message.payload:
                 del self._retained[message.topic]
         self._pass_on(IotMessage(message.topic, message.payload, message.qos))
+
+    async def message(self, topic_filter: str, seconds: float) -> IotMessage:
+        """The oldest message that matches and was not returned before; waits for it at most `seconds`.
+
+        Raises IotConnectionError if none comes.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    for message in self._heard:
+                        if topic_matches(topic_filter, message.topic):
+                            self._heard.remove(message)
+                            return message
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            text = f"no message on {topic_filter} within {seconds:g} s"
+            raise IotConnectionError(text) from None
 
     async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002 - all comes as it was sent
         """Pass on what matches from now on, and the retained messages that do."""

@@ -23,6 +23,7 @@ from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.deployment_records import ComponentSource
 from fedgrass.local.fault_injection import FaultInjector
 from fedgrass.local.faults import Faults
+from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.loopback_iot import LoopbackIotCore
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, Profile
@@ -92,8 +93,8 @@ class StandaloneCore:
         self.core = GreengrassCore(settings, lambda: self._loopback)
         self.stopping = asyncio.Event()
         """Set when somebody has asked for the core's end over its control socket."""
-        self._injector = FaultInjector(self.core)
-        control = CoreControl(self.core, options.profile, self._injector, self._loopback, self.stopping)
+        self.faults = FaultInjector(self.core)
+        control = CoreControl(self.core, options.profile, self.faults, self._loopback, self.stopping)
         self._server = ControlServer(options.thing_name, control.answer, logging.getLogger(__name__))
 
     async def start(self) -> None:
@@ -112,6 +113,17 @@ class StandaloneCore:
         """Deploy components in this order. Raises a CoreError if one of them cannot be."""
         await self.core.deployments.deploy(sources)
 
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Say something to the components in the place of IoT Core."""
+        self._loopback.accept(IotMessage(topic, payload, 1, retain))
+
+    async def message(self, topic_filter: str, seconds: float) -> bytes:
+        """The payload of the oldest message to IoT Core that matches and was not returned before.
+
+        Raises IotConnectionError if none comes within `seconds`.
+        """
+        return (await self._loopback.message(topic_filter, seconds)).payload
+
     async def components_ended(self) -> bool:
         """Wait until every component has finished or is given up; returns whether all have finished."""
         while alive := [name for name, state in self._states().items() if state not in {FINISHED, BROKEN}]:
@@ -123,7 +135,7 @@ class StandaloneCore:
         """End everything; the files stay. May be called again."""
         try:
             await self._server.stop()
-            self._injector.close()
+            self.faults.close()
             await self.core.stop()
             await self._streams.stop()
         finally:

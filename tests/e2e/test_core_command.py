@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +26,6 @@ SECONDS = 60
 PYTHON = json.dumps({"python": sys.executable})
 STAYS = "echo $$ > pid; exec sleep 1000"
 COMPONENT = "com.example.Probe"
-
-
-@pytest.fixture
-def runtime() -> Iterator[Path]:
-    """A runtime folder of the test's own; its name is short enough for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 class Laptop:
@@ -129,6 +119,7 @@ def test_the_example_of_the_documentation_runs_as_the_documentation_says(
 ) -> None:
     with laptop.running("--recipe", str(EXAMPLE), "--config", PYTHON, "--profile", profile) as core:
         laptop.wait_for_line("heats up to 21 degrees")
+        wait_until(lambda: ("home/heater", "waiting") in laptop.messages(), "the component to listen")
         laptop.do("publish", "home/temperature", "19")
         wait_until(lambda: ("home/heater", "on") in laptop.messages(), "the heater to be on")
         assert "deployment" in laptop.do("configure", THERMOSTAT, '{"target": 18}')
@@ -140,7 +131,7 @@ def test_the_example_of_the_documentation_runs_as_the_documentation_says(
 
         assert laptop.do("stop") == "local-core has stopped\n"
         assert core.wait(SECONDS) == 0
-    assert f"{THERMOSTAT} | 19 degrees: heater on" in laptop.said()
+    assert f"{THERMOSTAT} | heater on" in laptop.said()
     assert laptop.sockets() == []
     assert laptop.do("list") == "no core is running here\n"
 
@@ -148,6 +139,7 @@ def test_the_example_of_the_documentation_runs_as_the_documentation_says(
 def test_faults_are_injected_shown_and_cleared(laptop: Laptop) -> None:
     with laptop.running("--recipe", str(EXAMPLE), "--config", PYTHON):
         laptop.wait_for_line("heats up to 21 degrees")
+        wait_until(lambda: ("home/heater", "waiting") in laptop.messages(), "the component to listen")
         assert "slow-uplink" in laptop.do("inject")
         laptop.do("inject", "broker-cut")
         laptop.do("inject", "slow-uplink", "--amount", "1000", "--seconds", "600")

@@ -133,6 +133,17 @@ def test_a_merge_that_breaks_the_component_is_undone(tmp_path: Path) -> None:
     on_device(tmp_path, scenario)
 
 
+def test_a_merge_that_the_run_step_does_not_read_restarts_nothing(tmp_path: Path) -> None:
+    async def scenario(device: Device) -> None:
+        settle_soon(device)
+        await device.deploy(recipe("echo started; sleep 1000", configuration={"word": "old"}))
+        await device.logged("started")
+        merged = await device.core.update_configuration(COMPONENT, {"word": "new"})
+        assert (await outcome(device, merged))[0] == "SUCCEEDED"
+
+    assert on_device(tmp_path, scenario).log() == "started\n"
+
+
 def test_who_listens_to_a_configuration_hears_of_a_deployment_and_of_its_rollback(tmp_path: Path) -> None:
     heard: list[KeyPath] = []
 

@@ -21,12 +21,16 @@ def main() -> None:
         on_stream_closed=lambda: heard.put(None),
     )
     subscribed.result(CALL_SECONDS)
-    print(f"{os.environ['AWS_IOT_THING_NAME']} heats up to {target:g} degrees")
-    while (payload := heard.get()) is not None:
-        state = "on" if float(payload) < target else "off"
-        print(f"{payload.decode()} degrees: heater {state}")
+
+    def say(state: str) -> None:
+        print(f"heater {state}")
         sent = client.publish_to_iot_core_async(topic_name="home/heater", qos="1", payload=state.encode())
         sent.result(CALL_SECONDS)
+
+    print(f"{os.environ['AWS_IOT_THING_NAME']} heats up to {target:g} degrees")
+    say("waiting")
+    while (payload := heard.get()) is not None:
+        say("on" if float(payload) < target else "off")
     sys.exit("the nucleus closed the connection")
 
 
