@@ -77,7 +77,8 @@ class ComponentRegistry:
         for task in self._restarts:
             task.cancel()
         processes = [component.process for component in self._components.values() if component.process]
-        await asyncio.gather(*self._restarts, *(one.retire() for one in processes), return_exceptions=True)
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await asyncio.gather(*(one.retire() for one in processes))
 
     def get(self, name: str) -> DeployedComponent:
         """A deployed component. Raises UnknownComponentError."""

@@ -20,7 +20,7 @@ from fedgrass.local.control_messages import (
     Reply,
     Stop,
 )
-from fedgrass.local.core_errors import CoreError
+from fedgrass.local.core_errors import ControlError, CoreError
 from fedgrass.local.deployment_records import ComponentSource, Deployment, DeploymentStatus
 from fedgrass.local.fault_injection import FaultInjector
 from fedgrass.local.iot_bridge import check_topic
@@ -51,9 +51,14 @@ class CoreControl:
         self._injector = injector
         self._loopback = loopback
         self._stopping = stopping
+        self.is_ready = False
+        """Whether the core is up: its socket listens before, for its name is taken from the start."""
 
     async def answer(self, request: AnyRequest) -> Reply:
         """Do what a request asks. Raises a CoreError that says why it cannot be done."""
+        if not self.is_ready and not isinstance(request, Describe | Stop):
+            message = f"{self._core.thing_name} is still starting: try again"
+            raise ControlError(message)
         match request:
             case Describe():
                 return Reply(core=self._description())

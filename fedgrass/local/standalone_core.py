@@ -94,8 +94,8 @@ class StandaloneCore:
         self.stopping = asyncio.Event()
         """Set when somebody has asked for the core's end over its control socket."""
         self.faults = FaultInjector(self.core)
-        control = CoreControl(self.core, options.profile, self.faults, self._loopback, self.stopping)
-        self._server = ControlServer(options.thing_name, control.answer, logging.getLogger(__name__))
+        self._control = CoreControl(self.core, options.profile, self.faults, self._loopback, self.stopping)
+        self._server = ControlServer(options.thing_name, self._control.answer, logging.getLogger(__name__))
 
     async def start(self) -> None:
         """Bring everything up. Raises a FedgrassLocalError, after undoing everything, if it cannot be."""
@@ -105,6 +105,7 @@ class StandaloneCore:
             self._make_root()
             self._environment["STREAM_MANAGER_SERVER_PORT"] = str(await self._streams.start())
             await self.core.start()
+            self._control.is_ready = True
         except BaseException:
             await self.stop()
             raise

@@ -192,6 +192,20 @@ def test_lite_refuses_to_publish_while_the_link_is_cut(cloud: EmbeddedCloud, tmp
     talk(Link(endpoint(cloud, "cut", tmp_path), LITE), about=about)
 
 
+@pytest.mark.parametrize("profile", [LITE, CLASSIC], ids=lambda profile: str(profile.name))
+def test_a_message_that_the_iot_policy_forbids_is_taken_and_costs_no_other_one(
+    cloud: EmbeddedCloud, tmp_path: Path, profile: Profile
+) -> None:
+    async def about(link: Link) -> None:
+        await link.listen()
+        link.say(b"to nobody", "hall/a")
+        await asyncio.to_thread(eventually, lambda: link.connection.connected)
+        link.say(b"allowed")
+        assert await link.hear() == b"allowed"
+
+    talk(Link(endpoint(cloud, f"bold-{profile.name}", tmp_path), profile), about=about)
+
+
 def test_more_messages_than_may_be_in_flight_are_all_acknowledged(
     cloud: EmbeddedCloud, tmp_path: Path
 ) -> None:
