@@ -138,8 +138,12 @@ class ComponentChanges:
 
     async def _prepare(self, source: ComponentSource) -> tuple[DeployedComponent, Mapping[str, object]]:
         """The component as it will be, checked against the core as it is, and its configuration."""
-        strings = self._profile.yaml_scalars_are_strings
-        recipe = await asyncio.to_thread(read_recipe, source.recipe, scalars_are_strings=strings)
+        recipe = await asyncio.to_thread(
+            read_recipe,
+            source.recipe,
+            scalars_are_strings=self._profile.yaml_scalars_are_strings,
+            classic=self._profile.reads_classic_lifecycles,
+        )
         manifest = select_manifest(recipe, self._profile)
         core, there = self._registry.core, self._registry.components
         check_dependencies(recipe, there, core.thing_name)

@@ -9,17 +9,11 @@ import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Final
 
-from fedgrass.local.component_process import (
-    BROKEN,
-    FINISHED,
-    RUNNING,
-    STATES,
-    ComponentProcess,
-    LifecycleScripts,
-)
+from fedgrass.local.component_process import BROKEN, FINISHED, RUNNING, STATES, ComponentProcess
 from fedgrass.local.configuration import Configuration
 from fedgrass.local.core_errors import ComponentStateError, UnknownComponentError
 from fedgrass.local.deployed_component import CoreSurroundings, DeployedComponent, log_file
+from fedgrass.local.lifecycle_scripts import LifecycleScripts
 from fedgrass.local.recipe_platform import RecipeVariables
 
 LOG_TAIL_BYTES: Final = 2_000

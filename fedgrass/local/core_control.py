@@ -103,7 +103,7 @@ class CoreControl:
 
     async def _deploy(self, request: Deploy) -> Reply:
         files = [Path(file) for file in request.recipes]
-        recipes = {file: await asyncio.to_thread(read_recipe, file) for file in files}
+        recipes = {file: await asyncio.to_thread(read_recipe, file, classic=True) for file in files}
         sources = [
             ComponentSource(
                 file, Path(request.artifacts), request.configurations.get(recipes[file].component_name, {})

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from fedgrass.local.artifacts import artifact_folders
-from fedgrass.local.component_process import ComponentProcess, LifecycleScripts, TimedScript
+from fedgrass.local.component_process import ComponentProcess
 from fedgrass.local.configuration import Configuration
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.guarded_script import Script
-from fedgrass.local.recipe import Manifest, Phase, Recipe
+from fedgrass.local.lifecycle_scripts import LifecycleScripts, TimedScript
+from fedgrass.local.recipe import Manifest, Recipe
+from fedgrass.local.recipe_lifecycle import Phase
 from fedgrass.local.recipe_platform import RecipeVariables, environment
 
 TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
@@ -89,6 +91,9 @@ class DeployedComponent:
             install=self._timed("install", variables, core),
             run=run.script if run else None,
             shutdown=self._timed("shutdown", variables, core),
+            bootstrap=self._timed("bootstrap", variables, core),
+            startup=self._timed("startup", variables, core),
+            recover=self._timed("recover", variables, core),
         )
 
     def variables(self, core: CoreSurroundings) -> RecipeVariables:

@@ -45,6 +45,8 @@ class Profile:
     """Whether the retain flag is passed on, both ways."""
     answers_wrong_token: bool
     """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    reads_classic_lifecycles: bool
+    """Whether a recipe's steps may be in capitals, and `bootstrap`, `startup` and `recover` among them."""
     reads_dependencies: bool
     """Whether a recipe variable may ask a direct dependency."""
     interpolates_configuration: bool
@@ -68,6 +70,7 @@ CLASSIC: Final = Profile(
     spools_offline=True,
     keeps_retain=True,
     answers_wrong_token=True,
+    reads_classic_lifecycles=True,
     reads_dependencies=True,
     interpolates_configuration=True,
 )
@@ -86,6 +89,7 @@ LITE: Final = Profile(
     spools_offline=False,
     keeps_retain=False,
     answers_wrong_token=False,
+    reads_classic_lifecycles=False,
     reads_dependencies=False,
     interpolates_configuration=False,
     unserved_operations=frozenset(

@@ -21,7 +21,7 @@ def recipes_in(folder: Path) -> dict[Path, Recipe]:
     except OSError as exc:
         message = f"recipe folder {folder}: {exc.strerror}"
         raise RecipeError(message) from exc
-    return {file: read_recipe(file) for file in files}
+    return {file: read_recipe(file, classic=True) for file in files}
 
 
 def choose(recipes: Mapping[Path, Recipe], wanted: Mapping[str, str], there: Iterable[str]) -> list[Path]:

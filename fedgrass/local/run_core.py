@@ -51,7 +51,7 @@ def run(options: RunOptions, console: Console) -> int:
 
 def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """What is merged into each component's configuration. Raises ControlError."""
-    names = {read_recipe(file).component_name for file in recipes}
+    names = {read_recipe(file, classic=True).component_name for file in recipes}
     if len(names) == 1:
         return {names.pop(): given}
     chosen: dict[str, Mapping[str, object]] = {}
@@ -65,7 +65,7 @@ def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict
 
 
 async def _run(options: RunOptions, console: Console) -> int:
-    recipes = {file: read_recipe(file) for file in options.recipes}
+    recipes = {file: read_recipe(file, classic=True) for file in options.recipes}
     chosen = configurations(options.recipes, options.configuration)
     sources = [
         ComponentSource(file, options.artifacts, chosen.get(recipes[file].component_name, {}))

@@ -334,6 +334,51 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed(tmp_path:
     assert not sockets[0].parent.exists()
 
 
+# What only the classic nucleus reads
+
+
+def test_steps_in_capitals_run_on_classic_as_gdk_s_own_template_writes_them(tmp_path: Path) -> None:
+    content = recipe("")
+    content["Manifests"] = [{"Lifecycle": {"Install": "echo installed", "Run": "echo ran"}}]
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("FINISHED")
+
+    assert on_device(tmp_path, scenario).log() == "installed\nran\n"
+    runtime = {"Manifests": [{"Platform": {"runtime": "*"}, "Lifecycle": {"Run": "echo ran"}}]}
+    (tmp_path / "lite").mkdir()
+    message = refusal_of(tmp_path / "lite", {**content, **runtime}, RecipeError, profile=LITE)
+    assert "spell it `run`" in message
+
+
+def test_what_a_startup_step_leaves_running_is_the_component_until_it_is_stopped(tmp_path: Path) -> None:
+    content = recipe("")
+    startup = "echo starting; sleep 1000 & echo $! > child"
+    content["Manifests"] = [{"Lifecycle": {"bootstrap": "echo booted; exit 100", "startup": startup}}]
+    children: list[int] = []
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("RUNNING")
+        children.append(int((device.root / "work" / COMPONENT / "child").read_text()))
+        assert is_alive(children[0])
+
+    assert on_device(tmp_path, scenario).log() == "booted\nstarting\n"
+    assert not is_alive(children[0])
+
+
+def test_a_recover_step_runs_after_each_failure_but_the_last(tmp_path: Path) -> None:
+    content = recipe("")
+    content["Manifests"] = [{"Lifecycle": {"startup": "echo failing; exit 4", "recover": "echo recovering"}}]
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("BROKEN")
+
+    assert on_device(tmp_path, scenario).log().split() == ["failing", "recovering"] * 2 + ["failing"]
+
+
 # The token exchange service
 
 
