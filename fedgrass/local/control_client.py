@@ -86,14 +86,16 @@ def _ask(path: Path, request: ControlRequest, seconds: float) -> Reply:
             while not answer.endswith(b"\n"):
                 piece = connection.recv(65_536)
                 if not piece:
-                    message = "the core stopped before it had answered"
+                    message = (
+                        "the core hung up before it had answered: it stops, or the request was over 4 MiB"
+                    )
                     raise ControlError(message)
                 answer += piece
         except TimeoutError as exc:
             message = f"the core did not answer within {seconds:g} s"
             raise ControlError(message) from exc
         except (BrokenPipeError, ConnectionResetError) as exc:
-            message = "the core hung up: is the request larger than it takes?"
+            message = "the core hung up: it stops, or the request was over 4 MiB"
             raise ControlError(message) from exc
     reply = parse_reply(answer)
     if reply.error is not None:

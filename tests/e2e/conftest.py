@@ -1,8 +1,6 @@
 """Whole sites for the end-to-end tests: cloud, fleet, operator."""
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -111,11 +109,3 @@ def _echo(watched: Watched) -> bool:
 def folder_of() -> Callable[[Watched, str], Path]:
     """Return a function that gives a core's folder."""
     return lambda watched, thing: watched.site.folder / "cores" / thing
-
-
-@pytest.fixture
-def runtime() -> Iterator[Path]:
-    """A runtime folder of the test's own; its name is short enough for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
