@@ -11,7 +11,7 @@ from pathlib import Path
 from fedgrass.local.artifacts import forget_artifacts, install_artifacts, restore_artifacts
 from fedgrass.local.component_checks import check_dependencies, check_not_needed, check_policies
 from fedgrass.local.component_registry import ComponentRegistry
-from fedgrass.local.configuration import Configuration, merge_trees
+from fedgrass.local.configuration import Configuration, StaleUpdateError, merge_trees
 from fedgrass.local.core_errors import CoreError
 from fedgrass.local.deployed_component import DeployedComponent, work_folder
 from fedgrass.local.deployment_records import ComponentSource
@@ -67,6 +67,8 @@ class ComponentChanges:
         if old and old.process:
             await old.process.retire()
         try:
+            # What an earlier deployment has put aside is no longer the way back from here.
+            await asyncio.to_thread(forget_artifacts, new.recipe, self._packages)
             self._faults.check_disk()
             await asyncio.to_thread(
                 install_artifacts, new.recipe, new.manifest, source.artifacts, self._packages
@@ -111,7 +113,13 @@ class ComponentChanges:
         )
         check_policies(trial, self._registry.components)
         rendered = trial.render(self._registry.core)
-        component.configuration.merge([], merge, time.time())
+        try:
+            component.configuration.merge([], merge, time.time())
+        except StaleUpdateError as exc:
+            message = (
+                f"the configuration of {name} cannot be merged: {exc}; the component itself has set it so"
+            )
+            raise CoreError(message) from exc
         if component.process and component.scripts and rendered.run != component.scripts.run:
             self._on_begin(name)
             await component.process.restart()

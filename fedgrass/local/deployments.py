@@ -97,8 +97,7 @@ class Deployments:
             async with asyncio.timeout(seconds):
                 await record.ended.wait()
         except TimeoutError:
-            what = f"deployment {identifier} of {', '.join(record.components)}"
-            message = f"{what} is still under way after {seconds:g} s"
+            message = f"deployment {identifier} is still under way after {seconds:g} s"
             raise ComponentStateError(message) from None
         return record
 
@@ -167,7 +166,8 @@ class Deployments:
             async with self._turn:
                 await self._give_up(record, changes, str(exc))
             return
-        await self._changes.settle(changes)
+        async with self._turn:
+            await self._changes.settle(changes)
         record.succeed()
 
     async def _give_up(self, record: Deployment, changes: Sequence[Change], reason: str) -> None:

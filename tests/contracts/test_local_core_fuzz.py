@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import socket
@@ -127,6 +128,7 @@ class Heard(logging.Handler):
 
 @pytest.fixture(scope="module")
 def heard() -> Iterator[Heard]:
+    gc.collect()  # what other tests have left behind complains now, and not into these ones
     handler = Heard()
     loggers = [logging.getLogger("fedgrass.local"), logging.getLogger("asyncio")]
     for one in loggers:

@@ -144,6 +144,36 @@ def test_a_merge_that_the_run_step_does_not_read_restarts_nothing(tmp_path: Path
     assert on_device(tmp_path, scenario).log() == "started\n"
 
 
+def test_a_merge_that_is_older_than_what_the_component_has_set_is_refused_in_words(tmp_path: Path) -> None:
+    async def scenario(device: Device) -> None:
+        await device.deploy(recipe("sleep 1000", configuration={"word": "old"}))
+        configuration = device.core._components.configuration_of(COMPONENT)
+        assert configuration
+        configuration.merge(["word"], "from the future", 1e12)
+        with pytest.raises(CoreError, match="word was changed later"):
+            await device.core.update_configuration(COMPONENT, {"word": "new"})
+
+    on_device(tmp_path, scenario)
+
+
+def test_a_deployment_that_never_began_does_not_bring_older_artifacts_back(tmp_path: Path) -> None:
+    content = recipe('cat "{artifacts:path}/words"; sleep 1000')
+    content["Manifests"][0]["Artifacts"] = [{"URI": "s3://b/words"}]  # type: ignore[index]
+
+    async def scenario(device: Device) -> None:
+        device.artifacts.mkdir()
+        for words in ("first", "second"):
+            (device.artifacts / "words").write_text(f"{words}\n")
+            await device.deploy(content)
+            await device.logged(words)
+        device.core.faults.disk_full = True
+        with pytest.raises(CoreError, match="No space left"):
+            await device.deploy(content)
+        await asyncio.to_thread(eventually, lambda: device.log().endswith("second\nsecond\n"))
+
+    on_device(tmp_path, scenario)
+
+
 def test_who_listens_to_a_configuration_hears_of_a_deployment_and_of_its_rollback(tmp_path: Path) -> None:
     heard: list[KeyPath] = []
 
