@@ -96,8 +96,8 @@ def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool 
     """
     try:
         raw = path.read_bytes()
-    except OSError as exc:
-        message = f"recipe {path}: {exc.strerror}"
+    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
+        message = f"recipe {path}: {getattr(exc, 'strerror', None) or exc}"
         raise RecipeError(message) from exc
     if len(raw) > LARGEST_RECIPE_BYTES:
         message = f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"

@@ -18,8 +18,8 @@ def recipes_in(folder: Path) -> dict[Path, Recipe]:
     """Every recipe of a folder, by file. Raises RecipeError for a file that holds none."""
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    except OSError as exc:
-        message = f"recipe folder {folder}: {exc.strerror}"
+    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
+        message = f"recipe folder {str(folder)!r}: {getattr(exc, 'strerror', None) or exc}"
         raise RecipeError(message) from exc
     return {file: read_recipe(file, classic=True) for file in files}
 

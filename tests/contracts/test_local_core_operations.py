@@ -218,7 +218,11 @@ def test_a_component_removes_another_one(running: CoreInThread, client: Any, str
         ),
         (
             {"root_component_versions_to_add": {OTHER: "1.0.0"}, "recipe_directory_path": "/absent"},
-            "recipe folder /absent: No such file",
+            "recipe folder '/absent': No such file",
+        ),
+        (
+            {"root_component_versions_to_add": {OTHER: "1.0.0"}, "recipe_directory_path": "a\0b"},
+            "embedded null byte",
         ),
         ({"component_to_configuration": {"absent": {"MERGE": {}}}}, "absent, which is neither"),
         ({"component_to_configuration": {COMPONENT: {"RESET": [""]}}}, "the one key MERGE"),

@@ -75,7 +75,7 @@ def test_a_folder_of_recipes_is_read_and_a_missing_one_is_named(tmp_path: Path) 
     file = write_recipe(tmp_path, recipe("true", name="A"))
     (tmp_path / "notes.txt").write_text("no recipe")
     assert set(recipes_in(tmp_path)) == {file}
-    with pytest.raises(RecipeError, match=r"recipe folder .*absent: No such file"):
+    with pytest.raises(RecipeError, match=r"recipe folder .*absent': No such file"):
         recipes_in(tmp_path / "absent")
 
 
