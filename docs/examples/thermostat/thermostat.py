@@ -13,7 +13,7 @@ def main() -> None:
     """Answer each temperature with the state of the heater. Ends with an error when the nucleus goes."""
     heard: queue.Queue[bytes | None] = queue.Queue()
     client = GreengrassCoreIPCClientV2()
-    target = float(client.get_configuration_async(key_path=["target"]).result(CALL_SECONDS).value["target"])
+    target = float(sys.argv[1])
     subscribed, _ = client.subscribe_to_iot_core_async(
         topic_name="home/temperature",
         qos="1",
