@@ -112,7 +112,7 @@ def main() -> None:
         text = PAGE.read_text()
         PAGE.write_text(re.sub(r"(?s)\| devices \| model .*?(?=\n\n)", lambda _: table(), text))
     else:
-        print(table())  # noqa: T201
+        print(table())
 
 
 if __name__ == "__main__":

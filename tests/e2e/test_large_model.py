@@ -1,6 +1,7 @@
 """A model above the limit is made in shards by the deployed averager, through its queue of jobs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -29,7 +30,7 @@ def test_a_model_made_in_shards_is_the_mean_of_the_updates(make_site: Callable[.
     assert sum("shards of" in line for line in watched.lines("large")) == ROUNDS
     client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
 
-    def read(key: str) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    def read(key: str) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
         return safetensors.numpy.load(client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     for record in watched.rounds("large"):
