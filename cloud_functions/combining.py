@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cloud_functions.bad_values import look_closely, not_finite
 from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
+from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
