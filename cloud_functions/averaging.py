@@ -14,7 +14,7 @@ from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
 from fedgrass.federation.runs import Run
 
-MOST_LEASES = 4  # of one round: averagers that all die at it would die at it for ever
+MOST_LEASES = 6  # of one round: averagers that all die at it would die at it for ever
 
 
 def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> bool:
