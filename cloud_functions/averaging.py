@@ -14,7 +14,7 @@ from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
 from fedgrass.federation.runs import Run
 
-MOST_LEASES = 6  # of one round: averagers that all die at it would die at it for ever
+MOST_LEASES = 6  # in a row: averagers that all die at a round would die at it for ever
 
 
 def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> bool:
@@ -26,8 +26,9 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     same bytes. The round is opened again if so many updates are refused that it has to wait for others, and
     abandoned if the strategy fails.
     """
-    if event is Event.LEASE_EXPIRED and current.fence >= MOST_LEASES:
-        died = f"{run.settings.aggregation!r} did not end within the averager's time, {MOST_LEASES} times"
+    expired = current.expired + 1 if event is Event.LEASE_EXPIRED else 0
+    if expired >= MOST_LEASES:
+        died = f"{run.settings.aggregation!r} did not end within the averager's time, {expired} times running"
         closing.give_up(cloud, current, f"aggregation {died}")
         return True
     now = cloud.now()
@@ -35,6 +36,7 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
         current,
         event,
         fence=current.fence + 1,
+        expired=expired,
         leased_at=now,
         lease_until=now + round(cloud.lease_seconds * 1000),
     )

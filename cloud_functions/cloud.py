@@ -28,6 +28,7 @@ class Cloud:
     now: Callable[[], int]  # milliseconds since the epoch
     log: Callable[[str], None]
     lease_seconds: float  # how long the worker that calls can live at most
+    averages: bool = True  # whether this worker may read updates; another one averages otherwise
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
 
     def living_runs(self) -> Iterator[tuple[Run, Round | None]]:

@@ -106,6 +106,15 @@ def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
     return [device for device in cloud.devices.seen_since(_earliest(cloud, settings)) if suits(device)]
 
 
+def some_candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
+    """Return devices that a round of these settings could ask now: a cohort, if there are so many."""
+    if settings.count is None:
+        return candidates(cloud, settings)
+    suits, rng = requirements(cloud, settings).suits, random.Random(0)  # noqa: S311 - whether there are some
+    found = cloud.devices.sample(_earliest(cloud, settings), settings.count, rng, suits)
+    return [device for device in found if suits(device)]
+
+
 def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
     """Return what a run's settings ask of a device before any strategy chooses.
 

@@ -91,7 +91,7 @@ def _written_for_download(cloud: Cloud, name: str, settings: RunSettings, model:
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
-    candidates = cohorts.candidates(cloud, settings)
+    candidates = cohorts.some_candidates(cloud, settings)
     found = len(candidates)
     if not found:
         raise SettingsError(cohorts.nobody(cloud, settings))
@@ -208,6 +208,9 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
         abandon(cloud, newest, event)
         return True
+    if not cloud.averages:
+        cloud.alarms.remind(Reminder(run=run.name), 0)
+        return False
     return averaging.aggregate(cloud, run, newest, event, overdue=rung)
 
 

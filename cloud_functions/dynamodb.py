@@ -123,6 +123,8 @@ class DynamoRounds:
         """Move a round as the table of transitions says; see ``RoundStore``."""
         values = {"state": TRANSITIONS[current.state, event], **changes}
         stands = {"state": current.state, "fence": current.fence}
+        if event is Event.SHARDS_MADE:  # they are of the updates that had not been refused by then
+            stands["refused"] = current.refused
         return to_record(self._table.write(self._update_round(current, values, stands)), Round)
 
     def participant(self, of: Round, device: str) -> Participant | None:

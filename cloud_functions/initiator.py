@@ -18,7 +18,7 @@ from fedgrass.federation.errors import FedgrassError, MessageError
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Do what is asked of a run, or take a batch of hellos."""
-    cloud = wiring.cloud(context)
+    cloud = wiring.cloud(context, averages=False)
     if "Records" in event:
         return each_record(event, cloud.log, lambda body: _hello(cloud, body))
     try:

@@ -4,7 +4,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, ResponseStreamingError
+from urllib3.exceptions import HTTPError
 
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout, header_size, read_layout
@@ -13,6 +14,8 @@ from fedgrass.federation.weights import Layout, header_size, read_layout
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
+_TRIES = 3  # at a range whose answer breaks off half-way: botocore repeats requests, not what they answer
+_BROKEN_OFF = (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError)
 _LONGEST = 900.0  # seconds that a part may take: a Lambda function has no more
 _PARTS_AHEAD = 2  # that are being sent while the next one is made
 
@@ -45,6 +48,16 @@ class S3Bucket:
         """Fill ``target`` with the bytes from ``start`` on; see ``Bucket``."""
         if not target.nbytes:
             return
+        for left in reversed(range(_TRIES)):
+            try:
+                self._fill(key, start, target)
+            except _BROKEN_OFF:
+                if not left:
+                    raise
+            else:
+                return
+
+    def _fill(self, key: str, start: int, target: memoryview) -> None:
         body = self._get(key, Range=f"bytes={start}-{start + target.nbytes - 1}")["Body"]
         position = 0
         while position < target.nbytes:

@@ -5,6 +5,7 @@ name, and refuses an update that is bad in its range for all. The shards of one 
 makes the last one puts them together. A worker that dies costs its shard, which its message brings back.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from fedgrass.federation import division, object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.division import Job
 from fedgrass.federation.errors import AggregationFailed
-from fedgrass.federation.rounds import Participant, Round, State
+from fedgrass.federation.rounds import Event, Participant, Round, State
 from fedgrass.federation.slices import Slice
 
 _MARGIN_SECONDS = 5
@@ -45,7 +46,8 @@ def of(begun: Making) -> list[Slice]:
 def hand_over(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Hand the shards that are not there yet to other averagers; have somebody look at the round later."""
     cloud, leased = begun.cloud, begun.round
-    for number in _missing(cloud, leased, replies, len(cut)):
+    # All may be there, and whoever was to join them is not: the first one's job is to look.
+    for number in _missing(cloud, leased, replies, len(cut)) or [0]:
         cloud.alarms.hand_over(_job(leased, number))
     cloud.tell(leased, f"{len(cut)} shards of {begun.layout.data_bytes} bytes are being made")
     left = max(0, leased.lease_until - cloud.now()) // 1000 + _MARGIN_SECONDS
@@ -74,8 +76,25 @@ def make(cloud: Cloud, job: Job) -> None:
         closing.give_up(cloud, current, str(error))
         return
     if not _missing(cloud, current, replies, len(cut)):
-        model = _joined(begun, replies, len(cut))
-        closing.close(cloud, current, new_model.with_download(begun, model), len(replies))
+        _join(begun, replies, len(cut))
+
+
+def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
+    """Put the shards together and close the round, under a lease of one's own.
+
+    From that on nobody else can refuse an update of the set, nor join another set under the same lease.
+    Raises LostRace if another joins them already, or if an update was refused meanwhile.
+    """
+    cloud, now = begun.cloud, begun.cloud.now()
+    joining = cloud.rounds.move(
+        begun.round,
+        Event.SHARDS_MADE,
+        fence=begun.round.fence + 1,
+        lease_until=now + round(cloud.lease_seconds * 1000),
+    )
+    held = dataclasses.replace(begun, round=joining)
+    model = _joined(held, replies, count)
+    closing.close(cloud, joining, new_model.with_download(held, model), len(replies))
 
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:

@@ -62,6 +62,9 @@ def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
     for field, choices in (("reads", ("sums", "columns")), ("survey", ("", "norms", "products"))):
         if getattr(kind, field) not in choices:
             yield f"its {field} is {getattr(kind, field)!r}; it may be one of {', '.join(map(repr, choices))}"
+    for method in ("weigh", "combine"):
+        if kind.separable and getattr(kind, method) is not getattr(Strategy, method):
+            yield f"its {method} would not be asked, since it is separable: set separable = False"
     for carried in set(kind.carried) - set(kind.state):
         yield f"it carries {carried!r}, which is not among its state"
     for state in kind.state:

@@ -32,10 +32,11 @@ class LambdaContext(Protocol):
         """Return how long this call may still take."""
 
 
-def cloud(context: LambdaContext) -> Cloud:
+def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
     """Return the ports on AWS for one call of a function, which its environment names.
 
-    The lease of an aggregation ends when the call that took it must have ended.
+    The lease of an aggregation ends when the call that took it must have ended. ``averages`` says whether the
+    function may read updates.
     """
     bucket, rounds, devices, publisher, alarms = _ports()
     return Cloud(
@@ -48,6 +49,7 @@ def cloud(context: LambdaContext) -> Cloud:
         alarms=alarms,
         now=lambda: time.time_ns() // 1_000_000,
         log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
+        averages=averages,
         scale=Scale(
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,

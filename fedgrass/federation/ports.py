@@ -71,7 +71,8 @@ class RoundStore(Protocol):
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round as ``TRANSITIONS`` says, with ``changes`` to its other fields.
 
-        Raises LostRace if its state or fence is not the one of ``current`` any more.
+        Raises LostRace if its state or fence is not the one of ``current`` any more; for SHARDS_MADE also if
+        its ``refused`` is not.
         """
 
     def participant(self, of: Round, device: str) -> Participant | None:

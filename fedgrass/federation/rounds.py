@@ -34,6 +34,7 @@ class Event(StrEnum):
     MINIMUM_OUT_OF_REACH = "too few devices are left to reach the minimum"
     LEASE_EXPIRED = "the averager did not finish within its lease"
     TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
+    SHARDS_MADE = "all shards of the new global model were made"
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were put together"
     AGGREGATION_FAILED = "the aggregation failed"
@@ -49,6 +50,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.OPEN, Event.GIVEN_UP): State.ABANDONED,
         (State.AGGREGATING, Event.LEASE_EXPIRED): State.AGGREGATING,
         (State.AGGREGATING, Event.TOO_FEW_GOOD_UPDATES): State.OPEN,
+        (State.AGGREGATING, Event.SHARDS_MADE): State.AGGREGATING,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
         (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
@@ -98,6 +100,7 @@ class Round(Struct, frozen=True, kw_only=True):
     fence: int = 0
     leased_at: int = 0
     lease_until: int = 0
+    expired: int = 0  # leases in a row that ended without an end of the averaging
     groups: int = 0  # of replies that were handed to averagers of their own; see division.py
     closed_at: int = 0
     reason: str = ""

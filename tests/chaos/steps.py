@@ -91,7 +91,7 @@ def _step_in_bucket(request: Request) -> str:
 
 # What a write names tells which step it is: the first that fits.
 _BY_COLUMN = {
-    "announced": "announcements_noted",
+    "announced_batches": "announcements_noted",
     "model_sha256": "round_closed",
     "lease_until": "lease_taken",
     "ended_at": "run_ended",

@@ -115,6 +115,7 @@ class MemoryRounds:
         with self._lock:
             stored = self._stored(current)
             _expect((stored.state, stored.fence) == (current.state, current.fence))
+            _expect(event is not Event.SHARDS_MADE or stored.refused == current.refused)
             return self._change(current, state=target, **changes)
 
     def participant(self, of: Round, device: str) -> Participant | None:

@@ -1,11 +1,13 @@
 """What an operator may ask of a run, and each refusal in words."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from cloud_functions import averager, control
 from fedgrass.federation import object_keys
+from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.errors import NotYet, SettingsError
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
@@ -230,3 +232,17 @@ def test_an_averager_that_is_told_to_wait_says_not_yet_only_to_its_queue() -> No
     fleet.counter.plan(at_that_moment, name="read_layout")
     everybody_replies(fleet)
     assert fleet.newest().number == 2
+
+
+def test_an_operators_request_never_averages_and_sends_for_the_averager_instead() -> None:
+    fleet = started(devices=2, minimum_replies=1)
+    fleet.reply("thing-0")
+    fleet.now = fleet.newest().deadline_at
+    asked = dataclasses.replace(fleet.cloud, averages=False)
+    control.act(asked, {"action": "pause", "run": "run-1"})
+    assert fleet.newest().state is State.OPEN
+    assert fleet.alarms.reminders[-1] == (Reminder(run="run-1"), 0)
+    fleet.remind()
+    closed = fleet.rounds.round("run-1", 1, 1)
+    assert closed is not None
+    assert closed.state is State.CLOSED

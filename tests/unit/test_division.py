@@ -1,12 +1,13 @@
 """Large rounds divided: sums of groups while the round is open, shards of a large model."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cloud_functions import combining
+from cloud_functions import closing, combining
 from fedgrass.federation import object_keys
 from fedgrass.federation.division import Scale
 from fedgrass.federation.rounds import Participation, Round, State
@@ -312,3 +313,59 @@ def test_a_small_round_is_not_divided() -> None:
     for device in fleet.names:
         reply(fleet, device)
     assert (first(fleet).groups, fleet.alarms.jobs, first(fleet).fence) == (0, [], 1)
+
+
+def test_all_shards_made_and_nobody_to_join_them_is_looked_at_when_the_lease_is_over() -> None:
+    fleet = a_fleet(SHARDS)
+    for device in fleet.names:
+        reply(fleet, device)
+    *others, last = fleet.alarms.jobs
+    fleet.alarms.jobs = others
+    fleet.work()
+    fleet.counter.plan_crash(name="move")
+    fleet.alarms.jobs = [last]
+    with pytest.raises(
+        Crash
+    ):  # the last shard is made, and not joined
+        fleet.work()
+    fleet.alarms.jobs = []
+    fleet.now += 61_000
+    fleet.remind()
+    assert fleet.work() == 1
+    assert first(fleet).state is State.CLOSED
+    assert_same(fleet.model(1), undivided())
+
+
+def test_shards_are_not_joined_of_an_update_that_is_refused_at_that_moment() -> None:
+    fleet = a_fleet(SHARDS)
+    for device in fleet.names:
+        reply(fleet, device)
+
+    def refuse() -> None:
+        closing.refuse(fleet.cloud, first(fleet), "thing-4", "found bad by another averager")
+
+    fleet.counter.plan(refuse, name="move")
+    fleet.work()
+    assert fleet.parts(first(fleet))["thing-4"] is Participation.REFUSED
+    fleet.now += 61_000
+    fleet.remind()
+    fleet.work()
+    assert first(fleet).state is State.CLOSED
+    assert_same(fleet.model(1), undivided(frozenset({"thing-4"})))
+
+
+def test_averagers_that_died_before_a_round_was_opened_again_do_not_count_against_it() -> None:
+    fleet = a_fleet(None, threshold=0.25)
+    for device in fleet.names[:6]:
+        of = first(fleet)
+        if of.state is not State.OPEN:
+            break
+        fleet.counter.plan_crash(name="create")
+        bad = {**update_of(device), "head": np.full(5_000, np.nan, dtype=np.float32)}
+        with contextlib.suppress(Crash):
+            reply(fleet, device, bad)
+        fleet.counter.forget_plans()
+        fleet.now += 61_000
+        fleet.deliver({"reminder": {"run": RUN}})
+    assert first(fleet).expired <= 1
+    assert first(fleet).state is not State.ABANDONED
