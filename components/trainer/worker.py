@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.trainer.bounds import out_of_memory
 from components.trainer.storage import ModelStore
 from components.trainer.worker_protocol import (
     Answer,
@@ -97,16 +98,14 @@ class Inbox:
         os._exit(0)
 
 
-def perform(
-    workshop: Workshop, work: Work, channel: Channel, stop: Callable[[], bool]
-) -> Result | Failure:
+def perform(workshop: Workshop, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
     """Do one work; whatever goes wrong in it, of the user's task too, becomes a line that says so."""
     try:
         return workshop.perform(work, channel.report, stop)
     except FedgrassError as error:
         return _failure(str(error))
     except MemoryError:
-        return Failure("the device has not enough memory for this work")
+        return Failure(out_of_memory())
     except BaseException as error:  # noqa: BLE001 - the task is the user's code, and may raise anything
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
 

@@ -63,7 +63,9 @@ def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]
 def test_the_defaults_of_the_recipe_are_those_of_the_code(defaults: dict[str, Any]) -> None:
     spelled = {key: value for key, value in defaults.items() if key not in FOR_OTHERS | {"tasks"}}
     assert spelled == {
-        key: value for key, value in msgspec.structs.asdict(Configuration()).items() if key != "tasks"
+        key: msgspec.to_builtins(value)
+        for key, value in msgspec.structs.asdict(Configuration()).items()
+        if key != "tasks"
     }
 
 
