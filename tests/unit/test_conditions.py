@@ -20,7 +20,9 @@ PLENTY = Surroundings(time=time(12), load=0.1, free_disk=10**12, free_memory=10*
 BATTERY: dict[str, object] = {"battery": 40.0, "mains": False}
 
 
-def said(when: dict[str, Any], now: dict[str, Any] | None = None, power: dict[str, object] | None = None) -> str:
+def said(
+    when: dict[str, Any], now: dict[str, Any] | None = None, power: dict[str, object] | None = None
+) -> str:
     conditions = parse_configuration({"train_when": when}).train_when
     return objection(conditions, msgspec.structs.replace(PLENTY, **(now or {})), power or {}, SMALL)
 
@@ -111,7 +113,7 @@ def test_a_window_and_its_opposite_never_hold_together(first: time, last: time, 
         ({"load": "high"}, "train_when.load is 'high': it takes a number from 0 to 1,000"),
         ({"battery": 101}, "train_when.battery"),
         ({"disk": 5}, "'disk' is none of"),
-        ("at night", "train_when is 'at night'"),
+        ("at night", "'at night' cannot be the configuration's train_when: that is an object"),
     ],
 )
 def test_a_condition_that_cannot_be_used_is_named(when: object, text: str) -> None:
