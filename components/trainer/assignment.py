@@ -108,14 +108,12 @@ class Assignment:
         if isinstance(answer, Failure):
             self._fail(answer.reason)
             return
+        self._place.journal.finish(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
-        self._place.journal.count_examples(self.announcement.task, answer.examples_of_task)
         if self.announcement.work == "evaluate":
             self._complete(answer, 0.0)
             return
-        self._place.journal.note_metrics(self.announcement.task, answer.metrics)
-        self._place.journal.take(Accepted(self.announcement, answer))
         self._upload(answer)
 
     def _upload(self, result: Result, attempt: int = 1) -> None:
