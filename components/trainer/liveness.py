@@ -62,7 +62,7 @@ class Heart:
         self._tick()
 
     def echo(self) -> None:
-        """Take note of an own heartbeat that came back."""
+        """Take note of an own heartbeat that came back, or of anything else that was heard."""
         self._unanswered = 0
         self._resubscribed = False
         if self._missed:

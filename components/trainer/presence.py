@@ -29,6 +29,7 @@ class Face:
     heartbeat: Callable[[], Heartbeat]
     interval: Callable[[], float]  # seconds between heartbeats
     ready: Callable[[], None]  # called once the subscriptions stand
+    working: Callable[[], bool]  # whether there is work in hand, which an exit would cost
     exits: ExitBudget
 
 
@@ -94,6 +95,10 @@ class Presence:
 
     def give_up(self, reason: str) -> bool:
         """End the process, so that the nucleus starts a new one, unless it would soon give it up."""
+        if self._face.working():
+            # What a deaf device says is heard all the same: its work is worth to be ended first.
+            log.warning("%s: a new process may help, once the work in hand is done", reason)
+            return False
         if wait := self._face.exits.seconds_to_wait(SPACING):
             log.warning("%s: a new process may help, in %.0f minutes at the earliest", reason, wait / 60)
             return False
@@ -107,6 +112,7 @@ class Presence:
 
     # Both are called on a thread of the SDK, and must not block it.
     def _hear_announcement(self, payload: bytes) -> None:
+        self._loop.post(self._heart.echo)  # as good as an own heartbeat: this process is not deaf
         self._loop.post(lambda: self._face.announced(payload))
 
     def _hear_heartbeat(self, payload: bytes) -> None:  # noqa: ARG002 - that it came is all

@@ -65,6 +65,7 @@ class Session:
             heartbeat=self._heartbeat,
             interval=lambda: self._configuration.heartbeat_seconds,
             ready=ready,
+            working=lambda: self._assignment is not None,
             exits=workplace.exits,
         )
         self._presence = Presence(workplace.loop, messaging, self._outbox, workplace.rng, face)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from components.trainer.exits import SPACING, ExitBudget
+from components.trainer.presence import LOST
 from fedgrass.local.component_process import RestartLimits
-from tests.unit.device import Clock, Device
+from tests.unit.device import Clock, Device, announcement
 
 NUCLEUS = RestartLimits()
 
@@ -98,3 +99,25 @@ def test_a_try_that_has_to_wait_is_a_warning_that_says_so(
         device.passes(80)
     assert device.exit_code is None
     assert "a new process may help, in 24 minutes at the earliest" in caplog.text
+
+
+def test_a_process_with_work_in_hand_does_not_end_before_the_work(tmp_path: Path) -> None:
+    device = Device(tmp_path, heartbeat_seconds=10)
+    device.hears(announcement(deadline_seconds=1000))
+    device.broker.deaf = True
+    device.passes(300)
+    assert device.exit_code is None
+    device.finishes()
+    assert device.completions
+    device.passes(30)
+    assert device.exit_code == LOST
+
+
+def test_an_announcement_that_is_heard_shows_that_the_process_is_not_deaf(tmp_path: Path) -> None:
+    device = Device(tmp_path, heartbeat_seconds=10)
+    for _ in range(20):
+        device.broker.deaf = True
+        device.passes(25)
+        device.broker.deaf = False
+        device.hears(announcement(task="none"))
+    assert device.exit_code is None
