@@ -1,4 +1,4 @@
-"""Changes of the configuration, while the trainer runs: taken up, or refused with the reason in the heartbeat."""
+"""Changes of the configuration, with no restart: taken up, or refused with the reason in the heartbeat."""
 
 import random
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Configured:
         Reconfiguration(
             self.device.loop,
             self.nucleus,
-            random.Random(5),
+            random.Random(5),  # noqa: S311 - jitter
             configure=self.device.session.configure,
             refuse=self.device.session.refuse_configuration,
         ).watch()
