@@ -99,7 +99,7 @@ def _processes(module: str) -> list[psutil.Process]:
 
 
 def _processor_seconds(process: psutil.Process) -> dict[str, float]:
-    """Return the processor time of each thread, by the scheduler: clock ticks are too coarse for so little."""
+    """Return the processor time of each thread, in seconds, by the scheduler: clock ticks are too coarse."""
     threads = Path(f"/proc/{process.pid}/task").iterdir()
     return {
         thread.name: int((thread / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
@@ -155,7 +155,9 @@ def train_plainly(inputs: torch.Tensor, targets: torch.Tensor) -> None:
     model.train()
     for _ in range(EPOCHS):
         total = 0.0
-        for places in torch.randperm(len(targets)).split(BATCH):
+        order = torch.randperm(len(targets))
+        for first in range(0, len(order), BATCH):
+            places = order[first : first + BATCH]
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(inputs[places]), targets[places])
             loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types

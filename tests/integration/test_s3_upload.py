@@ -126,7 +126,7 @@ def test_a_limit_changes_nothing_of_what_arrives(tmp_path: Path, s3: Any, update
 
 
 def test_a_file_that_is_gone_fails_with_its_name(tmp_path: Path, s3: Any) -> None:
-    with pytest.raises(UploadFailed, match="gone.safetensors cannot be put to s3://parts"):
+    with pytest.raises(UploadFailed, match=r"gone\.safetensors cannot be put to s3://parts"):
         S3Uploader(tmp_path).upload(tmp_path / "gone.safetensors", BUCKET, "updates/gone", NEVER)
     assert "updates/gone" not in [
         found["Key"] for found in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])

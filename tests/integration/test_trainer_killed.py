@@ -1,4 +1,4 @@
-"""A trainer that is killed (SIGKILL) at each stage of a work, on a real core: the next one goes on where it was.
+"""A trainer that is killed (SIGKILL) at each stage of a work, on a real core: the next one goes on with it.
 
 The stages are those of the journal: accepted, update written, reply given, verdict heard.
 """

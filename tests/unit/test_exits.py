@@ -1,5 +1,6 @@
 """A process that ends itself, and a nucleus that gives a component up which does so too often."""
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_a_device_that_stays_deaf_is_never_given_up_and_goes_on_subscribing(tmp_
             exits.append(clock.now)
     assert not given_up(exits)
     assert len(exits) in range(6, 14)
-    assert all(later - earlier >= SPACING for earlier, later in zip(exits, exits[1:], strict=False))
+    assert all(later - earlier >= SPACING for earlier, later in itertools.pairwise(exits))
     assert subscriptions > 100
 
 

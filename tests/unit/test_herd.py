@@ -1,4 +1,4 @@
-"""Two hundred devices that come back at the same moment, on one virtual clock: nothing of theirs comes in a wave."""
+"""Two hundred devices that come back at the same moment, on a virtual clock: nothing comes in a wave."""
 
 import random
 from collections.abc import Callable, Iterator
