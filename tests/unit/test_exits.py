@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from components.trainer.exits import SPACING, ExitBudget
 from components.trainer.presence import LOST
-from fedgrass.local.component_process import RestartLimits
+from fedgrass.local.lifecycle_scripts import RestartLimits
 from tests.unit.device import Clock, Device, announcement
 
 NUCLEUS = RestartLimits()
