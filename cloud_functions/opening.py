@@ -178,5 +178,6 @@ def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
             settings=run.settings.training_of(opened.number),
             download=download,
             upload=run.settings.upload,
+            allow_partial=run.settings.allow_partial,
         )
     )

@@ -1,72 +1,23 @@
 """One work in hand: from its announcement until its update lies in S3, or it has failed."""
 
 import logging
-import random
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from components.trainer.backoff import delays
+from components.trainer.deadline import Deadline, margin_before
 from components.trainer.errors import UploadFailed
-from components.trainer.events import Call, EventLoop
-from components.trainer.journal import Accepted, Journal, Reply
-from components.trainer.ports import Uploader, Worker
-from components.trainer.residuals import Residuals, beside
+from components.trainer.journal import Accepted, Reply
+from components.trainer.statements import status
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
+from components.trainer.workplace import Workplace
 from fedgrass.federation import object_keys
-from fedgrass.federation.messages import Announcement, Completion, Status, shorten
+from fedgrass.federation.messages import Announcement, Completion
 
 UPLOAD_TRIES = 5
-FIRST_DELAY = 2.0  # seconds, between uploads: long enough in all for a restart of Stream Manager
+FIRST_DELAY = 4.0  # seconds at most, between uploads: long enough in all for a restart of Stream Manager
 LARGEST_DELAY = 60.0
 log = logging.getLogger(__name__)
-Background = Callable[[Call], None]
-
-
-def in_thread(call: Call) -> None:
-    """Run ``call`` on a thread that does not keep the process alive."""
-    threading.Thread(target=call, daemon=True, name="upload").start()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """Everything that works are done with; the same for all works of a device."""
-
-    thing: str
-    folder: Path  # of the updates
-    loop: EventLoop
-    journal: Journal
-    worker: Worker
-    uploader: Callable[[], Uploader]  # the one that the configuration names now
-    rng: random.Random
-    background: Background = in_thread
-    measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
-
-    def update_path(self, announcement: Announcement) -> Path:
-        """Return where the update of a work is written."""
-        name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
-        return self.folder / name
-
-    @property
-    def residuals(self) -> Residuals:
-        """What updates left unsaid, beside the folder of the updates."""
-        return Residuals(self.folder.parent / "residuals")
-
-    def sweep(self, keep: Path | None = None) -> None:
-        """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
-        kept = {keep, beside(keep)} if keep else set()
-        if self.folder.exists():
-            for file in self.folder.iterdir():
-                if file not in kept:
-                    file.unlink(missing_ok=True)
-        self.residuals.sweep()
-
-    def discard(self, announcement: Announcement) -> None:
-        """Remove the update of a work that is out of hand, with what it would have left unsaid."""
-        path = self.update_path(announcement)
-        path.unlink(missing_ok=True)
-        beside(path).unlink(missing_ok=True)
 
 
 class Assignment:
@@ -85,8 +36,13 @@ class Assignment:
         self._finished = finished
         self._progress = progress
         self._cancelled = threading.Event()
-        self._deadline = workplace.loop.clock() + announcement.deadline_seconds
-        self._timer = workplace.loop.call_later(announcement.deadline_seconds, self._overdue)
+        self._deadline = Deadline(
+            workplace.loop,
+            announcement.deadline_seconds,
+            margin=lambda seconds: margin_before(seconds, self._last_upload_seconds()),
+            closing_in=self._closing_in if announcement.allow_partial else None,
+            overdue=self._overdue,
+        )
         self._delays = delays(FIRST_DELAY, LARGEST_DELAY, workplace.rng)
         self._upload_started = 0.0
         self._training = False
@@ -94,7 +50,7 @@ class Assignment:
     @property
     def seconds_left(self) -> float:
         """Seconds until the deadline, at least 0."""
-        return max(0.0, self._deadline - self._place.loop.clock())
+        return self._deadline.seconds_left
 
     def begin(self, options: TaskOptions) -> None:
         """Start the worker."""
@@ -117,18 +73,26 @@ class Assignment:
 
     def hurry(self, seconds: float) -> None:
         """Take note of an announcement that came again: its deadline holds if it is the earlier one."""
-        if seconds < self.seconds_left:
-            self._timer.cancel()
-            self._deadline = self._place.loop.clock() + seconds
-            self._timer = self._place.loop.call_later(seconds, self._overdue)
+        self._deadline.bring_forward(seconds)
 
     def cancel(self) -> None:
         """Drop the work; nothing is heard of it any more."""
         self._cancelled.set()
-        self._timer.cancel()
+        self._deadline.cancel()
         if self._training:
             self._training = False
             self._place.worker.stop()
+
+    def _last_upload_seconds(self) -> float:
+        """Return what the last upload of an update of this run took, 0 if there was none."""
+        replies = self._place.journal.state.replies
+        said = [reply.completion for reply in replies if reply.announcement.run == self.announcement.run]
+        return next((completion.upload_seconds for completion in reversed(said) if completion), 0.0)
+
+    def _closing_in(self) -> None:
+        if self._training:
+            log.info("%s: the deadline is near: the training is asked for what it has", self.name)
+            self._place.worker.finish(self.name)
 
     def _overdue(self) -> None:
         doing = "training" if self._training else "uploading"
@@ -144,13 +108,12 @@ class Assignment:
         if isinstance(answer, Failure):
             self._fail(answer.reason)
             return
-        log.info("%s: done with %d examples, %s", self.name, answer.examples, _measured(answer))
-        self._place.journal.count_examples(self.announcement.task, answer.examples_of_task)
+        self._place.journal.finish(self.announcement, answer)
+        part = " (stopped by the deadline)" if answer.partial else ""
+        log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
         if self.announcement.work == "evaluate":
             self._complete(answer, 0.0)
             return
-        self._place.journal.note_metrics(self.announcement.task, answer.metrics)
-        self._place.journal.take(Accepted(self.announcement, answer))
         self._upload(answer)
 
     def _upload(self, result: Result, attempt: int = 1) -> None:
@@ -208,19 +171,14 @@ class Assignment:
             evaluate_seconds=result.evaluate_seconds,
             train_seconds=result.train_seconds,
             upload_seconds=upload_seconds,
+            partial=result.partial,
         )
         self._end(Reply(announcement=announcement, completion=completion))
 
     def _fail(self, reason: str) -> None:
         log.warning("%s: failed: %s", self.name, reason)
-        status = Status(
-            run=self.announcement.run,
-            round=self.announcement.round,
-            attempt=self.announcement.attempt,
-            state="failed",
-            reason=shorten(reason),
-        )
-        self._end(Reply(announcement=self.announcement, failed=status, settled=True))
+        failed = status(self.announcement, "failed", reason)
+        self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
 
     def _end(self, reply: Reply) -> None:
         seconds_left = self.seconds_left

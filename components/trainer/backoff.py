@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 
 def delays(first: float, largest: float, rng: random.Random) -> Iterator[float]:
-    """Yield seconds to wait: each twice the one before, up to ``largest``.
+    """Yield seconds to wait, with full jitter: anything up to a bound that doubles, up to ``largest``.
 
-    Each is shortened by up to a quarter at random, so that a fleet that failed together does not try again
-    together (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
+    A fleet that failed together so tries again evenly spread over the bound, and not in waves
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     """
-    delay = first
+    bound = first
     while True:
-        yield delay * rng.uniform(0.75, 1.0)
-        delay = min(largest, delay * 2)
+        yield rng.uniform(0.0, bound)
+        bound = min(largest, bound * 2)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from components.trainer.bounds import LEAST_PRIORITY, Bounds
+from components.trainer.conditions import LARGEST, TrainWhen
 from components.trainer.errors import ConfigurationError
 from components.trainer.tasks.registry import check_task
 from components.trainer.worker_protocol import TaskOptions
@@ -18,12 +20,13 @@ from fedgrass.federation.names import FLEET_NAME, RULES
 
 # Of the same tree, but for others: access control is the nucleus's, the interpreter the install step's.
 FOR_OTHERS = {"accessControl", "python"}
+MERGED = ("tasks", "attributes", "train_when")  # objects of names that a deployment merges one by one
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
 LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 MOST_ATTRIBUTES = 14
 # What heartbeats say otherwise, and what has a meaning in a run's `where`.
 TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
-TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", *WORDS}
+TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error", *WORDS}
 Tasks = Annotated[
     dict[TaskName, TaskOptions],
     Meta(description="an object of task names, each with an object of the task's options"),
@@ -41,9 +44,18 @@ class Configuration(Struct, frozen=True, kw_only=True):
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     warm_seconds: Annotated[float, Meta(ge=0, le=24 * 3600)] = 120.0  # the worker waits so long for more work
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
+    niceness: Annotated[int, Meta(ge=0, le=LEAST_PRIORITY)] = 5  # of the training: other programs go first
+    memory_megabytes: Annotated[int, Meta(ge=0, le=LARGEST)] = 0  # that a training may take; 0: no limit
+    train_when: TrainWhen = TrainWhen()
     uploader: Literal["stream-manager", "s3"] = "stream-manager"
+    upload_bytes_per_second: Annotated[int, Meta(ge=0, le=2**40)] = 0  # of the uploader s3; 0: no limit
     tasks: Tasks = {}
     attributes: OwnAttributes = {}  # what a run's `where` may ask for: {network: wifi, site: berlin}
+
+    @property
+    def bounds(self) -> Bounds:
+        """What a training may take of the machine."""
+        return Bounds(threads=self.threads, niceness=self.niceness, memory_megabytes=self.memory_megabytes)
 
 
 def parse_configuration(values: Mapping[str, object]) -> Configuration:
@@ -52,7 +64,7 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the text names it and what it may be.
     """
-    values = {**values, **{name: _without_null(values.get(name, {})) for name in ("tasks", "attributes")}}
+    values = {**values, **{name: _without_null(values.get(name, {})) for name in MERGED}}
     unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
     if unknown:
         known = Configuration.__struct_fields__
@@ -73,13 +85,14 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
         message = f"the configuration has {len(configuration.tasks)} tasks: too many names for a heartbeat"
         raise ConfigurationError(message)
     _check_attributes(configuration.attributes)
+    _check_bandwidth(configuration)
     for name, options in configuration.tasks.items():
         check_task(name, options)
     return configuration
 
 
 def _without_null(values: object) -> object:
-    """Return tasks or attributes without those that are null.
+    """Return tasks, attributes or conditions without those that are null.
 
     Greengrass merges a deployment's configuration into the recipe's, so that a task of the recipe could not
     be taken away otherwise.
@@ -87,6 +100,17 @@ def _without_null(values: object) -> object:
     if not isinstance(values, Mapping):
         return values  # refused with the rest
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_bandwidth(configuration: Configuration) -> None:
+    limit = configuration.upload_bytes_per_second
+    if limit and configuration.uploader != "s3":
+        message = (
+            f"the configuration's upload_bytes_per_second is {limit:,}, which only the uploader 's3' heeds:"
+            " choose that, or limit the Stream Manager component by its own"
+            " STREAM_MANAGER_EXPORTER_MAX_BANDWIDTH (kilobits per second)"
+        )
+        raise ConfigurationError(message)
 
 
 def _check_attributes(attributes: Attributes) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().with_name("requirements.txt")
@@ -19,8 +20,11 @@ INTERPRETER = Path("interpreter")  # read by the run step
 ENVIRONMENT = Path("venv")
 MARKER = ENVIRONMENT / "requirements.sha256"
 OLDEST = (3, 11)
-CHECK_SECONDS = 60
-INSTALL_SECONDS = 880  # a little less than the recipe's own time-out, so that the reason is told
+STARTED = time.monotonic()
+CHECK_SECONDS = 60.0
+STEP_SECONDS = (
+    870.0  # of all together: a little less than the recipe's own time-out, so that the reason is told
+)
 
 CHECK = f"""
 import importlib.util, sys
@@ -75,16 +79,17 @@ def environment() -> Path:
         "no virtual environment can be made (on Debian and Ubuntu: apt-get install python3-venv)",
     )
     pip = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    _run([*pip, "-r", str(REQUIREMENTS)], INSTALL_SECONDS, "the requirements cannot be installed")
+    left = STEP_SECONDS - (time.monotonic() - STARTED)
+    _run([*pip, "-r", str(REQUIREMENTS)], left, "the requirements cannot be installed")
     MARKER.write_text(digest, encoding="utf-8")
     return python
 
 
-def _run(command: list[str], seconds: int, failure: str) -> None:
+def _run(command: list[str], seconds: float, failure: str) -> None:
     try:
         subprocess.run(command, check=True, timeout=seconds, stdin=subprocess.DEVNULL)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        message = f"{failure}: it took longer than {seconds} s"
+        message = f"{failure}: it took longer than {seconds:.0f} s"
         raise InstallError(message) from error
     except (OSError, subprocess.CalledProcessError) as error:
         message = f"{failure}: {error}"

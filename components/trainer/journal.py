@@ -71,6 +71,18 @@ class Journal:
         """Write down the work that is in hand; None when it is out of hand with no reply."""
         self._save(msgspec.structs.replace(self.state, work=work))
 
+    def finish(self, announcement: Announcement, result: Result) -> None:
+        """Write down what a work made and measured: in one go, since the next restart relies on it."""
+        task, trained = announcement.task, announcement.work == "train"
+        state = self.state
+        changed = msgspec.structs.replace(
+            state,
+            work=Accepted(announcement, result) if trained else state.work,
+            examples={**state.examples, task: result.examples_of_task},
+            metrics={**state.metrics, task: tuple(sorted(result.metrics))} if trained else state.metrics,
+        )
+        self._save(changed)
+
     def answer(self, reply: Reply) -> None:
         """Write down a reply, or what became of it; its work is out of hand."""
         others = [kept for kept in self.state.replies if kept.round_id != reply.round_id]
@@ -79,17 +91,6 @@ class Journal:
             work = None
         replies = (*others, reply)[-REPLIES_KEPT:]
         self._save(msgspec.structs.replace(self.state, work=work, replies=replies))
-
-    def count_examples(self, task: str, examples: int) -> None:
-        """Write down how many examples a task has."""
-        if self.state.examples.get(task) != examples:
-            self._save(msgspec.structs.replace(self.state, examples={**self.state.examples, task: examples}))
-
-    def note_metrics(self, task: str, names: Iterable[str]) -> None:
-        """Write down what a task measures."""
-        found = tuple(sorted(names))
-        if self.state.metrics.get(task) != found:
-            self._save(msgspec.structs.replace(self.state, metrics={**self.state.metrics, task: found}))
 
     def reply_to(self, round_id: str) -> Reply | None:
         """Return what was answered to an announcement, if it is still known."""

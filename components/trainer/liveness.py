@@ -13,7 +13,7 @@ from components.trainer.events import EventLoop, Timer
 
 RESUBSCRIBE_AFTER = 3  # heartbeats with no echo
 GIVE_UP_AFTER = 5
-JITTER = 0.1  # of the interval, so that a fleet that started together does not beat together
+JITTER = 0.1  # of the interval
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +29,8 @@ class Alarm(Protocol):
     def came_back(self) -> None:
         """Learn that the echo is heard again after it was missing."""
 
-    def give_up(self, reason: str) -> None:
-        """End the process: subscribing anew did not help."""
+    def give_up(self, reason: str) -> bool:
+        """End the process: subscribing anew did not help; return whether it ends now."""
 
 
 class Heart:
@@ -50,6 +50,7 @@ class Heart:
         self._unanswered = 0
         self._resubscribed = False
         self._missed = False
+        self._first = True  # of the beats of this process
         self._timer: Timer | None = None
 
     def start(self) -> None:
@@ -61,7 +62,7 @@ class Heart:
         self._tick()
 
     def echo(self) -> None:
-        """Take note of an own heartbeat that came back."""
+        """Take note of an own heartbeat that came back, or of anything else that was heard."""
         self._unanswered = 0
         self._resubscribed = False
         if self._missed:
@@ -70,8 +71,10 @@ class Heart:
 
     def _tick(self) -> None:
         if self._unanswered >= GIVE_UP_AFTER:
-            self._alarm.give_up(f"{self._unanswered} heartbeats went out and none was heard again")
-            return
+            if self._alarm.give_up(f"{self._unanswered} heartbeats went out and none was heard again"):
+                return
+            self._unanswered = RESUBSCRIBE_AFTER  # so subscriptions are made anew at once, and so on
+            self._resubscribed = False
         if self._unanswered >= RESUBSCRIBE_AFTER and not self._resubscribed:
             log.warning("%d heartbeats went out and none was heard again: subscribing anew", self._unanswered)
             self._resubscribed = self._alarm.resubscribe()
@@ -81,6 +84,14 @@ class Heart:
             self._unanswered += 1
         else:
             self._missed = True
-        self._timer = self._loop.call_later(
-            self._interval() * self._rng.uniform(1 - JITTER, 1 + JITTER), self._tick
-        )
+        self._timer = self._loop.call_later(self._pause(), self._tick)
+
+    def _pause(self) -> float:
+        """Return the seconds until the next beat.
+
+        After the first one anything up to an interval, so that devices that started at the same moment are
+        spread over it from then on: an outage that ends is noticed with a heartbeat, and so its hellos, and
+        the downloads that follow, come spread as well.
+        """
+        first, self._first = self._first, False
+        return self._interval() * (self._rng.random() if first else self._rng.uniform(1 - JITTER, 1 + JITTER))

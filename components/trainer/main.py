@@ -9,26 +9,26 @@ import random
 import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from components.trainer.assignment import Workplace
 from components.trainer.configuration import Configuration, parse_configuration
-from components.trainer.errors import ConfigurationError, TrainerError
-from components.trainer.events import EventLoop, Timer
+from components.trainer.errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
+from components.trainer.events import EventLoop
+from components.trainer.exits import ExitBudget
 from components.trainer.greengrass import GreengrassNucleus
 from components.trainer.journal import Journal
-from components.trainer.ports import Uploader
 from components.trainer.power import read_power
 from components.trainer.presence import LOST
+from components.trainer.reconfiguration import Reconfiguration
 from components.trainer.session import Session
-from components.trainer.stream_upload import StreamUploader
+from components.trainer.uploaders import Uploaders
 from components.trainer.worker_process import WorkerProcess
+from components.trainer.workplace import Workplace
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
 
 UPDATES = "updates"  # folder of the updates, in the component's work folder
-SETTLING_SECONDS = 0.5  # a deployment changes many values: they are read once, when it is done
+GIVEN_BY_NUCLEUS = "SVCUID"  # a variable of every component's process
 WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 ENDING_SECONDS = 2
 log = logging.getLogger("trainer")
@@ -37,27 +37,49 @@ log = logging.getLogger("trainer")
 def main() -> int:
     """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        code = _connect_and_run(ExitBudget(Path.cwd()))
+    except (ConfigurationError, SettingsError) as error:
+        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
+        return WRONG_CONFIGURATION
+    except (ConnectionLost, NotSent) as error:
+        log.error("%s: exiting, to be started again", error)  # noqa: TRY400
+        code = LOST
+    except TrainerError as error:
+        # The operator's to mend: a nucleus that gives the component up shows it.
+        log.error("%s", error)  # noqa: TRY400
+        return LOST
+    return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(GIVEN_BY_NUCLEUS) else code
+
+
+def _connect_and_run(exits: ExitBudget) -> int:
     loop = EventLoop()
     _end_on_signals(loop)
 
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
 
+    nucleus = GreengrassNucleus.connect(lost)
     try:
-        nucleus = GreengrassNucleus.connect(lost)
-    except TrainerError as error:
-        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
-        return LOST
-    try:
-        return _run(loop, nucleus)
-    except (ConfigurationError, SettingsError) as error:
-        log.error("%s", error)  # noqa: TRY400
-        return WRONG_CONFIGURATION
-    except TrainerError as error:
-        log.error("%s: exiting, to be started again", error)  # noqa: TRY400
-        return LOST
+        return _run(loop, nucleus, exits)
     finally:
         nucleus.close()
+
+
+def _leave(exits: ExitBudget) -> int:
+    """Return the exit code of a failure, once it will not make the nucleus give the component up."""
+    if wait := exits.seconds_to_wait():
+        log.error(
+            "waiting for %.0f minutes: a nucleus gives a component up that fails three times in an hour",
+            wait / 60,
+        )
+        rest = EventLoop()
+        _end_on_signals(rest)
+        rest.call_later(wait, lambda: rest.stop(LOST))
+        if rest.run() == 0:
+            return 0
+    exits.take()
+    return LOST
 
 
 def _end_on_signals(loop: EventLoop) -> None:
@@ -71,28 +93,30 @@ def _end_on_signals(loop: EventLoop) -> None:
         signal.signal(number, end)
 
 
-def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
+def _run(loop: EventLoop, nucleus: GreengrassNucleus, exits: ExitBudget) -> int:
     configuration = parse_configuration(nucleus.configuration())
-    worker = WorkerProcess(loop.post, configuration.threads)
-    uploaders = Uploaders(Path.cwd(), configuration.uploader)
+    rng = random.Random()  # noqa: S311 - jitter, no secret
+    worker = WorkerProcess(loop.post, configuration.bounds)
+    uploaders = Uploaders(Path.cwd(), configuration)
     workplace = Workplace(
         thing=_thing(),
         folder=Path.cwd() / UPDATES,
         loop=loop,
         journal=Journal(Path.cwd()),
         worker=worker,
+        exits=exits,
         uploader=uploaders.current,
-        rng=random.Random(),  # noqa: S311 - jitter, no secret
+        rng=rng,
         measure=read_power,
     )
     session = Session(workplace, nucleus, configuration, component_version(), nucleus.report_running)
 
     def configure(changed: Configuration) -> None:
-        worker.threads = changed.threads
-        uploaders.choose(changed.uploader)
+        worker.bounds = changed.bounds
+        uploaders.configure(changed)
         session.configure(changed)
 
-    Reconfiguration(loop, nucleus, configure).watch()
+    Reconfiguration(loop, nucleus, rng, configure=configure, refuse=session.refuse_configuration).watch()
     session.start()
     try:
         return loop.run()
@@ -121,63 +145,3 @@ def component_version() -> str:
     """
     folder = Path(__file__).resolve().parents[3].name
     return folder if re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]*", folder) else ""
-
-
-class Uploaders:
-    """The uploader that the configuration names, made on first use."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._name = name
-        self._made: dict[str, Uploader] = {}
-
-    def choose(self, name: str) -> None:
-        """Upload by this one from now on."""
-        self._name = name
-
-    def current(self) -> Uploader:
-        """Return the uploader to use now."""
-        if self._name not in self._made:
-            self._made[self._name] = self._make()
-        return self._made[self._name]
-
-    def _make(self) -> Uploader:
-        if self._name == "s3":
-            # Imported here, since boto3 doubles the memory of a process that may never need it.
-            from components.trainer.storage import S3Uploader  # noqa: PLC0415
-
-            return S3Uploader()
-        return StreamUploader(self._folder)
-
-
-class Reconfiguration:
-    """Takes up changes of the component's configuration; what cannot be used changes nothing."""
-
-    def __init__(
-        self, loop: EventLoop, nucleus: GreengrassNucleus, configure: Callable[[Configuration], None]
-    ) -> None:
-        self._loop = loop
-        self._nucleus = nucleus
-        self._configure = configure
-        self._settling: Timer | None = None
-
-    def watch(self) -> None:
-        """Begin to watch; a nucleus that cannot tell of changes is logged, and needs a restart for them."""
-        try:
-            self._nucleus.watch_configuration(lambda: self._loop.post(self._changed))
-        except TrainerError as error:
-            log.warning("%s", error)
-
-    def _changed(self) -> None:
-        if self._settling:
-            self._settling.cancel()
-        self._settling = self._loop.call_later(SETTLING_SECONDS, self._read)
-
-    def _read(self) -> None:
-        try:
-            configuration = parse_configuration(self._nucleus.configuration())
-        except TrainerError as error:
-            log.warning("the configuration stays as it was: %s", error)
-            return
-        log.info("took up a changed configuration")
-        self._configure(configuration)

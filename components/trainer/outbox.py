@@ -11,7 +11,7 @@ from components.trainer.ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import Message, encode
 
-FIRST_DELAY = 0.2  # seconds
+FIRST_DELAY = 0.4  # seconds at most
 LARGEST_DELAY = 15.0
 log = logging.getLogger(__name__)
 

@@ -53,5 +53,8 @@ class Worker(Protocol):
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
         """Begin ``work``; ``answer`` is called in the event loop, last with a result or a failure."""
 
+    def finish(self, round_id: str) -> None:
+        """Ask the work on that round to end its training and give what it has; other work is not meant."""
+
     def stop(self) -> None:
         """End the process, and with it the work, of which nothing is heard any more."""

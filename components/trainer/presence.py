@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from components.trainer.backoff import delays
 from components.trainer.errors import NotSent
 from components.trainer.events import EventLoop
+from components.trainer.exits import SPACING, ExitBudget
 from components.trainer.liveness import Heart
 from components.trainer.outbox import Outbox
 from components.trainer.ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
@@ -15,7 +16,7 @@ from fedgrass.federation.messages import Heartbeat, Hello
 from fedgrass.federation.topics import Kind, of_device
 
 LOST = 75  # exit code of a process that is to be started again: EX_TEMPFAIL of sysexits.h
-FIRST_DELAY = 0.5  # seconds, between tries to subscribe
+FIRST_DELAY = 1.0  # seconds at most, between tries to subscribe
 LARGEST_DELAY = 30.0
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Face:
     heartbeat: Callable[[], Heartbeat]
     interval: Callable[[], float]  # seconds between heartbeats
     ready: Callable[[], None]  # called once the subscriptions stand
+    working: Callable[[], bool]  # whether there is work in hand, which an exit would cost
+    exits: ExitBudget
 
 
 class Presence:
@@ -90,10 +93,18 @@ class Presence:
         log.info("heard again after an outage")
         self._hello()
 
-    def give_up(self, reason: str) -> None:
-        """End the process, so that the nucleus starts a new one."""
+    def give_up(self, reason: str) -> bool:
+        """End the process, so that the nucleus starts a new one, unless it would soon give it up."""
+        if self._face.working():
+            # What a deaf device says is heard all the same: its work is worth to be ended first.
+            log.warning("%s: a new process may help, once the work in hand is done", reason)
+            return False
+        if wait := self._face.exits.seconds_to_wait(SPACING):
+            log.warning("%s: a new process may help, in %.0f minutes at the earliest", reason, wait / 60)
+            return False
         log.error("%s: exiting, to be started again", reason)
         self._loop.stop(LOST)
+        return True
 
     def _hello(self) -> None:
         version = self._face.heartbeat().component_version
@@ -101,6 +112,7 @@ class Presence:
 
     # Both are called on a thread of the SDK, and must not block it.
     def _hear_announcement(self, payload: bytes) -> None:
+        self._loop.post(self._heart.echo)  # as good as an own heartbeat: this process is not deaf
         self._loop.post(lambda: self._face.announced(payload))
 
     def _hear_heartbeat(self, payload: bytes) -> None:  # noqa: ARG002 - that it came is all

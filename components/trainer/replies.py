@@ -11,8 +11,8 @@ from components.trainer.events import EventLoop, Timer
 from components.trainer.journal import Journal, Reply
 from fedgrass.federation.messages import Announcement, Completion, Message, Verdict, round_id
 
-FIRST_DELAY = 15.0  # seconds
-LARGEST_DELAY = 240.0
+FIRST_DELAY = 30.0  # seconds at most
+LARGEST_DELAY = 480.0
 log = logging.getLogger(__name__)
 Send = Callable[[Message], None]
 

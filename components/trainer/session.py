@@ -9,9 +9,9 @@ All of it runs in one thread, the event loop's.
 
 import logging
 from collections.abc import Callable
-from typing import Literal
 
-from components.trainer.assignment import Assignment, Workplace
+from components.trainer.assignment import Assignment
+from components.trainer.conditions import demand_of, objection
 from components.trainer.configuration import Configuration
 from components.trainer.events import Timer
 from components.trainer.journal import Reply, known_metrics
@@ -19,22 +19,26 @@ from components.trainer.outbox import Outbox
 from components.trainer.ports import Messaging
 from components.trainer.presence import Face, Presence
 from components.trainer.replies import Replies
+from components.trainer.statements import status
 from components.trainer.worker_protocol import id_of
+from components.trainer.workplace import Workplace
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     Announcement,
+    Attributes,
     Completion,
     Heartbeat,
     Message,
-    Status,
     Verdict,
     decode_announce,
     round_id,
     shorten,
+    shorten_to_bytes,
 )
 from fedgrass.federation.topics import Kind
 
 PROGRESS_SECONDS = 5.0  # between two messages of progress
+LONGEST_REFUSAL = 200  # characters, as a heartbeat takes
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +55,7 @@ class Session:
     ) -> None:
         self._place = workplace
         self._configuration = configuration
+        self._refused = ""  # why a changed configuration could not be used
         self._version = version
         self._started_at = workplace.loop.clock()
         self._outbox = Outbox(messaging, workplace.loop, workplace.rng)
@@ -60,6 +65,8 @@ class Session:
             heartbeat=self._heartbeat,
             interval=lambda: self._configuration.heartbeat_seconds,
             ready=ready,
+            working=lambda: self._assignment is not None,
+            exits=workplace.exits,
         )
         self._presence = Presence(workplace.loop, messaging, self._outbox, workplace.rng, face)
         self._assignment: Assignment | None = None
@@ -74,11 +81,14 @@ class Session:
     def configure(self, configuration: Configuration) -> None:
         """Work by another configuration from now on, with no restart."""
         former, self._configuration = self._configuration, configuration
+        self._refused = ""
         if configuration.fleet != former.fleet:
             self._drop(f"the device moves to fleet {configuration.fleet}")
             self._presence.enter(configuration.fleet, self._place.thing)
-        if not self._assignment and configuration.threads != former.threads:
-            self._place.worker.stop()  # the number of threads is fixed when a process starts
+
+    def refuse_configuration(self, reason: str) -> None:
+        """Go on as before, and let heartbeats say why a changed configuration could not be used."""
+        self._refused = shorten_to_bytes(shorten(reason, LONGEST_REFUSAL), LONGEST_REFUSAL + 40)
 
     def _resume(self) -> None:
         """Go on with an update that was written; training that was cut short waits for its announcement."""
@@ -125,7 +135,7 @@ class Session:
             log.info("%s: dropped, since the run has moved on", name)
         elif reason := self._refusal(work):
             log.info("%s: declined: %s", name, reason)
-            self._send(_status(work, "declined", reason))
+            self._send(status(work, "declined", reason))
         else:
             self._accept(work)
 
@@ -144,7 +154,13 @@ class Session:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
         if self._assignment and self._assignment.announcement.run != work.run:
             return f"busy with {self._assignment.name}"
-        return ""
+        return objection(
+            self._configuration.train_when,
+            self._place.surroundings(self._place.folder),
+            self._attributes(),
+            demand_of(work),
+            self._configuration.memory_megabytes,
+        )
 
     def _accept(self, work: Announcement) -> None:
         self._drop(f"{id_of(work)} takes its place")
@@ -157,7 +173,7 @@ class Session:
         self._assignment = self._assign(work)
         # The worker first: it starts in parallel, while the message goes out.
         self._assignment.begin(self._configuration.tasks[work.task])
-        self._send(_status(work, "accepted"))
+        self._send(status(work, "accepted"))
 
     def _assign(self, work: Announcement) -> Assignment:
         return Assignment(
@@ -195,7 +211,7 @@ class Session:
         now = self._place.loop.clock()
         if now - self._last_progress >= PROGRESS_SECONDS:
             self._last_progress = now
-            message = _status(work, "progress", progress=fraction)
+            message = status(work, "progress", progress=fraction)
             self._outbox.offer(self._presence.topic(Kind.STATUS), message)
 
     def _heartbeat(self) -> Heartbeat:
@@ -206,27 +222,15 @@ class Session:
             examples=sum(examples.get(task, 0) for task in tasks),
             component_version=self._version,
             uptime_seconds=round(self._place.loop.clock() - self._started_at, 1),
-            # What the operator says of a device counts more than what it finds out.
-            attributes={**self._place.measure(), **self._configuration.attributes},
+            attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
+            configuration_error=self._refused,
         )
+
+    def _attributes(self) -> Attributes:
+        # What the operator says of a device counts more than what it finds out.
+        return {**self._place.measure(), **self._configuration.attributes}
 
     def _send(self, message: Message) -> None:
         kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS
         self._outbox.send(self._presence.topic(kind), message)
-
-
-def _status(
-    work: Announcement,
-    state: Literal["accepted", "declined", "progress"],
-    reason: str = "",
-    progress: float = 0.0,
-) -> Status:
-    return Status(
-        run=work.run,
-        round=work.round,
-        attempt=work.attempt,
-        state=state,
-        reason=shorten(reason),
-        progress=progress,
-    )

@@ -2,9 +2,7 @@
 
 import logging
 import random
-import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -18,7 +16,7 @@ from botocore.exceptions import (
 )
 
 from components.trainer.backoff import delays
-from components.trainer.errors import UploadFailed, WorkFailed
+from components.trainer.errors import WorkFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,8 +27,8 @@ CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 5},
 )
 FETCH_TRIES = 4
-FIRST_DELAY = 2.0  # seconds, between tries to download
-LARGEST_DELAY = 15.0
+FIRST_DELAY = 4.0  # seconds at most, between tries to download
+LARGEST_DELAY = 30.0
 SERVER_ERROR = 500  # from here on S3 says that the fault is its own
 PASSING_STATUS = {408, 429}
 log = logging.getLogger(__name__)
@@ -85,27 +83,3 @@ def _may_pass(error: BotoCoreError | ClientError) -> bool:
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", SERVER_ERROR)
         return status >= SERVER_ERROR or status in PASSING_STATUS
     return not isinstance(error, (NoCredentialsError, ParamValidationError))
-
-
-class S3Uploader:
-    """An uploader for devices without Stream Manager: puts the file into S3 itself."""
-
-    def __init__(self) -> None:
-        self._client: S3Client | None = None
-
-    def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
-        """Put ``path`` into the bucket, in parts if it is large; raises UploadFailed."""
-        if cancelled.is_set():
-            return
-
-        def watch(_count: int) -> None:
-            if cancelled.is_set():
-                message = f"the upload of {path.name} was cancelled"
-                raise UploadFailed(message)
-
-        try:
-            self._client = self._client or boto3.client("s3", config=CONFIG)
-            self._client.upload_file(str(path), bucket, key, Callback=watch)
-        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
-            message = f"{path.name} cannot be put to s3://{bucket}/{key}: {error}"
-            raise UploadFailed(message) from error

@@ -9,12 +9,24 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 import msgspec
 
+from components.trainer.bounds import out_of_memory
 from components.trainer.storage import ModelStore
-from components.trainer.worker_protocol import Answer, Failure, Progress, Result, Work
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Finish,
+    Progress,
+    Request,
+    Result,
+    Work,
+    id_of,
+)
 from components.trainer.workshop import Workshop, describe
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages import shorten
@@ -23,7 +35,7 @@ GRACE_SECONDS = 0.8  # for a training to end by itself; the trainer kills a litt
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPORT_STEP = 0.01  # of the training: finer steps are not told
 # Made before any thread can: see fedgrass/federation/messages.py.
-WORK = msgspec.json.Decoder(Work)
+REQUEST: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 log = logging.getLogger(__name__)
 
 
@@ -58,15 +70,24 @@ class Inbox:
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.closed = threading.Event()
         self.finished = threading.Event()
+        self._to_finish = ""  # the work that is to end with what it has
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
 
     def next(self) -> Work | None:
         """Return the next work, None when there will be no more."""
         return self._work.get()
 
+    def wants_end_of(self, work: Work) -> bool:
+        """Return whether a work is to end soon: it is given up, or is to give what it has."""
+        return self.closed.is_set() or self._to_finish == id_of(work.announcement)
+
     def _read(self) -> None:
         for line in self._lines:
-            self._work.put(WORK.decode(line))
+            request = REQUEST.decode(line)
+            if isinstance(request, Finish):
+                self._to_finish = request.round_id
+            else:
+                self._work.put(request)
         self.closed.set()
         self._work.put(None)
         self.finished.wait(GRACE_SECONDS)
@@ -77,14 +98,14 @@ class Inbox:
         os._exit(0)
 
 
-def perform(workshop: Workshop, work: Work, channel: Channel, stop: threading.Event) -> Result | Failure:
+def perform(workshop: Workshop, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
     """Do one work; whatever goes wrong in it, of the user's task too, becomes a line that says so."""
     try:
-        return workshop.perform(work, channel.report, stop.is_set)
+        return workshop.perform(work, channel.report, stop)
     except FedgrassError as error:
         return _failure(str(error))
     except MemoryError:
-        return Failure("the device has not enough memory for this work")
+        return Failure(out_of_memory())
     except BaseException as error:  # noqa: BLE001 - the task is the user's code, and may raise anything
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
 
@@ -110,7 +131,7 @@ def main() -> None:
     own = os.getpid()
     while work := inbox.next():
         channel = Channel(output)
-        answer = perform(workshop, work, channel, inbox.closed)
+        answer = perform(workshop, work, channel, partial(inbox.wants_end_of, work))
         if os.getpid() != own:
             os._exit(1)  # a process that the user's code forked, and that came back here
         channel.answer(answer)

@@ -12,12 +12,12 @@ from typing import IO
 
 import msgspec
 
+from components.trainer.bounds import Bounds
 from components.trainer.events import Call
-from components.trainer.worker_protocol import Answer, Failure, Progress, Work
+from components.trainer.worker_protocol import Answer, Failure, Finish, Progress, Request, Work
 
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
 GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Made before any thread can: see fedgrass/federation/messages.py.
 ANSWER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 log = logging.getLogger(__name__)
@@ -30,27 +30,38 @@ class WorkerProcess:
     :meth:`stop`. It ends by itself when its input is closed, so it never outlives the trainer.
     """
 
-    def __init__(self, post: Callable[[Call], None], threads: int = 1) -> None:
-        self.threads = threads  # of one training; holds from the next process on
+    def __init__(self, post: Callable[[Call], None], bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()  # changed ones hold from the next work on
         self._post = post
+        self._bounded = self.bounds  # those of the process that is there
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: Callable[[Answer], None] | None = None
         self._ending: list[threading.Thread] = []
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
         """Begin ``work``, in the process that is there or in a new one."""
+        if self.bounds != self._bounded:
+            self.stop()  # they are fixed when a process starts
         try:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._spawn()
             self._answer = answer
-            _input(self._process).write(msgspec.json.encode(work) + b"\n")
-            _input(self._process).flush()
+            _tell(self._process, work)
         except BrokenPipeError:
             # It died just now. Its reader will say so, and how; nothing more to do here.
             log.info("the worker ended before it could take its work")
         except OSError as error:
             reason = f"the worker cannot be started: {error}"
             self._post(lambda: answer(Failure(reason)))
+
+    def finish(self, round_id: str) -> None:
+        """Ask a work to end its training and give what it has."""
+        if self._process is None:
+            return
+        try:
+            _tell(self._process, Finish(round_id))
+        except OSError as error:
+            log.info("the worker cannot be asked to finish: %s", error)  # its reader tells of its end
 
     def stop(self) -> None:
         """End the process in the background; nothing is heard of it any more."""
@@ -68,11 +79,12 @@ class WorkerProcess:
             thread.join(GRACE_SECONDS + 0.5)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # The usual variables of the numerical libraries, which read them as they are imported.
-        environment = os.environ | dict.fromkeys(THREADS, str(self.threads))
+        self._bounded = self.bounds
+        environment = {**os.environ, **self._bounded.environment()}
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
         )
+        self._bounded.set_upon(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
         return process
 
@@ -106,6 +118,11 @@ class WorkerProcess:
         log.warning("the worker %s", _how(exit_code))
         if tell:
             tell(Failure(f"the worker {_how(exit_code)}"))
+
+
+def _tell(process: "subprocess.Popen[bytes]", request: Request) -> None:
+    _input(process).write(msgspec.json.encode(request) + b"\n")
+    _input(process).flush()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,13 +7,19 @@ from fedgrass.federation.messages import Announcement, round_id
 TaskOptions = dict[str, bool | int | float | str]
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class Work(Struct, frozen=True, kw_only=True, tag="work"):
     """Trainer to worker: what to do, with which task, and where the update goes."""
 
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
     update: str  # path of the file to write
     residual: str = ""  # path of what former updates of the run left unsaid; there may be no such file
+
+
+class Finish(Struct, frozen=True, tag="finish"):
+    """Trainer to worker: end the training now and give what it has; other work is not meant."""
+
+    round_id: str
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -33,6 +39,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     download_seconds: float
     evaluate_seconds: float
     train_seconds: float = 0.0
+    partial: bool = False  # the training was stopped; ``examples`` are those really seen by then
 
 
 class Failure(Struct, frozen=True, tag="failure"):
@@ -41,6 +48,7 @@ class Failure(Struct, frozen=True, tag="failure"):
     reason: str
 
 
+Request = Work | Finish
 Answer = Progress | Result | Failure
 
 

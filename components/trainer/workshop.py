@@ -58,7 +58,7 @@ class Workshop:
         if not trains:
             return result
         fit = task.fit(model, announcement.settings, report, stop)
-        if fit.partial:
+        if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
         written = write_update(work, fit.weights, model, layout)
@@ -69,6 +69,7 @@ class Workshop:
             examples=_checked_count(fit.examples, "trained on", smallest=1),
             metrics=_checked_metrics({**evaluation.metrics, **fit.metrics}),
             train_seconds=time.monotonic() - evaluated,
+            partial=fit.partial,
         )
 
     def _download(self, announcement: Announcement) -> bytes:

@@ -82,6 +82,7 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     settings: Options = {}  # of the training: epochs, learning rate, ...
     download: Encoding = Encoding()  # of the model's file
     upload: Encoding = Encoding()  # that the update is to have
+    allow_partial: bool = False  # a training that the deadline cuts short may send what it has
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -104,6 +105,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     evaluate_seconds: Seconds = 0.0
     train_seconds: Seconds = 0.0
     upload_seconds: Seconds = 0.0
+    partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):
@@ -135,6 +137,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     metrics: Annotated[str, Meta(max_length=512)] = (
         ""  # that its tasks report, commas between; empty: unknown
     )
+    # Why a changed configuration was refused; empty: the newest one is in force.
+    configuration_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):

@@ -200,6 +200,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     evaluate_seconds: float = 0.0
     train_seconds: float = 0.0
     upload_seconds: float = 0.0
+    partial: bool = False  # the deadline cut its training short; examples are those really seen
     reason: str = ""
     group: int = 0  # that sums its update, from 1; 0 is none
 

@@ -71,6 +71,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # An announcement that is not accepted so soon is repeated, then given to another device; 0: never.
     accept_seconds: Annotated[int, Meta(ge=0, le=LONGEST_REMINDER)] = 60
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
+    allow_partial: bool = False  # a training that the deadline cuts short counts, by the examples it saw
     aggregation: AggregationName = "weighted_mean"
     aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
     aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy

@@ -65,6 +65,7 @@ def a_reply(**changes: Any) -> Completion:
         download_seconds=0.25,
         train_seconds=12.5,
         upload_seconds=2.0,
+        partial=True,
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -462,6 +463,7 @@ def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) 
     )
     assert part.metrics == a_reply().metrics
     assert (part.download_seconds, part.train_seconds, part.upload_seconds) == (0.25, 12.5, 2.0)
+    assert part.partial is True
     assert part.turnaround_seconds == 2.5
     assert current(store).replied == 1
 

@@ -143,6 +143,7 @@ class MemoryRounds:
                 evaluate_seconds=reply.evaluate_seconds,
                 train_seconds=reply.train_seconds,
                 upload_seconds=reply.upload_seconds,
+                partial=reply.partial,
             )
 
     def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,68 @@ class Endless(Noise):
         report(0.5)
         while self._deaf or not stop():
             time.sleep(0.01)
+        return super().fit(weights, settings, report, stop)
+
+
+class Patient(Noise):
+    """Trains until it is asked for what it has, and then gives a part: 7 of its 9 examples."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        report(0.5)
+        while not stop():
+            time.sleep(0.01)
+        fit = super().fit(weights, settings, report, stop)
+        return Fit(fit.weights, 7, {"change": fit.metrics["change"]}, partial=True)
+
+    def examples(self) -> int:
+        return 9
+
+
+class Heeding(Noise):
+    """Says that it is a part if it is asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        fit = super().fit(weights, settings, report, stop)
+        return Fit(fit.weights, fit.examples, partial=stop())
+
+
+class Bounded(Noise):
+    """Tells in its metrics what it may take of the machine."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        fit = super().fit(weights, settings, report, stop)
+        found = {
+            "niceness": float(os.getpriority(os.PRIO_PROCESS, 0)),
+            "threads": float(os.environ["OMP_NUM_THREADS"]),
+            "memory": float(resource.getrlimit(resource.RLIMIT_DATA)[0]),
+            "oom": float(Path("/proc/self/oom_score_adj").read_text()),
+            "process": float(os.getpid()),
+        }
+        return Fit(fit.weights, fit.examples, {**fit.metrics, **found})
+
+
+class Hungry(Noise):
+    """Wants a gigabyte of memory, of numpy's or of torch's."""
+
+    def __init__(self, of: str = "numpy") -> None:
+        super().__init__(0.01)
+        self._of = of
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+        if self._of == "torch":
+            import torch  # noqa: PLC0415 - dear, and of no use to the others
+
+            torch.ones(250_000_000)
+        np.ones(125_000_000)
         return super().fit(weights, settings, report, stop)
 
 

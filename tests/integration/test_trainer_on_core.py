@@ -246,8 +246,10 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None
     site.waits_for("heartbeat")
     site.running.run(site.running.core.update_configuration(NAME, {"heartbeat_seconds": "often"}))
     eventually(lambda: "the configuration stays as it was" in site.log, PATIENCE)
-    beats = len(site.said("heartbeat"))
-    site.waits_for("heartbeat", beats + 2)
+    newest = site.waits_for("heartbeat", len(site.said("heartbeat")) + 2)
+    assert newest.configuration_error.startswith("the configuration's heartbeat_seconds is 'often'")
+    site.running.run(site.running.core.update_configuration(NAME, {"heartbeat_seconds": "0.5"}))
+    eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
 
 
 def test_a_first_configuration_that_cannot_be_used_is_told_in_one_line(site: Site) -> None:

@@ -12,7 +12,7 @@ import pytest
 from stream_manager import StreamManagerClient
 
 from components.trainer.errors import UploadFailed
-from components.trainer.storage import S3Uploader
+from components.trainer.s3_upload import S3Uploader
 from components.trainer.stream_upload import STATUS_STREAM, STREAM, StreamUploader
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.local_core import eventually
@@ -148,17 +148,21 @@ def test_a_stream_manager_that_came_back_is_connected_to_anew(
 
 
 def test_a_device_without_stream_manager_uploads_by_itself(
-    embedded_cloud: EmbeddedCloud, gate: Gate, update: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    embedded_cloud: EmbeddedCloud,
+    gate: Gate,
+    update: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", embedded_cloud.endpoint_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", embedded_cloud.region)
-    S3Uploader().upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
+    S3Uploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
     found = gate.s3.get_object(Bucket=BUCKET, Key="updates/device-1/run/7-1.safetensors")
     assert found["Body"].read() == update.read_bytes()
     with pytest.raises(UploadFailed, match="no-such-bucket"):
-        S3Uploader().upload(update, "no-such-bucket", "updates/a", NEVER)
+        S3Uploader(tmp_path).upload(update, "no-such-bucket", "updates/a", NEVER)
 
 
 def test_a_stream_manager_that_is_away_costs_no_threads(
@@ -215,6 +219,6 @@ def test_an_upload_to_s3_ends_when_it_is_cancelled(tmp_path: Path, monkeypatch: 
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         with pytest.raises(UploadFailed, match="cancelled"):
-            S3Uploader().upload(large, BUCKET, "k", cancelled)
+            S3Uploader(tmp_path).upload(large, BUCKET, "k", cancelled)
         server.shutdown()
         serving.join(10)

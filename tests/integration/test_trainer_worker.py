@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.trainer.bounds import Bounds
 from components.trainer.events import EventLoop
 from components.trainer.tasks.noise import Noise
 from components.trainer.worker_process import WorkerProcess, _how
@@ -341,3 +342,73 @@ runpy.run_module("components.trainer.__main__")
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
     assert done.returncode == 75
+
+
+def test_a_training_that_is_asked_for_what_it_has_gives_a_part(desk: Desk) -> None:
+    desk.start("patient", own("Patient"), allow_partial=True)
+    desk.progressed()
+    desk.process.finish("another/1/1")
+    desk.process.finish("run-a/1/1")
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    assert (answer.partial, answer.examples, answer.examples_of_task) == (True, 7, 9)
+    assert answer.checksum == weights.checksum(desk.update.read_bytes())
+
+
+def test_a_part_that_the_run_does_not_take_is_a_failure(desk: Desk) -> None:
+    desk.start("patient", own("Patient"))
+    desk.progressed()
+    desk.process.finish("run-a/1/1")
+    assert desk.failure() == "the training was stopped after 7 examples"
+
+
+def test_the_work_after_one_that_was_asked_to_finish_is_done_in_full(desk: Desk) -> None:
+    desk.start("patient", own("Patient"), allow_partial=True)
+    desk.progressed()
+    desk.process.finish("run-a/1/1")
+    assert isinstance(desk.answer(), Result)
+    desk.start(options=own("Heeding"), allow_partial=True, number=2)
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    assert not answer.partial
+
+
+def measured(desk: Desk) -> dict[str, float]:
+    desk.start(options=own("Bounded"))
+    answer = desk.answer()
+    assert isinstance(answer, Result)
+    return answer.metrics
+
+
+def test_a_training_is_bounded_as_the_configuration_says(desk: Desk) -> None:
+    desk.process.bounds = Bounds(threads=2, niceness=7, memory_megabytes=900)
+    found = measured(desk)
+    own_niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (found["niceness"], found["threads"]) == (min(19, own_niceness + 7), 2)
+    assert (found["memory"], found["oom"]) == (900e6, 500)
+
+
+def test_changed_bounds_reach_a_warm_worker_and_equal_ones_keep_it(desk: Desk) -> None:
+    first = measured(desk)
+    desk.process.bounds = Bounds(threads=1)
+    assert measured(desk)["process"] == first["process"]
+    desk.process.bounds = Bounds(threads=3)
+    second = measured(desk)
+    assert second["threads"] == 3
+    assert second["process"] != first["process"]
+    assert gone(int(first["process"]))
+
+
+@pytest.mark.parametrize(("of", "reason"), [("numpy", "memory_megabytes allows"), ("torch", "memory")])
+def test_a_training_that_wants_more_memory_than_it_may_have_fails_with_the_reason(
+    desk: Desk, of: str, reason: str
+) -> None:
+    desk.process.bounds = Bounds(memory_megabytes=600)
+    desk.start(options=own("Hungry", of=of))
+    assert reason in desk.failure()
+    assert measured(desk)["process"] == desk.pid
+
+
+def test_bounds_that_cannot_be_set_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Bounds(memory_megabytes=5).set_upon(2**22 + 1)  # there is no such process
+    assert "cannot be bounded as it should be" in caplog.text

@@ -3,15 +3,18 @@
 import random
 import threading
 from collections.abc import Callable
+from datetime import time
 from pathlib import Path
 
-from components.trainer.assignment import Workplace
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import NotSent, UploadFailed
 from components.trainer.events import Call, EventLoop
+from components.trainer.exits import ExitBudget
 from components.trainer.journal import Journal
 from components.trainer.session import Session
+from components.trainer.surroundings import Surroundings
 from components.trainer.worker_protocol import Answer, Result, Work
+from components.trainer.workplace import Workplace
 from fedgrass.federation.messages import (
     Announcement,
     Completion,
@@ -84,11 +87,15 @@ class Bench:
     def __init__(self) -> None:
         self.works: list[Work] = []
         self.stops = 0
+        self.to_finish: list[str] = []
         self._answer: Callable[[Answer], None] | None = None
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
         self.works.append(work)
         self._answer = answer
+
+    def finish(self, round_id: str) -> None:
+        self.to_finish.append(round_id)
 
     def stop(self) -> None:
         self.stops += 1
@@ -129,8 +136,10 @@ class Bucket:
 class Device:
     """A session with its fakes, in a work folder; another Device of the same folder is its restart."""
 
-    def __init__(self, folder: Path, *, online: bool = True, **configuration: object) -> None:
-        self.clock = Clock()
+    def __init__(
+        self, folder: Path, *, online: bool = True, clock: Clock | None = None, **configuration: object
+    ) -> None:
+        self.clock = clock or Clock()
         self.loop = EventLoop(self.clock)
         self.broker = Broker()
         self.broker.online = online
@@ -140,6 +149,7 @@ class Device:
         self.hold_uploads = False
         self.ready = 0
         self.measured: dict[str, float | bool] = {}  # what it can tell of itself
+        self.surroundings = Surroundings(time=time(12))
         self.folder = folder
         self.workplace = Workplace(
             thing=THING,
@@ -147,10 +157,12 @@ class Device:
             loop=self.loop,
             journal=Journal(folder),
             worker=self.bench,
+            exits=ExitBudget(folder, self.clock),
             uploader=lambda: self.bucket,
             rng=random.Random(7),  # noqa: S311 - jitter
             background=self._background,
             measure=lambda: self.measured,
+            surroundings=lambda _folder: self.surroundings,
         )
         self.session = Session(
             self.workplace, self.broker, configure(**configuration), "1.2.3", ready=self._ready

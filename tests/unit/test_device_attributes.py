@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from components.trainer.power import read_power
 from fedgrass.federation.messages import Heartbeat
-from tests.unit.device import Device, announcement, configure
+from tests.unit.device import Device, announcement, configure, result
 
 
 def newest(device: Device) -> Heartbeat:
@@ -67,7 +68,8 @@ def test_metrics_of_an_evaluation_alone_are_not_taken_for_all(tmp_path: Path) ->
 
 def test_metrics_that_fit_no_heartbeat_are_not_said_in_part(tmp_path: Path) -> None:
     device = Device(tmp_path, tasks={"digits": {}})
-    device.workplace.journal.note_metrics("digits", [f"{number:064}" for number in range(9)])
+    measured = dict.fromkeys((f"{number:064}" for number in range(9)), 0.5)
+    device.workplace.journal.finish(announcement(), msgspec.structs.replace(result(), metrics=measured))
     assert newest(device).metrics == ""
 
 

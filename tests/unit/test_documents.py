@@ -41,7 +41,7 @@ def spelled(default: object) -> str:
         return "(to be given)"
     if default is None or default == "":
         return ""
-    return f"`{default}`" if isinstance(default, str) else f"`{json.dumps(default)}`"
+    return f"`{default}`" if isinstance(default, str) else f"`{json.dumps(msgspec.to_builtins(default))}`"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,11 @@ def test_the_page_of_selection_has_each_option_with_what_it_takes_and_its_defaul
 def test_the_recipe_has_the_defaults_that_the_trainer_has() -> None:
     recipe: Any = yaml.safe_load((ROOT / "recipes" / "com.fedgrass.Trainer.yaml").read_text())
     configured = recipe["ComponentConfiguration"]["DefaultConfiguration"]
-    defaults = {name: value for name, (_, value) in field_words(Configuration).items() if name != "tasks"}
+    defaults = {
+        name: msgspec.to_builtins(value)
+        for name, (_, value) in field_words(Configuration).items()
+        if name != "tasks"
+    }
     assert {name: configured[name] for name in configured.keys() - FOR_OTHERS - {"tasks"}} == defaults
 
 

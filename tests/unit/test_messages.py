@@ -49,6 +49,7 @@ LARGEST: list[Message] = [
         settings={"x": "y" * (LARGEST_TRAINING - len('{"x":""}'))},
         download=Encoding(kind="bfloat16"),
         upload=Encoding(kind="top_k", difference=True, fraction=0.12345678901234568),
+        allow_partial=False,
     ),
     Verdict(**WORK, counted=False, reason=LONGEST_REASON),
     Completion(
@@ -63,6 +64,7 @@ LARGEST: list[Message] = [
         evaluate_seconds=0.12345678901234568,
         train_seconds=0.12345678901234568,
         upload_seconds=0.12345678901234568,
+        partial=False,
     ),
     Status(**WORK, state="progress", reason=LONGEST_REASON, progress=0.12345678901234568),
     Hello(component_version="255.255.255"),
@@ -74,6 +76,7 @@ LARGEST: list[Message] = [
         uptime_seconds=0.12345678901234568,
         attributes={f"{'a' * 30}{number:02}": "\u20ac" * 16 for number in range(16)},
         metrics=",".join(["m" * 64] * 7),
+        configuration_error="x" * 200,
     ),
     RoundChange(
         run=RUN, round=MOST, attempt=MOST, state="AGGREGATING", device="d" * 128, text=LONGEST_REASON

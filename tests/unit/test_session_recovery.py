@@ -3,9 +3,10 @@
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.unit.device import TOPICS, Device, announcement, configure, verdict
+from tests.unit.device import TOPICS, Device, announcement, configure, result, verdict
 
 
 def heartbeats(device: Device) -> int:
@@ -235,7 +236,8 @@ def test_a_reply_that_is_repeated_offline_waits_once(tmp_path: Path) -> None:
 def test_a_heartbeat_that_cannot_be_sent_does_not_end_the_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Device(tmp_path).workplace.journal.count_examples("digits", -5)
+    wrong = msgspec.structs.replace(result(), examples_of_task=-5)
+    Device(tmp_path).workplace.journal.finish(announcement(work="evaluate"), wrong)
     device = Device(tmp_path)
     assert device.said("hello")
     assert device.exit_code is None

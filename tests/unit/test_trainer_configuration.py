@@ -6,6 +6,7 @@ import pytest
 from components.trainer.configuration import LARGEST_ATTRIBUTES, LONGEST_TASK_LIST, parse_configuration
 from components.trainer.errors import ConfigurationError
 from components.trainer.journal import LONGEST_METRICS
+from components.trainer.session import LONGEST_REFUSAL
 from fedgrass.federation.messages import LARGEST_MESSAGE, Heartbeat, encode
 
 
@@ -83,6 +84,7 @@ def test_whatever_a_configuration_has_its_heartbeat_is_never_too_large() -> None
         uptime_seconds=123456789.1,
         attributes={"battery": 99.9, "mains": False, **configuration.attributes},
         metrics="m" * LONGEST_METRICS,
+        configuration_error="e" * LONGEST_REFUSAL,
     )
     assert len(heartbeat.tasks) > LONGEST_TASK_LIST - 40
     assert len(msgspec.json.encode(configuration.attributes)) > LARGEST_ATTRIBUTES - 40

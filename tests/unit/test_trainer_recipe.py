@@ -1,6 +1,7 @@
 """The trainer's recipe, held against what it is the recipe of."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 import yaml
 
+from components.trainer import install
 from components.trainer.configuration import FOR_OTHERS, Configuration, parse_configuration
 from components.trainer.install import MODULES
 from fedgrass.federation.topics import Kind, of_device
@@ -63,7 +65,9 @@ def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]
 def test_the_defaults_of_the_recipe_are_those_of_the_code(defaults: dict[str, Any]) -> None:
     spelled = {key: value for key, value in defaults.items() if key not in FOR_OTHERS | {"tasks"}}
     assert spelled == {
-        key: value for key, value in msgspec.structs.asdict(Configuration()).items() if key != "tasks"
+        key: msgspec.to_builtins(value)
+        for key, value in msgspec.structs.asdict(Configuration()).items()
+        if key != "tasks"
     }
 
 
@@ -90,3 +94,20 @@ def test_requirements_are_pinned_as_in_the_constraints() -> None:
     packages = {line.partition("==")[0].replace("-", "_") for line in required}
     names = {"awsiot": "awsiotsdk"}
     assert {names.get(module, module) for module in MODULES} <= packages
+
+
+def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take what those before it left, so that the reason is told and not cut off."""
+    timeout = recipe["Manifests"][0]["Lifecycle"]["install"]["Timeout"]
+    given: list[float] = []
+    monkeypatch.chdir(tmp_path)
+    install.ENVIRONMENT.mkdir()
+    monkeypatch.setattr(install, "_run", lambda _command, seconds, _failure: given.append(seconds))
+    monkeypatch.setattr(install, "STARTED", time.monotonic() - 800)
+    install.environment()
+    making, installing = given
+    assert making < timeout
+    assert 800 + installing < timeout
+    assert timeout > install.STEP_SECONDS

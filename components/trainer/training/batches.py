@@ -10,6 +10,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     TensorDataset,
 )
@@ -56,15 +57,23 @@ def first(samples: Samples, most: int) -> Samples:
 
 def in_order(samples: Samples, device: torch.device, size: int = EVALUATION_BATCH) -> Batches:
     """Yield all examples as they come, in batches of ``size`` on ``device``."""
-    return _load(samples, BatchSampler(SequentialSampler(_sized(samples)), size, drop_last=False), device)
+    if isinstance(samples, TensorDataset):
+        yield from _indexed(samples, torch.arange(length(samples)), size, device)
+    else:
+        yield from _loaded(samples, SequentialSampler(_sized(samples)), size, device)
 
 
 def shuffled(samples: Samples, device: torch.device, size: int, generator: torch.Generator) -> Batches:
     """Yield all examples in the order that ``generator`` draws, in batches of ``size`` on ``device``."""
     # Batch normalization cannot train on one example: a last batch of one is left out.
-    lonely = length(samples) % size == 1 and length(samples) > size
-    sampler = RandomSampler(_sized(samples), generator=generator)
-    return _load(samples, BatchSampler(sampler, size, drop_last=lonely), device)
+    count = length(samples)
+    lonely = count % size == 1 and count > size
+    if isinstance(samples, TensorDataset):
+        order = torch.randperm(count, generator=generator)
+        yield from _indexed(samples, order[: count - lonely], size, device)
+    else:
+        sampler = RandomSampler(_sized(samples), generator=generator)
+        yield from _loaded(samples, sampler, size, device, drop_last=lonely)
 
 
 def targets_of(samples: Samples) -> Tensor:
@@ -74,12 +83,18 @@ def targets_of(samples: Samples) -> Tensor:
     return torch.cat([targets for _, targets in in_order(samples, torch.device("cpu"))])
 
 
-def _load(samples: Samples, batches: BatchSampler, device: torch.device) -> Batches:
-    # Tensors are indexed by whole batches: far faster than collecting the examples one by one.
-    loader: DataLoader[Any] = (
-        DataLoader(samples, sampler=batches, batch_size=None)
-        if isinstance(samples, TensorDataset)
-        else DataLoader(samples, batch_sampler=batches)
+def _indexed(samples: TensorDataset, order: Tensor, size: int, device: torch.device) -> Batches:
+    """Index tensors by whole batches: a data loader would take an eighth of a small model's time."""
+    for first in range(0, len(order), size):
+        inputs, targets = samples[order[first : first + size]]
+        yield inputs.to(device), targets.to(device)
+
+
+def _loaded(
+    samples: Samples, order: Sampler[int], size: int, device: torch.device, *, drop_last: bool = False
+) -> Batches:
+    loader: DataLoader[Any] = DataLoader(
+        samples, batch_sampler=BatchSampler(order, size, drop_last=drop_last)
     )
     for inputs, targets in loader:
         yield inputs.to(device), targets.to(device)

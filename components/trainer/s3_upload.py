@@ -1,0 +1,183 @@
+"""Uploads to S3 by the trainer itself, for devices without Stream Manager.
+
+A file goes in parts of 8 MiB, one after the other. What S3 has of it is asked of S3, so that a restart or a
+cut link sends what is missing and no more; which upload it belongs to is written to a file of the work
+folder. The bucket's own rule removes the parts of an upload that never ended.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import boto3
+import msgspec
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from msgspec import Struct
+
+from components.trainer.errors import UploadFailed
+from components.trainer.paced_file import PacedFile, Pacer
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART_BYTES = 8 * 1024 * 1024  # S3 takes no less than 5 MiB, but for the last one, and no more than 10,000
+MOST_PARTS = 10_000
+CONFIG = Config(
+    connect_timeout=10,
+    read_timeout=30,
+    retries={"mode": "standard", "total_max_attempts": 5},
+    # The signature vouches for the body as it is; a checksum would go in chunks of 1 MiB, that no pace suits.
+    request_checksum_calculation="when_required",
+)
+log = logging.getLogger(__name__)
+
+
+class Upload(Struct, frozen=True):
+    """An upload in parts that was begun."""
+
+    path: str
+    bucket: str
+    key: str
+    modified: int  # of the file, in ns: an older file of the same name is another update
+    size: int
+    upload_id: str
+
+
+# Made before any thread can: see fedgrass/federation/messages.py.
+UPLOAD = msgspec.json.Decoder(Upload)
+
+
+class S3Uploader:
+    """An :class:`~components.trainer.ports.Uploader` that puts files into S3, with boto3's credentials.
+
+    Args:
+        folder: the work folder.
+        bytes_per_second: the most that is sent; 0: no limit.
+        part_bytes: of one part; a smaller file goes in one piece.
+    """
+
+    def __init__(self, folder: Path, bytes_per_second: int = 0, part_bytes: int = PART_BYTES) -> None:
+        self._memory = folder / "upload.json"
+        self._pacer = Pacer(bytes_per_second)
+        self._part_bytes = part_bytes
+        self._client: S3Client | None = None
+        self._lock = threading.Lock()  # one upload at a time; a cancelled one leaves with its next bytes
+
+    def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
+        """Put ``path`` into the bucket; raises UploadFailed."""
+        with self._lock:
+            if cancelled.is_set():
+                return
+            try:
+                self._put(path, bucket, key, cancelled)
+            except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
+                message = f"{path.name} cannot be put to s3://{bucket}/{key}: {error}"
+                raise UploadFailed(message) from error
+
+    def _put(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
+        client = self._client = self._client or _make_client()
+        size = path.stat().st_size
+        if size <= self._part_bytes:
+            with self._part(path, 0, size, cancelled) as body:
+                client.put_object(Bucket=bucket, Key=key, Body=cast("IO[bytes]", body))
+            return
+        upload, sent = self._begun(client, path, bucket, key)
+        parts: list[CompletedPartTypeDef] = []
+        for number, place in enumerate(_cut(size, self._part_bytes), start=1):
+            tag = sent.get((number, place[1])) or self._send(client, upload, number, place, cancelled)
+            parts.append({"PartNumber": number, "ETag": tag})
+        client.complete_multipart_upload(
+            Bucket=bucket, Key=key, UploadId=upload.upload_id, MultipartUpload={"Parts": parts}
+        )
+        self._memory.unlink(missing_ok=True)
+
+    def _send(
+        self,
+        client: "S3Client",
+        upload: Upload,
+        number: int,
+        place: tuple[int, int],
+        cancelled: threading.Event,
+    ) -> str:
+        """Send the part that begins and is as long as ``place`` says; return its tag."""
+        with self._part(Path(upload.path), *place, cancelled) as body:
+            answer = client.upload_part(
+                Bucket=upload.bucket,
+                Key=upload.key,
+                UploadId=upload.upload_id,
+                PartNumber=number,
+                Body=cast("IO[bytes]", body),
+            )
+        return answer["ETag"]
+
+    def _part(self, path: Path, start: int, length: int, cancelled: threading.Event) -> PacedFile:
+        return PacedFile(path, start, length, self._pacer, cancelled)
+
+    def _begun(
+        self, client: "S3Client", path: Path, bucket: str, key: str
+    ) -> tuple[Upload, dict[tuple[int, int], str]]:
+        """Return the upload of this very file, with the tags of the parts that S3 has, by number and size."""
+        status = path.stat()
+        wanted = Upload(str(path), bucket, key, status.st_mtime_ns, status.st_size, "")
+        begun = self._remembered()
+        if begun and msgspec.structs.replace(begun, upload_id="") == wanted:
+            try:
+                sent = _parts_of(client, begun)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "NoSuchUpload":
+                    raise
+                log.info("S3 does not know the upload of %s any more: it is begun anew", path.name)
+            else:
+                log.info("the upload of %s goes on: S3 has %d of its parts", path.name, len(sent))
+                return begun, sent
+        answer = client.create_multipart_upload(Bucket=bucket, Key=key)
+        upload = msgspec.structs.replace(wanted, upload_id=answer["UploadId"])
+        unfinished = self._memory.with_suffix(".unfinished")
+        unfinished.write_bytes(msgspec.json.encode(upload))
+        unfinished.replace(self._memory)
+        return upload, {}
+
+    def _remembered(self) -> Upload | None:
+        try:
+            return UPLOAD.decode(self._memory.read_bytes())
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+
+def _make_client() -> "S3Client":
+    client = boto3.client("s3", config=CONFIG)
+    for operation in ("PutObject", "UploadPart"):
+        # The body is read twice: to sign it, and to send it. Only the second time the link is used.
+        client.meta.events.register_first(f"request-created.s3.{operation}", _signs)
+        client.meta.events.register(f"before-send.s3.{operation}", _sends)
+    return client
+
+
+def _signs(request: Any, **_: object) -> None:
+    if isinstance(request.body, PacedFile):
+        request.body.begin_signing()
+
+
+def _sends(request: Any, **_: object) -> None:
+    if isinstance(request.body, PacedFile):
+        request.body.begin_sending()
+
+
+def _parts_of(client: "S3Client", upload: Upload) -> dict[tuple[int, int], str]:
+    pages = client.get_paginator("list_parts").paginate(
+        Bucket=upload.bucket, Key=upload.key, UploadId=upload.upload_id
+    )
+    return {
+        (part["PartNumber"], part["Size"]): part["ETag"] for page in pages for part in page.get("Parts", [])
+    }
+
+
+def _cut(size: int, part_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield start and length of each part."""
+    length = max(part_bytes, -(-size // MOST_PARTS))
+    for start in range(0, size, length):
+        yield start, min(length, size - start)

@@ -1,0 +1,37 @@
+"""Which uploader brings updates to S3."""
+
+from pathlib import Path
+
+from components.trainer.configuration import Configuration
+from components.trainer.ports import Uploader
+from components.trainer.stream_upload import StreamUploader
+
+
+class Uploaders:
+    """The uploader that the configuration names, made on first use and then kept."""
+
+    def __init__(self, folder: Path, configuration: Configuration) -> None:
+        self._folder = folder
+        self._configuration = configuration
+        self._stream_manager: StreamUploader | None = None
+        self._s3: Uploader | None = None
+        self._s3_limit = 0
+
+    def configure(self, configuration: Configuration) -> None:
+        """Upload by another one from now on."""
+        self._configuration = configuration
+
+    def current(self) -> Uploader:
+        """Return the uploader to use now."""
+        if self._configuration.uploader == "s3":
+            return self._of_s3(self._configuration.upload_bytes_per_second)
+        self._stream_manager = self._stream_manager or StreamUploader(self._folder)
+        return self._stream_manager
+
+    def _of_s3(self, limit: int) -> Uploader:
+        if self._s3 is None or limit != self._s3_limit:
+            # Imported here, since boto3 doubles the memory of a process that may never need it.
+            from components.trainer.s3_upload import S3Uploader  # noqa: PLC0415
+
+            self._s3, self._s3_limit = S3Uploader(self._folder, limit), limit
+        return self._s3

@@ -1,0 +1,64 @@
+"""Everything that works are done with, and the files that they leave."""
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.trainer.events import Call, EventLoop
+from components.trainer.exits import ExitBudget
+from components.trainer.journal import Journal
+from components.trainer.ports import Uploader, Worker
+from components.trainer.residuals import Residuals, beside
+from components.trainer.surroundings import Surroundings, look_around
+from fedgrass.federation.messages import Announcement
+
+Background = Callable[[Call], None]
+
+
+def in_thread(call: Call) -> None:
+    """Run ``call`` on a thread that does not keep the process alive."""
+    threading.Thread(target=call, daemon=True, name="upload").start()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Everything that works are done with; the same for all works of a device."""
+
+    thing: str
+    folder: Path  # of the updates
+    loop: EventLoop
+    journal: Journal
+    worker: Worker
+    exits: ExitBudget
+    uploader: Callable[[], Uploader]  # the one that the configuration names now
+    rng: random.Random
+    background: Background = in_thread
+    measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
+    surroundings: Callable[[Path], Surroundings] = look_around
+
+    def update_path(self, announcement: Announcement) -> Path:
+        """Return where the update of a work is written."""
+        name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
+        return self.folder / name
+
+    @property
+    def residuals(self) -> Residuals:
+        """What updates left unsaid, beside the folder of the updates."""
+        return Residuals(self.folder.parent / "residuals")
+
+    def sweep(self, keep: Path | None = None) -> None:
+        """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
+        kept = {keep, beside(keep)} if keep else set()
+        if self.folder.exists():
+            for file in self.folder.iterdir():
+                if file not in kept:
+                    file.unlink(missing_ok=True)
+        self.residuals.sweep()
+
+    def discard(self, announcement: Announcement) -> None:
+        """Remove the update of a work that is out of hand, with what it would have left unsaid."""
+        path = self.update_path(announcement)
+        path.unlink(missing_ok=True)
+        beside(path).unlink(missing_ok=True)

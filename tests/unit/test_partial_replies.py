@@ -1,0 +1,40 @@
+"""A run that takes parts of trainings: what devices are told, and how a part counts."""
+
+import numpy as np
+
+from fedgrass.federation.messages import Completion, decode
+from fedgrass.federation.rounds import State
+from tests.fakes.small_fleet import SmallFleet
+
+
+def test_devices_are_told_whether_the_run_takes_parts() -> None:
+    for allowed in (True, False):
+        fleet = SmallFleet(devices=1, allow_partial=allowed)
+        fleet.start()
+        assert fleet.announced("thing-0")[-1].allow_partial is allowed
+
+
+def test_a_part_counts_by_the_examples_that_were_seen() -> None:
+    fleet = SmallFleet(devices=2, allow_partial=True)
+    fleet.start()
+    first = fleet.newest()
+    fleet.reply("thing-0", value=0.0, examples=30)
+    fleet.reply("thing-1", value=4.0, examples=10, partial=True)
+    assert fleet.model(1)["weight"].tolist() == [[1.0] * 3] * 2
+    closed = fleet.rounds.round(first.run, first.number, first.attempt)
+    assert closed is not None
+    assert closed.state is State.CLOSED
+    assert [(part.partial, part.examples) for part in fleet.rounds.participants(closed)] == [
+        (False, 30),
+        (True, 10),
+    ]
+    assert np.isfinite(closed.metrics["loss"])
+
+
+def test_a_completion_of_a_device_that_knows_no_parts_is_whole() -> None:
+    fleet = SmallFleet(devices=1)
+    fleet.start()
+    said = fleet.completion(fleet.newest(), b"x", "thing-0").replace(b'"partial":false,', b"")
+    said = said.replace(b',"partial":false', b"")
+    assert b"partial" not in said
+    assert decode(said, Completion).partial is False
