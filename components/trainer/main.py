@@ -1,28 +1,30 @@
-"""The trainer's main process: wires the session to Greengrass and runs it until the nucleus ends it.
+"""The trainer's main process: wires the session to its host and runs it until that ends it.
+
+The host is the Greengrass nucleus, or, with ``--mqtt``, a connection of the device's own to AWS IoT Core.
 
 It stays small, so that it may run on any device all the time: torch, numpy and boto3 live in the worker.
 """
 
+import argparse
 import logging
 import os
 import random
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from components.trainer.assignment import Workplace
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import ConfigurationError, TrainerError
 from components.trainer.events import EventLoop, Timer
-from components.trainer.greengrass import GreengrassNucleus
 from components.trainer.journal import Journal
-from components.trainer.ports import Uploader
+from components.trainer.plain_device import DEFAULT_FILE, read_device_file
+from components.trainer.ports import Host, Uploader
 from components.trainer.power import read_power
 from components.trainer.presence import LOST
 from components.trainer.session import Session
-from components.trainer.stream_upload import StreamUploader
 from components.trainer.worker_process import WorkerProcess
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
@@ -34,8 +36,9 @@ ENDING_SECONDS = 2
 log = logging.getLogger("trainer")
 
 
-def main() -> int:
-    """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
+def main(words: Sequence[str] = ()) -> int:
+    """Run until the host ends the process; return its exit code (0 only when it was asked to end)."""
+    plain_file = _options(words).mqtt
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     loop = EventLoop()
     _end_on_signals(loop)
@@ -43,21 +46,58 @@ def main() -> int:
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
 
+    host: Host | None = None
     try:
-        nucleus = GreengrassNucleus.connect(lost)
-    except TrainerError as error:
-        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
-        return LOST
-    try:
-        return _run(loop, nucleus)
+        host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
+        return _run(loop, host)
     except (ConfigurationError, SettingsError) as error:
-        log.error("%s", error)  # noqa: TRY400
+        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
         return WRONG_CONFIGURATION
     except TrainerError as error:
         log.error("%s: exiting, to be started again", error)  # noqa: TRY400
         return LOST
     finally:
-        nucleus.close()
+        if host:
+            host.close()
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="components.trainer", description="Trains on this device's data.")
+    parser.add_argument(
+        "--mqtt",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_FILE,
+        metavar="FILE",
+        help=f"run without Greengrass, as this file describes the device ({DEFAULT_FILE})",
+    )
+    return parser.parse_args(words)
+
+
+def _connect_to_nucleus(lost: Callable[[str], None]) -> Host:
+    # Imported here, and below: a device has what it needs of the two and not the other.
+    from components.trainer.greengrass import GreengrassNucleus  # noqa: PLC0415
+
+    return GreengrassNucleus.connect(lost)
+
+
+def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
+    from components.trainer.aws_environment import use_certificate  # noqa: PLC0415
+    from components.trainer.mqtt import MqttConnection  # noqa: PLC0415
+
+    file = file.absolute()
+    connection, _ = read_device_file(file)
+    folder = Path(connection.work_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)  # as the nucleus starts a component in its work folder
+        use_certificate(connection, folder)
+    except OSError as error:
+        message = f"the device's work_folder {folder} cannot be used: {error.strerror}"
+        raise ConfigurationError(message) from error
+    made = MqttConnection(file, connection, lost)
+    made.open()
+    return made
 
 
 def _end_on_signals(loop: EventLoop) -> None:
@@ -71,7 +111,7 @@ def _end_on_signals(loop: EventLoop) -> None:
         signal.signal(number, end)
 
 
-def _run(loop: EventLoop, nucleus: GreengrassNucleus) -> int:
+def _run(loop: EventLoop, nucleus: Host) -> int:
     configuration = parse_configuration(nucleus.configuration())
     worker = WorkerProcess(loop.post, configuration.threads)
     uploaders = Uploaders(Path.cwd(), configuration.uploader)
@@ -147,15 +187,15 @@ class Uploaders:
             from components.trainer.storage import S3Uploader  # noqa: PLC0415
 
             return S3Uploader()
+        from components.trainer.stream_upload import StreamUploader  # noqa: PLC0415
+
         return StreamUploader(self._folder)
 
 
 class Reconfiguration:
     """Takes up changes of the component's configuration; what cannot be used changes nothing."""
 
-    def __init__(
-        self, loop: EventLoop, nucleus: GreengrassNucleus, configure: Callable[[Configuration], None]
-    ) -> None:
+    def __init__(self, loop: EventLoop, nucleus: Host, configure: Callable[[Configuration], None]) -> None:
         self._loop = loop
         self._nucleus = nucleus
         self._configure = configure
