@@ -104,7 +104,7 @@ class Device:
 
 
 class Fleet:
-    """Cores that run one component, and devices without Greengrass: ``start`` them, ``call`` them, ``stop`` them.
+    """Cores that run one component, and devices without Greengrass; ``stop`` ends them all.
 
     Args:
         cloud: the embedded cloud, running.
