@@ -42,6 +42,10 @@ check: $(VENV)/.for-tests
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
+	$(BIN)/python -m benchmarks.selection $(OPTIONS)
+	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
+	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
+	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
@@ -65,5 +69,5 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,local,dev]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,local,dev,flower]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@

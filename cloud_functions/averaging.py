@@ -17,8 +17,10 @@ from fedgrass.federation.runs import Run
 MOST_LEASES = 4  # of one round: averagers that all die at it would die at it for ever
 
 
-def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> None:
+def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: bool) -> bool:
     """Take the lease of a round, average its good updates and close it.
+
+    Return whether that is done; if not, other averagers are at it, and one of them closes the round.
 
     From here on no reply is counted, so whoever repeats this after a crash averages the same updates to the
     same bytes. The round is opened again if so many updates are refused that it has to wait for others, and
@@ -27,7 +29,7 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     if event is Event.LEASE_EXPIRED and current.fence >= MOST_LEASES:
         died = f"{run.settings.aggregation!r} did not end within the averager's time, {MOST_LEASES} times"
         closing.give_up(cloud, current, f"aggregation {died}")
-        return
+        return True
     now = cloud.now()
     leased = cloud.rounds.move(
         current,
@@ -39,15 +41,16 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
     if leased.work is Work.EVALUATE:
         closing.close_evaluation(cloud, leased)
-        return
+        return True
     try:
-        _average(cloud, run, leased, overdue=overdue)
+        return _average(cloud, run, leased, overdue=overdue)
     except AggregationFailed as error:
         closing.give_up(cloud, leased, str(error))
+        return True
 
 
-def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> None:
-    """Average what is good, and again without what turns out to be bad."""
+def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
+    """Average what is good, and again without what turns out to be bad; return whether that is done."""
     replies = closing.counted(cloud, leased)
     refused = 0
     while closing.is_enough(settled := _without(leased, refused), cloud.now(), overdue=overdue):
@@ -61,8 +64,9 @@ def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> None:
         else:
             if made:
                 closing.close(cloud, leased, made, settled.good)
-            return
+            return made is not None
     closing.reopen(cloud, leased, settled)
+    return True
 
 
 def _made(begun: Making, replies: list[Participant]) -> new_model.Made | None:

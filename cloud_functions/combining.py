@@ -39,11 +39,30 @@ class BadUpdates(Exception):  # it is no error of anybody's who calls: the other
 
 
 class Change(NamedTuple):
-    """One slice: the model's values before the round, and the combined change, both float64, shape (L,)."""
+    """One slice of the result, in float64: ``total`` and ``model`` have the shape (L,).
+
+    ``total`` is the change of ``model``, the values before the round, plus ``share`` times those values: full
+    weights are summed as they are, changes have the share 0.
+    """
 
     part: Slice
     model: Floats
-    change: Floats
+    total: Floats
+    share: float
+
+    @property
+    def change(self) -> Floats:
+        """What the round changes."""
+        return self.total - self.share * self.model if self.share else self.total
+
+    @property
+    def changed(self) -> Floats:
+        """The model with the change.
+
+        Full weights are not taken apart and put together again: the mean of equal values is that value, and
+        no digit of a small one is lost beside a large value of the model.
+        """
+        return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
 
 
 class Sum(NamedTuple):
@@ -64,6 +83,7 @@ class Combiner:
         differences: whether updates hold changes, and not the changed values.
         check: is called before each slice, and may raise.
         part: the part of the model to combine; all of it if None.
+        carried: arrays that updates carry the changes of, behind the model's.
     """
 
     def __init__(  # noqa: PLR0913 # it is what an average is made of
@@ -75,6 +95,7 @@ class Combiner:
         differences: bool,
         check: Callable[[], None],
         part: Slice | None = None,
+        carried: Layout | None = None,
     ) -> None:
         self._updates = updates
         self._base = base
@@ -82,9 +103,10 @@ class Combiner:
         self._differences = differences
         self._check = check
         self._part = part
+        self._carried = carried or Layout({}, 0, 0)
 
     def survey(self, *, products: bool) -> Survey:
-        """Measure all changes.
+        """Measure all changes: of the model's floats, since a count of batches is no direction.
 
         Raises:
             BadUpdates: some must not enter the average.
@@ -93,7 +115,7 @@ class Combiner:
         total = np.zeros((len(norms), len(norms))) if products else None
         for block, bad in self._blocks(self._updates, whole=products):
             changes = self._changes(block, bad)
-            if not bad:
+            if not bad and self._is_measured(block.part):
                 norms[block.places.start : block.places.stop] += [_square(change) for change in changes]
                 if total is not None:
                     total += _products(changes)
@@ -155,8 +177,7 @@ class Combiner:
     def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
-            model = self._base.values(part)
-            yield Change(part, model, total if self._has_changes(part) else total - share * model)
+            yield Change(part, self._values(part), total, 0.0 if self._has_changes(part) else share)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
@@ -173,7 +194,7 @@ class Combiner:
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
             combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._base.values(block.part), combined)
+            yield Change(block.part, self._values(block.part), combined, 0.0)
 
     def _sums(
         self, updates: Sequence[Readable], weights: Floats, length: int = 0, *, wide: bool = False
@@ -214,7 +235,7 @@ class Combiner:
             else max((DTYPES[a.dtype].itemsize for a in self._layout.arrays.values()), default=4)
         )
         length = length or self._length(rows, max(4, width))
-        slices = cut_further(self._part, length) if self._part else cut(self._layout, length)
+        slices = cut_further(self._part, length) if self._part else self._all_slices(length)
         with Lanes(max(1, min(self._base.lanes, rows)), rows, length, max(4, width)) as lanes:
             lanes.each(updates, lambda update: update.begin(self._part))
             for block in lanes.blocks(updates, slices, wide=wide):
@@ -230,8 +251,23 @@ class Combiner:
         room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * rows * width)
         return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
 
+    def _all_slices(self, length: int) -> Iterator[Slice]:
+        yield from cut(self._layout, length)
+        yield from cut(self._carried, length)
+
+    def _values(self, part: Slice) -> Floats:
+        """Return a slice of the model before the round; of what is carried zeros, for it comes as changes."""
+        return np.zeros(part.length) if self._is_carried(part) else self._base.values(part)
+
     def _has_changes(self, part: Slice) -> bool:
-        return self._differences and part.kind is Kind.FLOAT32  # other arrays are sent as they are
+        """Return whether updates hold changes of a slice; those that are not float32 are sent whole."""
+        return part.kind is Kind.FLOAT32 and (self._differences or self._is_carried(part))
+
+    def _is_carried(self, part: Slice) -> bool:
+        return part.pieces[0].name in self._carried.arrays
+
+    def _is_measured(self, part: Slice) -> bool:
+        return part.kind is not Kind.WHOLE and not self._is_carried(part)
 
     def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
         """Return a block's changes; updates that are not finite are added to ``bad``."""

@@ -7,11 +7,22 @@ so that a crash between two steps is mended by the next call.
 
 import contextlib
 
-from cloud_functions import averaging, closing, cohorts, groups, manifests, opening, replacing, waiting
+from cloud_functions import (
+    averaging,
+    closing,
+    cohorts,
+    groups,
+    manifests,
+    opening,
+    replacing,
+    strategies,
+    waiting,
+)
 from cloud_functions.cloud import Cloud
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.alarms import Alarm, Reminder
+from fedgrass.federation.carried import layout_with
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
@@ -40,7 +51,9 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         )
         raise SettingsError(message) from error
     check_finite(decode(model))
-    encodings.file_layout(read_layout(model, len(model)), settings.upload)  # refuses what cannot be uploaded
+    strategy = strategies.load(settings)  # one's own may not be there
+    updates = layout_with(read_layout(model, len(model)), strategy.carried)
+    encodings.file_layout(updates, settings.upload)  # refuses what cannot be uploaded
     if cloud.rounds.run(name) is None:
         _check_candidates(cloud, settings)
     download = _written_for_download(cloud, name, settings, model)
@@ -194,9 +207,8 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return False
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
         abandon(cloud, newest, event)
-    else:
-        averaging.aggregate(cloud, run, newest, event, overdue=rung)
-    return True
+        return True
+    return averaging.aggregate(cloud, run, newest, event, overdue=rung)
 
 
 def _could_replace(newest: Round, event: Event | None) -> bool:

@@ -18,6 +18,7 @@ from cloud_functions.making import BadReplies, Making
 from cloud_functions.model_files import ModelReader, ModelWriter, in_type
 from fedgrass.federation import division, object_keys
 from fedgrass.federation.division import Job
+from fedgrass.federation.errors import AggregationFailed, SettingsError
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run
 
@@ -43,10 +44,7 @@ def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
     Return whether there may be another group to begin. Raises LostRace if the round has moved on.
     """
     size = cloud.scale.group
-    strategy = strategies.load(run.settings)
-    if current.replied - current.groups * size < size or not division.groups_pay(
-        cloud.scale, strategy, current.asked, current.base_bytes
-    ):
+    if current.replied - current.groups * size < size or not _pays(cloud, run, current):
         return False
     replied = (p for p in cloud.rounds.participants(current) if p.state is Participation.REPLIED)
     members = [participant.device for participant in replied if not participant.group][:size]
@@ -59,6 +57,14 @@ def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
     cloud.alarms.hand_over(job)
     cloud.tell(current, f"group {number}: {size} updates are being summed")
     return True
+
+
+def _pays(cloud: Cloud, run: Run, current: Round) -> bool:
+    try:
+        strategy = strategies.load(run.settings)
+    except SettingsError:  # one's own was deployed away: whoever closes the round says so
+        return False
+    return division.groups_pay(cloud.scale, strategy, current.asked, current.base_bytes)
 
 
 def add_up(cloud: Cloud, job: Job) -> None:
@@ -81,6 +87,9 @@ def add_up(cloud: Cloud, job: Job) -> None:
         except BadReplies as bad:
             refused |= bad.refused
             members = [member for member in members if member.device not in refused]
+        except AggregationFailed as error:  # whoever closes the round reads the updates, and fails by it
+            cloud.log(f"group {job.number} of round {job.round} of run {job.run} is not summed: {error}")
+            return
         else:
             break
     cloud.bucket.write_once(_manifest_key(current, job.number), msgspec.json.encode(made))

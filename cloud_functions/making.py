@@ -12,7 +12,8 @@ from cloud_functions.model_files import ModelReader
 from cloud_functions.strategies import Guarded
 from cloud_functions.update_files import Form, UpdateFile
 from fedgrass.federation import object_keys
-from fedgrass.federation.errors import LostRace, UpdateRefused
+from fedgrass.federation.carried import carried_layout, layout_with
+from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsError, UpdateRefused
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Slice
@@ -43,11 +44,20 @@ class Making:
 
 
 def begin(cloud: Cloud, run: Run, of: Round) -> Making:
-    """Begin to make the model of a round."""
+    """Begin to make the model of a round.
+
+    Raises:
+        AggregationFailed: the strategy is one's own, and was deployed away since the run was started.
+    """
     settings = run.settings
     layout = cloud.bucket.read_layout(object_keys.model(run.name, of.base))
-    guarded = Guarded(settings.aggregation, strategies.load(settings), settings.aggregation_seconds)
-    return Making(cloud, run, of, layout, Form(layout, settings.upload), guarded)
+    try:
+        strategy = strategies.load(settings)
+    except SettingsError as error:
+        raise AggregationFailed(str(error)) from error
+    guarded = Guarded(settings.aggregation, strategy, settings.aggregation_seconds)
+    form = Form(layout_with(layout, strategy.carried), settings.upload)
+    return Making(cloud, run, of, layout, form, guarded)
 
 
 def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None = None) -> Combiner:
@@ -61,6 +71,7 @@ def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None
         open_updates(making, replies),
         ModelReader(making.cloud.bucket, key, making.layout),
         making.layout,
+        carried=carried_layout(making.layout, making.guarded.strategy.carried),
         differences=making.form.encoding.difference,
         check=_clock(making.cloud, making.round),
         part=shard,

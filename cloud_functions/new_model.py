@@ -13,8 +13,9 @@ from cloud_functions.combining import Change, Sum
 from cloud_functions.making import Making, combiner, named
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
 from fedgrass.federation import object_keys
+from fedgrass.federation.carried import carried_layout
 from fedgrass.federation.encodings import encode_model
-from fedgrass.federation.errors import AggregationFailed, UpdateRefused
+from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Kind, Slice
@@ -41,12 +42,17 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
     """
     with named(replies):
         changes = weighing.changes(making, combiner(making, replies), replies, groups)
-        model = write(making, changes, lambda file: draft(making.round, file))
+        model = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
     return with_download(making, model)
 
 
 def write(
-    making: Making, changes: Iterator[Change], key_of: Callable[[str], str], *, bare: bool = False
+    making: Making,
+    changes: Iterator[Change],
+    key_of: Callable[[str], str],
+    *,
+    counted: int,
+    bare: bool = False,
 ) -> Stored:
     """Write the files of the model and of the state, slice by slice; return the model's.
 
@@ -54,6 +60,7 @@ def write(
         making: what is made.
         changes: the combined changes, in order.
         key_of: the key of the file ``model``, and of each state by its name.
+        counted: of how many updates.
         bare: whether the files are parts of others, without a header.
     """
     guarded = making.guarded
@@ -68,14 +75,34 @@ def write(
             return files.enter_context(writer)
 
         model = begun("model", making.layout)
-        states = {name: begun(name, in_type(making.layout, "F32")) for name in before}
-        for part, values, change in changes:
-            kept = {name: read(part) for name, read in before.items()}
-            whole = part.kind is Kind.WHOLE  # no count of batches has a momentum
-            model.write(part, values + change if whole else guarded.step(values, change, kept, turn))
+        states = {name: begun(name, _state_layout(making, name)) for name in before}
+        carried = {name: states.pop(name) for name in guarded.strategy.carried}
+        for made in changes:
+            part = made.part
+            if name := _carried_in(making, part):
+                values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
+                carried[name].write(part, values)
+                continue
+            kept = {name: before[name](part) for name in states}
+            # No count of batches has a momentum.
+            stepped = guarded.steps and part.kind is not Kind.WHOLE
+            model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
             for name, state in states.items():
                 state.write(part, kept[name])
     return model.stored()
+
+
+def _state_layout(making: Making, name: str) -> Layout:
+    """Return the arrays of a part of the server's state."""
+    if name in making.guarded.strategy.carried:
+        return carried_layout(making.layout, [name])
+    return in_type(making.layout, "F32")
+
+
+def _carried_in(making: Making, part: Slice) -> str:
+    """Return what a slice carries beside the model; empty if it is of the model."""
+    first = part.pieces[0].name
+    return "" if first in making.layout.arrays else first.partition(":")[0]
 
 
 def with_download(making: Making, model: Stored) -> Made:
@@ -110,8 +137,12 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
 
 def keep(cloud: Cloud, run: Run, closed: Round) -> None:
     """Give the drafts of the lease that closed a round their lasting keys. Repeating it does no harm."""
-    names = strategies.load(run.settings).state
     copies = {"model": object_keys.model(closed.run, closed.number)}
+    try:
+        names = strategies.load(run.settings).state
+    except SettingsError as error:  # it was deployed away in between; the next round says so too
+        cloud.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
+        names = ()
     copies |= {name: object_keys.state(closed.run, closed.number, name) for name in names}
     if closed.download_sha256:
         kind = run.settings.download_encoding

@@ -62,9 +62,10 @@ def make(cloud: Cloud, job: Job) -> None:
     current = cloud.rounds.round(job.run, job.round, job.attempt)
     if run is None or current is None or current.state is not State.AGGREGATING:
         return
-    begun = making.begin(cloud, run, current)
-    cut, replies = of(begun), closing.counted(cloud, current)
+    replies = closing.counted(cloud, current)
     try:
+        begun = making.begin(cloud, run, current)
+        cut = of(begun)
         _make(begun, replies, cut[job.number], job.number)
     except BadReplies as bad:
         _refuse(begun, bad.refused, cut)
@@ -85,7 +86,7 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
         return
     with making.named(replies):
         changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
-        model = new_model.write(begun, changes, key_of, bare=True)
+        model = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
     sizes = {"model": model.bytes} | dict.fromkeys(begun.guarded.strategy.state, shard.length * 4)
     cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 

@@ -1,6 +1,7 @@
-"""A run's aggregation strategy, and the guard around it: one's own may raise, or never end."""
+"""A run's aggregation strategy, and the guard around one: a user's own may raise, or never end."""
 
 import importlib
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from fedgrass.federation.errors import AggregationFailed, FedgrassError, Setting
 from fedgrass.federation.settings import RunSettings
 
 Floats = NDArray[np.float64]
+_STATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_TAKEN = frozenset({"model", "round"})  # among the drafts of a lease, where states lie too
 
 
 class _TimeIsUp(BaseException):
@@ -29,17 +32,17 @@ def load(settings: RunSettings) -> Strategy:
         SettingsError: it is ``module:Class`` of the user's, and there is no such strategy in the function's
             package; or it does not take its options.
     """
-    built_in = strategy(settings.aggregation, settings.aggregation_options)
-    return built_in or configured(
-        settings.aggregation, _own(settings.aggregation), settings.aggregation_options
-    )
+    name, options = settings.aggregation, settings.aggregation_options
+    built_in = strategy(name, options)
+    return built_in or configured(name, _own(name, settings.aggregation_seconds), options)
 
 
-def _own(name: str) -> type[Strategy]:
+def _own(name: str, seconds: float) -> type[Strategy]:
     module, _, wanted = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), wanted)
-    except Exception as error:
+        with _time_limit(seconds if _in_main_thread() else None):
+            found = getattr(importlib.import_module(module), wanted)
+    except (Exception, SystemExit, _TimeIsUp) as error:
         message = (
             f"the run's aggregation {name!r} cannot be loaded ({type(error).__name__}: {error}): put the"
             " module into cloud_functions/ and deploy again"
@@ -48,7 +51,22 @@ def _own(name: str) -> type[Strategy]:
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         message = f"the run's aggregation {name!r} is no fedgrass.federation.aggregation.Strategy"
         raise SettingsError(message)
+    for problem in _wrong_in(found):
+        message = f"the run's aggregation {name!r} cannot be used: {problem}"
+        raise SettingsError(message)
     return found
+
+
+def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
+    """Yield what the averager could not work with."""
+    for field, choices in (("reads", ("sums", "columns")), ("survey", ("", "norms", "products"))):
+        if getattr(kind, field) not in choices:
+            yield f"its {field} is {getattr(kind, field)!r}; it may be one of {', '.join(map(repr, choices))}"
+    for carried in set(kind.carried) - set(kind.state):
+        yield f"it carries {carried!r}, which is not among its state"
+    for state in kind.state:
+        if not _STATE_NAME.fullmatch(state) or state in _TAKEN:
+            yield f"its state {state!r} is no name of small letters, digits and '_', or is model or round"
 
 
 class Guarded:
@@ -63,17 +81,21 @@ class Guarded:
     def __init__(self, name: str, strategy: Strategy, seconds: float) -> None:
         self.name = name
         self.strategy = strategy
+        self.steps = type(strategy).step is not Strategy.step  # otherwise the model is changed, no more
         self._seconds = seconds
         # What is built in ends: no timer is set, which only the main thread may do.
-        self._timed = bool(OWN.fullmatch(name)) and threading.current_thread() is threading.main_thread()
+        self._timed = bool(OWN.fullmatch(name)) and _in_main_thread()
 
     def shares(self, contributions: Sequence[Contribution]) -> Floats:
         """Return what each update counts, shape (N,); see ``Strategy``."""
         with self._blamed("share"):
             shares = np.array([float(self.strategy.share(one)) for one in contributions])
         self._check("share", shares, len(contributions))
-        if not (shares > 0).all():
-            message = f"aggregation {self.name!r}: share returned {shares.min()}; it must be above 0"
+        if not ((shares > 0).all() and np.isfinite(shares.sum())):
+            message = (
+                f"aggregation {self.name!r}: share returned {shares.min():g} to {shares.max():g};"
+                " all must be above 0, and their sum finite"
+            )
             raise AggregationFailed(message)
         return shares
 
@@ -101,6 +123,13 @@ class Guarded:
             self._check("step", kept, len(model))
         return values
 
+    def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:
+        """Return the new values of what is carried, shape (L,); see ``Strategy``."""
+        with self._blamed("carry"):
+            carried = np.asarray(self.strategy.carry(values, change, counted, asked))
+        self._check("carry", carried, len(values))
+        return carried
+
     def _check(self, method: str, values: NDArray[Any], length: int) -> None:
         if values.shape != (length,) or values.dtype.kind != "f":
             message = (
@@ -122,7 +151,7 @@ class Guarded:
         except _TimeIsUp as error:
             message = f"aggregation {self.name!r}: {method} did not end within {self._seconds:g} s"
             raise AggregationFailed(message) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"aggregation {self.name!r}: {method} raised {type(error).__name__}: {error}"
             raise AggregationFailed(message) from error
 
@@ -138,9 +167,14 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    other = signal.setitimer(signal.ITIMER_REAL, seconds)  # somebody else's timer, such as a test's
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *other)
         signal.signal(signal.SIGALRM, before)
+
+
+def _in_main_thread() -> bool:
+    """Return whether this thread may set a timer."""
+    return threading.current_thread() is threading.main_thread()

@@ -28,8 +28,8 @@ def changes(
         shares, factors = shares_of(making, combiner, replies)
         return combiner.mean_change(shares, factors, groups)
     survey = _survey(making, combiner)
-    weights = guarded.weigh(contributions, survey)
     factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
+    weights = guarded.weigh(contributions, _shortened(survey, factors))
     if guarded.strategy.reads == "columns":
         return combiner.columns(guarded.combine, weights, factors)
     return combiner.weighted_change(weights * factors)
@@ -77,6 +77,14 @@ def clip_factors(survey: Survey | None, clip_norm: float | None, count: int) -> 
         return np.ones(count)
     norms = np.sqrt(survey.squared_norms)
     return np.asarray(np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
+
+
+def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
+    """Return what a survey would have measured of the changes times their factors."""
+    if survey is None or (factors == 1).all():
+        return survey
+    products = None if survey.products is None else survey.products * np.outer(factors, factors)
+    return Survey(survey.squared_norms * factors**2, products)
 
 
 def _contribution(reply: Participant) -> Contribution:

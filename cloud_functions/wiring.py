@@ -14,7 +14,9 @@ from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
 from cloud_functions.s3 import S3Bucket
 from cloud_functions.thing_groups import IotThingGroups
+from fedgrass.federation.division import Scale
 
+_MEGABYTE = 1024**2
 _CONFIG = Config(
     connect_timeout=5,
     read_timeout=60,
@@ -46,6 +48,10 @@ def cloud(context: LambdaContext) -> Cloud:
         alarms=alarms,
         now=lambda: time.time_ns() // 1_000_000,
         log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
+        scale=Scale(
+            grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
+            sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
+        ),
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
     )
 

@@ -1,5 +1,7 @@
 """What several test folders share: one embedded cloud per session, and patience for two shared cores."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +28,11 @@ def embedded_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 def project() -> Path:
     """The checkout."""
     return PROJECT
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A runtime folder of the test's own; its name is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)

@@ -14,8 +14,9 @@ import yaml
 
 from fedgrass.local.access_control import topic_matches
 from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.iot_connection import IotMessage, QualityOfService
-from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, Profile
 
 T = TypeVar("T")
@@ -97,13 +98,13 @@ class FakeIotConnection:
 class CoreInThread:
     """A core whose event loop runs in a thread, as the SDK's blocking calls need it."""
 
-    def __init__(self, root: Path, profile: Profile) -> None:
+    def __init__(self, root: Path, profile: Profile, **changes: Any) -> None:
         self.broker = FakeBroker()
         self.connection = FakeIotConnection(self.broker)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.core = GreengrassCore(settings(root, profile), lambda: self.connection)
+        self.core = GreengrassCore(settings(root, profile, **changes), lambda: self.connection)
 
     def run(self, coroutine: Coroutine[Any, Any, T], seconds: float = 30) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
@@ -142,9 +143,9 @@ def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
 
 
 @contextmanager
-def core_in_thread(root: Path, profile: Profile = CLASSIC) -> Iterator[CoreInThread]:
+def core_in_thread(root: Path, profile: Profile = CLASSIC, **changes: Any) -> Iterator[CoreInThread]:
     """A started core."""
-    running = CoreInThread(root, profile)
+    running = CoreInThread(root, profile, **changes)
     try:
         running.run(running.core.start())
         yield running

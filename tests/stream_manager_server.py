@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedgrass.local.faults import Faults
 from fedgrass.local.stream_manager import StreamManager
 
 _SECONDS = 30
@@ -24,6 +25,7 @@ def stream_manager(
     s3_client: Callable[[], Any] = no_s3,
     is_component_token: Callable[[str], bool] | None = None,
     first_retry_seconds: float = 0.02,
+    faults: Faults | None = None,
 ) -> Iterator[int]:
     """Run a Stream Manager and yield its port; afterwards no thread of it may be left."""
     loop = asyncio.new_event_loop()
@@ -33,7 +35,7 @@ def stream_manager(
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(_SECONDS)
 
-    manager = StreamManager(root, s3_client, is_component_token, first_retry_seconds)
+    manager = StreamManager(root, s3_client, is_component_token, first_retry_seconds, faults)
     before = set(threading.enumerate())
     try:
         yield run(manager.start())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import run_commands, task_commands
+from fedgrass.console import core_commands, run_commands, task_commands
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
     run_commands.add(commands)
+    core_commands.add(commands)
     task_commands.add(commands)
     return made
 

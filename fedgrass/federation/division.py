@@ -22,8 +22,7 @@ class Scale(Struct, frozen=True, kw_only=True):
 
     group: int = GROUP
     grouped_bytes: int = 2 * 1024**3  # of all updates that a round may get; half a minute's reading
-    sharded_bytes: int = 256 * 1024**2  # of the model
-    shard_bytes: int = 128 * 1024**2  # of the model, in one shard
+    sharded_bytes: int = 256 * 1024**2  # of the model; a shard has half of this
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -39,24 +38,16 @@ class Job(Struct, frozen=True, kw_only=True):
 def groups_pay(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> bool:
     """Return whether a round's replies are summed in groups: where sums of some of them can be averaged."""
     large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
-    return large and strategy.separable and model_bytes <= scale.sharded_bytes
+    plain = strategy.separable and not strategy.carried
+    return large and plain and model_bytes <= scale.sharded_bytes
 
 
 def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:
     """Return the shards of a model, in its order; none if one averager makes it.
 
-    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do.
+    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do, nor if updates carry
+    more than the model's arrays.
     """
-    if surveyed or strategy.survey or model.data_bytes <= scale.sharded_bytes:
+    if surveyed or strategy.survey or strategy.carried or model.data_bytes <= scale.sharded_bytes:
         return []
-    narrowest = min(
-        (array.end - array.start) / max(1, _values(array.shape)) for array in model.arrays.values()
-    )
-    return list(cut(model, int(scale.shard_bytes / max(1, narrowest))))
-
-
-def _values(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+    return list(cut(model, scale.sharded_bytes // 2 // _BYTES))

@@ -73,9 +73,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     deadline_seconds: Annotated[int, Meta(ge=5, le=7 * 24 * 3600)] = 600
     aggregation: AggregationName = "weighted_mean"
     aggregation_options: dict[str, bool | int | float | str] = {}  # of the strategy; docs/aggregation.md
-    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = (
-        60.0  # a call of one's own strategy may take
-    )
+    aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
     # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
@@ -138,8 +136,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return min(wanted, max(1, self.minimum_replies, chosen))
 
     def training_of(self, number: int) -> Options:
-        """Return the training settings of round ``number``."""
-        chosen = dict(self.training)
+        """Return the training settings of round ``number``: the strategy's needs, and over them the run's."""
+        chosen: Options = {}
+        if built_in := aggregation.strategy(self.aggregation, self.aggregation_options):
+            chosen.update(built_in.training())
+        chosen.update(self.training)
         for first in sorted(self.training_by_round, key=int):
             if int(first) <= number:
                 chosen.update(self.training_by_round[first])
@@ -201,6 +202,9 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
         value = getattr(settings, field)
         if value is not None and not math.isfinite(value):
             yield f"the run's {field} is {value}: it takes a finite number"
+    for option, value in settings.aggregation_options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
     for field, unset in (("target_value", None), ("patience", 0)):
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
             yield f"the run's {field} is {value}: name the metric in target_metric, such as 'accuracy'"

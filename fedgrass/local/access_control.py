@@ -18,6 +18,7 @@ from fedgrass.local.core_errors import InvalidAccessControlError
 IOT_CORE: Final = "aws.greengrass.ipc.mqttproxy"
 LOCAL_TOPICS: Final = "aws.greengrass.ipc.pubsub"
 CLI: Final = "aws.greengrass.Cli"
+SECRETS: Final = "aws.greengrass.SecretManager"
 
 
 def is_allowed(access_control: object, service: str, operation: str, resource: str) -> bool:

@@ -18,24 +18,50 @@ def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
 
 
 def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages: Path) -> None:
-    """Copy a manifest's artifacts from `source`/<component>/<version>/ and unpack the archives among them.
+    """Copy a manifest's artifacts from `source` and unpack the archives among them.
 
-    What an earlier deployment left there is replaced. Raises ArtifactError.
+    They lie in `source`/<component>/<version>/, as GDK builds them, or in `source` itself.
+
+    What an earlier deployment of the same version left there is put aside: `restore_artifacts` brings it
+    back, `forget_artifacts` removes it. Raises ArtifactError.
     """
     folder, unpacked = artifact_folders(packages, recipe)
+    forget_artifacts(recipe, packages)
     for place in (folder, unpacked):
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():
+            place.rename(_aside(place))
         place.mkdir(parents=True)
     for artifact in manifest.artifacts:
-        file = source / recipe.component_name / recipe.component_version / artifact.file_name
+        built = source / recipe.component_name / recipe.component_version / artifact.file_name
+        file = built if built.is_file() else source / artifact.file_name
         if not file.is_file():
-            message = f"artifact {artifact.uri} is not there as {file}: build the component first"
+            message = (
+                f"artifact {artifact.uri} is not there as {built}, nor as {file}: build the component first"
+            )
             raise ArtifactError(message)
         copy = folder / artifact.file_name
         shutil.copyfile(file, copy)
         _permit([copy], artifact)
         if artifact.unarchive == "ZIP":
             _unpack(copy, unpacked / copy.stem, artifact)
+
+
+def restore_artifacts(recipe: Recipe, packages: Path) -> None:
+    """Undo the last `install_artifacts` of this version: what it had put aside, if anything, is back."""
+    for place in artifact_folders(packages, recipe):
+        if _aside(place).exists():
+            shutil.rmtree(place, ignore_errors=True)
+            _aside(place).rename(place)
+
+
+def forget_artifacts(recipe: Recipe, packages: Path) -> None:
+    """Remove what the last `install_artifacts` of this version had put aside."""
+    for place in artifact_folders(packages, recipe):
+        shutil.rmtree(_aside(place), ignore_errors=True)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f"{place.name}.before")
 
 
 def _unpack(archive: Path, folder: Path, artifact: Artifact) -> None:

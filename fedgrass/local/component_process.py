@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container
 from typing import Final
 
 from fedgrass.local.core_errors import CoreError, ScriptFailedError
 from fedgrass.local.guarded_script import GuardedScript, Script
+from fedgrass.local.lifecycle_scripts import LifecycleScripts, RestartLimits, TimedScript
 
 NEW: Final = "NEW"
 INSTALLED: Final = "INSTALLED"
@@ -21,35 +21,9 @@ STOPPING: Final = "STOPPING"
 ERRORED: Final = "ERRORED"
 BROKEN: Final = "BROKEN"
 FINISHED: Final = "FINISHED"
+RESTART_WANTED: Final = (0, 100, 101)
+"""Exit codes of a bootstrap that is done; 100 and 101 ask for a restart of nucleus or machine."""
 STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
-
-
-@dataclass(frozen=True)
-class TimedScript:
-    """A script that has to end in time."""
-
-    script: Script
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LifecycleScripts:
-    """A component's lifecycle with all variables filled in."""
-
-    install: TimedScript | None = None
-    run: Script | None = None
-    shutdown: TimedScript | None = None
-
-
-@dataclass(frozen=True)
-class RestartLimits:
-    """When a failed component is started again, and when it is given up."""
-
-    pause_seconds: float = 1.0
-    failures: int = 3
-    window_seconds: float = 3_600.0
-    stop_seconds: float = 5.0
-    """How long a component may take to end after SIGTERM."""
 
 
 class ComponentProcess:
@@ -74,28 +48,38 @@ class ComponentProcess:
         self._supervisor: asyncio.Task[None] | None = None
         self._current: GuardedScript | None = None
         self._needs_install = True
-        self._reported_error = False
+        self._reported_error = asyncio.Event()
+        self._is_retired = False
+        self._turn = asyncio.Lock()
         self.state = NEW
 
     def start(self) -> None:
         """Begin the lifecycle in the background: install, unless that is done, and run."""
-        if self._supervisor is None or self._supervisor.done():
+        if not self._is_retired and (self._supervisor is None or self._supervisor.done()):
             self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """End the component and everything that it started. May be called again."""
-        await self._stop(FINISHED)
+        async with self._turn:
+            await self._stop(FINISHED)
+
+    async def retire(self) -> None:
+        """Stop for good: a restart that somebody has asked for meanwhile does not bring it back."""
+        self._is_retired = True
+        await self.stop()
 
     async def restart(self) -> None:
         """Stop and start again, without the install step."""
-        await self._stop(INSTALLED)
-        self._failures.clear()
-        self.start()
+        # Two restarts at once would each start a process, and the core would know of one.
+        async with self._turn:
+            await self._stop(INSTALLED)
+            self._failures.clear()
+            self.start()
 
     def report(self, state: str) -> None:
         """The component says of itself that it is RUNNING or ERRORED."""
         if state == ERRORED and self.state in {STARTING, RUNNING}:
-            self._reported_error = True
+            self._reported_error.set()
             if self._current is not None:
                 self._log.warning("the component reports ERRORED: it is restarted")
                 self._current.terminate()
@@ -128,17 +112,22 @@ class ComponentProcess:
                 self._enter(BROKEN)
                 return
             self._enter(ERRORED)
+            await self._recover()
             await asyncio.sleep(self._limits.pause_seconds)
 
     async def _live(self) -> None:
         scripts = self._scripts()
+        if self._needs_install and scripts.bootstrap:
+            await self._run_in_time("bootstrap", scripts.bootstrap, RESTART_WANTED)
         if self._needs_install and scripts.install:
             await self._run_in_time("install", scripts.install)
         if self._needs_install:
             self._needs_install = False
             self._enter(INSTALLED)
-        self._reported_error = False
+        self._reported_error.clear()
         self._enter(STARTING)
+        if scripts.startup:
+            await self._start_up(scripts.startup)
         if scripts.run:
             await self._run(scripts.run)
         self._enter(FINISHED)
@@ -147,14 +136,43 @@ class ComponentProcess:
         running = await GuardedScript.start(script)
         self._enter(RUNNING)
         code = await self._attend(running)
-        if self._reported_error:
+        if self._reported_error.is_set():
             message = "run ended after the component had reported ERRORED"
             raise ScriptFailedError(message)
         if code:
             message = f"run ended with exit code {code}"
             raise ScriptFailedError(message)
 
-    async def _run_in_time(self, name: str, timed: TimedScript) -> None:
+    async def _start_up(self, timed: TimedScript) -> None:
+        """Run the startup step, and keep what it has left running until the component fails or is stopped."""
+        running = await GuardedScript.start(timed.script, keep_children=True)
+        self._current = running
+        try:
+            async with asyncio.timeout(timed.seconds):
+                code = await running.wait()
+            if code:
+                message = f"startup ended with exit code {code}"
+                raise ScriptFailedError(message)
+            self._enter(RUNNING)
+            await self._reported_error.wait()
+            message = "the component has reported ERRORED"
+            raise ScriptFailedError(message)
+        except TimeoutError:
+            message = f"startup took longer than its Timeout of {timed.seconds:g} s"
+            raise ScriptFailedError(message) from None
+        finally:
+            self._current = None
+            await running.stop(self._limits.stop_seconds)
+
+    async def _recover(self) -> None:
+        """Run the recover step, which follows a failure that does not end the component."""
+        try:
+            if timed := self._scripts().recover:
+                await self._run_in_time("recover", timed)
+        except (CoreError, OSError) as exc:
+            self._log.warning("%s", exc)
+
+    async def _run_in_time(self, name: str, timed: TimedScript, fine: Container[int] = (0,)) -> None:
         running = await GuardedScript.start(timed.script)
         try:
             async with asyncio.timeout(timed.seconds):
@@ -162,7 +180,7 @@ class ComponentProcess:
         except TimeoutError:
             message = f"{name} took longer than its Timeout of {timed.seconds:g} s"
             raise ScriptFailedError(message) from None
-        if code:
+        if code not in fine:
             message = f"{name} ended with exit code {code}"
             raise ScriptFailedError(message)
 

@@ -1,115 +1,78 @@
-"""The components of one core: deployed, configured, started, watched and stopped."""
+"""The components of one core: found by name or token, started, watched and stopped."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Final
 
-from fedgrass.local.access_control import check_access_control, policy_ids
-from fedgrass.local.artifacts import install_artifacts
-from fedgrass.local.component_process import BROKEN, STATES, ComponentProcess, LifecycleScripts
-from fedgrass.local.configuration import Configuration, merge_trees
-from fedgrass.local.core_errors import (
-    ComponentStateError,
-    DependencyError,
-    InvalidAccessControlError,
-    RecipeError,
-    UnknownComponentError,
-)
-from fedgrass.local.deployed_component import CoreSurroundings, DeployedComponent, log_file, work_folder
-from fedgrass.local.profiles import Profile
-from fedgrass.local.recipe import Recipe, read_recipe
-from fedgrass.local.recipe_platform import select_manifest
+from fedgrass.local.component_process import BROKEN, FINISHED, RUNNING, STATES, ComponentProcess
+from fedgrass.local.configuration import Configuration
+from fedgrass.local.core_errors import ComponentStateError, UnknownComponentError
+from fedgrass.local.deployed_component import CoreSurroundings, DeployedComponent, log_file
+from fedgrass.local.lifecycle_scripts import LifecycleScripts
+from fedgrass.local.recipe_platform import RecipeVariables
 
-PROVIDED: Final = frozenset(
-    {
-        "aws.greengrass.Nucleus",
-        "aws.greengrass.NucleusLite",
-        "aws.greengrass.StreamManager",
-        "aws.greengrass.TokenExchangeService",
-    }
-)
-"""Components that the core itself stands in for."""
 LOG_TAIL_BYTES: Final = 2_000
 
 
 class ComponentRegistry:
-    """Knows every component of a core by name."""
+    """Knows every component of a core by name. `deployments.py` decides which they are."""
 
-    def __init__(self, core: Callable[[], CoreSurroundings], profile: Profile, log: logging.Logger) -> None:
+    def __init__(self, core: Callable[[], CoreSurroundings], log: logging.Logger) -> None:
         self._surroundings = core
-        self._profile = profile
         self._log = log
         self._components: dict[str, DeployedComponent] = {}
-        self._waiters: list[tuple[str, str, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[str, Collection[str], asyncio.Future[None]]] = []
         self._restarts: set[asyncio.Task[None]] = set()
 
     @property
-    def _core(self) -> CoreSurroundings:
-        return (
-            self._surroundings()
-        )  # asked anew each time: ports and the socket change from one start to the next
+    def core(self) -> CoreSurroundings:
+        """The core as it is now: ports and the socket change from one start to the next."""
+        return dataclasses.replace(self._surroundings(), variables_of=self._variables_of)
 
-    async def deploy(self, recipe_file: Path, artifacts: Path, configuration: Mapping[str, object]) -> None:
-        """Install a component, or a new version of it, and start it.
+    @property
+    def components(self) -> Mapping[str, DeployedComponent]:
+        """All deployed components by name."""
+        return self._components
 
-        Raises a CoreError that says what is wrong.
-        """
-        strings = self._profile.yaml_scalars_are_strings
-        recipe = await asyncio.to_thread(read_recipe, recipe_file, scalars_are_strings=strings)
-        manifest = select_manifest(recipe, self._profile)
-        self._check_dependencies(recipe)
-        old = self._components.get(recipe.component_name)
-        # A later deployment keeps what was configured before, and takes its defaults only where nothing was.
-        tree = merge_trees(recipe.default_configuration, old.configuration.tree if old else {})
-        component = DeployedComponent(
-            recipe, manifest, Configuration(merge_trees(tree, configuration), time.time())
-        )
-        self._check_access_control(component)
-        component.render(self._core)
-        if old and old.process:
-            await old.process.stop()
-        await asyncio.to_thread(install_artifacts, recipe, manifest, artifacts, self._core.root / "packages")
-        work_folder(self._core.root, component.name).mkdir(parents=True, exist_ok=True)
+    def put(self, component: DeployedComponent) -> None:
+        """Take a component in, in the place of one of the same name."""
         self._components[component.name] = component
-        self._launch(component)
+
+    def discard(self, name: str) -> None:
+        """Forget a component, whose process has ended."""
+        self._components.pop(name, None)
+
+    def launch(self, component: DeployedComponent) -> None:
+        """Install and run a component in the background, with a process of its own."""
+
+        def scripts() -> LifecycleScripts:
+            component.scripts = component.render(self.core)
+            return component.scripts
+
+        # Not in logging's own table, as the core's logger.
+        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
+        log.parent = self._log
+        component.process = ComponentProcess(scripts, lambda state: self._entered(component.name, state), log)
+        component.process.start()
 
     def start_all(self) -> None:
         """Install and run every deployed component, with new tokens, as a nucleus does when it starts."""
         for component in self._components.values():
             component.token = secrets.token_urlsafe(16)
-            self._launch(component)
+            self.launch(component)
 
     async def stop_all(self) -> None:
         """End every component."""
         for task in self._restarts:
             task.cancel()
-        stopping = [component.process.stop() for component in self._components.values() if component.process]
-        await asyncio.gather(*stopping)
-
-    async def update_configuration(self, name: str, merge: Mapping[str, object]) -> None:
-        """Merge into a component's configuration.
-
-        A component whose run step reads what changed is restarted.
-        """
-        component = self.get(name)
-        old = component.configuration
-        trial = DeployedComponent(
-            component.recipe,
-            component.manifest,
-            Configuration(merge_trees(old.tree, merge), 0),
-            component.token,
-        )
-        self._check_access_control(trial)
-        rendered = trial.render(self._core)
-        old.merge([], merge, time.time())
-        if component.process and component.scripts and rendered.run != component.scripts.run:
-            await component.process.restart()
+        processes = [component.process for component in self._components.values() if component.process]
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await asyncio.gather(*(one.retire() for one in processes))
 
     def get(self, name: str) -> DeployedComponent:
         """A deployed component. Raises UnknownComponentError."""
@@ -117,7 +80,7 @@ class ComponentRegistry:
             return self._components[name]
         except KeyError:
             there = ", ".join(self._components) or "none"
-            message = f"no component {name} on {self._core.thing_name}: there are {there}"
+            message = f"no component {name} on {self.core.thing_name}: there are {there}"
             raise UnknownComponentError(message) from None
 
     def state(self, name: str) -> str:
@@ -133,18 +96,24 @@ class ComponentRegistry:
         if state not in STATES:
             message = f"there is no state {state!r}: choose one of {', '.join(sorted(STATES))}"
             raise ComponentStateError(message)
-        if self.state(name) == state:
-            return
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (name, state, reached)
-        self._waiters.append(waiter)
-        try:
-            async with asyncio.timeout(seconds):
-                await reached
-        except TimeoutError:
-            raise self._not_reached(name, state, f"after {seconds:g} s") from None
-        finally:
-            self._waiters.remove(waiter)
+        await self._wait(name, {state}, seconds)
+
+    async def settle(self, name: str, settle_seconds: float, seconds: float) -> None:
+        """Wait until a component has finished, or has been running for `settle_seconds` at a stretch.
+
+        Raises ComponentStateError if it is given up, or has not come to rest after `seconds`.
+        """
+        while True:
+            if self.state(name) == BROKEN:
+                raise self._not_reached(name, {RUNNING, FINISHED}, "because it has failed too often")
+            await self._wait(name, {RUNNING, FINISHED}, seconds)
+            try:
+                await self._wait(name, STATES - {RUNNING}, settle_seconds)
+            except ComponentStateError:
+                if self.state(name) == RUNNING:
+                    return
+            if self.state(name) == FINISHED:
+                return
 
     # What IPC operations ask: see ipc_operations.Components.
 
@@ -174,69 +143,59 @@ class ComponentRegistry:
         """Restart a component once the event loop comes to it: the answer to its request goes out before."""
         process = self.get(component).process
         if process:
-            task = asyncio.create_task(process.restart())
-            self._restarts.add(task)
-            task.add_done_callback(self._restarts.discard)
+            self._later(process.restart)
+
+    def schedule_stop(self, component: str) -> None:
+        """Stop a component once the event loop comes to it."""
+        process = self.get(component).process
+        if process:
+            self._later(process.stop)
 
     def renew_token(self, name: str) -> None:
         """From now on the component's old token is refused; its next process gets the new one."""
         self.get(name).token = secrets.token_urlsafe(16)
 
-    def _launch(self, component: DeployedComponent) -> None:
-        def scripts() -> LifecycleScripts:
-            component.scripts = component.render(self._core)
-            return component.scripts
+    def _later(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(act())
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
 
-        # Not in logging's own table, as the core's logger.
-        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
-        log.parent = self._log
-        component.process = ComponentProcess(scripts, lambda state: self._entered(component.name, state), log)
-        component.process.start()
+    def _variables_of(self, name: str) -> RecipeVariables | None:
+        component = self._components.get(name)
+        return component.variables(self._surroundings()) if component else None
+
+    async def _wait(self, name: str, states: Collection[str], seconds: float) -> None:
+        if self.state(name) in states:
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (name, states, reached)
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await reached
+        except TimeoutError:
+            raise self._not_reached(name, states, f"after {seconds:g} s") from None
+        finally:
+            self._waiters.remove(waiter)
 
     def _entered(self, name: str, state: str) -> None:
         for component, wanted, reached in self._waiters:
             if component != name or reached.done():
                 continue
-            if state == wanted:
+            if state in wanted:
                 reached.set_result(None)
             elif state == BROKEN:
                 reached.set_exception(self._not_reached(name, wanted, "because it has failed too often"))
 
-    def _not_reached(self, name: str, state: str, why: str) -> ComponentStateError:
-        file = log_file(self._core.root, name)
+    def _not_reached(self, name: str, states: Collection[str], why: str) -> ComponentStateError:
+        file = log_file(self.core.root, name)
         tail = (
             file.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
             if file.exists()
             else "(nothing)"
         )
+        wanted = " or ".join(sorted(states))
         return ComponentStateError(
-            f"{name} on {self._core.thing_name} is {self.state(name)}, not {state}, {why}."
+            f"{name} on {self.core.thing_name} is {self.state(name)}, not {wanted}, {why}."
             f" The end of {file}:\n{tail}"
         )
-
-    def _check_dependencies(self, recipe: Recipe) -> None:
-        for name, dependency in recipe.component_dependencies.items():
-            if dependency.dependency_type == "HARD" and name not in PROVIDED and name not in self._components:
-                message = (
-                    f"{recipe.component_name} needs {name},"
-                    f" which is not on {self._core.thing_name}: deploy it first"
-                )
-                raise DependencyError(message)
-
-    def _check_access_control(self, component: DeployedComponent) -> None:
-        access_control = component.configuration.tree.get("accessControl", {})
-        try:
-            check_access_control(access_control)
-        except InvalidAccessControlError as exc:
-            message = f"{component.name}: {exc}"
-            raise InvalidAccessControlError(message) from exc
-        taken = {
-            policy: other.name
-            for other in self._components.values()
-            if other.name != component.name
-            for policy in policy_ids(other.configuration.tree.get("accessControl", {}))
-        }
-        for policy in policy_ids(access_control):
-            if policy in taken:
-                message = f"{component.name}: policy id {policy} is taken by {taken[policy]}: ids are unique"
-                raise RecipeError(message)

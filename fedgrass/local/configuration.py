@@ -52,17 +52,21 @@ class Configuration:
             message = f"the top of a configuration is a map, not {value!r}"
             raise TypeError(message)
         merged = merge_trees(self._tree, cast("Mapping[str, object]", update))
-        before, after = dict(leaves(self._tree)), dict(leaves(merged))
-        changed = [leaf for leaf, new in after.items() if leaf not in before or before[leaf] != new]
+        changed = self._changed_leaves(merged)
         for leaf in changed:
             if self._changed_at.get(leaf, timestamp) > timestamp:
                 message = f"{'/'.join(leaf)} was changed later than the update's timestamp {timestamp}"
                 raise StaleUpdateError(message)
-        self._tree = merged
-        self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf in after}
-        self._changed_at.update(dict.fromkeys(changed, timestamp))
+        self._become(merged, changed, timestamp)
         self._tell(changed)
         return changed
+
+    def replace(self, tree: Mapping[str, object], timestamp: float) -> None:
+        """Become `tree`, as a deployment or its rollback wants it; who listens to what changes is told."""
+        changed = self._changed_leaves(tree)
+        gone = self._changed_at.keys() - dict(leaves(tree)).keys()
+        self._become(copy.deepcopy(dict(tree)), changed, timestamp)
+        self._tell([*changed, *sorted(gone)])
 
     def listen(self, path: Sequence[str], on_change: Callable[[KeyPath], None]) -> Callable[[], None]:
         """Call `on_change` with the path of each leaf at or below `path` that changes.
@@ -72,6 +76,15 @@ class Configuration:
         entry = (tuple(path), on_change)
         self._listeners.append(entry)
         return lambda: self._listeners.remove(entry)
+
+    def _changed_leaves(self, tree: Mapping[str, object]) -> list[KeyPath]:
+        before = dict(leaves(self._tree))
+        return [leaf for leaf, new in leaves(tree) if leaf not in before or before[leaf] != new]
+
+    def _become(self, tree: dict[str, object], changed: Sequence[KeyPath], timestamp: float) -> None:
+        self._tree = tree
+        self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf, _ in leaves(tree)}
+        self._changed_at.update(dict.fromkeys(changed, timestamp))
 
     def _tell(self, changed: Sequence[KeyPath]) -> None:
         for path, on_change in list(self._listeners):

@@ -7,8 +7,12 @@ CoreError
 ├── ArtifactError              an artifact is missing or cannot be unpacked
 ├── DependencyError            a component needs another that is not there
 ├── UnknownComponentError      no such component is deployed
+├── UnknownDeploymentError     no such deployment is remembered
 ├── ComponentStateError        a component did not reach a state
 ├── ScriptFailedError          a script of a lifecycle failed or took too long
+├── InjectionError             a fault that cannot be injected so
+├── NoCloudError               there is no AWS behind this core
+├── ControlError               the control socket of a core cannot be made, found or understood
 └── IotConnectionError         IoT Core cannot be reached, or refused a request
 """
 
@@ -45,6 +49,10 @@ class UnknownComponentError(CoreError):
     """No component of that name is deployed on the core."""
 
 
+class UnknownDeploymentError(CoreError):
+    """No deployment of that identifier is remembered."""
+
+
 class ComponentStateError(CoreError):
     """A component did not reach a state; the message carries the end of its log."""
 
@@ -55,3 +63,15 @@ class ScriptFailedError(CoreError):
 
 class IotConnectionError(CoreError):
     """IoT Core cannot be reached, or refused the request; the message says where and why."""
+
+
+class InjectionError(CoreError):
+    """A fault cannot be injected, or not with this amount; the message says what can."""
+
+
+class NoCloudError(CoreError):
+    """What was asked for needs AWS, and there is none behind this core."""
+
+
+class ControlError(CoreError):
+    """A running core cannot be reached by its control socket, or a second one cannot have its name."""

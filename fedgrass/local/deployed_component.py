@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fedgrass.local.artifacts import artifact_folders
-from fedgrass.local.component_process import ComponentProcess, LifecycleScripts, TimedScript
+from fedgrass.local.component_process import ComponentProcess
 from fedgrass.local.configuration import Configuration
+from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.guarded_script import Script
-from fedgrass.local.recipe import Manifest, Phase, Recipe
+from fedgrass.local.lifecycle_scripts import LifecycleScripts, TimedScript
+from fedgrass.local.recipe import Manifest, Recipe
+from fedgrass.local.recipe_lifecycle import Phase
 from fedgrass.local.recipe_platform import RecipeVariables, environment
 
 TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
@@ -29,6 +32,35 @@ class CoreSurroundings:
     thing_name: str
     environment: Mapping[str, str]
     token_exchange_url: str
+    interpolates_configuration: bool = False
+    """Whether recipe variables in a component's configuration are replaced when it is deployed."""
+    reads_dependencies: bool = False
+    """Whether a recipe variable may ask a direct dependency, as in `{com.example.Model:artifacts:path}`."""
+    variables_of: Callable[[str], RecipeVariables | None] = lambda _: None
+    """The variables of another deployed component."""
+
+
+def surroundings(settings: CoreSettings, ipc_socket: str, token_exchange_url: str) -> CoreSurroundings:
+    """What a running core of these settings tells its components."""
+    profile = settings.profile
+    environment = {
+        **settings.environment,
+        "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": ipc_socket,
+        "AWS_IOT_THING_NAME": settings.thing_name,
+        "AWS_REGION": settings.region,
+        "AWS_DEFAULT_REGION": settings.region,
+        "GGC_VERSION": profile.nucleus_version,
+        "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
+    }
+    return CoreSurroundings(
+        # Components run in folders of their own: a relative path would mean another place there.
+        settings.root.absolute(),
+        settings.thing_name,
+        environment,
+        token_exchange_url,
+        settings.interpolate_component_configuration and profile.interpolates_configuration,
+        profile.reads_dependencies,
+    )
 
 
 @dataclass(eq=False)
@@ -53,17 +85,25 @@ class DeployedComponent:
 
         Raises RecipeError for a variable that stands for nothing.
         """
-        folders = artifact_folders(core.root / "packages", self.recipe)
-        tree = self.configuration.tree
-        variables = RecipeVariables(
-            *folders, work_folder(core.root, self.name), core.root, core.thing_name, tree
-        )
+        variables = self.variables(core)
         run = self._timed("run", variables, core)
         return LifecycleScripts(
             install=self._timed("install", variables, core),
             run=run.script if run else None,
             shutdown=self._timed("shutdown", variables, core),
+            bootstrap=self._timed("bootstrap", variables, core),
+            startup=self._timed("startup", variables, core),
+            recover=self._timed("recover", variables, core),
         )
+
+    def variables(self, core: CoreSurroundings) -> RecipeVariables:
+        """What the recipe variables of this component stand for."""
+        folders = artifact_folders(core.root / "packages", self.recipe)
+        work, tree = work_folder(core.root, self.name), self.configuration.tree
+        needed = self.recipe.component_dependencies if core.reads_dependencies else {}
+        found = {name: core.variables_of(name) for name in needed}
+        dependencies = {name: variables for name, variables in found.items() if variables}
+        return RecipeVariables(*folders, work, core.root, core.thing_name, tree, dependencies)
 
     def environment(self, core: CoreSurroundings) -> dict[str, str]:
         """The environment of the component's process, without the recipe's Setenv."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.core_settings import CoreSettings
+from fedgrass.local.faults import Faults
+from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.plain_devices import PlainDevices
 from fedgrass.local.profiles import Profile
 from fedgrass.local.stream_manager import StreamManager
@@ -203,7 +205,8 @@ class Fleet:
         def known(token: str) -> bool:
             return self.devices[thing].core.is_component_token(token)
 
-        streams = StreamManager(folder / "streams", credentials.s3_client, known)
+        faults = Faults()
+        streams = StreamManager(folder / "streams", credentials.s3_client, known, faults=faults)
         port = await streams.start()
         core = self._make_core(
             CoreSettings(
@@ -221,6 +224,7 @@ class Fleet:
                     "STREAM_MANAGER_SERVER_PORT": str(port),
                 },
                 profile=self._profile,
+                faults=faults,
             )
         )
         self.devices[thing] = Device(thing, core, streams)

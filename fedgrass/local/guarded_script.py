@@ -27,6 +27,8 @@ _GUARD: Final = (
     'exec 3<&-; exec /bin/sh -c "$1"'
 )
 START_SECONDS: Final = 10.0
+GRACE_SECONDS: Final = 0.5
+"""How long what a script has left running may take to end after SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,20 @@ class Script:
 class GuardedScript:
     """One run of a script."""
 
-    def __init__(self, process: asyncio.subprocess.Process, lifeline: socket.socket) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, lifeline: socket.socket, *, keep_children: bool = False
+    ) -> None:
         self._process = process
         self._lifeline = lifeline
+        self._keep_children = keep_children
         self._end = asyncio.create_task(self._wait())
 
     @classmethod
-    async def start(cls, script: Script) -> GuardedScript:
-        """Start `/bin/sh -c` with the script. Raises OSError if that is not possible."""
+    async def start(cls, script: Script, *, keep_children: bool = False) -> GuardedScript:
+        """Start `/bin/sh -c` with the script. Raises OSError if that is not possible.
+
+        With `keep_children` what the script leaves running goes on until `stop`.
+        """
         lifeline, guard_end = socket.socketpair()
         lifeline.setblocking(False)  # noqa: FBT003 - the standard library's signature
         try:
@@ -60,12 +68,14 @@ class GuardedScript:
             raise
         finally:
             guard_end.close()
-        started = cls(process, lifeline)
+        started = cls(process, lifeline, keep_children=keep_children)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.get_running_loop().sock_recv(lifeline, 1)
         except BaseException:
+            started._keep_children = False
             started._signal(signal.SIGKILL)
+            await started.wait()  # reaped before anybody can think that it is gone
             raise
         return started
 
@@ -94,15 +104,26 @@ class GuardedScript:
         if not self._end.done():
             self.terminate()
             await asyncio.wait({self._end}, timeout=seconds)
+        elif self._keep_children:
+            self._signal(signal.SIGTERM)
+            await asyncio.sleep(min(seconds, GRACE_SECONDS))  # the children are not ours to wait for
+        self._keep_children = False
         if not self._end.done():
             self._signal(signal.SIGKILL)
-        return await self.wait()
+        code = await self.wait()
+        self._finish()
+        return code
 
     async def _wait(self) -> int:
         try:
             return await self._process.wait()
         finally:
-            # At once what the guard would do a moment later: a stopped core leaves nothing, not even briefly.
+            if not self._keep_children:
+                self._finish()
+
+    def _finish(self) -> None:
+        # At once what the guard would do a moment later: a stopped core leaves nothing, not even briefly.
+        if self._lifeline.fileno() >= 0:
             self._signal(signal.SIGKILL)
             self._lifeline.close()
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from fedgrass.local.access_control import topic_matches
 from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.faults import Faults
 from fedgrass.local.iot_connection import IotConnection, IotMessage, QualityOfService
 from fedgrass.local.ipc_errors import ConnectionMustCloseError, InvalidArgumentsError, ServiceError
 from fedgrass.local.profiles import Profile
@@ -30,10 +31,14 @@ class Subscription:
 class IotBridge:
     """Publishes for components, and hands each incoming message to every subscription that matches."""
 
-    def __init__(self, connection: IotConnection, profile: Profile, log: logging.Logger) -> None:
+    def __init__(
+        self, connection: IotConnection, profile: Profile, log: logging.Logger, faults: Faults | None = None
+    ) -> None:
         self._connection = connection
         self._profile = profile
         self._log = log
+        self._faults = faults or Faults()
+        self._on_the_line: set[asyncio.TimerHandle] = set()
         self._subscriptions: list[Subscription] = []
         self._locks: dict[str, asyncio.Lock] = {}
         self._unacknowledged_messages = 0
@@ -57,7 +62,9 @@ class IotBridge:
             self._unacknowledged_bytes += size
         retain = message.retain and self._profile.keeps_retain
         outgoing = IotMessage(message.topic, message.payload, message.qos, retain)
-        self._connection.publish(outgoing, lambda: self._acknowledged(size))
+        self._send(outgoing, lambda: self._acknowledged(size))
+        if self._faults.duplicates:
+            self._send(outgoing, lambda: None)
 
     async def subscribe(
         self, topic_filter: str, qos: QualityOfService, deliver: Callable[[IotMessage], None]
@@ -93,23 +100,63 @@ class IotBridge:
             if not self._is_subscribed(subscription.topic_filter):
                 await self._connection.unsubscribe(subscription.topic_filter)
 
+    async def forget_subscriptions(self) -> None:
+        """A fault: no message comes for the subscriptions there are; nobody is told, streams stay open.
+
+        A component that subscribes anew gets its messages again.
+        """
+        filters = {subscription.topic_filter for subscription in self._subscriptions}
+        self._subscriptions.clear()
+        for topic_filter in filters:
+            async with self._lock(topic_filter):
+                if not self._is_subscribed(topic_filter):
+                    await self._connection.unsubscribe(topic_filter)
+
+    def close(self) -> None:
+        """Drop what a slow line still carries."""
+        for timer in self._on_the_line:
+            timer.cancel()
+        self._on_the_line.clear()
+
     def dispatch(self, message: IotMessage) -> None:
         """Give a message from IoT Core to every subscription whose filter matches."""
-        if len(message.payload) > self._profile.inbound_limit:
+        limit = self._limit(self._profile.inbound_limit)
+        if len(message.payload) > limit:
             self._log.warning(
                 "a message of %d bytes on %s is over the %d that nucleus %s takes in: dropped",
                 len(message.payload),
                 message.topic,
-                self._profile.inbound_limit,
+                limit,
                 self._profile.name,
             )
             return
-        for subscription in list(self._subscriptions):
-            if topic_matches(subscription.topic_filter, message.topic):
-                subscription.deliver(message)
+        for _ in range(2 if self._faults.duplicates else 1):
+            for subscription in list(self._subscriptions):
+                if topic_matches(subscription.topic_filter, message.topic):
+                    subscription.deliver(message)
+
+    def _send(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
+        delay = self._faults.send_seconds(len(message.payload))
+        if not delay:
+            self._connection.publish(message, on_acknowledged)
+            return
+
+        def arrive() -> None:
+            self._on_the_line.discard(timer)
+            if self._connection.connected or (self._profile.spools_offline and message.qos):
+                self._connection.publish(message, on_acknowledged)
+            else:
+                on_acknowledged()  # it was on the line when that broke: lost, and its room is free again
+
+        timer = asyncio.get_running_loop().call_later(delay, arrive)
+        self._on_the_line.add(timer)
+
+    def _limit(self, limit: int) -> int:
+        injected = self._faults.payload_limit
+        return limit if injected is None else min(limit, injected)
 
     def _check_size(self, message: IotMessage) -> None:
-        size, limit = len(message.payload), self._profile.outbound_limit
+        size, limit = len(message.payload), self._limit(self._profile.outbound_limit)
         if size <= limit:
             return
         nucleus = f"nucleus {self._profile.name}"
@@ -119,6 +166,9 @@ class IotBridge:
         raise ServiceError(text)
 
     def _check_room(self, size: int) -> None:
+        if self._faults.spool_full:
+            text = "there is no room for another QoS 1 message (injected by the local core): try again later"
+            raise ServiceError(text)
         most = self._profile.unacknowledged_messages
         too_many = most is not None and self._unacknowledged_messages >= most
         if too_many or self._unacknowledged_bytes + size > self._profile.unacknowledged_bytes:

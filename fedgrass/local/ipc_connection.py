@@ -33,6 +33,8 @@ class Service:
     component_of: Callable[[str], str | None]
     operations: Mapping[str, Operation]
     log: logging.Logger
+    answers_wrong_token: bool = True
+    """Whether a client with a wrong token is told so, or only finds its connection closed."""
 
 
 class IpcConnection:
@@ -84,11 +86,12 @@ class IpcConnection:
             raise FrameError(message)
         self.component = self._service.component_of(_token(frame.payload))
         if self.component is None:
-            self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
             self._service.log.warning("an IPC client was refused: its token belongs to no component")
-            # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed
-            # socket.
-            await self._reader.read(1)
+            if self._service.answers_wrong_token:
+                self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
+                # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed
+                # socket.
+                await self._reader.read(1)
             raise ConnectionRefusedError
         self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.CONNECTION_ACCEPTED)
 

@@ -1,11 +1,11 @@
-"""The IPC operations about a component itself: configuration, state, tokens, restart."""
+"""The IPC operations about a component itself: configuration, state, tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from fedgrass.local.access_control import CLI, is_allowed
+from fedgrass.local.access_control import is_allowed
 from fedgrass.local.configuration import Configuration, KeyPath, StaleUpdateError
 from fedgrass.local.ipc_errors import (
     FailedUpdateConditionCheckError,
@@ -16,7 +16,6 @@ from fedgrass.local.ipc_errors import (
 )
 from fedgrass.local.ipc_requests import (
     GetConfigurationRequest,
-    RestartComponentRequest,
     UpdateConfigurationRequest,
     UpdateStateRequest,
     ValidateAuthorizationTokenRequest,
@@ -36,9 +35,6 @@ class Components(Protocol):
 
     def report_state(self, component: str, state: str) -> None:
         """A component says of itself that it is RUNNING or ERRORED."""
-
-    def schedule_restart(self, component: str) -> None:
-        """Restart a deployed component soon, after the answer has been sent."""
 
     def is_component_token(self, token: str) -> bool:
         """Whether the token belongs to a deployed component."""
@@ -71,7 +67,6 @@ class ComponentOperations:
             "SubscribeToConfigurationUpdate": self._subscribe_to_configuration_update,
             "UpdateState": self._update_state,
             "ValidateAuthorizationToken": self._validate_authorization_token,
-            "RestartComponent": self._restart_component,
         }
 
     def _configuration(self, component: str) -> Configuration:
@@ -136,10 +131,3 @@ class ComponentOperations:
             message = "the token belongs to no component"
             raise InvalidTokenError(message)
         return {"isValid": True}
-
-    async def _restart_component(self, call: Call) -> Mapping[str, object]:
-        component = parse(RestartComponentRequest, call.body).component_name
-        authorize(self._components, call, CLI, component)
-        self._configuration(component)
-        self._components.schedule_restart(component)
-        return {"restartStatus": "SUCCEEDED"}

@@ -93,10 +93,34 @@ class ValidateAuthorizationTokenRequest(Request, frozen=True):
     token: str
 
 
-class RestartComponentRequest(Request, frozen=True):
-    """The component to restart."""
+class ComponentRequest(Request, frozen=True):
+    """A deployed component: RestartComponent, StopComponent, GetComponentDetails."""
 
     component_name: str
+
+
+class GetSecretValueRequest(Request, frozen=True):
+    """A secret, in its current version if none is named."""
+
+    secret_id: str
+    version_id: str | None = None
+    version_stage: str | None = None
+
+
+class CreateLocalDeploymentRequest(Request, frozen=True):
+    """Components to add, in which version and with what configuration, and components to remove."""
+
+    recipe_directory_path: str | None = None
+    artifacts_directory_path: str | None = None
+    root_component_versions_to_add: dict[str, str] | None = None
+    root_components_to_remove: list[str] | None = None
+    component_to_configuration: dict[str, dict[str, object]] | None = None
+
+
+class GetLocalDeploymentStatusRequest(Request, frozen=True):
+    """A deployment that was made on this core."""
+
+    deployment_id: str
 
 
 RequestT = TypeVar("RequestT", bound=Request)

@@ -55,9 +55,9 @@ class IpcServer:
             if task is not None:
                 self._serving.discard(task)
 
-    def close_connections(self, component: str) -> int:
-        """Close every connection of a component; returns how many there were."""
-        connections = [connection for connection in self._connections if connection.component == component]
+    def close_connections(self, component: str | None = None) -> int:
+        """Close every connection of a component, or of all components; returns how many there were."""
+        connections = [one for one in self._connections if component in {None, one.component}]
         for connection in connections:
             connection.close()
         return len(connections)

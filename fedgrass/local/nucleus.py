@@ -8,47 +8,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fedgrass.local.component_registry import ComponentRegistry
-from fedgrass.local.deployed_component import CoreSurroundings
+from fedgrass.local.core_settings import CoreSettings
+from fedgrass.local.deployed_component import CoreSurroundings, surroundings
+from fedgrass.local.deployment_records import ComponentSource, Deployment
+from fedgrass.local.deployments import Deployments
+from fedgrass.local.faults import Faults
 from fedgrass.local.iot_bridge import IotBridge
-from fedgrass.local.iot_connection import IotConnection, IotEndpoint
+from fedgrass.local.iot_connection import IotConnection
 from fedgrass.local.ipc_connection import Service
+from fedgrass.local.ipc_deployments import DeploymentOperations
+from fedgrass.local.ipc_lifecycle import LifecycleOperations
 from fedgrass.local.ipc_messaging import MessagingOperations
 from fedgrass.local.ipc_operations import ComponentOperations
+from fedgrass.local.ipc_secrets import SecretOperations
 from fedgrass.local.ipc_server import IpcServer
 from fedgrass.local.local_topics import LocalTopics
-from fedgrass.local.paho_connection import PahoConnection
-from fedgrass.local.profiles import Profile
+from fedgrass.local.paho_connection import connection_of
 from fedgrass.local.token_exchange import TokenExchangeService
 
 CONNECT_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True)
-class CoreSettings:
-    """What makes one core device."""
-
-    thing_name: str
-    root: Path
-    """The core's own folder: work/, logs/, packages/ and its IPC socket."""
-    iot_endpoint: str
-    iot_port: int
-    certificate: Path
-    private_key: Path
-    root_ca: Path
-    region: str
-    credentials: Callable[[], Mapping[str, str]]
-    """AccessKeyId, SecretAccessKey, Token and Expiration of the device's role.
-
-    May block: it is called in a thread.
-    """
-    environment: Mapping[str, str]
-    """Given to every component, such as AWS_ENDPOINT_URL or STREAM_MANAGER_SERVER_PORT."""
-    profile: Profile
 
 
 class GreengrassCore:
@@ -67,7 +49,9 @@ class GreengrassCore:
         # Not in logging's own table of loggers, which would keep every core of a long-lived process.
         self._log.parent = logging.getLogger("fedgrass.local")
         self._log_file: logging.Handler | None = None
-        self._components = ComponentRegistry(self._surroundings, settings.profile, self._log)
+        self._components = ComponentRegistry(self._surroundings, self._log)
+        self.deployments = Deployments(self._components, settings.profile, settings.faults, self._log)
+        self._bridge: IotBridge | None = None
         self._token_exchange = TokenExchangeService(settings.credentials, self.is_component_token, self._log)
         self._ipc: IpcServer | None = None
         self._connection: IotConnection | None = None
@@ -83,7 +67,8 @@ class GreengrassCore:
             (self._root / folder).mkdir(parents=True, exist_ok=True)
         self._open_log()
         connection = self._connect()
-        bridge = IotBridge(connection, self._settings.profile, self._log)
+        bridge = IotBridge(connection, self._settings.profile, self._log, self._settings.faults)
+        self._bridge = bridge
         self._ipc = IpcServer(self._root, self._service(bridge))
         try:
             await self._ipc.start()
@@ -97,21 +82,45 @@ class GreengrassCore:
 
     async def deploy(
         self, recipe: Path, artifacts: Path, configuration: Mapping[str, object] | None = None
-    ) -> None:
+    ) -> Deployment:
         """Install and start a component, as `greengrass-cli deployment create --merge` does.
 
         `artifacts` holds <component>/<version>/<file>; `configuration` is merged over the recipe's. Returns
-        when the component's lifecycle has begun: `wait_for` tells what becomes of it. Raises a CoreError that
-        says what is wrong.
+        when the component's lifecycle has begun: `wait_for` tells what becomes of it, `deployments.wait_for`
+        what becomes of the deployment, which is rolled back if it replaced a component and fails. Raises a
+        CoreError that says what is wrong.
         """
-        await self._components.deploy(recipe, artifacts, configuration or {})
+        return await self.deployments.deploy([ComponentSource(recipe, artifacts, configuration or {})])
 
-    async def update_configuration(self, component: str, merge: Mapping[str, object]) -> None:
+    async def update_configuration(self, component: str, merge: Mapping[str, object]) -> Deployment:
         """Merge into a component's configuration.
 
         It is told by IPC, and restarted if its run step reads what changed.
         """
-        await self._components.update_configuration(component, merge)
+        return await self.deployments.update_configuration(component, merge)
+
+    @property
+    def thing_name(self) -> str:
+        """The core's thing."""
+        return self._settings.thing_name
+
+    @property
+    def root(self) -> Path:
+        """The core's own folder."""
+        return self._root
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong on this core at the moment; see `fault_injection.py`."""
+        return self._settings.faults
+
+    def component_states(self) -> Mapping[str, tuple[str, str]]:
+        """Version and state of each component."""
+        components = self._components.components
+        return {
+            name: (one.recipe.component_version, self._components.state(name))
+            for name, one in components.items()
+        }
 
     def component_state(self, component: str) -> str:
         """NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN or FINISHED.
@@ -137,7 +146,11 @@ class GreengrassCore:
 
     async def stop(self) -> None:
         """End components, servers and connection. May be called again."""
+        await self.deployments.stop()
         await self._components.stop_all()
+        if self._bridge is not None:
+            self._bridge.close()
+            self._bridge = None
         if self._ipc is not None:
             await self._ipc.stop()
             self._ipc = None
@@ -159,6 +172,18 @@ class GreengrassCore:
         if self._ipc is not None:
             self._ipc.close_connections(component)
 
+    async def restart_ipc_daemon(self) -> None:
+        """A fault: all IPC connections close and no token is valid any more; new processes get new ones."""
+        for name in self._components.components:
+            self._components.renew_token(name)
+        if self._ipc is not None:
+            self._ipc.close_connections()
+
+    async def kill_subscriptions(self) -> None:
+        """A fault: the MQTT daemon has forgotten all subscriptions, and says nothing."""
+        if self._bridge is not None:
+            await self._bridge.forget_subscriptions()
+
     async def cut_mqtt(self) -> None:
         """A fault: break the connection to IoT Core without a word, until `restore_mqtt`."""
         if self._connection is not None:
@@ -170,40 +195,24 @@ class GreengrassCore:
             await self._connection.restore()
 
     def _service(self, bridge: IotBridge) -> Service:
-        messaging = MessagingOperations(self._components, bridge, LocalTopics(), self._settings.profile)
-        operations = {**ComponentOperations(self._components).by_name(), **messaging.by_name()}
-        return Service(self._components.component_of, operations, self._log)
+        profile, registry = self._settings.profile, self._components
+        parts = (
+            ComponentOperations(registry),
+            LifecycleOperations(registry),
+            DeploymentOperations(registry, self.deployments),
+            SecretOperations(registry, self._settings.secrets),
+            MessagingOperations(registry, bridge, LocalTopics(), profile),
+        )
+        served = {name: act for part in parts for name, act in part.by_name().items()}
+        operations = {name: act for name, act in served.items() if name not in profile.unserved_operations}
+        return Service(registry.component_of, operations, self._log, profile.answers_wrong_token)
 
     def _surroundings(self) -> CoreSurroundings:
-        settings = self._settings
         socket = str(self._ipc.path) if self._ipc else ""
-        environment = {
-            **settings.environment,
-            "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": socket,
-            "AWS_IOT_THING_NAME": settings.thing_name,
-            "AWS_REGION": settings.region,
-            "AWS_DEFAULT_REGION": settings.region,
-            "GGC_VERSION": settings.profile.nucleus_version,
-            "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
-        }
-        return CoreSurroundings(self._root, settings.thing_name, environment, self._token_exchange.url)
+        return surroundings(self._settings, socket, self._token_exchange.url)
 
     def _connect_by_mqtt(self) -> IotConnection:
-        settings, profile = self._settings, self._settings.profile
-        endpoint = IotEndpoint(
-            settings.iot_endpoint,
-            settings.iot_port,
-            settings.thing_name,
-            settings.certificate,
-            settings.private_key,
-            settings.root_ca,
-        )
-        return PahoConnection(
-            endpoint,
-            self._log,
-            in_flight_messages=profile.in_flight_messages,
-            keeps_session=profile.spools_offline,
-        )
+        return connection_of(self._settings, self._log)
 
     def _open_log(self) -> None:
         self._log_file = logging.FileHandler(self._root / "logs" / "greengrass.log")

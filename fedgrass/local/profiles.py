@@ -43,6 +43,16 @@ class Profile:
     """Whether QoS 1 messages are kept while there is no connection, and the session is resumed after it."""
     keeps_retain: bool
     """Whether the retain flag is passed on, both ways."""
+    answers_wrong_token: bool
+    """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    reads_classic_lifecycles: bool
+    """Whether a recipe's steps may be in capitals, and `bootstrap`, `startup` and `recover` among them."""
+    reads_dependencies: bool
+    """Whether a recipe variable may ask a direct dependency."""
+    interpolates_configuration: bool
+    """Whether `interpolateComponentConfiguration` exists, which replaces variables in configurations."""
+    unserved_operations: frozenset[str] = frozenset()
+    """IPC operations of the local core that this nucleus does not have."""
 
 
 CLASSIC: Final = Profile(
@@ -59,6 +69,10 @@ CLASSIC: Final = Profile(
     unacknowledged_bytes=2_500 * KIB,
     spools_offline=True,
     keeps_retain=True,
+    answers_wrong_token=True,
+    reads_classic_lifecycles=True,
+    reads_dependencies=True,
+    interpolates_configuration=True,
 )
 LITE: Final = Profile(
     name="lite",
@@ -74,6 +88,20 @@ LITE: Final = Profile(
     unacknowledged_bytes=15_000,
     spools_offline=False,
     keeps_retain=False,
+    answers_wrong_token=False,
+    reads_classic_lifecycles=False,
+    reads_dependencies=False,
+    interpolates_configuration=False,
+    unserved_operations=frozenset(
+        {
+            "GetSecretValue",
+            "ListComponents",
+            "GetComponentDetails",
+            "StopComponent",
+            "GetLocalDeploymentStatus",
+            "ListLocalDeployments",
+        }
+    ),
 )
 PROFILES: Final = {profile.name: profile for profile in (CLASSIC, LITE)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal
 
 import msgspec
 import yaml
@@ -12,52 +12,22 @@ from msgspec import Meta
 
 from fedgrass.local.access_control import check_access_control
 from fedgrass.local.core_errors import InvalidAccessControlError, RecipeError
+from fedgrass.local.recipe_lifecycle import CLASSIC_PHASES, PHASES, Lifecycle, RecipeMap, spelled_as_lite
 from fedgrass.local.recipe_yaml import load_yaml
 
 LARGEST_RECIPE_BYTES: Final = 16_000
-DEFAULT_PHASE_SECONDS: Final = 120
-PHASES: Final = ("install", "run", "shutdown")
-OTHER_PHASES: Final = ("bootstrap", "recover", "startup")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-class _Strict(msgspec.Struct, rename="pascal", forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Base of the recipe's maps: a key that Greengrass does not know is refused."""
-
-
-class Phase(_Strict, frozen=True):
-    """One step of a lifecycle."""
-
-    script: str
-    timeout: Annotated[int, Meta(gt=0)] = DEFAULT_PHASE_SECONDS
-    """Seconds; `run` has none."""
-    setenv: dict[str, object] = {}
-    requires_privilege: bool = False
-
-
-class Lifecycle(_Strict, rename=None, frozen=True):
-    """The steps of a component's life. Nucleus Lite knows them in lower case only."""
-
-    setenv: dict[str, object] = msgspec.field(default_factory=dict, name="Setenv")
-    install: str | Phase | None = None
-    run: str | Phase | None = None
-    shutdown: str | Phase | None = None
-
-    def phase(self, name: str) -> Phase | None:
-        """The step of that name, in its long form, or None."""
-        step = getattr(self, name)
-        return Phase(script=step) if isinstance(step, str) else cast("Phase | None", step)
-
-
-class Permission(_Strict, frozen=True):
+class Permission(RecipeMap, frozen=True):
     """Who may read or execute an artifact."""
 
     read: Literal["NONE", "OWNER", "ALL"] = "OWNER"
     execute: Literal["NONE", "OWNER", "ALL"] = "NONE"
 
 
-class Artifact(_Strict, frozen=True):
+class Artifact(RecipeMap, frozen=True):
     """A file that belongs to a component."""
 
     uri: str = msgspec.field(name="URI")
@@ -72,29 +42,29 @@ class Artifact(_Strict, frozen=True):
         return self.uri.rsplit("/", 1)[-1]
 
 
-class Manifest(_Strict, kw_only=True, frozen=True):
+class Manifest(RecipeMap, kw_only=True, frozen=True):
     """What to do on one platform."""
 
     name: str = ""
-    platform: dict[str, str] = {}
+    platform: dict[str, str] = msgspec.field(default_factory=dict)
     lifecycle: Lifecycle
-    artifacts: list[Artifact] = []
+    artifacts: list[Artifact] = msgspec.field(default_factory=list)
 
 
-class Dependency(_Strict, frozen=True):
+class Dependency(RecipeMap, frozen=True):
     """Another component that has to be there."""
 
     version_requirement: str
     dependency_type: Literal["HARD", "SOFT"] = "HARD"
 
 
-class ComponentConfiguration(_Strict, frozen=True):
+class ComponentConfiguration(RecipeMap, frozen=True):
     """What the component's configuration starts with."""
 
-    default_configuration: dict[str, object] = {}
+    default_configuration: dict[str, object] = msgspec.field(default_factory=dict)
 
 
-class Recipe(_Strict, frozen=True):
+class Recipe(RecipeMap, frozen=True):
     """A whole recipe."""
 
     recipe_format_version: Literal["2020-01-25"]
@@ -105,7 +75,7 @@ class Recipe(_Strict, frozen=True):
     component_publisher: str = ""
     component_type: Literal["aws.greengrass.generic"] = "aws.greengrass.generic"
     component_configuration: ComponentConfiguration = ComponentConfiguration()
-    component_dependencies: dict[str, Dependency] = {}
+    component_dependencies: dict[str, Dependency] = msgspec.field(default_factory=dict)
 
     @property
     def default_configuration(self) -> dict[str, object]:
@@ -118,28 +88,30 @@ class Recipe(_Strict, frozen=True):
 msgspec.json.Decoder(Recipe)
 
 
-def read_recipe(path: Path, *, scalars_are_strings: bool = False) -> Recipe:
+def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool = False) -> Recipe:
     """The recipe in a YAML or JSON file. Raises RecipeError.
 
-    With `scalars_are_strings` the default configuration of a YAML file holds `'3'` where it says `3`.
+    With `scalars_are_strings` the default configuration of a YAML file holds `'3'` where it says `3`. With
+    `classic` the recipe may have what only the classic nucleus reads: steps in capitals, and more of them.
     """
     try:
         raw = path.read_bytes()
-    except OSError as exc:
-        message = f"recipe {path}: {exc.strerror}"
+    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
+        message = f"recipe {path}: {getattr(exc, 'strerror', None) or exc}"
         raise RecipeError(message) from exc
     if len(raw) > LARGEST_RECIPE_BYTES:
         message = f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
         raise RecipeError(message)
     try:
         # JSON tells numbers from strings on every nucleus.
-        return parse_recipe(raw, scalars_are_strings=scalars_are_strings and path.suffix != ".json")
+        strings = scalars_are_strings and path.suffix != ".json"
+        return parse_recipe(raw, scalars_are_strings=strings, classic=classic)
     except RecipeError as exc:
         message = f"recipe {path}: {exc}"
         raise RecipeError(message) from exc
 
 
-def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False) -> Recipe:
+def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False, classic: bool = False) -> Recipe:
     """The recipe in YAML or JSON text. Raises RecipeError."""
     try:
         document = load_yaml(raw, scalars_are_strings=scalars_are_strings)
@@ -148,10 +120,10 @@ def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False) -> Recipe:
         raise RecipeError(message) from exc
     try:
         # Not strict: numbers and booleans may arrive as strings, as both nuclei allow.
-        recipe = msgspec.convert(document, Recipe, strict=False)
+        recipe = msgspec.convert(spelled_as_lite(document) if classic else document, Recipe, strict=False)
     except msgspec.ValidationError as exc:
         raise RecipeError(_explain(str(exc))) from exc
-    _check(recipe)
+    _check(recipe, classic=classic)
     return recipe
 
 
@@ -160,14 +132,14 @@ def _explain(message: str) -> str:
     unknown = re.search(r"unknown field `(\w+)`", message)
     if unknown and unknown[1].lower() in PHASES:
         return f"{message}: spell it `{unknown[1].lower()}`, Nucleus Lite tells capitals from small letters"
-    if unknown and unknown[1].lower() in OTHER_PHASES:
-        return f"{message}: the local core knows the phases {', '.join(PHASES)}"
+    if unknown and unknown[1].lower() in CLASSIC_PHASES:
+        return f"{message}: under nucleus lite the local core knows the phases {', '.join(PHASES)}"
     if unknown and unknown[1] == "Lifecycle":
         return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
     return message
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, *, classic: bool) -> None:
     if not _NAME.fullmatch(recipe.component_name):
         message = f"ComponentName {recipe.component_name!r} holds signs other than letters, digits, - _ ."
         raise RecipeError(message)
@@ -182,13 +154,19 @@ def _check(recipe: Recipe) -> None:
     except InvalidAccessControlError as exc:
         raise RecipeError(str(exc)) from exc
     for manifest in recipe.manifests:
-        _check_manifest(manifest)
+        _check_manifest(manifest, classic=classic)
 
 
-def _check_manifest(manifest: Manifest) -> None:
+def _check_manifest(manifest: Manifest, *, classic: bool) -> None:
     lifecycle = manifest.lifecycle
-    for name in PHASES:
+    if lifecycle.run is not None and lifecycle.startup is not None:
+        message = "a lifecycle has either `run` or `startup`, this one has both"
+        raise RecipeError(message)
+    for name in (*PHASES, *CLASSIC_PHASES):
         step = lifecycle.phase(name)
+        if step is not None and name in CLASSIC_PHASES and not classic:
+            message = f"{name}: under nucleus lite the local core knows the phases {', '.join(PHASES)}"
+            raise RecipeError(message)
         if step is not None and step.requires_privilege:
             message = f"{name} has RequiresPrivilege, but the local core runs components as yourself"
             raise RecipeError(message)

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -68,6 +68,8 @@ class RecipeVariables:
     root: Path
     thing_name: str
     configuration: Mapping[str, object]
+    dependencies: Mapping[str, RecipeVariables] = field(default_factory=dict)
+    """Those of the direct dependencies, which the classic nucleus lets a recipe ask by name."""
 
     def fill(self, text: str) -> str:
         """`text` with every recipe variable replaced. Raises RecipeError for one that stands for nothing."""
@@ -76,8 +78,7 @@ class RecipeVariables:
     def _value(self, match: re.Match[str]) -> str:
         component, namespace, key = match.groups()
         if component:
-            message = f"{match[0]} asks another component: nucleus lite and the local core cannot tell"
-            raise RecipeError(message)
+            return self._of_dependency(component, match)
         if namespace == "configuration":
             return _as_text(self._configured(key))
         known = {
@@ -94,6 +95,16 @@ class RecipeVariables:
             message = f"{match[0]} is no recipe variable: there are {names}, {{configuration:/...}}"
             raise RecipeError(message) from None
 
+    def _of_dependency(self, component: str, match: re.Match[str]) -> str:
+        if component not in self.dependencies:
+            known = ", ".join(self.dependencies) or "none"
+            message = (
+                f"{match[0]} asks {component}: the classic nucleus tells of direct dependencies that are"
+                f" deployed ({known}), nucleus lite of no other component"
+            )
+            raise RecipeError(message)
+        return self.dependencies[component].fill("{" + match[0].removeprefix("{" + component + ":"))
+
     def _configured(self, pointer: str) -> object:
         node: object = self.configuration
         for part in pointer.split("/")[1:]:
@@ -103,6 +114,15 @@ class RecipeVariables:
                 raise RecipeError(message)
             node = node[key]
         return node
+
+
+def interpolate(value: object, variables: RecipeVariables) -> object:
+    """A configuration with every recipe variable in its texts replaced. Raises RecipeError."""
+    if isinstance(value, str):
+        return variables.fill(value)
+    if isinstance(value, Mapping):
+        return {key: interpolate(inner, variables) for key, inner in value.items()}
+    return [interpolate(inner, variables) for inner in value] if isinstance(value, list) else value
 
 
 def _as_text(value: object) -> str:

@@ -13,9 +13,7 @@ from fedgrass.local.stream_protocol import (
     FRAME_PREFIX_BYTES,
     PROTOCOL_VERSIONS,
     SERVER_VERSION,
-    ConnectRequest,
     Operation,
-    Request,
     ResponseStatus,
     StreamManagerError,
     decode_body,
@@ -23,6 +21,7 @@ from fedgrass.local.stream_protocol import (
     encode_frame,
     parse,
 )
+from fedgrass.local.stream_requests import ConnectRequest, Request
 
 _CONNECT_SECONDS: Final = 10.0
 

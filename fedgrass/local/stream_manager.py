@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fedgrass.local.faults import Faults
 from fedgrass.local.stream_connection import Connection
 from fedgrass.local.stream_export import StreamExporter
 from fedgrass.local.stream_operations import StreamOperations
@@ -32,16 +33,19 @@ class StreamManager:
         s3_client: Callable[[], S3Client],
         is_component_token: Callable[[str], bool] | None = None,
         first_retry_seconds: float = 1.0,
+        faults: Faults | None = None,
     ) -> None:
         """Keep streams in `root`, export them with clients of `s3_client`, which an export thread calls.
 
         `is_component_token` says whether a token (a component's SVCUID) may connect; None lets everyone in. A
         failed export is tried again after `first_retry_seconds`, then after twice that, up to five minutes.
+        `faults` are those of the core.
         """
         self._root = root
         self._s3_client = s3_client
         self._is_component_token = is_component_token
         self._first_retry_seconds = first_retry_seconds
+        self._faults = faults or Faults()
         self._running: _Running | None = None
 
     async def start(self) -> int:
@@ -51,7 +55,7 @@ class StreamManager:
         """
         if self._running is None:
             self._running = _Running(
-                self._root, self._s3_client, self._first_retry_seconds, self._is_component_token
+                self._root, self._s3_client, self._first_retry_seconds, self._is_component_token, self._faults
             )
             try:
                 await self._running.serve()
@@ -76,12 +80,13 @@ class _Running:
         s3_client: Callable[[], S3Client],
         first_retry_seconds: float,
         is_component_token: Callable[[str], bool] | None,
+        faults: Faults,
     ) -> None:
         self.port = 0
         self._loop = asyncio.get_running_loop()
         self._changes: dict[str, asyncio.Event] = {}
-        self._store = StreamStore(root, self._on_change)
-        self._exporter = StreamExporter(self._store, s3_client, first_retry_seconds)
+        self._store = StreamStore(root, self._on_change, faults=faults)
+        self._exporter = StreamExporter(self._store, s3_client, first_retry_seconds, faults=faults)
         self._operations = StreamOperations(self._store, self._exporter, self._changes)
         self._is_component_token = is_component_token
         self._server: asyncio.Server | None = None

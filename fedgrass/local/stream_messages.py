@@ -7,24 +7,15 @@ with the real Stream Manager. The two JSON files are written beside and renamed:
 from __future__ import annotations
 
 import bisect
-import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from fedgrass.local.stream_protocol import (
-    Persistence,
-    ProtocolMap,
-    ResponseStatus,
-    StrategyOnFull,
-    StreamDefinition,
-    StreamManagerError,
-    without_none,
-)
+from fedgrass.local.export_cursors import ExportCursor, ExportCursors
+from fedgrass.local.stream_files import sync_folder, write_file
+from fedgrass.local.stream_protocol import Persistence, ResponseStatus, StrategyOnFull, StreamManagerError
+from fedgrass.local.stream_requests import StreamDefinition
 from fedgrass.local.stream_segments import (
     RECORD_OVERHEAD_BYTES,
     SEGMENT_SUFFIX,
@@ -35,32 +26,29 @@ from fedgrass.local.stream_segments import (
 )
 
 DEFINITION_FILE: Final = "definition.json"
-_EXPORTS_FILE: Final = "exports.json"
-
-_log = logging.getLogger(__name__)
-
-
-class ExportCursor(ProtocolMap, frozen=True):
-    """How far an export has come; -1 before its first message. Times are milliseconds since 1970."""
-
-    last_exported_sequence_number: int = -1
-    last_export_time: int | None = None
-    error_message: str | None = None
-    exported_bytes_from_stream: int = 0
-    exported_messages_count: int = 0
 
 
 class Stream:
     """One stream. Every method may be called from any thread."""
 
-    def __init__(self, folder: Path, definition: StreamDefinition, now: Callable[[], float]) -> None:
-        """Open the stream that lies in `folder`; `now` gives seconds since 1970."""
+    def __init__(
+        self,
+        folder: Path,
+        definition: StreamDefinition,
+        now: Callable[[], float],
+        check_disk: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the stream that lies in `folder`; `now` gives seconds since 1970.
+
+        `check_disk` is called before a message is written to the disk and may raise OSError.
+        """
         self.definition = definition
         self._closed = False
         self._folder = folder
         self._now = now
+        self._check_disk = check_disk
         self._lock = threading.RLock()
-        self._cursors: dict[str, ExportCursor] = {}
+        self._cursors = ExportCursors(folder if self._is_on_disk else None)
         self._segments: list[Segment] = []
         if self._is_on_disk:
             self._load()
@@ -99,6 +87,8 @@ class Stream:
             self._make_room(RECORD_OVERHEAD_BYTES + len(payload))
             number = self.next
             try:
+                if self._is_on_disk:
+                    self._check_disk()
                 flush = bool(self.definition.flush_on_write)
                 self._segments[-1].append(payload, self._now_millis(), flush=flush)
             except OSError as exc:
@@ -132,23 +122,20 @@ class Stream:
         """Take a new definition. An export that it lacks is forgotten with its cursor."""
         with self._lock:
             self._refuse_if_closed()
-            self._write(DEFINITION_FILE, definition, sync=True)
+            if self._is_on_disk:
+                write_file(self._folder / DEFINITION_FILE, definition, sync=True)
             self.definition = definition
-            kept = {name: cursor for name, cursor in self._cursors.items() if name in definition.s3_exports()}
-            if kept.keys() != self._cursors.keys():
-                self._cursors = kept
-                self._write(_EXPORTS_FILE, kept, sync=True)
+            self._cursors.keep(definition.s3_exports())
 
     def cursor(self, export: str) -> ExportCursor:
         """Return how far an export has come."""
-        return self._cursors.get(export, ExportCursor())
+        return self._cursors.get(export)
 
     def save_cursor(self, export: str, cursor: ExportCursor) -> None:
         """Remember how far an export has come, unless the export or the stream went meanwhile."""
         with self._lock:
             if not self._closed and export in self.definition.s3_exports():
-                self._cursors[export] = cursor
-                self._write(_EXPORTS_FILE, self._cursors, sync=bool(self.definition.flush_on_write))
+                self._cursors.save(export, cursor, sync=bool(self.definition.flush_on_write))
 
     def has_expired(self, message: StoredMessage) -> bool:
         """Say whether a message has outlived the stream's time to live."""
@@ -233,57 +220,12 @@ class Stream:
     def _load(self) -> None:
         paths = sorted(self._folder.glob(f"*{SEGMENT_SUFFIX}"))
         self._segments = [FileSegment(self._folder, int(path.stem)) for path in paths]
-        exports = self._folder / _EXPORTS_FILE
-        if exports.exists():
-            self._cursors = _read_cursors(exports)
-        exported = max(
-            (cursor.last_exported_sequence_number + 1 for cursor in self._cursors.values()), default=0
-        )
-        if self._segments and self.next < exported:
+        if self._segments and self.next < self._cursors.exported:
             # A power cut took messages that were exported already: their numbers must not come again, or the
             # new messages would count as exported.
-            self._begin_segment(exported)
-
-    def _write(self, file: str, content: object, *, sync: bool) -> None:
-        if self._is_on_disk:
-            write_file(self._folder / file, content, sync=sync)
-
-
-# Made here: msgspec 0.22 crashes if several threads are the first to use a type.
-_CURSORS_DECODER = msgspec.json.Decoder(dict[str, ExportCursor])
-
-
-def _read_cursors(path: Path) -> dict[str, ExportCursor]:
-    try:
-        return _CURSORS_DECODER.decode(path.read_bytes())
-    except msgspec.DecodeError as exc:
-        # Written without fsync it can be lost to a power cut. Exporting again is safe, not starting is not.
-        _log.warning("%s cannot be read, the stream is exported again: %s", path, exc)
-        return {}
+            self._begin_segment(self._cursors.exported)
 
 
 def not_found(name: str) -> StreamManagerError:
     """Return the error for a stream that does not exist."""
     return StreamManagerError(ResponseStatus.NOT_FOUND, f"There is no stream {name!r}: create it first.")
-
-
-def write_file(path: Path, content: object, *, sync: bool) -> None:
-    """Write a JSON file that is always whole: the old one or the new one, whenever the process dies."""
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as file:
-        file.write(msgspec.json.encode(without_none(content)))
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    beside.replace(path)
-    if sync:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,16 +14,18 @@ from fedgrass.local.stream_export import StreamExporter
 from fedgrass.local.stream_messages import Stream
 from fedgrass.local.stream_protocol import (
     LARGEST_FRAME_BYTES,
-    AppendRequest,
-    DefinitionRequest,
-    NameRequest,
     Operation,
-    ReadOptions,
-    ReadRequest,
-    Request,
     ResponseStatus,
     StreamManagerError,
     parse,
+)
+from fedgrass.local.stream_requests import (
+    AppendRequest,
+    DefinitionRequest,
+    NameRequest,
+    ReadOptions,
+    ReadRequest,
+    Request,
 )
 from fedgrass.local.stream_store import StreamStore
 

@@ -14,13 +14,11 @@ from typing import Final
 
 import msgspec
 
-from fedgrass.local.stream_messages import DEFINITION_FILE, Stream, not_found, sync_folder, write_file
-from fedgrass.local.stream_protocol import (
-    Persistence,
-    ResponseStatus,
-    StreamDefinition,
-    StreamManagerError,
-)
+from fedgrass.local.faults import Faults
+from fedgrass.local.stream_files import sync_folder, write_file
+from fedgrass.local.stream_messages import DEFINITION_FILE, Stream, not_found
+from fedgrass.local.stream_protocol import Persistence, ResponseStatus, StreamManagerError
+from fedgrass.local.stream_requests import StreamDefinition
 
 _READABLE_CHARACTERS: Final = 40
 _UNFINISHED: Final = "."
@@ -31,7 +29,11 @@ class StreamStore:
     """Creates, finds and deletes streams. Every method may be called from any thread."""
 
     def __init__(
-        self, root: Path, on_change: Callable[[str], None], now: Callable[[], float] = time.time
+        self,
+        root: Path,
+        on_change: Callable[[str], None],
+        now: Callable[[], float] = time.time,
+        faults: Faults | None = None,
     ) -> None:
         """Open the folder `root`, or make it; `on_change` hears the name of each stream that changes.
 
@@ -39,6 +41,7 @@ class StreamStore:
         """
         self._on_change = on_change
         self._now = now
+        self._faults = faults or Faults()
         self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._streams: dict[str, Stream] = {}
@@ -68,6 +71,7 @@ class StreamStore:
         self._check(definition)
         folder = self._root / _folder_name(definition.name)
         if definition.persistence is not Persistence.MEMORY:
+            self._check_disk(definition.name)
             unfinished = folder.with_name(_UNFINISHED + folder.name)
             # One that a full disk left unfinished is begun anew.
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -75,7 +79,7 @@ class StreamStore:
             write_file(unfinished / DEFINITION_FILE, definition, sync=True)
             unfinished.rename(folder)
             sync_folder(self._root)
-        self._streams[definition.name] = Stream(folder, definition, self._now)
+        self._streams[definition.name] = Stream(folder, definition, self._now, self._faults.check_disk)
 
     def check_update(self, definition: StreamDefinition) -> None:
         """Raise StreamManagerError if AWS's guide does not let a stream change to this definition."""
@@ -134,7 +138,14 @@ class StreamStore:
                 shutil.rmtree(folder)
                 continue
             definition = _read_definition(folder / DEFINITION_FILE)
-            self._streams[definition.name] = Stream(folder, definition, self._now)
+            self._streams[definition.name] = Stream(folder, definition, self._now, self._faults.check_disk)
+
+    def _check_disk(self, name: str) -> None:
+        try:
+            self._faults.check_disk()
+        except OSError as exc:
+            message = f"Stream {name!r} cannot be written: {exc}"
+            raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
 
     def _check(self, definition: StreamDefinition) -> None:
         problem = _problem(definition)

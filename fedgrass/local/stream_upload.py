@@ -13,7 +13,8 @@ import msgspec
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ParamValidationError
 
-from fedgrass.local.stream_protocol import SMALLEST_PART_BYTES, ProtocolMap
+from fedgrass.local.stream_protocol import ProtocolMap
+from fedgrass.local.stream_requests import SMALLEST_PART_BYTES
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

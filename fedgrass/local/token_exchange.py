@@ -9,6 +9,7 @@ from typing import Final
 
 import h11
 
+from fedgrass.local.core_errors import NoCloudError
 from fedgrass.local.http_messages import encode_answer, read_request
 
 PATH: Final = "/2016-11-01/credentialprovider/"
@@ -79,6 +80,9 @@ class TokenExchangeService:
         try:
             credentials = await asyncio.to_thread(self._credentials)
             return 200, {key: credentials[key] for key in CREDENTIAL_KEYS}
+        except NoCloudError as exc:
+            self._log.warning("no credentials for a component: %s", exc)
+            return 500, {"message": f"no credentials: {exc}"}
         except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
             self._log.exception("no credentials for a component")
             return 500, {"message": f"no credentials: {exc}"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import safetensors.numpy
-import xxhash
 
 from fedgrass.console.operator import RoundRecord
-from fedgrass.federation import object_keys
+from fedgrass.federation import object_keys, weights
+from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import Run, RunState
 
@@ -24,7 +24,7 @@ class Evidence:
     run: Run
     records: Sequence[RoundRecord]
     objects: Mapping[str, bytes]  # by key: the run's models, and the updates of those who REPLIED
-    model_writes: Mapping[str, int]  # by key: how often S3 took a model
+    model_contents: Mapping[str, int]  # by key: how many different models S3 took
 
 
 @dataclass
@@ -96,17 +96,17 @@ def _wrong(evidence: Evidence, record: RoundRecord) -> Iterator[str]:
     one = record.round
     weighted = evidence.run.settings.aggregation == "weighted_mean"
     totals: dict[str, np.ndarray] = {}
-    weights = 0.0
+    examples = 0.0
     for reply in record.participants:
         if reply.state is not Participation.REPLIED:
             continue
         data = evidence.objects[object_keys.update(reply.device, one.run, one.number, one.attempt)]
-        if xxhash.xxh3_128_hexdigest(data) != reply.checksum:
+        if weights.checksum(data) != reply.checksum or not _is_whole(data):
             yield f"the update of {reply.device} in the bucket is not the one that was counted"
         weight = float(reply.examples) if weighted else 1.0
         for name, array in safetensors.numpy.load(data).items():
             totals[name] = totals.get(name, np.zeros(array.shape)) + weight * array.astype(np.float64)
-        weights += weight
+        examples += weight
     published = evidence.objects.get(object_keys.model(one.run, one.number), b"")
     if hashlib.sha256(published).hexdigest() != one.model_sha256:
         yield "the model in the bucket is not the one that the round published"
@@ -115,13 +115,22 @@ def _wrong(evidence: Evidence, record: RoundRecord) -> Iterator[str]:
     if set(model) != set(totals):
         yield f"the model has the arrays {sorted(model)}, the updates {sorted(totals)}"
         return
-    worst = max(float(np.max(np.abs(model[name] - totals[name] / weights))) for name in model)
+    worst = max(float(np.max(np.abs(model[name] - totals[name] / examples))) for name in model)
     if not worst <= CLOSE_ENOUGH:
         yield f"the model differs from the mean of {one.good} updates by {worst:.3g}"
 
 
+def _is_whole(data: bytes) -> bool:
+    """Return whether the data of an update is what its header vouches for."""
+    try:
+        weights.check_data(data)
+    except UpdateRefused:
+        return False
+    return True
+
+
 def _wrong_set(evidence: Evidence, closed: Sequence[int]) -> Iterator[str]:
-    """Yield what is wrong with the set of a run's models: one per closed round, each written once."""
+    """Yield what is wrong with the set of a run's models: one per closed round, which never changes."""
     run = evidence.run
     if len(set(closed)) < len(closed):
         yield f"a round was closed twice: {closed}"
@@ -130,7 +139,7 @@ def _wrong_set(evidence: Evidence, closed: Sequence[int]) -> Iterator[str]:
     if found != expected:
         yield f"the bucket has the models {sorted(found)}; the closed rounds are {closed}"
     for key in sorted(expected):
-        if (writes := evidence.model_writes.get(key, 0)) > 1:
-            yield f"{key} was written {writes} times"
+        if (contents := evidence.model_contents.get(key, 0)) > 1:
+            yield f"{key} was written with {contents} different contents"
     if run.state is RunState.SUCCEEDED and sorted(closed) != list(range(1, run.settings.rounds + 1)):
         yield f"the run SUCCEEDED, but only the rounds {closed} are closed"

@@ -29,8 +29,9 @@ def gather(world: World, run: Run) -> Evidence:
         for key in [entry["Key"] for entry in listed] + replies
     }
     prefix = f"/{bucket}/"
-    writes = {path.removeprefix(prefix): count for path, count in world.gateway.models_written.items()}
-    return Evidence(run, records, objects, writes)
+    written = world.gateway.models_written
+    contents = {path.removeprefix(prefix): len(tags) for path, tags in written.items()}
+    return Evidence(run, records, objects, contents)
 
 
 def _settled(world: World, run: Run) -> list[RoundRecord]:

@@ -5,11 +5,12 @@ who asks. What is not disturbed passes as it is: same headers, same signature, s
 """
 
 import http.client
+import re
 import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -35,7 +36,7 @@ class Gateway:
         self.kills = kills
         self.dice = {client: faults.dice(f"requests of {client} in {name}") for client in CLIENTS}
         self.lock = threading.Lock()
-        self.models_written: Counter[str] = Counter()  # by path: writes that S3 took
+        self.models_written: defaultdict[str, set[str]] = defaultdict(set)  # by path: tags of contents
         self.errors: list[str] = []  # of the gateway itself, which make a campaign worthless
         self._servers: dict[str, _Server] = {}
         self._closing = ExitStack()
@@ -65,7 +66,14 @@ class Gateway:
         """Take note of a model that was written."""
         if step_of(request) == "model_written" and answer.status == http.HTTPStatus.OK:
             with self.lock:
-                self.models_written[request.path] += 1
+                self.models_written[request.path].add(_tag(answer))
+
+
+def _tag(answer: Answer) -> str:
+    """Return S3's tag of what was written: of a copy it is in the answer's text."""
+    tags = [value for name, value in answer.headers if name.lower() == "etag"]
+    tags += re.findall(r"<ETag>(.*?)</ETag>", answer.body.decode(errors="replace"))
+    return str(tags[0]).strip().replace("&quot;", "").strip('"') if tags else ""
 
 
 class _Server(ThreadingHTTPServer):

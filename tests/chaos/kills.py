@@ -71,7 +71,10 @@ def _all_kills(function: str, dice: random.Random) -> list[Kill]:
     moments: tuple[When, ...] = ("before", "after")
     kills: list[Kill] = [(step, when) for step in STEPS[function] for when in moments]
     kills += [(step, "between") for step in ("announcement", "update_read")]
-    kills += [(step, "late") for step in ("lease_taken", "model_written", "round_closed", "reply_counted")]
+    kills += [
+        (step, "late")
+        for step in ("lease_taken", "model_drafted", "round_closed", "model_written", "reply_counted")
+    ]
     kills = [kill for kill in kills if kill[0] in STEPS[function]]
     dice.shuffle(kills)
     return kills

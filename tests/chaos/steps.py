@@ -50,9 +50,11 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         "verdict_told",
         "lease_taken",
         "update_read",
-        "model_written",
+        "model_drafted",
+        "round_drafted",
         "round_closed",
         "alarm_cancelled",
+        "model_written",
         "newest_model_written",
         *OPENING,
         "round_abandoned",
@@ -82,6 +84,8 @@ def _step_in_bucket(request: Request) -> str:
         return ""
     if folder == "models":
         return "newest_model_written" if rest.endswith("latest.json") else "model_written"
+    if folder == "drafts":
+        return "round_drafted" if rest.endswith("round.json") else "model_drafted"
     return "cohort_written" if folder == "rounds" else ""
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import package
 from fedgrass.console.operator import Operator
 from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.fleet import ComponentBuild, Fleet
 from fedgrass.local.iot_connection import IotConnection
-from fedgrass.local.nucleus import CoreSettings, GreengrassCore
+from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import profile_named
 from fedgrass.local.site import build_trainer, thing_names
 from tests.chaos.faults import Faults

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from cloud_functions.s3 import S3Bucket
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.weights import encode, read_layout
@@ -95,3 +96,109 @@ def test_all_who_write_once_at_the_same_moment_get_the_same_bytes(bucket: Bucket
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda n: bucket.write_once(KEY, b"by %d" % n), range(8), timeout=60))
     assert set(written) == {bucket.read(KEY, 100)}
+
+
+DATA = bytes(range(256)) * 40  # 10,240 bytes
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 10_240), (0, 1), (255, 3), (10_239, 1), (5_000, 5_240)])
+def test_any_range_of_an_object_is_read_into_a_buffer_and_nothing_beside_it(
+    bucket: Bucket, start: int, count: int
+) -> None:
+    bucket.write(KEY, DATA)
+    buffer = bytearray(b"\xaa" * (count + 20))
+    bucket.read_into(KEY, start, memoryview(buffer)[10 : 10 + count])
+    assert buffer == b"\xaa" * 10 + DATA[start : start + count] + b"\xaa" * 10
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 10_241), (10_239, 2), (10_240, 1), (20_000, 5)])
+def test_a_range_that_ends_beyond_the_object_is_refused(bucket: Bucket, start: int, count: int) -> None:
+    bucket.write(KEY, DATA)
+    with pytest.raises(UpdateRefused, match=KEY):
+        bucket.read_into(KEY, start, memoryview(bytearray(count)))
+
+
+def test_a_range_of_an_empty_object_is_refused(bucket: Bucket) -> None:
+    bucket.write(KEY, b"")
+    with pytest.raises(UpdateRefused, match=KEY):
+        bucket.read_into(KEY, 0, memoryview(bytearray(1)))
+
+
+def test_no_bytes_can_be_read_anywhere_in_an_object(bucket: Bucket) -> None:
+    bucket.write(KEY, DATA)
+    for start in (0, 77, 10_240):
+        bucket.read_into(KEY, start, memoryview(bytearray(0)))
+
+
+def test_a_range_of_a_missing_object_names_it(bucket: Bucket) -> None:
+    with pytest.raises(KeyError, match="models/none"):
+        bucket.read_into("models/none", 0, memoryview(bytearray(1)))
+
+
+# None, a little, one part exactly, one more than that, and several parts.
+SIZES = [0, 10, 8 * 1024**2, 8 * 1024**2 + 1, 19 * 1024**2]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_comes_piece_by_piece_is_one_object_once_it_is_finished(bucket: Bucket, size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    writer = bucket.create(KEY)
+    piece = bytearray(3 * 1024**2 + 1)
+    for start in range(0, size, len(piece)):
+        count = min(len(piece), size - start)
+        piece[:count] = data[start : start + count]
+        writer.write(memoryview(piece)[:count])
+        piece[:] = bytes(len(piece))  # which the writer must have stood
+    with pytest.raises(KeyError):
+        bucket.read(KEY, 1)
+    writer.finish()
+    assert bucket.read(KEY, size) == data
+
+
+def test_a_finished_object_replaces_an_earlier_one_and_an_aborted_one_does_not(bucket: Bucket) -> None:
+    bucket.write(KEY, b"before")
+    aborted = bucket.create(KEY)
+    aborted.write(b"never")
+    aborted.abort()
+    assert bucket.read(KEY, 100) == b"before"
+    finished = bucket.create(KEY)
+    finished.write(b"after")
+    finished.finish()
+    assert bucket.read(KEY, 100) == b"after"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_aborted_leaves_no_object_and_no_parts(bucket: Bucket, size: int) -> None:
+    writer = bucket.create(KEY)
+    writer.write(bytes(size))
+    writer.abort()
+    with pytest.raises(KeyError):
+        bucket.read(KEY, 1)
+    assert open_uploads(bucket) == []
+
+
+def test_a_finished_object_leaves_no_parts(bucket: Bucket) -> None:
+    writer = bucket.create(KEY)
+    writer.write(bytes(19 * 1024**2))
+    writer.finish()
+    assert open_uploads(bucket) == []
+
+
+def open_uploads(bucket: Bucket) -> list[object]:
+    """Return the uploads in parts that nobody has ended; what is in memory has none."""
+    if not isinstance(bucket, S3Bucket):
+        return []
+    uploads: list[object] = bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+    return uploads
+
+
+def test_a_copy_has_the_same_bytes_and_the_first_object_stays(bucket: Bucket) -> None:
+    bucket.write(KEY, DATA)
+    bucket.write("models/copy", b"something else")
+    bucket.copy(KEY, "models/copy")
+    assert bucket.read("models/copy", len(DATA)) == bucket.read(KEY, len(DATA)) == DATA
+
+
+def test_a_copy_of_a_missing_object_names_it(bucket: Bucket) -> None:
+    with pytest.raises(KeyError, match="models/none"):
+        bucket.copy("models/none", KEY)

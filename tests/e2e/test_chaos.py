@@ -92,7 +92,7 @@ def with_model(what: Evidence, model: Arrays) -> Evidence:
     objects: Mapping[str, bytes] = {**what.objects, object_keys.model("run-1", 1): file}
     (record,) = what.records
     closed = msgspec.structs.replace(record.round, model_sha256=hashlib.sha256(file).hexdigest())
-    return Evidence(what.run, [RoundRecord(closed, record.participants)], objects, what.model_writes)
+    return Evidence(what.run, [RoundRecord(closed, record.participants)], objects, what.model_contents)
 
 
 def test_the_audit_finds_nothing_in_a_flawless_run() -> None:
@@ -115,11 +115,11 @@ def test_the_audit_finds_a_model_that_was_replaced_after_its_round() -> None:
     assert "not the one that the round published" in found_in(stale).wrong_models[0]
 
 
-def test_the_audit_finds_a_model_that_was_written_twice_or_of_no_round() -> None:
+def test_the_audit_finds_a_model_that_was_changed_or_of_no_round() -> None:
     good = evidence()
     model = object_keys.model("run-1", 1)
     twice = Evidence(good.run, good.records, good.objects, {model: 2})
-    assert "written 2 times" in found_in(twice).wrong_models[0]
+    assert "2 different contents" in found_in(twice).wrong_models[0]
     stray = {**good.objects, object_keys.model("run-1", 2): b"stray"}
     assert (
         "the bucket has the models" in found_in(Evidence(good.run, good.records, stray, {})).wrong_models[0]

@@ -125,16 +125,42 @@ def test_a_lost_link_comes_back_with_its_subscriptions_and_only_classic_with_wha
 ) -> None:
     async def about(link: Link, other: Link) -> None:
         await link.listen()
+        await other.listen()
         await link.connection.cut()
         other.say(b"meanwhile")
+        assert await other.hear() == b"meanwhile"  # the broker has dealt with it before the link is back
         await link.connection.restore()
         await asyncio.to_thread(eventually, lambda: link.connection.connected)
+        # Being connected does not mean subscribed: what is subscribed to now is so after all that was before.
+        await link.listen("room/now")
         other.say(b"after")
         assert [await link.hear() for _ in heard] == heard
 
     talk(
         Link(endpoint(cloud, f"lost-{profile.name}", tmp_path), profile),
         Link(endpoint(cloud, f"speaker-{profile.name}", tmp_path), CLASSIC),
+        about=about,
+    )
+
+
+def test_a_link_can_be_cut_and_restored_at_any_moment_and_cuts_no_other(
+    cloud: EmbeddedCloud, tmp_path: Path
+) -> None:
+    async def about(link: Link, other: Link) -> None:
+        await other.listen()
+        for number in range(10):
+            link.bridge.publish(IotMessage("room/a", b"%d" % number, 1))
+            await asyncio.gather(link.connection.cut(), link.connection.cut())
+            assert not link.connection.connected
+            await link.connection.restore()
+            assert other.connection.connected
+        heard = {await other.hear()}
+        while b"9" not in heard:
+            heard.add(await other.hear())
+
+    talk(
+        Link(endpoint(cloud, "torn", tmp_path), CLASSIC),
+        Link(endpoint(cloud, "whole", tmp_path), CLASSIC),
         about=about,
     )
 
@@ -164,6 +190,20 @@ def test_lite_refuses_to_publish_while_the_link_is_cut(cloud: EmbeddedCloud, tmp
             link.say(b"x")
 
     talk(Link(endpoint(cloud, "cut", tmp_path), LITE), about=about)
+
+
+@pytest.mark.parametrize("profile", [LITE, CLASSIC], ids=lambda profile: str(profile.name))
+def test_a_message_that_the_iot_policy_forbids_is_taken_and_costs_no_other_one(
+    cloud: EmbeddedCloud, tmp_path: Path, profile: Profile
+) -> None:
+    async def about(link: Link) -> None:
+        await link.listen()
+        link.say(b"to nobody", "hall/a")
+        await asyncio.to_thread(eventually, lambda: link.connection.connected)
+        link.say(b"allowed")
+        assert await link.hear() == b"allowed"
+
+    talk(Link(endpoint(cloud, f"bold-{profile.name}", tmp_path), profile), about=about)
 
 
 def test_more_messages_than_may_be_in_flight_are_all_acknowledged(

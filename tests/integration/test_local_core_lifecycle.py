@@ -12,7 +12,7 @@ import textwrap
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,14 @@ from fedgrass.local.core_errors import (
 from fedgrass.local.guarded_script import GuardedScript, Script
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE
+from tests.core_device import SECONDS, Device, is_alive, on_device
 from tests.local_core import (
     COMPONENT,
-    FakeBroker,
-    FakeIotConnection,
     eventually,
     recipe,
     settings,
-    write_recipe,
 )
 
-SECONDS = 15
 VERSION = "1.0.0"
 S3 = "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION"
 CREDENTIALS = {
@@ -51,57 +48,6 @@ CREDENTIALS = {
     "Token": "session",
     "Expiration": "2030-01-01T00:00:00Z",
 }
-
-
-class Device:
-    """One core and the folders around it."""
-
-    def __init__(self, folder: Path, **changes: Any) -> None:
-        self.root = folder / "core"
-        self.folder = folder
-        self.artifacts = folder / "artifacts"
-        broker = FakeBroker()
-        profile = changes.pop("profile", CLASSIC)
-        self.core = GreengrassCore(settings(self.root, profile, **changes), lambda: FakeIotConnection(broker))
-
-    async def deploy(
-        self, content: Mapping[str, object], configuration: Mapping[str, object] | None = None
-    ) -> None:
-        await self.core.deploy(write_recipe(self.folder, content), self.artifacts, configuration)
-
-    async def reach(self, state: str, component: str = COMPONENT) -> None:
-        await self.core.wait_for(component, state, SECONDS)
-
-    def log(self, component: str = COMPONENT) -> str:
-        file = self.root / "logs" / f"{component}.log"
-        return file.read_text() if file.exists() else ""
-
-    async def logged(self, text: str) -> None:
-        await asyncio.to_thread(eventually, lambda: text in self.log())
-
-
-def on_device(folder: Path, scenario: Callable[[Device], Awaitable[None]], **changes: Any) -> Device:
-    """Run a scenario on a started core, which is stopped afterwards."""
-    device = Device(folder, **changes)
-
-    async def run() -> None:
-        async with asyncio.timeout(60):
-            await device.core.start()
-            try:
-                await scenario(device)
-            finally:
-                await device.core.stop()
-
-    asyncio.run(run())
-    return device
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 @pytest.fixture
@@ -388,6 +334,51 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed(tmp_path:
     assert not sockets[0].parent.exists()
 
 
+# What only the classic nucleus reads
+
+
+def test_steps_in_capitals_run_on_classic_as_gdk_s_own_template_writes_them(tmp_path: Path) -> None:
+    content = recipe("")
+    content["Manifests"] = [{"Lifecycle": {"Install": "echo installed", "Run": "echo ran"}}]
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("FINISHED")
+
+    assert on_device(tmp_path, scenario).log() == "installed\nran\n"
+    runtime = {"Manifests": [{"Platform": {"runtime": "*"}, "Lifecycle": {"Run": "echo ran"}}]}
+    (tmp_path / "lite").mkdir()
+    message = refusal_of(tmp_path / "lite", {**content, **runtime}, RecipeError, profile=LITE)
+    assert "spell it `run`" in message
+
+
+def test_what_a_startup_step_leaves_running_is_the_component_until_it_is_stopped(tmp_path: Path) -> None:
+    content = recipe("")
+    startup = "echo starting; sleep 1000 & echo $! > child"
+    content["Manifests"] = [{"Lifecycle": {"bootstrap": "echo booted; exit 100", "startup": startup}}]
+    children: list[int] = []
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("RUNNING")
+        children.append(int((device.root / "work" / COMPONENT / "child").read_text()))
+        assert is_alive(children[0])
+
+    assert on_device(tmp_path, scenario).log() == "booted\nstarting\n"
+    assert not is_alive(children[0])
+
+
+def test_a_recover_step_runs_after_each_failure_but_the_last(tmp_path: Path) -> None:
+    content = recipe("")
+    content["Manifests"] = [{"Lifecycle": {"startup": "echo failing; exit 4", "recover": "echo recovering"}}]
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(content)
+        await device.reach("BROKEN")
+
+    assert on_device(tmp_path, scenario).log().split() == ["failing", "recovering"] * 2 + ["failing"]
+
+
 # The token exchange service
 
 
@@ -482,7 +473,7 @@ def test_an_unknown_hard_dependency_is_refused_and_a_soft_one_is_not(tmp_path: P
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
-    assert f"{COMPONENT}/{VERSION}/probe.zip: build the component first" in message
+    assert f"{COMPONENT}/{VERSION}/probe.zip, nor as " in message
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])

@@ -6,20 +6,18 @@ from components.trainer.tasks.air_quality import AirQuality
 from components.trainer.tasks.cifar10 import Cifar10
 from components.trainer.tasks.mnist import Mnist
 from components.trainer.training import TorchTask
-from fedgrass.federation.aggregation import WeightedMean
 from fedgrass.federation.weights import Arrays
+from tests.fakes.small_average import SmallAverage
 from tests.real_data import real_data
 
 
 def trained(devices: Sequence[TorchTask], rounds: int, **settings: float) -> Arrays:
-    weights: Arrays = devices[0].initial_weights(0)
+    run = SmallAverage(devices[0].initial_weights(0))
     for number in range(rounds):
-        mean = WeightedMean()
-        for device in devices:
-            fit = device.fit(weights, {"seed": number, **settings}, lambda _: None, lambda: False)
-            mean.add(fit.weights, fit.examples)
-        weights = mean.result()
-    return weights
+        chosen = {"seed": number, **settings}
+        fits = [device.fit(run.model, chosen, lambda _: None, lambda: False) for device in devices]
+        run.round([fit.weights for fit in fits], examples=[fit.examples for fit in fits])
+    return run.model
 
 
 def test_mnists_network_learns_from_two_devices_of_twenty() -> None:

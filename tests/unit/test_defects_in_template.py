@@ -117,9 +117,12 @@ def test_a_device_may_write_nothing_but_its_own_updates() -> None:
 def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -> None:
     table = resources()["DevicesTable"]["Properties"]
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
-    (rule,) = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
-    assert (rule["Prefix"], rule["Status"]) == ("updates/", "Enabled")
-    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    rules = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert [(rule["Prefix"], rule["Status"]) for rule in rules] == [
+        ("updates/", "Enabled"),
+        ("drafts/", "Enabled"),
+    ]
+    assert all(rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1} for rule in rules)
 
 
 def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
@@ -132,3 +135,16 @@ def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
 def test_every_function_has_a_time_out() -> None:
     for name, function in resources("AWS::Serverless::Function").items():
         assert "Timeout" in function["Properties"], name
+
+
+def test_each_queue_is_read_by_the_function_that_understands_its_messages() -> None:
+    read = {
+        (name, many(event["Properties"]["Queue"]["Fn::GetAtt"])[0])
+        for name, function in resources("AWS::Serverless::Function").items()
+        for event in function["Properties"].get("Events", {}).values()
+    }
+    assert {(name, queue.split(".")[0]) for name, queue in read} == {
+        ("Initiator", "Hellos"),
+        ("Averager", "Replies"),
+        ("Averager", "Jobs"),
+    }

@@ -9,7 +9,7 @@ import pytest
 from components.trainer.errors import ConfigurationError
 from components.trainer.tasks.digits import Digits, read_digits
 from components.trainer.tasks.registry import load_task
-from fedgrass.federation.aggregation import WeightedMean
+from tests.fakes.small_average import SmallAverage
 
 
 def never() -> bool:
@@ -74,13 +74,10 @@ def test_the_same_seed_gives_the_same_initial_weights() -> None:
 
 def test_six_devices_learn_the_digits_in_five_rounds() -> None:
     devices = [Digits(share=share, shares=6) for share in range(6)]
-    weights = devices[0].initial_weights(0)
+    run = SmallAverage(devices[0].initial_weights(0))
     for number in range(5):
-        mean = WeightedMean()
-        for device in devices:
-            fit = device.fit(weights, {"seed": number}, lambda _: None, never)
-            mean.add(fit.weights, fit.examples)
-        weights = mean.result()
-    judged = devices[0].evaluate_held_out(weights)
+        fits = [device.fit(run.model, {"seed": number}, lambda _: None, never) for device in devices]
+        run.round([fit.weights for fit in fits], examples=[fit.examples for fit in fits])
+    judged = devices[0].evaluate_held_out(run.model)
     assert judged.examples == 359
     assert judged.metrics["accuracy"] >= 0.97

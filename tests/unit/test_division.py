@@ -16,7 +16,7 @@ from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet
 
 GROUPS = Scale(group=3, grouped_bytes=0)
-SHARDS = Scale(sharded_bytes=0, shard_bytes=4 * 4096)
+SHARDS = Scale(sharded_bytes=2 * 4 * 4096)
 DEVICES = 8
 MODEL: dict[str, np.ndarray[Any, Any]] = {
     "body": np.linspace(-1, 1, 10_000, dtype=np.float32).reshape(100, 100),

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from fedgrass.local.stream_export import EXPORT_THREADS, StreamExporter, TaskStatus
-from fedgrass.local.stream_protocol import (
-    ExportDefinition,
-    Persistence,
-    S3TaskExecutor,
-    StatusConfig,
-    StrategyOnFull,
-    StreamDefinition,
-)
+from fedgrass.local.export_status import TaskStatus
+from fedgrass.local.stream_export import EXPORT_THREADS, StreamExporter
+from fedgrass.local.stream_protocol import Persistence, StrategyOnFull
+from fedgrass.local.stream_requests import ExportDefinition, S3TaskExecutor, StatusConfig, StreamDefinition
 from fedgrass.local.stream_store import StreamStore
 
 _SECONDS = 10

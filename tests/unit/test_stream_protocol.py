@@ -17,11 +17,7 @@ from stream_manager import (
 
 from fedgrass.local.stream_protocol import (
     LARGEST_FRAME_BYTES,
-    DefinitionRequest,
     Operation,
-    ReadRequest,
-    Request,
-    StreamDefinition,
     StreamManagerError,
     decode_body,
     decode_prefix,
@@ -29,6 +25,7 @@ from fedgrass.local.stream_protocol import (
     parse,
     without_none,
 )
+from fedgrass.local.stream_requests import DefinitionRequest, ReadRequest, Request, StreamDefinition
 
 _values = st.recursive(
     st.booleans()

@@ -6,17 +6,9 @@ from typing import Any
 
 import pytest
 
-from fedgrass.local.stream_messages import ExportCursor
-from fedgrass.local.stream_protocol import (
-    ExportDefinition,
-    Persistence,
-    ResponseStatus,
-    S3TaskExecutor,
-    StatusConfig,
-    StrategyOnFull,
-    StreamDefinition,
-    StreamManagerError,
-)
+from fedgrass.local.export_cursors import ExportCursor
+from fedgrass.local.stream_protocol import Persistence, ResponseStatus, StrategyOnFull, StreamManagerError
+from fedgrass.local.stream_requests import ExportDefinition, S3TaskExecutor, StatusConfig, StreamDefinition
 from fedgrass.local.stream_segments import RECORD_OVERHEAD_BYTES
 from fedgrass.local.stream_store import StreamStore
 

@@ -9,8 +9,7 @@ from sklearn.datasets import load_digits
 
 from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import Settings, Task
-from fedgrass.federation.aggregation import WeightedMean
-from fedgrass.federation.weights import Arrays, decode, encode
+from tests.fakes.small_average import SmallAverage
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 LINE = "linear_regression:LinearRegression"
@@ -23,15 +22,12 @@ def load(module: str, file: Path, **options: str) -> Task:
 
 def rounds(tasks: list[Task], number: int, settings: Settings) -> list[Mapping[str, float]]:
     """Train by rounds; return what the first task measures before each and at the end."""
-    weights: Arrays = decode(encode(tasks[0].initial_weights(0)))
-    measured = [tasks[0].evaluate(weights).metrics]
+    run = SmallAverage(tasks[0].initial_weights(0))
+    measured = [tasks[0].evaluate(run.model).metrics]
     for _ in range(number):
-        mean = WeightedMean()
-        for task in tasks:
-            fit = task.fit(weights, settings, lambda _: None, lambda: False)
-            mean.add(fit.weights, fit.examples)
-        weights = decode(encode(mean.result()))
-        measured.append(tasks[0].evaluate(weights).metrics)
+        fits = [task.fit(run.model, settings, lambda _: None, lambda: False) for task in tasks]
+        run.round([fit.weights for fit in fits], examples=[fit.examples for fit in fits])
+        measured.append(tasks[0].evaluate(run.model).metrics)
     return measured
 
 

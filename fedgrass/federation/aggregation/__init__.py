@@ -5,6 +5,7 @@
     server_optimizers.py   FedAvgM, FedAdagrad, FedAdam, FedYogi
     medians.py, krum.py    strategies that stand updates that are wrong
     fairness.py            q-FedAvg
+    scaffold.py            SCAFFOLD
 
 A strategy of one's own derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
 ``module:Class`` where the averager can import it.
@@ -19,6 +20,7 @@ from fedgrass.federation.aggregation.fairness import QFedAvg
 from fedgrass.federation.aggregation.krum import Krum, MultiKrum
 from fedgrass.federation.aggregation.means import FedProx, Mean, WeightedMean
 from fedgrass.federation.aggregation.medians import Median, TrimmedMean
+from fedgrass.federation.aggregation.scaffold import Scaffold
 from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedgrass.federation.aggregation.strategy import Contribution, Strategy, Survey
 from fedgrass.federation.conversion import convert, nearest
@@ -44,6 +46,7 @@ STRATEGIES: Mapping[str, Strategy] = {
         "krum": Krum,
         "multi_krum": MultiKrum,
         "q_fedavg": QFedAvg,
+        "scaffold": Scaffold,
     }.items()
 }
 
@@ -73,7 +76,10 @@ def configured(name: str, kind: type[Strategy], options: Mapping[str, object]) -
             part="the run's aggregation_options.",
         )
     except SettingsError as error:
-        default = msgspec.convert({}, kind)
-        known = ", ".join(f"{field} = {getattr(default, field)}" for field in kind.__struct_fields__)
+        known = ", ".join(map(_option, msgspec.structs.fields(kind)))
         message = f"{error} (the aggregation {name!r} has {known or 'no options'})"
         raise SettingsError(message) from error
+
+
+def _option(field: msgspec.structs.FieldInfo) -> str:
+    return field.name if field.required else f"{field.name} = {field.default}"

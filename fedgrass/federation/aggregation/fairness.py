@@ -22,7 +22,7 @@ class QFedAvg(Strategy, frozen=True):
 
     survey: ClassVar[Literal["", "norms", "products"]] = "norms"
 
-    q: Annotated[float, Meta(ge=0, le=100)] = 0.2
+    q: Annotated[float, Meta(ge=0, le=100)] = 0.1
     learning_rate: Annotated[float, Meta(gt=0)] = 0.1  # of the devices' training
 
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:

@@ -36,3 +36,7 @@ class FedProx(WeightedMean, frozen=True):
     """
 
     proximal: Annotated[float, Meta(ge=0)] = 0.01
+
+    def training(self) -> dict[str, float]:
+        """Return the factor, which the device's part needs."""
+        return {"proximal": self.proximal}

@@ -40,7 +40,6 @@ class _Adaptive(WeightedMean, frozen=True):
 
     server_rate: Rate = 0.1
     beta_1: Decay = 0.9
-    beta_2: Decay = 0.99
     tau: Annotated[float, Meta(gt=0)] = 1e-3  # how adaptive it is: the smaller, the more
 
     def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:
@@ -72,6 +71,7 @@ class FedYogi(_Adaptive, frozen=True):
     """v = v - (1 - beta_2) * change^2 * sign(v - change^2): v grows fast and shrinks slowly."""
 
     server_rate: Rate = 0.01
+    beta_2: Decay = 0.99
 
     def _remember(self, variance: Floats, square: Floats) -> None:
         variance -= (1 - self.beta_2) * square * np.sign(variance - square)
@@ -80,8 +80,11 @@ class FedYogi(_Adaptive, frozen=True):
 class FedAdam(_Adaptive, frozen=True):
     """v = beta_2 * v + (1 - beta_2) * change^2; the rate makes up for m and v beginning at 0.
 
-    The correction is that of Kingma and Ba, "Adam" (2015), as Flower has it.
+    The correction is that of Kingma and Ba, "Adam" (2015), which Reddi et al. leave out. Its exponent is 1 in
+    the first round; Flower's is 2.
     """
+
+    beta_2: Decay = 0.99
 
     def _remember(self, variance: Floats, square: Floats) -> None:
         variance *= self.beta_2

@@ -1,4 +1,4 @@
-"""What every aggregation strategy is: its options, checked when they are read, and up to four small methods.
+"""What every aggregation strategy is: its options, checked when they are read, and a few small methods.
 
 A strategy never sees a whole model. The averager cuts all updates into the same slices and asks, slice by
 slice; so its memory grows neither with the number of devices nor, beyond a few buffers, with the model.
@@ -49,6 +49,8 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     survey: ClassVar[Literal["", "norms", "products"]] = ""
     # Arrays in the model's shapes that the server keeps from round to round, zero at first.
     state: ClassVar[tuple[str, ...]] = ()
+    # Those of ``state`` whose change every update carries beside the model's arrays, combined as these are.
+    carried: ClassVar[tuple[str, ...]] = ()
     # Whether the weight of a change is ``share`` over the sum of all shares: then parts of a cohort can be
     # summed while the others are still at work.
     separable: ClassVar[bool] = False
@@ -56,6 +58,10 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def share(self, contribution: Contribution) -> float:
         """Return what an update counts, in proportion to the others: the number of its examples."""
         return float(contribution.examples)
+
+    def training(self) -> dict[str, float]:
+        """Return what the devices' training needs to know: goes to them with the run's own ``training``."""
+        return {}
 
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
         """Return the weights of N changes, shape (N,); those of 0 are not looked at."""
@@ -79,3 +85,14 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             turn: how many rounds of training the run has closed with this one, from 1.
         """
         return model + change
+
+    def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:  # noqa: ARG002
+        """Return the new values of a slice of what is ``carried``, shape (L,).
+
+        Args:
+            values: as the server has kept them, zeros at first.
+            change: what the updates carry, combined.
+            counted: how many updates there are.
+            asked: how many devices the round has asked.
+        """
+        return values + change

@@ -1,0 +1,99 @@
+"""What the first call of a new averager costs: the import, the first invocation, and the size of its zip.
+
+    python -m benchmarks.cold_start [--quick]
+
+The functions' own code as package.py packs it is unpacked into a folder of its own, and a new process imports
+the averager from there and calls its handler with an empty batch, as Lambda does: clients of AWS are built,
+nothing is sent. Numpy, boto3 and the rest come from this machine's environment, since those in the Lambda zip
+are built for Lambda's Python; their size is that of the zip. Medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import package
+
+TIMES = 7
+FIRST_CALL = """
+import json, os, sys, time
+began = time.perf_counter()
+from cloud_functions import averager
+imported = time.perf_counter()
+
+class Context:
+    def get_remaining_time_in_millis(self):
+        return 300_000
+
+averager.handler({"Records": []}, Context())
+called = time.perf_counter()
+averager.handler({"Records": []}, Context())
+again = time.perf_counter()
+import cloud_functions
+assert cloud_functions.__file__.startswith(sys.argv[1]), cloud_functions.__file__
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps({"import_s": imported - began, "first_call_s": called - imported,
+                  "second_call_s": again - called, "peak_mb": peak * 1024 / 1e6}))
+"""
+ENVIRONMENT = {
+    "FLEET": "bench",
+    "BUCKET": "bench",
+    "ROUNDS_TABLE": "rounds",
+    "DEVICES_TABLE": "devices",
+    "SCHEDULE_GROUP": "group",
+    "SCHEDULER_ROLE_ARN": "arn:aws:iam::000000000000:role/bench",
+    "REPLIES_QUEUE_ARN": "arn:aws:sqs:us-east-1:000000000000:replies",
+    "REPLIES_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/replies",
+    "JOBS_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/jobs",
+    "GROUPED_MEGABYTES": "2048",
+    "SHARDED_MEGABYTES": "256",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+}
+
+
+def first_call(folder: Path) -> dict[str, float]:
+    """Import and call the averager of the unpacked zip in a new process."""
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", FIRST_CALL, str(folder)],
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder)},
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    """Build, measure, print a table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three processes")
+    times = 3 if parser.parse_args().quick else TIMES
+    with tempfile.TemporaryDirectory(prefix="fedgrass-cold-start-") as temporary:
+        folder, archive = Path(temporary) / "function", Path(temporary) / "functions.zip"
+        package.build_functions(archive)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+        package.build_functions(archive, "x86_64")
+        with zipfile.ZipFile(archive) as packed:
+            unpacked = sum(entry.file_size for entry in packed.infolist())
+        calls = [first_call(folder) for _ in range(times)]
+        figures = {name: round(statistics.median(call[name] for call in calls), 3) for name in calls[0]}
+        figures |= {"zip_mb": round(archive.stat().st_size / 1e6, 1), "unpacked_mb": round(unpacked / 1e6, 1)}
+    for name, value in figures.items():
+        print(f"{name:14} {value}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Counts what a round costs on AWS, from published prices, for the table in docs/scaling.md.
+
+    python docs/count_costs.py            prints the table
+    python docs/count_costs.py --write    puts it into the page
+
+Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
+Lambda function from what it reads, at the rate that AWS's own figures allow (facts: 400 to 700 Mbit/s).
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "scaling.md"
+DEVICES = (100, 10_000, 1_000_000)
+MEGABYTES = (1, 20, 500)
+
+# US dollars in us-east-1, as published by AWS in 2025; look at https://aws.amazon.com/pricing before you plan.
+PRICES: Mapping[str, float] = {
+    "lambda_gigabyte_second": 0.0000166667,
+    "lambda_request": 0.20 / 1e6,
+    "s3_put": 0.005 / 1e3,
+    "s3_get": 0.0004 / 1e3,
+    "s3_gigabyte_month": 0.023,
+    "iot_message": 1.00 / 1e6,  # of up to 5 KB
+    "iot_rule": 0.15 / 1e6,  # triggered, and again for each action
+    "dynamodb_write": 0.625 / 1e6,
+    "dynamodb_read": 0.125 / 1e6,
+    "sqs_request": 0.40 / 1e6,
+}
+# Out to the internet: up to so many gigabytes a month at so much each.
+EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
+
+GIGABYTE = 1000  # megabytes
+AVERAGER_GIGABYTES = 1.769  # of memory
+READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
+RANGE_MEGABYTES = 4
+PART_MEGABYTES = 5  # of a multipart upload
+KEPT_DAYS = 7  # updates, before the lifecycle rule removes them
+MESSAGES = 4  # announce, accepted, complete, verdict
+RULES = 3  # accepted: statuses; complete: replies and turnarounds
+SQS_REQUESTS = 2 * 1.2  # sent, and received and deleted in tens
+WRITES = 2 + 4 + 4 + 1  # asked and counted in transactions, which cost double; the turnaround
+READS = 6  # of the participant and the round; consistent
+REPLY_SECONDS = 0.03  # of a function, for a message of a device
+CALLS = 2 / 10  # of the averager, which takes messages in tens
+
+
+def egress(gigabytes: float) -> float:
+    """Return what it costs to send so much to devices in one month in which nothing else is sent."""
+    cost = before = 0.0
+    for limit, price in EGRESS:
+        cost += max(0.0, min(gigabytes, limit) - before) * price
+        before = limit
+    return cost
+
+
+def count(devices: int, up: float, down: float) -> dict[str, float]:
+    """Return the dollars of one round.
+
+    Args:
+        devices: that are asked and reply.
+        up: megabytes of one update.
+        down: megabytes of the model that each of them downloads.
+    """
+    puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
+    gets = devices * (1 + 1 + math.ceil(up / RANGE_MEGABYTES))
+    seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
+    return {
+        "egress": egress(devices * down / GIGABYTE),
+        "s3": puts * PRICES["s3_put"]
+        + gets * PRICES["s3_get"]
+        + devices * up / GIGABYTE * PRICES["s3_gigabyte_month"] * KEPT_DAYS / 30,
+        "messages": devices
+        * (
+            MESSAGES * PRICES["iot_message"]
+            + 2 * RULES * PRICES["iot_rule"]
+            + SQS_REQUESTS * PRICES["sqs_request"]
+        ),
+        "rounds": devices * (WRITES * PRICES["dynamodb_write"] + READS * PRICES["dynamodb_read"]),
+        "lambda": seconds * AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
+        + devices * CALLS * PRICES["lambda_request"],
+    }
+
+
+def table() -> str:
+    """Return the table of the page."""
+    lines = [
+        "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | a round in int8, both ways |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for devices in DEVICES:
+        for size in MEGABYTES:
+            costs = count(devices, size, size)
+            small = sum(count(devices, size / 4, size / 4).values())
+            cells = [f"{devices:,}", f"{size} MB", *(_dollars(cost) for cost in costs.values())]
+            lines.append(f"| {' | '.join([*cells, _dollars(sum(costs.values())), _dollars(small)])} |")
+    return "\n".join(lines)
+
+
+def _dollars(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    if parser.parse_args().write:
+        text = PAGE.read_text()
+        PAGE.write_text(re.sub(r"(?s)\| devices \| model .*?(?=\n\n)", lambda _: table(), text))
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()

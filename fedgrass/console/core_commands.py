@@ -1,0 +1,241 @@
+"""``fedgrass core``: a local Greengrass core for whoever writes a component, with no cloud at all."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedgrass.console import core_arguments
+from fedgrass.federation.errors import SettingsError
+
+STOP_SECONDS = 60.0
+DEPLOYMENT_SECONDS = 3_700.0
+DEFAULT_THING = "local-core"
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands to the ``fedgrass`` command."""
+    core = commands.add_parser("core", help="run Greengrass components on this machine, with no cloud at all")
+    actions = core.add_subparsers(required=True, metavar="action")
+    _add_run(actions)
+    _add(actions, "list", _list, "show the cores that run on this machine")
+    stop = _add(actions, "stop", _stop, "end a core, with its components")
+    stop.add_argument("thing", nargs="?", help="of the core (the only one that runs)")
+    _add_inject(actions)
+    publish = _add(
+        actions, "publish", _publish, "say something to a core's components in the place of IoT Core"
+    )
+    publish.add_argument("topic")
+    publish.add_argument("payload", help="text, or @FILE")
+    publish.add_argument("--qos", type=int, choices=[0, 1], default=1)
+    publish.add_argument("--retain", action="store_true")
+    deploy = _add(
+        actions, "deploy", _deploy, "deploy to a running core; a new version that fails is rolled back"
+    )
+    _add_components(deploy, required=False)
+    deploy.add_argument(
+        "--remove", action="append", default=[], metavar="COMPONENT", help="take this one away"
+    )
+    configure = _add(actions, "configure", _configure, "merge into the configuration of a deployed component")
+    configure.add_argument("component")
+    configure.add_argument("config", metavar="JSON|FILE")
+    for parser in (publish, deploy, configure):
+        _add_thing(parser)
+
+
+def _add(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    act: Callable[[argparse.Namespace], None],
+    explanation: str,
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, allow_abbrev=False, help=explanation, description=explanation)
+    parser.set_defaults(run=_told(act))
+    return parser
+
+
+def _add_run(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = _add(actions, "run", _run, "start a core and run components on it until Ctrl-C")
+    _add_components(run, required=True)
+    run.add_argument(
+        "--thing", default=DEFAULT_THING, metavar="NAME", help=f"its IoT thing ({DEFAULT_THING})"
+    )
+    run.add_argument(
+        "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate (classic)"
+    )
+    run.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="the core's own folder (greengrass-core/<thing>)"
+    )
+    run.add_argument("--secrets", metavar="JSON|FILE", default="{}", help="what GetSecretValue knows, by id")
+    run.add_argument(
+        "--interpolate-component-configuration",
+        action="store_true",
+        dest="interpolate",
+        help="the classic nucleus's setting of that name",
+    )
+    run.add_argument("--aws", action="store_true", help="lend the components your own AWS credentials")
+    run.add_argument(
+        "--once", action="store_true", help="end when all components have ended; exit code 1 if one failed"
+    )
+
+
+def _add_components(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        action="append",
+        default=[],
+        required=required,
+        metavar="FILE",
+        help="a component's recipe; give it again for several components",
+    )
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        metavar="FOLDER",
+        help="with <component>/<version>/<file>, or <file> (the first recipe's folder)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="JSON|FILE",
+        default="{}",
+        help="merged into the configuration; with several recipes an object by component name",
+    )
+
+
+def _add_inject(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    inject = _add(actions, "inject", _inject, "let something go wrong on a running core")
+    inject.add_argument("fault", nargs="?", help="without one, the faults there are are listed")
+    inject.add_argument("--amount", type=int, help="how much, where the fault has a measure")
+    inject.add_argument("--seconds", type=float, help="how long (until it is cleared)")
+    inject.add_argument("--clear", action="store_true", help="end the fault")
+    _add_thing(inject)
+
+
+def _add_thing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--thing", metavar="NAME", help="of the core (the only one that runs)")
+
+
+def _told(act: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Let a command's mistakes end in one line."""
+
+    def run(arguments: argparse.Namespace) -> None:
+        # Imported here, as in all commands: nothing but these needs what a laptop needs.
+        from fedgrass.local.errors import FedgrassLocalError  # noqa: PLC0415
+
+        try:
+            act(arguments)
+        except FedgrassLocalError as error:
+            sys.exit(f"fedgrass: {error}")
+
+    return run
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.run_core import RunOptions, run  # noqa: PLC0415
+
+    options = RunOptions(
+        recipes=arguments.recipe,
+        artifacts=core_arguments.artifacts(arguments),
+        thing=arguments.thing,
+        root=arguments.root or Path("greengrass-core") / arguments.thing,
+        profile=arguments.profile,
+        configuration=core_arguments.json_object("--config", arguments.config),
+        secrets=core_arguments.secrets(arguments.secrets),
+        interpolate=arguments.interpolate,
+        aws=arguments.aws,
+        once=arguments.once,
+    )
+    sys.exit(run(options, Console()))
+
+
+def _list(_: argparse.Namespace) -> None:
+    from fedgrass.local.control_client import running_cores  # noqa: PLC0415
+
+    cores, silent = running_cores()
+    for core in cores:
+        _say(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
+        for component in core.components:
+            _say(f"    {component.name} {component.version}  {component.state}")
+        for name, amount in core.faults.items():
+            _say(f"    fault {name}{'' if amount is None else f' {amount}'}")
+    if not cores:
+        _say("no core is running here")
+    for line in silent:
+        _say(line)
+
+
+def _stop(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.control_client import ask, the_core, wait_until_gone  # noqa: PLC0415
+    from fedgrass.local.control_messages import Stop  # noqa: PLC0415
+
+    thing = the_core(arguments.thing)
+    ask(thing, Stop())
+    wait_until_gone(thing, STOP_SECONDS)
+    _say(f"{thing} has stopped")
+
+
+def _inject(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.control_messages import Clear, Inject  # noqa: PLC0415
+    from fedgrass.local.fault_kinds import FAULTS  # noqa: PLC0415
+
+    if arguments.fault is None:
+        lines = Table("fault", "amount", "what happens")
+        for name, fault in FAULTS.items():
+            amount = fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}"
+            lines.add_row(name, amount, fault.summary)
+        Console().print(lines)
+    elif arguments.clear:
+        _ask(arguments, Clear(fault=arguments.fault))
+    else:
+        _ask(arguments, Inject(fault=arguments.fault, amount=arguments.amount, seconds=arguments.seconds))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.control_messages import Publish  # noqa: PLC0415
+
+    given: str = arguments.payload
+    payload = core_arguments.read(Path(given[1:])) if given.startswith("@") else given.encode()
+    _ask(
+        arguments,
+        Publish(topic=arguments.topic, payload=payload, qos=arguments.qos, retain=arguments.retain),
+    )
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.control_messages import Deploy  # noqa: PLC0415
+    from fedgrass.local.run_core import configurations  # noqa: PLC0415
+
+    if not arguments.recipe and not arguments.remove:
+        message = "there is nothing to deploy: give --recipe or --remove"
+        raise SettingsError(message)
+    given = core_arguments.json_object("--config", arguments.config)
+    chosen = configurations(arguments.recipe, given) if arguments.recipe else {}
+    request = Deploy(
+        recipes=[str(file.absolute()) for file in arguments.recipe],
+        artifacts=str(core_arguments.artifacts(arguments).absolute()),
+        configurations={name: dict(configuration) for name, configuration in chosen.items()},
+        remove=arguments.remove,
+    )
+    _ask(arguments, request, DEPLOYMENT_SECONDS)
+
+
+def _configure(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.control_messages import Configure  # noqa: PLC0415
+
+    merge = core_arguments.json_object("the configuration", arguments.config)
+    _ask(arguments, Configure(component=arguments.component, merge=merge), DEPLOYMENT_SECONDS)
+
+
+def _ask(arguments: argparse.Namespace, request: Any, seconds: float = STOP_SECONDS) -> None:
+    from fedgrass.local.control_client import ask, the_core  # noqa: PLC0415
+
+    _say(ask(the_core(arguments.thing), request, seconds).said)
+
+
+def _say(line: str) -> None:
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""The changes that a deployment makes to single components, each with the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedgrass.local.artifacts import forget_artifacts, install_artifacts, restore_artifacts
+from fedgrass.local.component_checks import check_dependencies, check_not_needed, check_policies
+from fedgrass.local.component_registry import ComponentRegistry
+from fedgrass.local.configuration import Configuration, StaleUpdateError, merge_trees
+from fedgrass.local.core_errors import CoreError
+from fedgrass.local.deployed_component import DeployedComponent, work_folder
+from fedgrass.local.deployment_records import ComponentSource
+from fedgrass.local.faults import Faults
+from fedgrass.local.profiles import Profile
+from fedgrass.local.recipe import read_recipe
+from fedgrass.local.recipe_platform import interpolate, select_manifest
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to one component, and what it takes to undo it."""
+
+    old: DeployedComponent | None
+    old_tree: Mapping[str, object]
+    new: DeployedComponent | None
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        component = self.new or self.old
+        return component.name if component else ""
+
+
+class ComponentChanges:
+    """Replaces, configures and removes components. `on_begin` hears the name just before one changes.
+
+    Every method is called while no other change is under way.
+    """
+
+    def __init__(
+        self,
+        registry: ComponentRegistry,
+        profile: Profile,
+        faults: Faults,
+        on_begin: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._profile = profile
+        self._faults = faults
+        self._on_begin = on_begin
+
+    async def replace(self, source: ComponentSource) -> Change:
+        """Put a component in the place of what is there under its name, and start it.
+
+        Raises a CoreError, after undoing what was done, if it cannot be installed.
+        """
+        new, tree = await self._prepare(source)
+        old = self._registry.components.get(new.name)
+        change = Change(old, old.configuration.tree if old else {}, new)
+        core = self._registry.core
+        self._on_begin(new.name)
+        if old and old.process:
+            await old.process.retire()
+        try:
+            # What an earlier deployment has put aside is no longer the way back from here.
+            await asyncio.to_thread(forget_artifacts, new.recipe, self._packages)
+            self._faults.check_disk()
+            await asyncio.to_thread(
+                install_artifacts, new.recipe, new.manifest, source.artifacts, self._packages
+            )
+            work_folder(core.root, new.name).mkdir(parents=True, exist_ok=True)
+        except BaseException as exc:
+            await self.undo([change])
+            if isinstance(exc, OSError):
+                message = f"{new.name} cannot be installed in {core.root}: {exc}"
+                raise CoreError(message) from exc
+            raise
+        if old:
+            # The same object goes on: other components may be listening to it.
+            new.configuration = old.configuration
+            new.configuration.replace(tree, time.time())
+        self._registry.put(new)
+        self._registry.launch(new)
+        return change
+
+    async def remove(self, name: str) -> Change:
+        """End a component and forget it. Raises UnknownComponentError, DependencyError."""
+        component = self._registry.get(name)
+        check_not_needed(name, self._registry.components)
+        self._on_begin(name)
+        if component.process:
+            await component.process.retire()
+        self._registry.discard(name)
+        return Change(component, component.configuration.tree, None)
+
+    async def configure(self, name: str, merge: Mapping[str, object]) -> Change:
+        """Merge into a component's configuration; restart it if its run step reads what changed.
+
+        Raises a CoreError if that cannot be.
+        """
+        component = self._registry.get(name)
+        tree = component.configuration.tree
+        trial = DeployedComponent(
+            component.recipe,
+            component.manifest,
+            Configuration(merge_trees(tree, merge), 0),
+            component.token,  # it is in the run step's environment, which is compared below
+        )
+        check_policies(trial, self._registry.components)
+        rendered = trial.render(self._registry.core)
+        try:
+            component.configuration.merge([], merge, time.time())
+        except StaleUpdateError as exc:
+            message = (
+                f"the configuration of {name} cannot be merged: {exc}; the component itself has set it so"
+            )
+            raise CoreError(message) from exc
+        if component.process and component.scripts and rendered.run != component.scripts.run:
+            self._on_begin(name)
+            await component.process.restart()
+        return Change(component, tree, component)
+
+    async def undo(self, changes: Sequence[Change]) -> None:
+        """Bring back what was there before, the last change first."""
+        for change in reversed(changes):
+            if change.new and change.new.process:
+                await change.new.process.retire()
+            if change.new and change.new is not change.old:
+                await asyncio.to_thread(restore_artifacts, change.new.recipe, self._packages)
+                self._registry.discard(change.new.name)
+            if change.old:
+                change.old.configuration.replace(change.old_tree, time.time())
+                self._registry.put(change.old)
+                self._registry.launch(change.old)
+
+    async def settle(self, changes: Sequence[Change]) -> None:
+        """There is no way back from here: remove what was kept for it."""
+        for change in changes:
+            if change.new:
+                await asyncio.to_thread(forget_artifacts, change.new.recipe, self._packages)
+
+    async def _prepare(self, source: ComponentSource) -> tuple[DeployedComponent, Mapping[str, object]]:
+        """The component as it will be, checked against the core as it is, and its configuration."""
+        recipe = await asyncio.to_thread(
+            read_recipe,
+            source.recipe,
+            scalars_are_strings=self._profile.yaml_scalars_are_strings,
+            classic=self._profile.reads_classic_lifecycles,
+        )
+        manifest = select_manifest(recipe, self._profile)
+        core, there = self._registry.core, self._registry.components
+        check_dependencies(recipe, there, core.thing_name)
+        old = there.get(recipe.component_name)
+        # A later deployment keeps what was configured before, and takes its defaults only where nothing was.
+        tree = merge_trees(recipe.default_configuration, old.configuration.tree if old else {})
+        tree = merge_trees(tree, source.configuration)
+        component = DeployedComponent(recipe, manifest, Configuration(tree, time.time()))
+        if core.interpolates_configuration:
+            tree = {key: interpolate(value, component.variables(core)) for key, value in tree.items()}
+            component.configuration = Configuration(tree, time.time())
+        check_policies(component, there)
+        component.render(core)
+        return component, tree
+
+    @property
+    def _packages(self) -> Path:
+        return self._registry.core.root / "packages"

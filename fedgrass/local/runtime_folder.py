@@ -1,0 +1,103 @@
+"""Where running cores can be found: one control socket each, in a folder that only its owner can open."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final, Self
+
+from fedgrass.local.core_errors import ControlError
+
+LONGEST_SOCKET_PATH: Final = 100
+"""Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
+SUFFIX: Final = ".socket"
+_THING_NAME: Final = re.compile(r"[A-Za-z0-9:_-]{1,128}")
+_READABLE_CHARACTERS: Final = 24
+
+
+def runtime_folder() -> Path:
+    """The folder of the control sockets: below XDG_RUNTIME_DIR or, if that is not set, the temporary folder.
+
+    Raises ControlError if it cannot be made, or if somebody else could put something into it.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    top = Path(base) / "fedgrass" if base else Path(tempfile.gettempdir()) / f"fedgrass-{os.getuid()}"
+    try:
+        top.mkdir(mode=0o700, exist_ok=True)
+        status = top.lstat()
+    except OSError as exc:
+        message = (
+            f"{top}, for the control sockets of cores, cannot be made: {exc.strerror}; set XDG_RUNTIME_DIR"
+        )
+        raise ControlError(message) from exc
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not is_own or status.st_mode & 0o077:
+        message = f"{top} is not a folder that only you can open: remove it, or set XDG_RUNTIME_DIR"
+        raise ControlError(message)
+    return top
+
+
+def socket_of(thing_name: str) -> Path:
+    """The control socket of the core of that name, whether it runs or not. Raises ControlError."""
+    if not _THING_NAME.fullmatch(thing_name):
+        message = f"thing name {thing_name!r} has to be 1 to 128 letters, digits, - _ :"
+        raise ControlError(message)
+    # The name itself may be longer than the address of a socket.
+    digest = hashlib.sha256(thing_name.encode()).hexdigest()[:12]
+    path = runtime_folder() / f"{thing_name[:_READABLE_CHARACTERS]}-{digest}{SUFFIX}"
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        message = f"{path} is too long for a socket: set XDG_RUNTIME_DIR to a shorter folder"
+        raise ControlError(message)
+    return path
+
+
+def sockets() -> list[Path]:
+    """The control sockets of all cores, stale ones among them. Raises ControlError."""
+    return sorted(runtime_folder().glob(f"*{SUFFIX}"))
+
+
+class Claim:
+    """Holds a control socket's name for one process, until it lets go of it or dies."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ControlError if another process holds it."""
+        self._descriptor: int | None = os.open(
+            path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self.close()
+            message = (
+                "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
+            )
+            raise ControlError(message) from exc
+
+    def close(self) -> None:
+        """Let go. May be called again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        """Hold it for the length of a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go."""
+        self.close()
+
+
+def remove_stale(path: Path) -> bool:
+    """Remove the socket of a core that has died; returns whether it was one."""
+    try:
+        with Claim(path):
+            path.unlink(missing_ok=True)
+    except ControlError:
+        return False
+    return True

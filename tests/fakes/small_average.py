@@ -1,0 +1,203 @@
+"""Averages for tests: arrays go in, a new model comes out, by the code that the averager runs.
+
+No round is opened and nothing is announced: replies are made up, and ``new_model`` reads the files that lie
+in a bucket in memory, as it does in a round.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_functions import making, new_model, strategies
+from cloud_functions.cloud import Cloud
+from fedgrass.federation import object_keys
+from fedgrass.federation.carried import carried_layout, layout_with
+from fedgrass.federation.encodings import Encoding
+from fedgrass.federation.encodings import encode as encoded
+from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.runs import Progress, Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import as_it_is, checksum, decode, dtype_of, read_layout, sha256, write
+from tests.fakes.memory_cloud import (
+    MemoryAlarms,
+    MemoryBucket,
+    MemoryDevices,
+    MemoryPublisher,
+    MemoryRounds,
+    MemoryThingGroups,
+)
+
+Arrays = Mapping[str, NDArray[Any]]
+RUN = "run-1"
+
+
+class SmallAverage:
+    """A run that only averages: ``model`` is what the next updates start from.
+
+    Args:
+        model: the initial model; arrays of uint16 are the bits of BF16.
+        encoding: of the updates.
+        bucket: where everything lies.
+        settings: of the run, such as ``aggregation``.
+    """
+
+    def __init__(
+        self,
+        model: Arrays,
+        *,
+        encoding: Encoding | None = None,
+        bucket: MemoryBucket | None = None,
+        **settings: object,
+    ) -> None:
+        self.bucket = bucket or MemoryBucket()
+        self.number = 0
+        self.encoding = encoding or Encoding()
+        self.settings = parse_settings({"task": "digits", **_settings_of(self.encoding), **settings})
+        self.bucket.write(object_keys.model(RUN, 0), file_of(model))
+        self.cloud = _cloud(self.bucket)
+
+    @property
+    def model(self) -> dict[str, NDArray[Any]]:
+        return decode(self.bucket.objects[object_keys.model(RUN, self.number)])
+
+    def state(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return what the server keeps beside the newest model."""
+        return decode(self.bucket.objects[object_keys.state(RUN, self.number, name)])
+
+    def upload(self, updates: Sequence[Arrays | bytes]) -> None:
+        """Put the updates of the next round into the bucket: the full weights that training has given."""
+        for place, update in enumerate(updates):
+            data = update if isinstance(update, bytes) else self.encode(update, seed=place)
+            self.bucket.write(object_keys.update(_device(place), RUN, self.number + 1, 1), data)
+
+    def encode(self, update: Arrays, seed: int = 0) -> bytes:
+        """Return the file of an update, given as full weights; what it should carry is zero unless given."""
+        file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
+        start = {**self.model, **carried} if self.encoding.difference else None
+        target = io.BytesIO()
+        layout = layout_with(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        rng = np.random.default_rng(seed)
+        write(encoded({**carried, **update}, layout, self.encoding, rng, start=start), target)
+        return target.getvalue()
+
+    def _carried(self) -> dict[str, NDArray[Any]]:
+        file = self.bucket.objects[object_keys.model(RUN, self.number)]
+        layout = carried_layout(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
+
+    def unchecked(self, update: Arrays, carried: Arrays | None = None) -> bytes:
+        """Return the file of an update as a device would write it that checks nothing."""
+        return file_of(update, behind=self._carried() if carried is None else carried)
+
+    def make(
+        self,
+        count: int,
+        examples: Sequence[int] | None = None,
+        metrics: Sequence[dict[str, float]] | None = None,
+        evaluations: int = 0,
+    ) -> dict[str, NDArray[Any]]:
+        """Average the updates that ``upload`` has put there, and return the new model."""
+        number = self.number + 1
+        replies = []
+        for place in range(count):
+            data = self.bucket.objects[object_keys.update(_device(place), RUN, number, 1)]
+            replies.append(
+                Participant(
+                    device=_device(place),
+                    state=Participation.REPLIED,
+                    announced_at=0,
+                    bytes=len(data),
+                    checksum=checksum(data),
+                    examples=examples[place] if examples else 1,
+                    metrics=metrics[place] if metrics else {},
+                )
+            )
+        run, leased = self._run(evaluations), self._round(number, count)
+        new_model.make(making.begin(self.cloud, run, leased), replies, [])
+        new_model.keep(self.cloud, run, leased)
+        self.number = number
+        return self.model
+
+    def round(self, updates: Sequence[Arrays | bytes], **replies: Any) -> dict[str, NDArray[Any]]:
+        """Upload and average."""
+        self.upload(updates)
+        return self.make(len(updates), **replies)
+
+    def _run(self, evaluations: int) -> Run:
+        return Run(
+            name=RUN,
+            state=RunState.RUNNING,
+            settings=self.settings,
+            started_at=0,
+            initial_sha256="",
+            initial_bytes=0,
+            progress=Progress(evaluations=evaluations),
+        )
+
+    def _round(self, number: int, asked: int) -> Round:
+        base = self.bucket.objects[object_keys.model(RUN, self.number)]
+        return Round(
+            run=RUN,
+            number=number,
+            attempt=1,
+            state=State.AGGREGATING,
+            asked=asked,
+            needed=asked,
+            minimum=1,
+            opened_at=0,
+            deadline_at=60_000,
+            base=self.number,
+            base_sha256=sha256(base),
+            base_bytes=len(base),
+            fence=1,
+            lease_until=60_000,
+        )
+
+
+def average(
+    updates: Sequence[Arrays], model: Arrays | None = None, **options: Any
+) -> dict[str, NDArray[Any]]:
+    """Return one average; the devices started from ``model``, zeros if it is None."""
+    replies = {name: options.pop(name) for name in ("examples", "metrics") if name in options}
+    start = model or {name: np.zeros_like(array) for name, array in updates[0].items()}
+    return SmallAverage(start, **options).round(updates, **replies)
+
+
+def file_of(arrays: Arrays, behind: Arrays | None = None) -> bytes:
+    """Return a weights file, the widest types first; arrays of uint16 are the bits of BF16."""
+    by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    by_width += (behind or {}).items()
+    target = io.BytesIO()
+    types = {name: "BF16" if array.dtype == np.uint16 else dtype_of(name, array) for name, array in by_width}
+    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
+    return target.getvalue()
+
+
+def _settings_of(encoding: Encoding) -> dict[str, object]:
+    return {
+        "upload_encoding": encoding.kind,
+        "upload_difference": encoding.difference,
+        "top_k_fraction": encoding.fraction,
+    }
+
+
+def _device(place: int) -> str:
+    return f"thing-{place:04}"
+
+
+def _cloud(bucket: MemoryBucket) -> Cloud:
+    return Cloud(
+        fleet="garden",
+        rounds=MemoryRounds(),
+        devices=cast(Any, MemoryDevices()),
+        thing_groups=MemoryThingGroups(),
+        bucket=bucket,
+        publisher=MemoryPublisher(),
+        alarms=MemoryAlarms(),
+        now=lambda: 0,
+        log=lambda _line: None,
+        lease_seconds=60,
+    )

@@ -1,0 +1,178 @@
+"""A strategy of the user's own, by module:Class: it works, or is to blame by name; nothing else suffers."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_functions import averaging, coordinator
+from fedgrass.federation import object_keys
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.topics import Kind
+from fedgrass.federation.weights import encode
+from tests.fakes.memory_cloud import Crash
+from tests.fakes.small_average import average
+from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
+
+OWN = "tests.own_strategies:"
+
+
+def three(*values: float) -> list[dict[str, np.ndarray]]:
+    return [{"w": np.full(3, value, np.float32)} for value in values]
+
+
+def test_ones_own_shares_and_steps_are_taken() -> None:
+    options = {"power": 1.0, "rate": 0.5}
+    made = average(
+        three(1, 5), examples=[1, 3], aggregation=OWN + "GeometricShares", aggregation_options=options
+    )
+    assert made["w"].tolist() == [2.0] * 3
+
+
+def test_ones_own_way_to_combine_columns_is_taken_and_its_state_kept() -> None:
+    fleet = SmallFleet(devices=3, rounds=2, aggregation=OWN + "RangeMiddle")
+    fleet.start()
+    for _ in range(2):
+        opened = fleet.newest()
+        for device, value in zip(fleet.names, (1.0, 2.0, 9.0), strict=True):
+            fleet.reply(device, opened, value=value)
+    assert fleet.holds(2, 5.0)
+    assert object_keys.state(RUN, 2, "seen") in fleet.bucket.objects
+
+
+def test_ones_own_survey_is_made() -> None:
+    assert average(three(1, -7, 5), aggregation=OWN + "Longest")["w"].tolist() == [-7.0] * 3
+
+
+FAILURES = [
+    ("Raises", "weigh raised RuntimeError: no idea about 2 updates"),
+    ("Exits", "weigh raised SystemExit: 3"),
+    ("WrongWeights", "weigh returned float64 of shape (3,); it must return floats of shape (2,)"),
+    ("WrongShape", "combine returned float64 of shape (2, "),
+    ("NotANumber", "combine returned values that are not finite"),
+    ("Overflows", "made values that are not finite, in array 'weight'"),
+    ("SpoilsItsState", "step returned values that are not finite"),
+    ("NoShare", "share returned 0 to 0; all must be above 0"),
+    ("NeverEnds", "weigh did not end within 0.1 s"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), FAILURES, ids=[name for name, _ in FAILURES])
+def test_a_strategy_that_fails_abandons_the_round_by_name_and_the_model_stays(name: str, said: str) -> None:
+    fleet = SmallFleet(devices=2, aggregation=OWN + name, aggregation_seconds=0.1, attempts=2)
+    fleet.start()
+    before = dict(fleet.bucket.objects)
+    for attempt in (1, 2):
+        opened = fleet.newest()
+        assert (opened.number, opened.attempt) == (1, attempt)
+        for device in fleet.names:
+            fleet.reply(device, opened)
+        abandoned = fleet.rounds.round(RUN, 1, attempt)
+        assert abandoned is not None
+        assert abandoned.state is State.ABANDONED
+        assert OWN + name in abandoned.reason
+        assert said in abandoned.reason
+    assert fleet.run().state is RunState.FAILED
+    assert OWN + name in fleet.run().reason
+    models = {key for key in fleet.bucket.objects if key.startswith("models/")}
+    assert models == {object_keys.model(RUN, 0)}
+    assert fleet.bucket.objects[object_keys.model(RUN, 0)] == before[object_keys.model(RUN, 0)]
+
+
+def test_a_run_fails_at_once_if_its_settings_say_so() -> None:
+    fleet = SmallFleet(devices=1, aggregation=OWN + "Raises", on_abandoned="fail")
+    fleet.start()
+    fleet.reply("thing-0")
+    assert (fleet.run().state, fleet.newest().attempt) == (RunState.FAILED, 1)
+
+
+def test_other_runs_go_on_beside_a_strategy_that_fails() -> None:
+    fleet = SmallFleet(devices=2, aggregation=OWN + "NeverEnds", aggregation_seconds=0.1)
+    fleet.start()
+    fleet.bucket.write(object_keys.model("other", 0), encode(INITIAL))
+    coordinator.start(fleet.cloud, "other", parse_settings({"task": "digits", "rounds": 1}))
+    opened = fleet.newest("other")
+    for device in fleet.names:
+        fleet.reply(device, fleet.newest())
+        fleet.reply(device, opened, value=4.0)
+    assert fleet.run("other").state is RunState.SUCCEEDED
+    assert fleet.model(1, "other")["weight"].tolist() == [[4.0] * 3] * 2
+
+
+UNUSABLE = [
+    ("no_such_module:Mine", "cannot be loaded (ModuleNotFoundError"),
+    (OWN + "Missing", "cannot be loaded (AttributeError"),
+    (OWN + "NoStrategy", "is no fedgrass.federation.aggregation.Strategy"),
+    (OWN + "NOT_A_CLASS", "is no fedgrass.federation.aggregation.Strategy"),
+    (OWN + "Needs", "(the aggregation 'tests.own_strategies:Needs' has needed)"),
+    (OWN + "TakesTheModelsName", "its state 'model' is no name"),
+    (OWN + "ReadsRows", "its reads is 'rows'; it may be one of 'sums', 'columns'"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), UNUSABLE, ids=[name for name, _ in UNUSABLE])
+def test_a_run_with_a_strategy_that_cannot_be_used_is_not_started(name: str, said: str) -> None:
+    fleet = SmallFleet(aggregation=name)
+    with pytest.raises(SettingsError) as refused:
+        fleet.start()
+    assert said in str(refused.value)
+    assert name in str(refused.value)
+    assert fleet.rounds.run(RUN) is None
+
+
+@pytest.mark.parametrize("options", [{"power": 2}, {"power": "half"}, {"pwer": 0.5}])
+def test_wrong_options_of_ones_own_strategy_are_refused_with_those_there_are(
+    options: dict[str, object],
+) -> None:
+    fleet = SmallFleet(aggregation=OWN + "GeometricShares", aggregation_options=options)
+    with pytest.raises(SettingsError, match=r"aggregation_options.*has power = 0\.5, rate = 1\.0"):
+        fleet.start()
+
+
+@pytest.mark.parametrize("text", ["raise ValueError('broken')", "raise SystemExit", "while True: pass"])
+def test_a_module_that_cannot_be_imported_stops_nothing_but_the_start(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_strategy.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fleet = SmallFleet(aggregation="broken_strategy:Mine", aggregation_seconds=0.1)
+    with pytest.raises(SettingsError, match="'broken_strategy:Mine' cannot be loaded"):
+        fleet.start()
+
+
+def test_a_strategy_that_was_deployed_away_abandons_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from fedgrass.federation.aggregation.means import Mean\nclass Mine(Mean, frozen=True):\n    ..."
+    (tmp_path / "strategy_that_goes.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fleet = SmallFleet(devices=1, aggregation="strategy_that_goes:Mine", on_abandoned="fail")
+    fleet.start()
+    fleet.reply("thing-0", value=3.0)
+    assert fleet.holds(1, 3.0)
+    (tmp_path / "strategy_that_goes.py").unlink()
+    monkeypatch.delitem(sys.modules, "strategy_that_goes")
+    fleet.reply("thing-0", value=4.0)
+    assert fleet.run().state is RunState.FAILED
+    assert "'strategy_that_goes:Mine' cannot be loaded" in fleet.newest().reason
+
+
+def test_a_strategy_that_kills_every_averager_is_given_up() -> None:
+    """One that runs for ever where no timer reaches it: each averager ends with its function's time."""
+    fleet = SmallFleet(devices=1, on_abandoned="fail")
+    fleet.start()
+    opened = fleet.newest()
+    data = fleet.upload("thing-0", opened, INITIAL)
+    payload = fleet.completion(opened, data)
+    for _ in range(averaging.MOST_LEASES):
+        fleet.counter.plan_crash(name="create")
+        with pytest.raises(Crash):
+            fleet.say("thing-0", Kind.COMPLETE, payload)
+        fleet.now += 61_000
+    fleet.say("thing-0", Kind.COMPLETE, payload)
+    assert fleet.run().state is RunState.FAILED
+    assert "'weighted_mean' did not end within the averager's time, 4 times" in fleet.newest().reason

@@ -1,0 +1,20 @@
+"""The costs in docs/scaling.md are those that docs/count_costs.py counts."""
+
+import math
+
+import package
+from docs import count_costs
+
+
+def test_the_table_of_the_page_is_what_the_script_counts() -> None:
+    assert count_costs.table() in (package.ROOT / "docs" / "scaling.md").read_text()
+
+
+def test_egress_is_counted_by_its_tiers() -> None:
+    assert math.isclose(count_costs.egress(1_000), 90)
+    assert math.isclose(count_costs.egress(20_000), 10_240 * 0.09 + 9_760 * 0.085)
+
+
+def test_a_round_of_twice_the_devices_costs_twice_as_much_but_for_cheaper_egress() -> None:
+    one, two = (sum(count_costs.count(devices, 1, 1).values()) for devices in (1_000, 2_000))
+    assert math.isclose(two, 2 * one, rel_tol=1e-6)
