@@ -454,8 +454,15 @@ def test_a_client_without_a_certificate_does_not_get_in(place: Place) -> None:
     with (
         socket.create_connection((host, int(port)), 10) as plain,
         context.wrap_socket(plain, server_hostname=host) as link,
-        pytest.raises(ssl.SSLError, match="certificate required"),
     ):
-        # In TLS 1.3 the client learns of the refusal with its first read.
-        link.recv(100)
+        assert answer_to(link, f"GET /role-aliases/{ALIAS}/credentials HTTP/1.1\r\nHost: x\r\n\r\n") == b""
     assert place.provider.asked == 0
+
+
+def answer_to(link: ssl.SSLSocket, request: str) -> bytes:
+    """Return the first bytes of an answer, none if the server ended the connection."""
+    try:
+        link.sendall(request.encode())
+        return link.recv(100)
+    except (ssl.SSLError, ConnectionError):
+        return b""
