@@ -156,7 +156,11 @@ class Adoption:
 
     def _adopt(self, name: str, offer: Offer) -> None:
         if model := offer.wanted:
-            self._take(name, offer, model)
+            try:
+                self._take(name, offer, model)
+            except ModelRefused as error:
+                message = f"{_short(model)} is not taken: {error}"
+                raise ModelRefused(message) from error
             offer.wanted = None
 
     def _take(self, name: str, offer: Offer, model: NewModel) -> None:
@@ -169,8 +173,7 @@ class Adoption:
         old = self._metrics_of(offer, served) if served else None
         if old and (reason := judging.worse(old.metrics, new.metrics, self._configuration)):
             offer.worse = model
-            message = f"{_short(model)} is not taken: {reason}"
-            raise ModelRefused(message)
+            raise ModelRefused(reason)
         try:
             offer.shelf.put(model, data)
         except OSError as error:
@@ -185,9 +188,7 @@ class Adoption:
     def _check_place(self, model: NewModel) -> None:
         wanted = self._configuration.bucket or model.bucket
         if model.bucket != wanted or model.key != object_keys.model(model.run, model.round):
-            message = (
-                f"{_short(model)} is said to lie at s3://{model.bucket}/{model.key}, where no model lies"
-            )
+            message = f"it is said to lie at s3://{model.bucket}/{model.key}, which is no model's place"
             raise ModelRefused(message)
 
     def _metrics_of(self, offer: Offer, served: Served) -> Evaluation | None:

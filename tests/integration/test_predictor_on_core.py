@@ -296,7 +296,7 @@ def test_a_message_that_comes_twice_late_or_out_of_order_changes_nothing(site: S
     ("change", "words"),
     [
         ({"sha256": "0" * 64}, "has another SHA-256 than was announced"),
-        ({"key": "updates/evil/1.safetensors"}, "where no model lies"),
+        ({"key": "updates/evil/1.safetensors"}, "which is no model's place"),
         ({"round": 9, "key": "models/run-a/9.safetensors"}, "cannot be downloaded"),
     ],
 )
@@ -322,11 +322,12 @@ def test_a_model_that_the_task_cannot_use_is_not_taken(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
     site.announce(site.put(1, weights.encode({"other": np.zeros(3, np.float32)})))
-    assert "has no model yet: the task cannot use it: KeyError" in site.waits_for_event("noise")
+    words = "noise: has no model yet: run-a/1 is not taken: the task cannot use it: KeyError"
+    assert words in site.waits_for_event("noise")
     site.announce(site.put(2, biased(float("nan"))))
-    assert "run" in site.waits_for_event("not finite")
+    assert "run-a/2 is not taken: it is no model: array 'bias' has" in site.waits_for_event("not finite")
     site.announce(site.put(3, b"no model at all"))
-    assert "it is no model" in site.waits_for_event("it is no model")
+    assert "it is no model" in site.waits_for_event("run-a/3")
     assert site.predict(1)[0] == 503
 
 
@@ -405,7 +406,7 @@ def test_requests_are_answered_by_one_model_or_the_other_while_models_change(sit
             thread.join(PATIENCE)
     assert {status for status, _ in answers} == {200}
     for _, answer in answers:
-        assert answer["outputs"] == [float(np.float32(1 / answer["round"]))]
+        assert answer["outputs"] == [pytest.approx(1 / answer["round"], abs=1e-6)]
     assert len({answer["round"] for _, answer in answers}) > 1
 
 

@@ -40,7 +40,7 @@ def test_a_metric_that_is_named_decides() -> None:
 
 @given(old=NUMBERS, new=NUMBERS, bound=st.floats(0, 1e3), lower=st.booleans())
 def test_a_model_is_refused_only_if_it_is_worse_by_more_than_the_bound(
-    old: float, new: float, bound: float, lower: bool
+    old: float, new: float, bound: float, *, lower: bool
 ) -> None:
     configuration = Configuration(worse_by=bound, metric="m", lower_is_better=lower)
     by = new - old if lower else old - new

@@ -90,14 +90,14 @@ def test_inputs_are_answered_with_outputs_and_the_model_that_made_them(web: Web)
         ("POST", "/predict/noise", json.dumps({"inputs": [0] * 1025}), 400, "length <= 1024"),
         ("POST", "/predict/noise", b'{"inputs": ["\xff"]}', 400, "utf-8"),
         ("POST", "/predict/noise", '{"inputs": ["one"]}', 400, "'one' is no number"),
-        ("POST", "/predict/noise", '{"inputs": ["broken"]}', 500, "ZeroDivisionError: a mistake of the task"),
+        ("POST", "/predict/noise", '{"inputs": ["broken"]}', 500, "Error: a mistake of the task"),
         ("POST", "/predict/faces", '{"inputs": [1]}', 404, "no task 'faces' here; there are: noise, empty"),
         ("POST", "/predict/empty", '{"inputs": [1]}', 503, "no model of the task 'empty' has come yet"),
         ("POST", "/elsewhere", '{"inputs": [1]}', 404, "predictions are at POST /predict/<task>"),
         ("GET", "/predict/noise", None, 404, "GET /health, or POST /predict/<task>"),
     ],
 )
-def test_a_bad_request_gets_an_error_that_says_what_is_wrong(  # noqa: PLR0913
+def test_a_bad_request_gets_an_error_that_says_what_is_wrong(  # noqa: PLR0913, PLR0917
     web: Web, method: str, path: str, body: bytes | str | None, status: int, words: str
 ) -> None:
     found, answer = web.ask(method, path, body)
@@ -110,8 +110,8 @@ def test_a_bad_request_gets_an_error_that_says_what_is_wrong(  # noqa: PLR0913
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(web: Web) -> None:
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as link:
-        head = f"POST /predict/noise HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LARGEST_REQUEST + 1}\r\n\r\n"
-        link.sendall(head.encode())
+        length = f"Content-Length: {LARGEST_REQUEST + 1}"
+        link.sendall(f"POST /predict/noise HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
         assert link.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
@@ -145,9 +145,8 @@ def test_the_health_page_says_when_a_task_has_no_model(web: Web) -> None:
 
 
 def test_it_listens_on_loopback_only(web: Web) -> None:
-    with socket.socket() as other, pytest.raises(OSError, match="refused"):
-        other.settimeout(5)
-        other.connect(("127.0.0.2", web.port))
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", web.port), timeout=5)
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out(web: Web) -> None:
@@ -160,9 +159,10 @@ def test_a_port_that_is_taken_is_named_with_the_way_out(web: Web) -> None:
 @given(text=st.binary(max_size=300))
 def test_no_text_is_taken_but_as_a_request_or_a_refusal(text: bytes) -> None:
     try:
-        assert isinstance(parse_request(text), Request)
+        parsed: object = parse_request(text)
     except RequestRefused as error:
-        assert error.status == 400
+        parsed = error.status
+    assert isinstance(parsed, Request) or parsed == 400
 
 
 @given(numbers=st.lists(st.floats(0, 1e6), min_size=1, max_size=200), percent=st.integers(1, 100))
