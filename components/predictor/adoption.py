@@ -200,8 +200,8 @@ class Adoption:
 
 
 def _arrays(data: bytes) -> Arrays:
+    # The SHA-256 vouches for the bytes: models that the cloud made have no checksums in their header.
     try:
-        weights.check_data(data)
         arrays = weights.decode(data)
         weights.check_finite(arrays)
     except FedgrassError as error:

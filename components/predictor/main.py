@@ -44,6 +44,8 @@ log = logging.getLogger("predictor")
 def main() -> int:
     """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for chatty in ("boto3", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     agenda = Agenda()
     _end_on_signals(agenda)
 
