@@ -6,6 +6,7 @@ All of it runs on one thread, while others answer requests with the old model.
 import logging
 import queue
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ class Adoption:
         self._tell = tell
         self._bucket = ModelBucket()
         self._heard: queue.SimpleQueue[NewModel | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
 
     def restore(self) -> None:
@@ -84,11 +86,16 @@ class Adoption:
         """Have the pointers to the newest models read, in case a message was lost; from any thread."""
         self._heard.put(None)
 
+    def stop(self) -> None:
+        """Take no more models; from any thread."""
+        self._stopped.set()
+        self._heard.put(None)
+
     def run(self) -> None:
-        """Deal with what is heard, for ever. What S3 cannot give now is tried again with back-off."""
+        """Deal with what is heard until :meth:`stop`; what S3 cannot give now is tried again later."""
         pauses = self._fresh_pauses()
         pause: float | None = None
-        while True:
+        while not self._stopped.is_set():
             for model in self._news(pause):
                 self._note(model)
             for name, offer in self._offers.items():

@@ -17,6 +17,7 @@ from components.predictor.serving import Serving, encode_answer, parse_request
 ROOT = "fedgrass/predict"
 REPLIES = re.compile(r"replies/[A-Za-z0-9._:/-]{1,128}\Z")
 MOST_WAITING = 100
+LOOK_SECONDS = 1.0  # between looks whether it is time to end
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +35,7 @@ class LocalRequests:
         self._nucleus = nucleus
         self._serving = serving
         self._waiting: queue.Queue[tuple[str, bytes, bool]] = queue.Queue(MOST_WAITING)
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """Begin to answer."""
@@ -47,9 +49,16 @@ class LocalRequests:
             self._serving.count_failure()
             log.warning("%s: a request is dropped: %d are waiting", task, MOST_WAITING)
 
+    def stop(self) -> None:
+        """Answer no more."""
+        self._stopped.set()
+
     def _run(self) -> None:
-        while True:
-            task, text, as_json = self._waiting.get()
+        while not self._stopped.is_set():
+            try:
+                task, text, as_json = self._waiting.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
             try:
                 self._deal(task, text, as_json=as_json)
             except PredictorError as error:

@@ -59,7 +59,10 @@ def main() -> int:
         configuration = parse_configuration(nucleus.configuration())
         predictor = Predictor(agenda, nucleus, configuration, _thing())
         predictor.start()
-        return agenda.run()
+        try:
+            return agenda.run()
+        finally:
+            predictor.stop()
     except (ConfigurationError, SettingsError) as error:
         log.error("%s", error)  # noqa: TRY400 - a line, no traceback
         return WRONG_CONFIGURATION
@@ -153,6 +156,11 @@ class Predictor:
         self._nucleus.report_running()
         self._look()
         self._beat()
+
+    def stop(self) -> None:
+        """Begin no more work; what is under way ends with the process."""
+        self._adoption.stop()
+        self._requests.stop()
 
     def health(self) -> dict[str, Any]:
         """Return what the health page shows."""

@@ -8,19 +8,10 @@ from pathlib import Path
 from components.trainer.plain_device import Connection
 
 SCRIPT = Path(__file__).resolve().with_name("iot_credentials.py")
-# Static keys, and whatever else comes before a process in the chain in which the SDK looks for credentials.
-OTHERS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_SECURITY_TOKEN",
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-)
+# Where AWS is may be said by the environment; who the device is may not: static keys, profiles and roles come
+# before a process in the chain in which the SDK looks for credentials.
+OF_AWS = "AWS_"
+KEPT = ("AWS_ENDPOINT_URL", "AWS_CA_BUNDLE")
 
 
 def use_certificate(connection: Connection, folder: Path) -> None:
@@ -36,8 +27,8 @@ def use_certificate(connection: Connection, folder: Path) -> None:
         encoding="utf-8",
     )
     unfinished.replace(config)
-    for name in OTHERS:
-        os.environ.pop(name, None)
+    for name in [each for each in os.environ if each.startswith(OF_AWS) and not each.startswith(KEPT)]:
+        del os.environ[name]
     os.environ.update(
         {
             "AWS_CONFIG_FILE": str(config),

@@ -36,7 +36,7 @@ HostAndPort = Annotated[
 RoleAlias = Annotated[
     str, Meta(pattern=r"^[\w=,@-]{1,128}\Z", description="1 to 128 letters, digits or one of _ = , @ -")
 ]
-Region = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z", description="a region such as eu-central-1")]
+Region = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z", description="a region as AWS spells it")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FileName = Annotated[str, Meta(min_length=1, description="the path of a file")]
 

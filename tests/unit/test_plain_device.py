@@ -76,7 +76,7 @@ def test_a_file_is_read_with_its_paths_seen_from_its_own_folder(folder: Path) ->
         ({"port": 0}, ["port", "0", "1 to 65,535"]),
         ({"port": "8883"}, ["port", "'8883'"]),
         ({"role_alias": "a/b"}, ["role_alias", "'a/b'"]),
-        ({"region": "Europe"}, ["region", "'Europe'", "eu-central-1"]),
+        ({"region": "Europe"}, ["region", "'Europe'", "as AWS spells it"]),
         ({"certifcate": "x"}, ["'certifcate'", "did you mean 'certificate'?"]),
         ({"certificate": "missing.pem"}, ["certificate", "missing.pem", "No such file"]),
         ({"root_ca": "missing.pem"}, ["root_ca", "missing.pem", "No such file"]),
@@ -139,7 +139,8 @@ def test_a_certificate_that_is_none_is_named(folder: Path) -> None:
 
 
 def test_static_keys_of_the_environment_are_never_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*aws_environment.OTHERS, "AWS_CONFIG_FILE", "AWS_REGION"):
+    own = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN")
+    for name in (*own, "AWS_CONFIG_FILE", "AWS_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "somebody's own")
     connection, _ = read_device_file(written(folder, EXAMPLE))
     work = folder / "work"
@@ -147,7 +148,8 @@ def test_static_keys_of_the_environment_are_never_used(folder: Path, monkeypatch
     before = dict(os.environ)
     try:
         aws_environment.use_certificate(connection, work)
-        assert not [name for name in aws_environment.OTHERS if name in os.environ]
+        assert not [name for name in own if name in os.environ]
+        assert os.environ["AWS_ENDPOINT_URL"] == "somebody's own"
         assert os.environ["AWS_REGION"] == "eu-central-1"
         text = Path(os.environ["AWS_CONFIG_FILE"]).read_text()
     finally:
