@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_functions.bad_values import look_closely, not_finite
 from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
+from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
@@ -116,9 +118,9 @@ class Combiner:
         for block, bad in self._blocks(self._updates, whole=products):
             changes = self._changes(block, bad)
             if not bad and self._is_measured(block.part):
-                norms[block.places.start : block.places.stop] += [_square(change) for change in changes]
+                norms[block.places.start : block.places.stop] += [squared_norm(change) for change in changes]
                 if total is not None:
-                    total += _products(changes)
+                    total += products_of(changes)
         return Survey(norms, total)
 
     def sums(self, weights: Floats) -> Iterator[tuple[Slice, Floats]]:
@@ -210,7 +212,7 @@ class Combiner:
             total += (own @ block.padded.astype(dtype, copy=False))[: block.part.length]
             if block.last:
                 if not math.isfinite(total.sum()):
-                    total = _look_closely(updates, weights, block.part, bad)
+                    total = look_closely(self._layout, updates, weights, block.part, bad)
                 if not bad:
                     yield block.part, total
 
@@ -275,47 +277,6 @@ class Combiner:
             np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
         if not np.isfinite(block.rows.sum(axis=1)).all():
             for place, row in zip(block.places, block.rows, strict=True):
-                if place not in bad and (reason := _not_finite(block.part, row)):
+                if place not in bad and (reason := not_finite(self._layout, block.part, row)):
                     bad[place] = reason
         return block.rows
-
-
-def _look_closely(updates: Sequence[Readable], weights: Floats, part: Slice, bad: dict[int, str]) -> Floats:
-    """Find the updates that make a sum infinite or not a number, or sum so that it does not overflow."""
-    total = np.zeros(part.length)
-    for place, update in enumerate(updates):
-        row = update.peek(part)
-        if reason := _not_finite(part, row):
-            bad[place] = reason
-        total += weights[place] * row.astype(np.float64)
-    return total
-
-
-def _not_finite(part: Slice, row: NDArray[Any]) -> str:
-    """Return which value of a row is not finite; empty if all are."""
-    finite = np.isfinite(row)
-    if finite.all():
-        return ""
-    first = int(np.argmin(finite))
-    for piece in part.pieces:
-        if first < piece.length:
-            return f"array {piece.name!r} has values that are not finite, the first at {piece.start + first}"
-        first -= piece.length
-    return "values that are not finite"
-
-
-def _square(change: NDArray[Any]) -> float:
-    with np.errstate(over="ignore"):
-        square = float(np.dot(change, change))
-    if math.isfinite(square):
-        return square
-    return float(np.dot(change.astype(np.float64), change.astype(np.float64)))
-
-
-def _products(changes: NDArray[Any]) -> Floats:
-    with np.errstate(over="ignore", invalid="ignore"):
-        products = changes @ changes.T
-    if not np.isfinite(products).all():
-        wide = changes.astype(np.float64)
-        products = wide @ wide.T
-    return np.asarray(products, dtype=np.float64)

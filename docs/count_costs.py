@@ -17,7 +17,7 @@ PAGE = Path(__file__).parent / "scaling.md"
 DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
 
-# US dollars in us-east-1, as published by AWS in 2025; look at https://aws.amazon.com/pricing before you plan.
+# US dollars in us-east-1, as AWS published them in 2025; look at https://aws.amazon.com/pricing first.
 PRICES: Mapping[str, float] = {
     "lambda_gigabyte_second": 0.0000166667,
     "lambda_request": 0.20 / 1e6,
@@ -88,7 +88,7 @@ def count(devices: int, up: float, down: float) -> dict[str, float]:
 def table() -> str:
     """Return the table of the page."""
     lines = [
-        "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | a round in int8, both ways |",
+        "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | in int8, both ways |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for devices in DEVICES:

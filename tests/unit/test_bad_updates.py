@@ -58,7 +58,7 @@ BAD_UPDATES = [
     (extra, "array 'back_door' is not in the model"),
     (reshaped, "array 'weight' has the shape (3, 2), the model has (2, 3)"),
     (wrong_type, "array 'bias' has the type F32, the model has F64"),
-    (not_finite, "array 'weight' has values that are not finite, the first at 5"),
+    (not_finite, "array 'weight' has values that are not finite, the first at (1, 2)"),
     (truncated, "the header describes a file of"),
     (huge_header, "the header claims 10737418240 bytes"),
     (nested_header, "no safetensors header"),
