@@ -348,6 +348,17 @@ def test_a_handler_that_fails_costs_nothing_but_its_message(place: Place, link: 
     assert link.lost == []
 
 
+def test_pauses_between_two_connections_are_drawn_at_random_and_grow_to_a_bound(link: Link) -> None:
+    drawn = []
+    for _ in range(200):
+        link.adapter._pause()
+        drawn.append(link.adapter._client._reconnect_min_delay)
+    assert all(0 <= pause <= 2.0 for pause in drawn[:1])
+    assert 60 < max(drawn) <= 120
+    assert min(drawn[10:]) < 20  # the whole of a pause is random: a fleet does not come back as one
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_the_end_of_pahos_thread_is_told(link: Link) -> None:
     link.subscribe("fedgrass/plant/clients/press-1/announce")
     link.adapter._client._thread_terminate = True  # as if it had failed
