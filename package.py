@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Builds what is deployed: component artifacts for Greengrass, the zip for Lambda. No copies in the tree.
 
-    python3 package.py component                 as `gdk component build` calls it, for the primary component
+    python3 package.py component                 as `gdk component build` calls it: the primary component, and
+                                                 the others below build/gdk/
     python3 package.py lambda                    the functions alone, for the embedded cloud
     python3 package.py lambda --dependencies     with numpy and the others, for AWS
 
@@ -20,9 +21,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
-# A component's zip carries the federation and its own folder, nothing else.
+# The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
+TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
+# A component's zip carries the federation and its own folder, and the predictor's the tasks: nothing else.
 COMPONENTS = {
-    "com.fedgrass.Trainer": ("trainer", ("components/__init__.py", "components/trainer", *FEDERATION))
+    "com.fedgrass.Trainer": ("trainer", ("components/__init__.py", "components/trainer", *FEDERATION)),
+    "com.fedgrass.Predictor": (
+        "predictor",
+        (
+            "components/__init__.py",
+            "components/predictor",
+            *(f"components/trainer/{part}" for part in TASKS),
+            *FEDERATION,
+        ),
+    ),
 }
 FUNCTIONS = ("cloud_functions", *FEDERATION)
 # What the functions import beyond boto3, which Lambda's own runtime has.
@@ -103,13 +115,23 @@ def _install_dependencies(architecture: str) -> Path:
 
 
 def _component_command(_arguments: argparse.Namespace) -> None:
-    (name, settings), *others = json.loads((ROOT / "gdk-config.json").read_text())["component"].items()
+    configuration = json.loads((ROOT / "gdk-config.json").read_text())
+    (primary, settings), *others = configuration["component"].items()
     if others:
         sys.exit("gdk-config.json names more than one component; GDK takes one")
-    output = ROOT / "greengrass-build"
-    shutil.rmtree(output, ignore_errors=True)
-    build_component(name, settings["version"], settings["author"], output)
-    print(f"built {name} {settings['version']} in {output}")  # noqa: T201
+    shutil.rmtree(ROOT / "build" / "gdk", ignore_errors=True)
+    for name in COMPONENTS:
+        # GDK takes one component per configuration: each further one gets a small project of its own, in
+        # which `gdk component publish` finds all that it wants.
+        project = ROOT if name == primary else ROOT / "build" / "gdk" / name
+        output = project / "greengrass-build"
+        shutil.rmtree(output, ignore_errors=True)
+        build_component(name, settings["version"], settings["author"], output)
+        if name != primary:
+            own = {**configuration, "component": {name: settings}}
+            (project / "gdk-config.json").write_text(json.dumps(own, indent=2) + "\n")
+            shutil.copyfile(ROOT / "recipes" / f"{name}.yaml", project / "recipe.yaml")
+        print(f"built {name} {settings['version']} in {output}")  # noqa: T201
 
 
 def _lambda_command(arguments: argparse.Namespace) -> None:

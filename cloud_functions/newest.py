@@ -4,20 +4,20 @@ from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import MessageError, UpdateRefused
 from fedgrass.federation.messages import NewModel
+from fedgrass.federation.newest import is_newer
 
 
 def make_newest(cloud: Cloud, model: NewModel) -> bool:
     """Make a model the newest of its task; return False if a newer one is that already.
 
-    A worker may stall between closing a round and this, while others publish later models. Of one run the
-    later round has the newer model; of two runs, the round that closed later.
+    A worker may stall between closing a round and this, while others publish later models.
     """
     key, said = object_keys.latest_model(model.task), messages.encode(model)
     while True:
         stored, version = _stored(cloud, key)
         if stored == model:
             return True
-        if stored and _newer(stored, model):
+        if stored and is_newer(stored, model):
             return False
         if cloud.bucket.write_over(key, said, version):
             return True
@@ -37,9 +37,3 @@ def _stored(cloud: Cloud, key: str) -> tuple[NewModel | None, str | None]:
     except MessageError as error:
         cloud.log(f"{key} is written anew: {error}")
         return None, version
-
-
-def _newer(stored: NewModel, model: NewModel) -> bool:
-    if stored.run == model.run:
-        return stored.round > model.round
-    return stored.closed_at > model.closed_at

@@ -1,22 +1,27 @@
-"""The trainer's main process: wires the session to Greengrass and runs it until the nucleus ends it.
+"""The trainer's main process: wires the session to its host and runs it until that ends it.
+
+The host is the Greengrass nucleus, or, with ``--mqtt``, a connection of the device's own to AWS IoT Core.
 
 It stays small, so that it may run on any device all the time: torch, numpy and boto3 live in the worker.
 """
 
+import argparse
 import logging
 import os
 import random
 import re
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.events import EventLoop
 from components.trainer.exits import ExitBudget
-from components.trainer.greengrass import GreengrassNucleus
 from components.trainer.journal import Journal
+from components.trainer.plain_device import DEFAULT_FILE, read_device_file
+from components.trainer.ports import Host
 from components.trainer.power import read_power
 from components.trainer.presence import LOST
 from components.trainer.reconfiguration import Reconfiguration
@@ -34,11 +39,12 @@ ENDING_SECONDS = 2
 log = logging.getLogger("trainer")
 
 
-def main() -> int:
-    """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
+def main(words: Sequence[str] = ()) -> int:
+    """Run until the host ends the process; return its exit code (0 only when it was asked to end)."""
+    plain_file = _options(words).mqtt
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        code = _connect_and_run(ExitBudget(Path.cwd()))
+        code = _connect_and_run(plain_file)
     except (ConfigurationError, SettingsError) as error:
         log.error("%s", error)  # noqa: TRY400 - a line, no traceback
         return WRONG_CONFIGURATION
@@ -52,18 +58,57 @@ def main() -> int:
     return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(GIVEN_BY_NUCLEUS) else code
 
 
-def _connect_and_run(exits: ExitBudget) -> int:
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="components.trainer", description="Trains on this device's data.")
+    parser.add_argument(
+        "--mqtt",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_FILE,
+        metavar="FILE",
+        help=f"run without Greengrass, as this file describes the device ({DEFAULT_FILE})",
+    )
+    return parser.parse_args(words)
+
+
+def _connect_to_nucleus(lost: Callable[[str], None]) -> Host:
+    # Imported here, and below: a device has what it needs of the two and not the other.
+    from components.trainer.greengrass import GreengrassNucleus  # noqa: PLC0415
+
+    return GreengrassNucleus.connect(lost)
+
+
+def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
+    from components.trainer.aws_environment import use_certificate  # noqa: PLC0415
+    from components.trainer.mqtt import MqttConnection  # noqa: PLC0415
+
+    file = file.absolute()
+    connection, _ = read_device_file(file)
+    folder = Path(connection.work_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)  # as the nucleus starts a component in its work folder
+        use_certificate(connection, folder)
+    except OSError as error:
+        message = f"the device's work_folder {folder} cannot be used: {error.strerror}"
+        raise ConfigurationError(message) from error
+    made = MqttConnection(file, connection, lost)
+    made.open()
+    return made
+
+
+def _connect_and_run(plain_file: Path | None) -> int:
     loop = EventLoop()
     _end_on_signals(loop)
 
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
 
-    nucleus = GreengrassNucleus.connect(lost)
+    host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
     try:
-        return _run(loop, nucleus, exits)
+        return _run(loop, host, ExitBudget(Path.cwd()))
     finally:
-        nucleus.close()
+        host.close()
 
 
 def _leave(exits: ExitBudget) -> int:
@@ -93,7 +138,7 @@ def _end_on_signals(loop: EventLoop) -> None:
         signal.signal(number, end)
 
 
-def _run(loop: EventLoop, nucleus: GreengrassNucleus, exits: ExitBudget) -> int:
+def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
     configuration = parse_configuration(nucleus.configuration())
     rng = random.Random()  # noqa: S311 - jitter, no secret
     worker = WorkerProcess(loop.post, configuration.bounds)

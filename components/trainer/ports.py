@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from components.trainer.worker_protocol import Answer, Work
 
@@ -32,6 +32,25 @@ class Messaging(Protocol):
 
     def unsubscribe(self, topic: str) -> None:
         """Hear a topic no more; one that was not heard is fine."""
+
+
+class Host(Messaging, Protocol):
+    """What started this process and connects it: the Greengrass nucleus, or the device's own connection."""
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the trainer's configuration as it is now.
+
+        Raises as :meth:`publish` does, or ConfigurationError.
+        """
+
+    def watch_configuration(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called, perhaps on another thread, whenever it may have changed."""
+
+    def report_running(self) -> None:
+        """Tell whoever started this process that the device does its work."""
+
+    def close(self) -> None:
+        """End the connection."""
 
 
 class Uploader(Protocol):

@@ -56,6 +56,9 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="train a model over Greengrass devices on this machine, with no AWS account",
     )
     demo.add_argument("--devices", type=int, default=6, help="Greengrass cores to start, 1 to 64 (6)")
+    demo.add_argument(
+        "--mqtt-devices", type=int, default=0, metavar="N", help="devices without Greengrass beside them (0)"
+    )
     demo.add_argument("--rounds", type=int, default=5, help="rounds of the run (5)")
     demo.add_argument(
         "--task",

@@ -186,6 +186,20 @@ class NewModel(Message, frozen=True, kw_only=True):
     closed_at: Milliseconds = 0  # when the round that made it was closed
 
 
+class PredictorReport(Message, frozen=True, kw_only=True):
+    """Device to everybody: which models its predictor serves, how fast, and what has just changed."""
+
+    component_version: str
+    uptime_seconds: Seconds
+    models: Annotated[dict[TaskName, str], Meta(max_length=16)]  # of each task: <run>/<round>
+    http_port: Count
+    requests: Count  # since the start; of them `failures` got an error
+    failures: Count
+    p50_ms: Seconds  # of the last requests that were answered, in milliseconds
+    p99_ms: Seconds
+    event: Reason = ""
+
+
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
@@ -201,7 +215,17 @@ class _Versioned(Struct):
 # type (tests/unit/test_messages.py shows it), and messages come in on many threads.
 _DECODERS: Mapping[type[Message], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Announcement, Verdict, Completion, Status, Hello, Heartbeat, RoundChange, NewModel)
+    for kind in (
+        Announcement,
+        Verdict,
+        Completion,
+        Status,
+        Hello,
+        Heartbeat,
+        RoundChange,
+        NewModel,
+        PredictorReport,
+    )
 }
 _ANNOUNCE_DECODER: msgspec.json.Decoder[Announcement | Verdict] = msgspec.json.Decoder(Announcement | Verdict)
 _VERSION_DECODER = msgspec.json.Decoder(_Versioned)

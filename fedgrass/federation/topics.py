@@ -19,6 +19,7 @@ class Kind(StrEnum):
     COMPLETE = "complete"  # device to cloud: the update lies in S3
     STATUS = "status"  # device to cloud: accepted, declined, progress, failed
     HELLO = "hello"  # device to cloud: after a start or a reconnect
+    PREDICTOR = "predictor"  # device to everybody: which models its predictor serves, and how fast
     HEARTBEAT = "heartbeat"  # device to cloud, and heard again by the device itself
 
 

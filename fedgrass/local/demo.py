@@ -39,6 +39,7 @@ class DemoOptions:
     """What the demo's command line may choose."""
 
     devices: int = DEFAULT_DEVICES
+    mqtt_devices: int = 0
     rounds: int = DEFAULT_ROUNDS
     task: str = DEFAULT_TASK
     task_path: Path | None = None
@@ -69,23 +70,26 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 
 def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
+    plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
+    everybody = thing_names(len(things) + len(plain))  # refuses too many of both
     task = DemoTask(
         options.task,
         options.task_path,
-        options.devices,
+        len(everybody),
         parse_key_values("--task-option", options.task_options),
     )
     settings = parse_settings({"task": task.name, "rounds": options.rounds, "deadline_seconds": 300})
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
-        for index, thing in enumerate(things)
+        for index, thing in enumerate([*things, *plain])
     }
     started = time.monotonic()
     with (
         _output_folder(options.output, task.name) as output,
         open_site(
             folder,
-            configurations,
+            {thing: configurations[thing] for thing in things},
+            plain={thing: configurations[thing] for thing in plain},
             fleet_name=FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
@@ -170,11 +174,8 @@ def _verdict(
     accuracy = evaluations[options.rounds].get("accuracy")
     if accuracy is None:
         return 0
-    defaults = (options.devices, options.rounds, options.task) == (
-        DEFAULT_DEVICES,
-        DEFAULT_ROUNDS,
-        DEFAULT_TASK,
-    )
+    chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)
+    defaults = chosen == (DEFAULT_DEVICES, 0, DEFAULT_ROUNDS, DEFAULT_TASK)
     console.print(f"accuracy of the global model on held-out data: [bold]{accuracy:.1%}[/]", highlight=False)
     if defaults and accuracy < TARGET_ACCURACY:
         console.print(f"[red]less than the {TARGET_ACCURACY:.0%} that the default settings reach[/]")
@@ -198,6 +199,11 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
         "  export " + " ".join(f"{name}={value}" for name, value in sorted(cloud.environment().items())),
         "The cores, with a log per component:",
         f"  {site.folder / 'cores'}",
+        *(
+            ["The devices without Greengrass:", f"  {site.folder / 'plain-devices'}"]
+            if site.fleet.plain.devices
+            else []
+        ),
         "",
     ]
     for line in lines:

@@ -17,6 +17,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.faults import Faults
 from fedgrass.local.nucleus import GreengrassCore
+from fedgrass.local.plain_devices import PlainDevices
 from fedgrass.local.profiles import Profile
 from fedgrass.local.stream_manager import StreamManager
 
@@ -105,7 +106,7 @@ class Device:
 
 
 class Fleet:
-    """Cores that run one component. ``start`` them, ``call`` what they can do, ``stop`` them.
+    """Cores that run one component, and devices without Greengrass; ``stop`` ends them all.
 
     Args:
         cloud: the embedded cloud, running.
@@ -135,6 +136,13 @@ class Fleet:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self.devices: dict[str, Device] = {}
+        self.plain = PlainDevices(
+            cloud,
+            stack,
+            lambda thing: self._credentials(thing).get,
+            folder.parent / "plain-devices",
+            self._endpoint_url,
+        )
 
     def __enter__(self) -> Self:
         """Start the event loop; the cores come with ``start``."""
@@ -151,6 +159,10 @@ class Fleet:
         Returns when every component runs. Raises the first failure; ``stop`` is then still the caller's.
         """
         self.call(self._start_all(build, configurations), START_SECONDS)
+
+    def start_plain(self, configurations: Mapping[str, Mapping[str, object]]) -> None:
+        """Start a device without Greengrass per thing name, each with its own configuration."""
+        self.call(self.plain.start(configurations), START_SECONDS)
 
     def call(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30) -> Result:
         """Run a coroutine of a core in the fleet's event loop and return its result."""
@@ -187,9 +199,7 @@ class Fleet:
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
-        credentials = DeviceCredentials(
-            self._cloud, self._stack["DeviceRoleArn"], self._stack["BucketName"], thing, self._endpoint_url
-        )
+        credentials = self._credentials(thing)
 
         # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
         def known(token: str) -> bool:
@@ -222,8 +232,12 @@ class Fleet:
         await core.deploy(build.recipe, build.artifacts, configuration)
         await core.wait_for(build.name, "RUNNING", START_SECONDS)
 
+    def _credentials(self, thing: str) -> DeviceCredentials:
+        role, bucket = self._stack["DeviceRoleArn"], self._stack["BucketName"]
+        return DeviceCredentials(self._cloud, role, bucket, thing, self._endpoint_url)
+
     async def _stop_all(self) -> None:
-        stops = [_stop_one(device) for device in self.devices.values()]
+        stops = [self.plain.stop(), *(_stop_one(device) for device in self.devices.values())]
         self.devices.clear()
         _raise_first(await asyncio.gather(*stops, return_exceptions=True))
 

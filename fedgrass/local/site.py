@@ -38,13 +38,13 @@ class Site:
     folder: Path
 
 
-def thing_names(devices: int) -> list[str]:
+def thing_names(devices: int, kind: str = "device") -> list[str]:
     """Return the names of ``devices`` things. Raises SiteError if there may not be so many."""
     if not 1 <= devices <= MOST_DEVICES:
         message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
         raise SiteError(message)
     width = len(str(devices))
-    return [f"device-{number:0{width}}" for number in range(1, devices + 1)]
+    return [f"{kind}-{number:0{width}}" for number in range(1, devices + 1)]
 
 
 @contextmanager
@@ -55,6 +55,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
     fleet_name: str = "fedgrass",
     profile: str = "classic",
     ports: tuple[int, int] = (0, 0),
+    plain: Mapping[str, Mapping[str, object]] | None = None,
     parameters: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Site]:
@@ -66,6 +67,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
         fleet_name: the fleet, which is the second level of its topics.
         profile: the nucleus that the cores imitate, ``classic`` or ``lite``.
         ports: of the cloud's AWS API and of its MQTT broker; 0 takes a free one.
+        plain: the trainer's configuration for each thing that runs without Greengrass.
         parameters: for the template, beside the fleet's name.
         say: told of each step, for people who wait.
     """
@@ -89,10 +91,14 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
         common = {"fleet": fleet_name, "python": sys.executable}
         fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()})
+        without = {thing: {"fleet": fleet_name, **chosen} for thing, chosen in (plain or {}).items()}
+        if without:
+            fleet.start_plain(without)
         operator = Operator(cloud.client, outputs)
-        _wait_for_devices(operator, len(configurations))
+        _wait_for_devices(operator, len(configurations) + len(without))
+        beside = f", {len(without)} devices without Greengrass do the same by plain MQTT," if without else ""
         say(
-            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}"
+            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
             f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
         )
         yield Site(cloud, outputs, fleet, operator, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 import h11
 
 from fedgrass.local.core_errors import NoCloudError
+from fedgrass.local.http_messages import encode_answer, read_request
 
 PATH: Final = "/2016-11-01/credentialprovider/"
 REQUEST_SECONDS: Final = 30.0
@@ -58,12 +58,12 @@ class TokenExchangeService:
         protocol = h11.Connection(h11.SERVER)
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                request = await _read_request(protocol, reader)
+                request = await read_request(protocol, reader)
                 if request is not None:
-                    writer.write(_encode(protocol, await self._answer(request)))
+                    writer.write(encode_answer(protocol, await self._answer(request)))
                     await writer.drain()
         except h11.RemoteProtocolError as exc:
-            writer.write(_encode(protocol, (exc.error_status_hint, {"message": str(exc)})))
+            writer.write(encode_answer(protocol, (exc.error_status_hint, {"message": str(exc)})))
         except (TimeoutError, ConnectionError) as exc:
             self._log.debug("a client of the token exchange service has left: %s", exc)
         finally:
@@ -86,31 +86,3 @@ class TokenExchangeService:
         except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
             self._log.exception("no credentials for a component")
             return 500, {"message": f"no credentials: {exc}"}
-
-
-async def _read_request(protocol: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
-    """The request, or None if the client left before it was whole."""
-    while True:
-        event = protocol.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is h11.NEED_DATA:
-            protocol.receive_data(await reader.read(65_536))
-        else:
-            return None
-
-
-def _encode(protocol: h11.Connection, response: Response) -> bytes:
-    status, body = response
-    content = json.dumps(dict(body)).encode()
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(content))),
-        ("Connection", "close"),
-    ]
-    parts = (
-        protocol.send(h11.Response(status_code=status, headers=headers)),
-        protocol.send(h11.Data(data=content)),
-        protocol.send(h11.EndOfMessage()),
-    )
-    return b"".join(part or b"" for part in parts)

@@ -39,6 +39,30 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         assert history["state"] == "SUCCEEDED"
 
 
+def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp_path: Path) -> None:
+    with command(tmp_path, *SMALL, "--mqtt-devices", "2") as demo:
+        demo.wait_for("opened: 4 devices asked")
+        demo.look()
+        assert demo.wait() == 0, demo.said()
+        assert "2 Greengrass cores (classic) run" in demo.said()
+        assert "2 devices without Greengrass do the same by plain MQTT" in demo.said()
+        assert demo.left_behind() == []
+    (run,) = (tmp_path / "runs").iterdir()
+    history = json.loads((run / "history.json").read_text())
+    assert [line["replied"] for line in history["rounds"]] == [4, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_no_device_without_greengrass(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with command(tmp_path, *SMALL, "--rounds", "1000", "--mqtt-devices", "2") as demo:
+        demo.wait_for("round 1.1 opened")
+        demo.interrupt(number)
+        assert [process for process in demo.left_behind() if "psutil.Process" in process] == []
+        assert len([process for process in demo.seen if process.pid]) >= 4 + 1
+
+
 @pytest.mark.parametrize("moment", ["", "the cloud is up", "have registered", "round 1.1 opened"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_at_any_moment_leaves_nothing(
@@ -99,6 +123,8 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
         (("--task", "nonsense"), ["'nonsense'", "digits"]),
         (("--devices", "0"), ["0 devices", "1 to 64"]),
         (("--devices", "1000"), ["1000 devices", "1 to 64"]),
+        (("--mqtt-devices", "-1"), ["-1 devices", "1 to 64"]),
+        (("--mqtt-devices", "63"), ["69 devices", "1 to 64"]),
         (("--rounds", "0"), ["rounds", "1"]),
         (("--profile", "heavy"), ["heavy", "classic", "lite"]),
     ],

@@ -178,6 +178,8 @@ def leaves(loop: ast.While) -> bool:
 
 # The hours in which the operator lets a device train are the device's own: they go nowhere.
 HOURS = ("components/trainer/surroundings.py", "datetime.now")
+# Credentials say by the clock of the day when they expire; AWS's own SDK compares that with the device's.
+EXPIRY = ("components/trainer/iot_credentials.py", "datetime.now")
 
 
 def test_a_device_is_named_by_its_thing_alone_and_reads_the_clock_of_the_day_for_its_hours_alone() -> None:
@@ -190,7 +192,7 @@ def test_a_device_is_named_by_its_thing_alone_and_reads_the_clock_of_the_day_for
         for name, _call in calls(tree)
         if forbidden.match(name)
     ]
-    assert [(str(path), name) for path, name in found] == [HOURS]
+    assert sorted((str(path), name) for path, name in found) == sorted([EXPIRY, HOURS])
 
 
 def pages(operation: str, *answers: dict[str, Any]) -> tuple[Any, Stubber]:

@@ -86,11 +86,17 @@ def test_the_bucket_is_closed_to_the_public() -> None:
         assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
 
 
-def test_a_device_may_say_and_hear_nothing_but_its_own() -> None:
+def test_a_device_may_say_and_hear_nothing_but_its_own_and_which_models_are_new() -> None:
     (policy,) = resources("AWS::IoT::Policy").values()
     for statement in statements(policy):
         for resource in many(statement["Resource"]):
             (text,) = words(resource)
+            if text.endswith("/models/*"):
+                assert not {"iot:Publish", "iot:Connect"} & set(many(statement["Action"])), text
+                continue
+            if many(statement["Action"]) == ["iot:AssumeRoleWithCertificate"]:
+                assert text.endswith(":rolealias/fedgrass-${FleetName}"), text
+                continue
             assert text.replace("${!", "${").count(DEVICE) == 1, text
             assert statement["Action"] == "iot:Connect" or "*" not in text, text
 

@@ -324,9 +324,7 @@ def test_all_shards_made_and_nobody_to_join_them_is_looked_at_when_the_lease_is_
     fleet.work()
     fleet.counter.plan_crash(name="move")
     fleet.alarms.jobs = [last]
-    with pytest.raises(
-        Crash
-    ):  # the last shard is made, and not joined
+    with pytest.raises(Crash):  # the last shard is made, and not joined
         fleet.work()
     fleet.alarms.jobs = []
     fleet.now += 61_000

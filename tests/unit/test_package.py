@@ -14,6 +14,7 @@ import yaml
 import package
 
 TRAINER = "com.fedgrass.Trainer"
+PREDICTOR = "com.fedgrass.Predictor"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -46,7 +47,8 @@ def test_the_same_tree_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> 
         run_package(tree, "lambda")
         built.append(digests(tree / "greengrass-build") | digests(tree / "build"))
     assert built[0] == built[1]
-    assert len(built[0]) == 3  # the trainer's zip, its recipe, the functions' zip
+    # The trainer's zip and recipe, the functions' zip; the predictor's zip and recipe, and its GDK project.
+    assert len(built[0]) == 3 + 4
 
 
 def test_a_change_of_one_file_changes_the_zip(tmp_path: Path) -> None:
@@ -75,6 +77,25 @@ def test_gdk_finds_what_it_expects_of_a_custom_build(tmp_path: Path) -> None:
     assert artifact["URI"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/trainer.zip"
 
 
+def test_gdk_finds_a_project_of_its_own_for_the_predictor(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    assert f"built {PREDICTOR} NEXT_PATCH" in run_package(tree, "component")
+    project = tree / "build" / "gdk" / PREDICTOR
+    assert sorted(digests(project)) == [
+        "gdk-config.json",
+        f"greengrass-build/artifacts/{PREDICTOR}/NEXT_PATCH/predictor.zip",
+        f"greengrass-build/recipes/{PREDICTOR}.yaml",
+        "recipe.yaml",
+    ]
+    configuration = json.loads((project / "gdk-config.json").read_text())
+    primary = json.loads((tree / "gdk-config.json").read_text())
+    assert configuration["component"] == {PREDICTOR: primary["component"][TRAINER]}
+    recipe = yaml.safe_load((project / "recipe.yaml").read_text())
+    assert recipe["ComponentName"] == PREDICTOR
+    (artifact,) = recipe["Manifests"][0]["Artifacts"]
+    assert artifact["URI"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/predictor.zip"
+
+
 def test_gdk_is_told_of_one_component_with_a_custom_build_and_finds_one_recipe_beside_its_configuration() -> (
     None
 ):
@@ -91,19 +112,34 @@ def test_gdk_is_told_of_one_component_with_a_custom_build_and_finds_one_recipe_b
 
 
 @pytest.mark.parametrize(
-    ("build", "own", "entries"),
+    ("build", "archive", "own", "entries"),
     [
-        ("lambda", "cloud_functions", ["cloud_functions.averager", "cloud_functions.initiator"]),
-        ("component", "components", ["components.trainer.main", "components.trainer.worker"]),
+        (
+            "lambda",
+            "cloud_functions",
+            "cloud_functions",
+            ["cloud_functions.averager", "cloud_functions.initiator"],
+        ),
+        ("component", "trainer", "components", ["components.trainer.main", "components.trainer.worker"]),
+        (
+            "component",
+            "predictor",
+            "components",
+            [
+                "components.predictor.main",
+                "components.trainer.tasks.digits",
+                "components.trainer.tasks.noise",
+            ],
+        ),
     ],
 )
 def test_a_zip_carries_the_federation_and_its_own_folder_and_needs_nothing_else_of_the_tree(
-    tmp_path: Path, build: str, own: str, entries: list[str]
+    tmp_path: Path, build: str, archive: str, own: str, entries: list[str]
 ) -> None:
     tree = copy_of_the_tree(tmp_path / "tree")
     run_package(tree, build)
-    (archive,) = tree.rglob("*.zip")
-    with zipfile.ZipFile(archive) as opened:
+    (file,) = tree.rglob(f"{archive}.zip")
+    with zipfile.ZipFile(file) as opened:
         names = opened.namelist()
         opened.extractall(tmp_path / "unpacked")
     parts = {

@@ -12,7 +12,9 @@ from fedgrass.federation.topics import Kind
 from tests.unit.cloud_files import FLEET, PROJECT, RULE_FILES, sql, template, topic_filter
 
 THING = "${iot:Connection.Thing.ThingName}"
-FROM_DEVICE = {Kind.COMPLETE, Kind.STATUS, Kind.HELLO, Kind.HEARTBEAT}
+FROM_TRAINER = {Kind.COMPLETE, Kind.STATUS, Kind.HELLO, Kind.HEARTBEAT}
+FROM_DEVICE = {*FROM_TRAINER, Kind.PREDICTOR}
+MODELS = topics.of_models(FLEET, "x").removesuffix("x") + "*"
 TO_DEVICE = {Kind.ANNOUNCE, Kind.HEARTBEAT}
 RULES = {
     "heartbeats.yaml": Kind.HEARTBEAT,
@@ -39,15 +41,18 @@ def policy_resources(resource: str, action: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("action", "kinds", "prefix"),
+    ("action", "kinds", "others", "prefix"),
     [
-        ("iot:Publish", FROM_DEVICE, "/"),
-        ("iot:Receive", TO_DEVICE, "/"),
-        ("iot:Subscribe", TO_DEVICE, "filter/"),
+        ("iot:Publish", FROM_DEVICE, set(), "/"),
+        ("iot:Receive", TO_DEVICE, {MODELS}, "/"),
+        ("iot:Subscribe", TO_DEVICE, {MODELS}, "filter/"),
     ],
 )
-def test_a_device_may_use_its_own_topics_and_no_others(action: str, kinds: set[Kind], prefix: str) -> None:
-    assert policy_resources("DevicePolicy", action) == {prefix + topic for topic in of_thing(kinds)}
+def test_a_device_may_use_its_own_topics_hear_of_models_and_nothing_else(
+    action: str, kinds: set[Kind], others: set[str], prefix: str
+) -> None:
+    allowed = {prefix + topic for topic in of_thing(kinds) | others}
+    assert policy_resources("DevicePolicy", action) == allowed
 
 
 def test_the_cloud_may_publish_what_it_says_and_nothing_else() -> None:
@@ -73,7 +78,7 @@ def access_control(operation: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("operation", "kinds"),
-    [("aws.greengrass#PublishToIoTCore", FROM_DEVICE), ("aws.greengrass#SubscribeToIoTCore", TO_DEVICE)],
+    [("aws.greengrass#PublishToIoTCore", FROM_TRAINER), ("aws.greengrass#SubscribeToIoTCore", TO_DEVICE)],
 )
 def test_the_recipe_lets_the_trainer_use_these_topics_of_any_fleet(operation: str, kinds: set[Kind]) -> None:
     of_any_fleet = {topics.of_devices(FLEET, kind).replace(FLEET, "+") for kind in kinds}

@@ -1,6 +1,8 @@
 """The trainer's recipe, held against what it is the recipe of."""
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,45 @@ def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> No
         left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
         assert "{" not in left
         assert "}" not in left
+
+
+def test_a_device_without_greengrass_needs_no_more_of_its_requirements_than_paho() -> None:
+    constraints = set((PROJECT / "constraints.txt").read_text().split())
+    folder = PROJECT / "components" / "trainer"
+    plain, component = (
+        {line for line in (folder / name).read_text().splitlines() if not line.startswith("#")}
+        for name in ("requirements-mqtt.txt", "requirements.txt")
+    )
+    assert plain <= constraints
+    assert {line.partition("==")[0] for line in plain - component} == {"paho-mqtt"}
+    assert {line.partition("==")[0] for line in component - plain} == {"awsiotsdk", "cbor2", "stream-manager"}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("components.trainer.mqtt", ["awsiot", "awscrt", "stream_manager", "torch", "boto3", "numpy"]),
+        ("components.trainer.greengrass", ["paho", "torch", "boto3", "numpy"]),
+    ],
+)
+def test_the_trainers_main_process_imports_what_its_host_needs_and_no_more(
+    module: str, absent: list[str]
+) -> None:
+    program = f"""
+import sys
+import components.trainer.main, {module}
+found = [name for name in {absent!r} if name in sys.modules]
+sys.exit(", ".join(found) or 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_requirements_are_pinned_as_in_the_constraints() -> None:

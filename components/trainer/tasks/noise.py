@@ -6,12 +6,13 @@ the replies differ and their average can be checked. Needs numpy only.
 
 import os
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.trainer.errors import ConfigurationError
-from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
+from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from fedgrass.federation.weights import Arrays
 
 BYTES_PER_MEGABYTE = 1_000_000
@@ -61,3 +62,16 @@ class Noise:
     def examples(self) -> int:
         """Return the number that the options give."""
         return self._examples
+
+    def predictor(self, weights: Arrays) -> Predict:
+        """Return a function that adds the mean of ``bias`` to each number that it is given."""
+        mean = float(np.asarray(weights["bias"], dtype=np.float32).mean())
+
+        def predict(inputs: Sequence[object]) -> list[object]:
+            for number, value in enumerate(inputs):
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    message = f"inputs[{number}] is {value!r}; the task takes numbers"
+                    raise InputRefused(message)
+            return [float(value) + mean for value in inputs]  # type: ignore[arg-type] # checked above
+
+        return predict

@@ -1,14 +1,20 @@
 """What a task is: a model, its data and its training, told in named numpy arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 
 Settings = Mapping[str, bool | int | float | str]
 Report = Callable[[float], None]  # takes the part that is done, 0 to 1
 Stop = Callable[[], bool]
+Predict = Callable[[Sequence[object]], list[object]]  # takes inputs, returns an output for each
+
+
+class InputRefused(FedgrassError):
+    """An application's input cannot be given to the model; the text says which one, and what it takes."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,14 @@ class Task(Protocol):
 
     def examples(self) -> int:
         """Return the number of local examples for training."""
+
+
+class PredictingTask(Task, Protocol):
+    """A task whose model can be served too: what com.fedgrass.Predictor asks for."""
+
+    def predictor(self, weights: Arrays) -> Predict:
+        """Return a function that answers inputs, as JSON spells them, with this model's outputs.
+
+        It is called on another thread than the task, and goes on with these weights whatever the task does
+        next. It raises InputRefused for what the model cannot take.
+        """

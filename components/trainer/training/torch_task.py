@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from components.trainer.errors import WorkFailed
-from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
+from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.training import batches, precision
 from components.trainer.training.arrays import load_arrays, state_arrays
 from components.trainer.training.batches import Samples, Source
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.fitting import Fitting, Patience
+from components.trainer.training.inputs import read_inputs
 from components.trainer.training.losses import Loss, Measures, balanced_weights, loss_of
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
@@ -101,6 +102,33 @@ class TorchTask:
         loss_of(self._loss, self._model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         trained = [pair for pair in self._model.named_parameters() if pair[1].requires_grad]
         return {name: parameter.grad for name, parameter in trained}
+
+    def predictor(self, weights: Arrays) -> Predict:
+        """Return a function from inputs to outputs, in nested lists; it has a model of its own."""
+        model = self._make_model().to(self._device)
+        load_arrays(model, weights)
+        model.eval()
+        like = self._one_input()
+
+        def predict(inputs: Sequence[object]) -> list[object]:
+            batch = read_inputs(inputs, like).to(self._device)
+            try:
+                with torch.no_grad():
+                    outputs: list[object] = model(batch).cpu().tolist()
+            except (RuntimeError, IndexError, ValueError) as error:
+                message = f"the model cannot take these inputs: {str(error).splitlines()[0]}"
+                raise InputRefused(message) from error
+            return outputs
+
+        return predict
+
+    def _one_input(self) -> Tensor | None:
+        """Return one input of the local data, if there are any: applications send inputs of its shape."""
+        for source in (self._training, self._held_out):
+            samples = batches.read(source)
+            if batches.length(samples):
+                return self._batch(samples, 1)[0][0]
+        return None
 
     @torch.no_grad()
     def measure(self, samples: Samples) -> Evaluation:

@@ -1,0 +1,243 @@
+"""New models: heard of, fetched, checked, evaluated, and put into service or not.
+
+All of it runs on one thread, while others answer requests with the old model.
+"""
+
+import logging
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.predictor import judging
+from components.predictor.bucket import ModelBucket
+from components.predictor.configuration import Configuration
+from components.predictor.errors import ModelRefused, NotNow
+from components.predictor.serving import Served, Serving
+from components.predictor.shelf import Shelf
+from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
+from fedgrass.federation import object_keys, weights
+from fedgrass.federation.errors import FedgrassError
+from fedgrass.federation.messages import NewModel
+from fedgrass.federation.newest import is_newer
+from fedgrass.federation.weights import Arrays
+
+FIRST_DELAY = 5.0  # seconds, between tries to reach S3
+LARGEST_DELAY = 600.0
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Offer:
+    """One task, and what is known of its models."""
+
+    task: PredictingTask
+    shelf: Shelf
+    wanted: NewModel | None = None  # announced, and not yet dealt with
+    worse: NewModel | None = None  # evaluated, and not taken
+    bucket: str = ""  # of the last model that was heard of
+    look: bool = field(default=False)  # the pointer is still to be read
+
+
+class Adoption:
+    """Puts new models into service; ``tell`` is given each change in words."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, PredictingTask],
+        folder: Path,
+        serving: Serving,
+        configuration: Configuration,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._offers = {name: Offer(task, Shelf(folder / name)) for name, task in tasks.items()}
+        self._serving = serving
+        self._configuration = configuration
+        self._tell = tell
+        self._bucket = ModelBucket()
+        self._heard: queue.SimpleQueue[NewModel | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._rng = random.Random()  # noqa: S311 - jitter
+
+    def restore(self) -> None:
+        """Serve what lies on disk: the device may be offline."""
+        for name, offer in self._offers.items():
+            found = offer.shelf.newest()
+            if found is None:
+                continue
+            model, data = found
+            offer.bucket = model.bucket
+            try:
+                predict = _made(offer.task, _arrays(data))
+            except ModelRefused as error:
+                # Such as after the task was given other options: the next model may fit again.
+                self._tell(f"{name}: the model on disk, {_short(model)}, is not served: {error}")
+                continue
+            self._serving.serve(name, Served(model, predict))
+            log.info("%s: serves %s from disk", name, _short(model))
+
+    def hear(self, model: NewModel) -> None:
+        """Take note of a new model; from any thread."""
+        self._heard.put(model)
+
+    def look(self) -> None:
+        """Have the pointers to the newest models read, in case a message was lost; from any thread."""
+        self._heard.put(None)
+
+    def stop(self) -> None:
+        """Take no more models; from any thread."""
+        self._stopped.set()
+        self._heard.put(None)
+
+    def run(self) -> None:
+        """Deal with what is heard until :meth:`stop`; what S3 cannot give now is tried again later."""
+        pauses = self._fresh_pauses()
+        pause: float | None = None
+        while not self._stopped.is_set():
+            for model in self._news(pause):
+                self._note(model)
+            for name, offer in self._offers.items():
+                try:
+                    self._attend(name, offer)
+                except Exception as error:  # noqa: BLE001 - the user's task, or a disk that fails: go on serving
+                    offer.wanted = None
+                    self._tell(f"{name}: a new model could not be taken: {type(error).__name__}: {error}")
+            if any(offer.wanted or offer.look for offer in self._offers.values()):
+                pause = next(pauses)
+            else:
+                pause, pauses = None, self._fresh_pauses()
+
+    def _news(self, pause: float | None) -> Iterator[NewModel | None]:
+        """Yield all that was heard; wait for it, or until it is time to try again."""
+        try:
+            yield self._heard.get(timeout=pause)
+            while True:
+                yield self._heard.get_nowait()
+        except queue.Empty:
+            return
+
+    def _fresh_pauses(self) -> Iterator[float]:
+        delay = FIRST_DELAY
+        while True:
+            yield delay * self._rng.random()  # all of it at random: a fleet asks for the same model at once
+            delay = min(LARGEST_DELAY, delay * 2)
+
+    def _note(self, model: NewModel | None) -> None:
+        if model is None:
+            for offer in self._offers.values():
+                offer.look = True
+        elif model.task in self._offers:
+            self._want(model, self._offers[model.task])
+
+    def _attend(self, name: str, offer: Offer) -> None:
+        for step in (self._look, self._adopt):  # a pointer that cannot be read is no reason to wait
+            self._try(step, name, offer)
+
+    def _try(self, step: Callable[[str, Offer], None], name: str, offer: Offer) -> None:
+        try:
+            step(name, offer)
+        except NotNow as error:
+            log.info("%s: %s; trying again", name, error)
+        except ModelRefused as error:
+            offer.look = offer.look and step == self._adopt
+            offer.wanted = None
+            served = self._serving.served(name)
+            kept = f"keeps {served.name}" if served else "has no model yet"
+            self._tell(f"{name}: {kept}: {error}")
+
+    def _look(self, name: str, offer: Offer) -> None:
+        bucket = self._configuration.bucket or offer.bucket
+        found = self._bucket.newest(bucket, name) if offer.look and bucket else None
+        offer.look = False
+        if found and found.task == name:
+            self._want(found, offer)
+
+    def _want(self, model: NewModel, offer: Offer) -> None:
+        served = self._serving.served(model.task)
+        known = [each for each in (served and served.model, offer.worse, offer.wanted) if each]
+        # A message may come twice, late, or after a newer one.
+        if not any(each == model or is_newer(each, model) for each in known):
+            offer.wanted, offer.bucket = model, model.bucket
+
+    def _adopt(self, name: str, offer: Offer) -> None:
+        if model := offer.wanted:
+            try:
+                self._take(name, offer, model)
+            except ModelRefused as error:
+                message = f"{_short(model)} is not taken: {error}"
+                raise ModelRefused(message) from error
+            offer.wanted = None
+
+    def _take(self, name: str, offer: Offer, model: NewModel) -> None:
+        self._check_place(model)
+        data = self._bucket.fetch(model)
+        arrays = _arrays(data)
+        predict = _made(offer.task, arrays)
+        new = _evaluated(offer.task, arrays)
+        served = self._serving.served(name)
+        old = self._metrics_of(offer, served) if served else None
+        if old and (reason := judging.worse(old.metrics, new.metrics, self._configuration)):
+            offer.worse = model
+            raise ModelRefused(reason)
+        try:
+            offer.shelf.put(model, data)
+        except OSError as error:
+            message = f"{_short(model)} cannot be written: {error}"
+            raise NotNow(message) from error
+        self._serving.serve(name, Served(model, predict))
+        measured = judging.told(new.metrics, self._configuration)
+        before = judging.told(old.metrics, self._configuration) if old else ""
+        words = ", ".join(word for word in (measured, before and f"before {before}") if word)
+        self._tell(f"{name}: serves {_short(model)}" + (f" ({words})" if words else ""))
+
+    def _check_place(self, model: NewModel) -> None:
+        wanted = self._configuration.bucket or model.bucket
+        if model.bucket != wanted or model.key != object_keys.model(model.run, model.round):
+            message = f"it is said to lie at s3://{model.bucket}/{model.key}, which is no model's place"
+            raise ModelRefused(message)
+
+    def _metrics_of(self, offer: Offer, served: Served) -> Evaluation | None:
+        """Measure the served model anew: the local data may have changed since."""
+        found = offer.shelf.newest()
+        if found is None or found[0] != served.model:
+            return None
+        return _evaluated(offer.task, _arrays(found[1]))
+
+
+def _arrays(data: bytes) -> Arrays:
+    # The SHA-256 vouches for the bytes: models that the cloud made have no checksums in their header.
+    try:
+        arrays = weights.decode(data)
+        weights.check_finite(arrays)
+    except FedgrassError as error:
+        message = f"it is no model: {error}"
+        raise ModelRefused(message) from error
+    return arrays
+
+
+def _made(task: PredictingTask, arrays: Arrays) -> Predict:
+    try:
+        return task.predictor(arrays)
+    except Exception as error:
+        message = f"the task cannot use it: {_in_line(error)}"
+        raise ModelRefused(message) from error
+
+
+def _evaluated(task: PredictingTask, arrays: Arrays) -> Evaluation:
+    try:
+        return task.evaluate(arrays)
+    except Exception as error:
+        message = f"the task cannot evaluate it: {_in_line(error)}"
+        raise ModelRefused(message) from error
+
+
+def _in_line(error: Exception) -> str:
+    """Return an error of the user's task in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FedgrassError) else f"{type(error).__name__}: {text}"
+
+
+def _short(model: NewModel) -> str:
+    return f"{model.run}/{model.round}"

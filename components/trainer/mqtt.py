@@ -1,0 +1,302 @@
+"""AWS IoT Core reached by the device itself, with its certificate: MQTT 5 over TLS, by paho-mqtt.
+
+paho's network thread does the waiting; what it hears is handed on at once. The session, and all that it says,
+are the same as behind a Greengrass nucleus.
+"""
+
+import logging
+import os
+import random
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from components.trainer.backoff import delays
+from components.trainer.errors import ConfigurationError, Forbidden, NotSent
+from components.trainer.plain_device import Connection, read_device_file
+
+CALL_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 30  # a link that has died without a word is noticed after one to two of these
+FIRST_DELAY = 2.0  # seconds, between two connections
+LARGEST_DELAY = 120.0
+# IoT Core keeps announcements so long for a device that is away; after that it says hello.
+SESSION_SECONDS = 3600
+HTTPS_PORT = 443
+ALPN_OF_MQTT = "x-amzn-mqtt-ca"  # tells IoT Core on port 443 that this is no HTTPS
+NOT_AUTHORIZED = 0x87  # MQTT 5, section 2.4
+log = logging.getLogger(__name__)
+Lost = Callable[[str], None]
+
+
+class _Client(paho.Client):
+    """paho's client, whose network thread cannot end without a word."""
+
+    ended: Callable[[], None] = staticmethod(lambda: None)
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - paho's signature
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        finally:
+            self.ended()
+
+
+class MqttConnection:
+    """A :class:`~components.trainer.ports.Host` without Greengrass.
+
+    It connects in the background, and again whenever the connection is lost; until then calls raise NotSent.
+    ``lost`` is called if that cannot go on.
+    """
+
+    def __init__(self, file: Path, connection: Connection, lost: Lost) -> None:
+        self._file = file
+        self._connection = connection
+        self._lost = lost
+        self._handlers: dict[str, tuple[Callable[[bytes], None], int]] = {}
+        self._refused: dict[int, ReasonCode] = {}  # publishes, by their packet's number
+        self._subscribed: dict[int, ReasonCode] = {}
+        self._renewing: set[int] = set()  # subscriptions after a reconnect, which nobody waits for
+        self._answered = threading.Condition()
+        self._why = "no answer yet"  # there is no connection
+        self._rng = random.Random()  # noqa: S311 - jitter
+        self._pauses = self._fresh_pauses()
+        self._closing = False
+        self._client = self._make_client()
+
+    def open(self) -> None:
+        """Begin to connect; returns at once."""
+        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = SESSION_SECONDS
+        host, port = self._connection.endpoint, self._connection.port
+        self._client.connect_async(host, port, KEEP_ALIVE_SECONDS, properties=session)
+        self._client.loop_start()
+
+    def publish(self, topic: str, payload: bytes, qos: int) -> None:
+        """Publish to AWS IoT Core, as :class:`~components.trainer.ports.Messaging` says.
+
+        At QoS 1 it returns once IoT Core has the message.
+        """
+        what = f"publish to {topic}"
+        self._check_connected(what)
+        sent = self._client.publish(topic, payload, qos)
+        _check(sent.rc, what)
+        if not qos:
+            return
+        sent.wait_for_publish(CALL_SECONDS)
+        if not sent.is_published():
+            message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
+            raise NotSent(message)
+        if refusal := self._refused.pop(sent.mid, None):
+            raise _refusal(refusal, what)
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
+        """Subscribe at AWS IoT Core, as :class:`~components.trainer.ports.Messaging` says."""
+        what = f"subscribe to {topic}"
+        self._check_connected(what)
+        self._handlers[topic] = (handler, qos)
+        try:
+            code, number = self._client.subscribe(topic, options=SubscribeOptions(qos))
+            _check(code, what)
+            self._wait_for_subscription(number, what)
+        except BaseException:
+            self._handlers.pop(topic, None)
+            raise
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear a topic no more."""
+        if self._handlers.pop(topic, None) and self._client.is_connected():
+            self._client.unsubscribe(topic)
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the trainer's values as the file has them now.
+
+        Raises:
+            ConfigurationError: the file cannot be used any more.
+        """
+        connection, trainer = read_device_file(self._file)
+        if connection != self._connection:
+            log.warning("%s has another [connection] now: it holds after a restart", self._file)
+        return trainer
+
+    def watch_configuration(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called at SIGHUP, which is what ``systemctl reload`` sends."""
+        signal.signal(signal.SIGHUP, lambda *_: changed())
+
+    def report_running(self) -> None:
+        """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
+        if not (place := os.environ.get("NOTIFY_SOCKET")):
+            return
+        # A name that begins with @ is in Linux's abstract namespace (sd_notify(3)).
+        address = "\0" + place[1:] if place.startswith("@") else place
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+                told.settimeout(CLOSE_SECONDS)
+                told.sendto(b"READY=1", address)
+        except OSError as error:
+            log.info("systemd could not be told: %s", error)
+
+    def close(self) -> None:
+        """Disconnect; ``lost`` is not called."""
+        self._closing = True
+        self._client.disconnect()
+        # Joining paho's thread may take as long as a connection that is being made: nobody waits for that.
+        end = threading.Thread(target=self._client.loop_stop, daemon=True, name="mqtt-end")
+        end.start()
+        end.join(CLOSE_SECONDS)
+
+    def _make_client(self) -> _Client:
+        client = _Client(CallbackAPIVersion.VERSION2, self._connection.thing, protocol=paho.MQTTv5)
+        client.tls_set_context(_tls(self._connection))
+        client.connect_timeout = CALL_SECONDS
+        client.suppress_exceptions = True  # else one of a callback would end paho's thread
+        client.enable_logger(_quiet_logger())
+        client.ended = self._thread_ended
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        return client
+
+    def _check_connected(self, what: str) -> None:
+        if not self._client.is_connected():
+            where = f"{self._connection.endpoint}:{self._connection.port}"
+            message = f"could not {what}: there is no connection to {where} ({self._why})"
+            raise NotSent(message)
+
+    def _wait_for_subscription(self, number: int | None, what: str) -> None:
+        with self._answered:
+            if number is None or not self._answered.wait_for(
+                lambda: number in self._subscribed, CALL_SECONDS
+            ):
+                message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
+                raise NotSent(message)
+            reason = self._subscribed.pop(number)
+        if reason.is_failure:
+            raise _refusal(reason, what)
+
+    def _fresh_pauses(self) -> Iterator[float]:
+        return delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
+
+    def _pause(self) -> None:
+        """Choose the pause before the next connection at random: a fleet must not come back as one."""
+        seconds = next(self._pauses) * self._rng.random()
+        self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type] # it only adds them
+
+    # From here on: called by paho's thread.
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        _: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        __: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._tell(f"IoT Core refused the connection: {reason}")
+            return
+        log.info("connected to %s as %s", self._connection.endpoint, self._connection.thing)
+        self._pauses = self._fresh_pauses()
+        self._renewing.clear()
+        self._subscribed.clear()
+        if not flags.session_present:
+            for topic, (_handler, qos) in list(self._handlers.items()):
+                _code, number = client.subscribe(topic, options=SubscribeOptions(qos))
+                if number is not None:
+                    self._renewing.add(number)
+
+    def _on_connect_fail(self, _: paho.Client, __: object) -> None:
+        # paho calls this while it handles the error, which it does not hand over.
+        self._tell(str(sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]))
+        self._pause()
+
+    def _on_disconnect(
+        self,
+        _: paho.Client,
+        __: object,
+        ___: paho.DisconnectFlags,
+        reason: ReasonCode,
+        ____: Properties | None,
+    ) -> None:
+        if not self._closing:
+            self._tell(f"the connection has ended: {reason}")
+            self._pause()
+
+    def _on_message(self, _: paho.Client, __: object, message: paho.MQTTMessage) -> None:
+        if found := self._handlers.get(message.topic):
+            found[0](bytes(message.payload))
+
+    def _on_publish(
+        self, _: paho.Client, __: object, number: int, reason: ReasonCode, ___: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._refused[number] = reason
+
+    def _on_subscribe(
+        self, _: paho.Client, __: object, number: int, reasons: list[ReasonCode], ___: Properties | None
+    ) -> None:
+        if number in self._renewing:
+            self._renewing.discard(number)
+            if any(reason.is_failure for reason in reasons):
+                log.warning("IoT Core refused a subscription after a reconnect: %s", reasons[0])
+            return
+        with self._answered:
+            self._subscribed[number] = reasons[0]
+            self._answered.notify_all()
+
+    def _thread_ended(self) -> None:
+        if not self._closing:
+            self._lost("the MQTT client's thread has ended")
+
+    def _tell(self, why: str) -> None:
+        if why != self._why:  # once, and not at each of a hundred tries
+            log.warning("no connection to %s: %s", self._connection.endpoint, why)
+        self._why = why
+
+
+def _tls(connection: Connection) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=connection.root_ca or None)
+        context.load_cert_chain(connection.certificate, connection.private_key)
+    except OSError as error:  # ssl.SSLError is one
+        message = (
+            f"the device's certificate {connection.certificate}, its key {connection.private_key} or the root"
+            f" {connection.root_ca or 'of the system'} cannot be used: {error}"
+        )
+        raise ConfigurationError(message) from error
+    if connection.port == HTTPS_PORT:
+        context.set_alpn_protocols([ALPN_OF_MQTT])
+    return context
+
+
+def _quiet_logger() -> logging.Logger:
+    """Return a logger for what paho would tell: only its errors are news here."""
+    logger = logging.getLogger("paho")
+    logger.setLevel(logging.ERROR)
+    return logger
+
+
+def _check(code: MQTTErrorCode, what: str) -> None:
+    if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        message = f"could not {what}: {paho.error_string(code)}"
+        raise NotSent(message)
+
+
+def _refusal(reason: ReasonCode, what: str) -> Forbidden | NotSent:
+    if reason.value == NOT_AUTHORIZED:
+        return Forbidden(f"not allowed to {what}: the IoT policy of the device's certificate has to allow it")
+    return NotSent(f"could not {what}: IoT Core said {reason}")

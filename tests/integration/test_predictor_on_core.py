@@ -1,0 +1,491 @@
+"""The predictor as it is built and deployed: its recipe on a local core, the SDKs unmodified, real HTTP."""
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import awsiot.greengrasscoreipc as greengrass
+import numpy as np
+import pytest
+from awsiot.greengrasscoreipc import model as ipc
+from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
+
+from components.trainer.tasks.digits import Digits, read_digits
+from fedgrass.federation import messages, weights
+from fedgrass.federation.messages import NewModel, PredictorReport
+from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.nucleus import GreengrassCore
+from fedgrass.local.profiles import CLASSIC, LITE, Profile
+from package import build_component
+from tests.local_core import CoreInThread, eventually, recipe, settings, write_recipe
+
+NAME = "com.fedgrass.Predictor"
+ASKER = "com.example.Asker"
+TOPIC = "fedgrass/plant/clients/device-1/predictor"
+BUCKET = "predictor-on-core"
+PATIENCE = 40.0  # seconds
+CONFIGURATION: dict[str, object] = {
+    "python": sys.executable,
+    "fleet": "plant",
+    "heartbeat_seconds": "0.5",  # as the nucleus may give it
+    "http_port": "0",
+    "tasks": {"digits": None, "noise": {}},
+}
+CREDENTIALS = {
+    "AccessKeyId": "test",
+    "SecretAccessKey": "test",
+    "Token": "test",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
+ASKERS_ACCESS = {
+    "aws.greengrass.ipc.pubsub": {
+        f"{ASKER}:pubsub:1": {"operations": ["*"], "resources": ["fedgrass/predict/*"]}
+    }
+}
+
+
+def biased(by: float) -> bytes:
+    """Return a model of the noise task: it adds ``by`` to a number, and its loss is ``by`` squared."""
+    return weights.encode({"body": np.zeros(2475, np.float32), "bias": np.full(25, by, np.float32)})
+
+
+@dataclass
+class Site:
+    """A core with the predictor's build at hand, the cloud's side of its topics, and its bucket."""
+
+    running: CoreInThread
+    build: Path
+    root: Path
+    s3: Any
+    stack: ExitStack
+    heard: list[ipc.SubscriptionResponseMessage] = field(default_factory=list)
+
+    def deploy(self, **configuration: object) -> None:
+        self.running.run(
+            self.running.core.deploy(
+                self.build / "recipes" / f"{NAME}.yaml",
+                self.build / "artifacts",
+                {**CONFIGURATION, **configuration},
+            )
+        )
+
+    def put(self, number: int, data: bytes, *, run: str = "run-a", task: str = "noise") -> NewModel:
+        """Put a model into the bucket; return how it is announced."""
+        key = f"models/{run}/{number}.safetensors"
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=data)
+        return NewModel(
+            task=task,
+            run=run,
+            round=number,
+            bucket=BUCKET,
+            key=key,
+            sha256=weights.sha256(data),
+            bytes=len(data),
+            closed_at=number,
+        )
+
+    def announce(self, model: NewModel) -> None:
+        self.running.from_cloud(f"fedgrass/plant/models/{model.task}", messages.encode(model))
+
+    def point_to(self, model: NewModel | None) -> None:
+        key = f"models/{model.task if model else 'noise'}/latest.json"
+        if model:
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=messages.encode(model))
+        else:
+            self.s3.delete_object(Bucket=BUCKET, Key=key)
+
+    def reports(self) -> list[PredictorReport]:
+        received = self.running.broker.received
+        return [messages.decode(said.payload, PredictorReport) for said in received if said.topic == TOPIC]
+
+    def events(self) -> list[str]:
+        return [report.event for report in self.reports() if report.event]
+
+    def waits_for_event(self, words: str) -> str:
+        def found() -> list[str]:
+            return [event for event in self.events() if words in event]
+
+        return eventually(found, PATIENCE)[0]
+
+    def serves(self, model: str, task: str = "noise") -> None:
+        """Wait until a report says that the task is served with this model, by the process that runs now."""
+        eventually(lambda: self.reports() and self.reports()[-1].models.get(task) == model, PATIENCE)
+
+    def hears_of_models(self, task: str = "noise") -> None:
+        """Wait until the predictor has subscribed."""
+        topic = f"fedgrass/plant/models/{task}"
+        eventually(lambda: topic in self.running.connection.filters, PATIENCE)
+
+    @property
+    def port(self) -> int:
+        eventually(self.reports, PATIENCE)
+        return self.reports()[-1].http_port
+
+    def ask(self, method: str, path: str, body: bytes | str = b"", **headers: str) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body or None, headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def predict(self, *inputs: object, task: str = "noise") -> tuple[int, Any]:
+        return self.ask("POST", f"/predict/{task}", json.dumps({"inputs": inputs}))
+
+    @property
+    def log(self) -> str:
+        return (self.root / "logs" / f"{NAME}.log").read_text()
+
+    @property
+    def process(self) -> int:
+        work = self.root / "work" / NAME
+        (found,) = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_predictor(entry, work)]
+        return found
+
+    @property
+    def shelf(self) -> Path:
+        return self.root / "work" / NAME / "models" / "noise"
+
+    def other_component(self) -> GreengrassCoreIPCClientV2:
+        """Deploy a component that is not ours; return its own client of the nucleus."""
+        folder = self.root.parent / "asker"
+        folder.mkdir()
+        content = recipe("sleep 1000", name=ASKER, configuration={"accessControl": ASKERS_ACCESS})
+        self.running.run(self.running.core.deploy(write_recipe(folder, content), folder))
+        self.running.run(self.running.core.wait_for(ASKER, "RUNNING", PATIENCE))
+        environment = self.running.core.component_environment(ASKER)
+        connected = greengrass.connect(
+            ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
+            authtoken=environment["SVCUID"],
+        )
+        client = GreengrassCoreIPCClientV2(client=connected, executor=ThreadPoolExecutor(1))
+        self.stack.callback(lambda: client.close().exception(10))
+        client.subscribe_to_topic(
+            topic="fedgrass/predict/noise/replies/me",
+            on_stream_event=self.heard.append,
+            on_stream_error=lambda _: False,
+        )
+        return client
+
+
+def _is_predictor(process: Path, work: Path) -> bool:
+    try:
+        program = (process / "cmdline").read_bytes().split(b"\0")
+        return (process / "cwd").resolve() == work and b"components.predictor" in program
+    except OSError:
+        return False  # it has just ended
+
+
+@contextmanager
+def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    build_component(NAME, "1.2.3", "tests", folder / "build")
+    with ExitStack() as stack:
+        root = folder / "core"
+        running = CoreInThread(root, profile)
+        stack.callback(running.close)
+        variables = {"AWS_ENDPOINT_URL": cloud.endpoint_url}
+        running.core = GreengrassCore(
+            settings(root, profile, credentials=lambda: CREDENTIALS, environment=variables),
+            lambda: running.connection,
+        )
+        running.run(running.core.start())
+        site = Site(running, folder / "build", root, s3, stack)
+        site.point_to(None)
+        yield site
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, LITE) as site:
+        yield site
+
+
+@pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])
+def test_a_new_model_is_served_over_http_and_local_topics(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile
+) -> None:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
+        site.deploy()
+        site.hears_of_models()
+        status, answer = site.predict(1)
+        assert (status, answer["error"]) == (
+            503,
+            "no model of the task 'noise' has come yet; try again later",
+        )
+        site.announce(site.put(1, biased(0.5)))
+        assert site.waits_for_event("noise: serves run-a/1") == "noise: serves run-a/1 (loss 0.25)"
+        assert site.predict(1, 2.5) == (
+            200,
+            {"task": "noise", "run": "run-a", "round": 1, "outputs": [1.5, 3.0]},
+        )
+        other = site.other_component()
+        asked = {"inputs": [1], "reply": "fedgrass/predict/noise/replies/me", "id": 7}
+        other.publish_to_topic(
+            topic="fedgrass/predict/noise",
+            publish_message=ipc.PublishMessage(json_message=ipc.JsonMessage(message=asked)),
+        )
+        other.publish_to_topic(
+            topic="fedgrass/predict/noise",
+            publish_message=ipc.PublishMessage(
+                binary_message=ipc.BinaryMessage(message=json.dumps({**asked, "inputs": ["one"]}).encode())
+            ),
+        )
+        eventually(lambda: len(site.heard) == 2, PATIENCE)
+        assert site.heard[0].json_message.message == {
+            "id": 7,
+            "task": "noise",
+            "run": "run-a",
+            "round": 1,
+            "outputs": [1.5],
+        }
+        refused = json.loads(site.heard[1].binary_message.message)
+        assert refused == {"id": 7, "error": "inputs[0] is 'one'; the task takes numbers"}
+        eventually(lambda: site.reports()[-1].requests == 4, PATIENCE)
+        report = site.reports()[-1]
+        assert (report.failures, report.component_version) == (2, "1.2.3")
+        assert 0 < report.p50_ms <= report.p99_ms
+        status, health = site.ask("GET", "/health")
+        assert (status, health["status"], health["models"]) == (200, "ok", {"noise": "run-a/1"})
+
+
+def test_a_worse_model_is_not_taken_and_a_better_one_is(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    site.announce(site.put(2, biased(0.9)))
+    assert site.waits_for_event("run-a/2") == (
+        "noise: keeps run-a/1: run-a/2 is not taken: its loss is 0.81, the served model's 0.25: worse by more"
+        " than 0.02"
+    )
+    assert site.predict(1)[1]["outputs"] == [1.5]
+    site.announce(site.put(3, biased(0.25)))
+    assert site.waits_for_event("run-a/3") == "noise: serves run-a/3 (loss 0.0625, before loss 0.25)"
+    assert site.predict(1)[1]["round"] == 3
+
+
+def test_a_message_that_comes_twice_late_or_out_of_order_changes_nothing(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    first, second = site.put(1, biased(0.5)), site.put(2, biased(0.5))
+    for model in (second, first, second):
+        site.announce(model)
+    other = site.put(3, biased(0.25))
+    site.serves("run-a/2")
+    site.announce(other)
+    site.serves("run-a/3")
+    assert [event.split(" (")[0] for event in site.events()] == [
+        "noise: serves run-a/2",
+        "noise: serves run-a/3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": "0" * 64}, "has another SHA-256 than was announced"),
+        ({"key": "updates/evil/1.safetensors"}, "which is no model's place"),
+        ({"round": 9, "key": "models/run-a/9.safetensors"}, "cannot be downloaded"),
+    ],
+)
+def test_a_model_that_is_not_what_was_announced_is_not_taken(
+    site: Site, change: dict[str, Any], words: str
+) -> None:
+    import msgspec  # noqa: PLC0415
+
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    site.announce(msgspec.structs.replace(site.put(2, biased(0.25)), **change))
+    eventually(lambda: words in site.log, PATIENCE)
+    assert site.predict(1)[1]["round"] == 1
+    # ... and it does not stand in the way of the next one.
+    site.announce(site.put(10, biased(0.25)))
+    site.serves("run-a/10")
+    assert "Traceback" not in site.log
+
+
+def test_a_model_that_the_task_cannot_use_is_not_taken(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, weights.encode({"other": np.zeros(3, np.float32)})))
+    words = "noise: has no model yet: run-a/1 is not taken: the task cannot use it: KeyError"
+    assert words in site.waits_for_event("noise")
+    site.announce(site.put(2, biased(float("nan"))))
+    assert "run-a/2 is not taken: it is no model: array 'bias' has" in site.waits_for_event("not finite")
+    site.announce(site.put(3, b"no model at all"))
+    assert "it is no model" in site.waits_for_event("run-a/3")
+    assert site.predict(1)[0] == 503
+
+
+def test_the_newest_model_is_asked_for_at_the_start(site: Site) -> None:
+    site.point_to(site.put(4, biased(0.5)))
+    site.deploy(bucket=BUCKET)
+    site.serves("run-a/4")
+
+
+def test_a_message_that_was_lost_is_made_good_by_the_pointer(site: Site) -> None:
+    site.deploy(bucket=BUCKET, check_seconds=1)
+    site.hears_of_models()
+    site.point_to(site.put(5, biased(0.5)))
+    site.serves("run-a/5")
+
+
+def test_a_restarted_predictor_serves_from_disk_though_nothing_can_be_reached(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    for number in range(1, 6):
+        site.announce(site.put(number, biased(0.5)))
+        site.serves(f"run-a/{number}")
+    assert len(list(site.shelf.glob("*.safetensors"))) == 3
+    former = site.process
+    site.running.run(site.running.core.cut_mqtt())
+    for number in range(1, 6):
+        site.s3.delete_object(Bucket=BUCKET, Key=f"models/run-a/{number}.safetensors")
+    os.kill(former, signal.SIGKILL)
+    eventually(lambda: site.log.count("predictions at http://") == 2, PATIENCE)
+    port = int(site.log.rpartition("predictions at http://127.0.0.1:")[2].partition("/")[0])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("POST", "/predict/noise", '{"inputs": [1]}')
+    assert json.loads(connection.getresponse().read())["round"] == 5
+    connection.close()
+
+
+def test_a_kill_in_the_middle_of_a_swap_costs_nothing(site: Site) -> None:
+    options = {"module": "slow_noise:SlowNoise", "path": str(Path(__file__).parent)}
+    site.deploy(bucket=BUCKET, tasks={"noise": {**options, "entered": str(site.root / "entered")}})
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    # The task holds the second evaluation of a process until it is killed.
+    second = site.put(2, biased(0.25))
+    site.point_to(second)
+    site.announce(second)
+    eventually((site.root / "entered").exists, PATIENCE)
+    assert site.predict(1)[1]["round"] == 1  # served meanwhile
+    os.kill(site.process, signal.SIGKILL)
+    site.serves("run-a/2")
+    assert site.predict(1)[1]["outputs"] == [1.25]
+
+
+def test_requests_are_answered_by_one_model_or_the_other_while_models_change(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(1.0)))
+    site.serves("run-a/1")
+    answers: list[tuple[int, Any]] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            answers.append(site.predict(0))
+
+    asking = [threading.Thread(target=keep_asking) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    try:
+        for number in range(2, 6):
+            site.announce(site.put(number, biased(1 / number)))
+            site.serves(f"run-a/{number}")
+    finally:
+        done.set()
+        for thread in asking:
+            thread.join(PATIENCE)
+    assert {status for status, _ in answers} == {200}
+    for _, answer in answers:
+        assert answer["outputs"] == [pytest.approx(1 / answer["round"], abs=1e-6)]
+    assert len({answer["round"] for _, answer in answers}) > 1
+
+
+def test_the_digits_are_told_apart(site: Site) -> None:
+    task = Digits()
+    trained = task.fit(task.initial_weights(0), {"epochs": 5, "seed": 1}, lambda _: None, lambda: False)
+    site.deploy(tasks={"digits": {}})
+    site.hears_of_models("digits")
+    site.announce(site.put(1, weights.encode(trained.weights), task="digits"))
+    site.serves("run-a/1", "digits")
+    images, labels = read_digits()
+    status, answer = site.predict(*images[:50].tolist(), task="digits")
+    assert status == 200
+    guessed = np.asarray(answer["outputs"]).argmax(axis=1)
+    assert (guessed == labels[:50].numpy()).mean() > 0.8
+    status, answer = site.predict([[0.0]], task="digits")
+    assert (status, answer["error"]) == (
+        400,
+        "inputs[0] has the shape (1, 1); the model takes (1, 8, 8)",
+    )
+    assert "(accuracy " in site.waits_for_event("digits: serves")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "words"),
+    [
+        ({"tasks": {"faces": {}}}, "there is no task 'faces'; built in are digits"),
+        ({"tasks": {"digits": None}}, "the configuration has 0 tasks; a predictor serves 1 to 16"),
+        ({"worse_by": "much"}, "the configuration's worse_by is 'much'"),
+        (
+            {"tasks": {"noise": {"module": "slow_noise:NoPredictor"}}},
+            "the task 'noise' cannot predict: its class needs a method predictor(weights)",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
+    site: Site, configuration: dict[str, Any], words: str
+) -> None:
+    if configuration.get("tasks", {}).get("noise"):
+        configuration["tasks"]["noise"]["path"] = str(Path(__file__).parent)
+    site.deploy(**configuration)
+    eventually(lambda: site.running.core.component_state(NAME) == "BROKEN", PATIENCE)
+    assert words in site.log
+    assert "Traceback" not in site.log
+
+
+def test_a_reply_topic_outside_the_tasks_own_is_not_answered(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    other = site.other_component()
+    for reply in ("other/topic", "fedgrass/predict/noise/replies/#", "fedgrass/predict/noise", ""):
+        asked = {"inputs": [1], "reply": reply}
+        other.publish_to_topic(
+            topic="fedgrass/predict/noise",
+            publish_message=ipc.PublishMessage(json_message=ipc.JsonMessage(message=asked)),
+        )
+    eventually(lambda: site.log.count("a local request was not answered: its reply topic is") == 4, PATIENCE)
+
+
+def test_a_port_that_is_taken_is_named(site: Site) -> None:
+    import socket  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.deploy(http_port=port)
+        eventually(lambda: site.running.core.component_state(NAME) == "BROKEN", PATIENCE)
+    assert (
+        f"the configuration's http_port {port} on 127.0.0.1 cannot be used: Address already in use"
+        in site.log
+    )
+
+
+def test_stopping_the_core_ends_the_predictor_at_once(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    process = site.process
+    site.running.run(site.running.core.stop())
+    assert not Path(f"/proc/{process}").exists()
+    assert "asked to end by SIGTERM" in site.log
+    assert "Traceback" not in site.log
