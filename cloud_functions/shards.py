@@ -74,8 +74,8 @@ def make(cloud: Cloud, job: Job) -> None:
         closing.give_up(cloud, current, str(error))
         return
     if not _missing(cloud, current, replies, len(cut)):
-        model = _joined(begun, replies, len(cut))
-        closing.close(cloud, current, new_model.with_download(begun, model), len(replies))
+        files = _joined(begun, replies, len(cut))
+        closing.close(cloud, current, new_model.finished(begun, files), len(replies))
 
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
@@ -86,8 +86,8 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
         return
     with making.named(replies):
         changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
-        model = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
-    sizes = {"model": model.bytes} | dict.fromkeys(begun.guarded.strategy.state, shard.length * 4)
+        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+    sizes = {name: file.bytes for name, file in files.items()}
     cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 
 
@@ -104,8 +104,8 @@ def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> Non
         closing.reopen(cloud, current, settled)
 
 
-def _joined(begun: Making, replies: Sequence[Participant], count: int) -> Stored:
-    """Put the shards together into the drafts of the model and of the state; return the model's."""
+def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[str, Stored]:
+    """Put the shards together into the drafts of the model and of the state, and return these."""
     leased, bucket = begun.round, begun.cloud.bucket
     made = [
         _SHARD.decode(bucket.read(_key(leased, replies, number, "made"), 4096)) for number in range(count)
@@ -115,7 +115,7 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> Stored
         parts = [(_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)]
         layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
         stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
-    return stored["model"]
+    return stored
 
 
 def _missing(cloud: Cloud, leased: Round, replies: Sequence[Participant], count: int) -> list[int]:
