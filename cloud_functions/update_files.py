@@ -1,6 +1,7 @@
 """The update files of a round, read from front to back in slices and checked on the way."""
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,14 @@ _GUESSED_HEADER = 64 * 1024  # bytes: enough for most headers, so that one reque
 _BFLOAT16 = Encoding(kind="bfloat16")
 
 
+class Place(NamedTuple):
+    """Where a slice lies in the data of an update."""
+
+    start: int  # byte
+    end: int
+    plain: bool  # whether the bytes are the values, in the type in which they are averaged
+
+
 class Form:
     """What every update of a round has to look like: the model's arrays in the run's encoding."""
 
@@ -45,6 +54,8 @@ class Form:
         first = next(iter(in_file_order(model)), None)
         # What lies before the model's own arrays: the scales of those that are encoded with one.
         self.scales_end = self.file.arrays[first].start if first is not None else 0
+        # Asked for each slice of each update.
+        self.place_of = cache(self._place)
 
     def range_of(self, piece: Piece) -> tuple[int, int]:
         """Return the bytes of the file's data that hold a piece."""
@@ -52,17 +63,14 @@ class Form:
         place = self.file.arrays[piece.name].start
         return place + start, place + end
 
-    def bytes_of(self, part: Slice) -> tuple[int, int]:
-        """Return the bytes of the file's data that hold a slice: its pieces lie side by side."""
-        return self.range_of(part.pieces[0])[0], self.range_of(part.pieces[-1])[1]
-
-    def is_plain(self, part: Slice) -> bool:
-        """Return whether the bytes of a slice are its values, in the type in which they are averaged."""
-        return all(DTYPES[self._dtype(piece)] == part.dtype for piece in part.pieces)
+    def _place(self, part: Slice) -> Place:
+        plain = all(DTYPES[self._dtype(piece)] == part.dtype for piece in part.pieces)
+        # Its pieces lie side by side.
+        return Place(self.range_of(part.pieces[0])[0], self.range_of(part.pieces[-1])[1], plain)
 
     def decode(self, raw: Bytes, part: Slice, row: NDArray[Any], scales: dict[str, float]) -> None:
         """Decode the bytes of a slice into ``row``, of the slice's length and type."""
-        begin, position = self.bytes_of(part)[0], 0
+        begin, position = self.place_of(part).start, 0
         for piece in part.pieces:
             start, end = (offset - begin for offset in self.range_of(piece))
             target, data = row[position : position + piece.length], raw[start:end]
@@ -109,7 +117,7 @@ class UpdateFile:
         self._position = 0
         if self._form.scales_end:
             self._read_scales()
-        start = self._form.bytes_of(first)[0] if first else self._position
+        start = self._form.place_of(first).start if first else self._position
         if start > self._position:
             chunk = start // CHUNK_BYTES
             self._check = ChunkCheck(self._checksums, chunk, self._form.file.data_bytes)
@@ -128,8 +136,8 @@ class UpdateFile:
         Raises:
             UpdateRefused: a chunk is not what the header says, or the file is not there any more.
         """
-        start, end = self._form.bytes_of(part)
-        if self._form.is_plain(part):
+        start, end, plain = self._form.place_of(part)
+        if plain:
             self._fetch(start, row.view(np.uint8))
             return
         raw = scratch[: end - start]
@@ -138,7 +146,7 @@ class UpdateFile:
 
     def peek(self, part: Slice) -> NDArray[Any]:
         """Return a slice's values, read again and not checked: to look what is wrong with them."""
-        start, end = self._form.bytes_of(part)
+        start, end, _ = self._form.place_of(part)
         raw = self._read_at(self._header_bytes + start, end - start)
         row = np.empty(part.length, dtype=part.dtype)
         self._form.decode(raw, part, row, self._scales)

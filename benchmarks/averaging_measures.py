@@ -1,0 +1,183 @@
+"""What benchmarks.averaging measures, each in a process of its own."""
+
+import argparse
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import boto3
+import msgspec
+import numpy as np
+import psutil
+
+from benchmarks.file_bucket import FileBucket
+from cloud_functions import making, new_model
+from cloud_functions.cloud import Cloud
+from cloud_functions.s3 import S3Bucket
+from fedgrass.federation import object_keys
+from fedgrass.federation.rounds import Participant, Round, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import decode
+
+FAR = 2**62  # milliseconds: the lease of a measurement never ends
+MEGABYTE = 1_000_000
+TIMES = 3
+
+
+def ours(folder: Path, clients: int, strategy: str) -> dict[str, float]:
+    """Average the updates in a folder once; return seconds and the peak of memory."""
+    bucket = FileBucket(folder)
+    return _measured(lambda: _make(bucket, _replies(folder, clients), strategy))
+
+
+def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
+    settings = parse_settings({"task": "noise", "aggregation": strategy})
+    run = Run(
+        name="bench",
+        state=RunState.RUNNING,
+        settings=settings,
+        started_at=0,
+        initial_sha256="",
+        initial_bytes=0,
+    )
+    leased = Round(
+        run="bench",
+        number=1,
+        attempt=1,
+        state=State.AGGREGATING,
+        asked=len(replies),
+        needed=len(replies),
+        minimum=1,
+        opened_at=0,
+        deadline_at=FAR,
+        base_sha256="",
+        base_bytes=0,
+        lease_until=FAR,
+    )
+    cloud = Cloud(
+        fleet="bench",
+        rounds=cast(Any, None),
+        devices=cast(Any, None),
+        thing_groups=cast(Any, None),
+        bucket=bucket,
+        publisher=cast(Any, None),
+        alarms=cast(Any, None),
+        now=lambda: 0,
+        log=print,
+        lease_seconds=900,
+    )
+    new_model.make(making.begin(cloud, run, leased), replies, [])
+
+
+def from_s3(folder: Path, clients: int, strategy: str) -> dict[str, float]:
+    """Average the same updates from the bucket ``bench`` of the embedded cloud that the environment names."""
+    create: Any = boto3.client
+    bucket = S3Bucket(create("s3"), "bench")
+    return _measured(lambda: _make(bucket, _replies(folder, clients), strategy))
+
+
+def _replies(folder: Path, clients: int) -> list[Participant]:
+    return msgspec.json.decode((folder / "replies.json").read_bytes(), type=list[Participant])[:clients]
+
+
+def flower(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
+    """Have Flower average the same updates once; its replies are made before the clock starts."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    import logging  # noqa: PLC0415 - this process alone needs these
+
+    from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict  # noqa: PLC0415
+    from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415
+    from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    bucket = FileBucket(folder)
+    found = _replies(folder, clients)
+    before = _resident()
+
+    def reply(node: int, one: Participant) -> Message:
+        data = bucket.path(object_keys.update(one.device, "bench", 1, 1)).read_bytes()
+        arrays = ArrayRecord({name: Array(np.asarray(array)) for name, array in decode(data).items()})
+        content = RecordDict(
+            {"arrays": arrays, "metrics": MetricRecord({"num-examples": one.examples, "train_loss": 1.0})}
+        )
+        return Message(content=content, dst_node_id=node, message_type=MessageType.TRAIN)
+
+    replies = [reply(node, one) for node, one in enumerate(found, start=1)]
+    strategy = FedAvg()
+
+    def aggregate() -> None:
+        arrays, _ = strategy.aggregate_train(1, replies)
+        if arrays is None:
+            message = "Flower aggregated nothing"
+            raise RuntimeError(message)
+
+    return _measured(aggregate, before)
+
+
+def read_limit(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
+    """Read the same files with one core, mapped into memory; return GB/s."""
+    paths = sorted(folder.glob("updates__*"))[:clients]
+    best = 0.0
+    for _ in range(TIMES):
+        seconds = size = 0.0
+        for path in paths:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                mapped.madvise(mmap.MADV_POPULATE_READ if hasattr(mmap, "MADV_POPULATE_READ") else 22)
+                values = np.frombuffer(mapped, np.uint64, count=len(mapped) // 8)
+                began = time.perf_counter()
+                int(values.max())
+                seconds += time.perf_counter() - began
+                size += len(mapped)
+                del values
+        best = max(best, size / seconds / 1e9)
+    return {"gb_per_s": best}
+
+
+def _measured(do: Callable[[], None], before: int | None = None) -> dict[str, float]:
+    before = before or _resident()
+    began = time.perf_counter()
+    do()
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_mb": (_peak() - before) / MEGABYTE}
+
+
+def _resident() -> int:
+    rss: int = psutil.Process().memory_info().rss
+    return rss
+
+
+def _peak() -> int:
+    """Return the peak of this process's resident set, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    message = "/proc/self/status has no VmHWM"
+    raise OSError(message)
+
+
+def main() -> None:
+    """Measure one thing; print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=list(MEASURES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("clients", type=int)
+    parser.add_argument("--strategy", default="weighted_mean")
+    options = parser.parse_args()
+    print(json.dumps(MEASURES[options.what](options.folder, options.clients, options.strategy)))
+
+
+MEASURES: dict[str, Callable[[Path, int, str], dict[str, float]]] = {
+    "ours": ours,
+    "s3": from_s3,
+    "flower": flower,
+    "read": read_limit,
+}
+
+if __name__ == "__main__":
+    main()
