@@ -11,8 +11,8 @@ from components.trainer.backoff import delays
 from components.trainer.errors import UploadFailed
 from components.trainer.events import Call, EventLoop
 from components.trainer.journal import Accepted, Journal, Reply
+from components.trainer.memory import Memory, beside
 from components.trainer.ports import Uploader, Worker
-from components.trainer.residuals import Residuals, beside
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion, Status, shorten
@@ -49,9 +49,9 @@ class Workplace:
         return self.folder / name
 
     @property
-    def residuals(self) -> Residuals:
-        """What updates left unsaid, beside the folder of the updates."""
-        return Residuals(self.folder.parent / "residuals")
+    def memory(self) -> Memory:
+        """What is remembered of former updates, beside the folder of the updates."""
+        return Memory(self.folder.parent / "memory")
 
     def sweep(self, keep: Path | None = None) -> None:
         """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
@@ -60,10 +60,10 @@ class Workplace:
             for file in self.folder.iterdir():
                 if file not in kept:
                     file.unlink(missing_ok=True)
-        self.residuals.sweep()
+        self.memory.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of a work that is out of hand, with what it would have left unsaid."""
+        """Remove the update of a work that is out of hand, with what would be remembered of it."""
         path = self.update_path(announcement)
         path.unlink(missing_ok=True)
         beside(path).unlink(missing_ok=True)
@@ -100,14 +100,14 @@ class Assignment:
         """Start the worker."""
         self._training = True
         self._place.journal.take(Accepted(self.announcement))
-        run, residuals = self.announcement.run, self._place.residuals
+        run, memory = self.announcement.run, self._place.memory
         if self.announcement.work == "train":
-            residuals.sweep(run)
+            memory.sweep(run)
         work = Work(
             announcement=self.announcement,
             options=options,
             update=str(self._place.update_path(self.announcement)),
-            residual=str(residuals.path(run)),
+            memory=str(memory.path(run)),
         )
         self._place.worker.start(work, self._answered)
 
@@ -189,7 +189,7 @@ class Assignment:
             return
         seconds = self._place.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._place.residuals.adopt(self._place.update_path(self.announcement), self.announcement.run)
+        self._place.memory.adopt(self._place.update_path(self.announcement), self.announcement.run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:

@@ -72,7 +72,7 @@ def round_id(run: str, number: int, attempt: int) -> str:
 
 
 class CarriedFile(Struct, frozen=True, kw_only=True):
-    """What the server keeps of that which updates carry, such as its control variate: a file in the bucket."""
+    """A file of what the server keeps and updates carry the change of, such as its control variate."""
 
     key: str
     sha256: Sha256

@@ -1,10 +1,11 @@
-"""What updates left unsaid, on disk: the memory of error feedback, which outlives rounds and restarts.
+"""What a device remembers of its updates, on disk: it outlives rounds and restarts.
 
-    residuals/<run>.safetensors         what all updates that were uploaded left over
-    updates/<update>.residual           what it will be once that update is uploaded
+    memory/<run>.safetensors         of all updates that were uploaded
+    updates/<update>.memory          what it will be once that update is uploaded
 
-So an update that never reaches the cloud changes nothing: its change is trained anew, and what was left over
-before it is still there. No numpy here: the arrays are the worker's (update_file.py).
+One file, so that what belongs together is taken over together: what error feedback left unsaid, and the
+device's control variate of SCAFFOLD. An update that never reaches the cloud changes nothing: it is trained
+anew from what was remembered before it. No numpy here: the arrays are the worker's (memory_file.py).
 """
 
 import logging
@@ -14,17 +15,17 @@ from pathlib import Path
 
 from fedgrass.federation.names import checked_name
 
-KEPT_SECONDS = 30 * 24 * 3600  # later, what was left over is of a model that is long gone
+KEPT_SECONDS = 30 * 24 * 3600  # later, what is remembered is of a model that is long gone
 log = logging.getLogger(__name__)
 
 
 def beside(update: Path) -> Path:
-    """Return where the worker writes what an update leaves over."""
-    return update.with_name(update.name + ".residual")
+    """Return where the worker writes what is to be remembered with an update."""
+    return update.with_name(update.name + ".memory")
 
 
-class Residuals:
-    """The files of a device: at most one run's at a time, each of the size of the model."""
+class Memory:
+    """The files of a device: at most one run's at a time, of the size of the model or twice that."""
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
@@ -36,15 +37,15 @@ class Residuals:
 
     def adopt(self, update: Path, run: str) -> None:
         """Take note that an update was uploaded. Repeating it does no harm."""
-        left_over = beside(update)
-        if not left_over.exists():
+        remembered = beside(update)
+        if not remembered.exists():
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            left_over.replace(self.path(run))
+            remembered.replace(self.path(run))
         except OSError as error:
-            # The next update begins from what was left over before: some of it is said twice.
-            log.warning("%s cannot be kept: %s", left_over, error)
+            # The next update begins from what was remembered before: some of it is said twice.
+            log.warning("%s cannot be kept: %s", remembered, error)
 
     def sweep(self, run: str = "") -> None:
         """Remove what is too old and, once a device works for ``run``, what is of other runs."""
