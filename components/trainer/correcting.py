@@ -1,4 +1,4 @@
-"""SCAFFOLD in one work: what the training corrects its gradients by, and what it sends and remembers for that.
+"""SCAFFOLD in one work: what the training corrects its gradients by, what it sends and remembers for that.
 
 The arithmetic is fedgrass/federation/scaffold.py; the corrected training is the task's ``fit_corrected``.
 """

@@ -137,7 +137,7 @@ class TorchTask:
         By plain steps: ``momentum`` is 0 unless the run's settings say another, which is refused.
 
         Raises:
-            WorkFailed: as in ``fit``; or the steps would not be plain ones; or the correction is not the model's.
+            WorkFailed: as in ``fit``; the steps would not be plain ones; the correction is not the model's.
         """
         if type(self).fit is not TorchTask.fit and type(self).fit_corrected is TorchTask.fit_corrected:
             message = (
