@@ -103,7 +103,9 @@ def test_a_published_control_has_moved_by_the_mean_of_the_uploaded_changes(
 def test_a_change_is_the_path_of_the_training_less_the_servers_control(trained: Trained) -> None:
     for number in range(1, ROUNDS + 1):
         start, server = trained.model(number - 1), trained.control(number - 1)
-        for part, update in zip(trained.records[number - 1].participants, trained.updates(number), strict=True):
+        for part, update in zip(
+            trained.records[number - 1].participants, trained.updates(number), strict=True
+        ):
             # A lonely last example is left out.
             steps = EPOCHS * (part.examples // BATCH + (part.examples % BATCH > 1))
             for name, begun in start.items():
