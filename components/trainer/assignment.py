@@ -15,7 +15,7 @@ from components.trainer.memory import Memory, beside
 from components.trainer.ports import Uploader, Worker
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
 from fedgrass.federation import object_keys
-from fedgrass.federation.messages import Announcement, Completion, Status, shorten
+from fedgrass.federation.messages import Announcement, Completion, Status, WorkMessage, shorten
 
 UPLOAD_TRIES = 5
 FIRST_DELAY = 2.0  # seconds, between uploads: long enough in all for a restart of Stream Manager
@@ -43,9 +43,9 @@ class Workplace:
     background: Background = in_thread
     measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
 
-    def update_path(self, announcement: Announcement) -> Path:
+    def update_path(self, work: WorkMessage) -> Path:
         """Return where the update of a work is written."""
-        name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
+        name = f"{work.run}-{work.round}-{work.attempt}.safetensors"
         return self.folder / name
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.trainer.memory import KEPT_SECONDS, Memory, beside
-from tests.unit.device import Device, announcement
+from tests.unit.device import Device, announcement, verdict
 
 
 def trains(device: Device, remembered: bytes = b"new") -> None:
@@ -19,7 +19,7 @@ def trains(device: Device, remembered: bytes = b"new") -> None:
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    found = (folder / "memory").glob("*")
+    found = (folder / "memory").glob("*.safetensors")
     return {file.name: file.read_bytes() for file in found}
 
 
@@ -134,3 +134,36 @@ def test_a_disk_that_cannot_be_written_costs_only_what_was_left_over(
     trains(device)
     assert len(device.completions) == 1
     assert "cannot be kept" in caplog.text
+
+
+def test_what_was_remembered_of_an_update_that_is_refused_is_taken_back_once(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device, b"of round 1")
+    device.hears(verdict())
+    device.hears(announcement(2))
+    trains(device, b"of round 2")
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 2"}
+    device.hears(verdict(2, counted=False, reason="too late"))
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 1"}
+    device.hears(announcement(3))
+    trains(device, b"of round 3")
+    device.hears(verdict(2, counted=False, reason="too late"))  # again, and late
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 3"}
+
+
+def test_the_first_update_that_is_refused_leaves_nothing_to_remember(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device)
+    device.hears(verdict(counted=False, reason="too late"))
+    assert kept(tmp_path) == {"run-a.safetensors": b""}
+
+
+def test_a_verdict_that_comes_when_the_next_training_has_begun_takes_nothing_back(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device, b"of round 1")
+    device.hears(announcement(2))
+    device.hears(verdict(counted=False, reason="too late"))
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 1"}
