@@ -67,7 +67,11 @@ def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
 def close_evaluation(cloud: Cloud, leased: Round) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
     made = new_model.Made(
-        leased.base_sha256, leased.base_bytes, leased.base_download_sha256, leased.base_download_bytes
+        leased.base_sha256,
+        leased.base_bytes,
+        leased.base_download_sha256,
+        leased.base_download_bytes,
+        leased.base_carried,
     )
     closed = _finish(cloud, leased, Event.EVALUATED, made)
     cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
@@ -82,6 +86,7 @@ def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> 
         "model_bytes": made.bytes,
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
+        "carried": made.carried,
         "metrics": mean_metrics(participants),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }

@@ -106,6 +106,7 @@ class Combiner:
         self._check = check
         self._part = part
         self._carried = carried or Layout({}, 0, 0)
+        self._sent = Layout({**layout.arrays, **self._carried.arrays}, 0, 0)  # all that an update has
 
     def survey(self, *, products: bool) -> Survey:
         """Measure all changes: of the model's floats, since a count of batches is no direction.
@@ -212,7 +213,7 @@ class Combiner:
             total += (own @ block.padded.astype(dtype, copy=False))[: block.part.length]
             if block.last:
                 if not math.isfinite(total.sum()):
-                    total = look_closely(self._layout, updates, weights, block.part, bad)
+                    total = look_closely(self._sent, updates, weights, block.part, bad)
                 if not bad:
                     yield block.part, total
 
@@ -277,6 +278,6 @@ class Combiner:
             np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
         if not np.isfinite(block.rows.sum(axis=1)).all():
             for place, row in zip(block.places, block.rows, strict=True):
-                if place not in bad and (reason := not_finite(self._layout, block.part, row)):
+                if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason
         return block.rows

@@ -66,6 +66,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         initial_bytes=len(model),
         initial_download_sha256=sha256(download) if download else "",
         initial_download_bytes=len(download),
+        carries=strategy.carried,
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)

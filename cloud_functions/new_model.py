@@ -16,6 +16,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
 from fedgrass.federation.encodings import encode_model
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
+from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Kind, Slice
@@ -31,6 +32,7 @@ class Made(Struct, frozen=True):
     bytes: int
     download_sha256: str = ""  # of the file that devices download in its place; empty: there is none
     download_bytes: int = 0
+    carried: Carried = {}  # what devices need beside it for their training
 
 
 def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
@@ -42,8 +44,8 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
     """
     with named(replies):
         changes = weighing.changes(making, combiner(making, replies), replies, groups)
-        model = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
-    return with_download(making, model)
+        files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
+    return finished(making, files)
 
 
 def write(
@@ -53,8 +55,8 @@ def write(
     *,
     counted: int,
     bare: bool = False,
-) -> Stored:
-    """Write the files of the model and of the state, slice by slice; return the model's.
+) -> dict[str, Stored]:
+    """Write the files of the model and of the state, slice by slice; return them: ``model``, and each state.
 
     Args:
         making: what is made.
@@ -89,7 +91,7 @@ def write(
             model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
             for name, state in states.items():
                 state.write(part, kept[name])
-    return model.stored()
+    return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 
 def _state_layout(making: Making, name: str) -> Layout:
@@ -105,18 +107,28 @@ def _carried_in(making: Making, part: Slice) -> str:
     return "" if first in making.layout.arrays else first.partition(":")[0]
 
 
-def with_download(making: Making, model: Stored) -> Made:
-    """Draft the file that devices download in the model's place, if the run has them download another."""
-    encoding, bucket = making.run.settings.download, making.cloud.bucket
+def finished(making: Making, files: Mapping[str, Stored]) -> Made:
+    """Return what was made, once its files are drafted.
+
+    Drafts the file that devices download in the model's place too, if the run has them download another.
+    """
+    encoding, bucket, of = making.run.settings.download, making.cloud.bucket, making.round
+    model = files["model"]
+    carried: Carried = {
+        name: CarriedFile(
+            key=object_keys.state(of.run, of.number, name), sha256=files[name].sha256, bytes=files[name].bytes
+        )
+        for name in making.guarded.strategy.carried
+    }
     if encoding.kind == "float32":
-        return Made(model.sha256, model.bytes)
+        return Made(model.sha256, model.bytes, carried=carried)
     try:
         encoded = encode_model(bucket.read(model.key, model.bytes), encoding)
     except UpdateRefused as error:
         message = f"the new model cannot be sent to devices in the download_encoding {encoding.kind}: {error}"
         raise AggregationFailed(message) from error
-    bucket.write(draft(making.round, encoding.kind), encoded)
-    return Made(model.sha256, model.bytes, sha256(encoded), len(encoded))
+    bucket.write(draft(of, encoding.kind), encoded)
+    return Made(model.sha256, model.bytes, sha256(encoded), len(encoded), carried)
 
 
 def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:

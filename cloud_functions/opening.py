@@ -10,7 +10,7 @@ from cloud_functions.cloud import Cloud
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.encoding import Encoding
-from fedgrass.federation.messages import Announcement
+from fedgrass.federation.messages import Announcement, Carried
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Open, Progress, Run, progress_after
 
@@ -81,6 +81,7 @@ def _round(cloud: Cloud, run: Run, newest: Round | None, step: Open, cohort: coh
         base_bytes=base.bytes,
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
+        base_carried=base.carried,
     )
 
 
@@ -101,24 +102,39 @@ def deadline_of(opened: Round) -> Alarm:
 
 
 class _Base(NamedTuple):
-    """The model that a round starts from: its file, and the file that devices download in its place."""
+    """The model that a round starts from: its file, that which devices download, and what lies beside it."""
 
     sha256: str
     bytes: int
     download_sha256: str
     download_bytes: int
+    carried: Carried
 
 
 def _base(run: Run, newest: Round | None) -> _Base:
     """Return the model that the next round starts from."""
     if newest is None:
         return _Base(
-            run.initial_sha256, run.initial_bytes, run.initial_download_sha256, run.initial_download_bytes
+            run.initial_sha256,
+            run.initial_bytes,
+            run.initial_download_sha256,
+            run.initial_download_bytes,
+            dict.fromkeys(run.carries),
         )
     if newest.state is State.CLOSED and newest.work is Work.TRAIN:
-        return _Base(newest.model_sha256, newest.model_bytes, newest.download_sha256, newest.download_bytes)
+        return _Base(
+            newest.model_sha256,
+            newest.model_bytes,
+            newest.download_sha256,
+            newest.download_bytes,
+            newest.carried,
+        )
     return _Base(
-        newest.base_sha256, newest.base_bytes, newest.base_download_sha256, newest.base_download_bytes
+        newest.base_sha256,
+        newest.base_bytes,
+        newest.base_download_sha256,
+        newest.base_download_bytes,
+        newest.base_carried,
     )
 
 
@@ -179,5 +195,6 @@ def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
             download=download,
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,
+            carried=opened.base_carried if opened.work is Work.TRAIN else {},
         )
     )

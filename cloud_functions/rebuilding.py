@@ -9,6 +9,7 @@ from cloud_functions.cohorts import Cohort
 from cloud_functions.manifests import RoundManifest
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import sha256
@@ -33,6 +34,7 @@ class _Base(Struct, frozen=True):
     number: int
     sha256: str
     bytes: int
+    carried: Carried
     at: int  # when it was there, in milliseconds
 
 
@@ -49,7 +51,13 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
         SettingsError: the bucket knows nothing of a round that the run had.
     """
     attempts: list[Attempt] = []
-    base = _Base(0, origin.initial_sha256, origin.initial_bytes, origin.started_at)
+    base = _Base(
+        0,
+        origin.initial_sha256,
+        origin.initial_bytes,
+        dict.fromkeys(origin.carries),
+        origin.started_at,
+    )
     number = 1
     while run is None or number <= run.round:
         last = run.attempt if run and number == run.round else None
@@ -66,7 +74,7 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
         if closed.state is not State.CLOSED:
             break
         made = closed.base if closed.work is Work.EVALUATE else closed.number
-        base = _Base(made, closed.model_sha256, closed.model_bytes, closed.closed_at)
+        base = _Base(made, closed.model_sha256, closed.model_bytes, closed.carried, closed.closed_at)
         number += 1
     return attempts
 
@@ -164,6 +172,7 @@ def _without_manifest(
         base=base.number,
         base_sha256=base.sha256,
         base_bytes=base.bytes,
+        base_carried=base.carried,
         announced_batches=1,
         closed_at=base.at,
         reason=WITHOUT_MANIFEST,
@@ -178,5 +187,19 @@ def _without_manifest(
     except KeyError:
         return rebuilt
     return msgspec.structs.replace(
-        rebuilt, state=State.CLOSED, model_sha256=sha256(model), model_bytes=len(model)
+        rebuilt,
+        state=State.CLOSED,
+        model_sha256=sha256(model),
+        model_bytes=len(model),
+        carried={what: _carried(cloud, object_keys.state(name, number, what)) for what in base.carried},
     )
+
+
+def _carried(cloud: Cloud, key: str) -> CarriedFile:
+    """Return what the server keeps beside a model, as it lies in the bucket."""
+    try:
+        data = cloud.bucket.read(key, coordinator.LARGEST_MODEL)
+    except KeyError as error:
+        message = f"the server's state {key} is missing in the bucket: put it back, then repair again"
+        raise SettingsError(message) from error
+    return CarriedFile(key=key, sha256=sha256(data), bytes=len(data))

@@ -93,8 +93,8 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
         lease_until=now + round(cloud.lease_seconds * 1000),
     )
     held = dataclasses.replace(begun, round=joining)
-    model = _joined(held, replies, count)
-    closing.close(cloud, joining, new_model.with_download(held, model), len(replies))
+    files = _joined(held, replies, count)
+    closing.close(cloud, joining, new_model.finished(held, files), len(replies))
 
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
@@ -105,8 +105,8 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
         return
     with making.named(replies):
         changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
-        model = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
-    sizes = {"model": model.bytes} | dict.fromkeys(begun.guarded.strategy.state, shard.length * 4)
+        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+    sizes = {name: file.bytes for name, file in files.items()}
     cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 
 
@@ -123,8 +123,8 @@ def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> Non
         closing.reopen(cloud, current, settled)
 
 
-def _joined(begun: Making, replies: Sequence[Participant], count: int) -> Stored:
-    """Put the shards together into the drafts of the model and of the state; return the model's."""
+def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[str, Stored]:
+    """Put the shards together into the drafts of the model and of the state, and return these."""
     leased, bucket = begun.round, begun.cloud.bucket
     made = [
         _SHARD.decode(bucket.read(_key(leased, replies, number, "made"), 4096)) for number in range(count)
@@ -134,7 +134,7 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> Stored
         parts = [(_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)]
         layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
         stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
-    return stored["model"]
+    return stored
 
 
 def _missing(cloud: Cloud, leased: Round, replies: Sequence[Participant], count: int) -> list[int]:

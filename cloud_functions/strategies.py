@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
 from fedgrass.federation.errors import AggregationFailed, FedgrassError, SettingsError
+from fedgrass.federation.messages import MOST_CARRIED
 from fedgrass.federation.settings import RunSettings
 
 Floats = NDArray[np.float64]
@@ -67,6 +68,8 @@ def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
             yield f"its {method} would not be asked, since it is separable: set separable = False"
     for carried in set(kind.carried) - set(kind.state):
         yield f"it carries {carried!r}, which is not among its state"
+    if len(kind.carried) > MOST_CARRIED:
+        yield f"it carries {', '.join(map(repr, kind.carried))}; {MOST_CARRIED} fits an announcement"
     for state in kind.state:
         if not _STATE_NAME.fullmatch(state) or state in _TAKEN:
             yield f"its state {state!r} is no name of small letters, digits and '_', or is model or round"

@@ -117,6 +117,11 @@ class TakesTheModelsName(RangeMiddle, frozen=True):
     state: ClassVar[tuple[str, ...]] = ("model",)
 
 
+class CarriesTwo(Strategy, frozen=True):
+    state: ClassVar[tuple[str, ...]] = ("one", "two")
+    carried: ClassVar[tuple[str, ...]] = ("one", "two")
+
+
 class ReadsRows(Strategy, frozen=True):
     reads: ClassVar[Any] = "rows"
 

@@ -56,14 +56,14 @@ class Assignment:
         """Start the worker."""
         self._training = True
         self._place.journal.take(Accepted(self.announcement))
-        run, residuals = self.announcement.run, self._place.residuals
+        run, memory = self.announcement.run, self._place.memory
         if self.announcement.work == "train":
-            residuals.sweep(run)
+            memory.sweep(run)
         work = Work(
             announcement=self.announcement,
             options=options,
             update=str(self._place.update_path(self.announcement)),
-            residual=str(residuals.path(run)),
+            memory=str(memory.path(run)),
         )
         self._place.worker.start(work, self._answered)
 
@@ -152,7 +152,7 @@ class Assignment:
             return
         seconds = self._place.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._place.residuals.adopt(self._place.update_path(self.announcement), self.announcement.run)
+        self._place.memory.adopt(self._place.update_path(self.announcement), self.announcement.run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:

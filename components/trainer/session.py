@@ -118,6 +118,8 @@ class Session:
 
     def _judged(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
+        if not verdict.counted:
+            self._place.memory.take_back(self._place.update_path(verdict), verdict.run)
         if self._assignment and self._assignment.name == name:
             # The journal was lost after the reply, or the round is over: more work on it is of no use.
             self._drop(f"the cloud has given its verdict: {verdict.reason or 'counted'}")

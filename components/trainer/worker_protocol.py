@@ -13,7 +13,7 @@ class Work(Struct, frozen=True, kw_only=True, tag="work"):
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
     update: str  # path of the file to write
-    residual: str = ""  # path of what former updates of the run left unsaid; there may be no such file
+    memory: str = ""  # path of what is remembered of former updates of the run; there may be no such file
 
 
 class Finish(Struct, frozen=True, tag="finish"):

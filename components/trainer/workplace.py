@@ -9,10 +9,10 @@ from pathlib import Path
 from components.trainer.events import Call, EventLoop
 from components.trainer.exits import ExitBudget
 from components.trainer.journal import Journal
+from components.trainer.memory import Memory, beside
 from components.trainer.ports import Uploader, Worker
-from components.trainer.residuals import Residuals, beside
 from components.trainer.surroundings import Surroundings, look_around
-from fedgrass.federation.messages import Announcement
+from fedgrass.federation.messages import Announcement, WorkMessage
 
 Background = Callable[[Call], None]
 
@@ -38,15 +38,15 @@ class Workplace:
     measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
     surroundings: Callable[[Path], Surroundings] = look_around
 
-    def update_path(self, announcement: Announcement) -> Path:
+    def update_path(self, work: WorkMessage) -> Path:
         """Return where the update of a work is written."""
-        name = f"{announcement.run}-{announcement.round}-{announcement.attempt}.safetensors"
+        name = f"{work.run}-{work.round}-{work.attempt}.safetensors"
         return self.folder / name
 
     @property
-    def residuals(self) -> Residuals:
-        """What updates left unsaid, beside the folder of the updates."""
-        return Residuals(self.folder.parent / "residuals")
+    def memory(self) -> Memory:
+        """What is remembered of former updates, beside the folder of the updates."""
+        return Memory(self.folder.parent / "memory")
 
     def sweep(self, keep: Path | None = None) -> None:
         """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
@@ -55,10 +55,10 @@ class Workplace:
             for file in self.folder.iterdir():
                 if file not in kept:
                     file.unlink(missing_ok=True)
-        self.residuals.sweep()
+        self.memory.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of a work that is out of hand, with what it would have left unsaid."""
+        """Remove the update of a work that is out of hand, with what would be remembered of it."""
         path = self.update_path(announcement)
         path.unlink(missing_ok=True)
         beside(path).unlink(missing_ok=True)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from components.trainer.correcting import Corrected, correctable, server_control
 from components.trainer.errors import WorkFailed
+from components.trainer.memory_file import CONTROL
 from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import Report, Stop, Task
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
 from fedgrass.federation import encodings, messages, weights
 from fedgrass.federation.messages import Announcement
+from fedgrass.federation.weights import Layout
 
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
@@ -41,8 +44,11 @@ class Workshop:
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
         started = time.monotonic()
-        data = self._download(announcement)
+        data = self._download(
+            announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
+        )
         model, layout = encodings.decode_model(data, announcement.download)
+        corrected = self._corrected(work, task, layout) if trains and announcement.carried else None
         downloaded = time.monotonic()
         evaluation = task.evaluate(model)
         evaluated = time.monotonic()
@@ -57,11 +63,11 @@ class Workshop:
         )
         if not trains:
             return result
-        fit = task.fit(model, announcement.settings, report, stop)
+        fit = (corrected or task).fit(model, announcement.settings, report, stop)
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
-        written = write_update(work, fit.weights, model, layout)
+        written = corrected.write(fit, model) if corrected else write_update(work, fit.weights, model, layout)
         return msgspec.structs.replace(
             result,
             bytes=written.bytes,
@@ -72,18 +78,26 @@ class Workshop:
             partial=fit.partial,
         )
 
-    def _download(self, announcement: Announcement) -> bytes:
-        """Return the model's file, once it is what the cloud vouches for."""
+    def _corrected(self, work: Work, task: Task, model: Layout) -> Corrected:
+        """Return the training that the aggregation scaffold asks for, once the server's control is here."""
+        announcement = work.announcement
+        able = correctable(announcement.task, task, announcement.carried)
+        kept = announcement.carried[CONTROL]
+        file = self._download(announcement, kept.key, kept.sha256, kept.bytes) if kept else None
+        return Corrected(work, able, model, server_control(model, file))
+
+    def _download(self, announcement: Announcement, key: str, sha256: str, size: int) -> bytes:
+        """Return a file of the server's, once it is what the announcement vouches for."""
         digest = ""
         for attempt in range(1, MODEL_TRIES + 1):
-            data = self._fetch(announcement.bucket, announcement.model_key, announcement.model_bytes)
+            data = self._fetch(announcement.bucket, key, size)
             digest = weights.sha256(data)
-            if digest == announcement.model_sha256:
+            if digest == sha256:
                 return data
-            log.warning("%s: the model's SHA-256 is wrong, download %d", id_of(announcement), attempt)
+            log.warning("%s: the SHA-256 of %s is wrong, download %d", id_of(announcement), key, attempt)
         message = (
-            f"the model {announcement.model_key} has the SHA-256 {digest}, the announcement says"
-            f" {announcement.model_sha256} (downloaded {MODEL_TRIES} times)"
+            f"the model {key} has the SHA-256 {digest}, the announcement says {sha256}"
+            f" (downloaded {MODEL_TRIES} times)"
         )
         raise WorkFailed(message)
 

@@ -47,6 +47,9 @@ AttributeText = Annotated[
 ]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
 Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
+StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
+MOST_CARRIED = 1  # kind of arrays that updates carry beside the model's: more would not fit an announcement
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -68,6 +71,18 @@ def round_id(run: str, number: int, attempt: int) -> str:
     return f"{run}/{number}/{attempt}"
 
 
+class CarriedFile(Struct, frozen=True, kw_only=True):
+    """A file of what the server keeps and updates carry the change of, such as its control variate."""
+
+    key: str
+    sha256: Sha256
+    bytes: Positive
+
+
+# By what it is: see carried.py. None is a file full of zeros, which nobody has written.
+Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CARRIED)]
+
+
 class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
     """Cloud to device: work to do. ``announced_at`` comes back in the completion, as it is."""
 
@@ -77,12 +92,13 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     deadline_seconds: Seconds  # what is left of the round: a duration, since clocks are never compared
     bucket: str
     model_key: str
-    model_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
+    model_sha256: Sha256
     model_bytes: Positive
     settings: Options = {}  # of the training: epochs, learning rate, ...
     download: Encoding = Encoding()  # of the model's file
     upload: Encoding = Encoding()  # that the update is to have
     allow_partial: bool = False  # a training that the deadline cuts short may send what it has
+    carried: Carried = {}  # what the update is to carry the change of, as the server has it
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):

@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from fedgrass.federation.messages import Carried
+
 
 class State(StrEnum):
     """Where a round is."""
@@ -86,6 +88,7 @@ class Round(Struct, frozen=True, kw_only=True):
     base_bytes: int
     base_download_sha256: str = ""  # of the same model as devices download it; empty: they download that one
     base_download_bytes: int = 0
+    base_carried: Carried = {}  # what the server keeps beside that model, and devices need for their training
     batches: int = 1  # the first cohort, and one more each time that others were asked
     announced_batches: int = 0  # of so many every announcement was handed to the broker
     replaced: int = 0  # losses for which another device was asked, or none was left to ask
@@ -110,6 +113,7 @@ class Round(Struct, frozen=True, kw_only=True):
         ""  # of the same model in the run's download_encoding; empty: there is no such file
     )
     download_bytes: int = 0
+    carried: Carried = {}  # beside the model that it left to the next round
     metrics: dict[str, float] = {}  # of the replies, weighted by examples
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
@@ -132,8 +136,9 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_down(self) -> int:
-        """Bytes that devices have fetched: each that took the work, the whole model in its encoding."""
-        return self.accepted * self.bytes_to_download
+        """Bytes that devices have fetched: each that took the work, the model and what goes with it."""
+        beside = self.base_carried.values() if self.work is Work.TRAIN else ()
+        return self.accepted * (self.bytes_to_download + sum(file.bytes for file in beside if file))
 
     @property
     def good(self) -> int:
@@ -142,7 +147,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_to_download(self) -> int:
-        """The size of the file that each device downloads."""
+        """The size of the model's file that each device downloads."""
         return self.base_download_bytes if self.base_download_sha256 else self.base_bytes
 
     @property

@@ -55,6 +55,7 @@ class Run(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     ended_at: int = 0
     reason: str = ""
+    carries: tuple[str, ...] = ()  # what updates carry beside the model, by the strategy: see carried.py
     continued_from: str = ""  # the key of the model that became the initial one
     wanted: int = 0  # with the schedule by hand: rounds up to this number may be opened
     granted_attempts: int = 0  # at round ``granted_round``, beyond the settings' attempts, by ``retry``

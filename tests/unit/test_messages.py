@@ -17,7 +17,9 @@ from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     LARGEST_MESSAGE,
+    MOST_CARRIED,
     Announcement,
+    CarriedFile,
     Completion,
     Heartbeat,
     Hello,
@@ -50,6 +52,12 @@ LARGEST: list[Message] = [
         download=Encoding(kind="bfloat16"),
         upload=Encoding(kind="top_k", difference=True, fraction=0.12345678901234568),
         allow_partial=False,
+        carried={
+            f"s{number:s<31}": CarriedFile(
+                key=f"models/{RUN}/{MOST}.s{number:s<31}.safetensors", sha256="f" * 64, bytes=MOST
+            )
+            for number in map(str, range(MOST_CARRIED))
+        },
     ),
     Verdict(**WORK, counted=False, reason=LONGEST_REASON),
     Completion(

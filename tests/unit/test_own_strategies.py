@@ -106,6 +106,7 @@ def test_other_runs_go_on_beside_a_strategy_that_fails() -> None:
 UNUSABLE = [
     ("no_such_module:Mine", "cannot be loaded (ModuleNotFoundError"),
     (OWN + "Missing", "cannot be loaded (AttributeError"),
+    (OWN + "CarriesTwo", "it carries 'one', 'two'; 1 fits an announcement"),
     (OWN + "NoStrategy", "is no fedgrass.federation.aggregation.Strategy"),
     (OWN + "NOT_A_CLASS", "is no fedgrass.federation.aggregation.Strategy"),
     (OWN + "Needs", "(the aggregation 'tests.own_strategies:Needs' has needed)"),

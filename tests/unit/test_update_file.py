@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.trainer.errors import WorkFailed
-from components.trainer.residuals import beside
+from components.trainer.memory import beside
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker_protocol import Result, Work
 from components.trainer.workshop import Workshop
@@ -62,7 +62,7 @@ def perform(folder: Path, download: Encoding, upload: Encoding, **settings: floa
         ),
         options={"module": f"{__name__}:Shift"},
         update=str(folder / "updates" / "run-a-1-1.safetensors"),
-        residual=str(folder / "run-a.safetensors"),
+        memory=str(folder / "run-a.safetensors"),
     )
     # As it travels to the worker.
     work = msgspec.json.decode(msgspec.json.encode(work), type=Work)
@@ -117,7 +117,9 @@ def test_what_top_k_left_over_comes_with_the_next_update_once_it_is_adopted(tmp_
     adopt(tmp_path)
     perform(tmp_path, Encoding(), TOP_K, factor=0)
     second = sent(tmp_path, TOP_K)
-    left_over = weights.decode(beside(tmp_path / "updates" / "run-a-1-1.safetensors").read_bytes())["w"]
+    left_over = weights.decode(beside(tmp_path / "updates" / "run-a-1-1.safetensors").read_bytes())[
+        "residual:w"
+    ]
     change = (MODEL["w"] + CHANGE) - MODEL["w"]
     assert second.any()
     assert np.allclose(first + second + np.asarray(left_over, np.float32), change, atol=1e-6)
@@ -129,8 +131,8 @@ def test_what_top_k_left_over_comes_with_the_next_update_once_it_is_adopted(tmp_
         lambda data: data[:-1],
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         lambda _: b"no weights",
-        lambda _: weights.encode({"w": np.zeros(3, np.float32)}),
-        lambda _: weights.encode({"w": np.full(5000, np.nan, np.float32)}),
+        lambda _: weights.encode({"residual:w": np.zeros(3, np.float32)}),
+        lambda _: weights.encode({"residual:w": np.full(5000, np.nan, np.float32)}),
     ],
 )
 def test_a_residual_that_cannot_be_used_is_begun_anew(

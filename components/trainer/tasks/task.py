@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
@@ -26,16 +26,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class GradientSteps:
+    """Plain steps of gradient descent: so many, each by ``learning_rate`` times the gradient.
+
+    ``arrays`` are the model's arrays that gradients move; None is all arrays of floats.
+    """
+
+    count: int
+    learning_rate: float
+    arrays: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
 class Fit:
     """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile.
 
     ``partial`` says that the training was stopped, and that ``examples`` are those really seen by then.
+    ``steps`` says how it was trained; only ``fit_corrected`` has to.
     """
 
     weights: Arrays
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     partial: bool = False
+    steps: GradientSteps | None = None
 
 
 class Task(Protocol):
@@ -69,4 +83,18 @@ class PredictingTask(Task, Protocol):
 
         It is called on another thread than the task, and goes on with these weights whatever the task does
         next. It raises InputRefused for what the model cannot take.
+        """
+
+
+@runtime_checkable
+class CorrectableTask(Task, Protocol):
+    """A task that can also train for the aggregation ``scaffold``."""
+
+    def fit_corrected(
+        self, weights: Arrays, settings: Settings, report: Report, stop: Stop, correction: Arrays
+    ) -> Fit:
+        """Train as ``fit`` does by plain gradient steps, with ``correction`` added to each gradient.
+
+        ``correction`` has arrays of float32 by the names of the model's; one that it lacks is zero. The
+        result has to have its ``steps``.
         """

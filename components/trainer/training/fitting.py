@@ -1,10 +1,12 @@
 """The passes over a device's examples in one round."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from components.trainer.tasks.task import Stop
 from components.trainer.training.batches import Batches
@@ -36,6 +38,8 @@ class Fitting:
         proximal: mu.
         class_weights: one weight per class for the loss, or none.
         autocast: the type of mixed precision, or none.
+        corrections: trained parameters, each with what is added to its gradient in every step: SCAFFOLD, see
+            fedgrass/federation/scaffold.py.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of the training that can be chosen by itself
@@ -47,6 +51,7 @@ class Fitting:
         proximal: float = 0.0,
         class_weights: Tensor | None = None,
         autocast: torch.dtype | None = None,
+        corrections: Sequence[tuple[Parameter, Tensor]] = (),
     ) -> None:
         self._model = model
         self._loss = loss
@@ -54,6 +59,8 @@ class Fitting:
         self._proximal = proximal
         self._class_weights = class_weights
         self._autocast = autocast
+        self._corrections = corrections
+        self.steps = 0  # that were taken so far
         kept = model.parameters() if proximal else ()
         self._anchor = [parameter.detach().clone() for parameter in kept]
 
@@ -69,7 +76,9 @@ class Fitting:
             loss = loss_of(self._loss, self._outputs(inputs), targets, self._class_weights)
             loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
             self._pull_back()
+            self._correct()
             self._optimizer.step()
+            self.steps += 1
             total += loss.item() * len(targets)
             count += len(targets)
         return Epoch(total / count if count else float("nan"), count, stopped)
@@ -89,6 +98,14 @@ class Fitting:
         for parameter, begun in zip(self._model.parameters(), self._anchor, strict=False):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - begun, alpha=self._proximal)
+
+    @torch.no_grad()
+    def _correct(self) -> None:
+        for parameter, added in self._corrections:
+            if parameter.grad is None:  # no part in this batch's loss is a gradient of zero
+                parameter.grad = added.clone()
+            else:
+                parameter.grad.add_(added)
 
 
 class Patience:

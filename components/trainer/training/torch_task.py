@@ -15,6 +15,12 @@ from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict
 from components.trainer.training import batches, precision
 from components.trainer.training.arrays import load_arrays, state_arrays
 from components.trainer.training.batches import Samples, Source
+from components.trainer.training.corrections import (
+    check_plain,
+    corrections_of,
+    parse_plain_settings,
+    plain_steps,
+)
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.fitting import Fitting, Patience
 from components.trainer.training.inputs import read_inputs
@@ -149,7 +155,34 @@ class TorchTask:
             WorkFailed: there is nothing to train on, a setting cannot be used, or the training was stopped
                 before its first batch.
         """
-        chosen = parse_training_settings(settings, self._defaults)
+        return self._train(weights, parse_training_settings(settings, self._defaults), report, stop)
+
+    def fit_corrected(
+        self, weights: Arrays, settings: Settings, report: Report, stop: Stop, correction: Arrays
+    ) -> Fit:
+        """Train as ``fit`` does, with ``correction`` added to each gradient: the device's half of SCAFFOLD.
+
+        By plain steps: ``momentum`` is 0 unless the run's settings say another, which is refused.
+
+        Raises:
+            WorkFailed: as in ``fit``; the steps would not be plain ones; the correction is not the model's.
+        """
+        if type(self).fit is not TorchTask.fit and type(self).fit_corrected is TorchTask.fit_corrected:
+            message = (
+                "the task has a fit of its own: for the aggregation scaffold it needs a fit_corrected too"
+            )
+            raise WorkFailed(message)
+        chosen = parse_plain_settings(settings, self._defaults)
+        return self._train(weights, chosen, report, stop, correction)
+
+    def _train(
+        self,
+        weights: Arrays,
+        chosen: TrainingSettings,
+        report: Report,
+        stop: Stop,
+        correction: Arrays | None = None,
+    ) -> Fit:
         training = batches.read(self._training) if self._counted is None else self._counted
         self._counted = None
         if not batches.length(training):
@@ -157,7 +190,7 @@ class TorchTask:
             raise WorkFailed(message)
         load_arrays(self._model, weights)
         generator = self._seeded(chosen.seed)
-        fitting = self._fitting(training, chosen)
+        fitting = self._fitting(training, chosen, correction)
         patience = Patience(chosen.patience_epochs)
         held_out = batches.read(self._held_out) if chosen.patience_epochs else None
         loss, seen, metrics, partial = math.nan, 0, {}, False
@@ -179,21 +212,26 @@ class TorchTask:
             message = "the training was stopped before its first batch"
             raise WorkFailed(message)
         patience.restore(self._model)
-        return Fit(state_arrays(self._model), seen, {"train_loss": loss, **metrics}, partial)
+        steps = plain_steps(self._model, fitting.steps, chosen) if correction is not None else None
+        return Fit(state_arrays(self._model), seen, {"train_loss": loss, **metrics}, partial, steps)
 
     def _is_enough(self, patience: Patience, held_out: Samples, train_loss: float) -> bool:
         """Judge an epoch on the held-out examples; on those of the training where none are held out."""
         return patience.exhausted(self.measure(held_out).metrics.get("loss", train_loss), self._model)
 
-    def _fitting(self, training: Samples, chosen: TrainingSettings) -> Fitting:
+    def _fitting(self, training: Samples, chosen: TrainingSettings, correction: Arrays | None) -> Fitting:
         parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(parameters, chosen)
+        if correction is not None:
+            check_plain(optimizer)
         return Fitting(
             self._model,
             self._loss,
-            self.make_optimizer(parameters, chosen),
+            optimizer,
             proximal=chosen.proximal,
             class_weights=self._weights_of_classes(training) if chosen.class_weights == "balanced" else None,
             autocast=self._arithmetic(training, chosen),
+            corrections=corrections_of(self._model, correction) if correction else (),
         )
 
     def _weights_of_classes(self, training: Samples) -> Tensor:
