@@ -4,7 +4,6 @@ from pathlib import Path
 
 from components.trainer.configuration import Configuration
 from components.trainer.ports import Uploader
-from components.trainer.stream_upload import StreamUploader
 
 
 class Uploaders:
@@ -13,7 +12,7 @@ class Uploaders:
     def __init__(self, folder: Path, configuration: Configuration) -> None:
         self._folder = folder
         self._configuration = configuration
-        self._stream_manager: StreamUploader | None = None
+        self._stream_manager: Uploader | None = None
         self._s3: Uploader | None = None
         self._s3_limit = 0
 
@@ -25,8 +24,14 @@ class Uploaders:
         """Return the uploader to use now."""
         if self._configuration.uploader == "s3":
             return self._of_s3(self._configuration.upload_bytes_per_second)
-        self._stream_manager = self._stream_manager or StreamUploader(self._folder)
+        self._stream_manager = self._stream_manager or self._of_stream_manager()
         return self._stream_manager
+
+    def _of_stream_manager(self) -> Uploader:
+        # Imported here: a device without Greengrass has no Stream Manager, nor its SDK.
+        from components.trainer.stream_upload import StreamUploader  # noqa: PLC0415
+
+        return StreamUploader(self._folder)
 
     def _of_s3(self, limit: int) -> Uploader:
         if self._s3 is None or limit != self._s3_limit:

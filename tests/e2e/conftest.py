@@ -55,7 +55,11 @@ class Watched:
         def matching() -> list[str]:
             return [line for line in self.lines(run) if all(word in line for word in words)]
 
-        wait_until(matching, f"a line with {words} in {self.lines(run)}")
+        try:
+            wait_until(matching, f"a line with {words}")
+        except AssertionError as error:
+            error.add_note(f"heard instead: {self.lines(run)}")
+            raise
         return matching()[0]
 
     def announcement(self, thing: str, run: str) -> dict[str, object]:

@@ -98,7 +98,7 @@ def _edited(**changes: Any) -> Callable[[dict[str, np.ndarray]], bytes]:
 def _with_nan(model: dict[str, np.ndarray]) -> bytes:
     bias = model["bias"].copy()
     bias[7] = np.nan
-    return safetensors.numpy.save({**model, "bias": bias})
+    return encode({**model, "bias": bias})
 
 
 BAD_UPDATES = {
@@ -107,7 +107,7 @@ BAD_UPDATES = {
     "reshaped": (_edited(bias=np.zeros((2, 3), np.float32)), ["'bias'", "shape (2, 3)"]),
     "retyped": (_edited(bias=np.zeros(2500, np.float64)), ["'bias'", "F64"]),
     "infinite": (_with_nan, ["'bias'", "not finite", "(7,)"]),
-    "truncated": (lambda model: safetensors.numpy.save(model)[:-1000], ["bytes"]),
+    "truncated": (lambda model: encode(model)[:-1000], ["bytes"]),
     "enormous": (lambda _: (10 * 1024**3).to_bytes(8, "little") + b"{}", ["header claims 10737418240"]),
     "no-file": (lambda _: b"", ["0 bytes"]),
 }

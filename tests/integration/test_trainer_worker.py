@@ -334,7 +334,7 @@ def test_the_trainer_exits_though_an_upload_hangs() -> None:
     program = """
 import concurrent.futures, runpy, threading
 from components.trainer import main
-def run():
+def run(*_):
     concurrent.futures.ThreadPoolExecutor(1).submit(threading.Event().wait)
     return 75
 main.main = run

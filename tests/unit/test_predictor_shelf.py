@@ -26,6 +26,8 @@ while True:
     number += 1
 """
 
+FEWEST_KILLS, MOST_KILLS = 8, 60  # until one comes in the middle of a write
+
 
 def content(number: int) -> bytes:
     return str(number).encode() * 200_000
@@ -93,8 +95,9 @@ def test_the_same_model_put_twice_is_there_once(tmp_path: Path) -> None:
 
 def test_a_process_killed_in_the_middle_of_putting_a_model_leaves_a_whole_one(tmp_path: Path) -> None:
     rng = random.Random(5)  # noqa: S311 - the moments of the kills
-    number, unfinished = 1, 0
-    for _ in range(8):
+    number, kills, unfinished = 1, 0, 0
+    while kills < FEWEST_KILLS or (not unfinished and kills < MOST_KILLS):
+        kills += 1
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path / "shelf"), str(number)],
             stdout=subprocess.PIPE,
