@@ -46,6 +46,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
+	$(BIN)/python -m benchmarks.device $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
