@@ -6,6 +6,7 @@ what they run, the components, are processes of their own.
 
 import asyncio
 import json
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Fleet:
         self._stack = stack
         self._folder = folder
         self._profile = profile
-        self._loop = asyncio.new_event_loop()
+        self._loop = _made_whole(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self.devices: dict[str, Device] = {}
         self.plain = PlainDevices(
@@ -254,3 +255,15 @@ async def _stop_one(device: Device) -> None:
         await device.core.stop()
     finally:
         await device.streams.stop()
+
+
+def _made_whole(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    """Return what ``make`` makes; a Ctrl-C or a stop meanwhile comes after it.
+
+    An event loop that is left half made complains with a traceback when it is thrown away.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return make()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
