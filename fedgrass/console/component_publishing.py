@@ -70,7 +70,7 @@ class Publisher:
             arn = self._create(name, version, built.recipe)
             self._wait(name, version, arn)
         except BaseException:
-            if uploaded:
+            if uploaded and not self._is_needed(name, version, built.key):
                 self._s3.delete_object(Bucket=self._bucket, Key=built.key)
             raise
         yield f"{name} {version} is published; `fedgrass deploy devices --group GROUP` brings it to devices"
@@ -114,6 +114,15 @@ class Publisher:
                 raise
             return False
         return True
+
+    def _is_needed(self, name: str, version: str, key: str) -> bool:
+        """Return whether the version exists with this artifact: somebody else may have made it meanwhile."""
+        arn = self._cloud.account.component_version(name, version)
+        try:
+            recipe = self._greengrass.get_component(arn=arn, recipeOutputFormat="YAML")["recipe"]
+        except ClientError as error:
+            return code_of(error) != "ResourceNotFoundException"
+        return key in _keys(recipe, self._bucket)
 
     def _create(self, name: str, version: str, recipe: bytes) -> str:
         try:

@@ -36,7 +36,8 @@ def client(service: str) -> Any:
         session: Any = boto3.Session()
         return session.client(service, config=_CONFIG)
     except BotoCoreError as error:
-        message = f"AWS cannot be used: {error}.{_hint() or ' Set AWS_PROFILE, or AWS_DEFAULT_REGION and credentials'}"
+        way_out = _hint() or " Set AWS_PROFILE, or AWS_DEFAULT_REGION and credentials"
+        message = f"AWS cannot be used: {error}{way_out}"
         raise StackError(message) from error
 
 

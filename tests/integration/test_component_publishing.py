@@ -117,7 +117,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
         ("AccessDeniedException", ClientError, "AccessDenied"),
     ],
 )
-def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913  # fixtures
+def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913, PLR0917  # fixtures
     aws: StubbedAws,
     embedded_cloud: EmbeddedCloud,
     bucket: str,
@@ -128,6 +128,7 @@ def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913  # fix
 ) -> None:
     expect_versions(aws)
     aws.refuse("greengrassv2", "create_component_version", code)
+    aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
     with pytest.raises(kind, match=words):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
@@ -142,23 +143,30 @@ def test_a_component_that_does_not_become_deployable_is_taken_back_with_its_reas
     failed = described("FAILED", message="bad artifact", errors={"trainer.zip": "no access"})
     aws.expect("greengrassv2", "describe_component", failed)
     aws.expect("greengrassv2", "delete_component", {}, arn=VERSION_ARN)
+    aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
     with pytest.raises(DeploymentError, match=r"was taken back: bad artifact trainer\.zip: no access"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
 
 
+@pytest.mark.parametrize("first", [True, False])
 def test_an_artifact_that_another_publication_needs_is_not_deleted(
-    aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher
+    aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher, *, first: bool
 ) -> None:
-    """Two publish the same at the same time: the second one's upload finds the first one's artifact."""
+    """Two publish the same at the same time; this one uploads first or second, and makes no version."""
     built = build(TRAINER, "0.3.0", bucket)
-    embedded_cloud.client("s3").put_object(Bucket=bucket, Key=built.key, Body=built.artifact)
+    if not first:
+        embedded_cloud.client("s3").put_object(Bucket=bucket, Key=built.key, Body=built.artifact)
     expect_versions(aws)
     aws.refuse("greengrassv2", "create_component_version", "ConflictException")
+    if first:
+        recipe = {"recipe": built.recipe, "recipeOutputFormat": "YAML"}
+        aws.expect("greengrassv2", "get_component", recipe, arn=VERSION_ARN, recipeOutputFormat="YAML")
     with pytest.raises(SettingsError, match="exists already"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == [built.key]
+    aws.all_came()
 
 
 def test_a_dry_run_uploads_nothing(

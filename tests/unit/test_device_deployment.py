@@ -246,7 +246,7 @@ def test_taking_components_away_leaves_the_others(aws: StubbedAws) -> None:
 def test_a_component_that_is_not_deployed_cannot_be_taken_away(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, OLD)
-    with pytest.raises(SettingsError, match="'com.fedgrass.Predictor' is not deployed to 'presses'"):
+    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor' is not deployed to 'presses'"):
         make_plan(cloud, STACK, Asked(group="presses", components=["predictor"], remove=True))
 
 
@@ -309,7 +309,7 @@ def test_a_configuration_of_a_component_that_is_not_deployed_is_refused(aws: Stu
     expect_group(aws, None)
     expect_versions(aws, TRAINER, "0.1.0")
     asked = Asked(group="presses", components=["trainer"], configuration={PREDICTOR: {"http_port": 0}})
-    with pytest.raises(SettingsError, match="'com.fedgrass.Predictor', which is not deployed"):
+    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor', which is not deployed"):
         make_plan(cloud, STACK, asked)
 
 
