@@ -2,9 +2,10 @@
 
 The kit (1.6.2) is neither on PyPI nor needed here. Its rules, read in its source (``project_utils``,
 ``BuildCommand``, ``PublishCommand``, ``config_schema.json``): one component in ``gdk-config.json``; exactly
-one ``recipe.yaml`` or ``recipe.json`` beside it, links followed; ``greengrass-build`` is made anew; the command
-runs in the project's folder; at publishing the recipe is looked for in ``greengrass-build/recipes`` by the name
-of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version of the configuration>``.
+one ``recipe.yaml`` or ``recipe.json`` beside it, links followed; ``greengrass-build`` is made anew; the
+command runs in the project's folder; at publishing the recipe is looked for in ``greengrass-build/recipes``
+by the name of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version>``, the
+version being the configuration's.
 """
 
 import json

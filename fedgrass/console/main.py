@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import core_commands, device_commands, run_commands, task_commands
+from fedgrass.console import core_commands, device_commands, fleet_commands, run_commands, task_commands
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     task_commands.add(commands)
     deploy = commands.add_parser("deploy", help="bring the cloud and the devices into an AWS account")
     device_commands.add_to(deploy.add_subparsers(required=True, metavar="what"))
+    fleet_commands.add(commands)
     return made
 
 
