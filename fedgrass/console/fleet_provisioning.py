@@ -132,7 +132,8 @@ class FleetProvisioning:
         if strangers:
             message = (
                 f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): give the"
-                f" folder of the run that made it, or remove it by `fedgrass fleet remove --things {thing}`"
+                " folder of the run that made it, or remove it:"
+                f" `fedgrass fleet remove --things {thing}`"
             )
             raise SettingsError(message)
 

@@ -29,8 +29,8 @@ from fedgrass.local.cloud import EmbeddedCloud
 ROLE = "arn:aws:iam::000000000000:role/device"
 
 
-def not_found(operation: str) -> ClientError:
-    return ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": "none"}}, operation)
+def not_found() -> ClientError:
+    return ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": "none"}}, "Describe")
 
 
 class IotWithRoleAliases:
@@ -49,7 +49,7 @@ class IotWithRoleAliases:
 
     def describe_role_alias(self, roleAlias: str) -> Mapping[str, Any]:  # noqa: N803
         if roleAlias not in self.aliases:
-            raise not_found("DescribeRoleAlias")
+            raise not_found()
         return {"roleAliasDescription": {"roleAlias": roleAlias, "roleArn": self.aliases[roleAlias]}}
 
     def create_role_alias(self, roleAlias: str, roleArn: str, **_: Any) -> None:  # noqa: N803
@@ -65,7 +65,7 @@ class Greengrass:
 
     def delete_core_device(self, coreDeviceThingName: str) -> None:  # noqa: N803
         self.removed.append(coreDeviceThingName)
-        raise not_found("DeleteCoreDevice")
+        raise not_found()
 
     def get_paginator(self, _operation: str) -> "Greengrass":
         return self
@@ -307,7 +307,9 @@ def test_a_changed_policy_is_brought_up_to_date(aws: Aws, tmp_path: Path) -> Non
     assert len(aws.inventory()["policies"]) == 1
 
 
-@pytest.mark.parametrize(("things", "words"), [("a b", "cannot name a thing"), ("x" * 110, "is too long")])
+@pytest.mark.parametrize(
+    ("things", "words"), [("a b", "cannot name a thing"), ("x" * 129, "cannot name a thing")]
+)
 def test_a_name_that_cannot_be_one_is_refused_first(
     aws: Aws, tmp_path: Path, things: str, words: str
 ) -> None:
@@ -323,6 +325,11 @@ def test_policies_of_different_things_have_different_names() -> None:
     names = {policy_name("f" * 32, thing) for thing in things}
     assert len(names) == len(things)
     assert max(len(name) for name in names) <= 128
+
+
+def test_a_policy_that_aws_would_not_take_is_refused_here() -> None:
+    with pytest.raises(SettingsError, match="is too long: its policy has more than 2048 characters"):
+        core_policy("x" * 128, "f" * 41, partition="aws-us-gov", region="us-gov-west-1", account="1" * 12)
 
 
 def test_a_core_may_use_its_own_name_only() -> None:
@@ -372,8 +379,8 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"file.* cannot be (written|read)"):
         run(
-            aws, monkeypatch,
-            "provision", "--things", aws.thing("press-1"), "--group", aws.group, "--out", str(tmp_path / "file"),
+            aws, monkeypatch, "provision",
+            "--things", aws.thing("press-1"), "--group", aws.group, "--out", str(tmp_path / "file"),
         )  # fmt: skip
 
 
