@@ -38,7 +38,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
