@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from fedgrass.federation import messages, topics
+from fedgrass.federation import message_versions, messages, topics
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
@@ -43,6 +43,14 @@ class Cloud:
         for run, newest in self.living_runs():
             if newest and newest.state is State.OPEN:
                 yield run, newest
+
+    def version_for(self, device: str) -> int:
+        """Return the version of messages in which a device is told of work: the newest that it speaks too."""
+        if len(message_versions.SPOKEN) == 1:
+            return message_versions.SPOKEN[0]  # no table has to be read
+        found = self.devices.find(device)
+        theirs = found.speaks if found else message_versions.FIRST
+        return message_versions.newest_common(theirs) or message_versions.SPOKEN[-1]
 
     def tell(self, of: Round, text: str, *, device: str = "") -> None:
         """Say a change of a round in one line, to the log and to the people who watch the run's topic."""

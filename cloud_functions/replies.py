@@ -144,6 +144,7 @@ def _vanished(current: Round) -> NoReturn:
 def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> None:
     """Tell a device that its reply was counted or refused, so that it stops repeating it."""
     verdict = Verdict(
+        version=cloud.version_for(device),
         run=current.run,
         round=current.number,
         attempt=current.attempt,

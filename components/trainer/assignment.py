@@ -158,6 +158,7 @@ class Assignment:
     def _complete(self, result: Result, upload_seconds: float) -> None:
         announcement = self.announcement
         completion = Completion(
+            version=announcement.version,
             run=announcement.run,
             round=announcement.round,
             attempt=announcement.attempt,

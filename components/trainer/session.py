@@ -22,6 +22,7 @@ from components.trainer.replies import Replies
 from components.trainer.statements import status
 from components.trainer.worker_protocol import id_of
 from components.trainer.workplace import Workplace
+from fedgrass.federation import message_versions
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     Announcement,
@@ -227,6 +228,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            speaks=message_versions.spoken(),
         )
 
     def _attributes(self) -> Attributes:

@@ -131,8 +131,8 @@ class FleetProvisioning:
         strangers = [arn for arn in self._registry.certificates(thing) if arn != own]
         if strangers:
             message = (
-                f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): give the"
-                " folder of the run that made it, or remove it:"
+                f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): give"
+                " the folder of the run that made it, or remove it by"
                 f" `fedgrass fleet remove --things {thing}`"
             )
             raise SettingsError(message)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from fedgrass.federation import message_versions
 from fedgrass.federation.attributes import Expression, Value
 from fedgrass.federation.selection.candidates import Candidate
 
@@ -23,6 +24,7 @@ class _Step(NamedTuple):
     words: str
     holds: Holds
     hint: Hint = _no_hint
+    quiet: bool = False  # told of only if it leaves somebody out
 
 
 class Requirements(Struct, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class Requirements(Struct, frozen=True, kw_only=True):
         left, words = list(found), [f"{len(found)} devices were read"]
         for step in self._steps():
             before, left = left, list(filter(step.holds, left))
+            if step.quiet and len(left) == len(before):
+                continue
             words.append(f"{len(left)} {step.words}")
             if not left:
                 words.append(step.hint(before))
@@ -66,6 +70,12 @@ class Requirements(Struct, frozen=True, kw_only=True):
         steps = [
             _Step("were seen lately enough", seen_since(self.seen_at_earliest)),
             _Step(f"of them have the task {self.task!r}", has_task(self.task), _their_tasks),
+            _Step(
+                f"of them speak messages of version {message_versions.spoken()}",
+                understands,
+                _their_versions,
+                quiet=True,
+            ),
         ]
         if self.minimum_examples:
             words = f"of them have {self.minimum_examples} examples or more"
@@ -86,6 +96,11 @@ def seen_since(earliest: int) -> Holds:
 def has_task(task: str) -> Holds:
     """Return who has a task."""
     return lambda candidate: task in candidate.tasks
+
+
+def understands(candidate: Candidate) -> bool:
+    """Return whether a device and this side have a version of messages in common."""
+    return message_versions.newest_common(candidate.speaks) is not None
 
 
 def has_examples(fewest: int) -> Holds:
@@ -126,6 +141,13 @@ def _unknown(where: Expression, before: Sequence[Candidate]) -> str:
 def _their_tasks(before: Sequence[Candidate]) -> str:
     tasks = sorted({task for candidate in before for task in candidate.tasks})
     return f"they have the tasks: {', '.join(tasks) or 'none'}" if before else ""
+
+
+def _their_versions(before: Sequence[Candidate]) -> str:
+    theirs = sorted({version for candidate in before for version in candidate.speaks})
+    versions = ", ".join(map(str, theirs))
+    way_out = "the stack" if theirs and theirs[0] > max(message_versions.SPOKEN) else "the trainer component"
+    return f"the others speak version {versions}: deploy a newer version of {way_out}"
 
 
 def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:
