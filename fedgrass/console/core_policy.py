@@ -36,7 +36,7 @@ def core_policy(thing: str, role_alias: str, *, partition: str, region: str, acc
         thing: its name.
         role_alias: through which it gets credentials.
         partition: such as ``aws``.
-        region: such as ``eu-west-1``.
+        region: as AWS spells it.
         account: 12 digits.
 
     Raises:
