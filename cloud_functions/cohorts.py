@@ -7,12 +7,12 @@ import msgspec
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
-from fedgrass.federation import object_keys
+from fedgrass.federation import message_versions, object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, Work
 from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
-from fedgrass.federation.selection.filters import Requirements, rested
+from fedgrass.federation.selection.filters import Requirements, rested, understands
 from fedgrass.federation.selection.where import parse_expression
 from fedgrass.federation.settings import RunSettings
 
@@ -66,10 +66,23 @@ def _keep_once(cloud: Cloud, run: Run, step: Open, cohort: Cohort) -> Cohort:
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
     """Choose whom a round of training asks: never a device that is held out."""
     needs = requirements(cloud, run.settings)
-    suitable = _suitable(run, needs, _read(cloud, run, needs, rng, len(run.settings.held_out)))
+    found = _read(cloud, run, needs, rng, len(run.settings.held_out))
+    _tell_of_strangers(cloud, found)
+    suitable = _suitable(run, needs, found)
     wanted = run.settings.cohort(len(suitable))
     chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
     return Cohort(chosen, min(wanted, len(chosen)))
+
+
+def _tell_of_strangers(cloud: Cloud, found: list[Candidate]) -> None:
+    """Say which devices are not asked for want of a common version of messages, so that they are renewed."""
+    for device in found:
+        if not understands(device):
+            theirs = ", ".join(map(str, sorted(device.speaks)))
+            ours = message_versions.spoken()
+            cloud.log(
+                f"{device.device} is not asked: it speaks messages of version {theirs}, the cloud {ours}"
+            )
 
 
 def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
