@@ -24,8 +24,8 @@ class S3Bucket:
     """The ``Bucket`` in S3."""
 
     # Many requests hide the latency of each; the ranges are large enough to be worth a request.
-    lanes = 16
-    range_bytes = 4 * 1024**2
+    lanes = 8
+    range_bytes = 2 * 1024**2
 
     def __init__(self, client: Any, name: str) -> None:
         self._client = client

@@ -36,7 +36,9 @@ EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
 GIGABYTE = 1000  # megabytes
 AVERAGER_GIGABYTES = 1.769  # of memory
 READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
-RANGE_MEGABYTES = 4
+ROWS = 96  # of values that an averager holds: eight lanes of twelve
+LEAST_BUFFERS = 50  # megabytes of all rows together; of larger models as much as the model
+LARGEST_RANGE = 2  # megabytes
 PART_MEGABYTES = 5  # of a multipart upload
 KEPT_DAYS = 7  # updates, before the lifecycle rule removes them
 MESSAGES = 4  # announce, accepted, complete, verdict
@@ -66,7 +68,8 @@ def count(devices: int, up: float, down: float) -> dict[str, float]:
         down: megabytes of the model that each of them downloads.
     """
     puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
-    gets = devices * (1 + 1 + math.ceil(up / RANGE_MEGABYTES))
+    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, up) / ROWS)
+    gets = devices * (1 + 1 + math.ceil(up / range_))
     seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
     return {
         "egress": egress(devices * down / GIGABYTE),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
-from cloud_functions import combining
+from cloud_functions import adding, combining
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding, decode
 from fedgrass.federation.topics import Kind
@@ -85,7 +85,7 @@ def test_the_mean_of_a_large_model_is_within_the_bound_that_is_promised(
     mean = mean_of(name, arrays, np.array(model, np.float32))
     for index in range(3):
         exact, size = exact_mean(updates, weight, index)
-        bound = (combining.GROUP + 3) * Fraction(2) ** -24 * size + Fraction(1, 10**43)
+        bound = (adding.ROUNDINGS + 1) * Fraction(2) ** -24 * size + Fraction(1, 10**43)
         assert abs(Fraction(float(mean[index])) - exact) <= bound
 
 

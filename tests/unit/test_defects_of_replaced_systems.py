@@ -272,7 +272,7 @@ def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) 
 
 def _traced_memory_of_an_average(model: dict[str, Any], devices: int, strategy: str) -> int:
     bucket = MemoryBucket()
-    bucket.range_bytes = 4 * 1024**2  # as of S3
+    bucket.range_bytes = 2 * 1024**2  # as of S3
     run = SmallAverage(model, bucket=bucket, aggregation=strategy)
     run.upload([run.encode(model)] * devices)  # one object, however many devices
     tracemalloc.start()
