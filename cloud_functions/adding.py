@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.lanes import AHEAD, WIDEST, Lanes, wait_for
+from cloud_functions.lanes import AHEAD, Lanes, wait_for
 from fedgrass.federation.slices import Slice
 
 Floats = NDArray[np.float64]
@@ -37,9 +37,16 @@ def lanes_for(wanted: int, updates: int) -> int:
     return 1 << (max(1, min(wanted, updates, LEAVES)).bit_length() - 1)
 
 
-def rows_of(lanes: int) -> int:
-    """Return how many rows so many lanes hold."""
-    return lanes * (TOGETHER + AHEAD + 1 + _levels(lanes))
+def bytes_per_value(lanes: int, read: int, added: int) -> int:
+    """Return how many bytes so many lanes hold for each value of a slice.
+
+    Args:
+        lanes: how many there are.
+        read: bytes of a value as it is read.
+        added: bytes of a value as it is added.
+    """
+    rows = TOGETHER * (read + (added if added != read else 0))
+    return lanes * (rows + added * (AHEAD + 1 + _levels(lanes)))
 
 
 class _Wave(NamedTuple):
@@ -59,19 +66,21 @@ class Sums:
         lanes: what reads them, as many as :func:`lanes_for` says.
         weights: shape (N,).
         length: values of the longest slice.
+        read: bytes of a value as it is read, the most.
+        added: bytes of a value as it is added, the most.
     """
 
-    def __init__(self, lanes: Lanes, weights: Floats, length: int) -> None:
+    def __init__(self, lanes: Lanes, weights: Floats, length: int, read: int, added: int) -> None:
         self._lanes = lanes
         self._weights = weights
         self._count = len(lanes)
 
-        def buffers(count: int, rows: int = 1) -> list[_Bytes]:
-            return [np.empty(rows * _padded(length) * WIDEST, dtype=np.uint8) for _ in range(count)]
+        def buffers(count: int, width: int) -> list[_Bytes]:
+            return [np.empty(_padded(length) * width, dtype=np.uint8) for _ in range(count)]
 
-        self._results = [buffers(self._count) for _ in range(AHEAD)]
-        self._rows = buffers(self._count, TOGETHER)
-        self._spares = [buffers(_levels(self._count) + 1) for _ in range(self._count)]
+        self._results = [buffers(self._count, added) for _ in range(AHEAD)]
+        self._rows = buffers(self._count, TOGETHER * read)
+        self._spares = [buffers(_levels(self._count) + 1, added) for _ in range(self._count)]
 
     def of(self, slices: Iterable[Slice], *, wide: bool, exact: bool) -> Iterator[tuple[Slice, Floats]]:
         """Yield the sum of each slice, in order; updates that turn out to be bad are left out of it.
@@ -88,7 +97,10 @@ class Sums:
                 while len(sums) > 1:
                     half = len(sums) // 2
                     sums = [np.add(sums[i], sums[half + i], out=sums[i]) for i in range(half)]
-                total = total + sums[0] if wave.places.start else sums[0].astype(np.float64)
+                if wave.places.start:
+                    total += sums[0]
+                else:
+                    total = sums[0].astype(np.float64)
             if wave.places.stop == len(self._weights):
                 yield wave.part, total
 

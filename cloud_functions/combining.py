@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.adding import Sums, lanes_for, rows_of
+from cloud_functions.adding import Sums, bytes_per_value, lanes_for
 from cloud_functions.bad_values import look_closely, not_finite
 from cloud_functions.blocks import Block, Blocks
 from cloud_functions.lanes import AHEAD, WIDEST, Lanes, Readable
@@ -179,7 +179,8 @@ class Combiner:
         if not groups:
             yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
             return
-        length = self._length(rows_of(lanes_for(self._base.lanes, max(len(shares), len(groups)))), WIDEST)
+        lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
+        length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
         of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
         if not len(shares):
             yield from ((part, sum_ / rest) for part, sum_ in of_groups)
@@ -225,10 +226,12 @@ class Combiner:
             BadUpdates: at the end, if there are any.
         """
         count = lanes_for(self._base.lanes, len(updates))
-        length = length or self._length(rows_of(count), self._width)
         exact = self._layout.data_bytes <= EXACT_BYTES
+        read = WIDEST if wide else self._width
+        added = WIDEST if exact else read
+        length = length or self._length(bytes_per_value(count, read, added), read)
         with self._reading(updates, count, length) as lanes:
-            sums = Sums(lanes, weights, length).of(self._slices(length), wide=wide, exact=exact)
+            sums = Sums(lanes, weights, length, read, added).of(self._slices(length), wide=wide, exact=exact)
             for part, total in sums:
                 if not math.isfinite(total.sum()):
                     total = look_closely(self._sent, updates, weights, part, lanes.refused)  # noqa: PLW2901
@@ -241,7 +244,7 @@ class Combiner:
         ``whole`` blocks have all updates. Raises BadUpdates at the end, if there are any.
         """
         rows = max(1, len(self._updates) if whole else min(len(self._updates), TOGETHER))
-        length = self._length(AHEAD * rows, self._width)
+        length = self._length(AHEAD * rows * self._width, self._width)
         with self._reading(self._updates, max(1, min(self._base.lanes, rows)), length) as lanes:
             for block in Blocks(lanes, rows, length, self._width).of(self._slices(length)):
                 yield block, lanes.refused
@@ -261,9 +264,12 @@ class Combiner:
         """The bytes of the widest value that is read."""
         return max(4, *(DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), 0)
 
-    def _length(self, rows: int, width: int) -> int:
-        """Return how many values of so many rows there is room for."""
-        room = max(SMALLEST_BUFFERS, self._layout.data_bytes) // (rows * width)
+    def _length(self, held: int, width: int) -> int:
+        """Return how many values a slice may have: of ``width`` bytes where they are read.
+
+        ``held`` are the bytes that all buffers together have for each value.
+        """
+        room = max(SMALLEST_BUFFERS, self._layout.data_bytes) // held
         return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
 
     def _slices(self, length: int) -> Iterator[Slice]:

@@ -60,7 +60,8 @@ def summed(
     with Lanes(updates, lanes, longest) as threads:
         threads.each(lambda update: update.begin(None))
         parts = [
-            total for _, total in Sums(threads, weights, longest).of(slices(longest), wide=False, exact=exact)
+            total
+            for _, total in Sums(threads, weights, longest, 4, 8).of(slices(longest), wide=False, exact=exact)
         ]
         return np.concatenate(parts), threads.refused
 
