@@ -1,7 +1,7 @@
-"""Counts what a round costs on AWS, from published prices, for the table in docs/scaling.md.
+"""Counts what fedgrass costs on AWS, from published prices, for docs/scaling.md and docs/costs.md.
 
-    python docs/count_costs.py            prints the table
-    python docs/count_costs.py --write    puts it into the page
+    python docs/count_costs.py            prints the tables: of a round, of a month's heartbeats
+    python docs/count_costs.py --write    puts them into the pages
 
 Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
 Lambda function from what it reads, at the rate that AWS's own figures allow (facts: 400 to 700 Mbit/s).
@@ -13,9 +13,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "scaling.md"
+SCALING = Path(__file__).parent / "scaling.md"
+COSTS = Path(__file__).parent / "costs.md"
 DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
+HEARTBEATS = (60, 300, 900)  # seconds from one to the next
 
 # US dollars in us-east-1, as AWS published them in 2025; look at https://aws.amazon.com/pricing first.
 PRICES: Mapping[str, float] = {
@@ -25,6 +27,7 @@ PRICES: Mapping[str, float] = {
     "s3_get": 0.0004 / 1e3,
     "s3_gigabyte_month": 0.023,
     "iot_message": 1.00 / 1e6,  # of up to 5 KB
+    "iot_connected_minute": 0.08 / 1e6,
     "iot_rule": 0.15 / 1e6,  # triggered, and again for each action
     "dynamodb_write": 0.625 / 1e6,
     "dynamodb_read": 0.125 / 1e6,
@@ -34,6 +37,7 @@ PRICES: Mapping[str, float] = {
 EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
 
 GIGABYTE = 1000  # megabytes
+MONTH_MINUTES = 730 * 60
 AVERAGER_GIGABYTES = 1.769  # of memory
 READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
 ROWS = 96  # of float32 that an averager holds: eight lanes of twelve
@@ -88,8 +92,26 @@ def count(devices: int, up: float, down: float) -> dict[str, float]:
     }
 
 
+def standing(devices: int, seconds: float) -> float:
+    """Return the dollars of a month of ``devices`` connections with a heartbeat every ``seconds``."""
+    # It goes out and comes back to its device; one rule writes one row of at most 1 KB.
+    heartbeat = 2 * PRICES["iot_message"] + 2 * PRICES["iot_rule"] + PRICES["dynamodb_write"]
+    minutes = MONTH_MINUTES * PRICES["iot_connected_minute"]
+    return devices * (MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
+
+
+def standing_table() -> str:
+    """Return the table of a month's heartbeats."""
+    heads = [f"a heartbeat every {seconds} s" for seconds in HEARTBEATS]
+    lines = [f"| devices | {' | '.join(heads)} |", "| ---: |" + " ---: |" * len(HEARTBEATS)]
+    for devices in DEVICES:
+        cells = [_dollars(standing(devices, seconds)) for seconds in HEARTBEATS]
+        lines.append(f"| {devices:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table() -> str:
-    """Return the table of the page."""
+    """Return the table of a round."""
     lines = [
         "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | in int8, both ways |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -108,14 +130,20 @@ def _dollars(cost: float) -> str:
 
 
 def main() -> None:
-    """Print the table, or write it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the tables, or write them into the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
-        text = PAGE.read_text()
-        PAGE.write_text(re.sub(r"(?s)\| devices \| model .*?(?=\n\n)", lambda _: table(), text))
+        _put(SCALING, r"(?s)\| devices \| model .*?(?=\n\n)", table())
+        _put(COSTS, r"(?s)\| devices \| a heartbeat .*?(?=\n\n)", standing_table())
     else:
-        print(table())
+        print(table(), standing_table(), sep="\n\n")
+
+
+def _put(page: Path, pattern: str, text: str) -> None:
+    page.write_text(re.sub(pattern, lambda _: text, page.read_text()))
 
 
 if __name__ == "__main__":

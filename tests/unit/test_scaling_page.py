@@ -1,4 +1,4 @@
-"""The costs in docs/scaling.md are those that docs/count_costs.py counts."""
+"""The costs in docs/scaling.md and docs/costs.md are those that docs/count_costs.py counts."""
 
 import math
 
@@ -6,8 +6,15 @@ import package
 from docs import count_costs
 
 
-def test_the_table_of_the_page_is_what_the_script_counts() -> None:
+def test_the_tables_of_the_pages_are_what_the_script_counts() -> None:
     assert count_costs.table() in (package.ROOT / "docs" / "scaling.md").read_text()
+    assert count_costs.standing_table() in (package.ROOT / "docs" / "costs.md").read_text()
+
+
+def test_a_device_that_says_less_costs_less_but_for_its_connection() -> None:
+    often, seldom = count_costs.standing(1_000, 60), count_costs.standing(1_000, 6_000_000)
+    assert often > 30 * seldom
+    assert math.isclose(seldom, 1_000 * 730 * 60 * 0.08 / 1e6, rel_tol=0.01)
 
 
 def test_egress_is_counted_by_its_tiers() -> None:
