@@ -75,6 +75,14 @@ class Sum(NamedTuple):
     kept: float  # the mean factor, by share
 
 
+class BadSums(Exception):  # it is no device's fault: the updates in them are read again then
+    """Some sums that were made before cannot be used: their places, and what is wrong with each."""
+
+    def __init__(self, refused: dict[int, str]) -> None:
+        super().__init__(f"{len(refused)} sums are bad")
+        self.refused = refused
+
+
 class Combiner:
     """Combines the updates of a round.
 
@@ -147,7 +155,7 @@ class Combiner:
     def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
-        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does.
+        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does, and BadSums.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
         kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
@@ -169,7 +177,7 @@ class Combiner:
             yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
             return
         length = self._length(min(GROUP, max(len(shares), len(groups))), width=_WIDE)
-        of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
+        of_groups = _blaming_sums(self._sums([group.file for group in groups], weights, length, wide=True))
         if not len(shares):
             yield from ((part, sum_ / rest) for part, sum_ in of_groups)
             return
@@ -281,3 +289,10 @@ class Combiner:
                 if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason
         return block.rows
+
+
+def _blaming_sums(sums: Iterable[tuple[Slice, Floats]]) -> Iterator[tuple[Slice, Floats]]:
+    try:
+        yield from sums
+    except BadUpdates as bad:
+        raise BadSums(bad.refused) from bad

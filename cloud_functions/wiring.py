@@ -51,6 +51,7 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
         averages=averages,
         scale=Scale(
+            group=int(os.environ["GROUP_SIZE"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
