@@ -26,7 +26,7 @@ from fedgrass.federation.carried import layout_with
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
-from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings import RunSettings, check_training
 from fedgrass.federation.weights import check_finite, decode, read_layout, sha256
 
 LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
@@ -52,6 +52,8 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         raise SettingsError(message) from error
     check_finite(decode(model))
     strategy = strategies.load(settings)  # one's own may not be there
+    needs = strategies.needs_of(settings, strategy)
+    check_training(settings, needs)
     updates = layout_with(read_layout(model, len(model)), strategy.carried)
     encodings.file_layout(updates, settings.upload)  # refuses what cannot be uploaded
     if cloud.rounds.run(name) is None:
@@ -67,6 +69,7 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         initial_download_sha256=sha256(download) if download else "",
         initial_download_bytes=len(download),
         carries=strategy.carried,
+        needs=needs,
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)

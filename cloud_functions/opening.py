@@ -203,7 +203,7 @@ def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
             model_key=key,
             model_sha256=opened.base_download_sha256 or opened.base_sha256,
             model_bytes=opened.bytes_to_download,
-            settings=run.settings.training_of(opened.number),
+            settings=run.settings.training_of(opened.number, run.needs),
             download=download,
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,

@@ -14,7 +14,7 @@ from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.conversion import convert, key_shown, shown
 from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Options, TaskName
+from fedgrass.federation.messages import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
@@ -136,9 +136,12 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         chosen = self.threshold_count if self.threshold_count is not None else share
         return min(wanted, max(1, self.minimum_replies, chosen))
 
-    def training_of(self, number: int) -> Options:
-        """Return the training settings of round ``number``: the strategy's needs, and over them the run's."""
-        chosen: Options = {}
+    def training_of(self, number: int, needs: Options | None = None) -> Options:
+        """Return the training settings of round ``number``: the strategy's needs, and over them the run's.
+
+        ``needs`` are those of one's own strategy, which only the cloud functions have.
+        """
+        chosen: Options = dict(needs or {})
         if built_in := aggregation.strategy(self.aggregation, self.aggregation_options):
             chosen.update(built_in.training())
         chosen.update(self.training)
@@ -174,12 +177,28 @@ def _check_rounds_of_training(settings: RunSettings) -> None:
     _check_sendable("training", settings.training)
     for number, options in settings.training_by_round.items():
         _check_sendable(f"training_by_round.{number}", options)
+    check_training(settings)
+
+
+def check_training(settings: RunSettings, needs: Options | None = None) -> None:
+    """Check that an announcement has room for the training settings of every round, the strategy's too.
+
+    Raises:
+        SettingsError: it has not, in the round that the text names.
+    """
+    beside = f" with what the aggregation {settings.aggregation!r} adds" if needs else ""
     for number in ("1", *settings.training_by_round):
-        length = len(msgspec.json.encode(settings.training_of(int(number))))
-        if length > LARGEST_TRAINING:
+        chosen = settings.training_of(int(number), needs)
+        if (length := len(msgspec.json.encode(chosen))) > LARGEST_TRAINING:
             message = (
-                f"the run's training and training_by_round have {length:,} bytes of JSON in round {number};"
-                f" {LARGEST_TRAINING:,} is the most"
+                f"the run's training and training_by_round{beside} have {length:,} bytes of JSON in round"
+                f" {number}; {LARGEST_TRAINING:,} is the most"
+            )
+            raise SettingsError(message)
+        if len(chosen) > MOST_OPTIONS:
+            message = (
+                f"the run's training and training_by_round{beside} have {len(chosen)} settings in round"
+                f" {number}; {MOST_OPTIONS} is the most"
             )
             raise SettingsError(message)
 
