@@ -197,7 +197,7 @@ class ObjectWriter(Protocol):
         """Write the next bytes; they may be changed once this returns."""
 
     def finish(self) -> None:
-        """Make the object of what was written, over whatever is there."""
+        """Make the object of what was written, over whatever is there. If it fails nothing is left, as aborted."""
 
     def abort(self) -> None:
         """Leave no object, nor anything else that was written."""

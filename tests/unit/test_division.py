@@ -321,6 +321,17 @@ def test_a_model_made_in_shards_is_the_same_to_the_bit(
     assert first(fleet).model_sha256 == sha256(fleet.bucket.objects[object_keys.model(RUN, 1)])
 
 
+def test_how_often_shards_are_looked_for_grows_with_their_number_and_not_with_its_square() -> None:
+    fleet = a_fleet(Scale(sharded_bytes=4096), devices=2)
+    for device in fleet.names:
+        reply(fleet, device)
+    shards = fleet.work()
+    assert shards > 5
+    assert first(fleet).state is State.CLOSED
+    # Before they are handed over, by each maker its own and the last one, and all by the last maker.
+    assert fleet.counter.calls.count("exists") <= 4 * shards
+
+
 def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
     models = []
     for scale in (None, SHARDS):
