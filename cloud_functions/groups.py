@@ -120,7 +120,9 @@ def finished(
     refused = {device: why for group in made.values() for device, why in group.refused.items()}
     if bad := {device: why for device, why in refused.items() if device in good}:
         raise BadReplies(bad)
-    return {number: group for number, group in made.items() if group.devices and good.issuperset(group.devices)}
+    return {
+        number: group for number, group in made.items() if group.devices and good.issuperset(group.devices)
+    }
 
 
 def sums_of(begun: Making, finished_groups: Mapping[int, Group]) -> list[Sum]:

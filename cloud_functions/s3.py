@@ -88,7 +88,7 @@ class S3Bucket:
         stored: bytes = self._get(key)["Body"].read()
         return stored
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still has that ETag; see ``Bucket``."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:

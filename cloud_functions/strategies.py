@@ -90,17 +90,24 @@ def _refused(what: str, way_out: str, seconds: float) -> Iterator[None]:
 
 def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
     """Yield what the averager could not work with."""
-    for field in ("state", "carried"):
-        names = getattr(kind, field)
-        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            yield f"its {field} is {names!r}; it is a tuple of names, as ('momentum',)"
-            return
+    unnamed = [field for field in ("state", "carried") if not _is_names(getattr(kind, field))]
+    for field in unnamed:
+        yield f"its {field} is {getattr(kind, field)!r}; it is a tuple of names, as ('momentum',)"
+    if not unnamed:
+        yield from _wrong_names_in(kind)
     for field, choices in (("reads", ("sums", "columns")), ("survey", ("", "norms", "products"))):
         if getattr(kind, field) not in choices:
             yield f"its {field} is {getattr(kind, field)!r}; it may be one of {', '.join(map(repr, choices))}"
     for method in ("weigh", "combine"):
         if kind.separable and getattr(kind, method) is not getattr(Strategy, method):
             yield f"its {method} would not be asked, since it is separable: set separable = False"
+
+
+def _is_names(names: object) -> bool:
+    return isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+
+
+def _wrong_names_in(kind: type[Strategy]) -> Iterator[str]:
     for carried in set(kind.carried) - set(kind.state):
         yield f"it carries {carried!r}, which is not among its state"
     if len(kind.carried) > MOST_CARRIED:
@@ -210,7 +217,8 @@ class Guarded:
         except AggregationFailed as error:
             if not self._own:  # those that are built in say what is wrong in their own words
                 raise
-            raise AggregationFailed(f"aggregation {self.name!r}: {method}: {error}") from error
+            message = f"aggregation {self.name!r}: {method}: {error}"
+            raise AggregationFailed(message) from error
         except _TimeIsUp as error:
             message = f"aggregation {self.name!r}: {method} did not end within {self._seconds:g} s"
             raise AggregationFailed(message) from error

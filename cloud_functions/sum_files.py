@@ -48,7 +48,9 @@ class SumFile:
         """Check what was read. Raises UpdateRefused."""
         found = self._found.hexdigest()
         if found != self._expected:
-            message = f"the sum {self._key} has the SHA-256 {found}; its maker wrote {self._expected or 'none'}"
+            message = (
+                f"the sum {self._key} has the SHA-256 {found}; its maker wrote {self._expected or 'none'}"
+            )
             raise UpdateRefused(message)
 
     def peek(self, part: Slice) -> NDArray[Any]:

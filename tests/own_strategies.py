@@ -212,7 +212,7 @@ class AsksOfTraining(Strategy, frozen=True):
     temperature: float = 2.0
 
     def training(self) -> dict[str, Any]:
-        if self.temperature > 5:  # noqa: PLR2004
+        if self.temperature > 5:
             message = "too hot"
             raise RuntimeError(message)
         return {"temperature": self.temperature, "epochs": 7}

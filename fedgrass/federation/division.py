@@ -37,7 +37,7 @@ class Job(Struct, frozen=True, kw_only=True):
 def group_size(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> int:
     """Return how many of a round's replies are summed at a time; 0: they are all averaged at its end.
 
-    Groups are for large rounds, where sums of some updates can be averaged, and of models that have no shards.
+    Groups are for large rounds where sums of some updates can be averaged, and for models without shards.
     """
     large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
     plain = strategy.separable and not strategy.carried

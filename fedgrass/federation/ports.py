@@ -177,7 +177,7 @@ class Bucket(Protocol):
     def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
         """Return an object as ``read`` does, and a word for this version of it."""
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still is that version; None: if there is none. Return whether it was."""
 
     def exists(self, key: str) -> bool:
@@ -197,7 +197,7 @@ class ObjectWriter(Protocol):
         """Write the next bytes; they may be changed once this returns."""
 
     def finish(self) -> None:
-        """Make the object of what was written, over whatever is there. If it fails nothing is left, as aborted."""
+        """Make the object of what was written, over whatever is there; if that fails, as ``abort``."""
 
     def abort(self) -> None:
         """Leave no object, nor anything else that was written."""

@@ -508,7 +508,7 @@ def test_replies_are_counted_in_groups_and_a_group_has_its_own(store: RoundStore
     assert [part.device for part in store.members(opened, 1)] == ["thing-1", "thing-4", "thing-7"]
     assert [part.device for part in store.members(opened, 2)] == ["thing-0"]
     assert list(store.members(opened, 3)) == []
-    assert list(store.members(opened, 1))[0] == store.participant(opened, "thing-1")
+    assert next(iter(store.members(opened, 1))) == store.participant(opened, "thing-1")
     assert [part.group for part in store.participants(opened)] == [2, 1, 0, 0, 1, 0, 0, 1]
 
 

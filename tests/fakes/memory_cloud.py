@@ -364,7 +364,7 @@ class MemoryBucket:
         data = self.read(key, largest)
         return data, checksum(data)
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         with self._lock:
             there = self.objects.get(key)
             if version != (None if there is None else checksum(there)):
