@@ -30,7 +30,8 @@ from fedgrass.federation.weights import DTYPES, Layout
 
 TOGETHER = 16  # updates whose lengths are measured in one block
 EXACT_BYTES = 16 * 1024**2
-SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows together; for larger models those of the model
+SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows together; for larger models the model's
+LARGEST_BUFFERS = 256 * 1024**2
 
 Floats = NDArray[np.float64]
 Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
@@ -84,6 +85,14 @@ class Sum(NamedTuple):
     file: Readable  # the mean, as float64
     share: float  # of all of them together
     kept: float  # the mean factor, by share
+
+
+class BadSums(Exception):  # it is no device's fault: the updates in them are read again then
+    """Some sums that were made before cannot be used: their places, and what is wrong with each."""
+
+    def __init__(self, refused: dict[int, str]) -> None:
+        super().__init__(f"{len(refused)} sums are bad")
+        self.refused = refused
 
 
 class Combiner:
@@ -158,7 +167,7 @@ class Combiner:
     def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
-        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does.
+        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does, and BadSums.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
         kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
@@ -181,7 +190,7 @@ class Combiner:
             return
         lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
         length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
-        of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
+        of_groups = _blaming_sums(self._sums([group.file for group in groups], weights, length, wide=True))
         if not len(shares):
             yield from ((part, sum_ / rest) for part, sum_ in of_groups)
             return
@@ -269,8 +278,8 @@ class Combiner:
 
         ``held`` are the bytes that all buffers together have for each value.
         """
-        room = max(SMALLEST_BUFFERS, self._layout.data_bytes) // held
-        return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+        room = min(max(SMALLEST_BUFFERS, self._layout.data_bytes), LARGEST_BUFFERS)
+        return max(BLOCK, min(room // held, self._base.range_bytes // width) // BLOCK * BLOCK)
 
     def _slices(self, length: int) -> Iterator[Slice]:
         """Yield what is combined in slices of at most ``length`` values; raises what ``check`` does."""
@@ -305,3 +314,10 @@ class Combiner:
                 if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason
         return block.rows
+
+
+def _blaming_sums(sums: Iterable[tuple[Slice, Floats]]) -> Iterator[tuple[Slice, Floats]]:
+    try:
+        yield from sums
+    except BadUpdates as bad:
+        raise BadSums(bad.refused) from bad

@@ -88,7 +88,7 @@ class S3Bucket:
         stored: bytes = self._get(key)["Body"].read()
         return stored
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still has that ETag; see ``Bucket``."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
@@ -160,24 +160,32 @@ class S3Writer:
     def finish(self) -> None:
         """Make the object of what was written; see ``ObjectWriter``."""
         try:
-            if not self._upload:
-                self._client.put_object(**self._where, Body=bytes(self._pending))
-                return
-            self._send(bytes(self._pending))
-            while self._sending:
-                self._tags.append(self._sending.popleft().result(_LONGEST))
-            parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
-            self._client.complete_multipart_upload(
-                **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
-            )
-        finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._finish()
+        except BaseException as error:
+            try:
+                self.abort()
+            except Exception as other:  # noqa: BLE001  # what went wrong at first is what has to be known
+                error.add_note(f"and its parts may be left: {other}")
+            raise
+        self._pool.shutdown(wait=True)
 
     def abort(self) -> None:
         """Leave no object, nor parts of one; see ``ObjectWriter``."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._upload:
             self._client.abort_multipart_upload(**self._where, UploadId=self._upload)
+
+    def _finish(self) -> None:
+        if not self._upload:
+            self._client.put_object(**self._where, Body=bytes(self._pending))
+            return
+        self._send(bytes(self._pending))
+        while self._sending:
+            self._tags.append(self._sending.popleft().result(_LONGEST))
+        parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
+        self._client.complete_multipart_upload(
+            **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
+        )
 
     def _send(self, part: bytes) -> None:
         if not self._upload:

@@ -13,6 +13,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedgrass.federation.aggregation.means import Mean
+from fedgrass.federation.division import Scale, group_size
+
 SCALING = Path(__file__).parent / "scaling.md"
 COSTS = Path(__file__).parent / "costs.md"
 DEVICES = (100, 10_000, 1_000_000)
@@ -49,7 +52,11 @@ MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # accepted: statuses; complete: replies and turnarounds
 SQS_REQUESTS = 2 * 1.2  # sent, and received and deleted in tens
 WRITES = 2 + 4 + 4 + 1  # asked and counted in transactions, which cost double; the turnaround
-READS = 6  # of the participant and the round; consistent
+READS = 4 + 3 / 10  # of the round and the participant, twice; the run and the round once for ten; consistent
+QUERIED = 4 / 10  # announced, and read by whoever closes, ten in a unit
+WRITES_OF_GROUPS = 2  # whose group a reply is in, in the transaction that counts it
+READS_OF_GROUPS = 1 + 1 / 30  # the participant, and whose group it is in
+WIDE = 2  # a group's sum is float64
 REPLY_SECONDS = 0.03  # of a function, for a message of a device
 CALLS = 2 / 10  # of the averager, which takes messages in tens
 
@@ -63,18 +70,25 @@ def egress(gigabytes: float) -> float:
     return cost
 
 
-def count(devices: int, up: float, down: float) -> dict[str, float]:
-    """Return the dollars of one round.
+def count(devices: int, up: float, down: float, model: float | None = None) -> dict[str, float]:
+    """Return the dollars of one round of the mean.
 
     Args:
         devices: that are asked and reply.
         up: megabytes of one update.
-        down: megabytes of the model that each of them downloads.
+        down: megabytes of the file that each of them downloads.
+        model: megabytes of the model in float32, if that is not the file.
     """
+    model = model or down
+    size = group_size(Scale(), Mean(), devices, round(model * 1e6))
+    grouped, sums = int(size > 0), devices / size * WIDE * model if size else 0.0
     puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
-    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, up) / ROWS)
-    gets = devices * (1 + 1 + math.ceil(up / range_))
+    puts += math.ceil(sums / PART_MEGABYTES)
+    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, model) / ROWS)
+    gets = devices * (1 + 1 + math.ceil(up / range_)) + math.ceil(sums / range_)
     seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
+    seconds += 2 * sums / READ_MEGABYTES_PER_SECOND  # written and read
+    writes, reads = WRITES + grouped * WRITES_OF_GROUPS, READS + QUERIED + grouped * READS_OF_GROUPS
     return {
         "egress": egress(devices * down / GIGABYTE),
         "s3": puts * PRICES["s3_put"]
@@ -86,7 +100,7 @@ def count(devices: int, up: float, down: float) -> dict[str, float]:
             + 2 * RULES * PRICES["iot_rule"]
             + SQS_REQUESTS * PRICES["sqs_request"]
         ),
-        "rounds": devices * (WRITES * PRICES["dynamodb_write"] + READS * PRICES["dynamodb_read"]),
+        "rounds": devices * (writes * PRICES["dynamodb_write"] + reads * PRICES["dynamodb_read"]),
         "lambda": seconds * AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
         + devices * CALLS * PRICES["lambda_request"],
     }
@@ -119,7 +133,7 @@ def table() -> str:
     for devices in DEVICES:
         for size in MEGABYTES:
             costs = count(devices, size, size)
-            small = sum(count(devices, size / 4, size / 4).values())
+            small = sum(count(devices, size / 4, size / 4, size).values())
             cells = [f"{devices:,}", f"{size} MB", *(_dollars(cost) for cost in costs.values())]
             lines.append(f"| {' | '.join([*cells, _dollars(sum(costs.values())), _dollars(small)])} |")
     return "\n".join(lines)

@@ -46,7 +46,8 @@ AttributeText = Annotated[
     ),
 ]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
-Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
+MOST_OPTIONS = 24
+Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=MOST_OPTIONS)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 MOST_CARRIED = 1  # kind of arrays that updates carry beside the model's: more would not fit an announcement

@@ -492,6 +492,60 @@ def test_replies_of_all_devices_that_come_at_once_are_all_counted(store: RoundSt
     assert current(store).replied == THREADS
 
 
+def grouped(store: RoundStore, **changes: Any) -> Round:
+    """Return an open round whose replies are summed in groups of three."""
+    store.create_run(a_run())
+    opened = a_round(group_size=3, **changes)
+    store.ask(opened, DEVICES)
+    store.open_round(a_run(), opened, Progress())
+    return opened
+
+
+def test_replies_are_counted_in_groups_and_a_group_has_its_own(store: RoundStore) -> None:
+    opened = grouped(store)
+    for device in ("thing-4", "thing-1", "thing-7", "thing-0"):
+        store.count_reply(current(store), as_read(device), a_reply(), NOW)
+    assert [part.device for part in store.members(opened, 1)] == ["thing-1", "thing-4", "thing-7"]
+    assert [part.device for part in store.members(opened, 2)] == ["thing-0"]
+    assert list(store.members(opened, 3)) == []
+    assert next(iter(store.members(opened, 1))) == store.participant(opened, "thing-1")
+    assert [part.group for part in store.participants(opened)] == [2, 1, 0, 0, 1, 0, 0, 1]
+
+
+def test_members_of_group_1_are_not_those_of_group_10_nor_of_another_attempt(store: RoundStore) -> None:
+    opened = grouped(store, replied=27)
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    assert [part.device for part in store.members(opened, 10)] == ["thing-0"]
+    assert list(store.members(opened, 1)) == []
+    assert list(store.members(a_round(attempt=2), 10)) == []
+
+
+def test_copies_of_a_reply_that_come_at_once_are_in_one_group_once(store: RoundStore) -> None:
+    opened = grouped(store)
+    assert race(lambda _number: store.count_reply(opened, as_read("thing-3"), a_reply(), NOW)) == 1
+    assert [part.device for part in store.members(opened, 1)] == ["thing-3"]
+
+
+def test_a_reply_to_a_round_without_groups_is_in_none(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    assert the_part(store, "thing-0").group == 0
+    assert list(store.members(opened, 0)) == []
+
+
+def test_a_group_is_begun_once(store: RoundStore) -> None:
+    opened = grouped(store)
+    assert race(lambda _number: store.begin_group(opened)) == 1
+    assert current(store).groups == 1
+
+
+def test_no_group_begins_in_a_round_that_is_being_averaged(store: RoundStore) -> None:
+    opened = grouped(store)
+    leased(store, opened)
+    with pytest.raises(LostRace):
+        store.begin_group(opened)
+    assert current(store).groups == 0
+
+
 def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:
     with pytest.raises(LostRace):
         store.count_reply(opened, as_read("stranger"), a_reply(), NOW)

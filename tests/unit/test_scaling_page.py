@@ -3,7 +3,9 @@
 import math
 
 import package
+from cloud_functions import combining, lanes
 from docs import count_costs
+from fedgrass.federation.encodings import BLOCK
 
 
 def test_the_tables_of_the_pages_are_what_the_script_counts() -> None:
@@ -25,3 +27,16 @@ def test_egress_is_counted_by_its_tiers() -> None:
 def test_a_round_of_twice_the_devices_costs_twice_as_much_but_for_cheaper_egress() -> None:
     one, two = (sum(count_costs.count(devices, 1, 1).values()) for devices in (1_000, 2_000))
     assert math.isclose(two, 2 * one, rel_tol=1e-6)
+
+
+def test_what_an_update_takes_of_memory_beyond_1000_is_what_the_page_says() -> None:
+    each = lanes.AHEAD * BLOCK * 4
+    page = " ".join((package.ROOT / "docs" / "scaling.md").read_text().split())
+    assert f"Of more than 1,000 each takes {each // 1024} KB of memory more" in page
+    assert 1_000 < combining.SMALLEST_BUFFERS / each < 1_050
+
+
+def test_groups_cost_their_sums_and_who_is_in_them() -> None:
+    grouped, alone = (count_costs.count(10_000, 250, megabytes) for megabytes in (250, 300))
+    assert grouped["rounds"] > alone["rounds"]
+    assert grouped["lambda"] > alone["lambda"]
