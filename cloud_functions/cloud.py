@@ -10,7 +10,6 @@ from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
 
-MOST_METRICS = 24  # that a message has room for
 _LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures have to fit
 
 
@@ -77,7 +76,7 @@ class Cloud:
 
 def _figures(of: Round) -> RoundFigures:
     # Of each device a message brings 24 metrics at most, but all devices together may have more names.
-    metrics = dict(sorted(of.metrics.items())[:MOST_METRICS])
+    metrics = dict(sorted(of.metrics.items())[: messages.MOST_METRICS])
     return RoundFigures(
         asked=of.asked,
         accepted=of.accepted,

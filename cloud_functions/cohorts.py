@@ -235,6 +235,6 @@ def _after(known: _Past, participant: Participant, since: int) -> _Past:
     return msgspec.structs.replace(
         asked,
         average_seconds=average_turnaround(known.average_seconds, participant.turnaround_seconds),
-        loss=participant.metrics.get("loss", known.loss),
+        loss=participant.reported.get("loss", known.loss),
         rounds_since_measured=since,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from fedgrass.federation import aggregation
+from fedgrass.federation import aggregation, local_evaluation
 from fedgrass.federation.aggregation import OWN, STRATEGIES
 from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.conversion import convert, key_shown, shown
@@ -233,6 +233,10 @@ def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
 
 def _check_sendable(place: str, options: Options) -> None:
     """Check that JSON can express each of the options, so that an announcement can carry them."""
+    setting = local_evaluation.SETTING
+    if not isinstance(options.get(setting, True), bool):
+        message = f"the run's {place}.{setting} is {shown(options[setting])}: it takes true or false"
+        raise SettingsError(message)
     for name, value in options.items():
         try:
             msgspec.json.decode(msgspec.json.encode({name: value}), type=Options)

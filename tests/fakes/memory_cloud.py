@@ -139,6 +139,8 @@ class MemoryRounds:
                 checksum=reply.checksum,
                 examples=reply.examples,
                 metrics=reply.metrics,
+                examples_evaluated=reply.examples_evaluated,
+                train_metrics=reply.train_metrics,
                 download_seconds=reply.download_seconds,
                 evaluate_seconds=reply.evaluate_seconds,
                 train_seconds=reply.train_seconds,
