@@ -1,6 +1,6 @@
 """What a hello drives: the open work of the device that said it, and runs that it can set going again."""
 
-from cloud_functions import cohorts, sweeping
+from cloud_functions import candidates, sweeping
 from cloud_functions.cloud import Cloud
 from cloud_functions.opening import announce
 from fedgrass.federation.rounds import Participation, State
@@ -29,4 +29,4 @@ def _waits_for(cloud: Cloud, run: Run, device: str) -> bool:
     if not run.waiting_since:
         return False
     found = cloud.devices.find(device)
-    return found is not None and cohorts.requirements(cloud, run.settings).suits(found)
+    return found is not None and candidates.requirements(cloud, run.settings).suits(found)
