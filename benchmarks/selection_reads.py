@@ -52,7 +52,7 @@ class HashedTable:
         return (Candidate(f"device-{at:07}", NOW, _TASKS) for at in range(first, last) if at % 10)
 
 
-def reads(directory: DeviceDirectory, read: list[int], cohort: int) -> dict[str, dict[str, float]]:
+def reads(directory: DeviceDirectory, read: list[int], cohort: int) -> dict[str, dict[str, int]]:
     """Return the rows and the requests of each kind of choice.
 
     Args:

@@ -5,7 +5,7 @@ everybody, or a share of everybody, everybody is read, page by page; who does no
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -25,9 +25,10 @@ class Found(Struct, frozen=True):
     metrics: frozenset[str]
 
 
-def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
-    """Return what a run's settings ask of a device before any strategy chooses.
+def requirements(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> Requirements:
+    """Return what a run's settings ask of a device before any strategy chooses, for this work.
 
+    Devices that are held out never train.
     The thing group is read here, once per choice: a device that joins it is asked from the next round on.
     """
     return Requirements(
@@ -36,6 +37,7 @@ def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
         minimum_examples=settings.minimum_examples,
         where=parse_expression(settings.where) if settings.where else None,
         things=_members(cloud, settings) or frozenset() if settings.thing_group else None,
+        held_out=frozenset(settings.held_out if work is Work.TRAIN else ()),
         cool_down_rounds=settings.cool_down_rounds,
     )
 
@@ -48,11 +50,9 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
         return None
 
 
-def everybody(
-    cloud: Cloud, needs: Requirements, suits: Callable[[Candidate], bool] | None = None
-) -> Iterator[Candidate]:
+def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
     """Yield every device that suits, one page of the table after the other."""
-    return filter(suits or needs.suits, cloud.devices.seen_since(needs.seen_at_earliest))
+    return filter(needs.suits, cloud.devices.seen_since(needs.seen_at_earliest))
 
 
 def read(
@@ -60,12 +60,19 @@ def read(
     needs: Requirements,
     wanted: int | None,
     rng: random.Random,
-    suits: Callable[[Candidate], bool] | None = None,
+    known: Collection[str] = (),
 ) -> list[Candidate]:
-    """Return ``wanted`` devices that suit, or some more, drawn at random; None is everybody who suits."""
+    """Return ``wanted`` devices that suit, or some more, drawn at random; None is everybody who suits.
+
+    None of those that are ``known``.
+    """
+
+    def suits(device: Candidate) -> bool:
+        return device.device not in known and needs.suits(device)
+
     if wanted is None:
-        return list(everybody(cloud, needs, suits))
-    return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, suits or needs.suits)
+        return [device for device in everybody(cloud, needs) if device.device not in known]
+    return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, suits)
 
 
 def named(cloud: Cloud, needs: Requirements, names: Iterable[str]) -> list[str]:
@@ -75,7 +82,7 @@ def named(cloud: Cloud, needs: Requirements, names: Iterable[str]) -> list[str]:
 
 
 def look(cloud: Cloud, settings: RunSettings) -> Found:
-    """Look who is there before a run is started: as many as a round asks, if its settings name a number."""
+    """Look who could train, before a run is started: as many as a round asks, if that is a number."""
     needs = requirements(cloud, settings)
     if settings.count is None:
         found: Iterable[Candidate] = everybody(cloud, needs)
@@ -91,7 +98,7 @@ def look(cloud: Cloud, settings: RunSettings) -> Found:
 
 def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
     """Return why there is no candidate, in words that say what to do. Reads every device, page by page."""
-    needs = requirements(cloud, settings)
+    needs = requirements(cloud, settings, work)
     if work is Work.EVALUATE and settings.held_out and next(everybody(cloud, needs), None):
         names = ", ".join(settings.held_out)
         return f"of the run's held_out devices none is there that could be asked: {names}"
@@ -117,6 +124,20 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
         f"{seen} devices were, with the tasks: {', '.join(sorted(tasks)) or 'none'}. Name one of those, or "
         "configure the task in the trainer component's `tasks`"
     )
+
+
+def check_held_out(cloud: Cloud, settings: RunSettings) -> None:
+    """Check that the devices that are held out are there: a name that is misspelled would train.
+
+    Raises:
+        SettingsError: some of them never sent a heartbeat, or not for so long that they were forgotten.
+    """
+    if unknown := [name for name in settings.held_out if cloud.devices.find(name) is None]:
+        message = (
+            f"the run's held_out names {', '.join(map(repr, unknown))}, of which no heartbeat is known:"
+            " it takes thing names of devices of this fleet. Connect them first, or leave them out"
+        )
+        raise SettingsError(message)
 
 
 def check_metric(settings: RunSettings, found: Found) -> None:

@@ -62,20 +62,15 @@ def _keep_once(cloud: Cloud, run: Run, step: Open, cohort: Cohort) -> Cohort:
 
 
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
-    """Choose whom a round of training asks: never a device that is held out."""
+    """Choose whom a round of training asks."""
     settings, needs = run.settings, candidates.requirements(cloud, run.settings)
-    held_out = set(settings.held_out)
-
-    def suits(device: Candidate) -> bool:
-        return device.device not in held_out and needs.suits(device)
-
     if settings.selection == "all" and not settings.cool_down_rounds:  # the names alone are held
-        names = sorted(device.device for device in candidates.everybody(cloud, needs, suits))
+        names = sorted(device.device for device in candidates.everybody(cloud, needs))
         return Cohort(names, len(names))
     to_read = None
     if settings.count is not None:
         to_read = _to_read(run, needs, settings.asked(settings.count, settings.count * 10))
-    found = candidates.read(cloud, needs, to_read, rng, suits)
+    found = candidates.read(cloud, needs, to_read, rng)
     wanted = settings.cohort(len(found))
     chosen = _choose(cloud, run, found, settings.asked(wanted, len(found)), rng)
     return Cohort(chosen, min(wanted, len(chosen)))
@@ -83,7 +78,7 @@ def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
 
 def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
     """Choose who evaluates: the devices that are held out, a number of devices, or a share of all."""
-    settings, needs = run.settings, candidates.requirements(cloud, run.settings)
+    settings, needs = run.settings, candidates.requirements(cloud, run.settings, Work.EVALUATE)
     if settings.held_out:
         chosen = candidates.named(cloud, needs, settings.held_out)
         return Cohort(chosen, len(chosen), Work.EVALUATE)
@@ -106,12 +101,8 @@ def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wante
     if current.work is Work.EVALUATE:
         return []
     rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
-    needs, held_out = candidates.requirements(cloud, run.settings), set(run.settings.held_out)
-
-    def suits(device: Candidate) -> bool:
-        return device.device not in known and device.device not in held_out and needs.suits(device)
-
-    free = candidates.read(cloud, needs, _to_read(run, needs, wanted), rng, suits)
+    needs = candidates.requirements(cloud, run.settings)
+    free = candidates.read(cloud, needs, _to_read(run, needs, wanted), rng, known)
     return _choose(cloud, run, free, min(wanted, len(free)), rng)[:wanted]
 
 

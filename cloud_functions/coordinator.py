@@ -95,6 +95,7 @@ def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
     found = candidates.look(cloud, settings)
     if not found.count:
         raise SettingsError(candidates.nobody(cloud, settings))
+    candidates.check_held_out(cloud, settings)
     candidates.check_metric(settings, found)
     cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):

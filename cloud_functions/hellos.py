@@ -3,8 +3,8 @@
 from cloud_functions import candidates, sweeping
 from cloud_functions.cloud import Cloud
 from cloud_functions.opening import announce
-from fedgrass.federation.rounds import Participation, State
-from fedgrass.federation.runs import Run
+from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.runs import Open, Run, next_step
 
 _UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
 
@@ -20,13 +20,14 @@ def hear(cloud: Cloud, device: str) -> None:
             if part and part.state in _UNDONE:
                 announce(cloud, run, newest, [part])
                 cloud.tell(newest, "announced again after its hello", device=device)
-        if sweeping.stands_still(run, newest, cloud.now()) or _waits_for(cloud, run, device):
+        if sweeping.stands_still(run, newest, cloud.now()) or _waits_for(cloud, run, newest, device):
             sweeping.wake(cloud, run)
 
 
-def _waits_for(cloud: Cloud, run: Run, device: str) -> bool:
+def _waits_for(cloud: Cloud, run: Run, newest: Round | None, device: str) -> bool:
     """Return whether a run waits for a device to ask, and this one will do."""
-    if not run.waiting_since:
+    step = next_step(run, newest, cloud.now()) if run.waiting_since else None
+    if not isinstance(step, Open):
         return False
     found = cloud.devices.find(device)
-    return found is not None and candidates.requirements(cloud, run.settings).suits(found)
+    return found is not None and candidates.requirements(cloud, run.settings, step.work).suits(found)

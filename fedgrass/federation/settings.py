@@ -203,9 +203,16 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
     for option, value in settings.aggregation_options.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
-    for field, unset in (("target_value", None), ("patience", 0)):
+    if settings.every_minutes and settings.schedule in {"at_once", "by_hand"}:
+        yield (
+            f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
+            f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
+        )
+    of_a_metric = {"target_value": None, "patience": 0, "smallest_improvement": 0.0, "lower_is_better": False}
+    for field, unset in of_a_metric.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
-            yield f"the run's {field} is {value}: name the metric in target_metric, such as 'accuracy'"
+            named = str(value).lower() if isinstance(value, bool) else value
+            yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloud_functions import cohorts
+from cloud_functions import cohorts, hellos
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, Work
 from fedgrass.federation.selection import Candidate, strategy
@@ -125,9 +125,9 @@ def test_no_more_devices_evaluate_than_there_are() -> None:
 
 
 def test_of_devices_that_are_held_out_their_own_rows_are_read_and_no_others() -> None:
-    fleet = until_the_evaluation(held_out=["thing-3", "thing-4", "never-seen"])
+    fleet = until_the_evaluation(held_out=["thing-3", "thing-4"])
     assert asked(fleet) == ["thing-3", "thing-4"]
-    assert read(fleet) == {"find": 3}
+    assert read(fleet) == {"find": 2}
 
 
 def test_a_held_out_device_that_was_not_seen_lately_does_not_evaluate() -> None:
@@ -189,9 +189,46 @@ def test_others_never_are_devices_that_the_round_knows_or_that_are_held_out() ->
     assert set(fleet.parts(opened)) == {"thing-3", "thing-4", "thing-5"}
 
 
+def test_a_held_out_device_that_is_not_there_is_refused_by_its_name() -> None:
+    """A name that is misspelled would not be held out: it would train."""
+    fleet = SmallFleet(devices=3, evaluate_every=1, held_out=["thing-1", "thnig-2"])
+    with pytest.raises(SettingsError, match=r"held_out names 'thnig-2', of which no heartbeat is known"):
+        fleet.start()
+
+
+def test_a_run_of_which_every_device_is_held_out_is_refused_since_nobody_would_train() -> None:
+    fleet = SmallFleet(devices=2, evaluate_every=1, held_out=["thing-0", "thing-1"])
+    with pytest.raises(SettingsError, match="2 of them have the task 'digits'; 0 of them are not held out"):
+        fleet.start()
+
+
+def test_a_threshold_counts_the_devices_that_may_train() -> None:
+    fleet = SmallFleet(devices=3, evaluate_every=1, held_out=["thing-0"], threshold_count=3)
+    with pytest.raises(SettingsError, match="threshold_count is 3, but a round would ask 2 of the 2 devices"):
+        fleet.start()
+
+
+def test_the_hello_of_a_held_out_device_wakes_the_evaluation_that_waits_for_it() -> None:
+    fleet = SmallFleet(devices=2, rounds=1, evaluate_every=1, held_out=["thing-1"])
+    fleet.start()
+    fleet.now += 400_000
+    fleet.devices.heartbeat("thing-0", fleet.now)
+    fleet.reply("thing-0")
+    assert fleet.run().waiting_since
+    fleet.alarms.reminders = []
+    hellos.hear(fleet.cloud, "thing-0")
+    fleet.devices.heartbeat("thing-1", fleet.now)
+    hellos.hear(fleet.cloud, "thing-1")
+    fleet.remind()
+    assert (fleet.newest().work, asked(fleet)) == (Work.EVALUATE, ["thing-1"])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"every_minutes": 5}, r"every_minutes is 5, but its schedule is 'at_once': set schedule to 'every'"),
+        ({"smallest_improvement": 0.1}, r"smallest_improvement is 0\.1: name the metric in target_metric"),
+        ({"lower_is_better": True}, "lower_is_better is true: name the metric in target_metric"),
         ({"evaluate_count": 5}, r"evaluate_count is 5.*evaluate_every"),
         ({"evaluate_fraction": 0.5}, r"evaluate_fraction is 0\.5.*evaluate_every"),
         (
@@ -205,7 +242,9 @@ def test_others_never_are_devices_that_the_round_knows_or_that_are_held_out() ->
         ({"evaluate_every": 1, "evaluate_count": 0}, "evaluate_count"),
     ],
 )
-def test_who_evaluates_is_said_in_one_way(settings: dict[str, object], words: str) -> None:
+def test_settings_that_would_do_nothing_or_two_things_are_refused(
+    settings: dict[str, object], words: str
+) -> None:
     with pytest.raises(SettingsError, match=words):
         parse_settings({"task": "digits", **settings})
 

@@ -41,6 +41,7 @@ class Requirements(Struct, frozen=True, kw_only=True):
     minimum_examples: int = 0
     where: Expression | None = None
     things: frozenset[str] | None = None  # the members of a thing group; None is everybody
+    held_out: frozenset[str] = frozenset()  # devices that are kept for something else
     cool_down_rounds: int = 0  # a device is not asked again for so many rounds
 
     def suits(self, candidate: Candidate) -> bool:
@@ -92,6 +93,8 @@ class Requirements(Struct, frozen=True, kw_only=True):
             steps.append(_Step(words, has_examples(self.minimum_examples)))
         if self.things is not None:
             steps.append(_Step("of them are in the thing group", is_member(self.things)))
+        if self.held_out:
+            steps.append(_Step("of them are not held out", is_not_among(self.held_out)))
         if self.where is not None:
             words = f"of them are as `{self.where.text}` asks"
             steps.append(_Step(words, is_described(self.where), described, partial(_unknown, self.where)))
@@ -116,6 +119,11 @@ def has_examples(fewest: int) -> Holds:
 def is_member(things: frozenset[str]) -> Holds:
     """Return who is among the things of a group."""
     return lambda candidate: candidate.device in things
+
+
+def is_not_among(things: frozenset[str]) -> Holds:
+    """Return who is none of some things."""
+    return lambda candidate: candidate.device not in things
 
 
 def is_described(where: Expression) -> Holds:
