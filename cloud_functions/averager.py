@@ -1,7 +1,8 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
-Reads the reply queue: what the reply rule wrote of devices' completions and statuses, and the alarms of
-rounds whose deadline has passed; and the queue of jobs, parts of large averages that others hand over.
+Reads the reply queue: what the reply rule wrote of devices' completions and statuses, the alarms of rounds
+whose deadline has passed, and the sweep over all living runs; and the queue of jobs, parts of large averages
+that others hand over.
 """
 
 import base64
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_functions import coordinator, division, replies, wiring
+from cloud_functions import coordinator, division, replies, sweeping, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
@@ -36,6 +37,9 @@ def take(cloud: Cloud, body: str) -> str | None:
         return None
     if "reminder" in said:
         coordinator.look_after(cloud, msgspec.convert(said["reminder"], Reminder))
+        return None
+    if "sweep" in said:
+        sweeping.sweep(cloud)
         return None
     if "job" in said:
         division.work(cloud, msgspec.convert(said["job"], Job))

@@ -11,7 +11,6 @@ from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
 
 _MEMORY_AT_REST = 200 * 1024**2  # bytes: the interpreter, what it imports, buffers
-MOST_METRICS = 24  # that a message has room for
 _LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures have to fit
 
 
@@ -84,7 +83,7 @@ class Cloud:
 
 def _figures(of: Round) -> RoundFigures:
     # Of each device a message brings 24 metrics at most, but all devices together may have more names.
-    metrics = dict(sorted(of.metrics.items())[:MOST_METRICS])
+    metrics = dict(sorted(of.metrics.items())[: messages.MOST_METRICS])
     return RoundFigures(
         asked=of.asked,
         accepted=of.accepted,

@@ -9,8 +9,8 @@ import contextlib
 
 from cloud_functions import (
     averaging,
+    candidates,
     closing,
-    cohorts,
     groups,
     manifests,
     opening,
@@ -76,18 +76,18 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
 
 
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
-    candidates = cohorts.some_candidates(cloud, settings)
-    found = len(candidates)
-    if not found:
-        raise SettingsError(cohorts.nobody(cloud, settings))
-    cohorts.check_metric(settings, candidates)
-    cohort = settings.cohort(found)
+    found = candidates.look(cloud, settings)
+    if not found.count:
+        raise SettingsError(candidates.nobody(cloud, settings))
+    candidates.check_held_out(cloud, settings)
+    candidates.check_metric(settings, found)
+    cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
         if value is not None and value > cohort:
             message = (
                 f"the run's {field} is {value}, but a round would ask {cohort} of the "
-                f"{found} devices that can do {settings.task!r}: lower it, or connect more devices"
+                f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)
 

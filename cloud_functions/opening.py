@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cloud_functions import cohorts, strategies, waiting
+from cloud_functions import candidates, cohorts, strategies, waiting
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import division, messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -46,7 +46,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
 def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
     seconds = run.settings.deadline_seconds
     reason = messages.shorten(
-        f"nobody was asked in {seconds} s: {cohorts.nobody(cloud, run.settings, nobody.work)}"
+        f"nobody was asked in {seconds} s: {candidates.nobody(cloud, run.settings, nobody.work)}"
     )
     abandoned = msgspec.structs.replace(
         nobody,

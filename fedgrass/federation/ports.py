@@ -130,13 +130,13 @@ class RoundStore(Protocol):
 class DeviceDirectory(Protocol):
     """The devices that heartbeats have registered."""
 
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        """Return the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:
+        """Yield the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
 
     def sample(
         self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
     ) -> list[Candidate]:
-        """Return ``wanted`` or more suitable devices, drawn at random, with unsuitable ones beside them.
+        """Return ``wanted`` or more suitable devices, drawn at random, and no others.
 
         Fewer only if there are no more. What is read grows with ``wanted``, not with the fleet.
         """

@@ -115,7 +115,7 @@ class Round(Struct, frozen=True, kw_only=True):
     )
     download_bytes: int = 0
     carried: Carried = {}  # beside the model that it left to the next round
-    metrics: dict[str, float] = {}  # of the replies, weighted by examples
+    metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
@@ -206,14 +206,21 @@ class Participant(Struct, frozen=True, kw_only=True):
     bytes: int = 0
     checksum: str = ""
     examples: int = 0
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {}  # of evaluations: of the global model, and local_... of its own
+    examples_evaluated: int | None = None  # that those are means of; None: an older device did not say
+    train_metrics: dict[str, float] = {}  # that its training reports
     download_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
+    evaluate_seconds: float = 0.0  # of both evaluations
     train_seconds: float = 0.0
     upload_seconds: float = 0.0
     partial: bool = False  # the deadline cut its training short; examples are those really seen
     reason: str = ""
     group: int = 0  # in which its update is summed, from 1; 0 is none
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """All metrics that the device reported, of evaluations and of its training."""
+        return {**self.metrics, **self.train_metrics}
 
     @property
     def turnaround_seconds(self) -> float:

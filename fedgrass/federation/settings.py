@@ -89,9 +89,10 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     training: Options = {}  # handed to the device's training as it is
     training_by_round: TrainingByRound = {}  # over `training`, from the round of that number on
     # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
-    # or by a share of all. 0: never.
+    # by a share of all, or by a number of devices. 0: never.
     evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0
     evaluate_fraction: Share = 1.0
+    evaluate_count: Count | None = None
     held_out: list[ThingName] = []
     schedule: Literal["at_once", "every", "adaptive", "by_hand"] = "at_once"
     every_minutes: Annotated[float, Meta(ge=0, le=7 * 24 * 60)] = 0.0
@@ -204,11 +205,7 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
-    if settings.held_out and not settings.evaluate_every:
-        yield (
-            f"the run's held_out is {shown(settings.held_out)}, devices that only evaluate: say how often in"
-            " evaluate_every"
-        )
+    yield from _contradictions_of_the_evaluation(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
     for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
@@ -218,9 +215,16 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
     for option, value in settings.aggregation_options.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
-    for field, unset in (("target_value", None), ("patience", 0)):
+    if settings.every_minutes and settings.schedule in {"at_once", "by_hand"}:
+        yield (
+            f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
+            f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
+        )
+    of_a_metric = {"target_value": None, "patience": 0, "smallest_improvement": 0.0, "lower_is_better": False}
+    for field, unset in of_a_metric.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
-            yield f"the run's {field} is {value}: name the metric in target_metric, such as 'accuracy'"
+            named = str(value).lower() if isinstance(value, bool) else value
+            yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
@@ -241,3 +245,16 @@ def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
         value = getattr(settings, field)
         if value is not None and settings.count is not None and value > settings.count:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
+
+
+def _contradictions_of_the_evaluation(settings: RunSettings) -> Iterator[str]:
+    given = {}
+    for field, unset in (("held_out", []), ("evaluate_count", None), ("evaluate_fraction", 1.0)):
+        if (value := getattr(settings, field)) != unset:
+            given[field] = shown(value)
+    if given and not settings.evaluate_every:
+        field, value = next(iter(given.items()))
+        yield f"the run's {field} is {value}, which says who evaluates: say how often in evaluate_every"
+    if len(given) > 1:
+        both = " and ".join(f"{field} {value}" for field, value in given.items())
+        yield f"the run has both {both}, which say who evaluates: give one of them"

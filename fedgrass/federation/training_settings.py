@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
+from fedgrass.federation import local_evaluation
 from fedgrass.federation.conversion import key_shown, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Options
@@ -21,6 +22,10 @@ def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
             message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
             raise SettingsError(message)
     for place, options in _places(training, by_round):
+        own = options.get(local_evaluation.SETTING, True)
+        if not isinstance(own, bool):
+            message = f"the run's {place}.{local_evaluation.SETTING} is {shown(own)}: it takes true or false"
+            raise SettingsError(message)
         for name, value in options.items():
             _check_option(f"{place}.{key_shown(name)}", name, value)
 

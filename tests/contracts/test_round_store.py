@@ -62,6 +62,8 @@ def a_reply(**changes: Any) -> Completion:
         checksum="0" * 32,
         examples=50,
         metrics={"loss": 1.7976931348623157e308, "tiny": 5e-324, "zero": 0.0},
+        examples_evaluated=7,
+        train_metrics={"train_loss": -1.5},
         download_seconds=0.25,
         train_seconds=12.5,
         upload_seconds=2.0,
@@ -462,6 +464,7 @@ def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) 
         50,
     )
     assert part.metrics == a_reply().metrics
+    assert (part.examples_evaluated, part.train_metrics) == (7, {"train_loss": -1.5})
     assert (part.download_seconds, part.train_seconds, part.upload_seconds) == (0.25, 12.5, 2.0)
     assert part.partial is True
     assert part.turnaround_seconds == 2.5
@@ -476,10 +479,12 @@ def test_a_reply_says_which_announcement_it_answers(store: RoundStore, opened: R
 
 
 def test_a_reply_with_no_metrics_is_kept(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, as_read("thing-0"), a_reply(metrics={}), NOW)
+    store.count_reply(
+        opened, as_read("thing-0"), a_reply(metrics={}, train_metrics={}, examples_evaluated=None), NOW
+    )
     part = store.participant(opened, "thing-0")
     assert part is not None
-    assert part.metrics == {}
+    assert (part.metrics, part.train_metrics, part.examples_evaluated) == ({}, {}, None)
 
 
 def test_copies_of_a_reply_that_come_at_once_are_counted_once(store: RoundStore, opened: Round) -> None:

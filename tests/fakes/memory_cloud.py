@@ -141,6 +141,8 @@ class MemoryRounds:
                 checksum=reply.checksum,
                 examples=reply.examples,
                 metrics=reply.metrics,
+                examples_evaluated=reply.examples_evaluated,
+                train_metrics=reply.train_metrics,
                 download_seconds=reply.download_seconds,
                 evaluate_seconds=reply.evaluate_seconds,
                 train_seconds=reply.train_seconds,
@@ -277,20 +279,19 @@ class MemoryDevices:
             device, at, _names(tasks), examples, attributes, metrics=_names(metrics)
         )
 
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        return [candidate for candidate in self.seen.values() if candidate.last_seen >= earliest]
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:
+        return iter([candidate for candidate in self.seen.values() if candidate.last_seen >= earliest])
 
     def sample(
         self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
     ) -> list[Candidate]:
-        found, suitable = [], 0
+        found: list[Candidate] = []
         for name in rng.sample(sorted(self.seen), len(self.seen)):
             candidate = self.seen[name]
-            if suitable >= wanted:
+            if len(found) >= wanted:
                 break
-            if candidate.last_seen >= earliest:
+            if candidate.last_seen >= earliest and suits(candidate):
                 found.append(candidate)
-                suitable += suits(candidate)
         return found
 
     def find(self, device: str) -> Candidate | None:

@@ -175,7 +175,7 @@ def test_the_trainer_does_two_rounds_on_a_core(
         update = site.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         assert (completion.bytes, completion.checksum) == (len(update), weights.checksum(update))
         change = np.asarray(weights.decode(update)["bias"]) - np.asarray(weights.decode(MODEL)["bias"])
-        np.testing.assert_allclose(change, completion.metrics["change"], atol=1e-6)
+        np.testing.assert_allclose(change, completion.train_metrics["change"], atol=1e-6)
         site.tells(Verdict(run="run-a", round=1, attempt=1, counted=True))
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2

@@ -194,6 +194,18 @@ def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
     assert "…" not in told
 
 
+def test_a_table_has_what_the_devices_own_models_measured_behind_the_global_one() -> None:
+    console = Console(record=True, width=80)
+    found = record()
+    metrics = {"accuracy": 0.75, "loss": 0.5, "local_accuracy": 0.8125, "local_loss": 0.25}
+    measured = msgspec.structs.replace(found.round, metrics=metrics)
+    console.print(history.table([history.summarize(RoundRecord(measured, found.participants), {})]))
+    told = console.export_text()
+    assert "75.0/81.2%" in told
+    assert "0.500/0.250" in told
+    assert "…" not in told
+
+
 def test_settings_may_stand_behind_the_options() -> None:
     arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
     assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
@@ -354,6 +366,17 @@ def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
     found = record()
     evaluated = RoundRecord(msgspec.structs.replace(found.round, number=9, base=3), found.participants)
     assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
+
+
+def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = record()
+    metrics = {"accuracy": 0.5, "local_accuracy": 0.75}
+    trained = RoundRecord(msgspec.structs.replace(found.round, number=4, metrics=metrics), found.participants)
+    panel = drawn(tmp_path, monkeypatch, trained)[0]
+    (own,) = [line for line in panel.lines if "own models" in str(line.get_label())]
+    assert (list(own.get_xdata()), list(own.get_ydata())) == ([4], [0.75])
 
 
 def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:
