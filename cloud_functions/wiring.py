@@ -51,6 +51,7 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
         averages=averages,
         scale=Scale(
+            group=int(os.environ["GROUP_REPLIES"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
@@ -78,5 +79,10 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
 
 @cache
 def _client(service: str) -> Any:
-    session: Any = boto3.Session()
-    return session.client(service, config=_CONFIG)
+    return _session().client(service, config=_CONFIG)
+
+
+@cache
+def _session() -> Any:
+    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+    return boto3.Session()

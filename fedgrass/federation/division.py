@@ -1,6 +1,6 @@
 """How the work of averaging one round is divided, chosen from sizes and counts.
 
-A large cohort is summed in *groups* while other devices are still at work: every ``GROUP`` counted replies go
+A large cohort is summed in *groups* while other devices are still at work: every few counted replies go
 to an averager of their own, and at the end the sums of the groups are averaged. A large model is cut into
 *shards*, ranges of its values, each made by an averager of its own from the same range of every update.
 """
@@ -14,7 +14,7 @@ from fedgrass.federation.slices import Slice, cut
 from fedgrass.federation.weights import Layout
 
 _BYTES = 4  # of a float32, which most values of most models are
-GROUP = 64  # replies in a group: they are taken in one transaction of DynamoDB, which has 100 items
+GROUP = 64  # replies; they are taken in one transaction of DynamoDB, which has 100 items
 
 
 class Scale(Struct, frozen=True, kw_only=True):
