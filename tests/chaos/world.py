@@ -20,11 +20,12 @@ from tests.chaos.faults import Faults
 from tests.chaos.gateway import Gateway
 from tests.chaos.kills import Kills
 from tests.chaos.link import DisturbedConnection
+from tests.chaos.pace import Pace
 
 TASK = "noise"
-MEGABYTES = 0.02
-# A dead averager's messages come back soon, so that many can die in the time.
-PARAMETERS = {"AveragerTimeoutSeconds": "9", "ReplyVisibilitySeconds": "12"}
+MEGABYTES = 0.02  # of the model that the task itself would make; runs bring models of other sizes
+# Groups of two replies where four updates may come to 1 MB; larger models in shards.
+PARAMETERS = {"GroupReplies": "2", "GroupedMegabytes": "1", "ShardedMegabytes": "1"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class World:
     gateway: Gateway
     kills: Kills
     faults: Faults
+    pace: Pace
 
 
 class DisturbedCore(GreengrassCore):
@@ -57,24 +59,35 @@ class DisturbedCore(GreengrassCore):
 
 
 @contextmanager
-def open_worlds(folder: Path, fleets: Sequence[str], devices: int, faults: Faults) -> Iterator[list[World]]:
+def open_worlds(
+    folder: Path, fleets: Sequence[str], devices: int, faults: Faults, pace: Pace
+) -> Iterator[list[World]]:
     """Set a stack with a fleet of ``devices`` up for each name, in ``folder``; all are taken down again."""
     build = build_trainer(folder / "build")
     package.build_functions(folder / "build" / "cloud_functions.zip")
     with ExitStack() as stack:
         cloud = stack.enter_context(EmbeddedCloud(folder / "cloud"))
-        yield [stack.enter_context(_open(folder, cloud, build, name, devices, faults)) for name in fleets]
+        yield [
+            stack.enter_context(_open(folder, cloud, build, name, devices, faults, pace)) for name in fleets
+        ]
 
 
 @contextmanager
 def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one is
-    folder: Path, cloud: EmbeddedCloud, build: ComponentBuild, name: str, devices: int, faults: Faults
+    folder: Path,
+    cloud: EmbeddedCloud,
+    build: ComponentBuild,
+    name: str,
+    devices: int,
+    faults: Faults,
+    pace: Pace,
 ) -> Iterator[World]:
     functions = folder / "build" / "cloud_functions.zip"
-    outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, {"FleetName": name, **PARAMETERS})
+    parameters = {"FleetName": name, **PARAMETERS, **pace.parameters}
+    outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, parameters)
     kills = Kills(faults, name)
     port = int(cloud.endpoint_url.rpartition(":")[2])
-    with Gateway(port, faults, kills, name) as gateway:
+    with Gateway(port, faults, kills, name, pace) as gateway:
         for client, output in (("initiator", "InitiatorName"), ("averager", "AveragerName")):
             _send_through(cloud.client("lambda"), outputs[output], gateway.url(client))
         with Fleet(
@@ -86,7 +99,8 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
             make_core=lambda settings: DisturbedCore(settings, faults),
         ) as fleet:
             fleet.start(build, _configurations(name, devices))
-            yield World(name, cloud, outputs, fleet, Operator(cloud.client, outputs), gateway, kills, faults)
+            operator = Operator(cloud.client, outputs)
+            yield World(name, cloud, outputs, fleet, operator, gateway, kills, faults, pace)
 
 
 def _send_through(client: Any, function: str, endpoint_url: str) -> None:
