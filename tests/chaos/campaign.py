@@ -12,6 +12,7 @@ from fedgrass.federation.runs import Run, RunState
 from tests.chaos.audit import Findings, audit
 from tests.chaos.drawing import Drawing, Drawn
 from tests.chaos.evidence import gather
+from tests.chaos.pace import measured_stretch
 from tests.chaos.world import TASK, World
 
 RUNS_AT_ONCE = 3  # in one world
@@ -133,10 +134,14 @@ class Campaign:
             # While things go wrong, how long a step takes says more of the machine than of the run.
             if stands != course.stands or self._world.faults.active:
                 course.stands, course.since = stands, now
-            if now - course.since > STUCK_SECONDS * self._world.pace.stretch:
+            if now - course.since > STUCK_SECONDS * self._world.pace.stretch and self._had_time(course):
                 newest = list(self._world.operator.rounds(run))[-1:]
                 self.findings.stuck.append(f"{run.name}: no step for {STUCK_SECONDS:.0f} s; {newest}")
                 self._examine(course, run)
+
+    def _had_time(self, course: Course) -> bool:
+        """Return whether a run had the time for a step, as slow as the machine is just now."""
+        return time.monotonic() - course.since > STUCK_SECONDS * measured_stretch()
 
     def _examine(self, course: Course, run: Run) -> None:
         before = self.findings.closed

@@ -57,7 +57,12 @@ class Pace:
 
 
 def measured_pace() -> Pace:
-    """Return the pace of this machine: how much longer two cold starts take than their processor time."""
+    """Return the pace of this machine."""
+    return Pace(min(_LONGEST_STRETCH, measured_stretch()))
+
+
+def measured_stretch() -> float:
+    """Return how much longer two cold starts take just now than on a machine that has nothing else to do."""
     command = [sys.executable, "-c", "; ".join(_PROBE)]
     started = time.monotonic()
     probes = [
@@ -72,4 +77,4 @@ def measured_pace() -> Pace:
             probe.wait()
     lasted = time.monotonic() - started
     # Up to half as long again is a quiet machine's reading of files.
-    return Pace(min(_LONGEST_STRETCH, max(1.0, round(lasted / max(worked) / 1.5, 1))))
+    return max(1.0, round(lasted / max(worked) / 1.5, 1))

@@ -25,6 +25,7 @@ from tests.chaos.pace import Pace
 TASK = "noise"
 MEGABYTES = 0.02  # of the model that the task itself would make; runs bring models of other sizes
 # Groups of two replies where four updates may come to 1 MB; larger models in shards.
+JOBS_AT_ONCE = 2
 PARAMETERS = {"GroupReplies": "2", "GroupedMegabytes": "1", "ShardedMegabytes": "1"}
 
 
@@ -90,6 +91,7 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
     with Gateway(port, faults, kills, name, pace) as gateway:
         for client, output in (("initiator", "InitiatorName"), ("averager", "AveragerName")):
             _send_through(cloud.client("lambda"), outputs[output], gateway.url(client))
+        _limit_jobs(cloud.client("lambda"), outputs["AveragerName"])
         with Fleet(
             cloud,
             outputs,
@@ -108,6 +110,14 @@ def _send_through(client: Any, function: str, endpoint_url: str) -> None:
     variables = client.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
     variables["AWS_ENDPOINT_URL"] = endpoint_url
     client.update_function_configuration(FunctionName=function, Environment={"Variables": variables})
+
+
+def _limit_jobs(client: Any, function: str) -> None:
+    """Let few averagers at once do the jobs of others: on a laptop each one is a process to be started."""
+    for mapping in client.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]:
+        if mapping["BatchSize"] == 1:
+            limit = {"MaximumConcurrency": JOBS_AT_ONCE}
+            client.update_event_source_mapping(UUID=mapping["UUID"], ScalingConfig=limit)
 
 
 def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
