@@ -19,12 +19,17 @@ CHOICES = 6  # the next kills in the row, of which the one strikes whose step co
 
 
 class Kills:
-    """One kill per function is due at most. Every step of a function comes in its turn, shuffled."""
+    """One kill per function is due at most. Every step of a function comes in its turn, shuffled.
+
+    By turns the kill that is first in the row waits for its step alone, which gives the late steps of a
+    function their chance, and the first few of the row wait together, so that rare steps are met.
+    """
 
     def __init__(self, faults: Faults, name: str) -> None:
         self._faults = faults
         self._lock = threading.Lock()
-        self._due: set[str] = set()
+        self._due: dict[str, int] = {}  # by function: among how many of its next kills
+        self._choices = dict.fromkeys(STEPS, CHOICES)
         self._first_passed: set[tuple[str, Kill]] = set()
         self._turns = {
             function: deque(_all_kills(function, faults.dice(f"kills of {function} in {name}")))
@@ -32,26 +37,25 @@ class Kills:
         }
 
     def arm(self, function: str) -> None:
-        """Let the next kill happen when its step comes; those that found none wait for their turn again."""
+        """Let a kill happen when its step comes; one that waited alone for nothing goes to the end."""
         with self._lock:
-            if function in self._due:
-                self._turns[function].rotate(-CHOICES)
-            self._due.add(function)
+            if self._due.get(function) == 1:
+                self._turns[function].rotate(-1)
+            self._choices[function] = CHOICES if self._choices[function] == 1 else 1
+            self._due[function] = self._choices[function]
 
     def for_step(self, function: str, step: str) -> When | None:
         """Return when the kill that is due strikes in this request, None if none does; it strikes once."""
         with self._lock:
-            if function not in self._due or not self._faults.active:
-                return None
-            turns = self._turns[function]
-            kill = next((kill for kill in islice(turns, CHOICES) if kill[0] == step), None)
-            if kill is None:
+            turns, choices = self._turns[function], self._due.get(function, 0)
+            kill = next((kill for kill in islice(turns, choices) if kill[0] == step), None)
+            if kill is None or not self._faults.active:
                 return None
             if kill[1] == "between" and (function, kill) not in self._first_passed:
                 self._first_passed.add((function, kill))
                 return None
             self._first_passed.discard((function, kill))
-            self._due.discard(function)
+            del self._due[function]
             turns.remove(kill)
             turns.append(kill)
             return kill[1]
