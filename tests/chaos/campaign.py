@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Run, RunState
 from tests.chaos.audit import Findings, audit
 from tests.chaos.drawing import Drawing, Drawn
@@ -127,17 +128,39 @@ class Campaign:
         now = time.monotonic()
         for course in list(self._courses):
             run = self._world.operator.run(course.name)
-            if run.state is not RunState.RUNNING:
+            if self._is_over(run):
                 self._examine(course, run)
                 continue
             stands = (run.round, run.attempt)
             # While things go wrong, how long a step takes says more of the machine than of the run.
-            if stands != course.stands or self._world.faults.active:
+            if self._world.faults.active:
                 course.stands, course.since = stands, now
+            elif stands != course.stands:
+                course.stands, course.since = stands, now
+                if now > self._ends_at:
+                    self._cancel(course)  # it goes on with nothing wrong: that is all there is to see
             if now - course.since > STUCK_SECONDS * self._world.pace.stretch and self._had_time(course):
                 newest = list(self._world.operator.rounds(run))[-1:]
                 self.findings.stuck.append(f"{run.name}: no step for {STUCK_SECONDS:.0f} s; {newest}")
                 self._examine(course, run)
+
+    def _is_over(self, run: Run) -> bool:
+        """Return whether nothing of a run is on its way: a cancelled one may have a round to end."""
+        if run.state is RunState.RUNNING:
+            return False
+        newest = list(self._world.operator.rounds(run))[-1:]
+        return all(
+            of.round.state is State.ABANDONED
+            or (of.round.state is State.CLOSED and run.published >= of.round.number)
+            for of in newest
+        )
+
+    def _cancel(self, course: Course) -> None:
+        """End a run for which there is no time left; whoever is heard of it next sees that."""
+        try:
+            self._world.operator.act("cancel", course.name)
+        except FedgrassError as error:
+            self._say(f"  {course.name}: {error}; not cancelled")
 
     def _had_time(self, course: Course) -> bool:
         """Return whether a run had the time for a step, as slow as the machine is just now."""

@@ -47,9 +47,11 @@ class Kills:
     def for_step(self, function: str, step: str) -> When | None:
         """Return when the kill that is due strikes in this request, None if none does; it strikes once."""
         with self._lock:
-            turns, choices = self._turns[function], self._due.get(function, 0)
-            kill = next((kill for kill in islice(turns, choices) if kill[0] == step), None)
-            if kill is None or not self._faults.active:
+            if function not in self._due or not self._faults.active:
+                return None
+            turns = self._turns[function]
+            kill = next((kill for kill in islice(turns, self._due[function]) if kill[0] == step), None)
+            if kill is None:
                 return None
             if kill[1] == "between" and (function, kill) not in self._first_passed:
                 self._first_passed.add((function, kill))

@@ -40,6 +40,7 @@ def test_nothing_is_killed_that_was_not_armed_or_once_the_faults_have_ended() ->
     faults = Faults(1)
     kills = Kills(faults, "north")
     assert not any(kills.for_step("averager", step) for step in STEPS["averager"])
+    assert kills.for_step("devices", "update_read") is None
     kills.arm("averager")
     faults.end()
     assert not any(kills.for_step("averager", step) for step in STEPS["averager"])
