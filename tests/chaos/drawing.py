@@ -8,7 +8,7 @@ from fedgrass.federation.settings import RunSettings, parse_settings
 
 # The size of a run's model says how its rounds are averaged: the stacks' limits are those of world.py.
 MEGABYTES: Mapping[str, float] = {"by one": 0.02, "in groups": 0.3, "in shards": 1.2}
-_DIVISIONS = ("by one", "by one", "in groups", "in shards")
+_DIVISIONS = ("by one", "by one", "in groups", "in groups", "in shards")
 _SEPARABLE = ("mean", "weighted_mean", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 _COLUMNWISE = ("median", "trimmed_mean")
 _SURVEYED = ("krum", "multi_krum", "q_fedavg")

@@ -26,6 +26,7 @@ TASK = "noise"
 MEGABYTES = 0.02  # of the model that the task itself would make; runs bring models of other sizes
 # Groups of two replies where four updates may come to 1 MB; larger models in shards.
 JOBS_AT_ONCE = 2
+LINGER_SECONDS = 1.0  # on half of the devices
 PARAMETERS = {"GroupReplies": "2", "GroupedMegabytes": "1", "ShardedMegabytes": "1"}
 
 
@@ -127,7 +128,14 @@ def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
         # Devices of different weight: the weighted mean is then none of the plain ones.
         f"{fleet}-{thing}": {
             **common,
-            "tasks": {TASK: {**task, "megabytes": MEGABYTES, "examples": 10 * index + 7}},
+            "tasks": {
+                TASK: {
+                    **task,
+                    "megabytes": MEGABYTES,
+                    "examples": 10 * index + 7,
+                    "linger": LINGER_SECONDS if index >= devices // 2 else 0.0,
+                }
+            },
         }
         for index, thing in enumerate(thing_names(devices))
     }
