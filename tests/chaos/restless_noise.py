@@ -11,7 +11,6 @@ from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, Stop
 from fedgrass.federation.weights import Arrays
 
-
 LARGE = 50_000  # values of a model
 
 

@@ -123,7 +123,8 @@ def _limit_jobs(client: Any, function: str) -> None:
 
 def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
     common = {"fleet": fleet, "heartbeat_seconds": 2, "warm_seconds": 600, "python": sys.executable}
-    task = {"module": "tests.chaos.restless_noise:RestlessNoise", "path": str(package.ROOT)}
+    # By its own folder: another checkout that is installed in this environment has a package `tests` too.
+    task = {"module": "restless_noise:RestlessNoise", "path": str(Path(__file__).parent)}
     return {
         # Devices of different weight: the weighted mean is then none of the plain ones.
         f"{fleet}-{thing}": {
