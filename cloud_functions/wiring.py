@@ -80,5 +80,10 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
 
 @cache
 def _client(service: str) -> Any:
-    session: Any = boto3.Session()
-    return session.client(service, config=_CONFIG)
+    return _session().client(service, config=_CONFIG)
+
+
+@cache
+def _session() -> Any:
+    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+    return boto3.Session()
