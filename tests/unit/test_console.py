@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture, run_commands, stack
+from fedgrass.console import history, picture, run_actions, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
 from fedgrass.console.operator import Operator, RoundRecord
@@ -194,6 +196,18 @@ def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
     assert "…" not in told
 
 
+def test_reading_a_command_line_imports_nothing_that_only_doing_it_needs() -> None:
+    code = (
+        "import sys; from fedgrass.console.main import parser; parser();"
+        "heavy = {'boto3', 'botocore', 'matplotlib', 'msgspec', 'numpy', 'rich', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_settings_may_stand_behind_the_options() -> None:
     arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
     assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
@@ -262,7 +276,7 @@ def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFix
         def rounds(self, _run: Run) -> list[RoundRecord]:
             return []
 
-    run_commands._show(cast(Operator, NoRounds()), run)
+    run_actions.show(cast(Operator, NoRounds()), run)
     assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
 
 
