@@ -180,8 +180,8 @@ def test_the_trainer_does_two_rounds_on_a_core(
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2
         states = [status.state for status in site.said("status")]
-            # A slow machine's training tells of its progress as well.
-            assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
+        # A slow machine's training tells of its progress as well.
+        assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
 
