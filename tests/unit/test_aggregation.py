@@ -1,5 +1,6 @@
 """The averages, against exact fractions, by the code that the averager runs."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from fractions import Fraction
@@ -158,6 +159,7 @@ def bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
+@functools.cache
 def every_kind_of_array(seed: int) -> dict[str, NDArray[Any]]:
     """Return a model with each type, and with single numbers, empty arrays, and one of 3 MB."""
     rng = np.random.default_rng(seed)

@@ -347,6 +347,7 @@ def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
         np.testing.assert_array_equal(models[0][name], models[1][name])
 
 
+@pytest.mark.slow
 def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_the_shard_back() -> None:
     expected, deaths = undivided(), 0
     while True:
