@@ -1,4 +1,4 @@
-"""How a core of a fleet is found on this machine: by ``fedgrass core list``, ``inject``, ``stop`` and the rest."""
+"""How a core of a fleet is found on this machine, by ``fedgrass core list``, ``inject`` and the rest."""
 
 from __future__ import annotations
 
