@@ -16,6 +16,7 @@ from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, Strea
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import (
     BinaryMessage,
+    ConfigurationUpdateEvents,
     IoTCoreMessage,
     JsonMessage,
     PublishMessage,
@@ -75,6 +76,19 @@ class Nucleus:
         """Return the component's configuration; raises, as all below, NotNow, Forbidden or ConnectionLost."""
         answer = _result(self._client.get_configuration_async, "read the configuration")
         return dict(answer.value or {})
+
+    def watch_configuration(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called, on another thread, once per changed value."""
+
+        def hear(event: ConfigurationUpdateEvents) -> None:  # noqa: ARG001 - it names a path, not a value
+            changed()
+
+        self._open(
+            "watch the configuration",
+            lambda **handlers: self._client.subscribe_to_configuration_update_async(
+                on_stream_event=hear, **handlers
+            ),
+        )
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish to AWS IoT Core, at most once: what is said here is said again later."""
