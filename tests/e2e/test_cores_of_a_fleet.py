@@ -46,6 +46,7 @@ def test_the_cores_of_a_demo_are_listed_disturbed_spoken_to_and_stopped(demo: Co
     assert "device-2  classic" in listed
     assert listed.count("com.fedgrass.Trainer") == 2
 
+    assert "fedgrass core inject broker-cut --seconds 30 --thing device-1" in demo.said()
     code, said = core(runtime, "inject", "slow-uplink", "--amount", "5000", "--thing", "device-1")
     assert (code, said) == (0, "slow-uplink injected\n")
     assert "fault slow-uplink 5000" in core(runtime, "list")[1]
