@@ -219,6 +219,7 @@ class PredictorReport(Message, frozen=True, kw_only=True):
     p50_ms: Seconds  # of the last requests that were answered, in milliseconds
     p99_ms: Seconds
     event: Reason = ""
+    configuration_error: Reason = ""  # why a changed configuration could not be taken up
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
