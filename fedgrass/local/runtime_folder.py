@@ -115,32 +115,3 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         """Let go."""
         self.close()
-
-
-def _locked(file: Path) -> int:
-    """Return the descriptor of a file with the lock on it. Raises ControlError if another process has it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(descriptor)
-        message = "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
-        raise ControlError(message) from exc
-    return descriptor
-
-
-def _is_still(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def remove_stale(path: Path) -> bool:
-    """Remove the socket of a core that has died; returns whether it was one."""
-    try:
-        with Claim(path):
-            path.unlink(missing_ok=True)
-    except ControlError:
-        return False
-    return True
