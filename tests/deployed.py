@@ -77,4 +77,5 @@ def _inventory(clients: Callable[[str], Any]) -> Iterator[str]:
     for stack in cloudformation.list_stacks(StackStatusFilter=list(STANDING))["StackSummaries"]:
         yield f"stack: {stack['StackName']} {stack['StackStatus']}"
         for change in cloudformation.list_change_sets(StackName=stack["StackName"])["Summaries"]:
-            yield f"change set: {change['ChangeSetName']}"
+            if change["ExecutionStatus"] == "AVAILABLE":  # executed ones are the stack's history
+                yield f"change set: {change['ChangeSetName']}"

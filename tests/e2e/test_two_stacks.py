@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
             wait_until(operator.devices, f"{name}'s device to register")
             operator.start("run-1", parse_settings(SETTINGS), Noise(0.1).initial_weights(seed=len(name)))
         for name, operator in found.operators.items():
-            wait_until(
-                lambda operator=operator: operator.run("run-1").state is not RunState.RUNNING,
-                f"the end of {name}'s run",
-                90,
-            )
+            wait_until(partial(_is_over, operator), f"the end of {name}'s run", 90)
             found.runs[name] = operator.run("run-1")
         fleets.close()
         yield found
+
+
+def _is_over(operator: Operator) -> bool:
+    return operator.run("run-1").state is not RunState.RUNNING
 
 
 def test_each_run_of_the_same_name_ends_with_its_own_device_and_model(trained: Trained) -> None:
