@@ -138,6 +138,43 @@ def test_a_stack_is_deployed_once_changed_and_left_as_it_is_without_changes(clou
 
 
 @pytest.mark.usefixtures("untouched")
+def test_every_choice_of_the_template_reaches_the_resources(cloud: EmbeddedCloud) -> None:
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    outputs, _ = deploy(
+        cloud,
+        "chosen",
+        FleetName="chosen",
+        KmsKeyArn=key,
+        AlarmEmail="me@example.com",
+        RoundAlarmHours="0",
+        ExpectedDevices="3",
+        Architecture="arm64",
+        Tracing="yes",
+        LogRetentionDays="5",
+    )
+    averager = cloud.client("lambda").get_function(FunctionName=outputs["AveragerName"])
+    assert averager["Configuration"]["Architectures"] == ["arm64"]
+    assert averager["Configuration"]["TracingConfig"] == {"Mode": "Active"}
+    alarms = {
+        alarm["AlarmName"].split("-")[1]: alarm
+        for alarm in cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    }
+    assert "NoRoundClosed" not in alarms
+    assert alarms["DevicesMissing"]["Threshold"] == 3
+    (subscription,) = cloud.client("sns").list_subscriptions()["Subscriptions"]
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "me@example.com")
+    assert all(alarm["AlarmActions"] == [subscription["TopicArn"]] for alarm in alarms.values())
+    logs = cloud.client("logs").describe_log_groups(logGroupNamePrefix="/fedgrass/chosen/")["logGroups"]
+    assert [group["retentionInDays"] for group in logs] == [5, 5]
+    # Its CloudFormation leaves out the encryption of buckets and tables: test_defects_in_template.py looks there.
+    queue = cloud.client("sqs").get_queue_attributes(
+        QueueUrl=outputs["RepliesQueueUrl"], AttributeNames=["KmsMasterKeyId"]
+    )
+    assert queue["Attributes"]["KmsMasterKeyId"] == key
+    take_down(cloud, "chosen")
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_stack_that_is_none_of_fedgrass_is_neither_changed_nor_taken_down(
     cloud: EmbeddedCloud, tmp_path: Path
 ) -> None:
