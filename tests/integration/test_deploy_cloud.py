@@ -166,7 +166,7 @@ def test_every_choice_of_the_template_reaches_the_resources(cloud: EmbeddedCloud
     assert all(alarm["AlarmActions"] == [subscription["TopicArn"]] for alarm in alarms.values())
     logs = cloud.client("logs").describe_log_groups(logGroupNamePrefix="/fedgrass/chosen/")["logGroups"]
     assert [group["retentionInDays"] for group in logs] == [5, 5]
-    # Its CloudFormation leaves out the encryption of buckets and tables: test_defects_in_template.py looks there.
+    # Its CloudFormation leaves out the encryption of buckets and tables (test_defects_in_template.py has it).
     queue = cloud.client("sqs").get_queue_attributes(
         QueueUrl=outputs["RepliesQueueUrl"], AttributeNames=["KmsMasterKeyId"]
     )
