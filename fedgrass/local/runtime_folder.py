@@ -115,3 +115,13 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         """Let go."""
         self.close()
+
+
+def remove_stale(path: Path) -> bool:
+    """Remove the socket of a core that has died; returns whether it was one."""
+    try:
+        with Claim(path):
+            path.unlink(missing_ok=True)
+    except ControlError:
+        return False
+    return True

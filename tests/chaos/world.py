@@ -85,7 +85,7 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
     pace: Pace,
 ) -> Iterator[World]:
     functions = folder / "build" / "cloud_functions.zip"
-    parameters = {"FleetName": name, **PARAMETERS, **pace.parameters}
+    parameters = {"FleetName": name, "DeviceRoleAlias": "no", **PARAMETERS, **pace.parameters}
     outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, parameters)
     kills = Kills(faults, name)
     port = int(cloud.endpoint_url.rpartition(":")[2])
