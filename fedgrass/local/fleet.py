@@ -14,9 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.core_control import Outside
+from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.core_presence import CorePresence
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.faults import Faults
+from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.plain_devices import PlainDevices
 from fedgrass.local.profiles import Profile
@@ -104,6 +110,7 @@ class Device:
     thing: str
     core: GreengrassCore
     streams: StreamManager
+    presence: CorePresence
 
 
 class Fleet:
@@ -137,6 +144,7 @@ class Fleet:
         self._loop = _made_whole(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self.devices: dict[str, Device] = {}
+        self._leaving: set[asyncio.Task[None]] = set()  # cores that are stopped by `fedgrass core stop`
         self.plain = PlainDevices(
             cloud,
             stack,
@@ -204,7 +212,7 @@ class Fleet:
 
         # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
         def known(token: str) -> bool:
-            return self.devices[thing].core.is_component_token(token)
+            return core.is_component_token(token)
 
         faults = Faults()
         streams = StreamManager(folder / "streams", credentials.s3_client, known, faults=faults)
@@ -228,8 +236,12 @@ class Fleet:
                 faults=faults,
             )
         )
-        self.devices[thing] = Device(thing, core, streams)
+        outside = Outside(self._publish, lambda: self._switch_off(thing))
+        device = Device(thing, core, streams, CorePresence(core, self._profile, outside))
+        self.devices[thing] = device
+        await device.presence.start()
         await core.start()
+        device.presence.ready()
         await core.deploy(build.recipe, build.artifacts, configuration)
         await core.wait_for(build.name, "RUNNING", START_SECONDS)
 
@@ -237,8 +249,25 @@ class Fleet:
         role, bucket = self._stack["DeviceRoleArn"], self._stack["BucketName"]
         return DeviceCredentials(self._cloud, role, bucket, thing, self._endpoint_url)
 
+    async def _publish(self, message: IotMessage) -> None:
+        """Say something as the cloud. Raises IotConnectionError."""
+        client = self._cloud.client("iot-data")
+        words = {"topic": message.topic, "payload": message.payload, "qos": message.qos}
+        try:
+            await asyncio.to_thread(client.publish, **words, retain=message.retain)
+        except (BotoCoreError, ClientError) as exc:
+            text = f"the embedded cloud did not take the message for {message.topic}: {exc}"
+            raise IotConnectionError(text) from exc
+
+    def _switch_off(self, thing: str) -> None:
+        if device := self.devices.pop(thing, None):
+            task = asyncio.create_task(_stop_one(device))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
     async def _stop_all(self) -> None:
-        stops = [self.plain.stop(), *(_stop_one(device) for device in self.devices.values())]
+        cores = (_stop_one(device) for device in self.devices.values())
+        stops = [self.plain.stop(), *cores, *self._leaving]
         self.devices.clear()
         _raise_first(await asyncio.gather(*stops, return_exceptions=True))
 
@@ -252,9 +281,11 @@ def _raise_first(results: Sequence[BaseException | None]) -> None:
 
 async def _stop_one(device: Device) -> None:
     try:
+        await device.presence.stop()
         await device.core.stop()
     finally:
         await device.streams.stop()
+        device.presence.release()
 
 
 def _made_whole(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:

@@ -8,10 +8,11 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from fedgrass.local.core_errors import ControlError
+from fedgrass.local.core_errors import ControlError, NameTakenError
 
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
@@ -62,27 +63,50 @@ def sockets() -> list[Path]:
 
 
 class Claim:
-    """Holds a control socket's name for one process, until it lets go of it or dies."""
+    """Holds a control socket's name for one process, until it lets go of it or dies.
+
+    The lock is on a file beside the socket, which whoever holds it takes away at the end.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises ControlError if another process holds it."""
-        self._descriptor: int | None = os.open(
-            path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        """Raises NameTakenError if another process holds it."""
+        self._file = path.with_suffix(".lock")
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            self._descriptor = self._try()
+
+    def close(self) -> None:
+        """Let go, and leave nothing behind. May be called again."""
+        if self._descriptor is not None:
+            self._file.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+            with suppress(OSError):  # others are in it, or it is gone already
+                self._file.parent.rmdir()
+
+    def _try(self) -> int | None:
+        """Return the file's descriptor once it is locked; None if another process has just removed it."""
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            runtime_folder()  # the last core has just gone, and the folder with it
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that its former holder has removed meanwhile keeps nobody else out.
+            current = self._file.stat().st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            current = False
         except OSError as exc:
-            self.close()
+            os.close(descriptor)
             message = (
                 "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
             )
-            raise ControlError(message) from exc
-
-    def close(self) -> None:
-        """Let go. May be called again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            raise NameTakenError(message) from exc
+        if current:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def __enter__(self) -> Self:
         """Hold it for the length of a block."""

@@ -175,11 +175,13 @@ def test_the_trainer_does_two_rounds_on_a_core(
         update = site.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         assert (completion.bytes, completion.checksum) == (len(update), weights.checksum(update))
         change = np.asarray(weights.decode(update)["bias"]) - np.asarray(weights.decode(MODEL)["bias"])
-        np.testing.assert_allclose(change, completion.metrics["change"], atol=1e-6)
+        np.testing.assert_allclose(change, completion.train_metrics["change"], atol=1e-6)
         site.tells(Verdict(run="run-a", round=1, attempt=1, counted=True))
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2
-        assert [status.state for status in site.said("status")] == ["accepted", "accepted"]
+        states = [status.state for status in site.said("status")]
+        # A slow machine's training tells of its progress as well.
+        assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
 
@@ -274,6 +276,16 @@ def test_a_topic_that_is_not_allowed_is_told_with_the_way_out(site: Site) -> Non
 def test_an_idle_trainer_is_small(site: Site) -> None:
     site.deploy()
     site.waits_for("heartbeat", 2)
+    (process,) = site.processes
+    assert resident_megabytes(process) < 60
+
+
+def test_a_trainer_that_uploads_by_itself_is_as_small_once_that_is_done(site: Site) -> None:
+    site.deploy(uploader="s3", warm_seconds=0)
+    site.waits_for("hello")
+    site.tells(work(4))
+    site.waits_for("complete")
+    eventually(lambda: len(site.processes) == 1, PATIENCE)  # neither a worker nor an upload
     (process,) = site.processes
     assert resident_megabytes(process) < 60
 

@@ -482,7 +482,7 @@ def test_a_missing_region_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     stack.client.cache_clear()
     arguments = parse(["deploy", "devices", "--group", "presses"])
-    with pytest.raises(StackError, match=r"region.*AWS_DEFAULT_REGION"):
+    with pytest.raises(StackError, match=r"region.*AWS_REGION"):
         arguments.run(arguments)
 
 
