@@ -1,6 +1,5 @@
 """The components of fedgrass, by the short names that people type."""
 
-from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
 
 FULL_NAMES = {"trainer": "com.fedgrass.Trainer", "predictor": "com.fedgrass.Predictor"}
@@ -15,6 +14,9 @@ def full_name(given: str) -> str:
     if given in FULL_NAMES:
         return FULL_NAMES[given]
     if "." not in given:
+        # Imported here: reading a command line needs no msgspec.
+        from fedgrass.federation.conversion import nearest  # noqa: PLC0415
+
         message = f"{given!r} is no component: {nearest(given, FULL_NAMES)} Others go by their full names"
         raise SettingsError(message)
     return given

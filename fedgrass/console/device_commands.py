@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
 
@@ -210,4 +208,6 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def _say(line: str) -> None:
+    from rich.console import Console  # noqa: PLC0415  # as above
+
     Console().print(line, markup=False, highlight=False, soft_wrap=True)

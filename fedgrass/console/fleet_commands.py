@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedgrass.federation.errors import SettingsError
 
 MOST_THINGS = 100  # for more there is provisioning by claim
@@ -129,4 +127,6 @@ def _ask(question: str) -> None:
 
 
 def _say(line: str) -> None:
+    from rich.console import Console  # noqa: PLC0415  # as above
+
     Console().print(line, markup=False, highlight=False, soft_wrap=True)
