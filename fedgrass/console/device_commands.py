@@ -10,6 +10,7 @@ from typing import Any
 
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
+from fedgrass.console.terminal import say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
 
@@ -105,18 +106,18 @@ def _devices(arguments: argparse.Namespace) -> None:
         cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
         plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
         if not plan.changes:
-            _say(f"the deployment to {asked.group} is as asked: nothing to change")
+            say(f"the deployment to {asked.group} is as asked: nothing to change")
             return
-        _say(f"the deployment to {asked.group} ({plan.things} things):")
+        say(f"the deployment to {asked.group} ({plan.things} things):")
         for line in plan.changes:
-            _say(f"  {line}")
+            say(f"  {line}")
         for note in plan.notes:
-            _say(f"note: {note}")
+            say(f"note: {note}")
         if arguments.dry_run:
-            _say("nothing was changed (--dry-run)")
+            say("nothing was changed (--dry-run)")
             return
         deployment = cloud.deploy(plan.arguments)
-        _say(f"deployment {deployment} was created")
+        say(f"deployment {deployment} was created")
         if arguments.watch is not None:
             _watch(cloud, deployment, arguments.watch * 60)
 
@@ -154,16 +155,16 @@ def _watch(cloud: Any, deployment: str, seconds: float) -> None:
         progress = cloud.progress(deployment)
         if str(progress) != told:
             told = str(progress)
-            _say(told)
+            say(told)
         if progress.over:
             break
         if time.monotonic() + WATCH_SECONDS > deadline:
-            _say("the roll-out goes on; devices that are offline take it when they come back")
+            say("the roll-out goes on; devices that are offline take it when they come back")
             return
         time.sleep(WATCH_SECONDS)
     if progress.failed or progress.status in {"FAILED", "CANCELED"}:
         for failure in cloud.failures(deployment):
-            _say(f"  {failure}")
+            say(f"  {failure}")
         sys.exit(f"fedgrass: the deployment is {progress.status}, {progress.failed} devices failed")
 
 
@@ -178,7 +179,7 @@ def _component(arguments: argparse.Namespace) -> None:
         publisher = Publisher(stack.client, cloud, bucket)
         do = publisher.remove if arguments.remove else publisher.publish
         for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
-            _say(line)
+            say(line)
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:
@@ -205,9 +206,3 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
-
-
-def _say(line: str) -> None:
-    from rich.console import Console  # noqa: PLC0415  # as above
-
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)

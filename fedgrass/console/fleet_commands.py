@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
 MOST_THINGS = 100  # for more there is provisioning by claim
@@ -74,7 +75,7 @@ def _provision(arguments: argparse.Namespace) -> None:
     )
     with stack.refusals(), _files():
         for line in _provisioning(arguments).provision(devices):
-            _say(line)
+            say(line)
 
 
 def _remove(arguments: argparse.Namespace) -> None:
@@ -85,12 +86,12 @@ def _remove(arguments: argparse.Namespace) -> None:
         provisioning = _provisioning(arguments)
         if arguments.dry_run:
             for thing in arguments.things:
-                _say(provisioning.tell(thing))
+                say(provisioning.tell(thing))
             return
         if not arguments.yes:
             _ask(f"Delete {names} with certificates and policies? They can connect no more. [y/N] ")
         for line in provisioning.remove(arguments.things, arguments.out):
-            _say(line)
+            say(line)
 
 
 def _provisioning(arguments: argparse.Namespace) -> Any:
@@ -124,9 +125,3 @@ def _ask(question: str) -> None:
     if input(question).strip().lower() not in {"y", "yes"}:
         message = "nothing was deleted"
         raise SettingsError(message)
-
-
-def _say(line: str) -> None:
-    from rich.console import Console  # noqa: PLC0415  # as above
-
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)
