@@ -17,7 +17,19 @@ from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
+from fedgrass.federation.messages import Count, RunName
 from fedgrass.federation.topics import Kind
+
+
+class _Named(msgspec.Struct):
+    """The run and the round that a message claims to be about, for the log alone."""
+
+    run: RunName = ""
+    round: Count = 0
+
+
+# Made here and not at its first use: see messages.py.
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -30,14 +42,21 @@ def _take(cloud: Cloud, body: str) -> None:
     said = json.loads(body)
     if "alarm" in said:
         alarm = msgspec.convert(said["alarm"], Alarm)
-        coordinator.advance(cloud, alarm.run, alarm)
-        return
-    if "reminder" in said:
-        coordinator.look_after(cloud, msgspec.convert(said["reminder"], Reminder))
-        return
-    if "job" in said:
-        division.work(cloud, msgspec.convert(said["job"], Job))
-        return
+        with cloud.log.about(alarm.run, alarm.round):
+            coordinator.advance(cloud, alarm.run, alarm)
+    elif "reminder" in said:
+        reminder = msgspec.convert(said["reminder"], Reminder)
+        with cloud.log.about(reminder.run, reminder.round):
+            coordinator.look_after(cloud, reminder)
+    elif "job" in said:
+        job = msgspec.convert(said["job"], Job)
+        with cloud.log.about(job.run, job.round):
+            division.work(cloud, job)
+    else:
+        _reply(cloud, said)
+
+
+def _reply(cloud: Cloud, said: dict[str, Any]) -> None:
     message = DeviceMessage(
         kind=Kind(said["kind"]),
         device=said["device"],
@@ -45,7 +64,18 @@ def _take(cloud: Cloud, body: str) -> None:
         received_at=int(said["received_at"]),
         payload=base64.b64decode(said["payload"]),
     )
-    cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-    run = replies.take(cloud, message)
+    named = _named(message.payload)
+    with cloud.log.about(named.run, named.round, message.device):
+        cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
+        run = replies.take(cloud, message)
     if run:
-        coordinator.advance(cloud, run)
+        with cloud.log.about(run, named.round):
+            coordinator.advance(cloud, run)
+
+
+def _named(payload: bytes) -> _Named:
+    """Return what a device's message names, nothing if it cannot be read: whether it is good comes later."""
+    try:
+        return _NAMED.decode(payload)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _Named()

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.metrics import Metric
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, Work
@@ -103,7 +104,7 @@ def _suitable(run: Run, needs: Requirements, found: list[Candidate]) -> list[Can
 def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
     """Return every device that a round of these settings could ask now."""
     suits = requirements(cloud, settings).suits
-    return [device for device in cloud.devices.seen_since(_earliest(cloud, settings)) if suits(device)]
+    return [device for device in _seen(cloud, settings) if suits(device)]
 
 
 def some_candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
@@ -148,7 +149,7 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
             f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "
             "in this region: create it, add things to it, or name another"
         )
-    seen = cloud.devices.seen_since(_earliest(cloud, settings))
+    seen = _seen(cloud, settings)
     if any(settings.task in device.tasks for device in seen):
         return f"no device is as the run asks: {requirements(cloud, settings).explain(seen)}"
     tasks = ", ".join(sorted({task for device in seen for task in device.tasks})) or "none"
@@ -174,6 +175,13 @@ def check_metric(settings: RunSettings, found: Sequence[Candidate]) -> None:
         raise SettingsError(message)
 
 
+def _seen(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
+    """Return all devices that were seen lately enough; measured, since a sample does not tell how many."""
+    found = cloud.devices.seen_since(_earliest(cloud, settings))
+    cloud.log.measure(Metric.DEVICES_SEEN, len(found))
+    return found
+
+
 def _earliest(cloud: Cloud, settings: RunSettings) -> int:
     return cloud.now() - settings.seen_within_seconds * 1000
 
@@ -190,7 +198,7 @@ def _read(cloud: Cloud, run: Run, needs: Requirements, rng: random.Random, besid
         asked = settings.asked(settings.count, settings.count * 10)
         pool = strategy(settings.selection, settings.selection_options).pool(asked + beside)
     if pool is None:
-        return cloud.devices.seen_since(needs.seen_at_earliest)
+        return _seen(cloud, settings)
     wanted = needs.to_read(pool, settings.count or 0)
     return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, needs.suits)
 

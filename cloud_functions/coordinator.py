@@ -126,7 +126,8 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
             return
         newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and newest is None:  # to open round 1 again would spoil the models that are there
-            cloud.log(f"{name}: the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it")
+            lost = f"the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it"
+            cloud.log(f"{name}: {lost}", "ERROR")
             return
         try:
             going = _step(cloud, run, newest, alarm)
