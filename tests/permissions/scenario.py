@@ -121,7 +121,7 @@ def _ask_a_sample_of_a_group(watched: Watched) -> None:
 
 def _go_on_from_another_run(watched: Watched) -> None:
     settings = {"task": "noise", "rounds": 1, "deadline_seconds": 60}
-    source = {"run": "first", "round": 2}
+    source = {"run": "first", "round": 1}
     watched.site.operator.act("start", "continued", settings=settings, continue_from=source)
     assert watched.ended("continued").state is RunState.SUCCEEDED
 
@@ -157,7 +157,7 @@ def _wait_for_devices(watched: Watched) -> None:
 def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
     """A device that never replies: the deadline rings, the operator tries again, and now it does reply."""
     _appear(watched, handmade, "silent,large")
-    watched.start("late", task="silent", deadline_seconds=3, on_abandoned="fail")
+    watched.start("late", task="silent", deadline_seconds=8, on_abandoned="fail")
     assert watched.ended("late").state is RunState.FAILED
     watched.site.operator.act("retry", "late")
     wait_until(lambda: watched.announcement("handmade-1", "late")["attempt"] == 2, "the second attempt")

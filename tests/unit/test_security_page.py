@@ -1,0 +1,33 @@
+"""What docs/security.md claims is shown by tests that there are, and docs/operations.md knows every metric."""
+
+import re
+
+import package
+from cloud_functions.metrics import Metric
+
+DOCS = package.ROOT / "docs"
+CLAIM = re.compile(r"\[test\]\(\.\./(tests/[^)]+)\):((?:\s*`test_[a-z0-9_]+`,?)+)")
+
+
+def test_every_test_that_the_page_of_security_names_is_there() -> None:
+    page = (DOCS / "security.md").read_text()
+    claims = CLAIM.findall(page)
+    named = [(path, name) for path, names in claims for name in re.findall(r"test_[a-z0-9_]+", names)]
+    assert len(named) == len(re.findall(r"`test_[a-z0-9_]+`", page)) > 20
+    absent = [name for path, name in named if f"def {name}(" not in (package.ROOT / path).read_text()]
+    assert absent == []
+
+
+def test_the_page_of_operations_has_every_metric() -> None:
+    cells = re.findall(
+        r"^\| (`[A-Z][^|]*) \| (?:count|seconds|bytes|none) \|", (DOCS / "operations.md").read_text(), re.M
+    )
+    named = [name for cell in cells for name in re.findall(r"`([A-Za-z]+)`", cell)]
+    assert sorted(named) == sorted(Metric)
+
+
+def test_the_page_of_operations_has_every_alarm_of_the_template() -> None:
+    page = (DOCS / "operations.md").read_text()
+    template = (package.ROOT / "template.yaml").read_text()
+    alarms = re.findall(r"^  ([A-Za-z]+):\n    Type: AWS::CloudWatch::Alarm$", template, re.M)
+    assert [alarm for alarm in alarms if f"`{alarm}`" not in page] == []
