@@ -3,6 +3,8 @@
 - It looks for due schedules every 10 s and has no setting for it: coarse for a round's deadline.
 - Where policies count, it takes every schedule for one of the group ``default``, so that a policy that names
   a group, as a stack's own should, allows nothing.
+- There, too, it takes a request for one without TLS, which bucket policies refuse. It is one that never
+  leaves this machine, and counts as one with.
 """
 
 import json
@@ -10,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from ministack import app
 from ministack.core import iam_actions
+from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import scheduler
 
 SCHEDULER_TICK_SECONDS = 1.0
@@ -19,6 +23,7 @@ SCHEDULER_TICK_SECONDS = 1.0
 def mend() -> None:
     """Mend it, once, before it serves."""
     scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
+    app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
     as_it_is = iam_actions.extract_resource_arn
 
     def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 ACCOUNT, REGION = "000000000000", "us-east-1"  # the embedded cloud's
 NOT_FOUND = 404
@@ -60,7 +61,8 @@ def _object(action: str) -> Callable[[Mapping[str, Any], int], Iterator[Need]]:
 
 def _copy(asked: Mapping[str, Any], status: int) -> Iterator[Need]:
     yield from _object("PutObject")({"Bucket": asked["Bucket"], "Key": asked["Key"]}, 0)
-    yield from _object("GetObject")(asked["CopySource"], status)
+    bucket, _, key = asked["CopySource"].partition("/")  # as botocore writes it
+    yield from _object("GetObject")({"Bucket": bucket, "Key": unquote(key)}, status)
 
 
 def _table(action: str) -> Callable[[Mapping[str, Any], int], Iterator[Need]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 import package
 from cloud_functions.dynamodb_rows import marshal, unmarshal
@@ -26,6 +27,7 @@ from tests.e2e.processes import wait_until
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
 THINGS = (*CORES, PLAIN)
 MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB, and uploads of 30: both go in parts
+UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be broken off
 PARAMETERS = {"ShardedMegabytes": "24"}
 PREDICTOR = "com.fedgrass.Predictor"
 GROUP = "garden"
@@ -49,7 +51,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
             open_site(
                 folder,
                 dict.fromkeys(CORES, trainer),
-                plain={PLAIN: trainer},
+                plain={PLAIN: {**trainer, "upload_bytes_per_second": UPLOAD_BYTES_PER_SECOND}},
                 fleet_name=FLEET,
                 parameters=PARAMETERS,
                 enforces=True,
@@ -170,6 +172,7 @@ def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDev
     initial = Noise(LARGE_MEGABYTES).initial_weights(seed=1)
     settings = {"task": "large", "rounds": 1, "deadline_seconds": 45, "threshold_count": 3}
     watched.site.operator.start("large", parse_settings(settings), initial)
+    _break_an_upload_off(watched)
     bad = {name: np.array(array) for name, array in initial.items()}
     for array in bad.values():
         array.reshape(-1)[-1] = np.nan
@@ -179,6 +182,26 @@ def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDev
         lambda: watched.site.operator.run("large").state is not RunState.RUNNING, "the end of large", 150
     )
     assert watched.site.operator.run("large").state is RunState.SUCCEEDED
+
+
+def _break_an_upload_off(watched: Watched) -> None:
+    """Kill the trainer without Greengrass in its upload; started again, it asks which parts are there."""
+    client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
+    prefix = f"updates/{PLAIN}/"
+
+    def has_parts() -> bool:
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
+        return any(
+            client.list_parts(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]).get("Parts")
+            for one in uploads
+        )
+
+    wait_until(has_parts, "the first part of an update")
+    described = str(watched.site.fleet.plain.devices[PLAIN].file)
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if described in command and "components.trainer" in command:
+            process.kill()
 
 
 def _repair(watched: Watched) -> None:
