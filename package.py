@@ -5,6 +5,7 @@
                                                  the others below build/gdk/
     python3 package.py lambda                    the functions alone, for the embedded cloud
     python3 package.py lambda --dependencies     with numpy and the others, for AWS
+    python3 package.py lambda --dependencies --folder F     as a folder, for `sam build`
 
 The same tree gives the same bytes: entries are sorted, their times and permissions fixed. Needs nothing but
 the standard library (and pip for --dependencies), since GDK runs it with whatever Python it finds.
@@ -43,7 +44,7 @@ LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
-_LEFT_OUT = {"__pycache__", "tests", "bin", "include"}
+_LEFT_OUT = {"__pycache__", "tests", "bin", "include", "Makefile"}
 
 
 def build_component(name: str, version: str, author: str, output: Path) -> None:
@@ -61,11 +62,23 @@ def build_component(name: str, version: str, author: str, output: Path) -> None:
 
 def build_functions(output: Path, architecture: str | None = None) -> None:
     """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
+    write_zip(output, _function_entries(architecture))
+
+
+def build_function_folder(output: Path, architecture: str | None = None) -> None:
+    """Build the same as a folder, which `sam build` asks for and zips itself."""
+    for name, path in _function_entries(architecture):
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _function_entries(architecture: str | None) -> list[tuple[str, Path]]:
     entries = list(_sources(FUNCTIONS))
     if architecture:
         folder = _install_dependencies(architecture)
         entries += [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
-    write_zip(output, entries)
+    return entries
 
 
 def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
@@ -135,8 +148,12 @@ def _component_command(_arguments: argparse.Namespace) -> None:
 
 
 def _lambda_command(arguments: argparse.Namespace) -> None:
+    architecture = arguments.architecture if arguments.dependencies else None
+    if arguments.folder:
+        build_function_folder(arguments.folder, architecture)
+        return
     output = ROOT / "build" / "lambda" / "cloud_functions.zip"
-    build_functions(output, arguments.architecture if arguments.dependencies else None)
+    build_functions(output, architecture)
     print(f"built {output} ({output.stat().st_size / 1e6:.1f} MB)")  # noqa: T201
 
 
@@ -152,6 +169,7 @@ def main() -> None:
     functions = commands.add_parser("lambda", help="the zip of the cloud functions")
     functions.add_argument("--dependencies", action="store_true", help="carry numpy and the others, for AWS")
     functions.add_argument("--architecture", choices=sorted(LAMBDA_MACHINES), default="x86_64")
+    functions.add_argument("--folder", type=Path, help="write a folder in place of the zip")
     functions.set_defaults(run=_lambda_command)
     arguments = parser.parse_args()
     arguments.run(arguments)

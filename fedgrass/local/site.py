@@ -86,7 +86,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
             "fedgrass",
             package.ROOT / "template.yaml",
             functions,
-            {"FleetName": fleet_name, **(parameters or {})},
+            {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
         )
         say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
         started = time.monotonic()
