@@ -40,7 +40,9 @@ def test_every_name_in_the_dashboard_is_a_parameter_or_a_resource_of_the_stack()
 
 
 def test_the_six_figures_of_the_replaced_systems_are_there_and_percentiles_of_turnarounds() -> None:
-    shown = {(metric[1], metric[-1].get("stat") if isinstance(metric[-1], dict) else None) for metric in own()}
+    shown = {
+        (metric[1], metric[-1].get("stat") if isinstance(metric[-1], dict) else None) for metric in own()
+    }
     names = {name for name, _ in shown}
     # Clients, successes, failures, run time, accuracy, loss.
     six = {"DevicesAsked", "UpdatesAccepted", "DevicesFailed", "RoundSeconds", "Accuracy", "Loss"}
