@@ -16,8 +16,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -62,23 +64,28 @@ def build_component(name: str, version: str, author: str, output: Path) -> None:
 
 def build_functions(output: Path, architecture: str | None = None) -> None:
     """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
-    write_zip(output, _function_entries(architecture))
+    with _function_entries(architecture) as entries:
+        write_zip(output, entries)
 
 
 def build_function_folder(output: Path, architecture: str | None = None) -> None:
     """Build the same as a folder, which `sam build` asks for and zips itself."""
-    for name, path in _function_entries(architecture):
-        target = output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    with _function_entries(architecture) as entries:
+        for name, path in entries:
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
-def _function_entries(architecture: str | None) -> list[tuple[str, Path]]:
-    entries = list(_sources(FUNCTIONS))
-    if architecture:
-        folder = _install_dependencies(architecture)
-        entries += [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
-    return entries
+@contextmanager
+def _function_entries(architecture: str | None) -> Iterator[list[tuple[str, Path]]]:
+    # A folder of its own: `sam build --parallel` builds the functions at once.
+    with tempfile.TemporaryDirectory(prefix="fedgrass-dependencies-") as name:
+        folder = Path(name)
+        if architecture:
+            _install_dependencies(architecture, folder)
+        installed = [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
+        yield [*_sources(FUNCTIONS), *installed]
 
 
 def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
@@ -106,9 +113,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in found if not _LEFT_OUT & set(path.relative_to(folder).parts)]
 
 
-def _install_dependencies(architecture: str) -> Path:
-    folder = ROOT / "build" / "lambda" / f"dependencies-{architecture}"
-    shutil.rmtree(folder, ignore_errors=True)
+def _install_dependencies(architecture: str, folder: Path) -> None:
     machine = LAMBDA_MACHINES[architecture]
     platforms = [f"--platform={libraries}_{machine}" for libraries in LAMBDA_LIBRARIES]
     options = [*platforms, "--python-version", LAMBDA_PYTHON]
@@ -124,7 +129,6 @@ def _install_dependencies(architecture: str) -> Path:
     ]
     pins = ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt"), *FUNCTION_DEPENDENCIES]
     subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
-    return folder
 
 
 def _component_command(_arguments: argparse.Namespace) -> None:

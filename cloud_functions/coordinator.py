@@ -200,7 +200,9 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     event = next_event(newest, cloud.now(), overdue=rung)
     if _could_replace(newest, event) and replacing.replace_gone(cloud, run, newest):
         return True
-    if event is None and newest.state is State.OPEN and groups.begin_full(cloud, run, newest):
+    # Only averagers hand groups over: of a reply whose averager died, the message comes back to another.
+    is_open = event is None and newest.state is State.OPEN
+    if is_open and cloud.averages and groups.begin_full(cloud, run, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

@@ -71,7 +71,8 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
     folder: Path, cloud: EmbeddedCloud, build: ComponentBuild, name: str, devices: int, faults: Faults
 ) -> Iterator[World]:
     functions = folder / "build" / "cloud_functions.zip"
-    outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, {"FleetName": name, "DeviceRoleAlias": "no", **PARAMETERS})
+    parameters = {"FleetName": name, "DeviceRoleAlias": "no", **PARAMETERS}
+    outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, parameters)
     kills = Kills(faults, name)
     port = int(cloud.endpoint_url.rpartition(":")[2])
     with Gateway(port, faults, kills, name) as gateway:

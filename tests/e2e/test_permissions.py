@@ -98,10 +98,16 @@ def compared(title: str, statements: list[Statement], needs: set[Need]) -> tuple
     may = [
         f"  {grant}   [{by_others(grant) or 'NOT USED' if grant in idle else 'used'}]" for grant in allowed
     ]
-    did = [f"  {need.action:32} {need.resource}" for need in sorted(needs)]
+    did = [f"  {need.action:32} {need.resource}" for need in _some(needs)]
     lines = [f"\n{title} may:", *may, f"{title} asked for:", *did]
     print("\n".join(lines))  # noqa: T201  # what a reviewer wants to see (pytest -s)
     return missing(statements, needs), [grant for grant in idle if not by_others(grant)]
+
+
+def _some(needs: set[Need]) -> Iterator[Need]:
+    """Return a few of the needs of each action: more of them differ in a run or a round."""
+    for action in sorted({need.action for need in needs}):
+        yield from sorted(need for need in needs if need.action == action)[:3]
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +164,14 @@ def test_a_device_may_do_what_it_does_and_nothing_else(exercised: Exercised) -> 
     statements = exercised.statements(exercised.parts["DeviceRole"])
     policy = exercised.cloud.client("iot").get_policy(policyName=exercised.parts["DevicePolicy"])
     statements += scenario.statements_of(policy["policyDocument"])
-    missed: list[Need] = []
-    idle: list[set[Grant]] = []
-    for thing, calls in exercised.of_things().items():
-        own = scenario.with_name(statements, thing)
-        absent, too_much = compared(thing, own, needed(calls))
-        missed += absent
-        idle.append({Grant(*(part.replace(thing, "<thing>") for part in grant)) for grant in too_much})
-    assert len(idle) == len(scenario.THINGS)
-    # Not every device does everything: what none of them used is too much.
-    assert (missed, set.intersection(*idle)) == ([], set())
+    assert exercised.of_things().keys() == set(scenario.THINGS)
+    # Not every device does everything: what they need is put together, each for itself under the same name.
+    needs = {
+        need._replace(resource=need.resource.replace(thing, "THING"))
+        for thing, calls in exercised.of_things().items()
+        for need in needed(calls)
+    }
+    assert compared("a device", scenario.with_name(statements, "THING"), needs) == ([], [])
 
 
 def test_the_rules_may_do_what_they_do_and_nothing_else(exercised: Exercised) -> None:

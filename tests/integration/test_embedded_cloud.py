@@ -232,7 +232,10 @@ def test_a_thing_with_an_unknown_policy_is_refused_by_name(cloud: EmbeddedCloud,
     ("broken", "reason"),
     [
         ("{Type: AWS::IoT::TopicRule, Properties: {TopicRulePayload: {Sql: SELEC, Actions: []}}}", "SELECT"),
-        ("{Type: AWS::S3::Bucket, Properties: {BucketName: fedgrass-artifacts}}", "already exists"),
+        (
+            "{Type: AWS::S3::Bucket, Properties: {BucketName: fedgrass-artifacts-000000000000-us-east-1}}",
+            "already exists",
+        ),
     ],
     ids=["while it is created", "before anything is created"],
 )

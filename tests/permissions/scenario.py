@@ -15,7 +15,7 @@ from cloud_functions.dynamodb_rows import marshal, unmarshal
 from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
 from fedgrass.console.watcher import Watcher
-from fedgrass.federation import messages, weights
+from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
@@ -27,6 +27,7 @@ from tests.e2e.processes import wait_until
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
 THINGS = (*CORES, PLAIN)
 MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB, and uploads of 30: both go in parts
+BAD_PLACE = 2_900_000  # in the first shard's second part: the first was sent by then
 UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be broken off
 PARAMETERS = {"ShardedMegabytes": "24"}
 PREDICTOR = "com.fedgrass.Predictor"
@@ -50,7 +51,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
         site = stack.enter_context(
             open_site(
                 folder,
-                dict.fromkeys(CORES, trainer),
+                dict.fromkeys(CORES, {**trainer, "python": str(_recorded_python(folder))}),
                 plain={PLAIN: {**trainer, "upload_bytes_per_second": UPLOAD_BYTES_PER_SECOND}},
                 fleet_name=FLEET,
                 parameters=PARAMETERS,
@@ -69,6 +70,17 @@ def opened_site(folder: Path) -> Iterator[Watched]:
             )
         )
         yield watched
+
+
+def _recorded_python(folder: Path) -> Path:
+    """Return an interpreter for components that finds the recorder: they inherit no PYTHONPATH."""
+    recorder = Path(__file__).parent / "recorder"
+    script = folder / "recorded-python"
+    script.write_text(
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{recorder}" exec "{sys.executable}" "$@"\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    return script
 
 
 def do_everything(watched: Watched, folder: Path) -> None:
@@ -117,6 +129,10 @@ def _ask_a_sample_of_a_group(watched: Watched) -> None:
     iot.create_thing_group(thingGroupName=GROUP)
     for thing in THINGS:
         iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName=thing)
+    # Of the second round's cohort somebody else has written a choice before: that one counts.
+    chosen = {"devices": ["device-1"], "wanted": 1, "work": "train"}
+    key, bucket = object_keys.cohort("sampled", 2, 1), watched.site.stack["BucketName"]
+    watched.site.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(chosen).encode())
     watched.start("sampled", rounds=2, count=1, selection="random", thing_group=GROUP)
     assert watched.ended("sampled").state is RunState.SUCCEEDED
 
@@ -168,14 +184,13 @@ def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
 
 
 def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDevice) -> None:
-    """An update whose last number is none: the averagers find it when they have written most of a shard."""
+    """An update with a number that is none: the averager finds it when it has written most of a shard."""
     initial = Noise(LARGE_MEGABYTES).initial_weights(seed=1)
     settings = {"task": "large", "rounds": 1, "deadline_seconds": 45, "threshold_count": 3}
     watched.site.operator.start("large", parse_settings(settings), initial)
     _break_an_upload_off(watched)
     bad = {name: np.array(array) for name, array in initial.items()}
-    for array in bad.values():
-        array.reshape(-1)[-1] = np.nan
+    bad["body"][BAD_PLACE] = np.nan
     _reply(watched, handmade, "large", weights.encode(bad))
     watched.wait_for_line("large", "handmade-1", "update refused")
     wait_until(
@@ -219,7 +234,7 @@ def _predict(watched: Watched, folder: Path) -> None:
     """The predictor fetches the newest model, and tells which it serves."""
     package.build_component(PREDICTOR, __version__, "tests", folder / "predictor")
     configuration = {
-        "python": sys.executable,
+        "python": str(_recorded_python(folder)),
         "fleet": FLEET,
         "bucket": watched.site.stack["BucketName"],
         "tasks": {"noise": {"megabytes": MEGABYTES}},

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fedgrass.local.deployment import read_template
+from fedgrass.console.deploy_template import read_template
 
 PROJECT = Path(__file__).parents[2]
 FLEET = "garden"

@@ -11,8 +11,9 @@ from tests.unit.cloud_files import PROJECT, template
 
 # What the functions write into the namespace fedgrass, each with the one dimension Fleet.
 WRITTEN = {
-    "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted", "UpdatesRefused",
-    "UpdatesLate", "DevicesAsked", "DevicesFailed", "DevicesSeen", "Accuracy", "Loss", "AveragingSeconds",
+    "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
+    "UpdatesRefused", "UpdatesLate", "DevicesAsked", "DevicesFailed", "DevicesSeen",
+    "Accuracy", "Loss", "AveragingSeconds",
     "BytesUploaded", "BytesDownloaded",
 }  # fmt: skip
 
@@ -40,9 +41,7 @@ def test_every_name_in_the_dashboard_is_a_parameter_or_a_resource_of_the_stack()
 
 
 def test_the_six_figures_of_the_replaced_systems_are_there_and_percentiles_of_turnarounds() -> None:
-    shown = {
-        (metric[1], metric[-1].get("stat") if isinstance(metric[-1], dict) else None) for metric in own()
-    }
+    shown = {(name, dict(*last).get("stat")) for _, name, _, _, *last in own()}
     names = {name for name, _ in shown}
     # Clients, successes, failures, run time, accuracy, loss.
     six = {"DevicesAsked", "UpdatesAccepted", "DevicesFailed", "RoundSeconds", "Accuracy", "Loss"}

@@ -121,7 +121,7 @@ def test_no_policy_allows_everything() -> None:
         return [str(node)]
 
     resources = template()["Resources"]
-    # The bucket's policy only forbids; X-Ray has no finer resource (test_defects_in_template.py looks closer).
+    # The bucket's policy only forbids; X-Ray knows no finer resource.
     allowed = {
         name: texts(resource)
         for name, resource in resources.items()
