@@ -51,7 +51,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
         site = stack.enter_context(
             open_site(
                 folder,
-                dict.fromkeys(CORES, {**trainer, "python": str(_recorded_python(folder))}),
+                {thing: {**trainer, "python": str(_recorded_python(folder))} for thing in CORES},
                 plain={PLAIN: {**trainer, "upload_bytes_per_second": UPLOAD_BYTES_PER_SECOND}},
                 fleet_name=FLEET,
                 parameters=PARAMETERS,
