@@ -64,7 +64,7 @@ def allows(statements: Iterable[Statement], need: Need) -> bool:
         resource_arn=need.resource,
         region=REGION,
         source_ip="127.0.0.1",
-        service_context={name: list(values) for name, values in need.keys},
+        service_context={name: list(of) if isinstance(of, tuple) else of for name, of in need.keys},
     )
     document = {"Version": "2012-10-17", "Statement": list(statements)}
     return bool(evaluate(context, [parse_policy_document(document)]).decision == "Allow")

@@ -14,11 +14,11 @@ NOT_FOUND = 404
 
 
 class Need(NamedTuple):
-    """An action on a resource, and the condition keys that come with it: ((name, values), ...)."""
+    """An action on a resource, and the condition keys that come with it, which have a value or values."""
 
     action: str
     resource: str
-    keys: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    keys: tuple[tuple[str, str | tuple[str, ...]], ...] = ()
 
 
 class Call(NamedTuple):
@@ -99,7 +99,7 @@ def _make_schedule(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
     yield Need(
         "scheduler:CreateSchedule", _arn("scheduler", f"schedule/{asked['GroupName']}/{asked['Name']}")
     )
-    passed = (("iam:passedtoservice", ("scheduler.amazonaws.com",)),)
+    passed = (("iam:passedtoservice", "scheduler.amazonaws.com"),)
     yield Need("iam:PassRole", asked["Target"]["RoleArn"], passed)
 
 
