@@ -6,6 +6,7 @@ recorded, and compared with the deployed policies: nothing is missing, and nothi
 used, but for what an AWS service does in their name (``BY_SERVICES``).
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from cloud_functions.metrics import Metric
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.e2e.conftest import FLEET, Watched
 from tests.permissions import scenario
@@ -145,6 +147,25 @@ def _record_cores(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(EmbeddedCloud, "client_with", client_with)
     recorder.record_broker(patch.setattr)
+
+
+def test_every_line_of_the_functions_names_run_round_and_device_and_every_metric_was_measured(
+    exercised: Exercised,
+) -> None:
+    log = exercised.cloud.log.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert all({"run", "round", "device"} <= line.keys() for line in lines)
+    # Of one round, all that its devices and functions did is found by its name.
+    of_first = {line["device"] for line in lines if (line["run"], line["round"]) == ("first", 1)}
+    assert of_first == {"", *scenario.THINGS}
+    measured = {
+        metric["Name"]
+        for line in lines
+        for directive in line.get("_aws", {}).get("CloudWatchMetrics", [])
+        for metric in directive["Metrics"]
+    }
+    assert measured == set(Metric) - {Metric.ACCURACY}  # the task of this site measures none
+    assert {line["Fleet"] for line in lines if "_aws" in line} == {FLEET}
 
 
 def test_nothing_that_was_asked_was_refused(exercised: Exercised) -> None:

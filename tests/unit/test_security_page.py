@@ -1,9 +1,13 @@
 """What docs/security.md claims is shown by tests that there are; docs/operations.md has every metric."""
 
 import re
+import shlex
+
+import pytest
 
 import package
 from cloud_functions.metrics import Metric
+from fedgrass.console.main import parse
 
 DOCS = package.ROOT / "docs"
 CLAIM = re.compile(r"\[test\]\(\.\./(tests/[^)]+)\):((?:\s*`test_[a-z0-9_]+`,?)+)")
@@ -16,6 +20,12 @@ def test_every_test_that_the_page_of_security_names_is_there() -> None:
     assert len(named) == len(re.findall(r"`test_[a-z0-9_]+`", page)) > 20
     absent = [name for path, name in named if f"def {name}(" not in (package.ROOT / path).read_text()]
     assert absent == []
+
+
+@pytest.mark.parametrize("page", ["operations.md", "security.md"])
+def test_every_command_in_a_line_of_the_page_is_understood(page: str) -> None:
+    for command in re.findall(r"`fedgrass ([a-z][^`]*)`", (DOCS / page).read_text()):
+        assert parse(shlex.split(command)), command
 
 
 def test_the_page_of_operations_has_every_metric() -> None:
