@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import event, settings
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -296,5 +297,5 @@ class RoundMachine(Laws):
         assert not self.fleet.sent, "messages come back although every lease has expired"
 
 
-TestRoundMachine = RoundMachine.TestCase
+TestRoundMachine = pytest.mark.slow(RoundMachine.TestCase)
 TestRoundMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
