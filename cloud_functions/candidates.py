@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.metrics import Metric
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection import Candidate
@@ -51,8 +52,16 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
 
 
 def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
-    """Yield every device that suits, one page of the table after the other."""
-    return filter(needs.suits, cloud.devices.seen_since(needs.seen_at_earliest))
+    """Yield every device that suits, one page of the table after the other.
+
+    How many are there is measured when all were looked at, since a sample does not tell it.
+    """
+    seen = 0
+    for device in cloud.devices.seen_since(needs.seen_at_earliest):
+        seen += 1
+        if needs.suits(device):
+            yield device
+    cloud.log.measure(Metric.DEVICES_SEEN, seen)
 
 
 def read(
@@ -117,6 +126,7 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
             yield device
 
     words = needs.explain(passing())
+    cloud.log.measure(Metric.DEVICES_SEEN, seen)
     if settings.task in tasks:
         return f"no device is as the run asks: {words}"
     return (

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from cloud_functions.log import Log
+from cloud_functions.metrics import of_ended
 from fedgrass.federation import message_versions, messages, topics
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures
@@ -26,7 +28,7 @@ class Cloud:
     publisher: Publisher
     alarms: Alarms
     now: Callable[[], int]  # milliseconds since the epoch
-    log: Callable[[str], None]
+    log: Log
     lease_seconds: float  # how long the worker that calls can live at most
     averages: bool = True  # whether this worker may read updates; another one averages otherwise
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
@@ -71,7 +73,7 @@ class Cloud:
         self.say(change)
 
     def tell_end(self, of: Round, text: str) -> None:
-        """Say that a round closed or was abandoned, with its figures."""
+        """Say that a round closed or was abandoned, with its figures, and measure it."""
         change = RoundChange(
             run=of.run,
             round=of.number,
@@ -81,11 +83,15 @@ class Cloud:
             figures=_figures(of),
         )
         self.say(change)
+        with self.log.about(of.run, of.number):
+            for metric, value in of_ended(of):
+                self.log.measure(metric, value)
 
     def say(self, change: RoundChange) -> None:
         """Say what is to be said of a run."""
         who = f" {change.device}:" if change.device else ""
-        self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+        with self.log.about(change.run, change.round, change.device):
+            self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
         self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
 
 
