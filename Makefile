@@ -1,9 +1,10 @@
 # Each target sets up all that it needs, in .venv, from constraints.txt; Python 3.11 or later is enough.
 #
 #   make demo        train a model over Greengrass devices on this machine
-#   make test        everything that can be tested here          make test-fast   the unit tests
+#   make test        everything that can be tested here          make test-fast   the quick unit tests
 #                    with real data, where there are: FEDGRASS_DATA=/folder/of/data/sets make test
 #   make check       style, types, who may import whom, the template
+#   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
 #
@@ -21,8 +22,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
+NO_VENV := "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv"
 
-.PHONY: demo test test-fast check bench chaos clean
+.PHONY: demo test test-fast check test-deploy bench chaos clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -31,7 +33,7 @@ test: $(VENV)/.for-tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
 test-fast: $(VENV)/.for-tests
-	$(BIN)/python -m pytest tests/unit $(OPTIONS)
+	$(BIN)/python -m pytest tests/unit -m "not slow" $(OPTIONS)
 
 check: $(VENV)/.for-tests
 	$(BIN)/ruff check
@@ -39,6 +41,21 @@ check: $(VENV)/.for-tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint template.yaml
+
+# Their tools want other versions of the same packages: each has an environment of its own.
+test-deploy: .venv-sam/.installed .venv-checkov/.installed
+	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
+	rm -rf .aws-sam
+	PYTHON=$(CURDIR)/.venv-sam/bin/python SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build
+	.venv-sam/bin/python .ci/check_sam_build.py
+	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation --file template.yaml
+
+.venv-%/.installed: .ci/constraints-%.txt
+	@echo "installing $* into .venv-$*"
+	@$(PYTHON) -m venv --clear .venv-$* || { echo $(NO_VENV) >&2; exit 1; }
+	@.venv-$*/bin/python -m pip --disable-pip-version-check --quiet install --requirement $< \
+	    || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@touch $@
 
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
@@ -52,7 +69,7 @@ chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
 
 clean:
-	rm -rf $(VENV) build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sam .venv-checkov .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -61,7 +78,7 @@ $(BIN)/python:
 	    || { echo "fedgrass needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip --version >/dev/null \
-	    || { rm -rf $(VENV); echo "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	    || { rm -rf $(VENV); echo $(NO_VENV) >&2; exit 1; }
 
 $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (PyTorch is the largest part; a minute or two)"

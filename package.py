@@ -5,6 +5,7 @@
                                                  the others below build/gdk/
     python3 package.py lambda                    the functions alone, for the embedded cloud
     python3 package.py lambda --dependencies     with numpy and the others, for AWS
+    python3 package.py lambda --dependencies --folder F     as a folder, for `sam build`
 
 The same tree gives the same bytes: entries are sorted, their times and permissions fixed. Needs nothing but
 the standard library (and pip for --dependencies), since GDK runs it with whatever Python it finds.
@@ -15,21 +16,25 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
 TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
-# A component's zip carries the federation and its own folder, and the predictor's the tasks: nothing else.
+# What all components' processes are made of.
+PROCESS = ("components/__init__.py", "components/component_process.py", "components/greengrass_ipc.py")
+# A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {
-    "com.fedgrass.Trainer": ("trainer", ("components/__init__.py", "components/trainer", *FEDERATION)),
+    "com.fedgrass.Trainer": ("trainer", (*PROCESS, "components/trainer", *FEDERATION)),
     "com.fedgrass.Predictor": (
         "predictor",
         (
-            "components/__init__.py",
+            *PROCESS,
             "components/predictor",
             *(f"components/trainer/{part}" for part in TASKS),
             *FEDERATION,
@@ -38,12 +43,12 @@ COMPONENTS = {
 }
 FUNCTIONS = ("cloud_functions", *FEDERATION)
 # What the functions import beyond boto3, which Lambda's own runtime has.
-FUNCTION_DEPENDENCIES = ("msgspec", "numpy", "safetensors", "xxhash")
+FUNCTION_DEPENDENCIES = ("aws-lambda-powertools", "msgspec", "numpy", "safetensors", "xxhash")
 LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
-_LEFT_OUT = {"__pycache__", "tests", "bin", "include"}
+_LEFT_OUT = {"__pycache__", "tests", "bin", "include", "Makefile"}
 
 
 def build_component(name: str, version: str, author: str, output: Path) -> None:
@@ -61,11 +66,28 @@ def build_component(name: str, version: str, author: str, output: Path) -> None:
 
 def build_functions(output: Path, architecture: str | None = None) -> None:
     """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
-    entries = list(_sources(FUNCTIONS))
-    if architecture:
-        folder = _install_dependencies(architecture)
-        entries += [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
-    write_zip(output, entries)
+    with _function_entries(architecture) as entries:
+        write_zip(output, entries)
+
+
+def build_function_folder(output: Path, architecture: str | None = None) -> None:
+    """Build the same as a folder, which `sam build` asks for and zips itself."""
+    with _function_entries(architecture) as entries:
+        for name, path in entries:
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+@contextmanager
+def _function_entries(architecture: str | None) -> Iterator[list[tuple[str, Path]]]:
+    # A folder of its own: `sam build --parallel` builds the functions at once.
+    with tempfile.TemporaryDirectory(prefix="fedgrass-dependencies-") as name:
+        folder = Path(name)
+        if architecture:
+            _install_dependencies(architecture, folder)
+        installed = [(path.relative_to(folder).as_posix(), path) for path in _files(folder)]
+        yield [*_sources(FUNCTIONS), *installed]
 
 
 def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
@@ -93,9 +115,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in found if not _LEFT_OUT & set(path.relative_to(folder).parts)]
 
 
-def _install_dependencies(architecture: str) -> Path:
-    folder = ROOT / "build" / "lambda" / f"dependencies-{architecture}"
-    shutil.rmtree(folder, ignore_errors=True)
+def _install_dependencies(architecture: str, folder: Path) -> None:
     machine = LAMBDA_MACHINES[architecture]
     platforms = [f"--platform={libraries}_{machine}" for libraries in LAMBDA_LIBRARIES]
     options = [*platforms, "--python-version", LAMBDA_PYTHON]
@@ -111,7 +131,6 @@ def _install_dependencies(architecture: str) -> Path:
     ]
     pins = ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt"), *FUNCTION_DEPENDENCIES]
     subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
-    return folder
 
 
 def _component_command(_arguments: argparse.Namespace) -> None:
@@ -135,8 +154,12 @@ def _component_command(_arguments: argparse.Namespace) -> None:
 
 
 def _lambda_command(arguments: argparse.Namespace) -> None:
+    architecture = arguments.architecture if arguments.dependencies else None
+    if arguments.folder:
+        build_function_folder(arguments.folder, architecture)
+        return
     output = ROOT / "build" / "lambda" / "cloud_functions.zip"
-    build_functions(output, arguments.architecture if arguments.dependencies else None)
+    build_functions(output, architecture)
     print(f"built {output} ({output.stat().st_size / 1e6:.1f} MB)")  # noqa: T201
 
 
@@ -152,6 +175,7 @@ def main() -> None:
     functions = commands.add_parser("lambda", help="the zip of the cloud functions")
     functions.add_argument("--dependencies", action="store_true", help="carry numpy and the others, for AWS")
     functions.add_argument("--architecture", choices=sorted(LAMBDA_MACHINES), default="x86_64")
+    functions.add_argument("--folder", type=Path, help="write a folder in place of the zip")
     functions.set_defaults(run=_lambda_command)
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from cloud_functions.log import Log
+from cloud_functions.metrics import of_ended
 from fedgrass.federation import messages, topics
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures
@@ -10,7 +12,7 @@ from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
 
-MOST_METRICS = 24  # that a message has room for
+_MEMORY_AT_REST = 200 * 1024**2  # bytes: the interpreter, what it imports, buffers
 _LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures have to fit
 
 
@@ -26,10 +28,16 @@ class Cloud:
     publisher: Publisher
     alarms: Alarms
     now: Callable[[], int]  # milliseconds since the epoch
-    log: Callable[[str], None]
+    log: Log
     lease_seconds: float  # how long the worker that calls can live at most
     averages: bool = True  # whether this worker may read updates; another one averages otherwise
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
+    memory_bytes: int = 10_240 * 1024**2  # that this worker has
+
+    @property
+    def largest_held(self) -> int:
+        """The bytes of the largest model of which this worker can hold the file and another made of it."""
+        return max(0, self.memory_bytes - _MEMORY_AT_REST) // 2
 
     def living_runs(self) -> Iterator[tuple[Run, Round | None]]:
         """Return each living run with its newest round."""
@@ -57,7 +65,7 @@ class Cloud:
         self.say(change)
 
     def tell_end(self, of: Round, text: str) -> None:
-        """Say that a round closed or was abandoned, with its figures."""
+        """Say that a round closed or was abandoned, with its figures, and measure it."""
         change = RoundChange(
             run=of.run,
             round=of.number,
@@ -67,17 +75,21 @@ class Cloud:
             figures=_figures(of),
         )
         self.say(change)
+        with self.log.about(of.run, of.number):
+            for metric, value in of_ended(of):
+                self.log.measure(metric, value)
 
     def say(self, change: RoundChange) -> None:
         """Say what is to be said of a run."""
         who = f" {change.device}:" if change.device else ""
-        self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+        with self.log.about(change.run, change.round, change.device):
+            self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
         self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
 
 
 def _figures(of: Round) -> RoundFigures:
     # Of each device a message brings 24 metrics at most, but all devices together may have more names.
-    metrics = dict(sorted(of.metrics.items())[:MOST_METRICS])
+    metrics = dict(sorted(of.metrics.items())[: messages.MOST_METRICS])
     return RoundFigures(
         asked=of.asked,
         accepted=of.accepted,

@@ -12,6 +12,7 @@ from cloud_functions.aws import IotPublisher, Queue, SchedulerAlarms
 from cloud_functions.cloud import Cloud
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.powertools_log import PowertoolsLog
 from cloud_functions.s3 import S3Bucket
 from cloud_functions.thing_groups import IotThingGroups
 from fedgrass.federation.division import Scale
@@ -48,12 +49,14 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         publisher=publisher,
         alarms=alarms,
         now=lambda: time.time_ns() // 1_000_000,
-        log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
+        log=_log(),
         averages=averages,
         scale=Scale(
+            group=int(os.environ["GROUP_SIZE"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
+        memory_bytes=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")) * _MEGABYTE,
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
     )
 
@@ -77,6 +80,16 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
 
 
 @cache
+def _log() -> PowertoolsLog:
+    return PowertoolsLog(os.environ["FLEET"])
+
+
+@cache
 def _client(service: str) -> Any:
-    session: Any = boto3.Session()
-    return session.client(service, config=_CONFIG)
+    return _session().client(service, config=_CONFIG)
+
+
+@cache
+def _session() -> Any:
+    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+    return boto3.Session()

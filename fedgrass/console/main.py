@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import core_commands, run_commands, task_commands
+from fedgrass.console import core_commands, deploy_commands, queue_commands, run_commands, task_commands
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     run_commands.add(commands)
     core_commands.add(commands)
     task_commands.add(commands)
+    queue_commands.add(commands)
+    deploy = commands.add_parser("deploy", help="bring the cloud and the devices into an AWS account")
+    deploy_commands.add_to(deploy.add_subparsers(required=True, metavar="what"))
     return made
 
 

@@ -11,9 +11,13 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fedgrass.console.deploy_artifacts import Artifacts
+from fedgrass.console.deploy_cloud import outputs_of
+from fedgrass.console.deploy_stack import Stack
+from fedgrass.console.deploy_template import packaged
+from fedgrass.console.stack import StackError
 from fedgrass.local.cloud_process import LOOPBACK, REGION, CloudProcess
-from fedgrass.local.deployment import Deployment
-from fedgrass.local.errors import CloudNotRunningError, ThingCreationError
+from fedgrass.local.errors import CloudNotRunningError, DeploymentError, ThingCreationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +26,9 @@ if TYPE_CHECKING:
 
     from mypy_boto3_iot import IoTClient
 
-ARTIFACT_BUCKET = "fedgrass-artifacts"
+ACCOUNT = "000000000000"  # MiniStack's
 DEPLOY_SECONDS = 120.0
+DEPLOY_POLL_SECONDS = 0.1
 # Calls of Lambda may take a minute; the pool lets a fleet upload at once.
 CLIENT_CONFIG = Config(
     connect_timeout=5,
@@ -53,8 +58,15 @@ class EmbeddedCloud:
     region = REGION
     iot_endpoint = "localhost"  # in the broker's certificate, and resolved on every machine
 
-    def __init__(self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0) -> None:
-        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port."""
+    def __init__(
+        self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0, enforces: bool = False
+    ) -> None:
+        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port.
+
+        `enforces` makes policies count: every role may do what its policies allow and nothing else, and so
+        may every certificate. `client` has the rights of the account's owner.
+        """
+        self.enforces = enforces
         self._state = state
         self._wanted_ports = (gateway_port, mqtt_port)
         self._running: CloudProcess | None = None
@@ -79,7 +91,7 @@ class EmbeddedCloud:
         """
         if self._running is not None:
             return
-        self._running = CloudProcess(self._state, *self._wanted_ports)
+        self._running = CloudProcess(self._state, *self._wanted_ports, enforces=self.enforces)
         try:
             self._running.wait_until_ready(timeout)
             self.root_ca.write_bytes(self._running.get_root_ca())
@@ -151,11 +163,23 @@ class EmbeddedCloud:
     ) -> dict[str, str]:
         """Create `stack` from a SAM template, `lambda_zip` being every function's code; return its outputs.
 
-        Raises DeploymentError, which names the failing resource and its reason.
+        It is what `fedgrass deploy cloud` does, in fewer steps. Raises DeploymentError, which names the
+        failing resource and its reason.
         """
-        s3, cloudformation = self.client("s3"), self.client("cloudformation")
-        deployment = Deployment(s3, cloudformation, self.endpoint_url, ARTIFACT_BUCKET)
-        return deployment.deploy(stack, template, lambda_zip, parameters, DEPLOY_SECONDS)
+        made = Stack(self.client("cloudformation"), stack, lambda _: None, DEPLOY_POLL_SECONDS)
+        artifacts = Artifacts(self.client("s3"), ACCOUNT, stack)
+        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+        try:
+            if made.check() != "CREATE":
+                message = f"the stack {stack!r} exists already"
+                raise DeploymentError(message)
+            artifacts.prepare()
+            url = artifacts.upload_template(packaged(template, lambda_zip, artifacts.upload))
+            made.apply(url, given, DEPLOY_SECONDS)
+            return outputs_of(made.describe())
+        except (ClientError, BotoCoreError, StackError) as exc:
+            message = f"stack {stack!r} from {template}: {exc}"
+            raise DeploymentError(message) from exc
 
     def create_thing(self, name: str, folder: Path, policy: str) -> ThingCertificate:
         """Make an IoT thing with a certificate under `policy`, which must exist; write its files to `folder`.

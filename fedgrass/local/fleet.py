@@ -5,7 +5,6 @@ what they run, the components, are processes of their own.
 """
 
 import asyncio
-import json
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -21,6 +20,7 @@ from fedgrass.local.core_control import Outside
 from fedgrass.local.core_errors import IotConnectionError
 from fedgrass.local.core_presence import CorePresence
 from fedgrass.local.core_settings import CoreSettings
+from fedgrass.local.device_role import assume
 from fedgrass.local.faults import Faults
 from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.nucleus import GreengrassCore
@@ -39,16 +39,13 @@ class DeviceCredentials:
     """The device role's credentials, narrowed to what the role allows one thing.
 
     On AWS the credentials provider fills ``${credentials-iot:ThingName}`` into the role's policy. The
-    embedded cloud has no such provider: an inline session policy narrows the role to the same.
+    embedded cloud has no such provider: the same is done here; see device_role.py.
     """
 
-    def __init__(
-        self, cloud: EmbeddedCloud, role_arn: str, bucket: str, thing: str, endpoint_url: str
-    ) -> None:
+    def __init__(self, cloud: EmbeddedCloud, role_arn: str, thing: str, endpoint_url: str) -> None:
         self._cloud = cloud
         self._role_arn = role_arn
         self._endpoint_url = endpoint_url
-        self._policy = json.dumps(_session_policy(bucket, thing))
         self._thing = thing
         self._lock = threading.Lock()
         self._current: dict[str, str] = {}
@@ -71,9 +68,7 @@ class DeviceCredentials:
             return self._s3
 
     def _renew(self) -> None:
-        answer = self._cloud.client("sts").assume_role(
-            RoleArn=self._role_arn, RoleSessionName=self._thing[:64], Policy=self._policy
-        )["Credentials"]
+        answer = assume(self._cloud, self._role_arn, self._thing)
         self._expires = answer["Expiration"]
         self._current = {
             "AccessKeyId": answer["AccessKeyId"],
@@ -82,16 +77,6 @@ class DeviceCredentials:
             "Expiration": answer["Expiration"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         self._s3 = None
-
-
-def _session_policy(bucket: str, thing: str) -> dict[str, object]:
-    put = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-    own, models = f"arn:aws:s3:::{bucket}/updates/{thing}/*", f"arn:aws:s3:::{bucket}/models/*"
-    statements = [
-        {"Effect": "Allow", "Action": put, "Resource": own},
-        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": models},
-    ]
-    return {"Version": "2012-10-17", "Statement": statements}
 
 
 @dataclass(frozen=True)
@@ -246,8 +231,7 @@ class Fleet:
         await core.wait_for(build.name, "RUNNING", START_SECONDS)
 
     def _credentials(self, thing: str) -> DeviceCredentials:
-        role, bucket = self._stack["DeviceRoleArn"], self._stack["BucketName"]
-        return DeviceCredentials(self._cloud, role, bucket, thing, self._endpoint_url)
+        return DeviceCredentials(self._cloud, self._stack["DeviceRoleArn"], thing, self._endpoint_url)
 
     async def _publish(self, message: IotMessage) -> None:
         """Say something as the cloud. Raises IotConnectionError."""

@@ -63,7 +63,10 @@ def sockets() -> list[Path]:
 
 
 class Claim:
-    """Holds a control socket's name for one process, until it lets go of it or dies."""
+    """Holds a control socket's name for one process, until it lets go of it or dies.
+
+    The lock is on a file beside the socket, which whoever holds it takes away at the end.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises NameTakenError if another process holds it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fedgrass.local.deployment import read_template
+from fedgrass.console.deploy_template import read_template
 
 PROJECT = Path(__file__).parents[2]
 FLEET = "garden"
@@ -27,7 +27,10 @@ def rule(path: Path) -> dict[str, Any]:
 def sql(path: Path) -> str:
     """Return a rule's SQL for the fleet ``garden``, on one line, with the template's own defaults."""
     text = re.sub(r"\s+", " ", rule(path)["Sql"]["Fn::Sub"]).replace("${FleetName}", FLEET)
-    return text.replace("${ForgetSeconds}", str(template()["Parameters"]["ForgetSeconds"]["Default"])).strip()
+    parameters = template()["Parameters"]
+    for name in ("ForgetSeconds", "TurnaroundRetentionDays"):
+        text = text.replace(f"${{{name}}}", str(parameters[name]["Default"]))
+    return text.strip()
 
 
 def topic_filter(path: Path) -> str:

@@ -1,0 +1,61 @@
+"""Whether what `sam build` made can be deployed: the handlers, their packages, the files that are included.
+
+    .venv-sam/bin/python .ci/check_sam_build.py        in the project's folder, after `sam build`
+
+`sam build` itself succeeds whatever a makefile leaves in its folder.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from samcli.yamlhelper import yaml_parse
+
+BUILT = Path(".aws-sam/build")
+LARGEST = 250 * 1024**2  # bytes that Lambda unpacks
+PACKAGES = ("cloud_functions", "fedgrass/federation", "msgspec", "numpy", "safetensors", "xxhash")
+
+
+def main() -> None:
+    """Exit with what is wrong, or say what was looked at."""
+    template = yaml_parse((BUILT / "template.yaml").read_text())
+    functions = {
+        name: resource["Properties"]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    wrong = [line for name, properties in functions.items() for line in _mistakes(name, properties)]
+    missing = [place for place in _included(template) if not (BUILT / place).is_file()]
+    wrong += [f"{place} is included and is not there" for place in missing]
+    if wrong or not functions:
+        sys.exit("\n".join(wrong) or "sam build made no function")
+    print(f"sam build: {', '.join(functions)} can be deployed")  # noqa: T201  # run by make
+
+
+def _mistakes(name: str, properties: dict[str, Any]) -> Iterator[str]:
+    folder = BUILT / properties["CodeUri"]
+    handler = folder / Path(*properties["Handler"].split(".")[:-1]).with_suffix(".py")
+    if not handler.is_file():
+        yield f"{name}: its handler {handler} is not there"
+    for package in PACKAGES:
+        if not (folder / package).is_dir():
+            yield f"{name}: {folder} has no {package}"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > LARGEST:
+        yield f"{name}: {size / 1e6:.0f} MB, which Lambda does not take"
+
+
+def _included(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("Name") == "AWS::Include":
+            yield node["Parameters"]["Location"]
+        for value in node.values():
+            yield from _included(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _included(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The bucket for what a stack is deployed from: the functions' zip, the rules, the template itself."""
+
+import hashlib
+import json
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from fedgrass.console.stack import StackError
+
+KEPT_DAYS = 30  # CloudFormation reads an artifact while it deploys, and never again
+_MISSING = frozenset({"404", "NoSuchBucket", "NotFound"})
+_FOREIGN = frozenset({"403", "AccessDenied", "Forbidden", "BucketAlreadyExists"})
+_ELSEWHERE = frozenset({"301", "PermanentRedirect", "400", "AuthorizationHeaderMalformed"})
+
+
+class Artifacts:
+    """A bucket for artifacts, below a prefix per stack.
+
+    Args:
+        s3: the boto3 client.
+        account: the 12 digits of the account that has to own the bucket.
+        stack: whose artifacts they are.
+        bucket: a bucket that exists; nothing takes the one named after account and region, which is made
+            when it is needed.
+    """
+
+    def __init__(self, s3: Any, account: str, stack: str, bucket: str = "") -> None:
+        self._s3 = s3
+        self._account = account
+        self._region: str = s3.meta.region_name
+        self.own = not bucket
+        self.bucket = bucket or f"fedgrass-artifacts-{account}-{self._region}"
+        self.prefix = f"{stack}/"
+        self._made = False
+        self._new: list[str] = []
+
+    def exists(self) -> bool:
+        """Return whether the bucket is there.
+
+        Raises:
+            StackError: it belongs to another account or lies in another region.
+        """
+        try:
+            answer = self._s3.head_bucket(Bucket=self.bucket, ExpectedBucketOwner=self._account)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in _MISSING:
+                return False
+            if code in _FOREIGN | _ELSEWHERE:
+                raise self._refused(error) from error
+            raise
+        region = answer.get("BucketRegion", self._region)
+        if region != self._region:
+            message = f"the bucket {self.bucket!r} lies in {region}, the stack in {self._region}"
+            message += (
+                ": artifacts have to lie in the stack's region; name another --artifact-bucket, or none"
+            )
+            raise StackError(message)
+        return True
+
+    def prepare(self) -> None:
+        """Make the bucket if it is ours to make. Raises StackError, and leaves no bucket half-made."""
+        if self.exists():
+            return
+        if not self.own:
+            message = f"there is no bucket {self.bucket!r} in account {self._account}: make it, or leave"
+            message += " --artifact-bucket away for one that is made and removed by itself"
+            raise StackError(message)
+        place = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
+        try:
+            self._s3.create_bucket(Bucket=self.bucket, **({} if self._region == "us-east-1" else place))
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _FOREIGN:
+                raise self._refused(error) from error
+            raise
+        self._made = True
+        try:
+            self._guard()
+        except BaseException:
+            self._s3.delete_bucket(Bucket=self.bucket)
+            raise
+
+    def _guard(self) -> None:
+        closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+        self._s3.put_public_access_block(
+            Bucket=self.bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+        )
+        arn = f"arn:{self._s3.meta.partition}:s3:::{self.bucket}"
+        without_tls = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": [arn, f"{arn}/*"],
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [without_tls]})
+        self._s3.put_bucket_policy(Bucket=self.bucket, Policy=policy)
+        rule = {
+            "ID": "expire",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "Expiration": {"Days": KEPT_DAYS},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+        }
+        self._s3.put_bucket_lifecycle_configuration(
+            Bucket=self.bucket, LifecycleConfiguration={"Rules": [rule]}
+        )
+
+    def upload(self, body: bytes, ending: str) -> str:
+        """Store a file under its own checksum; return its address, ``s3://bucket/key``."""
+        return f"s3://{self.bucket}/{self._put(body, ending)}"
+
+    def upload_template(self, body: bytes) -> str:
+        """Store a template; return the address at which CloudFormation reads it, with ``https``."""
+        return f"{self._s3.meta.endpoint_url}/{self.bucket}/{self._put(body, '.template.json')}"
+
+    def _put(self, body: bytes, ending: str) -> str:
+        key = f"{self.prefix}{hashlib.sha256(body).hexdigest()}{ending}"
+        try:
+            self._s3.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in _MISSING:
+                raise
+            self._new.append(key)
+        # Also if it is there: its time to expire begins anew.
+        self._s3.put_object(Bucket=self.bucket, Key=key, Body=body, ExpectedBucketOwner=self._account)
+        return key
+
+    def take_back(self) -> None:
+        """Remove what this deployment brought: its files, and the bucket if it made it."""
+        for key in self._new:
+            self._s3.delete_object(Bucket=self.bucket, Key=key)
+        self._new.clear()
+        if self._made:
+            self._s3.delete_bucket(Bucket=self.bucket)
+            self._made = False
+
+    def keys(self) -> list[str]:
+        """Return the keys of the stack's artifacts; none if there is no bucket."""
+        if not self.exists():
+            return []
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def remove(self) -> bool:
+        """Remove the stack's artifacts, and our own bucket with the last ones; return whether that was so."""
+        for key in self.keys():
+            self._s3.delete_object(Bucket=self.bucket, Key=key)
+        if not self.own or not self.exists():
+            return False
+        if self._s3.list_objects_v2(Bucket=self.bucket, MaxKeys=1).get("KeyCount", 0):
+            return False  # other stacks' artifacts
+        self._s3.delete_bucket(Bucket=self.bucket)
+        return True
+
+    def _refused(self, error: ClientError) -> StackError:
+        code = error.response["Error"]["Code"]
+        why = (
+            f"does not lie in {self._region}"
+            if code in _ELSEWHERE
+            else f"belongs to another account than {self._account}, or these credentials may not use it"
+        )
+        return StackError(f"the bucket {self.bucket!r} {why}: name a --artifact-bucket of your own ({code})")
