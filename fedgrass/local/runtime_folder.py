@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -81,16 +80,10 @@ class Claim:
             self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
-            with suppress(OSError):  # others are in it, or it is gone already
-                self._file.parent.rmdir()
 
     def _try(self) -> int | None:
         """Return the file's descriptor once it is locked; None if another process has just removed it."""
-        try:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            runtime_folder()  # the last core has just gone, and the folder with it
-            return None
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A lock on a file that its former holder has removed meanwhile keeps nobody else out.
