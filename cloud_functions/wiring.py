@@ -51,9 +51,11 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
         averages=averages,
         scale=Scale(
+            group=int(os.environ["GROUP_SIZE"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
+        memory_bytes=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")) * _MEGABYTE,
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
     )
 
@@ -78,5 +80,10 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
 
 @cache
 def _client(service: str) -> Any:
-    session: Any = boto3.Session()
-    return session.client(service, config=_CONFIG)
+    return _session().client(service, config=_CONFIG)
+
+
+@cache
+def _session() -> Any:
+    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+    return boto3.Session()
