@@ -1,7 +1,7 @@
 # Each target sets up all that it needs, in .venv, from constraints.txt; Python 3.11 or later is enough.
 #
 #   make demo        train a model over Greengrass devices on this machine
-#   make test        everything that can be tested here          make test-fast   the unit tests
+#   make test        everything that can be tested here          make test-fast   the quick unit tests
 #                    with real data, where there are: FEDGRASS_DATA=/folder/of/data/sets make test
 #   make check       style, types, who may import whom, the template
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
@@ -33,7 +33,7 @@ test: $(VENV)/.for-tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
 test-fast: $(VENV)/.for-tests
-	$(BIN)/python -m pytest tests/unit $(OPTIONS)
+	$(BIN)/python -m pytest tests/unit -m "not slow" $(OPTIONS)
 
 check: $(VENV)/.for-tests
 	$(BIN)/ruff check

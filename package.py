@@ -26,13 +26,15 @@ ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
 TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
-# A component's zip carries the federation and its own folder, and the predictor's the tasks: nothing else.
+# What all components' processes are made of.
+PROCESS = ("components/__init__.py", "components/component_process.py", "components/greengrass_ipc.py")
+# A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {
-    "com.fedgrass.Trainer": ("trainer", ("components/__init__.py", "components/trainer", *FEDERATION)),
+    "com.fedgrass.Trainer": ("trainer", (*PROCESS, "components/trainer", *FEDERATION)),
     "com.fedgrass.Predictor": (
         "predictor",
         (
-            "components/__init__.py",
+            *PROCESS,
             "components/predictor",
             *(f"components/trainer/{part}" for part in TASKS),
             *FEDERATION,

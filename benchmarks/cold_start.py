@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "REPLIES_QUEUE_ARN": "arn:aws:sqs:us-east-1:000000000000:replies",
     "REPLIES_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/replies",
     "JOBS_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/jobs",
+    "GROUP_SIZE": "64",
     "GROUPED_MEGABYTES": "2048",
     "SHARDED_MEGABYTES": "256",
     "AWS_DEFAULT_REGION": "us-east-1",

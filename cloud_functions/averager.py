@@ -1,16 +1,18 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
-Reads the reply queue: what the reply rule wrote of devices' completions and statuses, and the alarms of
-rounds whose deadline has passed; and the queue of jobs, parts of large averages that others hand over.
+Reads the reply queue: what the reply rule wrote of devices' completions and statuses, the alarms of rounds
+whose deadline has passed, and the sweep over all living runs; and the queue of jobs, parts of large averages
+that others hand over.
 """
 
 import base64
 import json
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from cloud_functions import coordinator, division, replies, wiring
+from cloud_functions import coordinator, division, replies, sweeping, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
@@ -33,12 +35,13 @@ _NAMED = msgspec.json.Decoder(_Named)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Take a batch of replies and alarms."""
+    """Take a batch of replies and alarms; drive the runs on once, when all its replies are counted."""
     cloud = wiring.cloud(context)
-    return each_record(event, cloud.log, lambda body: _take(cloud, body))
+    return each_record(event, cloud.log, partial(take, cloud), partial(_drive, cloud))
 
 
-def _take(cloud: Cloud, body: str) -> None:
+def take(cloud: Cloud, body: str) -> str | None:
+    """Take a message; return the run that may go on because of it, if that is not done yet."""
     said = json.loads(body)
     if "alarm" in said:
         alarm = msgspec.convert(said["alarm"], Alarm)
@@ -48,15 +51,23 @@ def _take(cloud: Cloud, body: str) -> None:
         reminder = msgspec.convert(said["reminder"], Reminder)
         with cloud.log.about(reminder.run, reminder.round):
             coordinator.look_after(cloud, reminder)
+    elif "sweep" in said:
+        sweeping.sweep(cloud)
     elif "job" in said:
         job = msgspec.convert(said["job"], Job)
         with cloud.log.about(job.run, job.round):
             division.work(cloud, job)
     else:
-        _reply(cloud, said)
+        return _reply(cloud, said)
+    return None
 
 
-def _reply(cloud: Cloud, said: dict[str, Any]) -> None:
+def _drive(cloud: Cloud, run: str) -> None:
+    with cloud.log.about(run):
+        coordinator.advance(cloud, run)
+
+
+def _reply(cloud: Cloud, said: dict[str, Any]) -> str | None:
     message = DeviceMessage(
         kind=Kind(said["kind"]),
         device=said["device"],
@@ -67,10 +78,7 @@ def _reply(cloud: Cloud, said: dict[str, Any]) -> None:
     named = _named(message.payload)
     with cloud.log.about(named.run, named.round, message.device):
         cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-        run = replies.take(cloud, message)
-    if run:
-        with cloud.log.about(run, named.round):
-            coordinator.advance(cloud, run)
+        return replies.take(cloud, message)
 
 
 def _named(payload: bytes) -> _Named:

@@ -9,6 +9,7 @@ import msgspec
 
 from cloud_functions import closing, groups, making, new_model, shards
 from cloud_functions.cloud import Cloud
+from cloud_functions.combining import BadSums
 from cloud_functions.making import BadReplies, Making
 from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
@@ -76,11 +77,21 @@ def _made(begun: Making, replies: list[Participant]) -> new_model.Made | None:
     if cut := shards.of(begun):
         shards.hand_over(begun, replies, cut)
         return None
-    cloud, leased = begun.cloud, begun.round
-    done = list(groups.finished(cloud, leased, replies))
-    summed = {device for group in done for device in group.devices}
-    rest = [reply for reply in replies if reply.device not in summed]
-    return new_model.make(begun, rest, [groups.sum_of(cloud, group) for group in done])
+    spoilt: dict[int, str] = {}
+    while True:
+        done = groups.finished(begun.cloud, begun.round, replies, spoilt)
+        summed = {device for group in done.values() for device in group.devices}
+        rest = [reply for reply in replies if reply.device not in summed]
+        if done:
+            text = f"{len(summed)} updates were summed in {len(done)} groups, {len(rest)} are read"
+            begun.cloud.tell(begun.round, text)
+        try:
+            return new_model.make(begun, rest, groups.sums_of(begun, done))
+        except BadSums as bad:  # each time there is a group less
+            found = {list(done)[place]: text for place, text in bad.refused.items()}
+            for number, text in found.items():
+                begun.cloud.tell(begun.round, f"group {number} is of no use, its updates are read: {text}")
+            spoilt |= found
 
 
 def _without(leased: Round, refused: int) -> Round:

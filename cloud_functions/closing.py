@@ -102,20 +102,24 @@ def _figures(closed: Round) -> str:
 
 
 def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
-    """Return what the counted devices measured, each metric weighted by their examples.
+    """Return what the counted devices measured, each metric weighted by the examples that it is a mean of.
 
-    ``loss`` and ``accuracy`` are of the global model before the round, ``train_loss`` of the local models.
+    ``loss`` and ``accuracy`` are of the global model before the round, ``local_loss`` and ``local_accuracy``
+    of the devices' own models after it: weighted by the examples evaluated. ``train_loss`` is what training
+    reports: weighted by the examples trained on.
     """
     found: dict[str, list[tuple[float, int]]] = {}
-    for participant in participants:
-        if participant.state is Participation.REPLIED:
-            for name, value in participant.metrics.items():
-                found.setdefault(name, []).append((value, participant.examples))
+    for part in participants:
+        if part.state is Participation.REPLIED:
+            evaluated = part.examples if part.examples_evaluated is None else part.examples_evaluated
+            for name, value in part.reported.items():
+                examples = part.examples if name in part.train_metrics else evaluated
+                found.setdefault(name, []).append((value, examples))
     means = {}
     for name, measured in found.items():
-        examples = sum(count for _, count in measured)
-        # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
-        means[name] = math.fsum(value * (count / examples) for value, count in measured)
+        if examples := sum(count for _, count in measured):  # a mean of no examples says nothing
+            # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
+            means[name] = math.fsum(value * (count / examples) for value, count in measured)
     return means
 
 

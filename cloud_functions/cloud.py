@@ -12,7 +12,7 @@ from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
 
-MOST_METRICS = 24  # that a message has room for
+_MEMORY_AT_REST = 200 * 1024**2  # bytes: the interpreter, what it imports, buffers
 _LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures have to fit
 
 
@@ -32,6 +32,12 @@ class Cloud:
     lease_seconds: float  # how long the worker that calls can live at most
     averages: bool = True  # whether this worker may read updates; another one averages otherwise
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
+    memory_bytes: int = 10_240 * 1024**2  # that this worker has
+
+    @property
+    def largest_held(self) -> int:
+        """The bytes of the largest model of which this worker can hold the file and another made of it."""
+        return max(0, self.memory_bytes - _MEMORY_AT_REST) // 2
 
     def living_runs(self) -> Iterator[tuple[Run, Round | None]]:
         """Return each living run with its newest round."""
@@ -83,7 +89,7 @@ class Cloud:
 
 def _figures(of: Round) -> RoundFigures:
     # Of each device a message brings 24 metrics at most, but all devices together may have more names.
-    metrics = dict(sorted(of.metrics.items())[:MOST_METRICS])
+    metrics = dict(sorted(of.metrics.items())[: messages.MOST_METRICS])
     return RoundFigures(
         asked=of.asked,
         accepted=of.accepted,

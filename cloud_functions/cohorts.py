@@ -1,21 +1,18 @@
 """Whom a round asks: the candidates, what the run knows of them, and the strategy's choice."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
 
+from cloud_functions import candidates
 from cloud_functions.cloud import Cloud
-from cloud_functions.metrics import Metric
 from fedgrass.federation import object_keys
-from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, Work
 from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
 from fedgrass.federation.selection.filters import Requirements, rested
-from fedgrass.federation.selection.where import parse_expression
-from fedgrass.federation.settings import RunSettings
 
 ROUNDS_REMEMBERED = 20  # of a run's history: what a device did before counts for nothing any more
 
@@ -65,125 +62,48 @@ def _keep_once(cloud: Cloud, run: Run, step: Open, cohort: Cohort) -> Cohort:
 
 
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
-    """Choose whom a round of training asks: never a device that is held out."""
-    needs = requirements(cloud, run.settings)
-    suitable = _suitable(run, needs, _read(cloud, run, needs, rng, len(run.settings.held_out)))
-    wanted = run.settings.cohort(len(suitable))
-    chosen = _choose(cloud, run, suitable, run.settings.asked(wanted, len(suitable)), rng)
+    """Choose whom a round of training asks."""
+    settings, needs = run.settings, candidates.requirements(cloud, run.settings)
+    if settings.selection == "all" and not settings.cool_down_rounds:  # the names alone are held
+        names = sorted(device.device for device in candidates.everybody(cloud, needs))
+        return Cohort(names, len(names))
+    to_read = None
+    if settings.count is not None:
+        to_read = _to_read(run, needs, settings.asked(settings.count, settings.count * 10))
+    found = candidates.read(cloud, needs, to_read, rng)
+    wanted = settings.cohort(len(found))
+    chosen = _choose(cloud, run, found, settings.asked(wanted, len(found)), rng)
     return Cohort(chosen, min(wanted, len(chosen)))
 
 
 def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
-    """Choose who evaluates: the devices that are held out, or a share of all."""
-    names = sorted(device.device for device in candidates(cloud, run.settings))
-    if run.settings.held_out:
-        chosen = sorted(set(names) & set(run.settings.held_out))
+    """Choose who evaluates: the devices that are held out, a number of devices, or a share of all."""
+    settings, needs = run.settings, candidates.requirements(cloud, run.settings, Work.EVALUATE)
+    if settings.held_out:
+        chosen = candidates.named(cloud, needs, settings.held_out)
+        return Cohort(chosen, len(chosen), Work.EVALUATE)
+    if settings.evaluate_count is not None:
+        found = candidates.read(cloud, needs, settings.evaluate_count, rng)
+        names, share = sorted(device.device for device in found), settings.evaluate_count
     else:
-        share = max(int(len(names) * run.settings.evaluate_fraction), 1)
-        chosen = sorted(rng.sample(names, min(share, len(names))))
+        names = sorted(device.device for device in candidates.everybody(cloud, needs))
+        share = max(int(len(names) * settings.evaluate_fraction), 1)
+    chosen = sorted(rng.sample(names, min(share, len(names))))
     return Cohort(chosen, len(chosen), Work.EVALUATE)
 
 
 def choose_others(cloud: Cloud, run: Run, current: Round, known: set[str], wanted: int) -> list[str]:
-    """Choose at most ``wanted`` devices that are not ``known`` to the round yet; none to evaluate."""
+    """Choose at most ``wanted`` devices that are not ``known`` to the round yet; none to evaluate.
+
+    Whatever the run asks in its rounds, here it asks for a number: a sample is read until so many are found
+    that the round does not know.
+    """
     if current.work is Work.EVALUATE:
         return []
     rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
-    needs = requirements(cloud, run.settings)
-    found = _read(cloud, run, needs, rng, len(known) + len(run.settings.held_out))
-    free = [device for device in _suitable(run, needs, found) if device.device not in known]
+    needs = candidates.requirements(cloud, run.settings)
+    free = candidates.read(cloud, needs, _to_read(run, needs, wanted), rng, known)
     return _choose(cloud, run, free, min(wanted, len(free)), rng)[:wanted]
-
-
-def _suitable(run: Run, needs: Requirements, found: list[Candidate]) -> list[Candidate]:
-    """Return those of the devices that a round of training may ask."""
-    held_out = set(run.settings.held_out)
-    return [device for device in found if needs.suits(device) and device.device not in held_out]
-
-
-def candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
-    """Return every device that a round of these settings could ask now."""
-    suits = requirements(cloud, settings).suits
-    return [device for device in _seen(cloud, settings) if suits(device)]
-
-
-def some_candidates(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
-    """Return devices that a round of these settings could ask now: a cohort, if there are so many."""
-    if settings.count is None:
-        return candidates(cloud, settings)
-    suits, rng = requirements(cloud, settings).suits, random.Random(0)  # noqa: S311 - whether there are some
-    found = cloud.devices.sample(_earliest(cloud, settings), settings.count, rng, suits)
-    return [device for device in found if suits(device)]
-
-
-def requirements(cloud: Cloud, settings: RunSettings) -> Requirements:
-    """Return what a run's settings ask of a device before any strategy chooses.
-
-    The thing group is read here, once per choice: a device that joins it is asked from the next round on.
-    """
-    return Requirements(
-        task=settings.task,
-        seen_at_earliest=_earliest(cloud, settings),
-        minimum_examples=settings.minimum_examples,
-        where=parse_expression(settings.where) if settings.where else None,
-        things=_members(cloud, settings) or frozenset() if settings.thing_group else None,
-        cool_down_rounds=settings.cool_down_rounds,
-    )
-
-
-def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
-    """Return the things of the run's group; None if there is no such group (any more)."""
-    try:
-        return cloud.thing_groups.members(settings.thing_group)
-    except KeyError:
-        return None
-
-
-def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
-    """Return why there is no candidate, in words that say what to do."""
-    if work is Work.EVALUATE and settings.held_out and candidates(cloud, settings):
-        names = ", ".join(settings.held_out)
-        return f"of the run's held_out devices none is there that could be asked: {names}"
-    if settings.thing_group and _members(cloud, settings) is None:
-        return (
-            f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "
-            "in this region: create it, add things to it, or name another"
-        )
-    seen = _seen(cloud, settings)
-    if any(settings.task in device.tasks for device in seen):
-        return f"no device is as the run asks: {requirements(cloud, settings).explain(seen)}"
-    tasks = ", ".join(sorted({task for device in seen for task in device.tasks})) or "none"
-    return (
-        f"no device with the task {settings.task!r} was seen in the last {settings.seen_within_seconds} s; "
-        f"{len(seen)} devices were, with the tasks: {tasks}. Name one of those, or configure the task in "
-        "the trainer component's `tasks`"
-    )
-
-
-def check_metric(settings: RunSettings, found: Sequence[Candidate]) -> None:
-    """Check that somebody reports the metric that ends a run, as far as that is known.
-
-    Raises:
-        SettingsError: some of the candidates say what they report, and none of them reports it.
-    """
-    reported = sorted({name for candidate in found for name in candidate.metrics})
-    if settings.target_metric and reported and settings.target_metric not in reported:
-        message = (
-            f"the run's target_metric is {settings.target_metric!r}, which no device reports; they report: "
-            f"{', '.join(reported)}. If a new version of the task has it, train a round without it first"
-        )
-        raise SettingsError(message)
-
-
-def _seen(cloud: Cloud, settings: RunSettings) -> list[Candidate]:
-    """Return all devices that were seen lately enough; measured, since a sample does not tell how many."""
-    found = cloud.devices.seen_since(_earliest(cloud, settings))
-    cloud.log.measure(Metric.DEVICES_SEEN, len(found))
-    return found
-
-
-def _earliest(cloud: Cloud, settings: RunSettings) -> int:
-    return cloud.now() - settings.seen_within_seconds * 1000
 
 
 def _rng(run: Run, occasion: str) -> random.Random:
@@ -191,16 +111,10 @@ def _rng(run: Run, occasion: str) -> random.Random:
     return random.Random(f"{run.name}/{occasion}")  # noqa: S311
 
 
-def _read(cloud: Cloud, run: Run, needs: Requirements, rng: random.Random, beside: int) -> list[Candidate]:
-    """Read the devices: a sample where the cohort is a count, so that a large fleet is not read whole."""
-    settings, pool = run.settings, None
-    if settings.count is not None:
-        asked = settings.asked(settings.count, settings.count * 10)
-        pool = strategy(settings.selection, settings.selection_options).pool(asked + beside)
-    if pool is None:
-        return _seen(cloud, settings)
-    wanted = needs.to_read(pool, settings.count or 0)
-    return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, needs.suits)
+def _to_read(run: Run, needs: Requirements, asked: int) -> int | None:
+    """Return how many devices the run's strategy needs to choose ``asked`` of them; None: all."""
+    pool = strategy(run.settings.selection, run.settings.selection_options).pool(asked)
+    return None if pool is None else needs.to_read(pool, run.settings.count or asked)
 
 
 def _choose(cloud: Cloud, run: Run, found: list[Candidate], count: int, rng: random.Random) -> list[str]:
@@ -243,6 +157,6 @@ def _after(known: _Past, participant: Participant, since: int) -> _Past:
     return msgspec.structs.replace(
         asked,
         average_seconds=average_turnaround(known.average_seconds, participant.turnaround_seconds),
-        loss=participant.metrics.get("loss", known.loss),
+        loss=participant.reported.get("loss", known.loss),
         rounds_since_measured=since,
     )

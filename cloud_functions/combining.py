@@ -1,21 +1,26 @@
 """The arithmetic of a round: slice by slice, all good updates become one change of the global model.
 
-Updates stand in the order of their devices' names, whatever order they came in, and are added in groups of
-``GROUP``: a group by one matrix-vector product, the groups in float64. So the same set of updates gives the
-same bytes. Models of up to ``EXACT_BYTES`` are averaged in float64, where that costs nothing. The products of
-larger ones are in float32: with weights that sum to 1, the error of a value is then at most
-(GROUP + 3) * 2^-24 times the weighted mean of the absolute values, however many devices there are.
+Updates stand in the order of their devices' names, whatever order they came in, and are added in an order
+that their places fix. So the same set of updates gives the same bytes. Models of up to ``EXACT_BYTES`` are
+averaged in float64, where that costs nothing. Larger ones are added in float32: with weights that sum to 1,
+the error of a value is then at most (ROUNDINGS + 1) * 2^-24 times the weighted mean of the absolute values,
+however many devices there are, since sums of ``adding.WAVE`` updates are added in float64.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_functions.adding import Sums, bytes_per_value, lanes_for
 from cloud_functions.bad_values import look_closely, not_finite
-from cloud_functions.lanes import AHEAD, Block, Lanes, Readable
+from cloud_functions.blocks import Block, Blocks
+from cloud_functions.lanes import AHEAD, WIDEST, Lanes, Readable
 from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
@@ -23,10 +28,10 @@ from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
 from fedgrass.federation.weights import DTYPES, Layout
 
-GROUP = 16  # updates in one product
+TOGETHER = 16  # updates whose lengths are measured in one block
 EXACT_BYTES = 16 * 1024**2
-_WIDE = 8  # bytes of a float64
-SMALLEST_BUFFERS = 16 * 1024**2  # bytes of all blocks together; for larger models half a model
+SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows together; for larger models the model's
+LARGEST_BUFFERS = 256 * 1024**2
 
 Floats = NDArray[np.float64]
 Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
@@ -40,17 +45,24 @@ class BadUpdates(Exception):  # it is no error of anybody's who calls: the other
         self.refused = refused
 
 
-class Change(NamedTuple):
+@dataclass
+class Change:
     """One slice of the result, in float64: ``total`` and ``model`` have the shape (L,).
 
     ``total`` is the change of ``model``, the values before the round, plus ``share`` times those values: full
-    weights are summed as they are, changes have the share 0.
+    weights are summed as they are, changes have the share 0. The model is read when it is asked for: a mean
+    of full weights needs none.
     """
 
     part: Slice
-    model: Floats
+    before: Callable[[Slice], Floats]
     total: Floats
     share: float
+
+    @cached_property
+    def model(self) -> Floats:
+        """The values before the round."""
+        return self.before(self.part)
 
     @property
     def change(self) -> Floats:
@@ -73,6 +85,14 @@ class Sum(NamedTuple):
     file: Readable  # the mean, as float64
     share: float  # of all of them together
     kept: float  # the mean factor, by share
+
+
+class BadSums(Exception):  # it is no device's fault: the updates in them are read again then
+    """Some sums that were made before cannot be used: their places, and what is wrong with each."""
+
+    def __init__(self, refused: dict[int, str]) -> None:
+        super().__init__(f"{len(refused)} sums are bad")
+        self.refused = refused
 
 
 class Combiner:
@@ -116,7 +136,7 @@ class Combiner:
         """
         norms = np.zeros(len(self._updates))
         total = np.zeros((len(norms), len(norms))) if products else None
-        for block, bad in self._blocks(self._updates, whole=products):
+        for block, bad in self._blocks(whole=products):
             changes = self._changes(block, bad)
             if not bad and self._is_measured(block.part):
                 norms[block.places.start : block.places.stop] += [squared_norm(change) for change in changes]
@@ -147,7 +167,7 @@ class Combiner:
     def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
-        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does.
+        ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does, and BadSums.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
         kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
@@ -168,8 +188,9 @@ class Combiner:
         if not groups:
             yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
             return
-        length = self._length(min(GROUP, max(len(shares), len(groups))), width=_WIDE)
-        of_groups = self._sums([group.file for group in groups], weights, length, wide=True)
+        lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
+        length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
+        of_groups = _blaming_sums(self._sums([group.file for group in groups], weights, length, wide=True))
         if not len(shares):
             yield from ((part, sum_ / rest) for part, sum_ in of_groups)
             return
@@ -180,7 +201,7 @@ class Combiner:
     def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
         """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
         for part, total in sums:
-            yield Change(part, self._values(part), total, 0.0 if self._has_changes(part) else share)
+            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
@@ -190,69 +211,81 @@ class Combiner:
             AggregationFailed: ``combine`` did what it must not.
         """
         shortened = bool((factors != 1).any())
-        for block, bad in self._blocks(self._updates, whole=True):
+        for block, bad in self._blocks(whole=True):
             changes = self._changes(block, bad)
             if bad:
                 continue
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
             combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._values(block.part), combined, 0.0)
+            yield Change(block.part, self._values, combined, 0.0)
 
     def _sums(
         self, updates: Sequence[Readable], weights: Floats, length: int = 0, *, wide: bool = False
     ) -> Iterator[tuple[Slice, Floats]]:
-        total = np.zeros(0)
-        for block, bad in self._blocks(updates, whole=False, length=length, wide=wide):
-            if not block.places.start:
-                total = np.zeros(block.part.length)
-            if bad:
-                continue
-            dtype = np.float64 if self._layout.data_bytes <= EXACT_BYTES else block.rows.dtype
-            own = weights[block.places.start : block.places.stop].astype(dtype)
-            total += (own @ block.padded.astype(dtype, copy=False))[: block.part.length]
-            if block.last:
-                if not math.isfinite(total.sum()):
-                    total = look_closely(self._sent, updates, weights, block.part, bad)
-                if not bad:
-                    yield block.part, total
-
-    def _blocks(
-        self, updates: Sequence[Readable], *, whole: bool, length: int = 0, wide: bool = False
-    ) -> Iterator[tuple[Block, dict[int, str]]]:
-        """Yield all blocks, and the bad updates by their places, to which the caller may add.
+        """Yield the weighted sum of each slice.
 
         Args:
             updates: what is read.
-            whole: whether a block has to have all updates.
+            weights: of each.
             length: values of a slice, as many as there is room for if 0.
-            wide: whether all values are float64, whatever the model's arrays are.
+            wide: whether all values are read as float64, whatever the model's arrays are.
 
         Raises:
             BadUpdates: at the end, if there are any.
         """
-        rows = max(1, len(updates) if whole else min(len(updates), GROUP))
-        width = (
-            _WIDE
-            if wide
-            else max((DTYPES[a.dtype].itemsize for a in self._layout.arrays.values()), default=4)
-        )
-        length = length or self._length(rows, max(4, width))
-        slices = cut_further(self._part, length) if self._part else self._all_slices(length)
-        with Lanes(max(1, min(self._base.lanes, rows)), rows, length, max(4, width)) as lanes:
-            lanes.each(updates, lambda update: update.begin(self._part))
-            for block in lanes.blocks(updates, slices, wide=wide):
-                if not block.places.start:
-                    self._check()
+        count = lanes_for(self._base.lanes, len(updates))
+        exact = self._layout.data_bytes <= EXACT_BYTES
+        read = WIDEST if wide else self._width
+        added = WIDEST if exact else read
+        length = length or self._length(bytes_per_value(count, read, added), read)
+        with self._reading(updates, count, length) as lanes:
+            sums = Sums(lanes, weights, length, read, added).of(self._slices(length), wide=wide, exact=exact)
+            for part, total in sums:
+                if not math.isfinite(total.sum()):
+                    total = look_closely(self._sent, updates, weights, part, lanes.refused)  # noqa: PLW2901
+                if not lanes.refused:
+                    yield part, total
+
+    def _blocks(self, *, whole: bool) -> Iterator[tuple[Block, dict[int, str]]]:
+        """Yield all blocks, and the bad updates by their places, to which the caller may add.
+
+        ``whole`` blocks have all updates. Raises BadUpdates at the end, if there are any.
+        """
+        rows = max(1, len(self._updates) if whole else min(len(self._updates), TOGETHER))
+        length = self._length(AHEAD * rows * self._width, self._width)
+        with self._reading(self._updates, max(1, min(self._base.lanes, rows)), length) as lanes:
+            for block in Blocks(lanes, rows, length, self._width).of(self._slices(length)):
                 yield block, lanes.refused
-            lanes.each(updates, lambda update: update.finish())
+
+    @contextmanager
+    def _reading(self, updates: Sequence[Readable], count: int, length: int) -> Iterator[Lanes]:
+        """Begin and finish all updates; raises BadUpdates at the end, if there are any."""
+        with Lanes(updates, count, length) as lanes:
+            lanes.each(lambda update: update.begin(self._part))
+            yield lanes
+            lanes.each(lambda update: update.finish())
             if lanes.refused:
                 raise BadUpdates(lanes.refused)
 
-    def _length(self, rows: int, width: int) -> int:
-        """Return how many values of so many rows there is room for."""
-        room = max(SMALLEST_BUFFERS, self._layout.data_bytes // 2) // (AHEAD * rows * width)
-        return max(BLOCK, min(room, self._base.range_bytes // width) // BLOCK * BLOCK)
+    @property
+    def _width(self) -> int:
+        """The bytes of the widest value that is read."""
+        return max(4, *(DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), 0)
+
+    def _length(self, held: int, width: int) -> int:
+        """Return how many values a slice may have: of ``width`` bytes where they are read.
+
+        ``held`` are the bytes that all buffers together have for each value.
+        """
+        room = min(max(SMALLEST_BUFFERS, self._layout.data_bytes), LARGEST_BUFFERS)
+        return max(BLOCK, min(room // held, self._base.range_bytes // width) // BLOCK * BLOCK)
+
+    def _slices(self, length: int) -> Iterator[Slice]:
+        """Yield what is combined in slices of at most ``length`` values; raises what ``check`` does."""
+        for part in cut_further(self._part, length) if self._part else self._all_slices(length):
+            self._check()
+            yield part
 
     def _all_slices(self, length: int) -> Iterator[Slice]:
         yield from cut(self._layout, length)
@@ -281,3 +314,10 @@ class Combiner:
                 if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason
         return block.rows
+
+
+def _blaming_sums(sums: Iterable[tuple[Slice, Floats]]) -> Iterator[tuple[Slice, Floats]]:
+    try:
+        yield from sums
+    except BadUpdates as bad:
+        raise BadSums(bad.refused) from bad

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from cloud_functions import coordinator, manifests
 from cloud_functions.cloud import Cloud
+from cloud_functions.initial_models import copy_to_initial
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
@@ -33,15 +34,12 @@ def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object], task: 
         case _:
             message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
             raise SettingsError(message)
+    _check_task(cloud, old, name, task)
     try:
-        model = cloud.bucket.read(key, coordinator.LARGEST_MODEL)
+        copy_to_initial(cloud, key, name)
     except KeyError as error:
         message = f"there is no model {key} to continue from"
         raise SettingsError(message) from error
-    _check_task(cloud, old, name, task)
-    if cloud.bucket.write_once(object_keys.model(name, 0), model) != model:
-        message = f"run {name!r} has another initial model already: choose another name"
-        raise SettingsError(message)
     return key
 
 

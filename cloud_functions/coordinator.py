@@ -9,8 +9,8 @@ import contextlib
 
 from cloud_functions import (
     averaging,
+    candidates,
     closing,
-    cohorts,
     groups,
     manifests,
     opening,
@@ -19,17 +19,15 @@ from cloud_functions import (
     waiting,
 )
 from cloud_functions.cloud import Cloud
+from cloud_functions.initial_models import read_initial, write_for_download
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
-from fedgrass.federation import encodings, object_keys
+from fedgrass.federation import encodings
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.carried import layout_with
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
-from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.weights import check_finite, decode, read_layout, sha256
-
-LARGEST_MODEL = 4 * 1024**3  # bytes; a Lambda function has 10 GB
+from fedgrass.federation.settings import RunSettings, check_training
 
 
 def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = "") -> Run:
@@ -41,32 +39,26 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
         SettingsError: there is no initial model, no device for the task, or another run of that name.
         UpdateRefused: the initial model is no file of finite weights.
     """
-    key = object_keys.model(name, 0)
-    try:
-        model = cloud.bucket.read(key, LARGEST_MODEL)
-    except KeyError as error:
-        message = (
-            f"run {name!r} has no initial model: upload one to {key} first (`fedgrass run start` does with"
-            " --model FILE), or continue from another run's (--continue-from RUN/ROUND)"
-        )
-        raise SettingsError(message) from error
-    check_finite(decode(model))
+    model = read_initial(cloud, name)
     strategy = strategies.load(settings)  # one's own may not be there
-    updates = layout_with(read_layout(model, len(model)), strategy.carried)
+    needs = strategies.needs_of(settings, strategy)
+    check_training(settings, needs)
+    updates = layout_with(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # refuses what cannot be uploaded
     if cloud.rounds.run(name) is None:
         _check_candidates(cloud, settings)
-    download = _written_for_download(cloud, name, settings, model)
+    download = write_for_download(cloud, name, settings, model)
     run = Run(
         name=name,
         state=RunState.RUNNING,
         settings=settings,
         started_at=cloud.now(),
-        initial_sha256=sha256(model),
-        initial_bytes=len(model),
-        initial_download_sha256=sha256(download) if download else "",
-        initial_download_bytes=len(download),
+        initial_sha256=model.sha256,
+        initial_bytes=model.bytes,
+        initial_download_sha256=download.sha256,
+        initial_download_bytes=download.bytes,
         carries=strategy.carried,
+        needs=needs,
         continued_from=continued_from,
     )
     manifests.check_not_lost(cloud, name)
@@ -83,27 +75,19 @@ def start(cloud: Cloud, name: str, settings: RunSettings, continued_from: str = 
     return cloud.rounds.run(name) or run
 
 
-def _written_for_download(cloud: Cloud, name: str, settings: RunSettings, model: bytes) -> bytes:
-    """Write the initial model as devices download it; return the file, nothing if it is the model's own."""
-    if settings.download_encoding == "float32":
-        return b""
-    encoded = encodings.encode_model(model, settings.download)
-    return cloud.bucket.write_once(object_keys.encoded_model(name, 0, settings.download_encoding), encoded)
-
-
 def _check_candidates(cloud: Cloud, settings: RunSettings) -> None:
-    candidates = cohorts.some_candidates(cloud, settings)
-    found = len(candidates)
-    if not found:
-        raise SettingsError(cohorts.nobody(cloud, settings))
-    cohorts.check_metric(settings, candidates)
-    cohort = settings.cohort(found)
+    found = candidates.look(cloud, settings)
+    if not found.count:
+        raise SettingsError(candidates.nobody(cloud, settings))
+    candidates.check_held_out(cloud, settings)
+    candidates.check_metric(settings, found)
+    cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
         if value is not None and value > cohort:
             message = (
                 f"the run's {field} is {value}, but a round would ask {cohort} of the "
-                f"{found} devices that can do {settings.task!r}: lower it, or connect more devices"
+                f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)
 
@@ -202,7 +186,7 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return True
     # Only averagers hand groups over: of a reply whose averager died, the message comes back to another.
     is_open = event is None and newest.state is State.OPEN
-    if is_open and cloud.averages and groups.begin_full(cloud, run, newest):
+    if is_open and cloud.averages and groups.begin_full(cloud, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

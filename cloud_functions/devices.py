@@ -25,9 +25,9 @@ class DynamoDevices:
         self._client = client
         self._table = table
 
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        """Return the devices whose last heartbeat came at ``earliest`` or later; reads the whole table."""
-        return list(self._scan(earliest))
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:
+        """Yield the devices whose last heartbeat came at ``earliest`` or later; reads the whole table."""
+        return self._scan(earliest)
 
     def sample(
         self, earliest: int, wanted: int, rng: random.Random, suits: Callable[[Candidate], bool] = anyone

@@ -5,6 +5,7 @@ One partition per run; the sort key ``item`` says what a row is:
     run                                       the run
     round/<number>/<attempt>                  one attempt at a round
     participant/<number>/<attempt>/<device>   one device's part in it
+    member/<number>/<attempt>/<group>/<device>  that its reply is in a group, so that a group finds its own
 
 and two partitions list runs ('#' can be in no run's name): ``#runs`` all of them with their states,
 ``#living`` those that have not ended. A hello reads only the second, which does not grow with the years.
@@ -140,6 +141,8 @@ class DynamoRounds:
         """Make a participant REPLIED and count it; see ``RoundStore``."""
         fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
         values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
+        if group := of.next_group:
+            values["group"] = group
         self._move_participant(of, part, Participation.REPLIED, values, {"state": State.OPEN})
 
     def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
@@ -154,16 +157,16 @@ class DynamoRounds:
         leased = {"state": State.AGGREGATING, "fence": of.fence}
         self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
 
-    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
-        """Count a group more, and note it with its members; see ``RoundStore``."""
+    def begin_group(self, of: Round) -> None:
+        """Count a group more; see ``RoundStore``."""
         stands = {"state": State.OPEN, "groups": of.groups}
-        counted = self._update_round(of, {"groups": of.groups + 1}, stands)
-        free = {"state": Participation.REPLIED, "group": 0}
-        joined = [
-            self._table.update(of.run, _participant_key(of, device), {"group": of.groups + 1}, free)
-            for device in devices
-        ]
-        self._table.transact([counted, *joined])
+        self._table.write(self._update_round(of, {"groups": of.groups + 1}, stands))
+
+    def members(self, of: Round, group: int) -> Iterator[Participant]:
+        """Return the participants of a group; see ``RoundStore``."""
+        for row in self._table.query(of.run, _member_key(of, group, "")):
+            if found := self.participant(of, row["device"]):
+                yield found
 
     def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count that; see ``RoundStore``."""
@@ -199,7 +202,10 @@ class DynamoRounds:
         after = counters.moved(part, target, values)
         written = {"state": target, "accepted": after.accepted, **values}
         moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
-        self._table.transact([moved, self._update_round(of, {}, stands, counters.difference(part, after))])
+        counted = self._update_round(of, {}, stands, counters.difference(part, after))
+        joined = after.group and not part.group
+        member = [self._table.put(_member_row(of, after))] if joined else []
+        self._table.transact([moved, counted, *member])
 
     def _living(self, name: str, state: object) -> dict[str, Any]:
         """Return what puts a run into the list of the living, or takes it out."""
@@ -247,6 +253,14 @@ def _participant_row(of: Round, participant: Participant) -> Row:
 
 def _round_key(number: int, attempt: int) -> str:
     return f"round/{number:06}/{attempt:03}"
+
+
+def _member_row(of: Round, part: Participant) -> Row:
+    return {"run": of.run, "item": _member_key(of, part.group, part.device), "device": part.device}
+
+
+def _member_key(of: Round, group: int, device: str) -> str:
+    return f"member/{of.number:06}/{of.attempt:03}/{group:06}/{device}"
 
 
 def _participant_key(of: Round, device: str) -> str:

@@ -62,7 +62,9 @@ def to_record(row: Row, kind: type[Record]) -> Record:
 # Of a transaction that is cancelled for one of these, the same may succeed in a moment.
 _PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
-_JSON_FIELDS = frozenset({"base_carried", "carried", "metrics", "progress", "settings"})
+_JSON_FIELDS = frozenset(
+    {"base_carried", "carried", "metrics", "needs", "progress", "settings", "train_metrics"}
+)
 
 
 def update_expression(

@@ -1,28 +1,33 @@
 """Groups: while a large round is still open, counted replies are summed by averagers of their own.
 
-A group's sum is made once and for all: its file is named by the updates that are in it, and what it stands
-for is told by a manifest that is written once. Whoever closes the round takes the groups that are finished
-and reads the updates of the others itself, so a group's averager that died costs no more than that.
+A reply is counted in the group that is filling at that moment, and the full group is handed over. A group's
+sum is made once and for all: its file is named by the updates that are in it, and what it stands for is told
+by a manifest that is written once. Whoever closes the round takes the groups that are finished and reads all
+other updates itself, so a group's averager that died, or a sum that was spoilt, costs no more than that.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 
-from cloud_functions import making, strategies, weighing
+from cloud_functions import making, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Sum
 from cloud_functions.making import BadReplies, Making
-from cloud_functions.model_files import ModelReader, ModelWriter, in_type
-from fedgrass.federation import division, object_keys
+from cloud_functions.model_files import ModelWriter, in_type
+from cloud_functions.sum_files import SumFile
+from fedgrass.federation import object_keys
 from fedgrass.federation.division import Job
-from fedgrass.federation.errors import AggregationFailed, SettingsError
+from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.rounds import Participant, Participation, Round, State
-from fedgrass.federation.runs import Run
 
-LARGEST_MANIFEST = 1024**2  # bytes: a group is small
+LARGEST_MANIFEST = 4 * 1024**2  # bytes: of 10,000 devices with the longest names and reasons it has less
+_MANIFESTS_AT_ONCE = 16
+_LONGEST = 900.0  # seconds: a Lambda function has no more
 
 
 class Group(Struct, frozen=True):
@@ -33,38 +38,27 @@ class Group(Struct, frozen=True):
     share: float = 0.0  # of all of them together
     kept: float = 0.0  # the mean factor, by share
     key: str = ""  # of the file; empty if no update is in it
+    sha256: str = ""  # of the file
 
 
 _GROUP = msgspec.json.Decoder(Group)
 
 
-def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
-    """Hand replies that are in no group yet to another averager, if they fill one and it pays.
+def begin_full(cloud: Cloud, current: Round) -> bool:
+    """Hand the replies of a group to another averager once it is full; nothing is read for that.
 
     Return whether there may be another group to begin. Raises LostRace if the round has moved on.
     """
-    size = cloud.scale.group
-    if current.replied - current.groups * size < size or not _pays(cloud, run, current):
+    size = current.group_size
+    if not size or current.replied < (current.groups + 1) * size:
         return False
-    replied = (p for p in cloud.rounds.participants(current) if p.state is Participation.REPLIED)
-    members = [participant.device for participant in replied if not participant.group][:size]
-    if len(members) < size:
-        return False
-    cloud.rounds.begin_group(current, members)
+    cloud.rounds.begin_group(current)
     number = current.groups + 1
     # A worker that dies here leaves a group that nobody sums: whoever closes the round reads its updates.
-    job = Job(run=run.name, round=current.number, attempt=current.attempt, kind="group", number=number)
+    job = Job(run=current.run, round=current.number, attempt=current.attempt, kind="group", number=number)
     cloud.alarms.hand_over(job)
     cloud.tell(current, f"group {number}: {size} updates are being summed")
     return True
-
-
-def _pays(cloud: Cloud, run: Run, current: Round) -> bool:
-    try:
-        strategy = strategies.load(run.settings)
-    except SettingsError:  # one's own was deployed away: whoever closes the round says so
-        return False
-    return division.groups_pay(cloud.scale, strategy, current.asked, current.base_bytes)
 
 
 def add_up(cloud: Cloud, job: Job) -> None:
@@ -75,11 +69,8 @@ def add_up(cloud: Cloud, job: Job) -> None:
         return
     if _manifest(cloud, current, job.number):
         return
-    members = [
-        participant
-        for participant in cloud.rounds.participants(current)
-        if participant.group == job.number and participant.state is Participation.REPLIED
-    ]
+    found = cloud.rounds.members(current, job.number)
+    members = [member for member in found if member.state is Participation.REPLIED]
     refused: dict[str, str] = {}
     while True:
         try:
@@ -109,36 +100,49 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
             for part, mean in combiner.means(shares, factors):
                 file.write(part, mean)
     kept = float((shares * factors).sum() / shares.sum())
-    return Group([member.device for member in members], refused, float(shares.sum()), kept, key)
+    devices, total = [member.device for member in members], float(shares.sum())
+    return Group(devices, refused, total, kept, key, file.stored().sha256)
 
 
-def finished(cloud: Cloud, leased: Round, replies: Sequence[Participant]) -> Iterator[Group]:
-    """Yield the groups whose sums are made and stand for exactly their members among ``replies``.
+def finished(
+    cloud: Cloud, leased: Round, replies: Sequence[Participant], spoilt: Collection[int]
+) -> dict[int, Group]:
+    """Return the groups by number whose sums are made, of replies that all count, and not ``spoilt``.
 
     Raises:
-        BadReplies: a group's averager refused updates that are still among the replies.
+        BadReplies: the averagers of groups refused updates that are still among the replies.
     """
-    for number in range(1, leased.groups + 1):
-        group = _manifest(cloud, leased, number)
-        if group is None:
-            continue
-        bad = {r.device: group.refused[r.device] for r in replies if r.device in group.refused}
-        if bad:
-            raise BadReplies(bad)
-        if group.devices and group.devices == [r.device for r in replies if r.group == number]:
-            yield group
+    numbers = [number for number in range(1, leased.groups + 1) if number not in spoilt]
+    with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
+        manifests = list(pool.map(partial(_manifest, cloud, leased), numbers, timeout=_LONGEST))
+    made = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
+    good = {reply.device for reply in replies}
+    refused = {device: why for group in made.values() for device, why in group.refused.items()}
+    if bad := {device: why for device, why in refused.items() if device in good}:
+        raise BadReplies(bad)
+    return {
+        number: group for number, group in made.items() if group.devices and good.issuperset(group.devices)
+    }
 
 
-def sum_of(cloud: Cloud, group: Group) -> Sum:
-    """Return a group's sum, to be read."""
-    file = ModelReader(cloud.bucket, group.key, cloud.bucket.read_layout(group.key))
-    return Sum(file, group.share, group.kept)
+def sums_of(begun: Making, finished_groups: Mapping[int, Group]) -> list[Sum]:
+    """Return the sums of groups, to be read and checked."""
+    bucket, layout = begun.cloud.bucket, in_type(begun.layout, "F64")
+    return [
+        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept)
+        for group in finished_groups.values()
+    ]
 
 
 def _manifest(cloud: Cloud, of: Round, number: int) -> Group | None:
+    """Return what a group's sum stands for; None if it is not there, or cannot be read."""
+    key = _manifest_key(of, number)
     try:
-        return _GROUP.decode(cloud.bucket.read(_manifest_key(of, number), LARGEST_MANIFEST))
+        return _GROUP.decode(cloud.bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, UpdateRefused) as error:
+        cloud.log(f"object {key} is damaged, its updates are read again: {error}")
         return None
 
 

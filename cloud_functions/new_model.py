@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from cloud_functions import strategies, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Change, Sum
+from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
+from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
 from fedgrass.federation.encodings import encode_model
@@ -122,8 +124,12 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
     }
     if encoding.kind == "float32":
         return Made(model.sha256, model.bytes, carried=carried)
+    if model.bytes > making.cloud.largest_held:
+        raise AggregationFailed(
+            too_large(making.cloud, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
+        )
     try:
-        encoded = encode_model(bucket.read(model.key, model.bytes), encoding)
+        encoded = encode_model(whole(bucket, model.key, model.bytes), encoding)
     except UpdateRefused as error:
         message = f"the new model cannot be sent to devices in the download_encoding {encoding.kind}: {error}"
         raise AggregationFailed(message) from error

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from cloud_functions import cohorts, waiting
+from cloud_functions import candidates, cohorts, strategies, waiting
 from cloud_functions.cloud import Cloud
-from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation import division, messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.encoding import Encoding
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement, Carried
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Open, Progress, Run, progress_after
@@ -45,7 +46,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
 def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
     seconds = run.settings.deadline_seconds
     reason = messages.shorten(
-        f"nobody was asked in {seconds} s: {cohorts.nobody(cloud, run.settings, nobody.work)}"
+        f"nobody was asked in {seconds} s: {candidates.nobody(cloud, run.settings, nobody.work)}"
     )
     abandoned = msgspec.structs.replace(
         nobody,
@@ -82,7 +83,18 @@ def _round(cloud: Cloud, run: Run, newest: Round | None, step: Open, cohort: coh
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
         base_carried=base.carried,
+        group_size=_group_size(cloud, run, step.work, len(cohort.devices), base.bytes),
     )
+
+
+def _group_size(cloud: Cloud, run: Run, work: Work, asked: int, model_bytes: int) -> int:
+    if work is not Work.TRAIN:
+        return 0
+    try:
+        strategy = strategies.load(run.settings)
+    except SettingsError:  # one's own was deployed away: whoever closes the round says so
+        return 0
+    return division.group_size(cloud.scale, strategy, asked, model_bytes)
 
 
 def _progress(run: Run, newest: Round | None, step: Open) -> Progress:
@@ -191,7 +203,7 @@ def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
             model_key=key,
             model_sha256=opened.base_download_sha256 or opened.base_sha256,
             model_bytes=opened.bytes_to_download,
-            settings=run.settings.training_of(opened.number),
+            settings=run.settings.training_of(opened.number, run.needs),
             download=download,
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,

@@ -3,16 +3,16 @@
 import msgspec
 from msgspec import Struct
 
-from cloud_functions import coordinator, manifests
+from cloud_functions import manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
 from cloud_functions.manifests import RoundManifest
+from cloud_functions.whole_files import fingerprint
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run
-from fedgrass.federation.weights import sha256
 
 WITHOUT_MANIFEST = "rebuilt from its cohort; who replied is not known"
 
@@ -183,14 +183,14 @@ def _without_manifest(
     if later:
         return rebuilt
     try:
-        model = cloud.bucket.read(object_keys.model(name, number), coordinator.LARGEST_MODEL)
+        model = fingerprint(cloud.bucket, object_keys.model(name, number))
     except KeyError:
         return rebuilt
     return msgspec.structs.replace(
         rebuilt,
         state=State.CLOSED,
-        model_sha256=sha256(model),
-        model_bytes=len(model),
+        model_sha256=model.sha256,
+        model_bytes=model.bytes,
         carried={what: _carried(cloud, object_keys.state(name, number, what)) for what in base.carried},
     )
 
@@ -198,8 +198,8 @@ def _without_manifest(
 def _carried(cloud: Cloud, key: str) -> CarriedFile:
     """Return what the server keeps beside a model, as it lies in the bucket."""
     try:
-        data = cloud.bucket.read(key, coordinator.LARGEST_MODEL)
+        found = fingerprint(cloud.bucket, key)
     except KeyError as error:
         message = f"the server's state {key} is missing in the bucket: put it back, then repair again"
         raise SettingsError(message) from error
-    return CarriedFile(key=key, sha256=sha256(data), bytes=len(data))
+    return CarriedFile(key=key, sha256=found.sha256, bytes=found.bytes)

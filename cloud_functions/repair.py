@@ -16,13 +16,13 @@ from cloud_functions import control, coordinator, manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.rebuilding import Attempt, read_attempts
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
+from cloud_functions.whole_files import fingerprint
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.alarms import Reminder
-from fedgrass.federation.errors import NotYet, SettingsError
+from fedgrass.federation.errors import NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import Participant, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
-from fedgrass.federation.weights import sha256
 
 
 @dataclass
@@ -124,9 +124,12 @@ def _check_model(cloud: Cloud, newest: Round) -> None:
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
     key = object_keys.model(newest.run, number)
     try:
-        found = sha256(cloud.bucket.read(key, coordinator.LARGEST_MODEL))
+        found = fingerprint(cloud.bucket, key).sha256
     except KeyError as error:
         message = f"the model {key} is missing in the bucket: put it back, then repair again"
+        raise SettingsError(message) from error
+    except UpdateRefused as error:
+        message = f"the model {key} is damaged ({error}): put the right object back, then repair"
         raise SettingsError(message) from error
     if found != expected:
         message = (

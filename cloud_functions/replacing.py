@@ -32,13 +32,17 @@ def repeat_unaccepted(cloud: Cloud, run: Run, reminder: Reminder) -> None:
     current = _open(cloud, reminder)
     if current is None:
         return
-    silent = _silent(cloud, current, reminder.batch)
-    if reminder.turn > 1:
-        while silent and _replace_silent(cloud, run, current, silent):
+    parts = list(cloud.rounds.participants(current))
+    # They heard of the work: it is their reminder.
+    silent = [p for p in parts if p.state is Participation.ASKED and p.batch == reminder.batch]
+    if reminder.turn > 1 and silent:
+        chosen = cohorts.choose_others(cloud, run, current, {p.device for p in parts}, len(silent))
+        for start in range(0, len(chosen), MOST_REPLACED):
+            _replace_silent(cloud, current, silent[start:], chosen[start : start + MOST_REPLACED])
             current = _open(cloud, reminder)
             if current is None:
                 return
-            silent = _silent(cloud, current, reminder.batch)
+        silent = silent[len(chosen) :]
     if silent:  # nobody else is left: they keep their place and hear of it again
         announce(cloud, run, current, silent)
         cloud.tell(current, f"announced again to {len(silent)} devices that have not accepted")
@@ -52,20 +56,10 @@ def _open(cloud: Cloud, reminder: Reminder) -> Round | None:
     return current if in_time else None
 
 
-def _silent(cloud: Cloud, current: Round, batch: int) -> list[Participant]:
-    """Return those of a batch that have not accepted. They heard of the work: it is their reminder."""
-    parts = cloud.rounds.participants(current)
-    return [part for part in parts if part.state is Participation.ASKED and part.batch == batch]
-
-
-def _replace_silent(cloud: Cloud, run: Run, current: Round, silent: list[Participant]) -> bool:
-    """Give up as many silent devices as others can be asked for; return False if there are none."""
-    chosen = _others(cloud, run, current, min(len(silent), MOST_REPLACED))
-    if not chosen:
-        return False
+def _replace_silent(cloud: Cloud, current: Round, silent: list[Participant], chosen: list[str]) -> None:
+    """Give up as many silent devices as others were chosen for them."""
     cloud.rounds.replace(current, silent[: len(chosen)], chosen, replaced=0, at=cloud.now())
     _tell(cloud, current, chosen, len(chosen))
-    return True
 
 
 def _others(cloud: Cloud, run: Run, current: Round, wanted: int) -> list[str]:

@@ -1,8 +1,10 @@
 """The bucket in S3."""
 
+import contextlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, ResponseStreamingError
 from urllib3.exceptions import HTTPError
@@ -14,18 +16,20 @@ from fedgrass.federation.weights import Layout, header_size, read_layout
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
-_TRIES = 3  # at a range whose answer breaks off half-way: botocore repeats requests, not what they answer
+_TRIES = 3  # at an object whose answer breaks off half-way: botocore repeats requests, not what they answer
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError)
 _LONGEST = 900.0  # seconds that a part may take: a Lambda function has no more
 _PARTS_AHEAD = 2  # that are being sent while the next one is made
+
+Answered = TypeVar("Answered")
 
 
 class S3Bucket:
     """The ``Bucket`` in S3."""
 
     # Many requests hide the latency of each; the ranges are large enough to be worth a request.
-    lanes = 16
-    range_bytes = 4 * 1024**2
+    lanes = 8
+    range_bytes = 2 * 1024**2
 
     def __init__(self, client: Any, name: str) -> None:
         self._client = client
@@ -37,6 +41,9 @@ class S3Bucket:
 
     def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
         """Return an object and its ETag; see ``Bucket``."""
+        return _again_if_broken_off(lambda: self._read(key, largest))
+
+    def _read(self, key: str, largest: int) -> tuple[bytes, str]:
         answer = self._get(key)
         if answer["ContentLength"] > largest:
             answer["Body"].close()
@@ -46,16 +53,8 @@ class S3Bucket:
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` on; see ``Bucket``."""
-        if not target.nbytes:
-            return
-        for left in reversed(range(_TRIES)):
-            try:
-                self._fill(key, start, target)
-            except _BROKEN_OFF:
-                if not left:
-                    raise
-            else:
-                return
+        if target.nbytes:
+            _again_if_broken_off(lambda: self._fill(key, start, target))
 
     def _fill(self, key: str, start: int, target: memoryview) -> None:
         body = self._get(key, Range=f"bytes={start}-{start + target.nbytes - 1}")["Body"]
@@ -69,13 +68,16 @@ class S3Bucket:
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file from its first bytes; see ``Bucket``."""
-        answer = self._get(key, Range=f"bytes=0-{_GUESSED_HEADER - 1}")
-        size = int(answer["ContentRange"].rpartition("/")[2])
-        head: bytes = answer["Body"].read()
+        head, size = _again_if_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
         needed = header_size(head, size)
         if needed > len(head):
-            head = self._get(key, Range=f"bytes=0-{needed - 1}")["Body"].read()
+            head, _ = _again_if_broken_off(lambda: self._read_front(key, needed))
         return read_layout(head, size)
+
+    def _read_front(self, key: str, count: int) -> tuple[bytes, int]:
+        """Return the first bytes of an object, and how many it has in all."""
+        answer = self._get(key, Range=f"bytes=0-{count - 1}")
+        return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, over whatever is there."""
@@ -85,10 +87,9 @@ class S3Bucket:
         """Write an object unless there is one; return the bytes that are there now."""
         if self.write_over(key, data, None):
             return data
-        stored: bytes = self._get(key)["Body"].read()
-        return stored
+        return _again_if_broken_off(lambda: bytes(self._get(key)["Body"].read()))
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still has that ETag; see ``Bucket``."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
@@ -138,6 +139,14 @@ class S3Bucket:
         return answer
 
 
+def _again_if_broken_off(read: Callable[[], Answered]) -> Answered:
+    """Return what ``read`` returns, which is called again if the answer breaks off."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(*_BROKEN_OFF):
+            return read()
+    return read()
+
+
 class S3Writer:
     """The ``ObjectWriter`` in S3: small objects in one request, larger ones in parts, sent meanwhile."""
 
@@ -160,24 +169,32 @@ class S3Writer:
     def finish(self) -> None:
         """Make the object of what was written; see ``ObjectWriter``."""
         try:
-            if not self._upload:
-                self._client.put_object(**self._where, Body=bytes(self._pending))
-                return
-            self._send(bytes(self._pending))
-            while self._sending:
-                self._tags.append(self._sending.popleft().result(_LONGEST))
-            parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
-            self._client.complete_multipart_upload(
-                **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
-            )
-        finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._finish()
+        except BaseException as error:
+            try:
+                self.abort()
+            except Exception as other:  # noqa: BLE001  # what went wrong at first is what has to be known
+                error.add_note(f"and its parts may be left: {other}")
+            raise
+        self._pool.shutdown(wait=True)
 
     def abort(self) -> None:
         """Leave no object, nor parts of one; see ``ObjectWriter``."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._upload:
             self._client.abort_multipart_upload(**self._where, UploadId=self._upload)
+
+    def _finish(self) -> None:
+        if not self._upload:
+            self._client.put_object(**self._where, Body=bytes(self._pending))
+            return
+        self._send(bytes(self._pending))
+        while self._sending:
+            self._tags.append(self._sending.popleft().result(_LONGEST))
+        parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
+        self._client.complete_multipart_upload(
+            **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
+        )
 
     def _send(self, part: bytes) -> None:
         if not self._upload:

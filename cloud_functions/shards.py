@@ -46,8 +46,9 @@ def of(begun: Making) -> list[Slice]:
 def hand_over(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Hand the shards that are not there yet to other averagers; have somebody look at the round later."""
     cloud, leased = begun.cloud, begun.round
+    missing = [number for number in range(len(cut)) if not _is_made(cloud, leased, replies, number)]
     # All may be there, and whoever was to join them is not: the first one's job is to look.
-    for number in _missing(cloud, leased, replies, len(cut)) or [0]:
+    for number in missing or [0]:
         cloud.alarms.hand_over(_job(leased, number))
     cloud.tell(leased, f"{len(cut)} shards of {begun.layout.data_bytes} bytes are being made")
     left = max(0, leased.lease_until - cloud.now()) // 1000 + _MARGIN_SECONDS
@@ -75,7 +76,9 @@ def make(cloud: Cloud, job: Job) -> None:
     except AggregationFailed as error:
         closing.give_up(cloud, current, str(error))
         return
-    if not _missing(cloud, current, replies, len(cut)):
+    # They are begun in their order, so while there are any to come the last ones are not there: one look
+    # then does, and only whoever may have made the last one looks at all.
+    if all(_is_made(cloud, current, replies, number) for number in reversed(range(len(cut)))):
         _join(begun, replies, len(cut))
 
 
@@ -101,7 +104,7 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
     """Write one shard, unless it is there. Raises BadReplies."""
     cloud, leased = begun.cloud, begun.round
     key_of = partial(_key, leased, replies, number)
-    if number not in _missing(cloud, leased, replies, number + 1):
+    if _is_made(cloud, leased, replies, number):
         return
     with making.named(replies):
         changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
@@ -137,9 +140,9 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
     return stored
 
 
-def _missing(cloud: Cloud, leased: Round, replies: Sequence[Participant], count: int) -> list[int]:
-    """Return which of the first ``count`` shards of a set of updates are not there."""
-    return [n for n in range(count) if not cloud.bucket.exists(_key(leased, replies, n, "made"))]
+def _is_made(cloud: Cloud, leased: Round, replies: Sequence[Participant], number: int) -> bool:
+    """Return whether a shard of a set of updates is there."""
+    return cloud.bucket.exists(_key(leased, replies, number, "made"))
 
 
 def _key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:

@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
-from fedgrass.federation.errors import AggregationFailed, FedgrassError, SettingsError
-from fedgrass.federation.messages import MOST_CARRIED
+from fedgrass.federation.errors import AggregationFailed, SettingsError
+from fedgrass.federation.messages import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
 
 Floats = NDArray[np.float64]
 _STATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKEN = frozenset({"model", "round"})  # among the drafts of a lease, where states lie too
+_LARGEST_SHARES = 2.0**1000  # of one averager: the sums of all of them can still be added, and scaled
 
 
 class _TimeIsUp(BaseException):
@@ -34,21 +36,33 @@ def load(settings: RunSettings) -> Strategy:
             package; or it does not take its options.
     """
     name, options = settings.aggregation, settings.aggregation_options
-    built_in = strategy(name, options)
-    return built_in or configured(name, _own(name, settings.aggregation_seconds), options)
+    if built_in := strategy(name, options):
+        return built_in
+    kind = _own(name, settings.aggregation_seconds)
+    way_out = "mend its __post_init__ and deploy again"
+    with _refused(f"the run's aggregation {name!r} cannot be made", way_out, settings.aggregation_seconds):
+        return configured(name, kind, options)
+
+
+def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
+    """Return what one's own strategy asks of the devices' training; of one built in the settings know it.
+
+    Raises:
+        SettingsError: its ``training`` fails, or returns what no announcement can carry.
+    """
+    if not OWN.fullmatch(settings.aggregation):
+        return {}
+    try:
+        return Guarded(settings.aggregation, chosen, settings.aggregation_seconds).training()
+    except AggregationFailed as error:
+        raise SettingsError(str(error)) from error
 
 
 def _own(name: str, seconds: float) -> type[Strategy]:
     module, _, wanted = name.partition(":")
-    try:
-        with _time_limit(seconds if _in_main_thread() else None):
-            found = getattr(importlib.import_module(module), wanted)
-    except (Exception, SystemExit, _TimeIsUp) as error:
-        message = (
-            f"the run's aggregation {name!r} cannot be loaded ({type(error).__name__}: {error}): put the"
-            " module into cloud_functions/ and deploy again"
-        )
-        raise SettingsError(message) from error
+    way_out = "put the module into cloud_functions/ and deploy again"
+    with _refused(f"the run's aggregation {name!r} cannot be loaded", way_out, seconds):
+        found = getattr(importlib.import_module(module), wanted)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         message = f"the run's aggregation {name!r} is no fedgrass.federation.aggregation.Strategy"
         raise SettingsError(message)
@@ -58,14 +72,42 @@ def _own(name: str, seconds: float) -> type[Strategy]:
     return found
 
 
+@contextmanager
+def _refused(what: str, way_out: str, seconds: float) -> Iterator[None]:
+    """Refuse by ``what`` whatever the user's code does that runs inside; SettingsError says it itself."""
+    try:
+        with _time_limit(seconds if _in_main_thread() else None):
+            yield
+    except SettingsError:
+        raise
+    except _TimeIsUp as error:
+        message = f"{what} (it did not end within {seconds:g} s): {way_out}"
+        raise SettingsError(message) from error
+    except (Exception, SystemExit) as error:
+        message = f"{what} ({type(error).__name__}: {error}): {way_out}"
+        raise SettingsError(message) from error
+
+
 def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
     """Yield what the averager could not work with."""
+    unnamed = [field for field in ("state", "carried") if not _is_names(getattr(kind, field))]
+    for field in unnamed:
+        yield f"its {field} is {getattr(kind, field)!r}; it is a tuple of names, as ('momentum',)"
+    if not unnamed:
+        yield from _wrong_names_in(kind)
     for field, choices in (("reads", ("sums", "columns")), ("survey", ("", "norms", "products"))):
         if getattr(kind, field) not in choices:
             yield f"its {field} is {getattr(kind, field)!r}; it may be one of {', '.join(map(repr, choices))}"
     for method in ("weigh", "combine"):
         if kind.separable and getattr(kind, method) is not getattr(Strategy, method):
             yield f"its {method} would not be asked, since it is separable: set separable = False"
+
+
+def _is_names(names: object) -> bool:
+    return isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+
+
+def _wrong_names_in(kind: type[Strategy]) -> Iterator[str]:
     for carried in set(kind.carried) - set(kind.state):
         yield f"it carries {carried!r}, which is not among its state"
     if len(kind.carried) > MOST_CARRIED:
@@ -89,27 +131,39 @@ class Guarded:
         self.strategy = strategy
         self.steps = type(strategy).step is not Strategy.step  # otherwise the model is changed, no more
         self._seconds = seconds
+        self._own = bool(OWN.fullmatch(name))
         # What is built in ends: no timer is set, which only the main thread may do.
-        self._timed = bool(OWN.fullmatch(name)) and _in_main_thread()
+        self._timed = self._own and _in_main_thread()
 
     def shares(self, contributions: Sequence[Contribution]) -> Floats:
         """Return what each update counts, shape (N,); see ``Strategy``."""
         with self._blamed("share"):
             shares = np.array([float(self.strategy.share(one)) for one in contributions])
         self._check("share", shares, len(contributions))
-        if not ((shares > 0).all() and np.isfinite(shares.sum())):
+        with np.errstate(over="ignore"):
+            total = shares.sum()
+        if not ((shares > 0).all() and total <= _LARGEST_SHARES):
             message = (
                 f"aggregation {self.name!r}: share returned {shares.min():g} to {shares.max():g};"
-                " all must be above 0, and their sum finite"
+                f" all must be above 0, and their sum at most {_LARGEST_SHARES:.0g}"
             )
             raise AggregationFailed(message)
         return shares
 
+    def training(self) -> Options:
+        """Return what the devices' training needs; see ``Strategy``."""
+        with self._blamed("training"):
+            found = self.strategy.training()
+            needs = msgspec.convert(dict(found), Options)
+            # As an announcement carries it: a number that is not finite would come back as null.
+            return msgspec.json.decode(msgspec.json.encode(needs), type=Options)
+
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
         """Return the weights, shape (N,); see ``Strategy``."""
         with self._blamed("weigh"):
-            weights = np.asarray(self.strategy.weigh(contributions, survey), dtype=np.float64)
+            weights = np.array(self.strategy.weigh(tuple(contributions), survey), dtype=np.float64)
         self._check("weigh", weights, len(contributions))
+        weights.setflags(write=False)  # every slice is combined with the same
         return weights
 
     def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:
@@ -122,11 +176,19 @@ class Guarded:
 
     def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:
         """Return the new values, shape (L,); see ``Strategy``."""
+        names = list(state)
         with self._blamed("step"):
             values = np.asarray(self.strategy.step(model, change, state, turn))
+            state.update({name: np.asarray(kept) for name, kept in state.items()})
+        if list(state) != names:
+            message = (
+                f"aggregation {self.name!r}: step left the state {list(state)}; it must leave {names},"
+                " each written to in place"
+            )
+            raise AggregationFailed(message)
         self._check("step", values, len(model))
-        for kept in state.values():
-            self._check("step", kept, len(model))
+        for kept_name, kept in state.items():
+            self._check("step", kept, len(model), f"left the state {kept_name!r} as")
         return values
 
     def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:
@@ -136,15 +198,15 @@ class Guarded:
         self._check("carry", carried, len(values))
         return carried
 
-    def _check(self, method: str, values: NDArray[Any], length: int) -> None:
+    def _check(self, method: str, values: NDArray[Any], length: int, did: str = "returned") -> None:
         if values.shape != (length,) or values.dtype.kind != "f":
             message = (
-                f"aggregation {self.name!r}: {method} returned {values.dtype} of shape {values.shape};"
-                f" it must return floats of shape ({length},)"
+                f"aggregation {self.name!r}: {method} {did} {values.dtype} of shape {values.shape};"
+                f" they must be floats of shape ({length},)"
             )
             raise AggregationFailed(message)
         if not np.isfinite(values).all():
-            message = f"aggregation {self.name!r}: {method} returned values that are not finite"
+            message = f"aggregation {self.name!r}: {method} {did} values that are not finite"
             raise AggregationFailed(message)
 
     @contextmanager
@@ -152,8 +214,11 @@ class Guarded:
         try:
             with _time_limit(self._seconds if self._timed else None):
                 yield
-        except FedgrassError:
-            raise
+        except AggregationFailed as error:
+            if not self._own:  # those that are built in say what is wrong in their own words
+                raise
+            message = f"aggregation {self.name!r}: {method}: {error}"
+            raise AggregationFailed(message) from error
         except _TimeIsUp as error:
             message = f"aggregation {self.name!r}: {method} did not end within {self._seconds:g} s"
             raise AggregationFailed(message) from error

@@ -1,6 +1,5 @@
 """The update files of a round, read from front to back in slices and checked on the way."""
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,14 +53,21 @@ class Form:
         first = next(iter(in_file_order(model)), None)
         # What lies before the model's own arrays: the scales of those that are encoded with one.
         self.scales_end = self.file.arrays[first].start if first is not None else 0
-        # Asked for each slice of each update.
-        self.place_of = cache(self._place)
+        self._latest: tuple[Slice | None, Place] = (None, Place(0, 0, plain=True))
 
     def range_of(self, piece: Piece) -> tuple[int, int]:
         """Return the bytes of the file's data that hold a piece."""
         start, end = byte_range(self.model.arrays[piece.name], self.encoding, piece.start, piece.stop)
         place = self.file.arrays[piece.name].start
         return place + start, place + end
+
+    def place_of(self, part: Slice) -> Place:
+        """Return where a slice lies; asked for the same slice of many updates, one after the other."""
+        latest, place = self._latest
+        if latest is not part:
+            place = self._place(part)
+            self._latest = (part, place)
+        return place
 
     def _place(self, part: Slice) -> Place:
         plain = all(DTYPES[self._dtype(piece)] == part.dtype for piece in part.pieces)

@@ -7,7 +7,7 @@ begun again by whatever is heard of the run. Never more often than once a minute
 
 import contextlib
 
-from cloud_functions import cohorts
+from cloud_functions import candidates, cohorts
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
 from fedgrass.federation.alarms import LONGEST_REMINDER, Alarm, Reminder
@@ -51,7 +51,9 @@ def for_devices(cloud: Cloud, run: Run, step: Open) -> Cohort | None:
     patience = run.settings.deadline_seconds
     if not run.waiting_since:
         run = cloud.rounds.change_run(run, waiting_since=cloud.now())
-        _tell(cloud, run, step, f"waits up to {patience} s: {cohorts.nobody(cloud, run.settings, step.work)}")
+        _tell(
+            cloud, run, step, f"waits up to {patience} s: {candidates.nobody(cloud, run.settings, step.work)}"
+        )
     elif cloud.now() >= run.waiting_since + patience * 1000:
         return cohorts.none_once(cloud, run, step)
     _look_again(cloud, run, LOOK_AGAIN_SECONDS)

@@ -88,4 +88,4 @@ def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
 
 
 def _contribution(reply: Participant) -> Contribution:
-    return Contribution(reply.device, reply.examples, reply.metrics)
+    return Contribution(reply.device, reply.examples, reply.reported)

@@ -52,9 +52,11 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         log=_log(),
         averages=averages,
         scale=Scale(
+            group=int(os.environ["GROUP_SIZE"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
+        memory_bytes=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")) * _MEGABYTE,
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
     )
 
@@ -84,5 +86,10 @@ def _log() -> PowertoolsLog:
 
 @cache
 def _client(service: str) -> Any:
-    session: Any = boto3.Session()
-    return session.client(service, config=_CONFIG)
+    return _session().client(service, config=_CONFIG)
+
+
+@cache
+def _session() -> Any:
+    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+    return boto3.Session()

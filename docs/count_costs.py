@@ -1,7 +1,7 @@
-"""Counts what a round costs on AWS, from published prices, for the table in docs/scaling.md.
+"""Counts what fedgrass costs on AWS, from published prices, for docs/scaling.md and docs/costs.md.
 
-    python docs/count_costs.py            prints the table
-    python docs/count_costs.py --write    puts it into the page
+    python docs/count_costs.py            prints the tables: of a round, of a month's heartbeats
+    python docs/count_costs.py --write    puts them into the pages
 
 Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
 Lambda function from what it reads, at the rate that AWS's own figures allow (facts: 400 to 700 Mbit/s).
@@ -13,9 +13,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "scaling.md"
+from fedgrass.federation.aggregation.means import Mean
+from fedgrass.federation.division import Scale, group_size
+
+SCALING = Path(__file__).parent / "scaling.md"
+COSTS = Path(__file__).parent / "costs.md"
 DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
+HEARTBEATS = (60, 300, 900)  # seconds from one to the next
 
 # US dollars in us-east-1, as AWS published them in 2025; look at https://aws.amazon.com/pricing first.
 PRICES: Mapping[str, float] = {
@@ -25,6 +30,7 @@ PRICES: Mapping[str, float] = {
     "s3_get": 0.0004 / 1e3,
     "s3_gigabyte_month": 0.023,
     "iot_message": 1.00 / 1e6,  # of up to 5 KB
+    "iot_connected_minute": 0.08 / 1e6,
     "iot_rule": 0.15 / 1e6,  # triggered, and again for each action
     "dynamodb_write": 0.625 / 1e6,
     "dynamodb_read": 0.125 / 1e6,
@@ -34,16 +40,23 @@ PRICES: Mapping[str, float] = {
 EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
 
 GIGABYTE = 1000  # megabytes
+MONTH_MINUTES = 730 * 60
 AVERAGER_GIGABYTES = 1.769  # of memory
 READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
-RANGE_MEGABYTES = 4
+ROWS = 96  # of float32 that an averager holds: eight lanes of twelve
+LEAST_BUFFERS = 50  # megabytes of all rows together; of larger models as much as the model
+LARGEST_RANGE = 2  # megabytes
 PART_MEGABYTES = 5  # of a multipart upload
 KEPT_DAYS = 7  # updates, before the lifecycle rule removes them
 MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # accepted: statuses; complete: replies and turnarounds
 SQS_REQUESTS = 2 * 1.2  # sent, and received and deleted in tens
 WRITES = 2 + 4 + 4 + 1  # asked and counted in transactions, which cost double; the turnaround
-READS = 6  # of the participant and the round; consistent
+READS = 4 + 3 / 10  # of the round and the participant, twice; the run and the round once for ten; consistent
+QUERIED = 4 / 10  # announced, and read by whoever closes, ten in a unit
+WRITES_OF_GROUPS = 2  # whose group a reply is in, in the transaction that counts it
+READS_OF_GROUPS = 1 + 1 / 30  # the participant, and whose group it is in
+WIDE = 2  # a group's sum is float64
 REPLY_SECONDS = 0.03  # of a function, for a message of a device
 CALLS = 2 / 10  # of the averager, which takes messages in tens
 
@@ -57,17 +70,25 @@ def egress(gigabytes: float) -> float:
     return cost
 
 
-def count(devices: int, up: float, down: float) -> dict[str, float]:
-    """Return the dollars of one round.
+def count(devices: int, up: float, down: float, model: float | None = None) -> dict[str, float]:
+    """Return the dollars of one round of the mean.
 
     Args:
         devices: that are asked and reply.
         up: megabytes of one update.
-        down: megabytes of the model that each of them downloads.
+        down: megabytes of the file that each of them downloads.
+        model: megabytes of the model in float32, if that is not the file.
     """
+    model = model or down
+    size = group_size(Scale(), Mean(), devices, round(model * 1e6))
+    grouped, sums = int(size > 0), devices / size * WIDE * model if size else 0.0
     puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
-    gets = devices * (1 + 1 + math.ceil(up / RANGE_MEGABYTES))
+    puts += math.ceil(sums / PART_MEGABYTES)
+    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, model) / ROWS)
+    gets = devices * (1 + 1 + math.ceil(up / range_)) + math.ceil(sums / range_)
     seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
+    seconds += 2 * sums / READ_MEGABYTES_PER_SECOND  # written and read
+    writes, reads = WRITES + grouped * WRITES_OF_GROUPS, READS + QUERIED + grouped * READS_OF_GROUPS
     return {
         "egress": egress(devices * down / GIGABYTE),
         "s3": puts * PRICES["s3_put"]
@@ -79,14 +100,32 @@ def count(devices: int, up: float, down: float) -> dict[str, float]:
             + 2 * RULES * PRICES["iot_rule"]
             + SQS_REQUESTS * PRICES["sqs_request"]
         ),
-        "rounds": devices * (WRITES * PRICES["dynamodb_write"] + READS * PRICES["dynamodb_read"]),
+        "rounds": devices * (writes * PRICES["dynamodb_write"] + reads * PRICES["dynamodb_read"]),
         "lambda": seconds * AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
         + devices * CALLS * PRICES["lambda_request"],
     }
 
 
+def standing(devices: int, seconds: float) -> float:
+    """Return the dollars of a month of ``devices`` connections with a heartbeat every ``seconds``."""
+    # It goes out and comes back to its device; one rule writes one row of at most 1 KB.
+    heartbeat = 2 * PRICES["iot_message"] + 2 * PRICES["iot_rule"] + PRICES["dynamodb_write"]
+    minutes = MONTH_MINUTES * PRICES["iot_connected_minute"]
+    return devices * (MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
+
+
+def standing_table() -> str:
+    """Return the table of a month's heartbeats."""
+    heads = [f"a heartbeat every {seconds} s" for seconds in HEARTBEATS]
+    lines = [f"| devices | {' | '.join(heads)} |", "| ---: |" + " ---: |" * len(HEARTBEATS)]
+    for devices in DEVICES:
+        cells = [_dollars(standing(devices, seconds)) for seconds in HEARTBEATS]
+        lines.append(f"| {devices:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table() -> str:
-    """Return the table of the page."""
+    """Return the table of a round."""
     lines = [
         "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | in int8, both ways |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -94,7 +133,7 @@ def table() -> str:
     for devices in DEVICES:
         for size in MEGABYTES:
             costs = count(devices, size, size)
-            small = sum(count(devices, size / 4, size / 4).values())
+            small = sum(count(devices, size / 4, size / 4, size).values())
             cells = [f"{devices:,}", f"{size} MB", *(_dollars(cost) for cost in costs.values())]
             lines.append(f"| {' | '.join([*cells, _dollars(sum(costs.values())), _dollars(small)])} |")
     return "\n".join(lines)
@@ -105,14 +144,20 @@ def _dollars(cost: float) -> str:
 
 
 def main() -> None:
-    """Print the table, or write it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the tables, or write them into the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
-        text = PAGE.read_text()
-        PAGE.write_text(re.sub(r"(?s)\| devices \| model .*?(?=\n\n)", lambda _: table(), text))
+        _put(SCALING, r"(?s)\| devices \| model .*?(?=\n\n)", table())
+        _put(COSTS, r"(?s)\| devices \| a heartbeat .*?(?=\n\n)", standing_table())
     else:
-        print(table())
+        print(table(), standing_table(), sep="\n\n")
+
+
+def _put(page: Path, pattern: str, text: str) -> None:
+    page.write_text(re.sub(pattern, lambda _: text, page.read_text()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Strategies as a user writes them, named in a run's settings as ``tests.own_strategies:<Class>``."""
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,6 +9,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import Contribution, Strategy, Survey
+from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, UpdateRefused
 
 Floats = NDArray[np.float64]
 NOT_A_CLASS = 7
@@ -111,6 +113,127 @@ class NeverEnds(Strategy, frozen=True):
                 contributions = list(contributions) if survey is None else contributions[:]
             except Exception:  # noqa: BLE001, S112  # as careless code does
                 continue
+
+
+broken: set[str] = set()  # what a test lets fail from some moment on, as a version that is deployed then
+
+
+class MadeOfNothing(Strategy, frozen=True):
+    """Looks at its options when it is made."""
+
+    def __post_init__(self) -> None:
+        if "made" in broken:
+            message = "no such key"
+            raise KeyError(message)
+        while "slow" in broken:
+            try:
+                time.sleep(0.01)
+            except Exception:  # noqa: BLE001, S112  # as careless code does
+                continue
+
+
+class RefusesItsOptions(Strategy, frozen=True):
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.rate > 1:
+            message = f"a rate of {self.rate} goes too far"
+            raise ValueError(message)
+
+
+class RaisesLostRace(Strategy, frozen=True):
+    """Raises an error of the project's, after which its averager would look again for ever."""
+
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+        message = "as if another averager had moved the round"
+        raise LostRace(message)
+
+
+class RaisesNotYet(RangeMiddle, frozen=True):
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+        message = "as if another averager held the lease"
+        raise NotYet(message)
+
+
+class RefusesUpdates(Strategy, frozen=True):
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+        message = "as if a device had sent nonsense"
+        raise UpdateRefused(message)
+
+
+class GivesUpItself(Strategy, frozen=True):
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+        message = "two are too few"
+        raise AggregationFailed(message)
+
+
+class PopsItsState(RangeMiddle, frozen=True):
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+        return model + state.pop("seen")
+
+
+class AddsToItsState(RangeMiddle, frozen=True):
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+        state["more"] = change
+        return model + change
+
+
+class ShortensItsState(RangeMiddle, frozen=True):
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+        state["seen"] = state["seen"][1:]
+        return model + change
+
+
+class StateOfWords(RangeMiddle, frozen=True):
+    def step(self, model: Floats, change: Floats, state: dict[str, Any], turn: int) -> Floats:  # noqa: ARG002
+        state["seen"] = "words"
+        return model + change
+
+
+class HugeShares(GeometricShares, frozen=True):
+    def share(self, contribution: Contribution) -> float:  # noqa: ARG002
+        return 8e307
+
+
+class IntegersBeyondFloats(GeometricShares, frozen=True):
+    def share(self, contribution: Contribution) -> int:
+        return int(contribution.examples) * 10**400
+
+
+class WritesToTheWeights(RangeMiddle, frozen=True):
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:
+        weights *= 2
+        return np.asarray(weights @ changes)
+
+
+class AsksOfTraining(Strategy, frozen=True):
+    """Has a half on the device."""
+
+    temperature: float = 2.0
+
+    def training(self) -> dict[str, Any]:
+        if self.temperature > 5:
+            message = "too hot"
+            raise RuntimeError(message)
+        return {"temperature": self.temperature, "epochs": 7}
+
+
+class AsksTooMuch(Strategy, frozen=True):
+    def training(self) -> dict[str, Any]:
+        return {"essay": "x" * 4000}
+
+
+class AsksForNonsense(Strategy, frozen=True):
+    def training(self) -> Any:
+        return {"rate": np.inf}
+
+
+class StateIsAWord(RangeMiddle, frozen=True):
+    state: ClassVar[Any] = "seen"
+
+
+class CarriesANumber(RangeMiddle, frozen=True):
+    carried: ClassVar[Any] = 1
 
 
 class TakesTheModelsName(RangeMiddle, frozen=True):

@@ -3,8 +3,6 @@
 import logging
 import os
 import random
-import re
-import signal
 import sys
 import threading
 import time
@@ -14,6 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from components.component_process import (
+    LOST,
+    WRONG_CONFIGURATION,
+    component_version,
+    end_on_signals,
+    thing_name,
+)
 from components.predictor.adoption import Adoption
 from components.predictor.agenda import Agenda
 from components.predictor.configuration import Configuration, parse_configuration
@@ -26,12 +31,8 @@ from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import PredictingTask
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
 from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode, shorten_to_bytes
-from fedgrass.federation.names import checked_name
 from fedgrass.federation.topics import Kind, of_device, of_models
 
-LOST = 75  # exit code of a process that is to be started again: EX_TEMPFAIL of sysexits.h
-WRONG_CONFIGURATION = 78  # EX_CONFIG
-ENDING_SECONDS = 2
 FIRST_DELAY = 0.5  # seconds, between tries to subscribe
 LARGEST_DELAY = 30.0
 JITTER = 0.1  # of what is done again and again
@@ -47,7 +48,7 @@ def main() -> int:
     for chatty in ("boto3", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     agenda = Agenda()
-    _end_on_signals(agenda)
+    end_on_signals(agenda)
 
     def lost(reason: str) -> None:
         log.error("%s: exiting, to be started again", reason)
@@ -57,7 +58,7 @@ def main() -> int:
     try:
         nucleus = Nucleus.connect(lost)
         configuration = parse_configuration(nucleus.configuration())
-        predictor = Predictor(agenda, nucleus, configuration, _thing())
+        predictor = Predictor(agenda, nucleus, configuration, thing_name())
         predictor.start()
         try:
             return agenda.run()
@@ -72,31 +73,6 @@ def main() -> int:
     finally:
         if nucleus:
             nucleus.close()
-
-
-def _end_on_signals(agenda: Agenda) -> None:
-    def end(number: int, _: object) -> None:
-        log.info("asked to end by %s", signal.Signals(number).name)
-        agenda.post(lambda: agenda.stop(0))
-        # Making a task, or a nucleus that hangs, would take longer: the alarm ends the process.
-        signal.alarm(ENDING_SECONDS)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-
-
-def _thing() -> str:
-    try:
-        return checked_name("thing", os.environ["AWS_IOT_THING_NAME"])
-    except KeyError as error:
-        message = f"the nucleus has to say which thing this is, in the variable {error}"
-        raise ConfigurationError(message) from error
-
-
-def component_version() -> str:
-    """Return the version of the component that this file belongs to; empty if it is run from elsewhere."""
-    folder = Path(__file__).resolve().parents[3].name
-    return folder if re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]*", folder) else ""
 
 
 def load_tasks(configuration: Configuration) -> Mapping[str, PredictingTask]:
@@ -190,7 +166,7 @@ class Predictor:
             if model.task == task:
                 self._adoption.hear(model)
 
-        self._nucleus.subscribe(of_models(self._configuration.fleet, task), hear)
+        self._nucleus.subscribe(of_models(self._configuration.fleet, task), hear, qos=1)
 
     def _keep_trying(self, subscribe: Callable[[], None], delay: float) -> None:
         """Subscribe now or, while the nucleus is offline, later."""
@@ -230,7 +206,8 @@ class Predictor:
             event=event,
         )
         try:
-            self._nucleus.publish(self._topic, encode(report))
+            # At most once: what is said here is said again later.
+            self._nucleus.publish(self._topic, encode(report), qos=0)
         except (NotNow, Forbidden) as error:
             log.info("not reported: %s", error)  # what happened is said with the next report
             return

@@ -167,6 +167,8 @@ class Assignment:
             checksum=result.checksum,
             examples=result.examples,
             metrics=result.metrics,
+            examples_evaluated=result.examples_evaluated,
+            train_metrics=result.train_metrics,
             download_seconds=result.download_seconds,
             evaluate_seconds=result.evaluate_seconds,
             train_seconds=result.train_seconds,
@@ -187,5 +189,5 @@ class Assignment:
 
 
 def _measured(result: Result) -> str:
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.reported.items())
     return f"{metrics or 'no metrics'}; trained for {result.train_seconds:.2f} s"

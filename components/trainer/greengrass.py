@@ -1,117 +1,19 @@
-"""The Greengrass nucleus, through AWS's own IPC client."""
+"""The trainer's connection to the Greengrass nucleus."""
 
-import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
 
-import awsiot.greengrasscoreipc
-from awscrt.exceptions import AwsCrtError
-from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, StreamClosedError
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
-from awsiot.greengrasscoreipc.model import (
-    ConfigurationUpdateEvents,
-    IoTCoreMessage,
-    ReportedLifecycleState,
-    UnauthorizedError,
-)
+from awsiot.greengrasscoreipc.model import ConfigurationUpdateEvents
 
-from components.trainer.errors import ConnectionLost, Forbidden, NotSent, TrainerError
-
-CALL_SECONDS = 10.0  # the SDK's own calls wait for ever
-log = logging.getLogger(__name__)
-# The SDK logs, with tracebacks, what it raises or tells as well, and its own shutdown.
-logging.getLogger("awsiot").setLevel(logging.CRITICAL + 1)
-Lost = Callable[[str], None]
-T = TypeVar("T")
+from components.greengrass_ipc import GreengrassIpc
+from components.trainer.errors import ConnectionLost, Forbidden, NotSent
 
 
-class _Lifecycle(LifecycleHandler):  # type: ignore[misc] # the SDK has no types
-    def __init__(self, lost: Lost) -> None:
-        self._lost = lost
+class GreengrassNucleus(GreengrassIpc):
+    """The nucleus as a :class:`~components.trainer.ports.Host`: messages and the configuration."""
 
-    def on_disconnect(self, reason: Exception | None) -> None:
-        if reason is not None:  # None: this side closed it
-            self._lost(f"the nucleus closed the connection ({reason!r})")
-
-    def on_error(self, error: Exception) -> bool:
-        log.warning("the connection to the nucleus has an error: %r", error)
-        return True
-
-
-@dataclass
-class _Subscription:
-    operation: Any  # of the SDK, which has no types
-    wanted: bool = True
-
-
-class GreengrassNucleus:
-    """The connection to the nucleus: a :class:`~components.trainer.ports.Messaging`, and the configuration.
-
-    It is made once: when it is lost, ``lost`` is called (on a thread of the SDK) and the process has to end,
-    since the nucleus gives a new token to a new process only.
-    """
-
-    def __init__(self, client: GreengrassCoreIPCClientV2, lost: Lost) -> None:
-        self._client = client
-        self._lost = lost
-        self._subscriptions: dict[str, _Subscription] = {}
-        self._closing = False
-
-    @classmethod
-    def connect(cls, lost: Lost) -> "GreengrassNucleus":
-        """Connect to the nucleus that started this process.
-
-        Raises:
-            ConnectionLost: there is none, or it does not know the process.
-        """
-        try:
-            connection = awsiot.greengrasscoreipc.connect(
-                lifecycle_handler=_Lifecycle(lost), timeout=CALL_SECONDS
-            )
-        except KeyError as error:
-            message = f"no Greengrass nucleus started this process: the variable {error} is not set"
-            raise ConnectionLost(message) from error
-        except Exception as error:
-            message = f"the Greengrass nucleus does not answer: {error!r}"
-            raise ConnectionLost(message) from error
-        # One thread: the default executor has several, and would hand events over in any order.
-        return cls(GreengrassCoreIPCClientV2(connection, executor=ThreadPoolExecutor(1)), lost)
-
-    def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        """Publish to AWS IoT Core, as :class:`~components.trainer.ports.Messaging` says."""
-        _result(
-            lambda: self._client.publish_to_iot_core_async(topic_name=topic, qos=str(qos), payload=payload),
-            f"publish to {topic}",
-        )
-
-    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        """Subscribe at AWS IoT Core, as :class:`~components.trainer.ports.Messaging` says."""
-
-        def hear(event: IoTCoreMessage) -> None:
-            if event.message and event.message.payload is not None:
-                handler(event.message.payload)
-
-        self.unsubscribe(topic)
-        self._subscriptions[topic] = self._open(
-            f"subscribe to {topic}",
-            lambda **handlers: self._client.subscribe_to_iot_core_async(
-                topic_name=topic, qos=str(qos), on_stream_event=hear, **handlers
-            ),
-        )
-
-    def unsubscribe(self, topic: str) -> None:
-        """Close the subscription to a topic, if there is one."""
-        subscription = self._subscriptions.pop(topic, None)
-        if subscription:
-            subscription.wanted = False
-            subscription.operation.close()
-
-    def configuration(self) -> dict[str, Any]:
-        """Return the component's configuration as it is now; raises as :meth:`publish` does."""
-        answer = _result(self._client.get_configuration_async, "read the configuration")
-        return dict(answer.value or {})
+    not_now = NotSent
+    forbidden = Forbidden
+    connection_lost = ConnectionLost
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called, on another thread, once per changed value; raises as publish does."""
@@ -125,61 +27,3 @@ class GreengrassNucleus:
                 on_stream_event=hear, **handlers
             ),
         )
-
-    def report_running(self) -> None:
-        """Tell the nucleus that the component does its work; one that does not want to know it is fine."""
-        try:
-            _result(
-                lambda: self._client.update_state_async(state=ReportedLifecycleState.RUNNING),
-                "report the state RUNNING",
-            )
-        except (NotSent, Forbidden) as error:
-            log.info("%s", error)
-
-    def close(self) -> None:
-        """Close the connection; ``lost`` is not called."""
-        self._closing = True
-        self._client.close(executor_wait=False)
-
-    def _open(self, what: str, call: Callable[..., tuple["Future[Any]", Any]]) -> _Subscription:
-        subscription = _Subscription(None)
-
-        def closed() -> None:
-            if subscription.wanted and not self._closing:
-                self._lost(f"the nucleus closed the stream of: {what}")
-
-        def failed(error: Exception) -> bool:
-            log.warning("%s: %r", what, error)
-            return False  # keeps the stream open
-
-        def start() -> "Future[Any]":
-            future, subscription.operation = call(on_stream_error=failed, on_stream_closed=closed)
-            return future
-
-        try:
-            _result(start, what)
-        except TrainerError:
-            subscription.wanted = False
-            if subscription.operation:
-                # After a time-out it might open all the same, and nobody would ever close it.
-                subscription.operation.close()
-            raise
-        return subscription
-
-
-def _result(call: Callable[[], "Future[T]"], what: str) -> T:
-    """Return a call's answer; translate what the SDK raises."""
-    try:
-        return call().result(CALL_SECONDS)
-    except UnauthorizedError as error:
-        message = f"not allowed to {what}: the recipe's accessControl has to name it ({error.message})"
-        raise Forbidden(message) from error
-    except (ConnectionClosedError, StreamClosedError) as error:
-        message = f"could not {what}: the connection to the nucleus is closed"
-        raise ConnectionLost(message) from error
-    except TimeoutError as error:
-        message = f"could not {what}: the nucleus did not answer within {CALL_SECONDS:g} s"
-        raise NotSent(message) from error
-    except (RuntimeError, AwsCrtError) as error:  # the root of all that the SDK raises is RuntimeError
-        message = f"could not {what}: {getattr(error, 'message', None) or repr(error)}"
-        raise NotSent(message) from error

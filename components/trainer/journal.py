@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from components.trainer.worker_protocol import Result, id_of
+from fedgrass.federation import local_evaluation
 from fedgrass.federation.messages import Announcement, Completion, Status
 
 REPLIES_KEPT = 8  # an announcement that comes again later than that is worked on again, and refused as late
@@ -40,7 +41,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 class State(Struct, frozen=True):
     """All that the journal holds; ``replies`` has the newest last, ``examples`` counts them by task.
 
-    ``metrics`` has the names of what each task measured in its last training.
+    ``metrics`` has the names of what each task measured in its last training, of the global model and of it.
     """
 
     work: Accepted | None = None
@@ -75,11 +76,12 @@ class Journal:
         """Write down what a work made and measured: in one go, since the next restart relies on it."""
         task, trained = announcement.task, announcement.work == "train"
         state = self.state
+        measured = tuple(sorted(local_evaluation.of_the_global_model(result.reported)))
         changed = msgspec.structs.replace(
             state,
             work=Accepted(announcement, result) if trained else state.work,
             examples={**state.examples, task: result.examples_of_task},
-            metrics={**state.metrics, task: tuple(sorted(result.metrics))} if trained else state.metrics,
+            metrics={**state.metrics, task: measured} if trained else state.metrics,
         )
         self._save(changed)
 

@@ -9,12 +9,17 @@ import argparse
 import logging
 import os
 import random
-import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from components.component_process import (
+    LOST,
+    WRONG_CONFIGURATION,
+    component_version,
+    end_on_signals,
+    thing_name,
+)
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.events import EventLoop
@@ -23,19 +28,15 @@ from components.trainer.journal import Journal
 from components.trainer.plain_device import DEFAULT_FILE, read_device_file
 from components.trainer.ports import Host
 from components.trainer.power import read_power
-from components.trainer.presence import LOST
 from components.trainer.reconfiguration import Reconfiguration
 from components.trainer.session import Session
 from components.trainer.uploaders import Uploaders
 from components.trainer.worker_process import WorkerProcess
 from components.trainer.workplace import Workplace
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.names import checked_name
 
 UPDATES = "updates"  # folder of the updates, in the component's work folder
 GIVEN_BY_NUCLEUS = "SVCUID"  # a variable of every component's process
-WRONG_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
-ENDING_SECONDS = 2
 log = logging.getLogger("trainer")
 
 
@@ -99,7 +100,7 @@ def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
 
 def _connect_and_run(plain_file: Path | None) -> int:
     loop = EventLoop()
-    _end_on_signals(loop)
+    end_on_signals(loop)
 
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
@@ -119,23 +120,12 @@ def _leave(exits: ExitBudget) -> int:
             wait / 60,
         )
         rest = EventLoop()
-        _end_on_signals(rest)
+        end_on_signals(rest)
         rest.call_later(wait, lambda: rest.stop(LOST))
         if rest.run() == 0:
             return 0
     exits.take()
     return LOST
-
-
-def _end_on_signals(loop: EventLoop) -> None:
-    def end(number: int, _: object) -> None:
-        log.info("asked to end by %s", signal.Signals(number).name)
-        loop.post(lambda: loop.stop(0))
-        # A call to a nucleus that hangs would keep the loop for longer; the alarm's own action is to end.
-        signal.alarm(ENDING_SECONDS)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
 
 
 def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
@@ -144,7 +134,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
     worker = WorkerProcess(loop.post, configuration.bounds)
     uploaders = Uploaders(Path.cwd(), configuration)
     workplace = Workplace(
-        thing=_thing(),
+        thing=thing_name(),
         folder=Path.cwd() / UPDATES,
         loop=loop,
         journal=Journal(Path.cwd()),
@@ -172,21 +162,3 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
 def _give_up(loop: EventLoop, reason: str) -> None:
     log.error("%s: exiting, to be started again", reason)
     loop.stop(LOST)
-
-
-def _thing() -> str:
-    try:
-        return checked_name("thing", os.environ["AWS_IOT_THING_NAME"])
-    except KeyError as error:
-        message = f"the nucleus has to say which thing this is, in the variable {error}"
-        raise ConfigurationError(message) from error
-
-
-def component_version() -> str:
-    """Return the version of the component that this file belongs to; empty if it is run from elsewhere.
-
-    The nucleus unpacks an artifact into ``.../<component>/<version>/<artifact>`` and tells the version in no
-    other way.
-    """
-    folder = Path(__file__).resolve().parents[3].name
-    return folder if re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]*", folder) else ""

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from components.component_process import LOST
 from components.trainer.backoff import delays
 from components.trainer.errors import NotSent
 from components.trainer.events import EventLoop
@@ -15,7 +16,6 @@ from components.trainer.ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.messages import Heartbeat, Hello
 from fedgrass.federation.topics import Kind, of_device
 
-LOST = 75  # exit code of a process that is to be started again: EX_TEMPFAIL of sysexits.h
 FIRST_DELAY = 1.0  # seconds at most, between tries to subscribe
 LARGEST_DELAY = 30.0
 log = logging.getLogger(__name__)

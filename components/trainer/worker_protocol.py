@@ -35,11 +35,18 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     checksum: str  # of the file: the xxh3-128 of its header, which vouches for the rest
     examples: int  # that the work used
     examples_of_task: int  # that the task has for training, for the heartbeat
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # of evaluations
     download_seconds: float
-    evaluate_seconds: float
+    evaluate_seconds: float  # of the global model, and of the trained one
     train_seconds: float = 0.0
+    examples_evaluated: int | None = None  # None: a former version wrote this to the journal
+    train_metrics: dict[str, float] = {}  # that the training reports
     partial: bool = False  # the training was stopped; ``examples`` are those really seen by then
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """All metrics, of evaluations and of the training."""
+        return {**self.metrics, **self.train_metrics}
 
 
 class Failure(Struct, frozen=True, tag="failure"):

@@ -10,14 +10,15 @@ import msgspec
 
 from components.trainer.correcting import Corrected, correctable, server_control
 from components.trainer.errors import WorkFailed
+from components.trainer.local_evaluation import with_local_metrics
 from components.trainer.memory_file import CONTROL
 from components.trainer.tasks.registry import load_task
-from components.trainer.tasks.task import Report, Stop, Task
+from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
-from fedgrass.federation import encodings, messages, weights
+from fedgrass.federation import encodings, local_evaluation, messages, weights
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.weights import Layout
+from fedgrass.federation.weights import Layout, Written
 
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
@@ -40,6 +41,7 @@ class Workshop:
             ConfigurationError: there is no such task, or it does not take its options.
         """
         announcement = work.announcement
+        began = time.monotonic()
         # First, since making a task may import torch: that is no part of the durations that are told.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
@@ -58,25 +60,25 @@ class Workshop:
             examples=_checked_count(evaluation.examples, "evaluated on", smallest=0 if trains else 1),
             examples_of_task=_checked_count(task.examples(), "has"),
             metrics=_checked_metrics(evaluation.metrics),
+            examples_evaluated=_checked_count(evaluation.examples, "evaluated on"),
             download_seconds=downloaded - started,
             evaluate_seconds=evaluated - downloaded,
         )
         if not trains:
             return result
-        fit = (corrected or task).fit(model, announcement.settings, report, stop)
+        settings = local_evaluation.of_the_task(announcement.settings)
+        fit = (corrected or task).fit(model, settings, report, stop)
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
         written = corrected.write(fit, model) if corrected else write_update(work, fit.weights, model, layout)
-        return msgspec.structs.replace(
-            result,
-            bytes=written.bytes,
-            checksum=written.checksum,
-            examples=_checked_count(fit.examples, "trained on", smallest=1),
-            metrics=_checked_metrics({**evaluation.metrics, **fit.metrics}),
-            train_seconds=time.monotonic() - evaluated,
-            partial=fit.partial,
-        )
+        trained = time.monotonic()
+        told = _told(result, fit, written, seconds=trained - evaluated)
+        left = announcement.deadline_seconds - (trained - began)
+        if stop():
+            return told
+        # Now that the update is written: whatever the task does to its arrays, it is sent as it was trained.
+        return with_local_metrics(told, fit.weights, task.evaluate, announcement, left)
 
     def _corrected(self, work: Work, task: Task, model: Layout) -> Corrected:
         """Return the training that the aggregation scaffold asks for, once the server's control is here."""
@@ -106,6 +108,26 @@ class Workshop:
         if kept is None or kept[0] != options:
             self._tasks[name] = kept = (options, load_task(name, options))
         return kept[1]
+
+
+def _told(evaluated: Result, fit: Fit, written: Written, seconds: float) -> Result:
+    """Return the result of an evaluation with what a training made of it."""
+    training = _checked_metrics(fit.metrics)
+    measured = {name: value for name, value in evaluated.metrics.items() if name not in training}
+    if (count := len(measured) + len(training)) > messages.MOST_METRICS:
+        most = messages.MOST_METRICS
+        message = f"the task's metrics cannot be sent: evaluation and training have {count}, {most} at most"
+        raise WorkFailed(message)
+    return msgspec.structs.replace(
+        evaluated,
+        bytes=written.bytes,
+        checksum=written.checksum,
+        examples=_checked_count(fit.examples, "trained on", smallest=1),
+        metrics=measured,
+        train_metrics=training,
+        train_seconds=seconds,
+        partial=fit.partial,
+    )
 
 
 def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

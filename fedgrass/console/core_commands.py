@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from fedgrass.console import core_arguments
+from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
 STOP_SECONDS = 60.0
@@ -136,6 +134,8 @@ def _told(act: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Names
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
     from fedgrass.local.run_core import RunOptions, run  # noqa: PLC0415
 
     options = RunOptions(
@@ -158,15 +158,15 @@ def _list(_: argparse.Namespace) -> None:
 
     cores, silent = running_cores()
     for core in cores:
-        _say(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
+        say(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
         for component in core.components:
-            _say(f"    {component.name} {component.version}  {component.state}")
+            say(f"    {component.name} {component.version}  {component.state}")
         for name, amount in core.faults.items():
-            _say(f"    fault {name}{'' if amount is None else f' {amount}'}")
+            say(f"    fault {name}{'' if amount is None else f' {amount}'}")
     if not cores:
-        _say("no core is running here")
+        say("no core is running here")
     for line in silent:
-        _say(line)
+        say(line)
 
 
 def _stop(arguments: argparse.Namespace) -> None:
@@ -176,7 +176,7 @@ def _stop(arguments: argparse.Namespace) -> None:
     thing = the_core(arguments.thing)
     ask(thing, Stop())
     wait_until_gone(thing, STOP_SECONDS)
-    _say(f"{thing} has stopped")
+    say(f"{thing} has stopped")
 
 
 def _inject(arguments: argparse.Namespace) -> None:
@@ -184,6 +184,9 @@ def _inject(arguments: argparse.Namespace) -> None:
     from fedgrass.local.fault_kinds import FAULTS  # noqa: PLC0415
 
     if arguments.fault is None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
         lines = Table("fault", "amount", "what happens")
         for name, fault in FAULTS.items():
             amount = fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}"
@@ -234,8 +237,4 @@ def _configure(arguments: argparse.Namespace) -> None:
 def _ask(arguments: argparse.Namespace, request: Any, seconds: float = STOP_SECONDS) -> None:
     from fedgrass.local.control_client import ask, the_core  # noqa: PLC0415
 
-    _say(ask(the_core(arguments.thing), request, seconds).said)
-
-
-def _say(line: str) -> None:
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    say(ask(the_core(arguments.thing), request, seconds).said)

@@ -197,12 +197,18 @@ class Stack:
     def _first_failure(self, stack: str, before: Sequence[Mapping[str, Any]]) -> str:
         """Name the resource that failed first and its reason: later failures are mostly consequences."""
         old = {event["EventId"] for event in before}
-        for event in reversed(self._events(stack)):
-            reason = event.get("ResourceStatusReason", "")
-            failed = event.get("ResourceStatus", "").endswith("_FAILED") and event["EventId"] not in old
-            if failed and reason not in _CONSEQUENCES:
-                return _told(event, reason)
-        return self._failed_check(stack) or "The stack's events name no failed resource"
+        failed = [
+            _told(event, event.get("ResourceStatusReason", ""))
+            for event in reversed(self._events(stack))
+            if event.get("ResourceStatus", "").endswith("_FAILED")
+            and event["EventId"] not in old
+            and event["ResourceType"] != "AWS::CloudFormation::Stack"
+            and event.get("ResourceStatusReason", "") not in _CONSEQUENCES
+        ]
+        return next(iter(failed), "") or self._failed_check(stack) or self._reason(stack)
+
+    def _reason(self, stack: str) -> str:
+        return str(self.describe(stack).get("StackStatusReason") or "its events name no failed resource")
 
 
 def _told(event: Mapping[str, Any], reason: str | None) -> str:

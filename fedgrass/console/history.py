@@ -1,7 +1,7 @@
 """What a run was: a table for people, and a file for programs; docs/history.md has its fields."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from fedgrass.console import picture
 from fedgrass.console.operator import RoundRecord
 from fedgrass.console.picture import Evaluations
+from fedgrass.federation.local_evaluation import PREFIX
 from fedgrass.federation.rounds import Participant, Participation, State
 from fedgrass.federation.runs import Run
 
@@ -64,7 +65,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Return one line per attempt at a round, narrow enough for 80 columns."""
     lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     judged = any(line["held_out"] for line in summaries)
-    # Whoever watches a fleet has no data of his own: the devices then say how good their model was.
+    # Whoever watches a fleet has no data of his own: the devices then say how good the model was that they
+    # got, and how good on the same data their own was that they made of it.
     measures = "held_out" if judged else "metrics"
     headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
     for heading, second_line in headings:
@@ -79,8 +81,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
             f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
             _seconds(line["seconds"]),
-            _share(line[measures].get("accuracy")),
-            _number(line[measures].get("loss")),
+            _before_and_after(line[measures], "accuracy", _share),
+            _before_and_after(line[measures], "loss", _number),
         )
     return lines
 
@@ -92,6 +94,12 @@ _HEADINGS = (
     ("MB", "up / down"),
     ("took", "s"),
 )
+
+
+def _before_and_after(metrics: Mapping[str, float], name: str, shown: Callable[[float | None], str]) -> str:
+    after = metrics.get(f"{PREFIX}{name}")
+    before = shown(metrics.get(name))
+    return before if after is None else f"{before.removesuffix('%')}/{shown(after)}"
 
 
 def _seconds(value: float | None) -> str:

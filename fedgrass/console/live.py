@@ -121,7 +121,8 @@ class LiveView:
             self._update(thing, status, state, status.progress, status.reason or note)
         elif kind is Kind.COMPLETE:
             reply = messages.decode(payload, Completion)
-            figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(reply.metrics.items()))
+            metrics = {**reply.metrics, **reply.train_metrics}
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(metrics.items()))
             self._update(thing, reply, "done", 1.0, f"trained {reply.train_seconds:.2f} s  {figures}")
 
     def _update(

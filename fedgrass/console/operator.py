@@ -45,7 +45,7 @@ class Operator:
 
     def devices(self) -> list[Candidate]:
         """Return every device that ever sent a heartbeat."""
-        return self._devices.seen_since(0)
+        return list(self._devices.seen_since(0))
 
     def start(self, name: str, settings: RunSettings, initial: Arrays) -> Run:
         """Upload the initial model and start a run; raises as ``act`` does, and if there is another one."""

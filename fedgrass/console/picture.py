@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedgrass.federation.local_evaluation import PREFIX
 from fedgrass.federation.rounds import Participation, State
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ def draw(target: Path, name: str, summaries: Summaries, evaluations: Evaluations
 
 
 def _draw_models(axes: "Axes", metric: str, closed: Summaries, evaluations: Evaluations) -> None:
-    """Draw each global model as the devices measured it, before they trained on, and on held-out data."""
+    """Draw each global model as the devices measured it, before they trained on, and on held-out data.
+
+    Beside the model that a round made: what the devices' own models had on the same data, before they were
+    averaged into it.
+    """
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # as above
 
     local = [
@@ -61,9 +66,12 @@ def _draw_models(axes: "Axes", metric: str, closed: Summaries, evaluations: Eval
         if metric in device["metrics"]
     ]
     means = [(line["base"], line["metrics"][metric]) for line in closed if metric in line["metrics"]]
+    own = f"{PREFIX}{metric}"
+    trained = [(line["round"], line["metrics"][own]) for line in closed if own in line["metrics"]]
     judged = [(number, found[metric]) for number, found in sorted(evaluations.items()) if metric in found]
     _plot(axes, local, ".", PALE, "on the data that a device holds out")
     _plot(axes, means, "--", PALE, "their mean, by examples")
+    _plot(axes, trained, "^:", PALE, "of the devices' own models, before they were averaged")
     _plot(axes, judged, "o-", DARK, "on data that no device has seen")
     axes.set(xlabel="global model, by the round that made it", ylabel=metric)
     if metric == "accuracy":

@@ -33,11 +33,13 @@ def refusals() -> Iterator[None]:
 def client(service: str) -> Any:
     """Return the client of an AWS service, with the credentials and region that the environment names."""
     try:
-        session: Any = boto3.Session()
+        # boto3 itself knows AWS_DEFAULT_REGION alone; all of AWS's other tools know this one, and prefer it.
+        session: Any = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
         return session.client(service, config=_CONFIG)
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        reason = str(error).rstrip(".")
         message = (
-            f"AWS cannot be used: {error}.{_hint() or ' Set AWS_PROFILE, or AWS_REGION and credentials'}"
+            f"AWS cannot be used: {reason}.{_hint() or ' Set AWS_PROFILE, or AWS_REGION and credentials'}"
         )
         raise StackError(message) from error
 

@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from fedgrass.console.key_values import parse_key_values
+from fedgrass.console.terminal import say
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,8 +46,8 @@ def _new(arguments: argparse.Namespace) -> None:
 
     file, test = write_task(arguments.name, arguments.folder)
     path = f" --path {arguments.folder}" if arguments.folder != Path() else ""
-    _say(f"wrote {file} and {test}: put your model and data in, then")
-    _say(f"  fedgrass task check {file.stem}:{class_of(arguments.name)}{path}")
+    say(f"wrote {file} and {test}: put your model and data in, then")
+    say(f"  fedgrass task check {file.stem}:{class_of(arguments.name)}{path}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -62,7 +61,7 @@ def _check(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         seconds=arguments.seconds,
     )
-    sys.exit(check_task(options, _say))
+    sys.exit(check_task(options, say))
 
 
 def _positive(text: str) -> int:
@@ -70,7 +69,3 @@ def _positive(text: str) -> int:
         message = f"{text!r} is no whole number from 1"
         raise argparse.ArgumentTypeError(message)
     return int(text)
-
-
-def _say(line: str) -> None:
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """How the work of averaging one round is divided, chosen from sizes and counts.
 
-A large cohort is summed in *groups* while other devices are still at work: every ``GROUP`` counted replies go
+A large cohort is summed in *groups* while other devices are still at work: every so many counted replies go
 to an averager of their own, and at the end the sums of the groups are averaged. A large model is cut into
 *shards*, ranges of its values, each made by an averager of its own from the same range of every update.
 """
@@ -14,13 +14,12 @@ from fedgrass.federation.slices import Slice, cut
 from fedgrass.federation.weights import Layout
 
 _BYTES = 4  # of a float32, which most values of most models are
-GROUP = 64  # replies in a group: they are taken in one transaction of DynamoDB, which has 100 items
 
 
 class Scale(Struct, frozen=True, kw_only=True):
     """From which sizes on work is divided; the defaults are for Lambda, which reads some 75 MB/s from S3."""
 
-    group: int = GROUP
+    group: int = 64  # replies in a group; all of them, less a few that come at the moment it begins
     grouped_bytes: int = 2 * 1024**3  # of all updates that a round may get; half a minute's reading
     sharded_bytes: int = 256 * 1024**2  # of the model; a shard has half of this
 
@@ -35,11 +34,14 @@ class Job(Struct, frozen=True, kw_only=True):
     number: int  # of the group, from 1, or of the shard, from 0
 
 
-def groups_pay(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> bool:
-    """Return whether a round's replies are summed in groups: where sums of some of them can be averaged."""
+def group_size(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> int:
+    """Return how many of a round's replies are summed at a time; 0: they are all averaged at its end.
+
+    Groups are for large rounds where sums of some updates can be averaged, and for models without shards.
+    """
     large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
     plain = strategy.separable and not strategy.carried
-    return large and plain and model_bytes <= scale.sharded_bytes
+    return scale.group if large and plain and model_bytes <= scale.sharded_bytes else 0
 
 
 def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:

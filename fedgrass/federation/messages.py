@@ -28,8 +28,10 @@ RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
 # Only characters that take one byte each, so that the largest completion stays under the limit.
-MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:@ -]{1,64}\Z")]
-Metrics = Annotated[dict[MetricName, float], Meta(max_length=24)]
+LONGEST_METRIC_NAME = 64
+MOST_METRICS = 24  # that a message has room for
+MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
+Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
 # No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
 AttributeName = Annotated[
     str,
@@ -46,7 +48,8 @@ AttributeText = Annotated[
     ),
 ]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
-Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=24)]
+MOST_OPTIONS = 24
+Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=MOST_OPTIONS)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 MOST_CARRIED = 1  # kind of arrays that updates carry beside the model's: more would not fit an announcement
@@ -115,10 +118,12 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     announced_at: Milliseconds
     bytes: Count
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{32}\\Z")]  # of the file's header
-    examples: Positive
-    metrics: Metrics = {}
+    examples: Positive  # that it trained on; of an evaluation those that it evaluated
+    metrics: Metrics = {}  # of evaluations, on ``examples_evaluated`` examples of the device's own
+    examples_evaluated: Count | None = None  # None: an older device, whose metrics are all in ``metrics``
+    train_metrics: Metrics = {}  # that the training reports, on ``examples``; with the others at most 24
     download_seconds: Seconds = 0.0
-    evaluate_seconds: Seconds = 0.0
+    evaluate_seconds: Seconds = 0.0  # of the global model, and of the device's own after its training
     train_seconds: Seconds = 0.0
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen

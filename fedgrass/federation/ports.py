@@ -84,7 +84,8 @@ class RoundStore(Protocol):
     def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it, both or neither, if the round is OPEN.
 
-        What the reply says is kept with the participant, ``announced_at`` too.
+        What the reply says is kept with the participant, ``announced_at`` too, and the group that is ``of``'s
+        next: replies that are counted at the same moment may make a group a little larger than the others.
 
         Raises LostRace if the round is not OPEN or the participant is not in the state of ``part`` any more.
         """
@@ -101,12 +102,14 @@ class RoundStore(Protocol):
         Raises LostRace if the lease is somebody else's or the participant has moved on.
         """
 
-    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
-        """Count a group more, and note it with its members, all or nothing; at most 99 devices.
+    def begin_group(self, of: Round) -> None:
+        """Count a group more that was handed over.
 
-        Raises LostRace if the round is not OPEN or has not the ``groups`` of ``of`` any more, or if a device
-        is in a group already or is not REPLIED.
+        Raises LostRace if the round is not OPEN or has not the ``groups`` of ``of`` any more.
         """
+
+    def members(self, of: Round, group: int) -> Iterator[Participant]:
+        """Return the participants that were counted in a group, by device name; nobody else is read."""
 
     def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count that, both or neither, if the round is in the state of ``of``.
@@ -127,13 +130,13 @@ class RoundStore(Protocol):
 class DeviceDirectory(Protocol):
     """The devices that heartbeats have registered."""
 
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        """Return the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:
+        """Yield the devices whose last heartbeat came at ``earliest`` (milliseconds, cloud) or later."""
 
     def sample(
         self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
     ) -> list[Candidate]:
-        """Return ``wanted`` or more suitable devices, drawn at random, with unsuitable ones beside them.
+        """Return ``wanted`` or more suitable devices, drawn at random, and no others.
 
         Fewer only if there are no more. What is read grows with ``wanted``, not with the fleet.
         """
@@ -174,7 +177,7 @@ class Bucket(Protocol):
     def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
         """Return an object as ``read`` does, and a word for this version of it."""
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still is that version; None: if there is none. Return whether it was."""
 
     def exists(self, key: str) -> bool:
@@ -194,7 +197,7 @@ class ObjectWriter(Protocol):
         """Write the next bytes; they may be changed once this returns."""
 
     def finish(self) -> None:
-        """Make the object of what was written, over whatever is there."""
+        """Make the object of what was written, over whatever is there; if that fails, as ``abort``."""
 
     def abort(self) -> None:
         """Leave no object, nor anything else that was written."""

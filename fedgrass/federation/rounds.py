@@ -104,7 +104,8 @@ class Round(Struct, frozen=True, kw_only=True):
     leased_at: int = 0
     lease_until: int = 0
     expired: int = 0  # leases in a row that ended without an end of the averaging
-    groups: int = 0  # of replies that were handed to averagers of their own; see division.py
+    group_size: int = 0  # replies that an averager of their own sums; 0: there are no groups. See division.py
+    groups: int = 0  # that were handed over so far
     closed_at: int = 0
     reason: str = ""
     model_sha256: str = ""
@@ -114,7 +115,7 @@ class Round(Struct, frozen=True, kw_only=True):
     )
     download_bytes: int = 0
     carried: Carried = {}  # beside the model that it left to the next round
-    metrics: dict[str, float] = {}  # of the replies, weighted by examples
+    metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
@@ -144,6 +145,11 @@ class Round(Struct, frozen=True, kw_only=True):
     def good(self) -> int:
         """Replies that count: those whose update was not refused."""
         return self.replied - self.refused
+
+    @property
+    def next_group(self) -> int:
+        """The group, from 1, that the next counted reply belongs to; 0 if there are none."""
+        return self.replied // self.group_size + 1 if self.group_size else 0
 
     @property
     def bytes_to_download(self) -> int:
@@ -200,14 +206,21 @@ class Participant(Struct, frozen=True, kw_only=True):
     bytes: int = 0
     checksum: str = ""
     examples: int = 0
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {}  # of evaluations: of the global model, and local_... of its own
+    examples_evaluated: int | None = None  # that those are means of; None: an older device did not say
+    train_metrics: dict[str, float] = {}  # that its training reports
     download_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
+    evaluate_seconds: float = 0.0  # of both evaluations
     train_seconds: float = 0.0
     upload_seconds: float = 0.0
     partial: bool = False  # the deadline cut its training short; examples are those really seen
     reason: str = ""
-    group: int = 0  # that sums its update, from 1; 0 is none
+    group: int = 0  # in which its update is summed, from 1; 0 is none
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """All metrics that the device reported, of evaluations and of its training."""
+        return {**self.metrics, **self.train_metrics}
 
     @property
     def turnaround_seconds(self) -> float:

@@ -12,6 +12,7 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
+from fedgrass.federation.messages import Options
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
 
@@ -56,6 +57,7 @@ class Run(Struct, frozen=True, kw_only=True):
     ended_at: int = 0
     reason: str = ""
     carries: tuple[str, ...] = ()  # what updates carry beside the model, by the strategy: see carried.py
+    needs: Options = {}  # that one's own strategy has of the devices' training
     continued_from: str = ""  # the key of the model that became the initial one
     wanted: int = 0  # with the schedule by hand: rounds up to this number may be opened
     granted_attempts: int = 0  # at round ``granted_round``, beyond the settings' attempts, by ``retry``

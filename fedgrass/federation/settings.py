@@ -1,7 +1,6 @@
 """The settings of a run: what the operator may choose, checked before anything starts."""
 
 import math
-import re
 from collections.abc import Collection, Iterator
 from typing import Annotated, Literal
 
@@ -11,13 +10,14 @@ from msgspec import Meta, Struct
 from fedgrass.federation import aggregation
 from fedgrass.federation.aggregation import OWN, STRATEGIES
 from fedgrass.federation.alarms import LONGEST_REMINDER
-from fedgrass.federation.conversion import convert, key_shown, shown
+from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Options, TaskName
+from fedgrass.federation.messages import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
+from fedgrass.federation.training_settings import check_sendable, not_plain
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -89,9 +89,10 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     training: Options = {}  # handed to the device's training as it is
     training_by_round: TrainingByRound = {}  # over `training`, from the round of that number on
     # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
-    # or by a share of all. 0: never.
+    # by a share of all, or by a number of devices. 0: never.
     evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0
     evaluate_fraction: Share = 1.0
+    evaluate_count: Count | None = None
     held_out: list[ThingName] = []
     schedule: Literal["at_once", "every", "adaptive", "by_hand"] = "at_once"
     every_minutes: Annotated[float, Meta(ge=0, le=7 * 24 * 60)] = 0.0
@@ -136,9 +137,12 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         chosen = self.threshold_count if self.threshold_count is not None else share
         return min(wanted, max(1, self.minimum_replies, chosen))
 
-    def training_of(self, number: int) -> Options:
-        """Return the training settings of round ``number``: the strategy's needs, and over them the run's."""
-        chosen: Options = {}
+    def training_of(self, number: int, needs: Options | None = None) -> Options:
+        """Return the training settings of round ``number``: the strategy's needs, and over them the run's.
+
+        ``needs`` are those of one's own strategy, which only the cloud functions have.
+        """
+        chosen: Options = dict(needs or {})
         if built_in := aggregation.strategy(self.aggregation, self.aggregation_options):
             chosen.update(built_in.training())
         chosen.update(self.training)
@@ -160,26 +164,32 @@ def parse_settings(values: object) -> RunSettings:
     aggregation.strategy(settings.aggregation, settings.aggregation_options)
     if settings.where:
         parse_expression(settings.where)
-    _check_rounds_of_training(settings)
+    check_sendable(settings.training, settings.training_by_round)
+    check_training(settings)
     for complaint in _contradictions(settings):
         raise SettingsError(complaint)
     return settings
 
 
-def _check_rounds_of_training(settings: RunSettings) -> None:
-    for number in settings.training_by_round:
-        if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
-            message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
-            raise SettingsError(message)
-    _check_sendable("training", settings.training)
-    for number, options in settings.training_by_round.items():
-        _check_sendable(f"training_by_round.{number}", options)
+def check_training(settings: RunSettings, needs: Options | None = None) -> None:
+    """Check that an announcement has room for the training settings of every round, the strategy's too.
+
+    Raises:
+        SettingsError: it has not, in the round that the text names.
+    """
+    beside = f" with what the aggregation {settings.aggregation!r} adds" if needs else ""
     for number in ("1", *settings.training_by_round):
-        length = len(msgspec.json.encode(settings.training_of(int(number))))
-        if length > LARGEST_TRAINING:
+        chosen = settings.training_of(int(number), needs)
+        if (length := len(msgspec.json.encode(chosen))) > LARGEST_TRAINING:
             message = (
-                f"the run's training and training_by_round have {length:,} bytes of JSON in round {number};"
-                f" {LARGEST_TRAINING:,} is the most"
+                f"the run's training and training_by_round{beside} have {length:,} bytes of JSON in round"
+                f" {number}; {LARGEST_TRAINING:,} is the most"
+            )
+            raise SettingsError(message)
+        if len(chosen) > MOST_OPTIONS:
+            message = (
+                f"the run's training and training_by_round{beside} have {len(chosen)} settings in round"
+                f" {number}; {MOST_OPTIONS} is the most"
             )
             raise SettingsError(message)
 
@@ -192,11 +202,10 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
             " true, or choose another upload_encoding"
         )
-    if settings.held_out and not settings.evaluate_every:
-        yield (
-            f"the run's held_out is {shown(settings.held_out)}, devices that only evaluate: say how often in"
-            " evaluate_every"
-        )
+    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
+    without = chosen.without if chosen else ()
+    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    yield from _contradictions_of_the_evaluation(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
     for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
@@ -206,9 +215,16 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
     for option, value in settings.aggregation_options.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
-    for field, unset in (("target_value", None), ("patience", 0)):
+    if settings.every_minutes and settings.schedule in {"at_once", "by_hand"}:
+        yield (
+            f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
+            f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
+        )
+    of_a_metric = {"target_value": None, "patience": 0, "smallest_improvement": 0.0, "lower_is_better": False}
+    for field, unset in of_a_metric.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
-            yield f"the run's {field} is {value}: name the metric in target_metric, such as 'accuracy'"
+            named = str(value).lower() if isinstance(value, bool) else value
+            yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
@@ -231,14 +247,14 @@ def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
 
 
-def _check_sendable(place: str, options: Options) -> None:
-    """Check that JSON can express each of the options, so that an announcement can carry them."""
-    for name, value in options.items():
-        try:
-            msgspec.json.decode(msgspec.json.encode({name: value}), type=Options)
-        except (msgspec.MsgspecError, UnicodeEncodeError) as error:
-            message = (
-                f"the run's {place}.{key_shown(name)} is {shown(value)}: it takes a finite number, a text of"
-                " Unicode, or true or false"
-            )
-            raise SettingsError(message) from error
+def _contradictions_of_the_evaluation(settings: RunSettings) -> Iterator[str]:
+    given = {}
+    for field, unset in (("held_out", []), ("evaluate_count", None), ("evaluate_fraction", 1.0)):
+        if (value := getattr(settings, field)) != unset:
+            given[field] = shown(value)
+    if given and not settings.evaluate_every:
+        field, value = next(iter(given.items()))
+        yield f"the run's {field} is {value}, which says who evaluates: say how often in evaluate_every"
+    if len(given) > 1:
+        both = " and ".join(f"{field} {value}" for field, value in given.items())
+        yield f"the run has both {both}, which say who evaluates: give one of them"

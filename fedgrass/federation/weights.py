@@ -63,6 +63,7 @@ __all__ = [
     "decode",
     "dtype_of",
     "encode",
+    "finite",
     "header",
     "header_checksum",
     "header_size",
@@ -112,15 +113,16 @@ def check_finite(arrays: Arrays) -> None:
         UpdateRefused: the text names the array, how many values, and where the first is.
     """
     for name, array in arrays.items():
-        finite = _finite(array)
-        if not finite.all():
-            first = tuple(int(index) for index in np.argwhere(~finite)[0])
-            count = int(array.size - finite.sum())
+        good = finite(array)
+        if not good.all():
+            first = tuple(int(index) for index in np.argwhere(~good)[0])
+            count = int(array.size - good.sum())
             message = f"array {name!r} has {count} values that are not finite, the first at {first}"
             raise UpdateRefused(message)
 
 
-def _finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
+def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Return which values are finite, in the array's shape; uint16 are bits of BF16."""
     if array.dtype == DTYPES["BF16"]:
         bits = array.astype(np.uint16, copy=False)
         return np.asarray((bits & _EXPONENT_OF_BFLOAT16) != _EXPONENT_OF_BFLOAT16)

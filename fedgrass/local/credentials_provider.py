@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedgrass.local.http_messages import Answer, encode_answer, read_request
+from fedgrass.local.http_messages import Answer
+from fedgrass.local.json_server import JsonServer
 
 HOST: Final = "localhost"
-REQUEST_SECONDS: Final = 30.0
 VALID_DAYS: Final = 30
 NAMES: Final = {
     "AccessKeyId": "accessKeyId",
@@ -53,8 +53,7 @@ class CredentialsProvider:
         self._key = folder / "server.key"
         self._log = log
         self._things: dict[str, tuple[str, Credentials]] = {}
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._server = JsonServer("credentials provider", self._answer, log)
         self.endpoint = ""
 
     def know(self, thing: str, certificate: Path, credentials: Credentials) -> None:
@@ -69,38 +68,11 @@ class CredentialsProvider:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._device_ca))
         context.load_cert_chain(self.certificate, self._key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        self.endpoint = f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
+        self.endpoint = f"{HOST}:{await self._server.start(context)}"
 
     async def stop(self) -> None:
         """Stop listening and drop the requests under way. May be called again."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._serving:
-            task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=5)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-        protocol = h11.Connection(h11.SERVER)
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = await read_request(protocol, reader)
-                if request is not None:
-                    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-                    writer.write(encode_answer(protocol, await self._answer(request, shown)))
-                    await writer.drain()
-        except h11.RemoteProtocolError as exc:
-            writer.write(encode_answer(protocol, (exc.error_status_hint, {"message": str(exc)})))
-        except (TimeoutError, ConnectionError) as exc:
-            self._log.debug("a client of the credentials provider has left: %s", exc)
-        finally:
-            writer.close()
+        await self._server.stop()
 
     async def _answer(self, request: h11.Request, certificate: bytes) -> Answer:
         if request.method != b"GET":

@@ -94,6 +94,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
             say=_speaker(console),
+            check=task.raise_if_failed,
         ) as site,
     ):
         if options.keep:

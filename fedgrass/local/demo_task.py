@@ -57,12 +57,16 @@ class DemoTask:
     def get(self) -> Any:
         """Return the task once it is loaded; raises what loading it raised."""
         self._thread.join(LOAD_SECONDS)
-        if self._failed:
-            raise self._failed[0]
+        self.raise_if_failed()
         if not self._loaded:
             message = f"the task {self.name!r} was not loaded within {LOAD_SECONDS:.0f} s"
             raise SettingsError(message)
         return self._loaded[0]
+
+    def raise_if_failed(self) -> None:
+        """Raise what loading the task raised, if it is over and failed; does not wait for it."""
+        if self._failed:
+            raise self._failed[0]
 
     def judge(self, model: bytes) -> Mapping[str, float]:
         """Measure a global model by the task's ``evaluate_held_out``; a task without it measures nothing."""

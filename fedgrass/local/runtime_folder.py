@@ -62,25 +62,25 @@ def sockets() -> list[Path]:
 
 
 class Claim:
-    """Holds a control socket's name for one process, until it lets go of it or dies."""
+    """Holds a control socket's name for one process, until it lets go of it or dies.
+
+    The lock is on a file beside the socket, which whoever holds it takes away at the end.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ControlError if another process holds it."""
-        self._descriptor: int | None = os.open(
-            path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            self.close()
-            message = (
-                "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
-            )
-            raise ControlError(message) from exc
+        self._file = path.with_suffix(".lock")
+        descriptor = _locked(self._file)
+        while not _is_still(self._file, descriptor):
+            # Whoever held it took the file away after it was opened here: this lock is on nothing.
+            os.close(descriptor)
+            descriptor = _locked(self._file)
+        self._descriptor: int | None = descriptor
 
     def close(self) -> None:
         """Let go. May be called again."""
         if self._descriptor is not None:
+            self._file.unlink(missing_ok=True)  # before the lock is gone: later it may be somebody else's
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -91,6 +91,25 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         """Let go."""
         self.close()
+
+
+def _locked(file: Path) -> int:
+    """Return the descriptor of a file with the lock on it. Raises ControlError if another process has it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(descriptor)
+        message = "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
+        raise ControlError(message) from exc
+    return descriptor
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def remove_stale(path: Path) -> bool:

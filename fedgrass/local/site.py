@@ -59,6 +59,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
     parameters: Mapping[str, str] | None = None,
     enforces: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Site]:
     """Set a site up in ``folder``, and take it down whatever happens.
 
@@ -72,6 +73,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
         parameters: for the template, beside the fleet's name.
         enforces: whether IAM and IoT policies count, as on AWS.
         say: told of each step, for people who wait.
+        check: asked again and again while the devices start; what it raises ends it all.
     """
     chosen = profile_named(profile)
     build = build_trainer(folder / "build")
@@ -89,6 +91,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
             {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
         )
         say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
+        check()
         started = time.monotonic()
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
         common = {"fleet": fleet_name, "python": sys.executable}
@@ -97,7 +100,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
         if without:
             fleet.start_plain(without)
         operator = Operator(cloud.client, outputs)
-        _wait_for_devices(operator, len(configurations) + len(without))
+        _wait_for_devices(operator, len(configurations) + len(without), check)
         beside = f", {len(without)} devices without Greengrass do the same by plain MQTT," if without else ""
         say(
             f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
@@ -112,9 +115,10 @@ def build_trainer(folder: Path) -> ComponentBuild:
     return ComponentBuild(TRAINER, folder / "recipes" / f"{TRAINER}.yaml", folder / "artifacts")
 
 
-def _wait_for_devices(operator: Operator, count: int) -> None:
+def _wait_for_devices(operator: Operator, count: int, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + _REGISTER_SECONDS
     while (registered := len(operator.devices())) < count:
+        check()
         if time.monotonic() > deadline:
             message = (
                 f"only {registered} of {count} devices sent a heartbeat within {_REGISTER_SECONDS:.0f} s"

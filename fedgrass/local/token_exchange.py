@@ -10,13 +10,11 @@ from typing import Final
 import h11
 
 from fedgrass.local.core_errors import NoCloudError
-from fedgrass.local.http_messages import encode_answer, read_request
+from fedgrass.local.http_messages import Answer
+from fedgrass.local.json_server import JsonServer
 
 PATH: Final = "/2016-11-01/credentialprovider/"
-REQUEST_SECONDS: Final = 30.0
 CREDENTIAL_KEYS: Final = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
-
-Response = tuple[int, Mapping[str, str]]
 
 
 class TokenExchangeService:
@@ -31,45 +29,18 @@ class TokenExchangeService:
         self._credentials = credentials
         self._is_component_token = is_component_token
         self._log = log
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._server = JsonServer("token exchange service", self._answer, log)
         self.url = ""
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1; `url` says where."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{PATH}"
+        self.url = f"http://127.0.0.1:{await self._server.start()}{PATH}"
 
     async def stop(self) -> None:
         """Stop listening and drop the requests under way. May be called again."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._serving:
-            task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=5)
+        await self._server.stop()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-        protocol = h11.Connection(h11.SERVER)
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = await read_request(protocol, reader)
-                if request is not None:
-                    writer.write(encode_answer(protocol, await self._answer(request)))
-                    await writer.drain()
-        except h11.RemoteProtocolError as exc:
-            writer.write(encode_answer(protocol, (exc.error_status_hint, {"message": str(exc)})))
-        except (TimeoutError, ConnectionError) as exc:
-            self._log.debug("a client of the token exchange service has left: %s", exc)
-        finally:
-            writer.close()
-
-    async def _answer(self, request: h11.Request) -> Response:
+    async def _answer(self, request: h11.Request, _certificate: bytes) -> Answer:
         if request.method != b"GET":
             return 405, {"message": "only GET is answered"}
         if request.target.rstrip(b"/") != PATH.rstrip("/").encode():

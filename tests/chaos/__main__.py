@@ -24,6 +24,7 @@ from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
 from tests.chaos.mishaps import Mishaps
+from tests.chaos.pace import measured_pace
 from tests.chaos.races import Races
 from tests.chaos.world import World, open_worlds
 
@@ -31,6 +32,22 @@ FLEETS = ("north", "south")
 DEVICES = 4  # of each
 SHORTEST, LONGEST = 75.0, 600.0  # seconds
 TAKE_DOWN_SECONDS = 5.0
+LONG_CAMPAIGN = 100  # rounds, in which each of these happens many times
+MUST_HAPPEN = (
+    "averager_killed",
+    "averagers_raced",
+    "device_killed",
+    "initiator_killed",
+    "message_delayed",
+    "message_doubled",
+    "message_dropped",
+    "message_reordered",
+    "mqtt_cut",
+    "s3_500",
+    "s3_503",
+    "s3_cut",
+    "s3_slow",
+)
 
 
 def say(line: str) -> None:
@@ -46,9 +63,12 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
     ends_at = started + seconds - CALM_SECONDS - TAKE_DOWN_SECONDS
     devices = f"{len(FLEETS)} fleets of {DEVICES} devices"
     say(f"chaos: {rounds} rounds over {devices}, seed {seed}, at most {seconds:.0f} s")
+    pace = measured_pace()
+    if pace.stretch > 1:
+        say(f"the machine is busy: all times are stretched by {pace.stretch}")
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-chaos-") as folder,
-        open_worlds(Path(folder), FLEETS, DEVICES, faults) as worlds,
+        open_worlds(Path(folder), FLEETS, DEVICES, faults, pace) as worlds,
     ):
         say(f"the fleets are up ({time.monotonic() - started:.1f} s)")
         quota = Quota(rounds)
@@ -59,12 +79,15 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
             if logs:
                 _keep_logs(worlds[0], Path(folder), logs)
     findings = Findings()
+    parts: Counter[str] = Counter()
+    for world in worlds:
+        parts.update({step: len(attempts) for step, attempts in world.gateway.parts_read.items()})
     for campaign in campaigns:
         findings.add(campaign.findings)
     ended = Counter(run.state for campaign in campaigns for run in campaign.ended)
     runs = ", ".join(f"{count} {state}" for state, count in sorted(ended.items()))
     say(f"{ended.total()} runs ({runs}) in {time.monotonic() - started:.0f} s")
-    return _report(findings, faults, rounds)
+    return _report(findings, faults, rounds, parts)
 
 
 def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
@@ -87,8 +110,11 @@ def _troubles(world: World) -> tuple[Callable[[], None], ...]:
     return Mishaps(world).play, Races(world).play
 
 
-def _report(findings: Findings, faults: Faults, rounds: int) -> int:
+def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]) -> int:
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
+    _table(findings.aggregations.items())
+    _table(findings.encodings.items())
+    say(f"rounds put together of groups' sums: {parts['group_sum_read']}, of shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
     say("faults:")
@@ -96,10 +122,12 @@ def _report(findings: Findings, faults: Faults, rounds: int) -> int:
         say(f"  {count:5}  {kind}")
         if kind.endswith("_killed"):
             _table(faults.details(kind).items(), "         ")
+    never = _never_happened(faults, parts) if rounds >= LONG_CAMPAIGN else []
     found = {
         "replies counted twice": findings.double_counted,
         "models wrong": findings.wrong_models,
         "runs stuck": findings.stuck,
+        "faults that never happened": never,
     }
     for what, cases in found.items():
         say(f"{what}: {len(cases)}")
@@ -111,10 +139,19 @@ def _report(findings: Findings, faults: Faults, rounds: int) -> int:
         "double_counted": len(findings.double_counted),
         "wrong_models": len(findings.wrong_models),
         "stuck_runs": len(findings.stuck),
+        "rounds_in_groups": parts["group_sum_read"],
+        "rounds_in_shards": parts["shard_read"],
         "faults": faults.by_kind(),
     }
     say(json.dumps(figures))
     return int(any(found.values()) or findings.closed < rounds)
+
+
+def _never_happened(faults: Faults, parts: Counter[str]) -> list[str]:
+    """Return what a long campaign has to do and did not: it would prove nothing of that."""
+    counts = faults.by_kind()
+    missing = [kind for kind in MUST_HAPPEN if not counts.get(kind)]
+    return missing + [step for step in ("group_sum_read", "shard_read") if not parts[step]]
 
 
 def _table(lines: Iterable[tuple[str, int]], indent: str = "  ") -> None:

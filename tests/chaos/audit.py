@@ -10,11 +10,16 @@ import safetensors.numpy
 
 from fedgrass.console.operator import RoundRecord
 from fedgrass.federation import object_keys, weights
+from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.rounds import Participation, State
+from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings
+from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, read_file
 
-CLOSE_ENOUGH = 1e-6
+# How far values may differ, relative to values above 1: of means, which are rounded once; of what is made in
+# several steps, some of them in float32; of the int8 of a model whose largest value is about 10.
+CLOSE_ENOUGH, ROUNDED, COARSE = 1e-6, 2e-5, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Findings:
     double_counted: list[str] = field(default_factory=list)
     wrong_models: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    aggregations: Counter[str] = field(default_factory=Counter)  # rounds closed by each, and by encoding
+    encodings: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Findings") -> None:
         """Take in what another campaign found."""
@@ -46,12 +53,14 @@ class Findings:
         self.double_counted += other.double_counted
         self.wrong_models += other.wrong_models
         self.stuck += other.stuck
+        self.aggregations += other.aggregations
+        self.encodings += other.encodings
 
 
 def audit(evidence: Evidence, findings: Findings) -> None:
     """Add to ``findings`` what a run shows that has ended."""
     closed: list[int] = []
-    base = evidence.run.initial_sha256
+    base, server = evidence.run.initial_sha256, Server()
     for record in evidence.records:
         one = record.round
         where = f"{one.run}/{one.number}/{one.attempt}"
@@ -64,8 +73,10 @@ def audit(evidence: Evidence, findings: Findings) -> None:
         if one.state is State.CLOSED:
             closed.append(one.number)
             base = one.model_sha256
-            findings.wrong_models += [f"{where}: {problem}" for problem in _wrong(evidence, record)]
+            findings.wrong_models += [f"{where}: {problem}" for problem in _wrong(evidence, record, server)]
     findings.closed += len(set(closed))
+    findings.aggregations[evidence.run.settings.aggregation] += len(set(closed))
+    findings.encodings[evidence.run.settings.upload_encoding] += len(set(closed))
     findings.wrong_models += [f"{evidence.run.name}: {problem}" for problem in _wrong_set(evidence, closed)]
 
 
@@ -91,33 +102,66 @@ def _miscounted(record: RoundRecord) -> Iterator[str]:
         yield f"bytes_up is {one.bytes_up}, but the good replies have {good} bytes"
 
 
-def _wrong(evidence: Evidence, record: RoundRecord) -> Iterator[str]:
-    """Yield how a closed round's model differs from the mean of the updates that were counted."""
-    one = record.round
-    weighted = evidence.run.settings.aggregation == "weighted_mean"
-    totals: dict[str, np.ndarray] = {}
-    examples = 0.0
+def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[str]:
+    """Yield how a closed round's files differ from what the updates that were counted make."""
+    one, settings = record.round, evidence.run.settings
+    updates = []
     for reply in record.participants:
         if reply.state is not Participation.REPLIED:
             continue
         data = evidence.objects[object_keys.update(reply.device, one.run, one.number, one.attempt)]
         if weights.checksum(data) != reply.checksum or not _is_whole(data):
             yield f"the update of {reply.device} in the bucket is not the one that was counted"
-        weight = float(reply.examples) if weighted else 1.0
-        for name, array in safetensors.numpy.load(data).items():
-            totals[name] = totals.get(name, np.zeros(array.shape)) + weight * array.astype(np.float64)
-        examples += weight
+        updates.append(Update(data, reply.examples, reply.metrics.get("loss", 0.0)))
     published = evidence.objects.get(object_keys.model(one.run, one.number), b"")
     if hashlib.sha256(published).hexdigest() != one.model_sha256:
         yield "the model in the bucket is not the one that the round published"
         return
-    model = safetensors.numpy.load(published)
-    if set(model) != set(totals):
-        yield f"the model has the arrays {sorted(model)}, the updates {sorted(totals)}"
+    model = _floats(published)
+    base = _floats(evidence.objects[object_keys.model(one.run, one.base)])
+    if set(model) != set(base):
+        yield f"the model has the arrays {sorted(model)}, its base {sorted(base)}"
         return
-    worst = max(float(np.max(np.abs(model[name] - totals[name] / examples))) for name in model)
-    if not worst <= CLOSE_ENOUGH:
-        yield f"the model differs from the mean of {one.good} updates by {worst:.3g}"
+    expected = next_model(base, updates, settings, server, one.asked)
+    allowed = CLOSE_ENOUGH if is_a_mean(settings) else ROUNDED
+    if (worst := _distance(model, expected)) > allowed:
+        yield f"the model differs from the {settings.aggregation} of {one.good} updates by {worst:.3g}"
+    yield from _wrong_beside(evidence, one, server, model)
+
+
+def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) -> Iterator[str]:
+    """Yield what is wrong with what lies beside a model: the server's state, the encoded download."""
+    shapes = {name: array.shape for name, array in model.items()}
+    for name, expected in server.state.items():
+        data = evidence.objects.get(object_keys.state(one.run, one.number, name))
+        kept = {a.removeprefix(CARRIED): v for a, v in read_file(data, shapes).items()} if data else {}
+        if not kept or (worst := _distance(kept, expected)) > ROUNDED:
+            yield f"the state {name!r} differs by {worst:.3g}" if kept else f"the state {name!r} is missing"
+    kind = evidence.run.settings.download_encoding
+    if kind != "float32":
+        data = evidence.objects.get(object_keys.encoded_model(one.run, one.number, kind), b"")
+        if hashlib.sha256(data).hexdigest() != one.download_sha256:
+            yield f"the model as {kind} in the bucket is not the one that the round published"
+        elif (worst := _distance(read_file(data, shapes), model)) > COARSE:
+            yield f"the model as {kind} differs from the model by {worst:.3g}"
+
+
+def _distance(found: Model, expected: Model) -> float:
+    """Return the largest difference, relative to values above 1; infinite for what is no number."""
+    worst = max(
+        float(np.max(np.abs(found[name] - expected[name]) / np.maximum(1.0, np.abs(expected[name]))))
+        for name in expected
+    )
+    return worst if np.isfinite(worst) else np.inf
+
+
+def _floats(data: bytes) -> Model:
+    return {name: array.astype(np.float64) for name, array in safetensors.numpy.load(data).items()}
+
+
+def is_a_mean(settings: RunSettings) -> bool:
+    """Return whether a run's models are plain means, which are exact but for their last rounding."""
+    return settings.aggregation in {"mean", "weighted_mean", "fedprox", "scaffold"} and not settings.clip_norm
 
 
 def _is_whole(data: bytes) -> bool:
@@ -135,6 +179,10 @@ def _wrong_set(evidence: Evidence, closed: Sequence[int]) -> Iterator[str]:
     if len(set(closed)) < len(closed):
         yield f"a round was closed twice: {closed}"
     expected = {object_keys.model(run.name, number) for number in [0, *closed]}
+    states = STRATEGIES[run.settings.aggregation].state
+    expected |= {object_keys.state(run.name, number, name) for number in closed for name in states}
+    if (kind := run.settings.download_encoding) != "float32":
+        expected |= {object_keys.encoded_model(run.name, number, kind) for number in [0, *closed]}
     found = {key for key in evidence.objects if key.startswith("models/")}
     if found != expected:
         yield f"the bucket has the models {sorted(found)}; the closed rounds are {closed}"

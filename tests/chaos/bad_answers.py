@@ -6,7 +6,6 @@ from tests.chaos.steps import Request
 
 # Shares of the requests that go wrong.
 S3_ERROR, S3_SLOW, S3_CUT, SERVICE_ERROR, ANSWER_LOST, VERY_SLOW = 0.06, 0.04, 0.03, 0.004, 0.006, 0.0005
-VERY_SLOW_SECONDS = 11.0  # more than the averager may take
 _S3_ERRORS = {500: "InternalError", 503: "SlowDown"}
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import RunSettings, parse_settings
 from tests.chaos.audit import Findings, audit
+from tests.chaos.drawing import Drawing, Drawn
 from tests.chaos.evidence import gather
-from tests.chaos.world import MEGABYTES, TASK, World
+from tests.chaos.pace import measured_stretch
+from tests.chaos.world import TASK, World
 
 RUNS_AT_ONCE = 3  # in one world
 SHORTEST_RUN, LONGEST_RUN = 3, 8  # rounds
@@ -64,6 +66,7 @@ class Campaign:
         self._ends_at = ends_at
         self._say = say
         self._dice: random.Random = world.faults.dice(f"runs of {world.name}")
+        self._drawing = Drawing(self._dice, TASK, world.pace.stretch)
         self._courses: list[Course] = []
         self._started = 0
         self._next_kill = 0.0
@@ -93,35 +96,18 @@ class Campaign:
             self._started += 1
             course = Course(f"{self._world.name}-{self._started}", rounds)
             self._courses.append(course)
-            self._start(course.name, self._draw_settings(rounds))
+            self._start(course.name, self._drawing.run(rounds))
             started = True
         return started
 
-    def _draw_settings(self, rounds: int) -> RunSettings:
-        dice = self._dice
-        some: dict[str, object] = {"selection": "random", "fraction": dice.choice([0.7, 1.0])}
-        whom: dict[str, object] = dice.choice([{"selection": "all"}, some])
-        return parse_settings(
-            {
-                "task": TASK,
-                "rounds": rounds,
-                **whom,
-                "threshold": dice.choice([0.5, 0.7, 1.0]),
-                "minimum_replies": dice.choice([1, 2]),
-                "deadline_seconds": dice.randint(6, 9),
-                "aggregation": dice.choice(["mean", "weighted_mean"]),
-                "attempts": 8,
-            }
-        )
-
-    def _start(self, name: str, settings: RunSettings) -> None:
+    def _start(self, name: str, drawn: Drawn) -> None:
         """Start a run, again and again while the initiator is killed, as an operator or a timer would."""
         if self._dice.random() < KILL_INITIATOR:
             self._world.kills.arm("initiator")
-        initial = Noise(megabytes=MEGABYTES).initial_weights(seed=self._started)
+        initial = Noise(megabytes=drawn.megabytes).initial_weights(seed=self._started)
         for tries_left in reversed(range(_START_TRIES)):
             try:
-                self._world.operator.start(name, settings, initial)
+                self._world.operator.start(name, drawn.settings, initial)
             except SettingsError:
                 raise  # of the campaign's own making
             except FedgrassError as error:
@@ -142,17 +128,43 @@ class Campaign:
         now = time.monotonic()
         for course in list(self._courses):
             run = self._world.operator.run(course.name)
-            if run.state is not RunState.RUNNING:
+            if self._is_over(run):
                 self._examine(course, run)
                 continue
             stands = (run.round, run.attempt)
             # While things go wrong, how long a step takes says more of the machine than of the run.
-            if stands != course.stands or self._world.faults.active:
+            if self._world.faults.active:
                 course.stands, course.since = stands, now
-            if now - course.since > STUCK_SECONDS:
+            elif stands != course.stands:
+                course.stands, course.since = stands, now
+                if now > self._ends_at:
+                    self._cancel(course)  # it goes on with nothing wrong: that is all there is to see
+            if now - course.since > STUCK_SECONDS * self._world.pace.stretch and self._had_time(course):
                 newest = list(self._world.operator.rounds(run))[-1:]
                 self.findings.stuck.append(f"{run.name}: no step for {STUCK_SECONDS:.0f} s; {newest}")
                 self._examine(course, run)
+
+    def _is_over(self, run: Run) -> bool:
+        """Return whether nothing of a run is on its way: a cancelled one may have a round to end."""
+        if run.state is RunState.RUNNING:
+            return False
+        newest = list(self._world.operator.rounds(run))[-1:]
+        return all(
+            of.round.state is State.ABANDONED
+            or (of.round.state is State.CLOSED and run.published >= of.round.number)
+            for of in newest
+        )
+
+    def _cancel(self, course: Course) -> None:
+        """End a run for which there is no time left; whoever is heard of it next sees that."""
+        try:
+            self._world.operator.act("cancel", course.name)
+        except FedgrassError as error:
+            self._say(f"  {course.name}: {error}; not cancelled")
+
+    def _had_time(self, course: Course) -> bool:
+        """Return whether a run had the time for a step, as slow as the machine is just now."""
+        return time.monotonic() - course.since > STUCK_SECONDS * measured_stretch()
 
     def _examine(self, course: Course, run: Run) -> None:
         before = self.findings.closed
@@ -160,4 +172,7 @@ class Campaign:
         audit(gather(self._world, run), self.findings)
         self._quota.give_back(course.rounds - (self.findings.closed - before))
         self.ended.append(run)
-        self._say(f"{run.name}: {self.findings.closed - before} rounds closed, {run.state} {run.reason}")
+        how = f"{run.settings.aggregation} of {run.settings.upload_encoding}"
+        self._say(
+            f"{run.name}: {self.findings.closed - before} rounds closed, {how}, {run.state} {run.reason}"
+        )

@@ -16,27 +16,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from fedgrass.local.cloud_process import LOOPBACK
-from tests.chaos.bad_answers import VERY_SLOW_SECONDS, Answer, draw_fault, failure
+from tests.chaos.bad_answers import Answer, draw_fault, failure
 from tests.chaos.faults import Faults
 from tests.chaos.kills import Kills
+from tests.chaos.pace import Pace
 from tests.chaos.steps import Request, step_of
 
 CLIENTS = ("devices", "initiator", "averager")
 ANSWER_SECONDS = 60.0
-LATE_SECONDS = 14.0  # more than a lease
+_GOT = {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT}
 _PER_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
 class Gateway:
     """The three ports, and what is seen there of models that were written."""
 
-    def __init__(self, upstream_port: int, faults: Faults, kills: Kills, name: str) -> None:
+    def __init__(self, upstream_port: int, faults: Faults, kills: Kills, name: str, pace: Pace) -> None:
         self._upstream_port = upstream_port
+        self.pace = pace
         self.faults = faults
         self.kills = kills
         self.dice = {client: faults.dice(f"requests of {client} in {name}") for client in CLIENTS}
         self.lock = threading.Lock()
         self.models_written: defaultdict[str, set[str]] = defaultdict(set)  # by path: tags of contents
+        # By step: the attempts at rounds that were put together of groups' sums, or of shards.
+        self.parts_read: dict[str, set[str]] = {"group_sum_read": set(), "shard_read": set()}
         self.errors: list[str] = []  # of the gateway itself, which make a campaign worthless
         self._servers: dict[str, _Server] = {}
         self._closing = ExitStack()
@@ -63,10 +67,13 @@ class Gateway:
         return http.client.HTTPConnection(LOOPBACK, self._upstream_port, timeout=ANSWER_SECONDS)
 
     def saw(self, request: Request, answer: Answer) -> None:
-        """Take note of a model that was written."""
-        if step_of(request) == "model_written" and answer.status == http.HTTPStatus.OK:
-            with self.lock:
+        """Take note of a model that was written, and of rounds whose parts were made by several averagers."""
+        step = step_of(request)
+        with self.lock:
+            if step == "model_written" and answer.status == http.HTTPStatus.OK:
                 self.models_written[request.path].add(_tag(answer))
+            if step in self.parts_read and answer.status in _GOT:
+                self.parts_read[step].add(request.path.partition("/parts/")[0])
 
 
 def _tag(answer: Answer) -> str:
@@ -130,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             gateway.kills.strike(client, f"{kill} {step}", self.client_address[1])
             self._hang_up()
             if kill == "late":
-                time.sleep(LATE_SECONDS)
+                time.sleep(gateway.pace.late_seconds)
                 gateway.saw(request, self._forward(request))
             return
         fault = "" if kill else self._draw(request)
@@ -162,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault:
             gateway.faults.count(fault, f"{self.server.client}: {request.method} {request.service}")
         if fault in {"s3_slow", "very_slow"}:
-            time.sleep(seconds if fault == "s3_slow" else VERY_SLOW_SECONDS)
+            time.sleep(seconds if fault == "s3_slow" else gateway.pace.very_slow_seconds)
         return fault
 
     def _forward(self, request: Request) -> Answer:

@@ -2,8 +2,8 @@
 
 import random
 import threading
-import time
 from collections import deque
+from itertools import islice
 from typing import Literal
 
 import psutil
@@ -15,48 +15,52 @@ from tests.chaos.steps import STEPS
 # so late that others have taken the step meanwhile: then only its condition and its fence can keep it out.
 When = Literal["before", "after", "between", "late"]
 Kill = tuple[str, When]
-PATIENCE = 8.0  # seconds after which a kill that found no step gives its turn to the next
+CHOICES = 6  # the next kills in the row, of which the one strikes whose step comes first
 
 
 class Kills:
-    """One armed kill per function at most. Every step of a function comes in its turn, shuffled."""
+    """One kill per function is due at most. Every step of a function comes in its turn, shuffled.
+
+    By turns the kill that is first in the row waits for its step alone, which gives the late steps of a
+    function their chance, and the first few of the row wait together, so that rare steps are met.
+    """
 
     def __init__(self, faults: Faults, name: str) -> None:
         self._faults = faults
         self._lock = threading.Lock()
-        self._armed: dict[str, Kill] = {}
-        self._since: dict[str, float] = {}
-        self._first_passed: set[str] = set()
+        self._due: dict[str, int] = {}  # by function: among how many of its next kills
+        self._choices = dict.fromkeys(STEPS, CHOICES)
+        self._first_passed: set[tuple[str, Kill]] = set()
         self._turns = {
             function: deque(_all_kills(function, faults.dice(f"kills of {function} in {name}")))
             for function in STEPS
         }
 
     def arm(self, function: str) -> None:
-        """Let the next kill happen when its step comes; one that found none waits for its turn again."""
+        """Let a kill happen when its step comes; one that waited alone for nothing goes to the end."""
         with self._lock:
-            turns = self._turns[function]
-            if function in self._armed:
-                if time.monotonic() - self._since[function] < PATIENCE:
-                    return
-                turns.append(self._armed.pop(function))
-                self._first_passed.discard(function)
-            self._since[function] = time.monotonic()
-            self._armed[function] = turns.popleft()
+            if self._due.get(function) == 1:
+                self._turns[function].rotate(-1)
+            self._choices[function] = CHOICES if self._choices[function] == 1 else 1
+            self._due[function] = self._choices[function]
 
     def for_step(self, function: str, step: str) -> When | None:
-        """Return when the armed kill strikes in this request, None if it does not; it strikes once."""
+        """Return when the kill that is due strikes in this request, None if none does; it strikes once."""
         with self._lock:
-            armed = self._armed.get(function)
-            if armed is None or armed[0] != step or not self._faults.active:
+            if function not in self._due or not self._faults.active:
                 return None
-            if armed[1] == "between" and function not in self._first_passed:
-                self._first_passed.add(function)
+            turns = self._turns[function]
+            kill = next((kill for kill in islice(turns, self._due[function]) if kill[0] == step), None)
+            if kill is None:
                 return None
-            self._first_passed.discard(function)
-            del self._armed[function]
-            self._turns[function].append(armed)
-            return armed[1]
+            if kill[1] == "between" and (function, kill) not in self._first_passed:
+                self._first_passed.add((function, kill))
+                return None
+            self._first_passed.discard((function, kill))
+            del self._due[function]
+            turns.remove(kill)
+            turns.append(kill)
+            return kill[1]
 
     def strike(self, function: str, moment: str, port: int) -> None:
         """Kill the function's process whose connection comes from ``port``; count it by its moment."""
@@ -70,10 +74,22 @@ class Kills:
 def _all_kills(function: str, dice: random.Random) -> list[Kill]:
     moments: tuple[When, ...] = ("before", "after")
     kills: list[Kill] = [(step, when) for step in STEPS[function] for when in moments]
-    kills += [(step, "between") for step in ("announcement", "update_read")]
+    kills += [
+        (step, "between") for step in ("announcement", "update_read", "shard_read", "shard_handed_over")
+    ]
     kills += [
         (step, "late")
-        for step in ("lease_taken", "model_drafted", "round_closed", "model_written", "reply_counted")
+        for step in (
+            "reply_counted",
+            "group_begun",
+            "group_noted",
+            "lease_taken",
+            "shard_noted",
+            "shards_taken",
+            "model_drafted",
+            "round_closed",
+            "model_written",
+        )
     ]
     kills = [kill for kill in kills if kill[0] in STEPS[function]]
     dice.shuffle(kills)

@@ -1,6 +1,7 @@
 """The named steps of the cloud functions, recognised by the request to AWS that each makes."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,20 +44,30 @@ OPENING = (
     "announcement",
     "announcements_noted",
 )
+GROUPS = ("group_begun", "group_handed_over", "group_summed", "group_noted", "group_sum_read")
+SHARDS = ("shard_handed_over", "shard_written", "shard_noted", "shards_taken", "shard_read")
 STEPS: Mapping[str, tuple[str, ...]] = {
-    "initiator": ("run_stored", *OPENING),
+    "initiator": ("beside_model_written", "reminder_sent", "run_stored", "run_kept", *OPENING),
     "averager": (
         "reply_counted",
         "verdict_told",
+        *GROUPS,
         "lease_taken",
         "update_read",
+        "update_refused",
+        *SHARDS,
         "model_drafted",
+        "beside_model_drafted",
         "round_drafted",
         "round_closed",
         "alarm_cancelled",
+        "round_kept",
         "model_written",
+        "beside_model_written",
         "newest_model_written",
+        "end_noted",
         *OPENING,
+        "reminder_sent",
         "round_abandoned",
         "run_ended",
     ),
@@ -69,6 +80,8 @@ def step_of(request: Request) -> str:
         return _step_in_table(request)
     if request.service == "s3":
         return _step_in_bucket(request)
+    if request.service == "sqs":
+        return _step_in_queue(request)
     if request.service == "scheduler":
         return {"POST": "alarm_set", "DELETE": "alarm_cancelled"}.get(request.method, "")
     if request.path.endswith("/announce"):
@@ -76,26 +89,53 @@ def step_of(request: Request) -> str:
     return ""
 
 
+# What the key of an object that is written tells: the first that fits.
+_BY_KEY = (
+    (r"models/[^/]+/latest\.json", "newest_model_written"),
+    (r"models/[^/]+/\d+\.safetensors", "model_written"),
+    (r"models/", "beside_model_written"),  # the server's state, or the model as devices download it
+    (r"rounds/[^/]+/run\.json", "run_kept"),
+    (r"rounds/[^/]+/\d+-\d+\.json", "cohort_written"),
+    (r"rounds/", "round_kept"),
+    (r"drafts/.*/parts/sum-", "group_summed"),
+    (r"drafts/.*/parts/group-", "group_noted"),
+    (r"drafts/.*/parts/.*-made", "shard_noted"),
+    (r"drafts/.*/parts/", "shard_written"),
+    (r"drafts/.*/round\.json", "round_drafted"),
+    (r"drafts/.*/model\.safetensors", "model_drafted"),
+    (r"drafts/", "beside_model_drafted"),
+)
+_READ_BY_KEY = (
+    (r"updates/", "update_read"),
+    (r"drafts/.*/parts/sum-", "group_sum_read"),
+    (r"drafts/.*/parts/.*/\d+-(?!made)", "shard_read"),
+)
+
+
 def _step_in_bucket(request: Request) -> str:
-    folder, _, rest = request.path.lstrip("/").partition("/")[2].partition("/")
-    if request.method == "GET":
-        return "update_read" if folder == "updates" else ""
-    if request.method != "PUT":
-        return ""
-    if folder == "models":
-        return "newest_model_written" if rest.endswith("latest.json") else "model_written"
-    if folder == "drafts":
-        return "round_drafted" if rest.endswith("round.json") else "model_drafted"
-    return "cohort_written" if folder == "rounds" else ""
+    key = request.path.lstrip("/").partition("/")[2]
+    table = {"PUT": _BY_KEY, "GET": _READ_BY_KEY}.get(request.method, ())
+    return next((step for pattern, step in table if re.match(pattern, key)), "")
+
+
+def _step_in_queue(request: Request) -> str:
+    said = json.loads(json.loads(request.body).get("MessageBody", "{}"))
+    if "reminder" in said:
+        return "reminder_sent"
+    return f"{said['job']['kind']}_handed_over" if "job" in said else ""
 
 
 # What a write names tells which step it is: the first that fits.
 _BY_COLUMN = {
     "announced_batches": "announcements_noted",
     "model_sha256": "round_closed",
-    "lease_until": "lease_taken",
+    "leased_at": "lease_taken",
+    "lease_until": "shards_taken",
+    "groups": "group_begun",
+    "published": "end_noted",
     "ended_at": "run_ended",
     "replied": "reply_counted",
+    "refused": "update_refused",
     "closed_at": "round_abandoned",
 }
 

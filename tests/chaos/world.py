@@ -20,11 +20,14 @@ from tests.chaos.faults import Faults
 from tests.chaos.gateway import Gateway
 from tests.chaos.kills import Kills
 from tests.chaos.link import DisturbedConnection
+from tests.chaos.pace import Pace
 
 TASK = "noise"
-MEGABYTES = 0.02
-# A dead averager's messages come back soon, so that many can die in the time.
-PARAMETERS = {"AveragerTimeoutSeconds": "9", "ReplyVisibilitySeconds": "12"}
+MEGABYTES = 0.02  # of the model that the task itself would make; runs bring models of other sizes
+# Groups of two replies where four updates may come to 1 MB; larger models in shards.
+JOBS_AT_ONCE = 2
+LINGER_SECONDS = 1.0  # on half of the devices
+PARAMETERS = {"GroupSize": "2", "GroupedMegabytes": "1", "ShardedMegabytes": "1"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class World:
     gateway: Gateway
     kills: Kills
     faults: Faults
+    pace: Pace
 
 
 class DisturbedCore(GreengrassCore):
@@ -57,27 +61,38 @@ class DisturbedCore(GreengrassCore):
 
 
 @contextmanager
-def open_worlds(folder: Path, fleets: Sequence[str], devices: int, faults: Faults) -> Iterator[list[World]]:
+def open_worlds(
+    folder: Path, fleets: Sequence[str], devices: int, faults: Faults, pace: Pace
+) -> Iterator[list[World]]:
     """Set a stack with a fleet of ``devices`` up for each name, in ``folder``; all are taken down again."""
     build = build_trainer(folder / "build")
     package.build_functions(folder / "build" / "cloud_functions.zip")
     with ExitStack() as stack:
         cloud = stack.enter_context(EmbeddedCloud(folder / "cloud"))
-        yield [stack.enter_context(_open(folder, cloud, build, name, devices, faults)) for name in fleets]
+        yield [
+            stack.enter_context(_open(folder, cloud, build, name, devices, faults, pace)) for name in fleets
+        ]
 
 
 @contextmanager
 def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one is
-    folder: Path, cloud: EmbeddedCloud, build: ComponentBuild, name: str, devices: int, faults: Faults
+    folder: Path,
+    cloud: EmbeddedCloud,
+    build: ComponentBuild,
+    name: str,
+    devices: int,
+    faults: Faults,
+    pace: Pace,
 ) -> Iterator[World]:
     functions = folder / "build" / "cloud_functions.zip"
-    parameters = {"FleetName": name, "DeviceRoleAlias": "no", **PARAMETERS}
+    parameters = {"FleetName": name, "DeviceRoleAlias": "no", **PARAMETERS, **pace.parameters}
     outputs = cloud.deploy(name, package.ROOT / "template.yaml", functions, parameters)
     kills = Kills(faults, name)
     port = int(cloud.endpoint_url.rpartition(":")[2])
-    with Gateway(port, faults, kills, name) as gateway:
+    with Gateway(port, faults, kills, name, pace) as gateway:
         for client, output in (("initiator", "InitiatorName"), ("averager", "AveragerName")):
             _send_through(cloud.client("lambda"), outputs[output], gateway.url(client))
+        _limit_jobs(cloud.client("lambda"), outputs["AveragerName"])
         with Fleet(
             cloud,
             outputs,
@@ -87,7 +102,8 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
             make_core=lambda settings: DisturbedCore(settings, faults),
         ) as fleet:
             fleet.start(build, _configurations(name, devices))
-            yield World(name, cloud, outputs, fleet, Operator(cloud.client, outputs), gateway, kills, faults)
+            operator = Operator(cloud.client, outputs)
+            yield World(name, cloud, outputs, fleet, operator, gateway, kills, faults, pace)
 
 
 def _send_through(client: Any, function: str, endpoint_url: str) -> None:
@@ -97,14 +113,30 @@ def _send_through(client: Any, function: str, endpoint_url: str) -> None:
     client.update_function_configuration(FunctionName=function, Environment={"Variables": variables})
 
 
+def _limit_jobs(client: Any, function: str) -> None:
+    """Let few averagers at once do the jobs of others: on a laptop each one is a process to be started."""
+    for mapping in client.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]:
+        if mapping["BatchSize"] == 1:
+            limit = {"MaximumConcurrency": JOBS_AT_ONCE}
+            client.update_event_source_mapping(UUID=mapping["UUID"], ScalingConfig=limit)
+
+
 def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
     common = {"fleet": fleet, "heartbeat_seconds": 2, "warm_seconds": 600, "python": sys.executable}
-    task = {"module": "tests.chaos.restless_noise:RestlessNoise", "path": str(package.ROOT)}
+    # By its own folder: another checkout that is installed in this environment has a package `tests` too.
+    task = {"module": "restless_noise:RestlessNoise", "path": str(Path(__file__).parent)}
     return {
         # Devices of different weight: the weighted mean is then none of the plain ones.
         f"{fleet}-{thing}": {
             **common,
-            "tasks": {TASK: {**task, "megabytes": MEGABYTES, "examples": 10 * index + 7}},
+            "tasks": {
+                TASK: {
+                    **task,
+                    "megabytes": MEGABYTES,
+                    "examples": 10 * index + 7,
+                    "linger": LINGER_SECONDS if index >= devices // 2 else 0.0,
+                }
+            },
         }
         for index, thing in enumerate(thing_names(devices))
     }

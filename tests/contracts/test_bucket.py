@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from cloud_functions.s3 import S3Bucket
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.weights import encode, read_layout
+from fedgrass.local.cloud import EmbeddedCloud
 
 KEY = "updates/thing:1_a-b/run-1/1-1.safetensors"
 
@@ -190,6 +192,28 @@ def open_uploads(bucket: Bucket) -> list[object]:
         return []
     uploads: list[object] = bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
     return uploads
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
+def test_an_object_that_cannot_be_finished_leaves_no_parts(
+    embedded_cloud: EmbeddedCloud, operation: str
+) -> None:
+    client, name = embedded_cloud.client("s3"), f"unfinished-{operation.lower()}"
+    client.create_bucket(Bucket=name)
+    bucket = S3Bucket(client, name)
+    writer = bucket.create(KEY)
+
+    def break_off(**_request: object) -> None:
+        assert operation == "UploadPart" or open_uploads(bucket) != []
+        raise EndpointConnectionError(endpoint_url="https://nowhere")
+
+    client.meta.events.register(f"before-send.s3.{operation}", break_off)
+    writer.write(bytes(12 * 1024**2))
+    with pytest.raises(EndpointConnectionError):
+        writer.finish()
+    assert open_uploads(bucket) == []
+    with pytest.raises(KeyError):
+        bucket.read(KEY, 1)
 
 
 def test_a_copy_has_the_same_bytes_and_the_first_object_stays(bucket: Bucket) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cloud_functions.devices import DynamoDevices
+from cloud_functions.dynamodb_rows import marshal
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.selection import Candidate
 from fedgrass.local.cloud import EmbeddedCloud
@@ -47,7 +48,7 @@ def test_a_device_is_returned_as_it_was_seen_last(directory: tuple[DeviceDirecto
     devices, heartbeat = directory
     heartbeat("thing", NOW, examples=1)
     heartbeat("thing", NOW + 5, examples=2)
-    assert devices.seen_since(NOW) == [Candidate("thing", NOW + 5, frozenset({"digits"}), 2)]
+    assert list(devices.seen_since(NOW)) == [Candidate("thing", NOW + 5, frozenset({"digits"}), 2)]
 
 
 def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
@@ -62,7 +63,7 @@ def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
 
 def test_no_device_is_no_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
     devices, _heartbeat = directory
-    assert devices.seen_since(0) == []
+    assert list(devices.seen_since(0)) == []
 
 
 def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
@@ -72,7 +73,30 @@ def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
     tasks = ",".join(f"task-{number:040}" for number in range(200))  # about 9 KB: 120 rows pass 1 MB
     for number in range(120):
         heartbeat(f"thing-{number}", NOW, tasks=tasks)
-    assert len(devices.seen_since(NOW)) == 120
+    assert len(list(devices.seen_since(NOW))) == 120
+
+
+def test_a_fleet_is_read_page_by_page_and_only_as_far_as_it_is_looked_at(
+    embedded_cloud: EmbeddedCloud,
+) -> None:
+    table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
+    tasks = ",".join(f"task-{number:040}" for number in range(200))
+    for number in range(240):
+        row = {"device": f"thing-{number}", "tasks": tasks, "last_seen": NOW}
+        client.put_item(TableName=table, Item=marshal(row))
+    requests = 0
+
+    def count(**_: object) -> None:
+        nonlocal requests
+        requests += 1
+
+    client.meta.events.register("after-call.dynamodb.Scan", count)
+    try:
+        found = DynamoDevices(client, table).seen_since(NOW)
+        assert (next(found).last_seen, requests) == (NOW, 1)
+        assert (sum(1 for _ in found), requests) == (239, 3)
+    finally:
+        client.meta.events.unregister("after-call.dynamodb.Scan", count)
 
 
 def test_a_sample_has_as_many_live_devices_as_are_wanted_and_each_as_it_was_seen(sampled: Sampled) -> None:
@@ -104,7 +128,8 @@ def test_a_sample_goes_on_until_enough_devices_suit(sampled: Sampled) -> None:
         return "rare" in candidate.tasks
 
     found = devices.sample(NOW, 5, seeded(1), suits)
-    assert sum(map(suits, found)) >= 5
+    assert len(found) >= 5
+    assert all(map(suits, found))
 
 
 def test_the_same_seed_draws_the_same_sample_and_others_draw_others(sampled: Sampled) -> None:

@@ -62,6 +62,8 @@ def a_reply(**changes: Any) -> Completion:
         checksum="0" * 32,
         examples=50,
         metrics={"loss": 1.7976931348623157e308, "tiny": 5e-324, "zero": 0.0},
+        examples_evaluated=7,
+        train_metrics={"train_loss": -1.5},
         download_seconds=0.25,
         train_seconds=12.5,
         upload_seconds=2.0,
@@ -462,6 +464,7 @@ def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) 
         50,
     )
     assert part.metrics == a_reply().metrics
+    assert (part.examples_evaluated, part.train_metrics) == (7, {"train_loss": -1.5})
     assert (part.download_seconds, part.train_seconds, part.upload_seconds) == (0.25, 12.5, 2.0)
     assert part.partial is True
     assert part.turnaround_seconds == 2.5
@@ -476,10 +479,12 @@ def test_a_reply_says_which_announcement_it_answers(store: RoundStore, opened: R
 
 
 def test_a_reply_with_no_metrics_is_kept(store: RoundStore, opened: Round) -> None:
-    store.count_reply(opened, as_read("thing-0"), a_reply(metrics={}), NOW)
+    store.count_reply(
+        opened, as_read("thing-0"), a_reply(metrics={}, train_metrics={}, examples_evaluated=None), NOW
+    )
     part = store.participant(opened, "thing-0")
     assert part is not None
-    assert part.metrics == {}
+    assert (part.metrics, part.train_metrics, part.examples_evaluated) == ({}, {}, None)
 
 
 def test_copies_of_a_reply_that_come_at_once_are_counted_once(store: RoundStore, opened: Round) -> None:
@@ -490,6 +495,60 @@ def test_copies_of_a_reply_that_come_at_once_are_counted_once(store: RoundStore,
 def test_replies_of_all_devices_that_come_at_once_are_all_counted(store: RoundStore, opened: Round) -> None:
     assert race(lambda number: store.count_reply(opened, as_read(DEVICES[number]), a_reply(), NOW)) == THREADS
     assert current(store).replied == THREADS
+
+
+def grouped(store: RoundStore, **changes: Any) -> Round:
+    """Return an open round whose replies are summed in groups of three."""
+    store.create_run(a_run())
+    opened = a_round(group_size=3, **changes)
+    store.ask(opened, DEVICES)
+    store.open_round(a_run(), opened, Progress())
+    return opened
+
+
+def test_replies_are_counted_in_groups_and_a_group_has_its_own(store: RoundStore) -> None:
+    opened = grouped(store)
+    for device in ("thing-4", "thing-1", "thing-7", "thing-0"):
+        store.count_reply(current(store), as_read(device), a_reply(), NOW)
+    assert [part.device for part in store.members(opened, 1)] == ["thing-1", "thing-4", "thing-7"]
+    assert [part.device for part in store.members(opened, 2)] == ["thing-0"]
+    assert list(store.members(opened, 3)) == []
+    assert next(iter(store.members(opened, 1))) == store.participant(opened, "thing-1")
+    assert [part.group for part in store.participants(opened)] == [2, 1, 0, 0, 1, 0, 0, 1]
+
+
+def test_members_of_group_1_are_not_those_of_group_10_nor_of_another_attempt(store: RoundStore) -> None:
+    opened = grouped(store, replied=27)
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    assert [part.device for part in store.members(opened, 10)] == ["thing-0"]
+    assert list(store.members(opened, 1)) == []
+    assert list(store.members(a_round(attempt=2), 10)) == []
+
+
+def test_copies_of_a_reply_that_come_at_once_are_in_one_group_once(store: RoundStore) -> None:
+    opened = grouped(store)
+    assert race(lambda _number: store.count_reply(opened, as_read("thing-3"), a_reply(), NOW)) == 1
+    assert [part.device for part in store.members(opened, 1)] == ["thing-3"]
+
+
+def test_a_reply_to_a_round_without_groups_is_in_none(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
+    assert the_part(store, "thing-0").group == 0
+    assert list(store.members(opened, 0)) == []
+
+
+def test_a_group_is_begun_once(store: RoundStore) -> None:
+    opened = grouped(store)
+    assert race(lambda _number: store.begin_group(opened)) == 1
+    assert current(store).groups == 1
+
+
+def test_no_group_begins_in_a_round_that_is_being_averaged(store: RoundStore) -> None:
+    opened = grouped(store)
+    leased(store, opened)
+    with pytest.raises(LostRace):
+        store.begin_group(opened)
+    assert current(store).groups == 0
 
 
 def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:

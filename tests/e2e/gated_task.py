@@ -1,5 +1,6 @@
 """A task that waits in the middle of its training until a test opens the gate."""
 
+import os
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from fedgrass.federation.weights import Arrays
 class Gated(Noise):
     """The noise task behind a gate: a file that has to exist before the training goes on."""
 
-    def __init__(self, gate: str) -> None:
-        super().__init__(megabytes=0.1)
+    def __init__(self, gate: str, megabytes: float | str = 0.1) -> None:
+        super().__init__(megabytes=megabytes)
         self._gate = Path(gate)
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
@@ -20,3 +21,10 @@ class Gated(Noise):
         while not self._gate.exists() and not stop():
             time.sleep(0.02)
         return super().fit(weights, settings, report, stop)
+
+
+class GatedOne(Gated):
+    """The same, but only the device ``held`` stands before the gate."""
+
+    def __init__(self, gate: str, held: str, megabytes: float | str) -> None:
+        super().__init__(gate if os.environ["AWS_IOT_THING_NAME"] == held else "/", megabytes)

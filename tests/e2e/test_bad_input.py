@@ -130,7 +130,7 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_without_it(
     record = watched.rounds(run)[0]
     assert (record.round.replied, record.round.refused) == (2, 1)
     (honest,) = [reply for reply in record.participants if reply.device == "device-1"]
-    change = np.float32(honest.metrics["change"])
+    change = np.float32(honest.train_metrics["change"])
     before, after = model_of(watched, run, 0), model_of(watched, run, 1)
     for name, array in before.items():
         np.testing.assert_allclose(after[name], array + change, atol=1e-6)

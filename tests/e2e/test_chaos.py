@@ -20,21 +20,23 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import Arrays, checksum, encode
 from tests.chaos.audit import Evidence, Findings, audit
+from tests.chaos.pace import measured_stretch
 
-ROUNDS, SECONDS = 8, 100
+ROUNDS, SECONDS, LONGEST_STRETCH = 8, 100, 3
 
 
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(LONGEST_STRETCH * SECONDS + 90)
 def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
+    seconds = SECONDS * min(LONGEST_STRETCH, measured_stretch())
     campaign = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--rounds", str(ROUNDS), "--seconds", str(SECONDS)],
+        [sys.executable, "-m", "tests.chaos", "--rounds", str(ROUNDS), "--seconds", str(seconds)],
         cwd=package.ROOT,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
-        timeout=SECONDS + 30,
+        timeout=seconds + 60,
         check=False,
     )
     assert campaign.stdout, campaign.stderr
@@ -47,9 +49,9 @@ def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> N
     assert list(temporary.iterdir()) == []
 
 
-def evidence(**changes: Any) -> Evidence:
+def evidence(chosen: Mapping[str, Any] | None = None, **changes: Any) -> Evidence:
     """Return what a flawless run of one round leaves: two replies, of 1 and of 3 examples."""
-    settings = parse_settings({"task": "noise", "rounds": 1})
+    settings = parse_settings({"task": "noise", "rounds": 1, **(chosen or {})})
     updates = {"thing-1": np.zeros(4, np.float32), "thing-2": np.ones(4, np.float32)}
     objects = {
         object_keys.update(thing, "run-1", 1, 1): encode({"body": body}) for thing, body in updates.items()
@@ -106,7 +108,7 @@ def test_the_audit_finds_a_reply_that_was_counted_twice() -> None:
 
 def test_the_audit_finds_a_model_that_averaged_one_update_twice() -> None:
     twice = with_model(evidence(), {"body": np.full(4, 6 / 7, np.float32)})
-    assert "differs from the mean of 2 updates by 0.107" in found_in(twice).wrong_models[0]
+    assert "differs from the weighted_mean of 2 updates by 0.107" in found_in(twice).wrong_models[0]
 
 
 def test_the_audit_finds_a_model_that_was_replaced_after_its_round() -> None:
@@ -128,3 +130,26 @@ def test_the_audit_finds_a_model_that_was_changed_or_of_no_round() -> None:
 
 def test_the_audit_finds_a_round_that_started_from_a_stale_model() -> None:
     assert "starts from another model" in found_in(evidence(base_sha256="0" * 64)).wrong_models[0]
+
+
+def test_the_audit_finds_a_state_of_the_server_that_is_missing_or_wrong() -> None:
+    good = evidence({"aggregation": "fedavgm"})
+    key = object_keys.state("run-1", 1, "momentum")
+    missing = found_in(good).wrong_models
+    assert any("the state 'momentum' is missing" in problem for problem in missing)
+    right = {**good.objects, key: encode({"body": np.full(4, 0.75, np.float32)})}
+    assert found_in(Evidence(good.run, good.records, right, {})).wrong_models == []
+    wrong = {**good.objects, key: encode({"body": np.zeros(4, np.float32)})}
+    assert (
+        "'momentum' differs by 0.75" in found_in(Evidence(good.run, good.records, wrong, {})).wrong_models[0]
+    )
+
+
+def test_the_audit_finds_a_download_that_is_not_the_model() -> None:
+    wrong = encode({"body": np.ones(4, np.float16)})
+    digest = hashlib.sha256(wrong).hexdigest()
+    good = evidence({"download_encoding": "float16"}, download_sha256=digest)
+    keys = [object_keys.encoded_model("run-1", number, "float16") for number in (0, 1)]
+    objects = {**good.objects, **dict.fromkeys(keys, wrong)}
+    found = found_in(Evidence(good.run, good.records, objects, {})).wrong_models
+    assert found == ["run-1/1/1: the model as float16 differs from the model by 0.25"]

@@ -101,8 +101,9 @@ class Laptop:
         wait_until(lambda: file.exists() and file.read_text().strip(), str(file))
         return int(file.read_text())
 
-    def sockets(self) -> list[Path]:
-        return list(self.runtime.rglob("*.socket"))
+    def left(self) -> list[Path]:
+        """Return what lies in the runtime folder: the sockets and locks of cores."""
+        return [path for path in self.runtime.rglob("*") if path.is_file() or path.is_socket()]
 
     def recipe(self, run: str, **changes: Any) -> str:
         return str(write_recipe(self.folder, recipe(run, **changes)))
@@ -132,7 +133,7 @@ def test_the_example_of_the_documentation_runs_as_the_documentation_says(
         assert laptop.do("stop") == "local-core has stopped\n"
         assert core.wait(SECONDS) == 0
     assert f"{THERMOSTAT} | heater on" in laptop.said()
-    assert laptop.sockets() == []
+    assert laptop.left() == []
     assert laptop.do("list") == "no core is running here\n"
 
 
@@ -165,7 +166,7 @@ def test_a_signal_ends_the_core_and_leaves_nothing_behind(laptop: Laptop, number
         core.send_signal(number)
         assert core.wait(SECONDS) == 0
     assert not is_alive(pid)
-    assert laptop.sockets() == []
+    assert laptop.left() == []
 
 
 def test_a_core_that_was_killed_is_noticed_and_its_name_is_free_again(laptop: Laptop) -> None:
@@ -174,9 +175,9 @@ def test_a_core_that_was_killed_is_noticed_and_its_name_is_free_again(laptop: La
         core.kill()
         core.wait(SECONDS)
         wait_until(lambda: not is_alive(pid), "the component to die with its core")
-    assert len(laptop.sockets()) == 1
+    assert len(laptop.left()) == 2
     assert "was killed; its socket has been removed" in laptop.do("list")
-    assert laptop.sockets() == []
+    assert laptop.left() == []
     with laptop.running("--recipe", laptop.recipe(STAYS)):
         assert "local-core  classic" in laptop.do("list")
 
@@ -197,7 +198,7 @@ def test_two_cores_run_side_by_side_under_two_names_only(laptop: Laptop, tmp_pat
 
 def test_the_control_socket_is_its_owner_s_alone_and_survives_garbage(laptop: Laptop) -> None:
     with laptop.running("--recipe", laptop.recipe(STAYS)):
-        (path,) = laptop.sockets()
+        (path,) = (path for path in laptop.left() if path.is_socket())
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         for garbage in (
@@ -245,7 +246,7 @@ def test_once_ends_with_the_components_and_tells_whether_they_succeeded(
     laptop: Laptop, run: str, code: int
 ) -> None:
     assert laptop.attempt("run", "--recipe", laptop.recipe(run), "--once")[0] == code
-    assert laptop.sockets() == []
+    assert laptop.left() == []
 
 
 def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(laptop: Laptop) -> None:
@@ -288,4 +289,4 @@ def test_a_mistake_is_told_in_one_line(laptop: Laptop, arguments: list[str], com
     assert code == 1
     assert complaint in said
     assert len(said.splitlines()) == 1
-    assert laptop.sockets() == []
+    assert laptop.left() == []

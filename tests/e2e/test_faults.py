@@ -1,7 +1,10 @@
 """What happens to a round when something breaks: it goes on, or ends in words that say why."""
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.local.site import TRAINER
 from tests.e2e.conftest import FLEET, Watched
+from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until
 
 
@@ -112,3 +116,34 @@ def test_a_device_that_fails_says_why_and_the_run_does_not_wait_for_it(watched: 
 def test_a_task_that_no_device_has_is_refused_with_the_tasks_there_are(watched: Watched) -> None:
     with pytest.raises(SettingsError, match=r"task 'cracks'.*broken, digits, gated, noise"):
         watched.start("unknown", task="cracks")
+
+
+def schedules(watched: Watched) -> list[dict[str, Any]]:
+    """Return what EventBridge Scheduler is to send, and where to."""
+    scheduler = watched.site.cloud.client("scheduler")
+    listed = scheduler.list_schedules()["Schedules"]
+    return [scheduler.get_schedule(GroupName=one["GroupName"], Name=one["Name"]) for one in listed]
+
+
+def test_a_round_whose_alarm_was_lost_is_ended_by_the_next_sweep(watched: Watched, tmp_path: Path) -> None:
+    with HandmadeDevice(watched.site, "silent", tmp_path, FLEET) as silent:
+        silent.heartbeat()
+        wait_until(lambda: "silent" in {c.device for c in watched.site.operator.devices()}, "its heartbeat")
+        settings = {"where": 'version == "0"', "deadline_seconds": 5, "accept_seconds": 0, "attempts": 1}
+        watched.start("unheard", **settings)
+        (deadline,) = [one for one in schedules(watched) if "unheard" in one["Target"]["Input"]]
+        watched.site.cloud.client("scheduler").delete_schedule(
+            GroupName=deadline["GroupName"], Name=deadline["Name"]
+        )
+        (record,) = watched.rounds("unheard")
+        wait_until(lambda: time.time() * 1000 > record.round.deadline_at, "the deadline")
+        assert watched.site.operator.run("unheard").state is RunState.RUNNING
+        (sweep,) = [one for one in schedules(watched) if "sweep" in json.loads(one["Target"]["Input"])]
+        assert sweep["ScheduleExpression"] == "rate(5 minutes)"
+        assert sweep["Target"]["Arn"] == deadline["Target"]["Arn"]
+        watched.site.cloud.client("sqs").send_message(
+            QueueUrl=watched.site.stack["RepliesQueueUrl"], MessageBody=sweep["Target"]["Input"]
+        )
+        assert watched.ended("unheard").state is RunState.FAILED
+    (record,) = watched.rounds("unheard")
+    assert record.round.reason.startswith("the deadline passed and too few replied")

@@ -94,6 +94,22 @@ def test_the_devices_trained_on_disjoint_shares_of_all_but_the_held_out_digits(t
     assert all(reply.metrics["loss"] > 0 for reply in replies)
 
 
+def test_each_device_measured_the_global_model_and_its_own_on_the_same_examples(trained: Trained) -> None:
+    for record in trained.records:
+        for reply in record.participants:
+            assert {"loss", "accuracy", "local_loss", "local_accuracy"} == reply.metrics.keys()
+            assert "train_loss" in reply.train_metrics
+            # A tenth of its share of 432 digits or so.
+            assert reply.examples_evaluated is not None
+            assert 30 <= reply.examples_evaluated <= 60
+        of_all = record.round.metrics
+        assert of_all["local_loss"] < of_all["loss"], "a training on the same kind of data makes it better"
+        weights = [reply.examples_evaluated or 0 for reply in record.participants]
+        measured = [reply.metrics["local_accuracy"] for reply in record.participants]
+        mean = sum(w * m for w, m in zip(weights, measured, strict=True)) / sum(weights)
+        assert of_all["local_accuracy"] == pytest.approx(mean)
+
+
 def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_of_the_cloud(
     trained: Trained,
 ) -> None:
@@ -142,4 +158,5 @@ def test_nothing_waits_in_the_dead_letter_queue(trained: Trained) -> None:
 
 def test_no_alarm_is_left_of_a_closed_round(trained: Trained) -> None:
     schedules = trained.site.cloud.client("scheduler").list_schedules()["Schedules"]
-    assert schedules == []
+    (stacks_own,) = [schedule["Name"] for schedule in schedules]
+    assert "-Sweep-" in stacks_own

@@ -43,6 +43,7 @@ class MemoryRounds:
         self._runs: dict[str, Run] = {}
         self._rounds: dict[RoundKey, Round] = {}
         self._participants: dict[ParticipantKey, Participant] = {}
+        self.items_read = 0  # by what reads many participants at once
 
     def create_run(self, run: Run) -> None:
         with self._lock:
@@ -124,6 +125,7 @@ class MemoryRounds:
     def participants(self, of: Round) -> Iterator[Participant]:
         with self._lock:
             found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(of)]
+        self.items_read += len(found)
         yield from found
 
     def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
@@ -139,11 +141,14 @@ class MemoryRounds:
                 checksum=reply.checksum,
                 examples=reply.examples,
                 metrics=reply.metrics,
+                examples_evaluated=reply.examples_evaluated,
+                train_metrics=reply.train_metrics,
                 download_seconds=reply.download_seconds,
                 evaluate_seconds=reply.evaluate_seconds,
                 train_seconds=reply.train_seconds,
                 upload_seconds=reply.upload_seconds,
                 partial=reply.partial,
+                group=of.next_group,
             )
 
     def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
@@ -159,18 +164,21 @@ class MemoryRounds:
             _expect(part is not None)
             self._move(of, cast(Participant, part), Participation.REFUSED, reason=reason)
 
-    def begin_group(self, of: Round, devices: Sequence[str]) -> None:
+    def begin_group(self, of: Round) -> None:
         with self._lock:
             stored = self._in_state(of, State.OPEN)
             _expect(stored.groups == of.groups)
-            members = [self._participants.get((*_key(of), device)) for device in devices]
-            _expect(all(m is not None and m.state is Participation.REPLIED and not m.group for m in members))
-            for device in devices:
-                key = (*_key(of), device)
-                self._participants[key] = msgspec.structs.replace(
-                    self._participants[key], group=of.groups + 1
-                )
             self._change(of, groups=of.groups + 1)
+
+    def members(self, of: Round, group: int) -> Iterator[Participant]:
+        with self._lock:
+            found = [
+                part
+                for key, part in sorted(self._participants.items())
+                if key[:3] == _key(of) and group and part.group == group
+            ]
+        self.items_read += len(found)
+        yield from found
 
     def count_late(self, of: Round, part: Participant, received_at: int) -> None:
         with self._lock:
@@ -271,20 +279,19 @@ class MemoryDevices:
             device, at, _names(tasks), examples, attributes, metrics=_names(metrics)
         )
 
-    def seen_since(self, earliest: int) -> list[Candidate]:
-        return [candidate for candidate in self.seen.values() if candidate.last_seen >= earliest]
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:
+        return iter([candidate for candidate in self.seen.values() if candidate.last_seen >= earliest])
 
     def sample(
         self, earliest: int, wanted: int, rng: Random, suits: Callable[[Candidate], bool] = anyone
     ) -> list[Candidate]:
-        found, suitable = [], 0
+        found: list[Candidate] = []
         for name in rng.sample(sorted(self.seen), len(self.seen)):
             candidate = self.seen[name]
-            if suitable >= wanted:
+            if len(found) >= wanted:
                 break
-            if candidate.last_seen >= earliest:
+            if candidate.last_seen >= earliest and suits(candidate):
                 found.append(candidate)
-                suitable += suits(candidate)
         return found
 
     def find(self, device: str) -> Candidate | None:
@@ -358,7 +365,7 @@ class MemoryBucket:
         data = self.read(key, largest)
         return data, checksum(data)
 
-    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+    def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         with self._lock:
             there = self.objects.get(key)
             if version != (None if there is None else checksum(there)):

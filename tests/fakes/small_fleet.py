@@ -213,7 +213,8 @@ class SmallFleet:
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
-        answer = each_record(event, self.journal, partial(averager._take, self.cloud))
+        drive = partial(coordinator.advance, self.cloud)
+        answer = each_record(event, self.journal, partial(averager.take, self.cloud), drive)
         failures = [line for line in self.log if line.startswith("failed:")]
         assert failures == []
         return answer == {"batchItemFailures": []}

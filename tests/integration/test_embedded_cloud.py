@@ -40,6 +40,7 @@ Found = TypeVar("Found")
 
 pytestmark = pytest.mark.timeout(90)
 
+ARTIFACTS = "fedgrass-artifacts-000000000000-us-east-1"
 POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]}'
 HANDLER = """
 import os, time, boto3
@@ -232,10 +233,7 @@ def test_a_thing_with_an_unknown_policy_is_refused_by_name(cloud: EmbeddedCloud,
     ("broken", "reason"),
     [
         ("{Type: AWS::IoT::TopicRule, Properties: {TopicRulePayload: {Sql: SELEC, Actions: []}}}", "SELECT"),
-        (
-            "{Type: AWS::S3::Bucket, Properties: {BucketName: fedgrass-artifacts-000000000000-us-east-1}}",
-            "already exists",
-        ),
+        (f"{{Type: AWS::S3::Bucket, Properties: {{BucketName: {ARTIFACTS}}}}}", "already exists"),
     ],
     ids=["while it is created", "before anything is created"],
 )

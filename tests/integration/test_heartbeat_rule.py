@@ -13,7 +13,7 @@ from fedgrass.federation.selection.where import parse_expression
 from fedgrass.federation.topics import Kind
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
-from tests.unit.cloud_files import FLEET, RULE_FILES, sql
+from tests.unit.cloud_files import FLEET, RULE_FILES, sql, template
 
 HEARTBEATS = next(path for path in RULE_FILES if path.stem == "heartbeats")
 
@@ -39,10 +39,23 @@ def said(cloud: EmbeddedCloud, devices: DynamoDevices, payload: bytes) -> Candid
     topic = topics.of_device(FLEET, "thing-1", Kind.HEARTBEAT)
     cloud.client("iot-data").publish(topic=topic, qos=0, payload=payload)
     deadline = time.monotonic() + 20
-    while not (found := devices.seen_since(0)):
+    while not (found := list(devices.seen_since(0))):
         assert time.monotonic() < deadline, "the heartbeat did not reach the table within 20 s"
         time.sleep(0.05)
     return found[0]
+
+
+def test_a_row_is_to_be_forgotten_when_the_device_was_not_heard_for_so_many_seconds(
+    embedded_cloud: EmbeddedCloud, devices: DynamoDevices
+) -> None:
+    old = {"version": 1, "state": "idle", "tasks": "digits", "examples": 1, "component_version": "1"}
+    found = said(embedded_cloud, devices, json.dumps(old | {"uptime_seconds": 1}).encode())
+    forget_seconds = template()["Parameters"]["ForgetSeconds"]["Default"]
+    expires_at = found.attributes["expires_at"]
+    assert isinstance(expires_at, float)
+    # The rule names timestamp() three times, and an engine may read its clock for each.
+    assert 0 <= expires_at - (found.last_seen // 1000 + forget_seconds) <= 1
+    assert template()["Resources"]["DevicesTable"]["Properties"]["TimeToLiveSpecification"]["Enabled"]
 
 
 def test_attributes_and_metrics_of_a_heartbeat_reach_the_candidates(

@@ -176,7 +176,7 @@ def test_a_device_without_greengrass_trains_and_uploads_by_its_certificate_alone
     found = place.cloud.client("s3").get_object(Bucket=BUCKET, Key=f"updates/{THING}/run-a/1-1.safetensors")
     update = weights.decode(found["Body"].read())
     change = np.asarray(update["bias"]) - np.asarray(weights.decode(MODEL)["bias"])
-    np.testing.assert_allclose(change, completion.metrics["change"], atol=1e-6)
+    np.testing.assert_allclose(change, completion.train_metrics["change"], atol=1e-6)
     place.tells(Verdict(run="run-a", round=1, attempt=1, counted=True))
     eventually(lambda: "run-a/1/1: the cloud counted the reply" in trainer.log, PATIENCE)
     # One of the two processes may have found what the other had kept.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.trainer import greengrass
+from components import greengrass_ipc
 from components.trainer.errors import NotSent
 from components.trainer.greengrass import GreengrassNucleus
 from fedgrass.local.iot_connection import QualityOfService
@@ -56,7 +56,7 @@ def test_a_subscription_that_nobody_waits_for_any_more_is_closed(
             monkeypatch.setenv(name, value)
         nucleus = GreengrassNucleus.connect(lambda _: None)
         try:
-            monkeypatch.setattr(greengrass, "CALL_SECONDS", 0.3)
+            monkeypatch.setattr(greengrass_ipc, "CALL_SECONDS", 0.3)
             with pytest.raises(NotSent, match="did not answer"):
                 nucleus.subscribe(TOPIC, lambda _: None, 1)
             assert slow.asked

@@ -175,11 +175,13 @@ def test_the_trainer_does_two_rounds_on_a_core(
         update = site.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         assert (completion.bytes, completion.checksum) == (len(update), weights.checksum(update))
         change = np.asarray(weights.decode(update)["bias"]) - np.asarray(weights.decode(MODEL)["bias"])
-        np.testing.assert_allclose(change, completion.metrics["change"], atol=1e-6)
+        np.testing.assert_allclose(change, completion.train_metrics["change"], atol=1e-6)
         site.tells(Verdict(run="run-a", round=1, attempt=1, counted=True))
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2
-        assert [status.state for status in site.said("status")] == ["accepted", "accepted"]
+        states = [status.state for status in site.said("status")]
+        # A slow machine's training tells of its progress as well.
+        assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
 

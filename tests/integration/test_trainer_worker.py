@@ -151,7 +151,7 @@ def test_the_update_is_the_model_with_the_devices_own_change(desk: Desk) -> None
     update, model = weights.decode(data), weights.decode(MODEL)
     for name in model:
         np.testing.assert_allclose(
-            update[name].astype(float) - model[name].astype(float), answer.metrics["change"], atol=1e-6
+            update[name].astype(float) - model[name].astype(float), answer.train_metrics["change"], atol=1e-6
         )
 
 
@@ -377,7 +377,7 @@ def measured(desk: Desk) -> dict[str, float]:
     desk.start(options=own("Bounded"))
     answer = desk.answer()
     assert isinstance(answer, Result)
-    return answer.metrics
+    return answer.train_metrics
 
 
 def test_a_training_is_bounded_as_the_configuration_says(desk: Desk) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from cloud_functions.cloud import Cloud
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.division import Job, Scale
 from fedgrass.federation.messages import Announcement, NewModel
 from fedgrass.federation.messages import decode as decode_message
 from fedgrass.federation.rounds import TRANSITIONS, Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run, RunState, skipped
 from fedgrass.federation.weights import decode, sha256
+from tests.fakes.memory_cloud import MemoryAlarms
 from tests.fakes.small_fleet import RUN, SmallFleet, message_of, update_full_of
 
 DEVICES = 5
@@ -31,17 +34,39 @@ TOOK_THE_WORK = {
 }
 NEVER_ACCEPTED = {Participation.ASKED, Participation.SILENT}
 Body = dict[str, object]
+# Rounds of this small fleet are divided as large ones are: two replies to a group, a shard for each type.
+IN_GROUPS, IN_SHARDS = Scale(group=2, grouped_bytes=0), Scale(sharded_bytes=0)
+
+
+class JobsAmongMessages(MemoryAlarms):
+    """The ``Alarms`` of a fleet that keeps its messages: jobs are such as well."""
+
+    def __init__(self, sent: list[Body]) -> None:
+        super().__init__()
+        self._sent = sent
+
+    def hand_over(self, job: Job) -> None:
+        self._sent.append({"job": msgspec.to_builtins(job)})
 
 
 class Fleet(SmallFleet):
     """A fleet that keeps what it would send until it is delivered, and watches every move of a round."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(devices=DEVICES, lease_seconds=LEASE_SECONDS, **settings)
+    def __init__(self, scale: Scale | None = None, **settings: Any) -> None:
         self.sent: list[Body] = []
+        super().__init__(devices=DEVICES, lease_seconds=LEASE_SECONDS, scale=scale, **settings)
         self.last_seen: dict[tuple[int, int], Round] = {}
         self.last_run: Run | None = None
         self.lost = False  # a message without which a run may have nobody who drives it on
+
+    def _worker(self) -> Cloud:
+        self.alarms = JobsAmongMessages(self.sent)
+        return super()._worker()
+
+    def rounds_made_in_parts(self) -> int:
+        """Return of how many rounds a sum of a group, or a shard of the model, was written."""
+        parts = (key.partition("/parts/") for key in self.bucket.objects)
+        return len({attempt for attempt, found, _ in parts if found})
 
     def deliver(self, body: Any) -> bool:
         """Keep a message that comes in; the machine's rules deliver it when they like."""

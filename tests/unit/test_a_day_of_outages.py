@@ -230,6 +230,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - numbers, and no paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_day_of_outages_loses_no_work_for_good_and_leaves_nothing(tmp_path: Path, seed: int) -> None:
     gc.collect()

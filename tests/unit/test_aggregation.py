@@ -1,5 +1,6 @@
 """The averages, against exact fractions, by the code that the averager runs."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from numpy.typing import NDArray
 
-from cloud_functions import combining
+from cloud_functions import adding, combining
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding, decode
 from fedgrass.federation.topics import Kind
@@ -85,7 +86,7 @@ def test_the_mean_of_a_large_model_is_within_the_bound_that_is_promised(
     mean = mean_of(name, arrays, np.array(model, np.float32))
     for index in range(3):
         exact, size = exact_mean(updates, weight, index)
-        bound = (combining.GROUP + 3) * Fraction(2) ** -24 * size + Fraction(1, 10**43)
+        bound = (adding.ROUNDINGS + 1) * Fraction(2) ** -24 * size + Fraction(1, 10**43)
         assert abs(Fraction(float(mean[index])) - exact) <= bound
 
 
@@ -158,6 +159,7 @@ def bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
+@functools.cache
 def every_kind_of_array(seed: int) -> dict[str, NDArray[Any]]:
     """Return a model with each type, and with single numbers, empty arrays, and one of 3 MB."""
     rng = np.random.default_rng(seed)

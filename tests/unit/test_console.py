@@ -1,8 +1,12 @@
 """What people see of a run: the live view, the table, the files."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture, run_commands, stack
+from fedgrass.console import history, picture, run_actions, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
 from fedgrass.console.operator import Operator, RoundRecord
@@ -25,6 +29,14 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 
 WORK: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
+
+
+@pytest.fixture(autouse=True)
+def _clients_of_its_own() -> Iterator[None]:
+    """Let no test see the AWS clients of another one's environment."""
+    stack.client.cache_clear()
+    yield
+    stack.client.cache_clear()
 
 
 def view(width: int = 100) -> tuple[LiveView, Console]:
@@ -194,6 +206,30 @@ def test_a_table_without_held_out_data_has_what_the_devices_measured() -> None:
     assert "…" not in told
 
 
+def test_a_table_has_what_the_devices_own_models_measured_behind_the_global_one() -> None:
+    console = Console(record=True, width=80)
+    found = record()
+    metrics = {"accuracy": 0.75, "loss": 0.5, "local_accuracy": 0.8125, "local_loss": 0.25}
+    measured = msgspec.structs.replace(found.round, metrics=metrics)
+    console.print(history.table([history.summarize(RoundRecord(measured, found.participants), {})]))
+    told = console.export_text()
+    assert "75.0/81.2%" in told
+    assert "0.500/0.250" in told
+    assert "…" not in told
+
+
+def test_reading_a_command_line_imports_nothing_that_only_doing_it_needs() -> None:
+    code = (
+        "import sys; from fedgrass.console.main import parser; parser();"
+        "heavy = {'boto3', 'botocore', 'matplotlib', 'msgspec', 'numpy', 'rich', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_settings_may_stand_behind_the_options() -> None:
     arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
     assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
@@ -239,12 +275,47 @@ def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         arguments = parse(["runs"])
-        stack.client.cache_clear()
-        try:
-            with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
-                arguments.run(arguments)
-        finally:
-            stack.client.cache_clear()
+        with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
+            arguments.run(arguments)
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    _without_aws(monkeypatch)
+    monkeypatch.setenv(variable, "eu-central-1")
+    assert stack.client("s3").meta.region_name == "eu-central-1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "must specify a region. Set AWS_PROFILE, or AWS_REGION and credentials"),
+        ({"AWS_PROFILE": "nobody"}, "profile (nobody) could not be found. Set"),
+        ({"AWS_REGION": "eu central"}, "'eu central'"),
+        ({"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "garbage"}, "Invalid endpoint: garbage"),
+        ({"AWS_REGION": "eu-central-1"}, "Unable to locate credentials"),
+    ],
+)
+def test_what_is_wrong_with_the_environment_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    _without_aws(monkeypatch)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    arguments = parse(["runs"])
+    with pytest.raises(StackError, match=re.escape(said)) as told:
+        arguments.run(arguments)
+    assert "\n" not in str(told.value)
+
+
+def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing of AWS be configured: neither by variables, nor files, nor the machine itself."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +333,7 @@ def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFix
         def rounds(self, _run: Run) -> list[RoundRecord]:
             return []
 
-    run_commands._show(cast(Operator, NoRounds()), run)
+    run_actions.show(cast(Operator, NoRounds()), run)
     assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
 
 
@@ -354,6 +425,17 @@ def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
     found = record()
     evaluated = RoundRecord(msgspec.structs.replace(found.round, number=9, base=3), found.participants)
     assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
+
+
+def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = record()
+    metrics = {"accuracy": 0.5, "local_accuracy": 0.75}
+    trained = RoundRecord(msgspec.structs.replace(found.round, number=4, metrics=metrics), found.participants)
+    panel = drawn(tmp_path, monkeypatch, trained)[0]
+    (own,) = [line for line in panel.lines if "own models" in str(line.get_label())]
+    assert (list(own.get_xdata()), list(own.get_ydata())) == ([4], [0.75])
 
 
 def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_an_averager_that_is_told_to_wait_says_not_yet_only_to_its_queue() -> No
 
     def at_that_moment() -> None:
         with pytest.raises(NotYet):
-            averager._take(fleet.cloud, '{"reminder": {"run": "run-1"}}')
+            averager.take(fleet.cloud, '{"reminder": {"run": "run-1"}}')
         assert fleet.act("next").wanted == 2
 
     fleet.counter.plan(at_that_moment, name="read_layout")

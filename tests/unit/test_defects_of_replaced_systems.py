@@ -38,6 +38,7 @@ import numpy as np
 import pytest
 
 from cloud_functions import hellos
+from cloud_functions.combining import SMALLEST_BUFFERS
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
@@ -265,14 +266,14 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
     """Every model of a round was held in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
-    kept = [_traced_memory_of_an_average(model, devices, strategy) for devices in (40, 160)]
+    kept = [_traced_memory_of_an_average(model, devices, strategy) for devices in (64, 128)]
     assert kept[1] < kept[0] * 1.1
-    assert kept[1] < 12 * model["weight"].nbytes
+    assert kept[1] < SMALLEST_BUFFERS + 6 * model["weight"].nbytes
 
 
 def _traced_memory_of_an_average(model: dict[str, Any], devices: int, strategy: str) -> int:
     bucket = MemoryBucket()
-    bucket.range_bytes = 4 * 1024**2  # as of S3
+    bucket.range_bytes = 2 * 1024**2  # as of S3
     run = SmallAverage(model, bucket=bucket, aggregation=strategy)
     run.upload([run.encode(model)] * devices)  # one object, however many devices
     tracemalloc.start()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.trainer.main import _thing
+from components.component_process import thing_name
 from components.trainer.training import TorchTask
 from components.trainer.worker_protocol import Failure
 from fedgrass.federation.messages import Completion, Status
@@ -91,7 +91,7 @@ def test_every_reply_of_a_device_names_run_round_and_attempt(tmp_path: Path) -> 
 def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart in the middle of an upload goes on with the same work under the same name."""
     monkeypatch.setenv("AWS_IOT_THING_NAME", THING)
-    assert (_thing(), _thing()) == (THING, THING)
+    assert (thing_name(), thing_name()) == (THING, THING)
     first = Device(tmp_path)
     first.hold_uploads = True
     first.hears(announcement())

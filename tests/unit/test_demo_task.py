@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components.trainer.errors import ConfigurationError
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.demo_task import DemoTask
@@ -25,6 +26,14 @@ def test_a_task_of_ones_own_deals_for_itself(tmp_path: Path) -> None:
     task = DemoTask("cracks=cracks:Cracks", tmp_path, 6, {"points": 3})
     options = {"module": "cracks:Cracks", "path": str(tmp_path), "points": 3}
     assert task.configuration(4)["cracks"] == options
+
+
+def test_a_task_that_cannot_be_made_is_told_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    task = DemoTask("cracks=nowhere_at_all:Cracks", tmp_path, 6)
+    with pytest.raises(ConfigurationError, match="nowhere_at_all"):
+        task.get()
+    with pytest.raises(ConfigurationError, match="nowhere_at_all"):
+        task.raise_if_failed()
 
 
 def test_values_are_read_as_in_a_configuration() -> None:

@@ -23,6 +23,7 @@ def test_the_digits_are_scikit_learns() -> None:
     assert np.bincount(labels.numpy()).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
+@pytest.mark.slow
 def test_reading_the_digits_does_not_import_scikit_learn() -> None:
     code = (
         "import sys; from components.trainer.tasks.digits import Digits; Digits();"
@@ -72,6 +73,7 @@ def test_the_same_seed_gives_the_same_initial_weights() -> None:
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_six_devices_learn_the_digits_in_five_rounds() -> None:
     devices = [Digits(share=share, shares=6) for share in range(6)]
     run = SmallAverage(devices[0].initial_weights(0))

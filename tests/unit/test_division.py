@@ -1,6 +1,8 @@
 """Large rounds divided: sums of groups while the round is open, shards of a large model."""
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,9 +62,11 @@ def first(fleet: SmallFleet) -> Round:
     return of
 
 
-def undivided(without: frozenset[str] = frozenset(), **settings: Any) -> Mapping[str, Any]:
+def undivided(
+    without: frozenset[str] = frozenset(), devices: int = DEVICES, **settings: Any
+) -> Mapping[str, Any]:
     """Return the model that one averager makes by itself."""
-    fleet = a_fleet(None, **settings)
+    fleet = a_fleet(None, devices, **settings)
     for device in fleet.names:
         if device in without:
             fleet.status(device, "failed")
@@ -91,13 +95,115 @@ def test_a_round_summed_in_groups_makes_the_same_model(aggregation: str, clip: f
     assert_same(fleet.model(1), undivided(**settings))
 
 
-def test_a_group_begins_with_every_third_reply_and_no_reply_is_in_two() -> None:
+def test_every_third_reply_fills_a_group_and_no_reply_is_in_two() -> None:
     fleet = a_fleet(GROUPS)
     for device in fleet.names[:7]:
         reply(fleet, device)
     members = [part.group for part in fleet.rounds.participants(first(fleet))]
-    assert sorted(members) == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert sorted(members) == [0, 1, 1, 1, 2, 2, 2, 3]
     assert [job.number for job in fleet.alarms.jobs] == [1, 2]
+
+
+def test_a_reply_that_is_counted_in_a_group_at_the_moment_it_begins_is_in_the_model_once() -> None:
+    """Two workers count at once: both read that two replies are there, so both count into group 1."""
+    fleet = a_fleet(GROUPS)
+    for device in fleet.names[:2]:
+        reply(fleet, device)
+    fleet.counter.plan(lambda: reply(fleet, "thing-5"), name="count_reply")
+    reply(fleet, "thing-2")
+    fleet.work()
+    for device in ("thing-3", "thing-4", "thing-6", "thing-7"):
+        reply(fleet, device)
+        fleet.work()
+    groups = [part.group for part in fleet.rounds.participants(first(fleet))]
+    assert groups.count(1) == 4
+    assert_same(fleet.model(1), undivided())
+
+
+def test_a_group_is_as_large_as_it_was_when_the_round_was_opened() -> None:
+    fleet = a_fleet(GROUPS)
+    reply(fleet, "thing-0")
+    fleet.cloud = dataclasses.replace(fleet.cloud, scale=Scale(group=2, grouped_bytes=0))  # deployed anew
+    for device in fleet.names[1:]:
+        reply(fleet, device)
+        fleet.work()
+    assert (first(fleet).group_size, first(fleet).groups) == (3, 2)
+    assert_same(fleet.model(1), undivided())
+
+
+def reads_of(devices: int) -> int:
+    """Return how many participants are read while a cohort replies, by all averagers together."""
+    fleet = SmallFleet(devices, scale=Scale(grouped_bytes=0), rounds=1)
+    fleet.start()
+    opened = fleet.newest()
+    for device in fleet.names:
+        fleet.reply(device, opened)
+        fleet.work()
+    closed = fleet.rounds.round(RUN, 1, 1)
+    assert closed is not None
+    assert (closed.state, closed.groups) == (State.CLOSED, (devices - 1) // 64)
+    return fleet.rounds.items_read
+
+
+def test_what_is_read_of_a_large_cohort_grows_with_its_devices_and_not_with_their_square() -> None:
+    few, many = reads_of(500), reads_of(2000)
+    assert many <= 4.2 * few
+    assert many <= 5 * 2000  # announced, summed, taken for the average, written down
+
+
+def spoil(fleet: SmallFleet, spoilt: str) -> None:
+    """Spoil the sum of group 1, or what stands beside it."""
+    parts = f"drafts/{RUN}/1-1/parts/"
+    manifest = parts + "group-1.json"
+    key = json.loads(fleet.bucket.objects[manifest])["key"]
+    data = bytearray(fleet.bucket.objects[key])
+    match spoilt:
+        case "a bit":
+            data[-9] ^= 1
+            fleet.bucket.objects[key] = bytes(data)
+        case "not finite":
+            data[-8:] = np.array(np.nan).tobytes()
+            fleet.bucket.objects[key] = bytes(data)
+        case "truncated":
+            fleet.bucket.objects[key] = bytes(data[:-100])
+        case "absent":
+            del fleet.bucket.objects[key]
+        case "another group's":
+            other = json.loads(fleet.bucket.objects[parts + "group-2.json"])["key"]
+            fleet.bucket.objects[key] = fleet.bucket.objects[other]
+        case "manifest":
+            fleet.bucket.objects[manifest] = b'{"devices": ["thing-0"'
+        case _:
+            del fleet.bucket.objects[manifest]
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["a bit", "not finite", "truncated", "absent", "another group's", "manifest", "no manifest"]
+)
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_sum_that_was_spoilt_is_made_again_and_no_device_is_blamed(spoilt: str, others: int) -> None:
+    """``others``: replies that are in no group; with one there is a last group of two, with two none."""
+    fleet = a_fleet(GROUPS, devices=6 + others)
+    for device in fleet.names[:-1]:
+        reply(fleet, device)
+        fleet.work()
+    spoil(fleet, spoilt)
+    reply(fleet, fleet.names[-1])
+    assert first(fleet).state is State.CLOSED
+    assert set(fleet.parts(first(fleet)).values()) == {Participation.REPLIED}
+    assert_same(fleet.model(1), undivided(devices=6 + others))
+
+
+def test_a_round_of_which_every_sum_was_spoilt_is_averaged_from_its_updates() -> None:
+    fleet = a_fleet(GROUPS)
+    for device in fleet.names[:-1]:
+        reply(fleet, device)
+    fleet.work()
+    for key in [key for key in fleet.bucket.objects if "/parts/sum-" in key]:
+        del fleet.bucket.objects[key]
+    reply(fleet, fleet.names[-1])
+    assert sum("is of no use" in change.text for change in fleet.told()) == 2
+    assert_same(fleet.model(1), undivided())
 
 
 def test_whoever_closes_a_round_reads_the_updates_of_groups_that_nobody_summed() -> None:
@@ -215,6 +321,17 @@ def test_a_model_made_in_shards_is_the_same_to_the_bit(
     assert first(fleet).model_sha256 == sha256(fleet.bucket.objects[object_keys.model(RUN, 1)])
 
 
+def test_how_often_shards_are_looked_for_grows_with_their_number_and_not_with_its_square() -> None:
+    fleet = a_fleet(Scale(sharded_bytes=4096), devices=2)
+    for device in fleet.names:
+        reply(fleet, device)
+    shards = fleet.work()
+    assert shards > 5
+    assert first(fleet).state is State.CLOSED
+    # Before they are handed over, by each maker its own and the last one, and all by the last maker.
+    assert fleet.counter.calls.count("exists") <= 4 * shards
+
+
 def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
     models = []
     for scale in (None, SHARDS):
@@ -230,6 +347,7 @@ def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
         np.testing.assert_array_equal(models[0][name], models[1][name])
 
 
+@pytest.mark.slow
 def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_the_shard_back() -> None:
     expected, deaths = undivided(), 0
     while True:

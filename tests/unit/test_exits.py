@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from components.component_process import LOST
 from components.trainer.exits import SPACING, ExitBudget
-from components.trainer.presence import LOST
 from fedgrass.local.lifecycle_scripts import RestartLimits
 from tests.unit.device import Clock, Device, announcement
 

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from cloud_functions import repair
-from cloud_functions.cloud import MOST_METRICS, _figures
+from cloud_functions.cloud import _figures
 from fedgrass.federation import messages
-from fedgrass.federation.messages import LARGEST_MESSAGE, RoundChange, RoundFigures
+from fedgrass.federation.messages import LARGEST_MESSAGE, MOST_METRICS, RoundChange, RoundFigures
 from fedgrass.federation.rounds import Round, State
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet

@@ -1,6 +1,7 @@
 """A strategy of the user's own, by module:Class: it works, or is to blame by name; nothing else suffers."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import encode
+from tests import own_strategies
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_average import average
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
@@ -51,13 +53,27 @@ def test_ones_own_survey_is_made() -> None:
 FAILURES = [
     ("Raises", "weigh raised RuntimeError: no idea about 2 updates"),
     ("Exits", "weigh raised SystemExit: 3"),
-    ("WrongWeights", "weigh returned float64 of shape (3,); it must return floats of shape (2,)"),
+    ("WrongWeights", "weigh returned float64 of shape (3,); they must be floats of shape (2,)"),
     ("WrongShape", "combine returned float64 of shape (2, "),
     ("NotANumber", "combine returned values that are not finite"),
     ("Overflows", "made values that are not finite, in array 'weight'"),
-    ("SpoilsItsState", "step returned values that are not finite"),
+    ("SpoilsItsState", "step left the state 'seen' as values that are not finite"),
     ("NoShare", "share returned 0 to 0; all must be above 0"),
     ("NeverEnds", "weigh did not end within 0.1 s"),
+    ("RaisesLostRace", "weigh raised LostRace: as if another averager had moved the round"),
+    ("RaisesNotYet", "combine raised NotYet: as if another averager held the lease"),
+    ("RefusesUpdates", "weigh raised UpdateRefused: as if a device had sent nonsense"),
+    ("GivesUpItself", "weigh: two are too few"),
+    ("PopsItsState", "step left the state []; it must leave ['seen']"),
+    ("AddsToItsState", "step left the state ['seen', 'more']; it must leave ['seen']"),
+    (
+        "ShortensItsState",
+        "step left the state 'seen' as float64 of shape (2,); they must be floats of",
+    ),
+    ("StateOfWords", "step left the state 'seen' as <U5 of shape ()"),
+    ("HugeShares", "share returned 8e+307 to 8e+307; all must be above 0, and their sum at most 1e+301"),
+    ("IntegersBeyondFloats", "share raised OverflowError: int too large to convert to float"),
+    ("WritesToTheWeights", "combine raised ValueError: output array is read-only"),
 ]
 
 
@@ -112,6 +128,10 @@ UNUSABLE = [
     (OWN + "Needs", "(the aggregation 'tests.own_strategies:Needs' has needed)"),
     (OWN + "TakesTheModelsName", "its state 'model' is no name"),
     (OWN + "ReadsRows", "its reads is 'rows'; it may be one of 'sums', 'columns'"),
+    (OWN + "StateIsAWord", "its state is 'seen'; it is a tuple of names"),
+    (OWN + "CarriesANumber", "its carried is 1; it is a tuple of names"),
+    (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; 3,000 is the most"),
+    (OWN + "AsksForNonsense", "training raised ValidationError"),
 ]
 
 
@@ -122,6 +142,66 @@ def test_a_run_with_a_strategy_that_cannot_be_used_is_not_started(name: str, sai
         fleet.start()
     assert said in str(refused.value)
     assert name in str(refused.value)
+    assert fleet.rounds.run(RUN) is None
+
+
+@pytest.fixture
+def breaks() -> Iterator[set[str]]:
+    """What is to fail from now on in tests/own_strategies.py, until the test ends."""
+    yield own_strategies.broken
+    own_strategies.broken.clear()
+
+
+@pytest.mark.parametrize(("how", "said"), [("made", "KeyError: 'no such key'"), ("slow", "it did not end")])
+def test_a_strategy_that_cannot_be_made_is_refused_at_the_start(
+    how: str, said: str, breaks: set[str]
+) -> None:
+    fleet = SmallFleet(aggregation=OWN + "MadeOfNothing", aggregation_seconds=0.1)
+    breaks.add(how)
+    with pytest.raises(SettingsError, match=rf"MadeOfNothing' cannot be made \({said}"):
+        fleet.start()
+
+
+@pytest.mark.parametrize("how", ["made", "slow"])
+def test_a_strategy_that_cannot_be_made_any_more_abandons_the_round_by_name(
+    how: str, breaks: set[str]
+) -> None:
+    name = OWN + "MadeOfNothing"
+    fleet = SmallFleet(devices=1, aggregation=name, aggregation_seconds=0.1, on_abandoned="fail")
+    fleet.start()
+    fleet.reply("thing-0", value=3.0)
+    breaks.add(how)
+    fleet.reply("thing-0", value=4.0)
+    assert (fleet.newest().number, fleet.newest().state) == (2, State.ABANDONED)
+    assert f"{name!r} cannot be made" in fleet.newest().reason
+    assert fleet.holds(1, 3.0)
+    assert object_keys.model(RUN, 2) not in fleet.bucket.objects
+
+
+def test_a_strategy_that_refuses_its_own_options_does_so_in_its_words() -> None:
+    fleet = SmallFleet(aggregation=OWN + "RefusesItsOptions", aggregation_options={"rate": 3.0})
+    with pytest.raises(SettingsError, match=r"a rate of 3\.0 goes too far.*Options' has rate = 0\.5"):
+        fleet.start()
+
+
+def test_what_ones_own_strategy_asks_of_the_training_goes_to_the_devices_below_the_runs_own() -> None:
+    fleet = SmallFleet(
+        devices=1,
+        aggregation=OWN + "AsksOfTraining",
+        aggregation_options={"temperature": 3.0},
+        training={"epochs": 2},
+    )
+    fleet.start()
+    assert fleet.announced("thing-0")[-1].settings == {"temperature": 3.0, "epochs": 2}
+    fleet.reply("thing-0")
+    assert fleet.newest().number == 2
+    assert fleet.announced("thing-0")[-1].settings == {"temperature": 3.0, "epochs": 2}
+
+
+def test_a_strategy_whose_training_fails_is_refused_at_the_start() -> None:
+    fleet = SmallFleet(aggregation=OWN + "AsksOfTraining", aggregation_options={"temperature": 6.0})
+    with pytest.raises(SettingsError, match="AsksOfTraining': training raised RuntimeError: too hot"):
+        fleet.start()
     assert fleet.rounds.run(RUN) is None
 
 

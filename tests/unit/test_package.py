@@ -111,6 +111,7 @@ def test_gdk_is_told_of_one_component_with_a_custom_build_and_finds_one_recipe_b
     assert recipe.resolve() == package.ROOT / "recipes" / f"{TRAINER}.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "archive", "own", "entries"),
     [

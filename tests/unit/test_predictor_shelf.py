@@ -93,6 +93,7 @@ def test_the_same_model_put_twice_is_there_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_of_putting_a_model_leaves_a_whole_one(tmp_path: Path) -> None:
     rng = random.Random(5)  # noqa: S311 - the moments of the kills
     number, kills, unfinished = 1, 0, 0

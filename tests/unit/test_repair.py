@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from cloud_functions import repair
@@ -11,6 +12,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.weights import encode
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet
 
@@ -286,8 +288,11 @@ def test_a_newest_model_that_is_missing_or_another_is_refused_by_its_key() -> No
     fleet = after_rounds(2)
     fleet.rounds.lose(**ALL)
     key = object_keys.model(RUN, 2)
-    fleet.bucket.write(key, b"another")
+    fleet.bucket.write(key, encode({"w": np.ones(3)}))
     with pytest.raises(SettingsError, match=f"the SHA-256 of {key} is [0-9a-f]+, and was [0-9a-f]+"):
+        repaired(fleet)
+    fleet.bucket.write(key, b"another")
+    with pytest.raises(SettingsError, match=f"the model {key} is damaged"):
         repaired(fleet)
     del fleet.bucket.objects[key]
     with pytest.raises(SettingsError, match=f"the model {key} is missing in the bucket"):

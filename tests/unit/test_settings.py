@@ -131,6 +131,14 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
             {"training": {"text": "x" * 2_000}, "training_by_round": {"2": {"t": "y" * 1_500}}},
             "JSON in round 2; 3,000 is",
         ),
+        (
+            {"aggregation": "scaffold", "training": {"momentum": 0.9}},
+            "training.momentum is 0.9; the aggregation 'scaffold' needs plain gradient steps: leave it out",
+        ),
+        (
+            {"aggregation": "scaffold", "training_by_round": {"3": {"patience_epochs": 2}}},
+            "training_by_round.3.patience_epochs is 2; the aggregation 'scaffold' needs plain",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_by_their_names(
@@ -153,6 +161,8 @@ def test_settings_that_contradict_each_other_are_refused_by_their_names(
         {"target_metric": "accuracy", "patience": 3, "smallest_improvement": 0.01},
         {"training_by_round": {"1": {"epochs": 1}, "100000": {"epochs": 2}}},
         {"accept_seconds": 0},
+        {"aggregation": "scaffold", "training": {"momentum": 0.0, "patience_epochs": 0, "epochs": 2}},
+        {"aggregation": "fedavgm", "training": {"momentum": 0.9}},
     ],
 )
 def test_settings_that_fit_each_other_are_taken(values: dict[str, Any]) -> None:

@@ -57,6 +57,17 @@ def test_an_announcement_that_is_not_accepted_is_said_again_and_then_given_to_an
     assert first(fleet).state is State.CLOSED
 
 
+def test_a_cohort_that_is_silent_as_a_whole_is_read_once_to_give_its_work_to_others() -> None:
+    fleet, cohort = a_fleet(devices=400, count=200, accept_seconds=30)
+    fleet.pass_time(30)
+    fleet.remind()
+    before = fleet.rounds.items_read
+    fleet.pass_time(30)
+    fleet.remind()
+    assert fleet.rounds.items_read - before == 200 + 400  # once to see who is silent, once to announce
+    assert (fleet.newest().silent, len(newcomers(fleet, cohort))) == (200, 200)
+
+
 def test_a_silent_device_that_replies_after_all_is_counted_once_and_is_silent_no_more() -> None:
     fleet, cohort = a_fleet(count=1)
     opened = fleet.newest()

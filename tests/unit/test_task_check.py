@@ -66,6 +66,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 # --- task new
 
 
+@pytest.mark.slow
 def test_a_new_task_passes_its_check_and_its_own_test(tmp_path: Path) -> None:
     made = run(tmp_path, "new", "wind-power")
     assert made.returncode == 0, made.stderr
@@ -153,6 +154,7 @@ def test_options_and_settings_reach_the_task(tmp_path: Path) -> None:
     assert "from 3 to 0.75" in said
 
 
+@pytest.mark.slow
 def test_a_built_in_task_is_checked_by_its_name(tmp_path: Path) -> None:
     done = run(tmp_path, "check", "digits", "--option", "share=1", "--option", "shares=6", "--examples", "64")
     assert done.returncode == 0, done.stdout
@@ -293,6 +295,7 @@ def test_what_a_person_has_to_judge_is_a_note(tmp_path: Path, text: str, said: s
     assert code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -203,6 +203,7 @@ def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> Non
         assert torch.equal(mine, other)
 
 
+@pytest.mark.slow
 def test_training_does_not_import_torchs_compiler() -> None:
     program = """
 import sys

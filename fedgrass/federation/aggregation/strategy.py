@@ -54,6 +54,8 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Whether the weight of a change is ``share`` over the sum of all shares: then parts of a cohort can be
     # summed while the others are still at work.
     separable: ClassVar[bool] = False
+    # Settings of the devices' training that may only be 0 with it: the tasks here would refuse the work.
+    without: ClassVar[tuple[str, ...]] = ()
 
     def share(self, contribution: Contribution) -> float:
         """Return what an update counts, in proportion to the others: the number of its examples."""

@@ -13,7 +13,7 @@ from fedgrass.federation.weights import read_layout, sha256, views, write
 from fedgrass.federation.weights_layout import Layout
 
 
-def encode_model(model: bytes | memoryview, encoding: Encoding) -> bytes:
+def encode_model(model: bytes | bytearray | memoryview, encoding: Encoding) -> bytes:
     """Return the file that devices download in place of ``model``, a model's own file.
 
     The same model gives the same bytes, whoever encodes it: its SHA-256 seeds the stochastic rounding.
@@ -22,6 +22,7 @@ def encode_model(model: bytes | memoryview, encoding: Encoding) -> bytes:
         SettingsError: models are not downloaded in this encoding, or not this one.
         UpdateRefused: ``model`` is no weights file, or has values that the encoding cannot hold.
     """
+    model = memoryview(model)
     layout = read_layout(model, len(model))
     check_download(layout, encoding)
     rng = np.random.default_rng(int(sha256(model), 16))

@@ -1,6 +1,6 @@
 """Who is a candidate at all. Every filter is a pure function; ``Requirements`` applies them in turn."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,18 +10,26 @@ from fedgrass.federation.attributes import Expression, Value
 from fedgrass.federation.selection.candidates import Candidate
 
 Holds = Callable[[Candidate], bool]
-Hint = Callable[[Sequence[Candidate]], str]
+Hint = Callable[[Collection[str]], str]
 
 
-def _no_hint(before: Sequence[Candidate]) -> str:  # noqa: ARG001
+def _no_hint(noted: Collection[str]) -> str:  # noqa: ARG001
     return ""
 
 
+def _nothing(candidate: Candidate) -> Iterable[str]:  # noqa: ARG001
+    return ()
+
+
 class _Step(NamedTuple):
-    """One filter: what it leaves in words, which candidates, and a hint for when it leaves nobody."""
+    """One filter: what it leaves in words, which candidates, and a hint for when it leaves nobody.
+
+    The hint is made of what is noted of the candidates that come to the filter.
+    """
 
     words: str
     holds: Holds
+    note: Callable[[Candidate], Iterable[str]] = _nothing
     hint: Hint = _no_hint
 
 
@@ -33,6 +41,7 @@ class Requirements(Struct, frozen=True, kw_only=True):
     minimum_examples: int = 0
     where: Expression | None = None
     things: frozenset[str] | None = None  # the members of a thing group; None is everybody
+    held_out: frozenset[str] = frozenset()  # devices that are kept for something else
     cool_down_rounds: int = 0  # a device is not asked again for so many rounds
 
     def suits(self, candidate: Candidate) -> bool:
@@ -50,14 +59,26 @@ class Requirements(Struct, frozen=True, kw_only=True):
             left = list(filter(step.holds, left))
         return rested(left, self.cool_down_rounds, cohort)
 
-    def explain(self, found: Sequence[Candidate]) -> str:
-        """Return how many are left after each filter, in words, and why there is nobody if so."""
-        left, words = list(found), [f"{len(found)} devices were read"]
-        for step in self._steps():
-            before, left = left, list(filter(step.holds, left))
-            words.append(f"{len(left)} {step.words}")
-            if not left:
-                words.append(step.hint(before))
+    def explain(self, found: Iterable[Candidate]) -> str:
+        """Return how many are left after each filter, in words, and why there is nobody if so.
+
+        The candidates are looked at one by one, and none is held.
+        """
+        steps, read = self._steps(), 0
+        left = [0] * len(steps)
+        noted: list[set[str]] = [set() for _ in steps]
+        for candidate in found:
+            read += 1
+            for place, step in enumerate(steps):
+                noted[place].update(step.note(candidate))
+                if not step.holds(candidate):
+                    break
+                left[place] += 1
+        words = [f"{read} devices were read"]
+        for step, count, names in zip(steps, left, noted, strict=True):
+            words.append(f"{count} {step.words}")
+            if not count:
+                words.append(step.hint(names) if names else "")
                 break
         return "; ".join(filter(None, words))
 
@@ -65,16 +86,18 @@ class Requirements(Struct, frozen=True, kw_only=True):
         """Return the filters that are set."""
         steps = [
             _Step("were seen lately enough", seen_since(self.seen_at_earliest)),
-            _Step(f"of them have the task {self.task!r}", has_task(self.task), _their_tasks),
+            _Step(f"of them have the task {self.task!r}", has_task(self.task), _tasks_of, _their_tasks),
         ]
         if self.minimum_examples:
             words = f"of them have {self.minimum_examples} examples or more"
             steps.append(_Step(words, has_examples(self.minimum_examples)))
         if self.things is not None:
             steps.append(_Step("of them are in the thing group", is_member(self.things)))
+        if self.held_out:
+            steps.append(_Step("of them are not held out", is_not_among(self.held_out)))
         if self.where is not None:
             words = f"of them are as `{self.where.text}` asks"
-            steps.append(_Step(words, is_described(self.where), partial(_unknown, self.where)))
+            steps.append(_Step(words, is_described(self.where), described, partial(_unknown, self.where)))
         return steps
 
 
@@ -98,6 +121,11 @@ def is_member(things: frozenset[str]) -> Holds:
     return lambda candidate: candidate.device in things
 
 
+def is_not_among(things: frozenset[str]) -> Holds:
+    """Return who is none of some things."""
+    return lambda candidate: candidate.device not in things
+
+
 def is_described(where: Expression) -> Holds:
     """Return of whom a ``where`` expression is true."""
     return lambda candidate: where.holds(described(candidate))
@@ -108,24 +136,18 @@ def described(candidate: Candidate) -> Mapping[str, Value]:
     return {**candidate.attributes, "examples": candidate.examples}
 
 
-def unknown_attributes(where: Expression, candidates: Iterable[Candidate]) -> list[str]:
-    """Return the attributes that an expression names and no candidate reports."""
-    return sorted(where.attributes - _reported(candidates))
+def _unknown(where: Expression, reported: Collection[str]) -> str:
+    """Name the attributes that an expression asks for and no candidate reports."""
+    unknown = ", ".join(sorted(where.attributes - set(reported)))
+    return f"no device reports {unknown}; they report: {', '.join(sorted(reported))}" if unknown else ""
 
 
-def _reported(candidates: Iterable[Candidate]) -> set[str]:
-    return {name for candidate in candidates for name in described(candidate)}
+def _tasks_of(candidate: Candidate) -> Iterable[str]:
+    return candidate.tasks or ("none",)
 
 
-def _unknown(where: Expression, before: Sequence[Candidate]) -> str:
-    unknown = unknown_attributes(where, before)
-    reported = ", ".join(sorted(_reported(before)))
-    return f"no device reports {', '.join(unknown)}; they report: {reported}" if unknown and before else ""
-
-
-def _their_tasks(before: Sequence[Candidate]) -> str:
-    tasks = sorted({task for candidate in before for task in candidate.tasks})
-    return f"they have the tasks: {', '.join(tasks) or 'none'}" if before else ""
+def _their_tasks(tasks: Collection[str]) -> str:
+    return f"they have the tasks: {', '.join(sorted(tasks))}"
 
 
 def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:

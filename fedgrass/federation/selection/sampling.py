@@ -29,8 +29,8 @@ def sample_segments(
 ) -> list[Candidate]:
     """Read segments at random until ``wanted`` suitable candidates were found, or all was read.
 
-    Returns all candidates that were read, suitable or not, so more than ``wanted`` perhaps; never cut to
-    size, since devices in crowded segments would have less of a chance.
+    Returns all suitable candidates that were read, so more than ``wanted`` perhaps; never cut to size, since
+    devices in crowded segments would have less of a chance. The others are not held: they may be many.
 
     Of a fleet in which every device suits, about ``wanted`` to 2 x ``wanted`` are read, in 2 to 5 requests;
     if only one in n does, n times as many. 17 requests at most, and a fleet smaller than ``wanted`` is read
@@ -40,12 +40,12 @@ def sample_segments(
     segments, read_so_far = FINEST, 0.0
     while True:
         for candidate in read(rng.randrange(segments), segments):
-            found[candidate.device] = candidate
+            if suits(candidate):
+                found[candidate.device] = candidate
         read_so_far += 1 / segments
-        suitable = sum(map(suits, found.values()))
-        if suitable >= wanted or segments == 1:
+        if len(found) >= wanted or segments == 1:
             return list(found.values())
-        segments = _coarser(segments, suitable / read_so_far, wanted - suitable)
+        segments = _coarser(segments, len(found) / read_so_far, wanted - len(found))
 
 
 def _coarser(segments: int, fleet: float, missing: int) -> int:

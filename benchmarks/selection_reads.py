@@ -1,0 +1,133 @@
+"""What choosing the devices of a round reads of the devices table, by the cloud functions' own code."""
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from cloud_functions import cohorts
+from cloud_functions.cloud import Cloud
+from cloud_functions.powertools_log import PowertoolsLog
+from fedgrass.federation.ports import DeviceDirectory
+from fedgrass.federation.rounds import Round, State, Work
+from fedgrass.federation.runs import Open, Run, RunState
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.sampling import anyone, sample_segments
+from fedgrass.federation.settings import parse_settings
+
+NOW = 1_700_000_000_000
+LOST = 5
+_TASKS = frozenset({"digits"})
+
+
+class HashedTable:
+    """A devices table in memory, whose segments are ranges of hashes; nine devices of ten live."""
+
+    def __init__(self, devices: int) -> None:
+        rng = random.Random(devices)  # noqa: S311  # figures that can be repeated, no secret
+        self._hashes = sorted(rng.random() for _ in range(devices))
+        self.read: list[int] = []  # rows, of each request
+
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:  # noqa: ARG002
+        """Yield the devices that live."""
+        return self._segment(0, 1)
+
+    def sample(
+        self,
+        earliest: int,  # noqa: ARG002
+        wanted: int,
+        rng: random.Random,
+        suits: Callable[[Candidate], bool] = anyone,
+    ) -> list[Candidate]:
+        """Return some of them; see ``DeviceDirectory``."""
+        return sample_segments(self._segment, wanted, rng, suits)
+
+    def find(self, device: str) -> Candidate | None:
+        """Return one device."""
+        self.read.append(1)
+        return Candidate(device, NOW, _TASKS)
+
+    def _segment(self, number: int, segments: int) -> Iterator[Candidate]:
+        first, last = (bisect_left(self._hashes, edge / segments) for edge in (number, number + 1))
+        self.read.append(last - first)
+        return (Candidate(f"device-{at:07}", NOW, _TASKS) for at in range(first, last) if at % 10)
+
+
+def reads(directory: DeviceDirectory, read: list[int], cohort: int) -> dict[str, dict[str, int]]:
+    """Return the rows and the requests of each kind of choice.
+
+    Args:
+        directory: the devices.
+        read: to which the directory adds the rows of each request.
+        cohort: how many devices a round asks, where that is a number.
+    """
+    held_out = [f"device-{number:07}" for number in range(1, cohort + 1)]
+    evaluates = Open(2, 1, Work.EVALUATE)
+    chosen: dict[str, Callable[[random.Random], int]] = {
+        "train_count": _round(directory, Open(1, 1), selection="random", count=cohort),
+        "train_fraction": _round(directory, Open(1, 1), selection="random", fraction=0.01),
+        "train_all": _round(directory, Open(1, 1)),
+        "evaluate_count": _round(directory, evaluates, evaluate_every=1, evaluate_count=cohort),
+        "evaluate_held_out": _round(directory, evaluates, evaluate_every=1, held_out=held_out),
+        "evaluate_all": _round(directory, evaluates, evaluate_every=1),
+        "replace": _others(directory, set(held_out), selection="random", count=cohort),
+    }
+    figures = {}
+    for name, choose in chosen.items():
+        read.clear()
+        assert choose(random.Random(7)) > 0  # noqa: S101, S311  # a figure of nothing is none
+        figures[name] = {"rows": sum(read), "requests": len(read)}
+    return figures
+
+
+def _round(directory: DeviceDirectory, step: Open, **settings: object) -> Callable[[random.Random], int]:
+    cloud, run = _cloud(directory), _run(**settings)
+    choose = cohorts._evaluators if step.work is Work.EVALUATE else cohorts._trainers  # noqa: SLF001  # unstored
+    return lambda rng: len(choose(cloud, run, rng).devices)
+
+
+def _others(
+    directory: DeviceDirectory, known: set[str], **settings: object
+) -> Callable[[random.Random], int]:
+    cloud, run = _cloud(directory), _run(**settings)
+    current = Round(
+        run=run.name,
+        number=1,
+        attempt=1,
+        state=State.OPEN,
+        asked=len(known),
+        needed=len(known),
+        minimum=1,
+        opened_at=NOW,
+        deadline_at=NOW,
+        base_sha256="",
+        base_bytes=0,
+    )
+    return lambda _rng: len(cohorts.choose_others(cloud, run, current, known, LOST))
+
+
+def _run(**settings: object) -> Run:
+    return Run(
+        name="bench",
+        state=RunState.RUNNING,
+        settings=parse_settings({"task": "digits", **settings}),
+        started_at=NOW,
+        initial_sha256="",
+        initial_bytes=0,
+    )
+
+
+def _cloud(directory: DeviceDirectory) -> Cloud:
+    nothing = cast("Any", None)  # a choice reads the devices and nothing else
+    return Cloud(
+        fleet="bench",
+        rounds=nothing,
+        devices=directory,
+        thing_groups=nothing,
+        bucket=nothing,
+        publisher=nothing,
+        alarms=nothing,
+        now=lambda: NOW,
+        log=PowertoolsLog("bench"),
+        lease_seconds=60,
+    )

@@ -1,0 +1,124 @@
+"""What ``fedgrass run`` does with the runs of a deployed stack."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedgrass.console import history, stack
+from fedgrass.console.operator import Operator
+from fedgrass.console.terminal import say
+from fedgrass.federation.conversion import shown
+from fedgrass.federation.errors import SettingsError, UpdateRefused
+from fedgrass.federation.runs import Run
+from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import Arrays, decode
+
+
+def list_runs(arguments: argparse.Namespace) -> None:
+    """List the runs of a stack."""
+    lines = Table("run", "state")
+    for name, state in sorted(_operator(arguments).runs().items()):
+        lines.add_row(name, state)
+    Console().print(lines)
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Start a run, of a new model, a given one, or one of another run."""
+    settings = parse_settings(_settings(arguments))
+    details: dict[str, Any] = {}
+    operator = _operator(arguments)
+    if arguments.continue_from:
+        old, _, number = arguments.continue_from.rpartition("/")
+        if not old or not number.isdigit():
+            message = (
+                f"--continue-from is {arguments.continue_from!r}; it takes RUN/ROUND, such as digits-1/5"
+            )
+            raise SettingsError(message)
+        details["continue_from"] = {"run": old, "round": int(number)}
+    if arguments.model:
+        run = operator.start(arguments.name, settings, _model(arguments.model))
+    else:
+        run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
+    show(operator, run)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the file with those of the command line over them; values are JSON or words."""
+    settings: dict[str, Any] = {}
+    if arguments.settings_file:
+        try:
+            settings = json.loads(_read(arguments.settings_file))
+        except ValueError as error:
+            message = f"{arguments.settings_file} is no JSON: {error}"
+            raise SettingsError(message) from error
+        if not isinstance(settings, dict):
+            message = f"{arguments.settings_file} holds {shown(settings)}; it takes an object of settings"
+            raise SettingsError(message)
+    for pair in arguments.settings:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            message = f"{pair!r} is no setting; they are given as setting=value, such as rounds=10"
+            raise SettingsError(message)
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def _model(path: Path) -> Arrays:
+    try:
+        return decode(_read(path))
+    except UpdateRefused as error:
+        message = f"--model {path} is no model: {error}"
+        raise SettingsError(message) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise SettingsError(message) from error
+
+
+def act(arguments: argparse.Namespace) -> None:
+    """Pause, resume, cancel ... a run, or only show it."""
+    operator = _operator(arguments)
+    show(operator, operator.act(arguments.action, arguments.name))
+
+
+def repair(arguments: argparse.Namespace) -> None:
+    """Rebuild the lost rows of a run."""
+    for line in _operator(arguments).repair(arguments.name, dry_run=arguments.dry_run):
+        say(line)
+
+
+def show(operator: Operator, run: Run) -> None:
+    """Print how a run stands, and its rounds."""
+    console = Console()
+    console.print(f"run {run.name}: {run.state} {run.reason}".rstrip(), highlight=False, soft_wrap=True)
+    if run.waiting_since:
+        since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
+        console.print(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC", highlight=False)
+    summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
+    if summaries:
+        console.print(history.table(summaries))
+
+
+def _operator(arguments: argparse.Namespace) -> Operator:
+    return Operator(stack.client, stack.outputs(arguments.stack))
+
+
+ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "list_runs": list_runs,
+    "start": start,
+    "act": act,
+    "repair": repair,
+}

@@ -1,0 +1,202 @@
+"""What a round's model has to be, computed plainly from whole updates in float64.
+
+Nothing here is the averager's: files are read by safetensors alone, their encodings are undone and the
+strategies are written down once more from docs/encodings.md and docs/aggregation.md.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from fedgrass.federation.settings import RunSettings
+
+Floats = NDArray[np.float64]
+Model = dict[str, Floats]
+BLOCK = 4096  # values of a block of top_k
+CARRIED = "control:"  # before an array's name: what SCAFFOLD carries of it
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "fedavgm": {"server_rate": 1.0, "momentum": 0.9},
+    "fedadagrad": {"server_rate": 0.1, "beta_1": 0.0, "tau": 1e-3},
+    "fedadam": {"server_rate": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+    "fedyogi": {"server_rate": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+    "trimmed_mean": {"cut": 0.2},
+    "q_fedavg": {"q": 0.1, "learning_rate": 0.1},
+    "krum": {"malicious": 1, "keep": 1},
+    "multi_krum": {"malicious": 1},
+}
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update that was counted."""
+
+    data: bytes
+    examples: int
+    loss: float  # of the global model, on the device
+
+
+@dataclass
+class Server:
+    """What the server keeps from round to round."""
+
+    turn: int = 0
+    state: dict[str, Model] = field(default_factory=dict)
+
+    def of(self, name: str, like: Model) -> Model:
+        """Return a part of the state, zeros at first."""
+        return self.state.get(name) or {array: np.zeros_like(values) for array, values in like.items()}
+
+
+def read_file(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """Return the arrays of a weights file in any encoding, in the shapes of the model's arrays."""
+    stored = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call] # it has no types
+    found: Model = {}
+    for name, array in stored.items():
+        if name.endswith(":scale") and name.removesuffix(":scale") in stored:
+            continue
+        raw, shape = bytes(array["data"]), shapes[name.removeprefix(CARRIED)]
+        values: Floats
+        match array["dtype"]:
+            case "F32":
+                values = np.frombuffer(raw, "<f4").astype(np.float64)
+            case "F16":
+                values = np.frombuffer(raw, "<f2").astype(np.float64)
+            case "BF16":
+                bits = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
+                values = bits.view(np.float32).astype(np.float64)
+            case "I8":
+                scale = float(np.frombuffer(bytes(stored[name + ":scale"]["data"]), "<f4")[0])
+                values = np.frombuffer(raw, np.int8).astype(np.float64) * scale
+            case _:
+                values = _of_rows(np.frombuffer(raw, np.uint8).reshape(array["shape"]), math.prod(shape))
+        found[name] = values.reshape(shape)
+    return found
+
+
+def _of_rows(rows: NDArray[np.uint8], count: int) -> Floats:
+    """Return the values of top_k: each row has the places within its block as uint16, then the values."""
+    values, entries = np.zeros(count), rows.shape[1] // 6
+    for number, row in enumerate(rows):
+        places = np.frombuffer(row[: 2 * entries].tobytes(), "<u2").astype(np.int64) + number * BLOCK
+        np.add.at(values, places, np.frombuffer(row[2 * entries :].tobytes(), "<f4"))
+    return values
+
+
+def next_model(
+    base: Model, updates: Sequence[Update], settings: RunSettings, server: Server, asked: int
+) -> Model:
+    """Return the model of a round in which ``asked`` devices were asked; the server's state is moved on."""
+    shapes = {name: array.shape for name, array in base.items()}
+    sent = [read_file(update.data, shapes) for update in updates]
+    whole = not settings.upload_difference
+    changes = [{name: one[name] - base[name] if whole else one[name] for name in base} for one in sent]
+    _clip(changes, settings.clip_norm)
+    options = {**DEFAULTS.get(settings.aggregation, {}), **settings.aggregation_options}
+    numbers = {name: float(value) for name, value in options.items()}
+    change = _combined(changes, updates, settings.aggregation, numbers)
+    server.turn += 1
+    if settings.aggregation == "scaffold":
+        _move_control(server, sent, base, asked)
+    step = _STEPS.get(settings.aggregation)
+    if step is None:
+        return {name: base[name] + change[name] for name in base}
+    moved = step(change, server, numbers)
+    return {name: base[name] + moved[name] for name in base}
+
+
+def _clip(changes: Sequence[Model], longest: float | None) -> None:
+    for change in changes:
+        norm = math.sqrt(_product(change, change))
+        if longest is not None and norm > longest:
+            change.update({name: values * (longest / norm) for name, values in change.items()})
+
+
+def _product(one: Model, other: Model) -> float:
+    return float(sum(np.vdot(one[name], other[name]) for name in one))
+
+
+def _combined(
+    changes: Sequence[Model], updates: Sequence[Update], name: str, options: Mapping[str, float]
+) -> Model:
+    """Return the one change that many become."""
+    if name == "median":
+        return _columns(changes, lambda column: np.median(column, axis=0))
+    if name == "trimmed_mean":
+        cut = int(options["cut"] * len(changes))
+        return _columns(changes, lambda column: np.sort(column, axis=0)[cut : len(column) - cut].mean(axis=0))
+    weights = _weights(changes, updates, name, options)
+    return _columns(changes, lambda column: np.tensordot(weights, column, axes=1))
+
+
+def _columns(changes: Sequence[Model], reduce: Callable[[Floats], Floats]) -> Model:
+    return {name: reduce(np.stack([change[name] for change in changes])) for name in changes[0]}
+
+
+def _weights(
+    changes: Sequence[Model], updates: Sequence[Update], name: str, options: Mapping[str, float]
+) -> Floats:
+    examples = np.array([update.examples for update in updates], dtype=np.float64)
+    if name in {"mean", "scaffold"}:
+        return np.full(len(updates), 1 / len(updates))
+    if name == "q_fedavg":
+        losses = np.array([update.loss for update in updates]) + 1e-10
+        norms = np.array([_product(change, change) for change in changes])
+        rate, q = 1 / options["learning_rate"], options["q"]
+        curvature = q * losses ** (q - 1) * norms * rate**2 + rate * losses**q
+        return np.asarray(losses**q * rate / curvature.sum())
+    if name in {"krum", "multi_krum"}:
+        neighbours = len(changes) - int(options["malicious"]) - 2
+        kept = np.argsort([_score(one, changes, neighbours) for one in changes], kind="stable")
+        mask = np.zeros(len(changes))
+        mask[kept[: int(options.get("keep", neighbours))]] = 1
+        examples *= mask
+    return np.asarray(examples / examples.sum())
+
+
+def _score(one: Model, changes: Sequence[Model], neighbours: int) -> float:
+    """Return the sum of the squared distances to the nearest others."""
+    between = [{name: one[name] - other[name] for name in one} for other in changes if other is not one]
+    return sum(sorted(_product(gap, gap) for gap in between)[:neighbours])
+
+
+def _momentum(change: Model, server: Server, options: Mapping[str, float]) -> Model:
+    before = server.of("momentum", change)
+    velocity = {name: options["momentum"] * before[name] + change[name] for name in change}
+    server.state["momentum"] = velocity
+    return {name: options["server_rate"] * values for name, values in velocity.items()}
+
+
+def _adaptive(remember: Callable[[Floats, Floats, float], Floats], *, corrected: bool = False) -> "Step":
+    def step(change: Model, server: Server, options: Mapping[str, float]) -> Model:
+        means, variances = server.of("mean", change), server.of("variance", change)
+        beta_1, beta_2 = options["beta_1"], options.get("beta_2", 0.0)
+        rate = options["server_rate"]
+        if corrected:
+            rate *= math.sqrt(1 - beta_2**server.turn) / (1 - beta_1**server.turn)
+        mean = {name: beta_1 * means[name] + (1 - beta_1) * change[name] for name in change}
+        variance = {name: remember(variances[name], change[name] ** 2, beta_2) for name in change}
+        server.state |= {"mean": mean, "variance": variance}
+        return {name: rate * mean[name] / (np.sqrt(variance[name]) + options["tau"]) for name in change}
+
+    return step
+
+
+def _move_control(server: Server, sent: Sequence[Model], base: Model, asked: int) -> None:
+    before = server.of("control", base)
+    share = min(1.0, len(sent) / asked)
+    server.state["control"] = {
+        name: before[name] + share * np.mean([one[CARRIED + name] for one in sent], axis=0) for name in base
+    }
+
+
+Step = Callable[[Model, Server, Mapping[str, float]], Model]
+_STEPS: Mapping[str, Step] = {
+    "fedavgm": _momentum,
+    "fedadagrad": _adaptive(lambda old, square, _: old + square),
+    "fedadam": _adaptive(lambda old, square, beta: beta * old + (1 - beta) * square, corrected=True),
+    "fedyogi": _adaptive(lambda old, square, beta: old - (1 - beta) * square * np.sign(old - square)),
+}

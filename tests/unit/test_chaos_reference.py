@@ -1,0 +1,105 @@
+"""What the campaign recomputes models by: every strategy and encoding, beside the averager's own code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedgrass.federation import object_keys
+from fedgrass.federation.aggregation import STRATEGIES
+from fedgrass.federation.encodings import Encoding, encode_model
+from fedgrass.federation.settings import parse_settings
+from tests.chaos.drawing import OPTIONS
+from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, read_file
+from tests.fakes.small_average import RUN, SmallAverage
+
+DEVICES, ROUNDS = 5, 3
+INITIAL: Mapping[str, np.ndarray[Any, Any]] = {
+    "body": np.linspace(-1, 1, 9_000, dtype=np.float32).reshape(90, 100),
+    "bias": np.ones(50, dtype=np.float32),
+}
+EXAMPLES, LOSSES = [3, 10, 1, 7, 4], [0.5, 2.0, 0.1, 1.0, 0.7]
+ENCODINGS = [
+    Encoding(),
+    Encoding(kind="float16"),
+    Encoding(kind="bfloat16", difference=True),
+    Encoding(kind="int8", difference=True),
+    Encoding(kind="top_k", difference=True, fraction=0.1),
+]
+
+
+def trained(model: Mapping[str, Any], device: int, number: int) -> dict[str, Any]:
+    rng = np.random.default_rng([device, number])
+    return {
+        name: (array + rng.standard_normal(array.shape)).astype(np.float32) for name, array in model.items()
+    }
+
+
+def wide(model: Mapping[str, Any]) -> Model:
+    return {name: array.astype(np.float64) for name, array in model.items()}
+
+
+def play(average: SmallAverage) -> float:
+    """Play some rounds; return by how much the two models, or their states, differ at most."""
+    server, worst = Server(), 0.0
+    for number in range(1, ROUNDS + 1):
+        base = average.model
+        average.upload(
+            [_with_control(average, trained(base, device, number), number) for device in range(DEVICES)]
+        )
+        files = [
+            average.bucket.objects[object_keys.update(f"thing-{device:04}", RUN, number, 1)]
+            for device in range(DEVICES)
+        ]
+        updates = [Update(*one) for one in zip(files, EXAMPLES, LOSSES, strict=True)]
+        expected = next_model(wide(base), updates, average.settings, server, DEVICES)
+        made = average.make(DEVICES, EXAMPLES, [{"loss": loss} for loss in LOSSES])
+        worst = max(worst, *(float(np.abs(made[name] - expected[name]).max()) for name in INITIAL))
+        for name, kept in server.state.items():
+            found = {array.removeprefix(CARRIED): values for array, values in average.state(name).items()}
+            worst = max(worst, *(float(np.abs(found[array] - kept[array]).max()) for array in INITIAL))
+    return worst
+
+
+def _with_control(average: SmallAverage, update: dict[str, Any], number: int) -> dict[str, Any]:
+    if average.settings.aggregation != "scaffold":
+        return update
+    return {
+        **update,
+        **{CARRIED + name: np.full(array.shape, number, np.float32) for name, array in INITIAL.items()},
+    }
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.kind)
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_the_reference_makes_the_model_that_the_averager_makes(aggregation: str, encoding: Encoding) -> None:
+    assert play(SmallAverage(INITIAL, encoding=encoding, aggregation=aggregation)) < 1e-5
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "fedadam", "median", "multi_krum"])
+def test_the_reference_shortens_long_changes_as_the_averager_does(aggregation: str) -> None:
+    assert play(SmallAverage(INITIAL, aggregation=aggregation, clip_norm=40.0)) < 1e-5
+
+
+def test_the_reference_knows_an_update_that_counts_twice_by_each_strategy() -> None:
+    updates = [
+        Update(SmallAverage(INITIAL).encode(trained(INITIAL, d, 1)), EXAMPLES[d], LOSSES[d]) for d in range(5)
+    ]
+    for aggregation in sorted(set(STRATEGIES) - {"krum", "scaffold"}):
+        options = OPTIONS.get(aggregation, {})
+        chosen = {"task": "noise", "aggregation": aggregation, "aggregation_options": options}
+        settings = parse_settings(chosen)
+        once = next_model(wide(INITIAL), updates, settings, Server(), 5)
+        twice = next_model(wide(INITIAL), [*updates, updates[1]], settings, Server(), 5)
+        assert max(float(np.abs(once[name] - twice[name]).max()) for name in once) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int8"])
+def test_the_reference_reads_a_model_as_devices_download_it(kind: Any) -> None:
+    file = SmallAverage(INITIAL).bucket.objects[object_keys.model(RUN, 0)]
+    shapes = {name: array.shape for name, array in INITIAL.items()}
+    found = read_file(encode_model(file, Encoding(kind=kind)), shapes)
+    assert found.keys() == INITIAL.keys()
+    for name, array in INITIAL.items():
+        np.testing.assert_allclose(found[name], array, atol=0.01)
