@@ -51,17 +51,18 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
         return None
 
 
-def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
-    """Yield every device that suits, one page of the table after the other.
-
-    How many are there is measured when all were looked at, since a sample does not tell it.
-    """
-    seen = 0
+def _seen(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
+    """Yield every device that was seen lately enough, and measure how many, once all were read."""
+    count = 0
     for device in cloud.devices.seen_since(needs.seen_at_earliest):
-        seen += 1
-        if needs.suits(device):
-            yield device
-    cloud.log.measure(Metric.DEVICES_SEEN, seen)
+        count += 1
+        yield device
+    cloud.log.measure(Metric.DEVICES_SEEN, count)
+
+
+def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
+    """Yield every device that suits, one page of the table after the other."""
+    return filter(needs.suits, _seen(cloud, needs))
 
 
 def read(
@@ -120,7 +121,7 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
 
     def passing() -> Iterator[Candidate]:
         nonlocal seen
-        for device in cloud.devices.seen_since(needs.seen_at_earliest):
+        for device in _seen(cloud, needs):
             seen += 1
             tasks.update(device.tasks)
             yield device

@@ -99,7 +99,12 @@ def do_everything(watched: Watched, folder: Path) -> None:
 
 
 def _train_and_evaluate(watched: Watched) -> None:
-    options = {"aggregation": "fedavgm", "evaluate_every": 1, "download_encoding": "float16"}
+    options = {
+        "held_out": ["device-2"],
+        "aggregation": "fedavgm",
+        "evaluate_every": 1,
+        "download_encoding": "float16",
+    }
     watched.start("first", rounds=2, **options)
     assert watched.ended("first").state is RunState.SUCCEEDED
 

@@ -202,3 +202,9 @@ def test_reserved_concurrency_is_a_choice_for_each_function() -> None:
         reserved = resources()[name]["Properties"]["ReservedConcurrentExecutions"]
         chosen = {"Ref": f"{name}Concurrency"}
         assert reserved == {"Fn::If": [f"Has{name}Concurrency", chosen, {"Ref": "AWS::NoValue"}]}
+
+
+def test_the_form_for_a_new_stack_asks_for_each_parameter_once() -> None:
+    groups = template()["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    asked = [name for group in groups for name in group["Parameters"]]
+    assert sorted(asked) == sorted(template()["Parameters"])
