@@ -177,8 +177,12 @@ class Stack:
         """Remove a change set that was not executed, and the empty stack that CloudFormation made for it."""
         with suppress(ClientError):
             self._cloudformation.delete_change_set(StackName=self.name, ChangeSetName=change_set)
-        if self.describe().get("StackStatus") == "REVIEW_IN_PROGRESS":
-            self._cloudformation.delete_stack(StackName=self.name)
+        with suppress(ClientError):
+            if self.describe().get("StackStatus") != "REVIEW_IN_PROGRESS":
+                return
+            others = self._cloudformation.list_change_sets(StackName=self.name)["Summaries"]
+            if not [one for one in others if one["ChangeSetName"] != change_set]:  # somebody else's, just now
+                self._cloudformation.delete_stack(StackName=self.name)
 
     def _events(self, stack: str) -> list[Mapping[str, Any]]:
         """Return the stack's events, the newest first."""
