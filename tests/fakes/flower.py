@@ -31,7 +31,7 @@ class FlowerRun:
     """
 
     def __init__(self, strategy: Any, model: Mapping[str, NDArray[Any]], first_round: int = 1) -> None:
-        # Flower asks for a garbage collection after each client: they need not look through all that the tests
+        # Flower asks for a garbage collection after each client; none need look through all that the tests
         # before this one have imported and made.
         gc.freeze()
         self._strategy = strategy
