@@ -56,4 +56,4 @@ def test_one_message_of_a_run_that_could_not_be_driven_comes_back_and_other_runs
     worker = Worker(["a"], error)
     assert worker.batch("a", "a", "b") == ["1"]
     assert worker.done[-1] == "drove b"
-    assert str(error) in worker.log.lines[-1]
+    assert str(error) in worker.log[-1]
