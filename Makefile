@@ -48,7 +48,7 @@ test-deploy: .venv-sam/.installed .venv-checkov/.installed
 	rm -rf .aws-sam
 	PYTHON=$(CURDIR)/.venv-sam/bin/python SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build
 	.venv-sam/bin/python .ci/check_sam_build.py
-	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation --file template.yaml
+	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation --file template.yaml provisioning/fleet.yaml
 
 .venv-%/.installed: .ci/constraints-%.txt
 	@echo "installing $* into .venv-$*"

@@ -14,7 +14,15 @@ from samcli.yamlhelper import yaml_parse
 
 BUILT = Path(".aws-sam/build")
 LARGEST = 250 * 1024**2  # bytes that Lambda unpacks
-PACKAGES = ("cloud_functions", "fedgrass/federation", "msgspec", "numpy", "safetensors", "xxhash")
+PACKAGES = (
+    "aws_lambda_powertools",
+    "cloud_functions",
+    "fedgrass/federation",
+    "msgspec",
+    "numpy",
+    "safetensors",
+    "xxhash",
+)
 
 
 def main() -> None:
