@@ -17,6 +17,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     new.add_argument("--folder", type=Path, default=Path(), help="where to write them (here)")
     new.set_defaults(run=_new)
     _add_check(kinds)
+    _add_weights(kinds)
 
 
 def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,19 +26,37 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="run a task on a small sample, and say what it needs of a device",
         description="Exit code: 0 if all is good, 1 if a check failed, 2 if the task cannot be made.",
     )
-    check.add_argument("name", help="a built-in task, or module:ClassName of your own")
-    check.add_argument(
-        "--path", type=Path, default=Path(), metavar="FOLDER", help="where the module lies (here)"
-    )
-    check.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the task, as on a device"
-    )
+    _add_task(check)
     check.add_argument(
         "--setting", action="append", default=[], metavar="KEY=VALUE", help="of the training, as in a run"
     )
     check.add_argument("--examples", type=_positive, default=256, help="to use, of a TorchTask (256)")
     check.add_argument("--seconds", type=_positive, default=60, help="after which a training is stopped (60)")
     check.set_defaults(run=_check)
+
+
+def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    weights = kinds.add_parser(
+        "weights",
+        help="write a task's initial model, for `fedgrass run start --model`",
+        description="The weights are drawn from the seed: the same ones for the same seed.",
+    )
+    _add_task(weights)
+    weights.add_argument("--seed", type=_seed, default=0, help="from which they are drawn (0)")
+    weights.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="to write, such as 0.safetensors"
+    )
+    weights.set_defaults(run=_weights)
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="a built-in task, or module:ClassName of your own")
+    parser.add_argument(
+        "--path", type=Path, default=Path(), metavar="FOLDER", help="where the module lies (here)"
+    )
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the task, as on a device"
+    )
 
 
 def _new(arguments: argparse.Namespace) -> None:
@@ -62,6 +81,21 @@ def _check(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
     )
     sys.exit(check_task(options, say))
+
+
+def _weights(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.task_weights import write_weights  # noqa: PLC0415
+
+    options = parse_key_values("--option", arguments.option)
+    size = write_weights(arguments.name, arguments.path, options, arguments.seed, arguments.out)
+    say(f"wrote {arguments.out} ({size:,} bytes): the initial model of {arguments.name}")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text[:11]) >= 2**32:
+        message = f"{text!r} is no whole number from 0 to {2**32 - 1}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def _positive(text: str) -> int:

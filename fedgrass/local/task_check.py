@@ -1,20 +1,14 @@
 """``fedgrass task check``: does a task do what a fleet needs, and what will it cost a device?"""
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.trainer.errors import TrainerError
-from components.trainer.tasks.registry import BUILT_IN, load_task
-from components.trainer.tasks.task import Task
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.local.task_examination import Examination
-from fedgrass.local.task_mistakes import explain, explain_loading
-
-METHODS = ("initial_weights", "evaluate", "fit", "examples")
-Value = bool | int | float | str
+from fedgrass.local.task_loading import Value, load
+from fedgrass.local.task_mistakes import explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +35,7 @@ def check_task(options: CheckOptions, say: Callable[[str], None]) -> int:
 
 def _check(options: CheckOptions, say: Callable[[str], None]) -> int:
     try:
-        task = _make(options)
+        task = load(options.name, options.path, options.options)
     except SettingsError as error:
         say(f"fedgrass task check: {error}")
         return 2
@@ -59,30 +53,3 @@ def _check(options: CheckOptions, say: Callable[[str], None]) -> int:
             say(f"{finding.kind:4}  {name}: {finding.text}")
     say(examination.needs())
     return 0
-
-
-def _make(options: CheckOptions) -> Task:
-    """Return the task.
-
-    Raises:
-        SettingsError: it cannot be found or made; the text has the place in the person's file.
-    """
-    module, colon, class_name = options.name.partition(":")
-    if not colon and options.name not in BUILT_IN:
-        message = (
-            f"there is no task {options.name!r}: built in are {', '.join(BUILT_IN)}; one of your own is given"
-            " as module:ClassName, such as cracks:Cracks, with --path for the folder of its file"
-        )
-        raise SettingsError(message)
-    own = {"module": options.name, "path": str(options.path.absolute())} if colon else {}
-    importlib.invalidate_caches()  # the file may have been written this very second
-    try:
-        task = load_task(class_name.lower() or options.name, {**options.options, **own})
-    except TrainerError as error:
-        raise SettingsError(explain_loading(error, module)) from error
-    except (Exception, SystemExit) as error:
-        raise SettingsError(explain(error)) from error
-    if missing := [name for name in METHODS if not callable(getattr(task, name, None))]:
-        message = f"{options.name} has no method {missing[0]!r}; a task has {', '.join(METHODS)}"
-        raise SettingsError(message)
-    return task

@@ -35,7 +35,7 @@ def check_arrays(first: Arrays, second: Arrays) -> None:
     weights.check_finite(first)
     same = first.keys() == second.keys()
     if not same or any(not np.array_equal(first[name], second[name]) for name in first):
-        message = "initial_weights(0) is another each time: draw the weights from the seed alone"
+        message = "initial_weights is another each time for the same seed: draw it from the seed alone"
         raise CheckFailed(message)
 
 

@@ -7,9 +7,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.weights import decode
 from fedgrass.local.new_task import class_of, write_task
 from fedgrass.local.task_check import CheckOptions, check_task
 
@@ -228,7 +230,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         (
             HEAD + LINE.replace("np.ones(3, np.float32)", "np.random.rand(3)"),
             1,
-            r"initial_weights\(0\) is another",
+            r"initial_weights is another",
         ),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.full(3, np.nan)"), 1, "not finite"),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.ones(3, np.complex64)"), 1, "weights: "),
@@ -314,3 +316,65 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
     assert done.returncode in (1, 2)
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+# --- task weights
+
+
+def test_the_initial_model_is_written_as_the_task_draws_it_from_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "drawn_task.py").write_text(
+        HEAD
+        + LINE.replace(
+            'return {"w": np.ones(3, np.float32)}',
+            'return {"w": np.random.default_rng(seed).normal(size=3).astype(np.float32)}',
+        )
+    )
+    for seed, out in (("0", "a"), ("0", "b"), ("7", "c")):
+        done = run(tmp_path, "weights", "drawn_task:Own", "--seed", seed, "--out", out)
+        assert done.returncode == 0, done.stderr
+    one, same, other = (decode((tmp_path / out).read_bytes())["w"] for out in "abc")
+    assert one.tolist() == same.tolist() == np.random.default_rng(0).normal(size=3).astype("f4").tolist()
+    assert other.tolist() != one.tolist()
+
+
+def test_options_reach_the_task_whose_initial_model_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "0.safetensors"
+    done = run(tmp_path, "weights", "noise", "--option", "megabytes=0.001", "--out", str(out))
+    assert done.stdout == f"wrote {out} ({out.stat().st_size:,} bytes): the initial model of noise\n"
+    assert sum(array.size for array in decode(out.read_bytes()).values()) == 250
+
+
+def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: Path) -> None:
+    out = tmp_path / "0.safetensors"
+    out.write_bytes(b"mine")
+    done = run(tmp_path, "weights", "noise", "--out", str(out))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"fedgrass: {out} is there already, and is not overwritten: give another --out, or remove it first\n"
+    )
+    assert out.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cracks"], "there is no task 'cracks': built in are digits"),
+        (["absent:Own"], "No module named 'absent'"),
+        (["noise", "--option", "size=3"], "it takes: "),
+        (["noise", "--seed", "-1"], "'-1' is no whole number from 0"),
+        (["noise", "--out", "nowhere/0.safetensors"], "there is no folder nowhere"),
+        (["failing_task:Own"], "failing_task.py:17: ZeroDivisionError"),
+        (["unsteady_task:Own"], "is another each time for the same seed"),
+    ],
+)
+def test_an_initial_model_that_cannot_be_made_is_told_in_one_sentence(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    line = 'return {"w": np.ones(3, np.float32)}'
+    for name, body in (("failing", "return 1 / 0"), ("unsteady", 'return {"w": np.random.rand(3)}')):
+        (tmp_path / f"{name}_task.py").write_text(HEAD + LINE.replace(line, body))
+    done = run(tmp_path, "weights", "--out", "0.safetensors", *words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "0.safetensors").exists()

@@ -1,0 +1,66 @@
+"""``fedgrass task weights``: the initial model of a task, with which a run starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.trainer.tasks.task import Task
+from fedgrass.federation import weights
+from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.weights import Arrays
+from fedgrass.local.task_demands import check_arrays, through_a_file
+from fedgrass.local.task_loading import Value, load
+from fedgrass.local.task_mistakes import explain
+
+
+def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int, target: Path) -> int:
+    """Write a task's initial weights into a file of safetensors; return its size in bytes.
+
+    Args:
+        name: of a built-in task, or ``module:ClassName``.
+        path: the folder in which that module lies.
+        options: of the task, as on a device.
+        seed: from which the weights are drawn.
+        target: the file, which must not be there yet.
+
+    Raises:
+        SettingsError: there is no such task, it has no weights that a fleet could use, or the file is there
+            already or cannot be written.
+    """
+    _check(target)
+    data = weights.encode(_drawn(load(name, path, options), name, seed))
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError as error:
+        raise _is_there(target) from error
+    except OSError as error:
+        message = f"the weights cannot be written to {target}: {error.strerror}"
+        raise SettingsError(message) from error
+    return len(data)
+
+
+def _check(target: Path) -> None:
+    """Check the place before the task is made, which may take its time."""
+    if target.exists():
+        raise _is_there(target)
+    if not target.absolute().parent.is_dir():
+        message = f"the weights cannot be written to {target}: there is no folder {target.parent}"
+        raise SettingsError(message)
+
+
+def _is_there(target: Path) -> SettingsError:
+    message = f"{target} is there already, and is not overwritten: give another --out, or remove it first"
+    return SettingsError(message)
+
+
+def _drawn(task: Task, name: str, seed: int) -> Arrays:
+    try:
+        found = task.initial_weights(seed)
+        check_arrays(found, task.initial_weights(seed))
+        return through_a_file(found)
+    except FedgrassError as error:
+        message = f"the task {name!r} has no weights to start from: {error}"
+        raise SettingsError(message) from error
+    except (Exception, SystemExit) as error:  # the task is the person's code
+        message = f"the task {name!r} has no weights to start from: {explain(error)}"
+        raise SettingsError(message) from error
