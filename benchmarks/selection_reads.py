@@ -42,6 +42,10 @@ class HashedTable:
         """Return some of them; see ``DeviceDirectory``."""
         return sample_segments(self._segment, wanted, rng, suits)
 
+    def count(self, earliest: int) -> int:
+        """Return how many devices live."""
+        return sum(1 for _ in self.seen_since(earliest))
+
     def find(self, device: str) -> Candidate | None:
         """Return one device."""
         self.read.append(1)

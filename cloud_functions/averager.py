@@ -1,8 +1,8 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
 Reads the reply queue: what the reply rule wrote of devices' completions and statuses, the alarms of rounds
-whose deadline has passed, and the sweep over all living runs; and the queue of jobs, parts of large averages
-that others hand over.
+whose deadline has passed, the sweep over all living runs, the census of devices; and the queue of jobs,
+parts of large averages that others hand over.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_functions import coordinator, division, replies, sweeping, wiring
+from cloud_functions import census, coordinator, division, replies, sweeping, wiring
 from cloud_functions.cloud import Cloud
 from cloud_functions.queue import each_record
 from cloud_functions.replies import DeviceMessage
@@ -53,6 +53,8 @@ def take(cloud: Cloud, body: str) -> str | None:
             coordinator.look_after(cloud, reminder)
     elif "sweep" in said:
         sweeping.sweep(cloud)
+    elif "census" in said:
+        census.count(cloud)
     elif "job" in said:
         job = msgspec.convert(said["job"], Job)
         with cloud.log.about(job.run, job.round):

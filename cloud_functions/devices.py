@@ -1,7 +1,7 @@
 """The devices table, as the heartbeat rule writes it: all devices, or a sample of a large fleet."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -44,19 +44,26 @@ class DynamoDevices:
 
         return sample_segments(read, wanted, rng, suits)
 
+    def count(self, earliest: int) -> int:
+        """Return how many devices were seen at ``earliest`` or later; DynamoDB counts, and sends no row."""
+        return sum(page["Count"] for page in self._pages(earliest, Select="COUNT"))
+
     def find(self, device: str) -> Candidate | None:
         """Return one device, or None; see ``DeviceDirectory``."""
         answer = self._client.get_item(TableName=self._table, Key={"device": {"S": device}})
         return _candidate(answer["Item"]) if "Item" in answer else None
 
     def _scan(self, earliest: int, **segment: int) -> Iterator[Candidate]:
-        pages = self._client.get_paginator("scan").paginate(
+        return (_candidate(item) for page in self._pages(earliest, **segment) for item in page["Items"])
+
+    def _pages(self, earliest: int, **options: Any) -> Iterable[Mapping[str, Any]]:
+        pages: Iterable[Mapping[str, Any]] = self._client.get_paginator("scan").paginate(
             TableName=self._table,
             FilterExpression="last_seen >= :earliest",
             ExpressionAttributeValues={":earliest": {"N": str(earliest)}},
-            **segment,
+            **options,
         )
-        return (_candidate(item) for page in pages for item in page["Items"])
+        return pages
 
 
 def _candidate(item: Mapping[str, Any]) -> Candidate:

@@ -25,7 +25,7 @@ class Metric(StrEnum):
     UPDATES_LATE = "UpdatesLate"  # that came when their round was over
     DEVICES_ASKED = "DevicesAsked"
     DEVICES_FAILED = "DevicesFailed"  # of those: they declined, failed or stayed silent
-    DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked, whenever all devices are read
+    DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked: see census.py
     ACCURACY = "Accuracy"  # of the global model before the round, on the devices' own data
     LOSS = "Loss"  # of the same
     AVERAGING_SECONDS = "AveragingSeconds"

@@ -141,6 +141,9 @@ class DeviceDirectory(Protocol):
         Fewer only if there are no more. What is read grows with ``wanted``, not with the fleet.
         """
 
+    def count(self, earliest: int) -> int:
+        """Return how many devices ``seen_since`` has. Reads them all, and holds none."""
+
     def find(self, device: str) -> Candidate | None:
         """Return one device, however long ago it was seen, or None."""
 

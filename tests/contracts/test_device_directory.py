@@ -74,6 +74,17 @@ def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
     for number in range(120):
         heartbeat(f"thing-{number}", NOW, tasks=tasks)
     assert len(list(devices.seen_since(NOW))) == 120
+    assert devices.count(NOW) == 120
+
+
+def test_devices_are_counted_that_were_seen_at_a_moment_or_later(
+    directory: tuple[DeviceDirectory, Heartbeat],
+) -> None:
+    devices, heartbeat = directory
+    assert devices.count(0) == 0
+    for number in range(4):
+        heartbeat(f"thing-{number}", NOW - number)
+    assert [devices.count(NOW - ago) for ago in (-1, 0, 2, 9)] == [0, 1, 3, 4]
 
 
 def test_a_fleet_is_read_page_by_page_and_only_as_far_as_it_is_looked_at(

@@ -294,6 +294,9 @@ class MemoryDevices:
                 found.append(candidate)
         return found
 
+    def count(self, earliest: int) -> int:
+        return sum(1 for _ in self.seen_since(earliest))
+
     def find(self, device: str) -> Candidate | None:
         return self.seen.get(device)
 
