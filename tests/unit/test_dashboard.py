@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 
+from docs import count_costs
 from tests.unit.cloud_files import PROJECT, template
 
 # What the functions write into the namespace fedgrass, each with the one dimension Fleet.
@@ -67,6 +69,31 @@ def test_the_cost_estimate_adds_up_figures_that_it_has() -> None:
         assert words <= named, part["label"]
     used = {word for (part,) in parts for word in re.findall(r"\b[a-z]\w*", part["expression"])}
     assert named - used == {"c7"}, "each part is in the sum, and each figure in a part"
+
+
+def test_the_cost_estimate_takes_the_prices_by_which_the_pages_are_counted() -> None:
+    price = count_costs.PRICES
+    # A row of the devices table is a heartbeat and its echo; one of the turnarounds a device's whole round.
+    heartbeat = 2 * price["iot_message"] + 2 * price["iot_rule"]
+    replied = count_costs.MESSAGES * price["iot_message"] + 2 * count_costs.RULES * price["iot_rule"]
+    wanted = {
+        "functions": {price["lambda_gigabyte_second"], price["lambda_request"], 1000, 1024, 1769},
+        "tables": {price["dynamodb_write"], price["dynamodb_read"]},
+        "queues": {price["sqs_request"], 3},
+        "heartbeats and rounds (IoT Core)": {heartbeat, replied},
+        "models that devices download": {count_costs.EGRESS[0][1], 1e9},
+        "what the bucket holds": {price["s3_gigabyte_month"], 30, 1e9},
+    }
+    parts = {one[0]["label"]: one[0]["expression"] for one in metrics() if isinstance(one[0], dict)}
+    assert parts.keys() == {*wanted, "together"}
+    for label, numbers in wanted.items():
+        expression = parts[label].replace(",0)", ")")
+        found = {float(number) for number in re.findall(r"(?<![\w$.])[\d.]+", expression)}
+        assert sorted(found) == pytest.approx(sorted(numbers)), label
+
+
+def test_the_initiator_is_charged_for_the_memory_that_it_has() -> None:
+    assert template()["Resources"]["Initiator"]["Properties"]["MemorySize"] == 1769
 
 
 def test_no_widget_lies_upon_another() -> None:
