@@ -47,6 +47,7 @@ test-deploy: .venv-sam/.installed .venv-checkov/.installed
 	SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
 	rm -rf .aws-sam
 	PYTHON=$(CURDIR)/.venv-sam/bin/python SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build
+	.venv-sam/bin/python package.py lambda --dependencies --architecture arm64 --folder .aws-sam/arm64
 	.venv-sam/bin/python .ci/check_sam_build.py
 	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation --file template.yaml provisioning/fleet.yaml
 

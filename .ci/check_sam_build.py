@@ -2,7 +2,8 @@
 
     .venv-sam/bin/python .ci/check_sam_build.py        in the project's folder, after `sam build`
 
-`sam build` itself succeeds whatever a makefile leaves in its folder.
+`sam build` itself succeeds whatever a makefile leaves in its folder. What package.py made for the other
+machine, in .aws-sam/arm64, is looked at as well.
 """
 
 import sys
@@ -25,6 +26,9 @@ PACKAGES = (
 )
 
 
+ELF_MACHINES = {"x86_64": 62, "arm64": 183}  # as the header of a shared library names them
+
+
 def main() -> None:
     """Exit with what is wrong, or say what was looked at."""
     template = yaml_parse((BUILT / "template.yaml").read_text())
@@ -34,6 +38,10 @@ def main() -> None:
         if resource["Type"] == "AWS::Serverless::Function"
     }
     wrong = [line for name, properties in functions.items() for line in _mistakes(name, properties)]
+    machine = template["Parameters"]["Architecture"]["Default"]
+    for name, properties in functions.items():
+        wrong += _foreign(name, BUILT / properties["CodeUri"], machine)
+    wrong += _foreign("arm64", Path(".aws-sam/arm64"), "arm64")
     missing = [place for place in _included(template) if not (BUILT / place).is_file()]
     wrong += [f"{place} is included and is not there" for place in missing]
     if wrong or not functions:
@@ -52,6 +60,18 @@ def _mistakes(name: str, properties: dict[str, Any]) -> Iterator[str]:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > LARGEST:
         yield f"{name}: {size / 1e6:.0f} MB, which Lambda does not take"
+
+
+def _foreign(name: str, folder: Path, machine: str) -> Iterator[str]:
+    """Yield the shared libraries that are not of the machine."""
+    libraries = [*folder.rglob("*.so"), *folder.rglob("*.so.*")]
+    if not libraries:
+        yield f"{name}: {folder} has no shared library, and numpy has some"
+    for library in libraries:
+        with library.open("rb") as file:
+            header = file.read(20)
+        if int.from_bytes(header[18:20], "little") != ELF_MACHINES[machine]:
+            yield f"{name}: {library} is not of {machine}"
 
 
 def _included(node: object) -> Iterator[str]:

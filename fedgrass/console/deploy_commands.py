@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedgrass.federation.errors import SettingsError
 
@@ -69,7 +69,7 @@ def _cloud(arguments: argparse.Namespace) -> None:
     )
     with stack.refusals():
         outputs = deploy_cloud(stack.client, options, _say)
-    table = Table("output", "value")
+    table = Table("output", Column("value", overflow="fold"))  # to be copied: never cut
     for name, value in sorted(outputs.items()):
         table.add_row(name, value)
     Console().print(table)

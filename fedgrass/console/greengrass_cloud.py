@@ -43,6 +43,10 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
+
+
 class Account:
     """Whom the credentials belong to, and in which region.
 
@@ -100,7 +104,7 @@ class GreengrassCloud:
         known = sorted(group["groupName"] for page in pages for group in page["thingGroups"])
         message = (
             f"there is no thing group {name!r} in account {self.account.number}, region"
-            f" {self.account.region}: {nearest(name, known)} A new one is made by"
+            f" {self.account.region}: {_sentence(nearest(name, known))} A new one is made by"
             f" `aws iot create-thing-group --thing-group-name {name}`, or by `fedgrass fleet provision`"
         )
         raise SettingsError(message)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import boto3
 from botocore.config import Config
@@ -25,8 +25,18 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
+        if _is_unknown_here(error):
+            message = f"the cloud on this machine ({os.environ['AWS_ENDPOINT_URL']}) knows no such call:"
+            message += f" {error.operation_name}. What needs Greengrass itself works on AWS alone"
+            raise StackError(message) from error
         message = f"AWS did not do it: {error}{_hint()}"
         raise StackError(message) from error
+
+
+def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientError]:
+    """Return whether an emulator refuses a call without a word: it has none of that service."""
+    silent = isinstance(error, ClientError) and not error.response.get("Error", {}).get("Message")
+    return silent and bool(_hint())
 
 
 @cache

@@ -97,6 +97,25 @@ def test_what_cannot_be_deployed_is_refused_in_a_line_and_nothing_is_made(
 
 
 @pytest.mark.usefixtures("untouched")
+def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
+    cloud: EmbeddedCloud, tmp_path: Path
+) -> None:
+    parameter = "FleetName=a-fleet-whose-name-is-as-long-as"
+    code, said = fedgrass(cloud, tmp_path, "deploy", "cloud", "--stack", "shown", "--parameter", parameter)
+    assert code == 0, said
+    assert "…" not in said
+    rows = [line.split("│")[1:3] for line in said.splitlines() if line.startswith("│")]
+    shown = "".join(value.strip() for _, value in rows)
+    found = cloud.client("cloudformation").describe_stacks(StackName="shown")["Stacks"][0]["Outputs"]
+    assert len(found) > 10
+    assert [output for output in found if output["OutputValue"] not in shown] == []
+    code, said = fedgrass(cloud, tmp_path, "deploy", "component", "trainer", "--stack", "shown")
+    assert (code, len(said.splitlines())) == (1, 1)
+    assert said.startswith(f"fedgrass: the cloud on this machine ({cloud.endpoint_url}) knows no such call")
+    take_down(cloud, "shown")
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_resource_that_cannot_be_made_is_named_and_all_others_are_removed_again(
     cloud: EmbeddedCloud, checkout: Path
 ) -> None:

@@ -259,6 +259,14 @@ def test_a_group_that_does_not_exist_is_named_with_the_nearest(aws: StubbedAws) 
         make_plan(cloud, STACK, Asked(group="pres", components=["trainer"]))
 
 
+def test_where_there_is_no_group_at_all_it_is_told_how_one_is_made(aws: StubbedAws) -> None:
+    cloud = cloud_of(aws)
+    aws.refuse("iot", "describe_thing_group", "ResourceNotFoundException", thingGroupName="presses")
+    aws.expect("iot", "list_thing_groups", {"thingGroups": []})
+    with pytest.raises(SettingsError, match=r"there are none\. A new one is made by `aws iot create-thing"):
+        make_plan(cloud, STACK, Asked(group="presses", components=["trainer"]))
+
+
 @pytest.mark.parametrize(
     ("component", "published", "words"),
     [

@@ -122,7 +122,7 @@ def _commands() -> Iterator[tuple[str, str]]:
     for page in DOCUMENTS:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                if found := re.match(r"(?:\.venv/bin/)?(fedgrass|make) (.*?)(?:\s+#.*)?$", line):
+                if found := re.match(r"(?:\$ )?(?:\.venv/bin/)?(fedgrass|make) (.*?)(?:\s+#.*)?$", line):
                     yield page.name, f"{found[1]} {found[2]}"
 
 
