@@ -59,14 +59,19 @@ class Artifacts:
             raise StackError(message)
         return True
 
-    def prepare(self) -> None:
-        """Make the bucket if it is ours to make. Raises StackError, and leaves no bucket half-made."""
-        if self.exists():
-            return
-        if not self.own:
+    def check(self) -> bool:
+        """Return whether the bucket is there. Raises StackError if it cannot be used, nor made."""
+        found = self.exists()
+        if not (found or self.own):
             message = f"there is no bucket {self.bucket!r} in account {self._account}: make it, or leave"
             message += " --artifact-bucket away for one that is made and removed by itself"
             raise StackError(message)
+        return found
+
+    def prepare(self) -> None:
+        """Make the bucket if it is ours to make. Raises StackError, and leaves no bucket half-made."""
+        if self.check():
+            return
         place = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
         try:
             self._s3.create_bucket(Bucket=self.bucket, **({} if self._region == "us-east-1" else place))

@@ -1,5 +1,6 @@
 """``fedgrass deploy cloud``: the functions built, the template uploaded, the stack created or changed."""
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ Clients = Callable[[str], Any]
 TIMEOUT_SECONDS = 1800.0
 MARK = "InitiatorName"  # the output by which a stack of fedgrass is known
 ALIAS = "DeviceRoleAlias"
+STACK_NAME = "[a-zA-Z][-a-zA-Z0-9]{0,127}"  # as CloudFormation takes it
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,13 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     brought.
 
     Raises:
-        SettingsError: the credentials are another account's, or a parameter is unknown.
+        SettingsError: the credentials are another account's, a parameter is unknown, the stack's name is
+            none, or another stack has a fleet of the same name.
         StackError: there is no checkout, the stack is half-deployed or none of fedgrass, the bucket for
             artifacts cannot be used, or AWS refuses.
     """
     checkout = _checkout()
+    _check_name(options.stack)
     account = account_of(clients, options.account)
     cloudformation = clients("cloudformation")
     stack = Stack(cloudformation, options.stack, say, options.poll_seconds)
@@ -75,8 +79,9 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     template = checkout / "template.yaml"
     known = read_template(template).get("Parameters", {})
     parameters = choose_parameters(known, given, before)
+    _check_fleet(cloudformation, options.stack, _chosen("FleetName", known, given, before))
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
-    artifacts.exists()
+    artifacts.check()
     architecture = _chosen("Architecture", known, given, before)
     with tempfile.TemporaryDirectory(prefix="fedgrass-deploy-") as folder:
         code = Path(folder) / "cloud_functions.zip"
@@ -120,6 +125,25 @@ def choose_parameters(
 def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
     """Return the outputs of a stack as CloudFormation describes it, by key."""
     return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+
+
+def _check_name(stack: str) -> None:
+    if not re.fullmatch(STACK_NAME, stack):
+        message = f"--stack is {stack!r}; it takes 1 to 128 letters, digits or '-', the first a letter"
+        raise SettingsError(message)
+
+
+def _check_fleet(cloudformation: Any, stack: str, fleet: str) -> None:
+    """Check that no other stack has the fleet: both would hear, and answer, the same devices."""
+    for page in cloudformation.get_paginator("describe_stacks").paginate():
+        for other in page["Stacks"]:
+            found = outputs_of(other)
+            if MARK in found and found.get("Fleet") == fleet and other["StackName"] != stack:
+                message = (
+                    f"the fleet {fleet!r} is that of the stack {other['StackName']!r}, and two stacks would"
+                    f" hear the same devices: give this one another name, as by --parameter FleetName=NAME"
+                )
+                raise SettingsError(message)
 
 
 def _chosen(name: str, known: Mapping[str, Any], given: Mapping[str, str], before: Mapping[str, Any]) -> str:

@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from rich.console import Console
-from rich.table import Column, Table
-
+from fedgrass.console.key_values import number_between
 from fedgrass.federation.errors import SettingsError
+
+_MINUTES = number_between(0.1, 1440)
 
 
 def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,7 +23,7 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
         metavar="NAME=VALUE",
         help="of template.yaml, such as FleetName=garden; what is not given stays, or takes its default",
     )
-    cloud.add_argument("--timeout-minutes", type=float, default=30.0, help="to wait for AWS (30)")
+    cloud.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="to wait for AWS (30)")
     _add_common(cloud)
     cloud.set_defaults(run=_cloud)
     down = deploy.add_parser(
@@ -35,7 +35,7 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     down.add_argument("--dry-run", action="store_true", help="only list what there is")
     down.add_argument("--yes", action="store_true", help="do not ask")
     down.add_argument("--delete-data", action="store_true", help="models, updates and the history too")
-    down.add_argument("--timeout-minutes", type=float, default=30.0, help="to wait for AWS (30)")
+    down.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="to wait for AWS (30)")
     _add_common(down)
     down.set_defaults(run=_down)
 
@@ -57,6 +57,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _cloud(arguments: argparse.Namespace) -> None:
     # Imported here: boto3 takes a third of a second, which nothing but these commands needs.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
+
     from fedgrass.console import stack  # noqa: PLC0415
     from fedgrass.console.deploy_cloud import CloudOptions, deploy_cloud  # noqa: PLC0415
 

@@ -1,7 +1,6 @@
 """``fedgrass deploy devices`` and ``fedgrass deploy component``: what runs on the fleet's devices."""
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
+from fedgrass.console.key_values import number_between
 from fedgrass.console.terminal import say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
@@ -45,7 +45,7 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     devices.add_argument("--name", default="", help="of the deployment")
     limits = devices.add_argument_group("what the components may take on a device")
     limits.add_argument("--user", metavar="USER[:GROUP]", help="that runs them (the nucleus's default)")
-    limits.add_argument("--cpus", type=_number(0.01, 1024), help="processor time, in cores (no limit)")
+    limits.add_argument("--cpus", type=number_between(0.01, 1024), help="processor time, in cores (no limit)")
     limits.add_argument("--memory-megabytes", type=_whole(1, 1024**2), help="(no limit)")
     rollout = devices.add_argument_group("how they reach the devices")
     rollout.add_argument("--rate", type=_whole(1, 1000), help="devices per minute, 1 to 1000 (all at once)")
@@ -53,7 +53,9 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--timeout-minutes", type=_whole(1, 10080), help="after which a device has failed (none)"
     )
     rollout.add_argument(
-        "--abort-percent", type=_number(0.01, 100), help="of failed devices that ends the roll-out (none)"
+        "--abort-percent",
+        type=number_between(0.01, 100),
+        help="of failed devices that ends the roll-out (none)",
     )
     rollout.add_argument("--on-failure", choices=["ROLLBACK", "DO_NOTHING"], help="on a device (ROLLBACK)")
     rollout.add_argument(
@@ -62,7 +64,7 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     devices.add_argument("--dry-run", action="store_true", help="only say what would change")
     devices.add_argument(
         "--watch",
-        type=float,
+        type=number_between(0.1, 10_080),
         nargs="?",
         const=30.0,
         metavar="MINUTES",
@@ -180,22 +182,6 @@ def _component(arguments: argparse.Namespace) -> None:
         do = publisher.remove if arguments.remove else publisher.publish
         for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
             say(line)
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    """Return what argparse reads a number between two others by."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            message = f"{text!r} is no number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return value
-
-    return read
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

@@ -1,7 +1,9 @@
-"""``KEY=VALUE`` on a command line, as the same value would be in a configuration."""
+"""Values on a command line: ``KEY=VALUE`` as the same would be in a configuration, and numbers."""
 
+import argparse
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 from fedgrass.federation.errors import SettingsError
 
@@ -30,3 +32,19 @@ def _value(text: str) -> Value:
     except ValueError:
         return text
     return value if isinstance(value, bool | int | float) else text
+
+
+def number_between(least: float, most: float) -> Callable[[str], float]:
+    """Return what argparse reads a number by, which has to lie between two others; nan does not."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            message = f"{text!r} is no number from {least} to {most:,}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return read

@@ -29,14 +29,14 @@ def refusals() -> Iterator[None]:
             message = f"the cloud on this machine ({os.environ['AWS_ENDPOINT_URL']}) knows no such call:"
             message += f" {error.operation_name}. What needs Greengrass itself works on AWS alone"
             raise StackError(message) from error
-        message = f"AWS did not do it: {error}{_hint()}"
+        message = f"AWS did not do it: {error}{_hint(error)}"
         raise StackError(message) from error
 
 
 def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientError]:
     """Return whether an emulator refuses a call without a word: it has none of that service."""
     silent = isinstance(error, ClientError) and not error.response.get("Error", {}).get("Message")
-    return silent and bool(_hint())
+    return silent and bool(_hint(error))
 
 
 @cache
@@ -48,16 +48,18 @@ def client(service: str) -> Any:
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
         reason = str(error).rstrip(".")
-        advice = _hint() or " Set AWS_PROFILE, or AWS_REGION and credentials"
+        advice = _hint(error) or " Set AWS_PROFILE, or AWS_REGION and credentials"
         message = f"AWS cannot be used: {reason}.{advice}"
         raise StackError(message) from error
 
 
-def _hint() -> str:
+def _hint(error: Exception) -> str:
     """Return what may be wrong if the environment names an endpoint of this machine."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if "//127.0.0.1:" not in endpoint:
         return ""
+    if isinstance(error, ClientError):  # somebody has answered
+        return f" (asked was not AWS but a demo's cloud: AWS_ENDPOINT_URL is {endpoint})"
     return f" (AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that demo still up?)"
 
 
@@ -75,7 +77,7 @@ def outputs(stack: str) -> Mapping[str, str]:
         raise StackError(message) from error
     except (BotoCoreError, ClientError) as error:
         # The wrong region, or another name, is the likeliest mistake: both are said.
-        message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {error}{_hint()}"
+        message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {error}{_hint(error)}"
         raise StackError(message) from error
     found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if "InitiatorName" not in found:

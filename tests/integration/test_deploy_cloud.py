@@ -17,6 +17,7 @@ from fedgrass.console.deploy_artifacts import Artifacts
 from fedgrass.console.deploy_cloud import CloudOptions, deploy_cloud
 from fedgrass.console.deploy_down import Removal, empty_bucket
 from fedgrass.console.deploy_stack import Stack
+from fedgrass.console.main import parse
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.cloud import EmbeddedCloud
@@ -80,6 +81,7 @@ def untouched(cloud: EmbeddedCloud) -> Iterator[None]:
         (("--parameter", "KmsKeyArn=alias/mine"), "KmsKeyArn.* the ARN of a key"),
         (("--parameter", "Architecture=mips"), "Architecture"),
         (("--parameter", "DeviceRoleAlias=yes"), "AWS::IoT::RoleAlias"),
+        (("--stack", "bad_name"), "--stack is 'bad_name'; it takes 1 to 128 letters"),
         (
             ("--artifact-bucket", "no-such-bucket"),
             "there is no bucket 'no-such-bucket' in account 000000000000",
@@ -304,6 +306,31 @@ def test_a_bucket_is_emptied_of_versions_markers_and_unfinished_uploads(cloud: E
     assert not listed.get("DeleteMarkers")
     assert not s3.list_multipart_uploads(Bucket="full").get("Uploads")
     s3.delete_bucket(Bucket="full")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_two_stacks_of_one_fleet_are_refused_for_they_would_hear_the_same_devices(
+    cloud: EmbeddedCloud,
+) -> None:
+    deploy(cloud, "first", FleetName="greenhouse")
+    standing = inventory(cloud.client)
+    with pytest.raises(SettingsError, match=r"'greenhouse' is that of the stack 'first'.*--parameter FleetN"):
+        deploy(cloud, "second", FleetName="greenhouse")
+    assert inventory(cloud.client) == standing
+    deploy(cloud, "second", FleetName="orchard")
+    with pytest.raises(SettingsError, match="'orchard' is that of the stack 'second'"):
+        deploy(cloud, "first", FleetName="orchard")
+    deploy(cloud, "first", FleetName="vineyard")
+    for stack in ("first", "second"):
+        take_down(cloud, stack)
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1", "soon"])
+def test_a_wait_without_an_end_is_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["cloud", "--timeout-minutes"], ["down", "--timeout-minutes"], ["devices", "--watch"]):
+        with pytest.raises(SystemExit):
+            parse(["deploy", *words, minutes])
+        assert f"'{minutes}' is no number from 0.1" in capsys.readouterr().err
 
 
 def test_bad_parameters_are_the_operators_fault(cloud: EmbeddedCloud) -> None:
