@@ -40,7 +40,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 
 # Their tools want other versions of the same packages: each has an environment of its own.
 test-deploy: .venv-sam/.installed .venv-checkov/.installed

@@ -2,7 +2,8 @@
 """Builds what is deployed: component artifacts for Greengrass, the zip for Lambda. No copies in the tree.
 
     python3 package.py component                 as `gdk component build` calls it: the primary component, and
-                                                 the others below build/gdk/
+                                                 a GDK project for each other one below build/gdk/
+    python3 package.py component NAME            as `gdk component build` calls it in such a project: that one
     python3 package.py lambda                    the functions alone, for the embedded cloud
     python3 package.py lambda --dependencies     with numpy and the others, for AWS
     python3 package.py lambda --dependencies --folder F     as a folder, for `sam build`
@@ -13,6 +14,7 @@ the standard library (and pip for --dependencies), since GDK runs it with whatev
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
@@ -43,7 +46,7 @@ COMPONENTS = {
 }
 FUNCTIONS = ("cloud_functions", *FEDERATION)
 # What the functions import beyond boto3, which Lambda's own runtime has.
-FUNCTION_DEPENDENCIES = ("msgspec", "numpy", "safetensors", "xxhash")
+FUNCTION_DEPENDENCIES = ("aws-lambda-powertools", "msgspec", "numpy", "safetensors", "xxhash")
 LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
@@ -51,7 +54,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _LEFT_OUT = {"__pycache__", "tests", "bin", "include", "Makefile"}
 
 
-def build_component(name: str, version: str, author: str, output: Path) -> None:
+def build_component(name: str, version: str, author: str, output: Path, recipe_file: str = "") -> None:
     """Build one component into ``artifacts/<name>/<version>/`` and ``recipes/`` of ``output``."""
     archive, parts = COMPONENTS[name]
     write_zip(output / "artifacts" / name / version / f"{archive}.zip", _sources(parts))
@@ -59,7 +62,7 @@ def build_component(name: str, version: str, author: str, output: Path) -> None:
     placeholders = {"{COMPONENT_NAME}": name, "{COMPONENT_VERSION}": version, "{COMPONENT_AUTHOR}": author}
     for placeholder, value in placeholders.items():
         recipe = recipe.replace(placeholder, value)
-    target = output / "recipes" / f"{name}.yaml"
+    target = output / "recipes" / (recipe_file or f"{name}.yaml")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(recipe)
 
@@ -133,24 +136,32 @@ def _install_dependencies(architecture: str, folder: Path) -> None:
     subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
 
 
-def _component_command(_arguments: argparse.Namespace) -> None:
+def _component_command(arguments: argparse.Namespace) -> None:
     configuration = json.loads((ROOT / "gdk-config.json").read_text())
     (primary, settings), *others = configuration["component"].items()
     if others:
         sys.exit("gdk-config.json names more than one component; GDK takes one")
-    shutil.rmtree(ROOT / "build" / "gdk", ignore_errors=True)
-    for name in COMPONENTS:
-        # GDK takes one component per configuration: each further one gets a small project of its own, in
-        # which `gdk component publish` finds all that it wants.
+    if not arguments.name:
+        shutil.rmtree(ROOT / "build" / "gdk", ignore_errors=True)
+    for name in [arguments.name] if arguments.name else COMPONENTS:
         project = ROOT if name == primary else ROOT / "build" / "gdk" / name
         output = project / "greengrass-build"
         shutil.rmtree(output, ignore_errors=True)
-        build_component(name, settings["version"], settings["author"], output)
+        # GDK looks for the recipe that it was given, by the name of the file, which at the root is a link's.
+        recipe_file = (project / "recipe.yaml").resolve().name
+        build_component(name, settings["version"], settings["author"], output, recipe_file)
         if name != primary:
-            own = {**configuration, "component": {name: settings}}
-            (project / "gdk-config.json").write_text(json.dumps(own, indent=2) + "\n")
-            shutil.copyfile(ROOT / "recipes" / f"{name}.yaml", project / "recipe.yaml")
+            _write_project(project, name, configuration, settings)
         print(f"built {name} {settings['version']} in {output}")  # noqa: T201
+
+
+def _write_project(project: Path, name: str, configuration: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Make a folder a GDK project of one component: GDK takes one component per configuration."""
+    command = ["python3", os.path.relpath(ROOT / "package.py", project), "component", name]
+    build = {"build_system": "custom", "custom_build_command": command}
+    own = {**configuration, "component": {name: {**settings, "build": build}}}
+    (project / "gdk-config.json").write_text(json.dumps(own, indent=2) + "\n")
+    shutil.copyfile(ROOT / "recipes" / f"{name}.yaml", project / "recipe.yaml")
 
 
 def _lambda_command(arguments: argparse.Namespace) -> None:
@@ -169,9 +180,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    commands.add_parser("component", help="the component that gdk-config.json names").set_defaults(
-        run=_component_command
-    )
+    component = commands.add_parser("component", help="the components, as GDK wants them")
+    component.add_argument("name", nargs="?", choices=sorted(COMPONENTS), help="one of them (all)")
+    component.set_defaults(run=_component_command)
     functions = commands.add_parser("lambda", help="the zip of the cloud functions")
     functions.add_argument("--dependencies", action="store_true", help="carry numpy and the others, for AWS")
     functions.add_argument("--architecture", choices=sorted(LAMBDA_MACHINES), default="x86_64")

@@ -4,6 +4,7 @@ import argparse
 import json
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 from benchmarks.file_bucket import FileBucket
 from cloud_functions import making, new_model
 from cloud_functions.cloud import Cloud
+from cloud_functions.powertools_log import PowertoolsLog
 from cloud_functions.s3 import S3Bucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Round, State
@@ -68,7 +70,7 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         publisher=cast(Any, None),
         alarms=cast(Any, None),
         now=lambda: 0,
-        log=print,
+        log=PowertoolsLog("bench", sys.stderr),
         lease_seconds=900,
     )
     new_model.make(making.begin(cloud, run, leased), replies, [])

@@ -2,12 +2,13 @@
 
     python -m benchmarks.device [--quick]
 
-- A real core with the built component, the embedded cloud and one round of the digits: then the worker goes,
-  and the trainer's own process is measured at rest, with a heartbeat a minute: its resident memory, and its
-  processor time over 60 seconds (15 with --quick). The bytes of the update come from the round.
-- A training of the digits' network by ``TorchTask`` against the same steps written out in plain torch (the
-  tensors indexed by batches, ``torch.optim.SGD``), one thread, taken in turns; the overhead is the median of
-  the ratios, minus one.
+- Two real cores with the built component, one of which uploads by Stream Manager, one to S3 by itself; the
+  embedded cloud and one round of the digits. Then the workers go, and each trainer's own process is measured
+  at rest, with a heartbeat a minute: its resident memory, and the first one's processor time over 60 seconds
+  (10 with --quick). The bytes of an update come from the round.
+- Meanwhile, a training of the digits' network by ``TorchTask`` against the same steps written out in plain
+  torch (the tensors indexed by batches, ``torch.optim.SGD``), one thread, taken in turns; the overhead is the
+  median of the ratios, minus one. Processor time is counted, of each process for itself.
 """
 
 import argparse
@@ -37,38 +38,54 @@ from fedgrass.local.site import Site, open_site, thing_names
 
 EXAMPLES, EPOCHS, BATCH = 4096, 2, 32
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
-AIMS = {"idle_rss_mb": 60.0, "idle_cpu_percent": 0.2, "training_overhead": 0.03}
+AIMS = {
+    "idle_rss_mb": 60.0,
+    "idle_rss_s3_mb": 60.0,
+    "idle_cpu_percent": 0.2,
+    "training_overhead": 0.03,
+}
+FIGURES = ("idle_rss_mb", "idle_cpu_percent", "training_overhead", "update_bytes", "idle_rss_s3_mb")
+UPLOADERS = ("stream-manager", "s3")
 _WARM_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 60.0
 _SECONDS = 120.0  # for the round, and for a worker to go
 
 
-def measure_device(seconds: float) -> dict[str, float]:
-    """Return the figures of a trainer at rest for ``seconds``, and the bytes of its update."""
+def measure(seconds: float, pairs: int) -> dict[str, float]:
+    """Return all figures: of trainers at rest for ``seconds`` at least, and of ``pairs`` of trainings."""
     configuration = {
         "tasks": {"digits": {}},
         "warm_seconds": _WARM_SECONDS,
         "heartbeat_seconds": _HEARTBEAT_SECONDS,
     }
+    things = thing_names(len(UPLOADERS))
+    devices = {
+        thing: {**configuration, "uploader": uploader}
+        for thing, uploader in zip(things, UPLOADERS, strict=True)
+    }
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
-        open_site(Path(folder), dict.fromkeys(thing_names(1), configuration)) as site,
+        open_site(Path(folder), devices) as site,
     ):
         update_bytes = _one_round(site)
-        trainer = _resting_trainer()
-        before = _processor_seconds(trainer)
-        time.sleep(seconds)
-        after = _processor_seconds(trainer)
+        trainers = _resting_trainers()
+        trainer, by_itself = (trainers[thing] for thing in things)
+        started, before = time.monotonic(), _processor_seconds(trainer)
+        overhead = measure_overhead(pairs)
+        time.sleep(max(0.0, started + seconds - time.monotonic()))
+        rested, after = time.monotonic() - started, _processor_seconds(trainer)
         used = sum(spent - before.get(thread, 0.0) for thread, spent in after.items())
         return {
             "idle_rss_mb": round(trainer.memory_info().rss / 1e6, 1),
-            "idle_cpu_percent": round(100 * used / seconds, 3),
+            "idle_rss_s3_mb": round(by_itself.memory_info().rss / 1e6, 1),
+            "idle_cpu_percent": round(100 * used / rested, 3),
+            "training_overhead": round(overhead, 4),
             "update_bytes": update_bytes,
         }
 
 
 def _one_round(site: Site) -> int:
-    """Train one round, and return the bytes of the device's update."""
+    """Train one round, and return the bytes of a device's update."""
     settings = RunSettings(task="digits", rounds=1, deadline_seconds=int(_SECONDS))
     site.operator.start("bench", settings, Digits().initial_weights(seed=0))
     _wait(lambda: site.operator.run("bench").state is not RunState.RUNNING, "the run did not end")
@@ -76,14 +93,16 @@ def _one_round(site: Site) -> int:
     if run.state is not RunState.SUCCEEDED:
         raise FedgrassError(run.reason)
     (record,) = site.operator.rounds(run)
-    return sum(participant.bytes for participant in record.participants)
+    if len(record.participants) < len(UPLOADERS) or not all(one.bytes for one in record.participants):
+        message = f"not every device brought an update: {record.participants}"
+        raise FedgrassError(message)
+    return record.participants[0].bytes
 
 
-def _resting_trainer() -> psutil.Process:
-    """Return the trainer's process once its worker has gone."""
-    _wait(lambda: not _processes("components.trainer.worker"), "the trainer's worker did not go")
-    (trainer,) = _processes("components.trainer")
-    return trainer
+def _resting_trainers() -> dict[str, psutil.Process]:
+    """Return the trainers' processes, by thing, once their workers have gone."""
+    _wait(lambda: not _processes("components.trainer.worker"), "the trainers' workers did not go")
+    return {process.environ()["AWS_IOT_THING_NAME"]: process for process in _processes("components.trainer")}
 
 
 def _processes(module: str) -> list[psutil.Process]:
@@ -177,20 +196,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="15 seconds of rest and 6 pairs of trainings")
+    parser.add_argument("--quick", action="store_true", help="10 seconds of rest and 6 pairs of trainings")
     quick = parser.parse_args().quick
-    figures: dict[str, float] = measure_device(15.0 if quick else 60.0)
-    figures["training_overhead"] = round(measure_overhead(6 if quick else 20), 4)
+    figures = measure(10.0, 6) if quick else measure(60.0, 20)
     print(
         f"a trainer at rest: {figures['idle_rss_mb']:.1f} MB, {figures['idle_cpu_percent']:.3f} % of a core"
     )
+    print(f"one that uploads to S3 by itself: {figures['idle_rss_s3_mb']:.1f} MB")
     print(f"a training: {figures['training_overhead']:+.1%} over the same loop in plain torch")
     print(f"an update of the digits' network: {figures['update_bytes']:,} bytes")
     for name, aim in AIMS.items():
         if figures[name] > aim:
             print(f"{name} is above its aim of {aim:g}")
-    names = ("idle_rss_mb", "idle_cpu_percent", "training_overhead", "update_bytes")
-    print(json.dumps({name: figures[name] for name in names}))
+    print(json.dumps({name: figures[name] for name in FIGURES}))
 
 
 if __name__ == "__main__":

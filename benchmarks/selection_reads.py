@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from cloud_functions import cohorts
 from cloud_functions.cloud import Cloud
+from cloud_functions.powertools_log import PowertoolsLog
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Open, Run, RunState
@@ -127,6 +128,6 @@ def _cloud(directory: DeviceDirectory) -> Cloud:
         publisher=nothing,
         alarms=nothing,
         now=lambda: NOW,
-        log=nothing,
+        log=PowertoolsLog("bench"),
         lease_seconds=60,
     )

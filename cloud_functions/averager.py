@@ -19,13 +19,25 @@ from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
+from fedgrass.federation.messages import Count, RunName
 from fedgrass.federation.topics import Kind
+
+
+class _Named(msgspec.Struct):
+    """The run and the round that a message claims to be about, for the log alone."""
+
+    run: RunName = ""
+    round: Count = 0
+
+
+# Made here and not at its first use: see messages.py.
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Take a batch of replies and alarms; drive the runs on once, when all its replies are counted."""
     cloud = wiring.cloud(context)
-    return each_record(event, cloud.log, partial(take, cloud), partial(coordinator.advance, cloud))
+    return each_record(event, cloud.log, partial(take, cloud), partial(drive, cloud))
 
 
 def take(cloud: Cloud, body: str) -> str | None:
@@ -33,17 +45,30 @@ def take(cloud: Cloud, body: str) -> str | None:
     said = json.loads(body)
     if "alarm" in said:
         alarm = msgspec.convert(said["alarm"], Alarm)
-        coordinator.advance(cloud, alarm.run, alarm)
-        return None
-    if "reminder" in said:
-        coordinator.look_after(cloud, msgspec.convert(said["reminder"], Reminder))
-        return None
-    if "sweep" in said:
+        with cloud.log.about(alarm.run, alarm.round):
+            coordinator.advance(cloud, alarm.run, alarm)
+    elif "reminder" in said:
+        reminder = msgspec.convert(said["reminder"], Reminder)
+        with cloud.log.about(reminder.run, reminder.round):
+            coordinator.look_after(cloud, reminder)
+    elif "sweep" in said:
         sweeping.sweep(cloud)
-        return None
-    if "job" in said:
-        division.work(cloud, msgspec.convert(said["job"], Job))
-        return None
+    elif "job" in said:
+        job = msgspec.convert(said["job"], Job)
+        with cloud.log.about(job.run, job.round):
+            division.work(cloud, job)
+    else:
+        return _reply(cloud, said)
+    return None
+
+
+def drive(cloud: Cloud, run: str) -> None:
+    """Drive a run on as far as it goes."""
+    with cloud.log.about(run):
+        coordinator.advance(cloud, run)
+
+
+def _reply(cloud: Cloud, said: dict[str, Any]) -> str | None:
     message = DeviceMessage(
         kind=Kind(said["kind"]),
         device=said["device"],
@@ -51,5 +76,15 @@ def take(cloud: Cloud, body: str) -> str | None:
         received_at=int(said["received_at"]),
         payload=base64.b64decode(said["payload"]),
     )
-    cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-    return replies.take(cloud, message)
+    named = _named(message.payload)
+    with cloud.log.about(named.run, named.round, message.device):
+        cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
+        return replies.take(cloud, message)
+
+
+def _named(payload: bytes) -> _Named:
+    """Return what a device's message names, nothing if it cannot be read: whether it is good comes later."""
+    try:
+        return _NAMED.decode(payload)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _Named()

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.metrics import Metric
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection import Candidate
@@ -50,9 +51,18 @@ def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
         return None
 
 
+def _seen(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
+    """Yield every device that was seen lately enough, and measure how many, once all were read."""
+    count = 0
+    for device in cloud.devices.seen_since(needs.seen_at_earliest):
+        count += 1
+        yield device
+    cloud.log.measure(Metric.DEVICES_SEEN, count)
+
+
 def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
     """Yield every device that suits, one page of the table after the other."""
-    return filter(needs.suits, cloud.devices.seen_since(needs.seen_at_earliest))
+    return filter(needs.suits, _seen(cloud, needs))
 
 
 def read(
@@ -111,12 +121,13 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
 
     def passing() -> Iterator[Candidate]:
         nonlocal seen
-        for device in cloud.devices.seen_since(needs.seen_at_earliest):
+        for device in _seen(cloud, needs):
             seen += 1
             tasks.update(device.tasks)
             yield device
 
     words = needs.explain(passing())
+    cloud.log.measure(Metric.DEVICES_SEEN, seen)
     if settings.task in tasks:
         return f"no device is as the run asks: {words}"
     return (

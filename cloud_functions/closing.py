@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
+from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import messages, object_keys, topics
@@ -46,6 +47,8 @@ def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
     """Refuse an update by name; the round goes on without it. Raises LostRace if the lease is another's."""
     cloud.rounds.refuse_update(leased, device, messages.shorten(reason))
     cloud.tell(leased, f"update refused: {reason}", device=device)
+    with cloud.log.about(leased.run, leased.number, device):
+        cloud.log.measure(Metric.UPDATES_REFUSED, 1)
 
 
 def give_up(cloud: Cloud, leased: Round, reason: str) -> None:

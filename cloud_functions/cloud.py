@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from fedgrass.federation import messages, topics
+from cloud_functions.log import Log
+from cloud_functions.metrics import of_ended
+from fedgrass.federation import message_versions, messages, topics
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
@@ -26,7 +28,7 @@ class Cloud:
     publisher: Publisher
     alarms: Alarms
     now: Callable[[], int]  # milliseconds since the epoch
-    log: Callable[[str], None]
+    log: Log
     lease_seconds: float  # how long the worker that calls can live at most
     averages: bool = True  # whether this worker may read updates; another one averages otherwise
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
@@ -50,6 +52,14 @@ class Cloud:
             if newest and newest.state is State.OPEN:
                 yield run, newest
 
+    def version_for(self, device: str) -> int:
+        """Return the version of messages in which a device is told of work: the newest that it speaks too."""
+        if len(message_versions.SPOKEN) == 1:
+            return message_versions.SPOKEN[0]  # no table has to be read
+        found = self.devices.find(device)
+        theirs = found.speaks if found else message_versions.FIRST
+        return message_versions.newest_common(theirs) or message_versions.SPOKEN[-1]
+
     def tell(self, of: Round, text: str, *, device: str = "") -> None:
         """Say a change of a round in one line, to the log and to the people who watch the run's topic."""
         change = RoundChange(
@@ -63,7 +73,7 @@ class Cloud:
         self.say(change)
 
     def tell_end(self, of: Round, text: str) -> None:
-        """Say that a round closed or was abandoned, with its figures."""
+        """Say that a round closed or was abandoned, with its figures, and measure it."""
         change = RoundChange(
             run=of.run,
             round=of.number,
@@ -73,11 +83,15 @@ class Cloud:
             figures=_figures(of),
         )
         self.say(change)
+        with self.log.about(of.run, of.number):
+            for metric, value in of_ended(of):
+                self.log.measure(metric, value)
 
     def say(self, change: RoundChange) -> None:
         """Say what is to be said of a run."""
         who = f" {change.device}:" if change.device else ""
-        self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+        with self.log.about(change.run, change.round, change.device):
+            self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
         self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
 
 

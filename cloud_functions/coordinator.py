@@ -110,7 +110,8 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
             return
         newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and newest is None:  # to open round 1 again would spoil the models that are there
-            cloud.log(f"{name}: the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it")
+            lost = f"the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it"
+            cloud.log(f"{name}: {lost}", "ERROR")
             return
         try:
             going = _step(cloud, run, newest, alarm)
@@ -183,7 +184,9 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     event = next_event(newest, cloud.now(), overdue=rung)
     if _could_replace(newest, event) and replacing.replace_gone(cloud, run, newest):
         return True
-    if event is None and newest.state is State.OPEN and groups.begin_full(cloud, newest):
+    # Only averagers hand groups over: of a reply whose averager died, the message comes back to another.
+    is_open = event is None and newest.state is State.OPEN
+    if is_open and cloud.averages and groups.begin_full(cloud, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from fedgrass.federation.attributes import Value
+from fedgrass.federation.message_versions import parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone, sample_segments
 
 # Columns that a candidate has fields for; every other one is an attribute.
-_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes", "metrics"})
+_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes", "metrics", "speaks"})
 # Shorter in a run's `where` than in the heartbeat.
 _RENAMED = {"component_version": "version"}
 
@@ -66,6 +67,7 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
         examples=int(float(item.get("examples", {}).get("N", "0"))),
         attributes=_attributes(item),
         metrics=_names(item, "metrics"),
+        speaks=parse_versions(item.get("speaks", {}).get("S", "")),
     )
 
 

@@ -21,21 +21,28 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     cloud = wiring.cloud(context, averages=False)
     if "Records" in event:
         return each_record(event, cloud.log, lambda body: _hello(cloud, body))
+    with cloud.log.about(str(event.get("run", ""))):
+        return _asked(cloud, event)
+
+
+def _asked(cloud: Cloud, event: dict[str, Any]) -> dict[str, Any]:
+    """Do what is asked of a run; answer how it stands then, or why it is refused."""
     try:
         if event.get("action") == "repair":
             return repair.act(cloud, event)
         run = control.act(cloud, event)
     except FedgrassError as error:
-        cloud.log(f"refused: {error}")
+        cloud.log(f"refused: {error}", "WARNING")
         return {"refused": str(error)}
     return {"run": run.name, "state": run.state, "round": run.round, "reason": run.reason}
 
 
 def _hello(cloud: Cloud, body: str) -> None:
     said = json.loads(body)
-    try:
-        messages.decode(base64.b64decode(said["payload"]), messages.Hello)
-    except MessageError as error:
-        cloud.log(f"{said['device']}: hello refused: {error}")
-        return
-    hellos.hear(cloud, said["device"])
+    with cloud.log.about(device=said["device"]):
+        try:
+            messages.decode(base64.b64decode(said["payload"]), messages.Hello)
+        except MessageError as error:
+            cloud.log(f"{said['device']}: hello refused: {error}", "WARNING")
+            return
+        hellos.hear(cloud, said["device"])

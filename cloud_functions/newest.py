@@ -35,5 +35,5 @@ def _stored(cloud: Cloud, key: str) -> tuple[NewModel | None, str | None]:
     try:
         return messages.decode(said, NewModel), version
     except MessageError as error:
-        cloud.log(f"{key} is written anew: {error}")
+        cloud.log(f"{key} is written anew: {error}", "WARNING")
         return None, version

@@ -175,23 +175,24 @@ def remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, *, batch: int, 
 
 def announce(cloud: Cloud, run: Run, opened: Round, parts: Iterable[Participant]) -> None:
     """Announce a round to some of its devices, to each with its own time."""
-    texts: dict[int, bytes] = {}
+    texts: dict[tuple[int, int], bytes] = {}
     pairs = []
     for part in parts:
-        at = announced_at(opened, part)
-        if at not in texts:
-            texts[at] = _announcement(cloud, run, opened, at)
-        pairs.append((topics.of_device(cloud.fleet, part.device, topics.Kind.ANNOUNCE), texts[at]))
+        at, version = announced_at(opened, part), cloud.version_for(part.device)
+        if (at, version) not in texts:
+            texts[at, version] = _announcement(cloud, run, opened, at, version)
+        pairs.append((topics.of_device(cloud.fleet, part.device, topics.Kind.ANNOUNCE), texts[at, version]))
     cloud.publisher.publish(pairs)
 
 
-def _announcement(cloud: Cloud, run: Run, opened: Round, at: int) -> bytes:
+def _announcement(cloud: Cloud, run: Run, opened: Round, at: int, version: int) -> bytes:
     download, key = Encoding(), object_keys.model(run.name, opened.base)
     if opened.base_download_sha256:  # without one, as of a round that was rebuilt, the model itself is there
         download = run.settings.download
         key = object_keys.encoded_model(run.name, opened.base, download.kind)
     return messages.encode(
         Announcement(
+            version=version,
             run=run.name,
             round=opened.number,
             attempt=opened.attempt,

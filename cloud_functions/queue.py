@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from cloud_functions.log import Log
 from fedgrass.federation.errors import NotYet
 
 
 def each_record(
     event: dict[str, Any],
-    log: Callable[[str], None],
+    log: Log,
     take: Callable[[str], str | None],
     drive: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def each_record(
 class _Batch:
     """What has failed of a batch."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Log) -> None:
         self.failed: dict[str, None] = {}  # in their order, each once
         self._log = log
 
@@ -45,10 +46,9 @@ class _Batch:
         try:
             return do(argument)
         except NotYet as error:
-            self._log(f"again later: {error}")
+            self._log(f"again later: {error}", "WARNING")
         except Exception as error:  # noqa: BLE001  # whatever it is, it must cost its own message only
-            self._log(
-                f"failed: {type(error).__name__}: {error}; the message {record['body'][:300]!r} comes back"
-            )
+            said = f"{type(error).__name__}: {error}; the message {record['body'][:300]!r} comes back"
+            self._log(f"failed: {said}", "ERROR")
         self.failed[record["messageId"]] = None
         return None

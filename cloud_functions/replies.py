@@ -5,6 +5,7 @@ from typing import NoReturn
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.metrics import Metric
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict
@@ -36,6 +37,7 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
         said = _decode(message)
     except (MessageError, ReplyRefused) as error:
         _tell_runs_of(cloud, message.device, f"{message.kind} refused: {error}")
+        _measure_refusal(cloud, message, error)
         return None
     current = cloud.rounds.round(said.run, said.round, said.attempt)
     if current is None:
@@ -49,10 +51,17 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
             _note(cloud, current, message.device, said)
     except ReplyRefused as error:
         cloud.tell(current, f"{message.kind} refused: {error}", device=message.device)
+        _measure_refusal(cloud, message, error)
         if isinstance(said, Completion):
             _answer(cloud, current, message.device, str(error))
     # That work was accepted moves nothing; everything else may be what the round waited for.
     return None if isinstance(said, Status) and said.state not in _FINAL else said.run
+
+
+def _measure_refusal(cloud: Cloud, message: DeviceMessage, error: Exception) -> None:
+    """Count a completion that was refused; one that is only late was counted as such."""
+    if message.kind is Kind.COMPLETE and not isinstance(error, LateReply):
+        cloud.log.measure(Metric.UPDATES_REFUSED, 1)
 
 
 def _decode(message: DeviceMessage) -> Completion | Status:
@@ -94,8 +103,11 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
     try:
         if current.state is State.OPEN:
             cloud.rounds.count_reply(current, participant, reply, message.received_at)
+            turnaround = max(0, message.received_at - announced) / 1000
+            cloud.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:
             cloud.rounds.count_late(current, participant, message.received_at)
+            cloud.log.measure(Metric.UPDATES_LATE, 1)
     except LostRace:
         _count(cloud, _again(cloud, current), message, reply)
         return
@@ -144,6 +156,7 @@ def _vanished(current: Round) -> NoReturn:
 def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> None:
     """Tell a device that its reply was counted or refused, so that it stops repeating it."""
     verdict = Verdict(
+        version=cloud.version_for(device),
         run=current.run,
         round=current.number,
         attempt=current.attempt,

@@ -12,6 +12,7 @@ from cloud_functions.aws import IotPublisher, Queue, SchedulerAlarms
 from cloud_functions.cloud import Cloud
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
+from cloud_functions.powertools_log import PowertoolsLog
 from cloud_functions.s3 import S3Bucket
 from cloud_functions.thing_groups import IotThingGroups
 from fedgrass.federation.division import Scale
@@ -48,7 +49,7 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
         publisher=publisher,
         alarms=alarms,
         now=lambda: time.time_ns() // 1_000_000,
-        log=lambda line: print(line, flush=True),  # noqa: T201  # Lambda's log is its standard output
+        log=_log(),
         averages=averages,
         scale=Scale(
             group=int(os.environ["GROUP_SIZE"]),
@@ -76,6 +77,11 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
         IotPublisher(_client("iot-data")),
         SchedulerAlarms(_client("scheduler"), _client("sqs"), environment["SCHEDULE_GROUP"], queue),
     )
+
+
+@cache
+def _log() -> PowertoolsLog:
+    return PowertoolsLog(os.environ["FLEET"])
 
 
 @cache

@@ -9,7 +9,12 @@ import awsiot.greengrasscoreipc
 from awscrt.exceptions import AwsCrtError
 from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, StreamClosedError
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
-from awsiot.greengrasscoreipc.model import IoTCoreMessage, ReportedLifecycleState, UnauthorizedError
+from awsiot.greengrasscoreipc.model import (
+    ConfigurationUpdateEvents,
+    IoTCoreMessage,
+    ReportedLifecycleState,
+    UnauthorizedError,
+)
 
 from fedgrass.federation.errors import FedgrassError
 
@@ -134,6 +139,19 @@ class GreengrassIpc:
         """Return the component's configuration as it is now."""
         answer = self._result(self._client.get_configuration_async, "read the configuration")
         return dict(answer.value or {})
+
+    def watch_configuration(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called, on another thread, once per changed value."""
+
+        def hear(event: ConfigurationUpdateEvents) -> None:  # noqa: ARG001 - it names a path, not a value
+            changed()
+
+        self._open(
+            "watch the configuration",
+            lambda **handlers: self._client.subscribe_to_configuration_update_async(
+                on_stream_event=hear, **handlers
+            ),
+        )
 
     def report_running(self) -> None:
         """Tell the nucleus that the component does its work; one that does not want to know it is fine."""

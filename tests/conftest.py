@@ -1,6 +1,5 @@
 """What several test folders share: one embedded cloud per session, and patience for two shared cores."""
 
-import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +15,6 @@ PROJECT = Path(__file__).parents[1]
 # No deadline: a slow machine is no defect. Timings belong in benchmarks/.
 hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("fedgrass")
-
-
-def pytest_collection_finish() -> None:
-    """Let no garbage collection look through what was imported: Flower asks for one after each client."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

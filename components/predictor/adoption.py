@@ -41,6 +41,14 @@ class Offer:
     look: bool = field(default=False)  # the pointer is still to be read
 
 
+@dataclass(frozen=True)
+class Change:
+    """Another configuration, with its tasks."""
+
+    configuration: Configuration
+    tasks: Mapping[str, PredictingTask]
+
+
 class Adoption:
     """Puts new models into service; ``tell`` is given each change in words."""
 
@@ -52,31 +60,52 @@ class Adoption:
         configuration: Configuration,
         tell: Callable[[str], None],
     ) -> None:
+        self._folder = folder
         self._offers = {name: Offer(task, Shelf(folder / name)) for name, task in tasks.items()}
         self._serving = serving
         self._configuration = configuration
         self._tell = tell
         self._bucket = ModelBucket()
-        self._heard: queue.SimpleQueue[NewModel | None] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[NewModel | Change | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
 
     def restore(self) -> None:
         """Serve what lies on disk: the device may be offline."""
         for name, offer in self._offers.items():
-            found = offer.shelf.newest()
-            if found is None:
-                continue
-            model, data = found
-            offer.bucket = model.bucket
-            try:
-                predict = _made(offer.task, _arrays(data))
-            except ModelRefused as error:
-                # Such as after the task was given other options: the next model may fit again.
-                self._tell(f"{name}: the model on disk, {_short(model)}, is not served: {error}")
-                continue
-            self._serving.serve(name, Served(model, predict))
-            log.info("%s: serves %s from disk", name, _short(model))
+            self._restore(name, offer)
+
+    def _restore(self, name: str, offer: Offer) -> None:
+        found = offer.shelf.newest()
+        if found is None:
+            return
+        model, data = found
+        offer.bucket = model.bucket
+        try:
+            predict = _made(offer.task, _arrays(data))
+        except ModelRefused as error:
+            # Such as after the task was given other options: the next model may fit again.
+            self._serving.withdraw(name)
+            self._tell(f"{name}: the model on disk, {_short(model)}, is not served: {error}")
+            return
+        self._serving.serve(name, Served(model, predict))
+        log.info("%s: serves %s from disk", name, _short(model))
+
+    def configure(self, configuration: Configuration, tasks: Mapping[str, PredictingTask]) -> None:
+        """Go on with another configuration, once what is under way is done; from any thread."""
+        self._heard.put(Change(configuration, tasks))
+
+    def _change(self, change: Change) -> None:
+        former, self._offers, self._configuration = self._offers, {}, change.configuration
+        for name, task in change.tasks.items():
+            offer = former.get(name)
+            if offer is None or offer.task is not task:
+                offer = Offer(task, Shelf(self._folder / name), look=True)
+                self._restore(name, offer)
+            else:
+                # Another bound, or another metric: a model that was too bad may be good enough.
+                offer.worse, offer.look = None, True
+            self._offers[name] = offer
 
     def hear(self, model: NewModel) -> None:
         """Take note of a new model; from any thread."""
@@ -109,7 +138,7 @@ class Adoption:
             else:
                 pause, pauses = None, self._fresh_pauses()
 
-    def _news(self, pause: float | None) -> Iterator[NewModel | None]:
+    def _news(self, pause: float | None) -> Iterator[NewModel | Change | None]:
         """Yield all that was heard; wait for it, or until it is time to try again."""
         try:
             yield self._heard.get(timeout=pause)
@@ -124,8 +153,10 @@ class Adoption:
             yield delay * self._rng.random()  # all of it at random: a fleet asks for the same model at once
             delay = min(LARGEST_DELAY, delay * 2)
 
-    def _note(self, model: NewModel | None) -> None:
-        if model is None:
+    def _note(self, model: NewModel | Change | None) -> None:
+        if isinstance(model, Change):
+            self._change(model)
+        elif model is None:
             for offer in self._offers.values():
                 offer.look = True
         elif model.task in self._offers:

@@ -1,16 +1,15 @@
 """The predictor's process: wires models, requests and the nucleus, and runs until the nucleus ends it."""
 
 import logging
-import os
 import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from components.component_process import (
     LOST,
@@ -25,10 +24,10 @@ from components.predictor.configuration import Configuration, parse_configuratio
 from components.predictor.errors import ConfigurationError, Forbidden, NotNow
 from components.predictor.greengrass import Nucleus
 from components.predictor.local_requests import LocalRequests, topic_of
+from components.predictor.reconfiguration import Reconfiguration
 from components.predictor.serving import Serving
+from components.predictor.task_making import Tasks, make_tasks
 from components.predictor.web import HOST, Server
-from components.trainer.tasks.registry import load_task
-from components.trainer.tasks.task import PredictingTask
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
 from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode, shorten_to_bytes
 from fedgrass.federation.topics import Kind, of_device, of_models
@@ -38,7 +37,7 @@ LARGEST_DELAY = 30.0
 JITTER = 0.1  # of what is done again and again
 EVENT_BYTES = 512
 MOST_EVENTS = 8
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LONGEST_REFUSAL = 200  # bytes of why a changed configuration could not be used
 log = logging.getLogger("predictor")
 
 
@@ -75,63 +74,66 @@ def main() -> int:
             nucleus.close()
 
 
-def load_tasks(configuration: Configuration) -> Mapping[str, PredictingTask]:
-    """Return the configured tasks, made.
-
-    Raises:
-        ConfigurationError: one cannot be made, or cannot predict.
-    """
-    # The numerical libraries read these as they are imported.
-    os.environ.update(dict.fromkeys(THREADS, str(configuration.threads)))
-    tasks: dict[str, PredictingTask] = {}
-    for name, options in configuration.tasks.items():
-        try:
-            task = load_task(name, options)
-        except FedgrassError as error:
-            raise ConfigurationError(str(error)) from error
-        except Exception as error:
-            message = f"the task {name!r} cannot be made: {type(error).__name__}: {error}"
-            raise ConfigurationError(message) from error
-        if not hasattr(task, "predictor"):
-            message = (
-                f"the task {name!r} cannot predict: its class needs a method predictor(weights) that returns"
-                " a function of inputs (docs/predictor.md)"
-            )
-            raise ConfigurationError(message)
-        tasks[name] = cast("PredictingTask", task)
-    return tasks
-
-
 class Predictor:
     """The predictor of one device."""
 
     def __init__(self, agenda: Agenda, nucleus: Nucleus, configuration: Configuration, thing: str) -> None:
         self._agenda = agenda
         self._nucleus = nucleus
-        self._configuration = configuration
-        self._topic = of_device(configuration.fleet, thing, Kind.PREDICTOR)
+        self.configuration = configuration
+        self.tasks = make_tasks(configuration)
+        self._refused = ""  # why a changed configuration could not be used
+        self._thing = thing
+        self._subscribed: set[str] = set()  # topics, of former configurations too
         self._started_at = time.monotonic()
         self._events: deque[str] = deque(maxlen=MOST_EVENTS)  # not told yet, the oldest first
         self._rng = random.Random()  # noqa: S311 - jitter
-        tasks = load_tasks(configuration)
-        self._serving = Serving(tuple(tasks))
-        self._adoption = Adoption(tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
+        self._ticks = 0  # number of the configuration that the timers go by
+        self._serving = Serving(tuple(self.tasks))
+        self._adoption = Adoption(self.tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
         self._requests = LocalRequests(nucleus, self._serving)
         self._web = Server(configuration.http_port, self._serving, self.health)
 
     def start(self) -> None:
         """Serve what lies on disk, then hear of new models."""
         self._adoption.restore()
-        threading.Thread(target=self._web.serve_forever, daemon=True, name="http").start()
-        log.info("predictions at http://%s:%d/predict/<task>", HOST, self._web.port)
+        self._open()
         self._requests.start()
-        for task in self._configuration.tasks:
-            self._keep_trying(partial(self._hear_requests, task), FIRST_DELAY)
-            self._keep_trying(partial(self._hear_models, task), FIRST_DELAY)
+        self._subscribe()
         threading.Thread(target=self._adoption.run, daemon=True, name="adoption").start()
         self._nucleus.report_running()
-        self._look()
-        self._beat()
+        Reconfiguration(self._agenda, self._nucleus, self._rng, self).watch()
+        self._tick()
+
+    def configure(self, configuration: Configuration, tasks: Tasks) -> None:
+        """Work by another configuration from now on, with no restart.
+
+        Raises:
+            ConfigurationError: its http_port cannot be had; all is as before.
+        """
+        former = self.configuration
+        if configuration.http_port != former.http_port:
+            web = Server(configuration.http_port, self._serving, self.health)
+            self._web, before = web, self._web
+            self._open()
+            before.shutdown()
+            before.server_close()
+        if configuration.threads != former.threads:
+            log.warning("threads is %d from the next start on", configuration.threads)
+        self.configuration, self.tasks, self._refused = configuration, tasks, ""
+        self._serving.offer(tuple(tasks))
+        self._adoption.configure(configuration, tasks)
+        self._subscribe()
+        self._tick()
+
+    def refuse_configuration(self, reason: str) -> None:
+        """Go on as before, and let reports say why a changed configuration could not be used."""
+        self._refused = shorten_to_bytes(reason, LONGEST_REFUSAL)
+        self._report()
+
+    def _open(self) -> None:
+        threading.Thread(target=self._web.serve_forever, daemon=True, name="http").start()
+        log.info("predictions at http://%s:%d/predict/<task>", HOST, self._web.port)
 
     def stop(self) -> None:
         """Begin no more work; what is under way ends with the process."""
@@ -151,22 +153,29 @@ class Predictor:
             "p99_ms": figures.p99_ms,
         }
 
-    def _hear_requests(self, task: str) -> None:
-        self._nucleus.subscribe_locally(
-            topic_of(task), lambda text, as_json: self._requests.hear(task, text, as_json)
-        )
+    def _subscribe(self) -> None:
+        """Hear what the configuration's tasks need; what is heard of former ones is dropped."""
+        for task in self.configuration.tasks:
+            requests, models = topic_of(task), of_models(self.configuration.fleet, task)
+            for topic, hear in ((requests, self._hear_requests), (models, self._hear_models)):
+                if topic not in self._subscribed:
+                    self._subscribed.add(topic)
+                    self._keep_trying(partial(hear, task, topic), FIRST_DELAY)
 
-    def _hear_models(self, task: str) -> None:
+    def _hear_requests(self, task: str, topic: str) -> None:
+        self._nucleus.subscribe_locally(topic, lambda text, as_json: self._requests.hear(task, text, as_json))
+
+    def _hear_models(self, task: str, topic: str) -> None:
         def hear(payload: bytes) -> None:
             try:
                 model = decode(payload, NewModel)
             except MessageError as error:
                 log.warning("%s: dropped a message: %s", task, error)
                 return
-            if model.task == task:
+            if model.task == task and topic == of_models(self.configuration.fleet, task):
                 self._adoption.hear(model)
 
-        self._nucleus.subscribe(of_models(self._configuration.fleet, task), hear, qos=1)
+        self._nucleus.subscribe(topic, hear, qos=1)
 
     def _keep_trying(self, subscribe: Callable[[], None], delay: float) -> None:
         """Subscribe now or, while the nucleus is offline, later."""
@@ -177,9 +186,16 @@ class Predictor:
             following = min(LARGEST_DELAY, delay * 2)
             self._agenda.later(delay * self._rng.random(), lambda: self._keep_trying(subscribe, following))
 
-    def _look(self) -> None:
-        self._adoption.look()
-        self._agenda.later(self._jittered(self._configuration.check_seconds), self._look)
+    def _tick(self) -> None:
+        """Begin to look and to report as often as the configuration says, and no more by a former one."""
+        self._ticks += 1
+        self._look(self._ticks)
+        self._beat(self._ticks)
+
+    def _look(self, ticks: int) -> None:
+        if ticks == self._ticks:
+            self._adoption.look()
+            self._agenda.later(self._jittered(self.configuration.check_seconds), partial(self._look, ticks))
 
     def _tell(self, event: str) -> None:
         """Say what has changed, in the log and with the next report; from any thread."""
@@ -187,13 +203,16 @@ class Predictor:
         self._events.append(shorten_to_bytes(event, EVENT_BYTES))
         self._agenda.post(self._report)
 
-    def _beat(self) -> None:
-        self._report()
-        self._agenda.later(self._jittered(self._configuration.heartbeat_seconds), self._beat)
+    def _beat(self, ticks: int) -> None:
+        if ticks == self._ticks:
+            self._report()
+            seconds = self._jittered(self.configuration.heartbeat_seconds)
+            self._agenda.later(seconds, partial(self._beat, ticks))
 
     def _report(self) -> None:
         figures = self._serving.figures()
         event = self._events[0] if self._events else ""
+        topic = of_device(self.configuration.fleet, self._thing, Kind.PREDICTOR)
         report = PredictorReport(
             component_version=component_version(),
             uptime_seconds=round(time.monotonic() - self._started_at, 1),
@@ -204,10 +223,11 @@ class Predictor:
             p50_ms=figures.p50_ms,
             p99_ms=figures.p99_ms,
             event=event,
+            configuration_error=self._refused,
         )
         try:
             # At most once: what is said here is said again later.
-            self._nucleus.publish(self._topic, encode(report), qos=0)
+            self._nucleus.publish(topic, encode(report), qos=0)
         except (NotNow, Forbidden) as error:
             log.info("not reported: %s", error)  # what happened is said with the next report
             return

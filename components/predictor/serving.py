@@ -73,13 +73,23 @@ class Serving:
         """Answer with this model from now on."""
         self._served[task] = served
 
+    def offer(self, tasks: tuple[str, ...]) -> None:
+        """Answer for these tasks from now on, and for no others."""
+        self._tasks = tasks
+        for task in set(self._served) - set(tasks):
+            self._served.pop(task, None)
+
+    def withdraw(self, task: str) -> None:
+        """Answer with no model until the next one comes."""
+        self._served.pop(task, None)
+
     def served(self, task: str) -> Served | None:
         """Return what a task is served with."""
         return self._served.get(task)
 
     def models(self) -> dict[str, str]:
         """Return the model in service of each task that has one, in short."""
-        return {task: served.name for task, served in sorted(self._served.items())}
+        return {task: served.name for task, served in sorted(self._served.items()) if task in self._tasks}
 
     def without_model(self) -> list[str]:
         """Return the tasks that no model came for yet."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from components.trainer.backoff import delays
 from components.trainer.deadline import Deadline, margin_before
 from components.trainer.errors import UploadFailed
+from components.trainer.finished_work import finished
 from components.trainer.journal import Accepted, Reply
 from components.trainer.statements import status
 from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
@@ -106,8 +107,12 @@ class Assignment:
             return
         self._training = False
         if isinstance(answer, Failure):
-            self._fail(answer.reason)
-            return
+            made = finished(self._place.update_path(self.announcement), self.announcement)
+            if made is None:
+                self._fail(answer.reason)
+                return
+            log.info("%s: the update was written before that: %s", self.name, answer.reason)
+            answer = made
         self._place.journal.finish(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
@@ -158,6 +163,7 @@ class Assignment:
     def _complete(self, result: Result, upload_seconds: float) -> None:
         announcement = self.announcement
         completion = Completion(
+            version=announcement.version,
             run=announcement.run,
             round=announcement.round,
             attempt=announcement.attempt,

@@ -2,6 +2,7 @@
 
     python3 install.py --python ""                 makes a virtual environment in the work folder
     python3 install.py --python /opt/ml/bin/python takes this one, if it has all that is needed
+    python3 install.py --torch gpu                 the same with PyTorch for NVIDIA GPUs, which is 2 GB more
 
 It runs again at each start of the nucleus, and then has nothing to do. Standard library only.
 """
@@ -19,6 +20,9 @@ MODULES = ("awsiot", "boto3", "cbor2", "msgspec", "numpy", "safetensors", "strea
 INTERPRETER = Path("interpreter")  # read by the run step
 ENVIRONMENT = Path("venv")
 MARKER = ENVIRONMENT / "requirements.sha256"
+# Of PyTorch without its parts for GPUs; PyPI's own build for x86-64 has them.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+KIND = ENVIRONMENT / "torch"  # cpu or gpu
 OLDEST = (3, 11)
 STARTED = time.monotonic()
 CHECK_SECONDS = 60.0
@@ -44,9 +48,10 @@ def main() -> int:
     """Install, and return the exit code of the step."""
     parser = argparse.ArgumentParser(description="Prepares the interpreter of the trainer.")
     parser.add_argument("--python", default="", help="an interpreter that has the requirements already")
-    given = parser.parse_args().python
+    parser.add_argument("--torch", choices=["cpu", "gpu"], default="cpu", help="the kind of PyTorch (cpu)")
+    given = parser.parse_args()
     try:
-        python = checked(Path(given)) if given else environment()
+        python = checked(Path(given.python)) if given.python else environment(given.torch)
     except InstallError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -66,23 +71,43 @@ def checked(python: Path) -> Path:
     return python
 
 
-def environment() -> Path:
+def environment(torch: str = "cpu") -> Path:
     """Return the interpreter of a virtual environment that has the requirements, made if need be."""
     python = (ENVIRONMENT / "bin" / "python").absolute()
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if python.exists() and MARKER.exists() and MARKER.read_text(encoding="utf-8") == digest:
+    same_kind = KIND.exists() and KIND.read_text(encoding="utf-8") == torch
+    if same_kind and python.exists() and MARKER.exists() and MARKER.read_text(encoding="utf-8") == digest:
         return python
     MARKER.unlink(missing_ok=True)
+    # pip takes one kind of PyTorch for as good as the other, so the other one has to go first.
+    clear = [] if same_kind or not KIND.exists() else ["--clear"]
     _run(
-        [sys.executable, "-m", "venv", str(ENVIRONMENT)],
+        [sys.executable, "-m", "venv", *clear, str(ENVIRONMENT)],
         CHECK_SECONDS,
         "no virtual environment can be made (on Debian and Ubuntu: apt-get install python3-venv)",
     )
     pip = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    left = STEP_SECONDS - (time.monotonic() - STARTED)
-    _run([*pip, "-r", str(REQUIREMENTS)], left, "the requirements cannot be installed")
+    KIND.write_text(torch, encoding="utf-8")
+    if torch == "cpu":
+        _install_torch_for_cpu(pip)
+    _run([*pip, "-r", str(REQUIREMENTS)], _left(), "the requirements cannot be installed")
     MARKER.write_text(digest, encoding="utf-8")
     return python
+
+
+def _install_torch_for_cpu(pip: list[str]) -> None:
+    """Install PyTorch alone from its own index; where that is not reached, it comes with the others."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    for requirement in (line for line in lines if line.startswith("torch==")):
+        options = ["--index-url", CPU_INDEX, "--no-deps", "--retries", "1"]
+        try:
+            _run([*pip, *options, requirement], _left(), "PyTorch's own index has none")
+        except InstallError as error:
+            sys.stderr.write(f"{error}: taking what pip's own index has, which may be 2 GB larger\n")
+
+
+def _left() -> float:
+    return STEP_SECONDS - (time.monotonic() - STARTED)
 
 
 def _run(command: list[str], seconds: float, failure: str) -> None:

@@ -2,7 +2,8 @@
 
 The host is the Greengrass nucleus, or, with ``--mqtt``, a connection of the device's own to AWS IoT Core.
 
-It stays small, so that it may run on any device all the time: torch, numpy and boto3 live in the worker.
+It stays small, so that it may run on any device all the time: torch, numpy and boto3 live in processes
+that are there only while there is work.
 """
 
 import argparse
@@ -157,6 +158,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         return loop.run()
     finally:
         worker.close()
+        uploaders.close()
 
 
 def _give_up(loop: EventLoop, reason: str) -> None:

@@ -14,7 +14,8 @@ from components.trainer.assignment import Assignment
 from components.trainer.conditions import demand_of, objection
 from components.trainer.configuration import Configuration
 from components.trainer.events import Timer
-from components.trainer.journal import Reply, known_metrics
+from components.trainer.finished_work import finished
+from components.trainer.journal import Accepted, Reply, known_metrics
 from components.trainer.outbox import Outbox
 from components.trainer.ports import Messaging
 from components.trainer.presence import Face, Presence
@@ -22,6 +23,7 @@ from components.trainer.replies import Replies
 from components.trainer.statements import status
 from components.trainer.worker_protocol import id_of
 from components.trainer.workplace import Workplace
+from fedgrass.federation import message_versions
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     Announcement,
@@ -92,7 +94,7 @@ class Session:
 
     def _resume(self) -> None:
         """Go on with an update that was written; training that was cut short waits for its announcement."""
-        work = self._place.journal.state.work
+        work = self._written(self._place.journal.state.work)
         path = self._place.update_path(work.announcement) if work else None
         usable = work and work.result and path and path.exists() and path.stat().st_size == work.result.bytes
         self._place.sweep(keep=path if usable else None)
@@ -104,6 +106,16 @@ class Session:
         elif work:
             log.info("%s: the restart cut its training short", id_of(work.announcement))
             self._place.journal.take(None)
+
+    def _written(self, work: Accepted | None) -> Accepted | None:
+        """Return the work in hand with its result, also if the journal was not told of that any more."""
+        if work is None or work.result:
+            return work
+        made = finished(self._place.update_path(work.announcement), work.announcement)
+        if made is None:
+            return work
+        self._place.journal.finish(work.announcement, made)
+        return self._place.journal.state.work
 
     def _heard(self, payload: bytes) -> None:
         try:
@@ -227,6 +239,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            speaks=message_versions.spoken(),
         )
 
     def _attributes(self) -> Attributes:

@@ -13,6 +13,7 @@ def status(
 ) -> Status:
     """Return the status of a work; a reason that is too long for a message is cut."""
     return Status(
+        version=work.version,
         run=work.run,
         round=work.round,
         attempt=work.attempt,

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from components.trainer.errors import WorkFailed
+from components.trainer.finished_work import unfinished
 from components.trainer.memory import beside
 from components.trainer.memory_file import Remembered, arrays_of, fitting, load_memory
 from components.trainer.worker_protocol import Work
@@ -22,8 +23,8 @@ def write_update(
 ) -> Written:
     """Write the update of a work in the encoding that its announcement asks for.
 
-    What top_k leaves over and the device's new control variate are written beside it first; the trainer
-    adopts them once the update is uploaded.
+    It gets its own name when the work is finished (finished_work.py). What top_k leaves over and the device's
+    new control variate are written beside it first; the trainer adopts them once the update is uploaded.
 
     Args:
         work: the work.
@@ -46,23 +47,22 @@ def write_update(
         begun = start if wanted.difference else None
         feedback = memory.residual if wanted.kind == "top_k" else None
         arrays = encodings.encode(trained, layout, wanted, np.random.default_rng(), feedback, begun)
-        unfinished, written = _write(path, lambda file: weights.write(arrays, file))
+        _, written = _write(path, lambda file: weights.write(arrays, file))
     except UpdateRefused as error:
         message = f"the training made an update that cannot be used: {error}"
         raise WorkFailed(message) from error
     if remembered := arrays_of(memory):
         other, _ = _write(beside(path), lambda file: weights.write(remembered, file))
         other.replace(beside(path))
-    unfinished.replace(path)
     return written
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Written]) -> tuple[Path, Written]:
     """Write a file under a name that nobody looks for, and return that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
+    place = unfinished(path)
+    with place.open("wb") as file:
         written = write(file)
         file.flush()
         os.fsync(file.fileno())
-    return unfinished, written
+    return place, written

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from components.trainer.configuration import Configuration
 from components.trainer.ports import Uploader
+from components.trainer.s3_upload_process import S3UploadProcess
 
 
 class Uploaders:
@@ -13,12 +14,17 @@ class Uploaders:
         self._folder = folder
         self._configuration = configuration
         self._stream_manager: Uploader | None = None
-        self._s3: Uploader | None = None
+        self._s3: S3UploadProcess | None = None
         self._s3_limit = 0
 
     def configure(self, configuration: Configuration) -> None:
         """Upload by another one from now on."""
         self._configuration = configuration
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self._s3:
+            self._s3.close()
 
     def current(self) -> Uploader:
         """Return the uploader to use now."""
@@ -35,8 +41,5 @@ class Uploaders:
 
     def _of_s3(self, limit: int) -> Uploader:
         if self._s3 is None or limit != self._s3_limit:
-            # Imported here, since boto3 doubles the memory of a process that may never need it.
-            from components.trainer.s3_upload import S3Uploader  # noqa: PLC0415
-
-            self._s3, self._s3_limit = S3Uploader(self._folder, limit), limit
+            self._s3, self._s3_limit = S3UploadProcess(self._folder, limit), limit
         return self._s3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.trainer.events import Call, EventLoop
 from components.trainer.exits import ExitBudget
+from components.trainer.finished_work import result_beside
 from components.trainer.journal import Journal
 from components.trainer.memory import Memory, beside
 from components.trainer.ports import Uploader, Worker
@@ -50,7 +51,7 @@ class Workplace:
 
     def sweep(self, keep: Path | None = None) -> None:
         """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
-        kept = {keep, beside(keep)} if keep else set()
+        kept = {keep, beside(keep), result_beside(keep)} if keep else set()
         if self.folder.exists():
             for file in self.folder.iterdir():
                 if file not in kept:
@@ -60,5 +61,5 @@ class Workplace:
     def discard(self, announcement: Announcement) -> None:
         """Remove the update of a work that is out of hand, with what would be remembered of it."""
         path = self.update_path(announcement)
-        path.unlink(missing_ok=True)
-        beside(path).unlink(missing_ok=True)
+        for file in (path, beside(path), result_beside(path)):
+            file.unlink(missing_ok=True)

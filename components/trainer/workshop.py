@@ -10,6 +10,7 @@ import msgspec
 
 from components.trainer.correcting import Corrected, correctable, server_control
 from components.trainer.errors import WorkFailed
+from components.trainer.finished_work import finish
 from components.trainer.local_evaluation import with_local_metrics
 from components.trainer.memory_file import CONTROL
 from components.trainer.tasks.registry import load_task
@@ -40,6 +41,9 @@ class Workshop:
             WorkFailed: the model could not be had, or the task made something that cannot be used.
             ConfigurationError: there is no such task, or it does not take its options.
         """
+        return finish(work, self._perform(work, report, stop))
+
+    def _perform(self, work: Work, report: Report, stop: Stop) -> Result:
         announcement = work.announcement
         began = time.monotonic()
         # First, since making a task may import torch: that is no part of the durations that are told.

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import core_commands, deploy_commands, queue_commands, run_commands, task_commands
+from fedgrass.console import (
+    core_commands,
+    deploy_commands,
+    device_commands,
+    fleet_commands,
+    queue_commands,
+    run_commands,
+    task_commands,
+)
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -47,8 +55,11 @@ def parser() -> argparse.ArgumentParser:
     core_commands.add(commands)
     task_commands.add(commands)
     queue_commands.add(commands)
+    fleet_commands.add(commands)
     deploy = commands.add_parser("deploy", help="bring the cloud and the devices into an AWS account")
-    deploy_commands.add_to(deploy.add_subparsers(required=True, metavar="what"))
+    kinds = deploy.add_subparsers(required=True, metavar="what")
+    deploy_commands.add_to(kinds)
+    device_commands.add_to(kinds)
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from fedgrass.federation.errors import FedgrassError
 
@@ -38,9 +38,8 @@ def client(service: str) -> Any:
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
         reason = str(error).rstrip(".")
-        message = (
-            f"AWS cannot be used: {reason}.{_hint() or ' Set AWS_PROFILE, or AWS_REGION and credentials'}"
-        )
+        advice = _hint() or " Set AWS_PROFILE, or AWS_REGION and credentials"
+        message = f"AWS cannot be used: {reason}.{advice}"
         raise StackError(message) from error
 
 
@@ -58,10 +57,15 @@ def outputs(stack: str) -> Mapping[str, str]:
     Raises:
         StackError: there is no such stack, it has none of fedgrass's outputs, or AWS refused.
     """
+    formation = client("cloudformation")
     try:
-        described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+        described = formation.describe_stacks(StackName=stack)["Stacks"][0]
+    except NoCredentialsError as error:
+        message = "AWS needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise StackError(message) from error
     except (BotoCoreError, ClientError) as error:
-        message = f"the stack {stack!r} cannot be read: {error}{_hint()}"
+        # The wrong region, or another name, is the likeliest mistake: both are said.
+        message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {error}{_hint()}"
         raise StackError(message) from error
     found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if "InitiatorName" not in found:

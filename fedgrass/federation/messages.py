@@ -1,8 +1,8 @@
 """The messages of the protocol: frozen, versioned, checked where they come in.
 
 Every message is one JSON object of at most 4 KB (Greengrass Nucleus Lite drops larger ones without a word).
-A receiver ignores fields that it does not know, so that a newer sender may add some; it refuses versions
-that it does not speak.
+A receiver ignores fields that it does not know, so that a newer sender may add some; of messages about work
+it refuses versions that it does not speak (message_versions.py).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from fedgrass.federation import names
+from fedgrass.federation import message_versions, names
 from fedgrass.federation.encoding import Encoding, check_encoding, check_model_encoding
 from fedgrass.federation.errors import MessageError, SettingsError
 
-VERSION = 1
+VERSION = message_versions.SPOKEN[0]
 LARGEST_MESSAGE = 4096  # bytes, of the JSON text
 
 LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
@@ -155,6 +155,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     component_version: str
     uptime_seconds: Seconds
     attributes: Attributes = {}  # what a run's `where` may ask for
+    speaks: Annotated[str, Meta(pattern=r"^([0-9,]{1,39})?\Z")] = ""  # message versions, commas between
     metrics: Annotated[str, Meta(max_length=512)] = (
         ""  # that its tasks report, commas between; empty: unknown
     )
@@ -219,6 +220,7 @@ class PredictorReport(Message, frozen=True, kw_only=True):
     p50_ms: Seconds  # of the last requests that were answered, in milliseconds
     p99_ms: Seconds
     event: Reason = ""
+    configuration_error: Reason = ""  # why a changed configuration could not be taken up
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -276,7 +278,7 @@ def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
             the error says which.
     """
     _check_size(text)
-    _check_version(text)
+    _check_version(text, kind)
     try:
         message: AnyMessage = _DECODERS[kind].decode(text)
     except _UNREADABLE as error:
@@ -309,7 +311,7 @@ def _check_size(text: bytes) -> None:
         raise MessageError(reason)
 
 
-def _check_version(text: bytes) -> None:
+def _check_version(text: bytes, kind: type[Message] = WorkMessage) -> None:
     try:
         version = _VERSION_DECODER.decode(text).version
     except msgspec.ValidationError as error:
@@ -318,8 +320,10 @@ def _check_version(text: bytes) -> None:
     except _UNREADABLE as error:
         reason = f"the message is no JSON: {error}"
         raise MessageError(reason) from error
-    if version != VERSION:
-        reason = f"the message has version {version}; this side speaks version {VERSION}"
+    # What is not about work is not negotiated: its fields only ever get more.
+    if issubclass(kind, WorkMessage) and version not in message_versions.SPOKEN:
+        spoken = message_versions.spoken().replace(",", ", ")
+        reason = f"the message has version {version}; this side speaks version {spoken}"
         raise MessageError(reason)
 
 

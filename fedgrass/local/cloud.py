@@ -58,8 +58,15 @@ class EmbeddedCloud:
     region = REGION
     iot_endpoint = "localhost"  # in the broker's certificate, and resolved on every machine
 
-    def __init__(self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0) -> None:
-        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port."""
+    def __init__(
+        self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0, enforces: bool = False
+    ) -> None:
+        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port.
+
+        `enforces` makes policies count: every role may do what its policies allow and nothing else, and so
+        may every certificate. `client` has the rights of the account's owner.
+        """
+        self.enforces = enforces
         self._state = state
         self._wanted_ports = (gateway_port, mqtt_port)
         self._running: CloudProcess | None = None
@@ -84,7 +91,7 @@ class EmbeddedCloud:
         """
         if self._running is not None:
             return
-        self._running = CloudProcess(self._state, *self._wanted_ports)
+        self._running = CloudProcess(self._state, *self._wanted_ports, enforces=self.enforces)
         try:
             self._running.wait_until_ready(timeout)
             self.root_ca.write_bytes(self._running.get_root_ca())

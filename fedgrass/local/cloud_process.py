@@ -30,8 +30,14 @@ FOREIGN_VARIABLES = ("AWS_", "MINISTACK_", "LOCALSTACK_", "LAMBDA_", "IOT_", "S3
 class CloudProcess:
     """One MiniStack child with its two ports and a temporary folder of its own."""
 
-    def __init__(self, parent_folder: Path, gateway_port: int, mqtt_port: int) -> None:
-        """Start the child; port 0 stands for any free port. Raises PortUnavailableError."""
+    def __init__(
+        self, parent_folder: Path, gateway_port: int, mqtt_port: int, *, enforces: bool = False
+    ) -> None:
+        """Start the child; port 0 stands for any free port. Raises PortUnavailableError.
+
+        `enforces` says whether signatures, IAM policies and IoT policies count, as they do on AWS.
+        """
+        self.enforces = enforces
         with contextlib.ExitStack() as opened:
             gateway = opened.enter_context(_listen("gateway_port", gateway_port))
             mqtt = opened.enter_context(_listen("mqtt_port", mqtt_port))
@@ -91,7 +97,7 @@ class CloudProcess:
             "IOT_MTLS_PORT": str(self.mqtt_port),
             "BIND_HOST": LOOPBACK,
             "LAMBDA_EXECUTOR": "local",
-            "AUTH": "false",
+            "AUTH": str(self.enforces).lower(),
             "SERVICES": "",
             "USE_SSL": "0",
             "SFTP_ENABLED": "0",

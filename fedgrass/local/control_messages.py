@@ -78,6 +78,7 @@ class CoreDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One running core."""
 
     thing: str
+    """What it is called on this machine: its thing, and a number if another core had that name before."""
     pid: int
     profile: str
     root: str

@@ -13,6 +13,7 @@ CoreError
 ├── InjectionError             a fault that cannot be injected so
 ├── NoCloudError               there is no AWS behind this core
 ├── ControlError               the control socket of a core cannot be made, found or understood
+│   └── NameTakenError         a core of that name is running already
 └── IotConnectionError         IoT Core cannot be reached, or refused a request
 """
 
@@ -75,3 +76,7 @@ class NoCloudError(CoreError):
 
 class ControlError(CoreError):
     """A running core cannot be reached by its control socket, or a second one cannot have its name."""
+
+
+class NameTakenError(ControlError):
+    """A core of that name is running already."""

@@ -200,6 +200,7 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
         "  export " + " ".join(f"{name}={value}" for name, value in sorted(cloud.environment().items())),
         "The cores, with a log per component:",
         f"  {site.folder / 'cores'}",
+        *_how_to_disturb(site),
         *(
             ["The devices without Greengrass:", f"  {site.folder / 'plain-devices'}"]
             if site.fleet.plain.devices
@@ -209,6 +210,16 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _how_to_disturb(site: Site) -> list[str]:
+    names = [device.presence.name for device in site.fleet.devices.values() if device.presence.name]
+    if not names:
+        return []
+    return [
+        "What a core does when its link breaks (`fedgrass core inject` lists the faults):",
+        f"  fedgrass core inject broker-cut --seconds 30 --thing {min(names)}",
+    ]
 
 
 def _wait_for_ever() -> None:

@@ -5,7 +5,6 @@ what they run, the components, are processes of their own.
 """
 
 import asyncio
-import json
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -14,9 +13,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.core_control import Outside
+from fedgrass.local.core_errors import IotConnectionError
+from fedgrass.local.core_presence import CorePresence
 from fedgrass.local.core_settings import CoreSettings
+from fedgrass.local.device_role import assume
 from fedgrass.local.faults import Faults
+from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.plain_devices import PlainDevices
 from fedgrass.local.profiles import Profile
@@ -33,16 +39,13 @@ class DeviceCredentials:
     """The device role's credentials, narrowed to what the role allows one thing.
 
     On AWS the credentials provider fills ``${credentials-iot:ThingName}`` into the role's policy. The
-    embedded cloud has no such provider: an inline session policy narrows the role to the same.
+    embedded cloud has no such provider: the same is done here; see device_role.py.
     """
 
-    def __init__(
-        self, cloud: EmbeddedCloud, role_arn: str, bucket: str, thing: str, endpoint_url: str
-    ) -> None:
+    def __init__(self, cloud: EmbeddedCloud, role_arn: str, thing: str, endpoint_url: str) -> None:
         self._cloud = cloud
         self._role_arn = role_arn
         self._endpoint_url = endpoint_url
-        self._policy = json.dumps(_session_policy(bucket, thing))
         self._thing = thing
         self._lock = threading.Lock()
         self._current: dict[str, str] = {}
@@ -65,9 +68,7 @@ class DeviceCredentials:
             return self._s3
 
     def _renew(self) -> None:
-        answer = self._cloud.client("sts").assume_role(
-            RoleArn=self._role_arn, RoleSessionName=self._thing[:64], Policy=self._policy
-        )["Credentials"]
+        answer = assume(self._cloud, self._role_arn, self._thing)
         self._expires = answer["Expiration"]
         self._current = {
             "AccessKeyId": answer["AccessKeyId"],
@@ -76,16 +77,6 @@ class DeviceCredentials:
             "Expiration": answer["Expiration"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         self._s3 = None
-
-
-def _session_policy(bucket: str, thing: str) -> dict[str, object]:
-    put = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-    own, models = f"arn:aws:s3:::{bucket}/updates/{thing}/*", f"arn:aws:s3:::{bucket}/models/*"
-    statements = [
-        {"Effect": "Allow", "Action": put, "Resource": own},
-        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": models},
-    ]
-    return {"Version": "2012-10-17", "Statement": statements}
 
 
 @dataclass(frozen=True)
@@ -104,6 +95,7 @@ class Device:
     thing: str
     core: GreengrassCore
     streams: StreamManager
+    presence: CorePresence
 
 
 class Fleet:
@@ -137,6 +129,7 @@ class Fleet:
         self._loop = _made_whole(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self.devices: dict[str, Device] = {}
+        self._leaving: set[asyncio.Task[None]] = set()  # cores that are stopped by `fedgrass core stop`
         self.plain = PlainDevices(
             cloud,
             stack,
@@ -204,7 +197,7 @@ class Fleet:
 
         # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
         def known(token: str) -> bool:
-            return self.devices[thing].core.is_component_token(token)
+            return core.is_component_token(token)
 
         faults = Faults()
         streams = StreamManager(folder / "streams", credentials.s3_client, known, faults=faults)
@@ -228,17 +221,37 @@ class Fleet:
                 faults=faults,
             )
         )
-        self.devices[thing] = Device(thing, core, streams)
+        outside = Outside(self._publish, lambda: self._switch_off(thing))
+        device = Device(thing, core, streams, CorePresence(core, self._profile, outside))
+        self.devices[thing] = device
+        await device.presence.start()
         await core.start()
+        device.presence.ready()
         await core.deploy(build.recipe, build.artifacts, configuration)
         await core.wait_for(build.name, "RUNNING", START_SECONDS)
 
     def _credentials(self, thing: str) -> DeviceCredentials:
-        role, bucket = self._stack["DeviceRoleArn"], self._stack["BucketName"]
-        return DeviceCredentials(self._cloud, role, bucket, thing, self._endpoint_url)
+        return DeviceCredentials(self._cloud, self._stack["DeviceRoleArn"], thing, self._endpoint_url)
+
+    async def _publish(self, message: IotMessage) -> None:
+        """Say something as the cloud. Raises IotConnectionError."""
+        client = self._cloud.client("iot-data")
+        words = {"topic": message.topic, "payload": message.payload, "qos": message.qos}
+        try:
+            await asyncio.to_thread(client.publish, **words, retain=message.retain)
+        except (BotoCoreError, ClientError) as exc:
+            text = f"the embedded cloud did not take the message for {message.topic}: {exc}"
+            raise IotConnectionError(text) from exc
+
+    def _switch_off(self, thing: str) -> None:
+        if device := self.devices.pop(thing, None):
+            task = asyncio.create_task(_stop_one(device))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     async def _stop_all(self) -> None:
-        stops = [self.plain.stop(), *(_stop_one(device) for device in self.devices.values())]
+        cores = (_stop_one(device) for device in self.devices.values())
+        stops = [self.plain.stop(), *cores, *self._leaving]
         self.devices.clear()
         _raise_first(await asyncio.gather(*stops, return_exceptions=True))
 
@@ -252,9 +265,11 @@ def _raise_first(results: Sequence[BaseException | None]) -> None:
 
 async def _stop_one(device: Device) -> None:
     try:
+        await device.presence.stop()
         await device.core.stop()
     finally:
         await device.streams.stop()
+        device.presence.release()
 
 
 def _made_whole(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:

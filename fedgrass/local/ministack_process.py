@@ -25,11 +25,10 @@ from typing import Any
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from ministack.app import app
-from ministack.services import scheduler
+
+from fedgrass.local.ministack_mending import mend
 
 LOOPBACK = "127.0.0.1"
-# MiniStack looks for due schedules every 10 s and has no setting for it: coarse for a round's deadline.
-SCHEDULER_TICK_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 75
 # Nothing that is still being answered matters: the state goes as well.
 FINISH_REQUESTS_SECONDS = 0.5
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder to remove if the parent dies")
     arguments = parser.parse_args()
     mqtt = socket.socket(fileno=arguments.mqtt_fd)
-    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
+    mend()
     # Not closed by `with`: that would wait for the threads of unfinished requests.
     runner = asyncio.Runner(loop_factory=lambda: LoopbackEventLoop({mqtt.getsockname()[1]: mqtt}))
     runner.run(_serve(arguments.gateway_fd, arguments.state))

@@ -128,7 +128,7 @@ class PlainDevices:
         environment = {
             **own,
             "AWS_ENDPOINT_URL": self._endpoint_url,
-            "PYTHONPATH": str(SOURCES),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), own.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
         }
         script = Script("exec " + shlex.join(command), environment, folder, folder / "trainer.log")

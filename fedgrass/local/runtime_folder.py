@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Self
 
-from fedgrass.local.core_errors import ControlError
+from fedgrass.local.core_errors import ControlError, NameTakenError
 
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
@@ -68,21 +68,38 @@ class Claim:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ControlError if another process holds it."""
+        """Raises NameTakenError if another process holds it."""
         self._file = path.with_suffix(".lock")
-        descriptor = _locked(self._file)
-        while not _is_still(self._file, descriptor):
-            # Whoever held it took the file away after it was opened here: this lock is on nothing.
-            os.close(descriptor)
-            descriptor = _locked(self._file)
-        self._descriptor: int | None = descriptor
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            self._descriptor = self._try()
 
     def close(self) -> None:
-        """Let go. May be called again."""
+        """Let go, and leave nothing behind. May be called again."""
         if self._descriptor is not None:
-            self._file.unlink(missing_ok=True)  # before the lock is gone: later it may be somebody else's
+            self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _try(self) -> int | None:
+        """Return the file's descriptor once it is locked; None if another process has just removed it."""
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that its former holder has removed meanwhile keeps nobody else out.
+            current = self._file.stat().st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            current = False
+        except OSError as exc:
+            os.close(descriptor)
+            message = (
+                "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
+            )
+            raise NameTakenError(message) from exc
+        if current:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def __enter__(self) -> Self:
         """Hold it for the length of a block."""
@@ -91,25 +108,6 @@ class Claim:
     def __exit__(self, *_: object) -> None:
         """Let go."""
         self.close()
-
-
-def _locked(file: Path) -> int:
-    """Return the descriptor of a file with the lock on it. Raises ControlError if another process has it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(descriptor)
-        message = "a core of this name is running already: choose another --thing, or `fedgrass core stop`"
-        raise ControlError(message) from exc
-    return descriptor
-
-
-def _is_still(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def remove_stale(path: Path) -> bool:

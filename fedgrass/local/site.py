@@ -57,6 +57,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
     ports: tuple[int, int] = (0, 0),
     plain: Mapping[str, Mapping[str, object]] | None = None,
     parameters: Mapping[str, str] | None = None,
+    enforces: bool = False,
     say: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Site]:
@@ -70,6 +71,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
         ports: of the cloud's AWS API and of its MQTT broker; 0 takes a free one.
         plain: the trainer's configuration for each thing that runs without Greengrass.
         parameters: for the template, beside the fleet's name.
+        enforces: whether IAM and IoT policies count, as on AWS.
         say: told of each step, for people who wait.
         check: asked again and again while the devices start; what it raises ends it all.
     """
@@ -80,7 +82,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
     with ExitStack() as stack:
         started = time.monotonic()
         cloud = stack.enter_context(
-            EmbeddedCloud(folder / "cloud", gateway_port=ports[0], mqtt_port=ports[1])
+            EmbeddedCloud(folder / "cloud", gateway_port=ports[0], mqtt_port=ports[1], enforces=enforces)
         )
         outputs = cloud.deploy(
             "fedgrass",

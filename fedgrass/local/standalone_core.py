@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from fedgrass.local.component_process import BROKEN, FINISHED
 from fedgrass.local.control_server import ControlServer
-from fedgrass.local.core_control import CoreControl
+from fedgrass.local.core_control import CoreControl, Outside
 from fedgrass.local.core_errors import ComponentStateError, CoreError, NoCloudError
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.deployment_records import ComponentSource
@@ -94,7 +94,8 @@ class StandaloneCore:
         self.stopping = asyncio.Event()
         """Set when somebody has asked for the core's end over its control socket."""
         self.faults = FaultInjector(self.core)
-        self._control = CoreControl(self.core, options.profile, self.faults, self._loopback, self.stopping)
+        outside = Outside(self._accept, self.stopping.set)
+        self._control = CoreControl(self.core, options.profile, self.faults, outside)
         self._server = ControlServer(options.thing_name, self._control.answer, logging.getLogger(__name__))
 
     async def start(self) -> None:
@@ -141,6 +142,9 @@ class StandaloneCore:
             await self._streams.stop()
         finally:
             self._server.release()
+
+    async def _accept(self, message: IotMessage) -> None:
+        self._loopback.accept(message)
 
     def _is_component_token(self, token: str) -> bool:
         return self.core.is_component_token(token)

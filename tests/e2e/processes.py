@@ -1,8 +1,10 @@
 """What a command started, and whether any of it is still there."""
 
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +26,17 @@ def wait_until(condition: Callable[[], object], what: str, patience: float = PAT
 
 
 class Command:
-    """A ``fedgrass`` command in a folder of its own, whose temporary files go there too."""
+    """A ``fedgrass`` command in a folder of its own, whose temporary files go there too.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    ``runtime`` is where its cores can be found: a folder of its own if none is given.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, runtime: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
+        self._own_runtime = runtime is None
+        self.runtime = runtime or Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))  # short: for sockets
         self.output = folder / "output.txt"
         self._log = self.output.open("wb")
         self._process = subprocess.Popen(
@@ -39,6 +46,7 @@ class Command:
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(folder),
                 "TMPDIR": str(self.temporary),
+                "XDG_RUNTIME_DIR": str(self.runtime),
                 "PYTHONPATH": str(package.ROOT),  # this checkout's command, whichever one is installed
             },
             stdin=subprocess.DEVNULL,
@@ -77,11 +85,12 @@ class Command:
         self._process.send_signal(number)
 
     def left_behind(self) -> list[str]:
-        """Return the noted processes that do not end, and the files in the temporary folder."""
+        """Return the noted processes that do not end, and the files in the folders of temporary files."""
         deadline = time.monotonic() + 10
         while (alive := [p for p in self.seen if _is_alive(p)]) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return [str(process) for process in alive] + [str(path) for path in self.temporary.iterdir()]
+        files = [*self.temporary.iterdir(), *(path for path in self.runtime.rglob("*") if not path.is_dir())]
+        return [str(process) for process in alive] + [str(path) for path in files]
 
     def kill(self) -> None:
         """End the command whatever it does."""
@@ -89,6 +98,8 @@ class Command:
         self._process.kill()
         self._process.wait(10)
         self._log.close()
+        if self._own_runtime:
+            shutil.rmtree(self.runtime)
 
 
 def listening_ports(process: psutil.Process) -> list[int]:
@@ -105,9 +116,9 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def command(folder: Path, *arguments: str) -> Iterator[Command]:
+def command(folder: Path, *arguments: str, runtime: Path | None = None) -> Iterator[Command]:
     """Run a ``fedgrass`` command; it is ended in any case."""
-    started = Command(folder, *arguments)
+    started = Command(folder, *arguments, runtime=runtime)
     try:
         yield started
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fedgrass.local.fault_kinds import FAULTS
 from tests.core_device import is_alive
 from tests.e2e.processes import wait_until
 from tests.local_core import recipe, write_recipe
@@ -157,6 +158,29 @@ def test_faults_are_injected_shown_and_cleared(laptop: Laptop) -> None:
         wait_until(lambda: laptop.said().count("heats up to 21 degrees") == 2, "the component's restart")
         code, said = laptop.attempt("inject", "earthquake")
         assert (code, "choose one of broker-cut" in said) == (1, True)
+
+
+@pytest.mark.parametrize("profile", ["classic", "lite"])
+def test_every_fault_there_is_can_be_injected_and_ended_from_the_command_line(
+    laptop: Laptop, profile: str
+) -> None:
+    with laptop.running("--recipe", laptop.recipe(STAYS), "--profile", profile):
+        laptop.component_pid()
+        lasting = [name for name, fault in FAULTS.items() if fault.lasts]
+        for name, fault in FAULTS.items():
+            amount = ("--amount", str(fault.default or 1000)) if fault.unit else ()
+            assert laptop.do("inject", name, *amount) == f"{name} injected\n"
+        listed = laptop.do("list")
+        assert all(f"fault {name}" in listed for name in lasting)
+        assert len(lasting) >= 7
+        for name in lasting:
+            assert laptop.do("inject", name, "--clear") == f"{name} cleared\n"
+        assert "    fault " not in laptop.do("list")
+        for once in set(FAULTS) - set(lasting):
+            code, said = laptop.attempt("inject", once, "--clear")
+            assert (code, "happens once" in said) == (1, True)
+        code, said = laptop.attempt("inject", "slow-uplink")
+        assert (code, "needs an amount in bytes/s" in said) == (1, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -92,7 +92,8 @@ def test_what_a_killed_demo_left_is_removed_by_the_next_one_and_what_a_living_on
     with command(tmp_path, *SMALL, "--rounds", "1000") as killed:
         killed.wait_for("round 1.1 opened")
         killed.interrupt(signal.SIGKILL)
-        left = [line for line in killed.left_behind() if "psutil.Process" not in line]
+        killed.left_behind()
+        left = [str(path) for path in killed.temporary.iterdir()]
         assert left
     with command(tmp_path, *SMALL, "--rounds", "1000") as second:
         second.wait_for("round 1.1 opened")

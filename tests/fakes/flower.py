@@ -1,5 +1,6 @@
 """Flower's strategies with clients of the test's, by its own message API, unmodified."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,9 @@ class FlowerRun:
     """
 
     def __init__(self, strategy: Any, model: Mapping[str, NDArray[Any]], first_round: int = 1) -> None:
+        # Flower asks for a garbage collection after each client; none need look through all that the tests
+        # before this one have imported and made.
+        gc.freeze()
         self._strategy = strategy
         self._round = first_round
         self.model: Arrays = dict(model)

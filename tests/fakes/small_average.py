@@ -29,6 +29,7 @@ from tests.fakes.memory_cloud import (
     MemoryRounds,
     MemoryThingGroups,
 )
+from tests.fakes.memory_log import MemoryLog
 
 Arrays = Mapping[str, NDArray[Any]]
 RUN = "run-1"
@@ -198,6 +199,6 @@ def _cloud(bucket: MemoryBucket) -> Cloud:
         publisher=MemoryPublisher(),
         alarms=MemoryAlarms(),
         now=lambda: 0,
-        log=lambda _line: None,
+        log=MemoryLog(),
         lease_seconds=60,
     )

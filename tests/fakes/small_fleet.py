@@ -33,6 +33,7 @@ from tests.fakes.memory_cloud import (
     MemoryRounds,
     MemoryThingGroups,
 )
+from tests.fakes.memory_log import MemoryLog
 
 FLEET = "garden"
 RUN = "run-1"
@@ -61,7 +62,8 @@ class SmallFleet:
         self.rounds, self.bucket, self.devices = MemoryRounds(), MemoryBucket(), MemoryDevices()
         self.publisher, self.alarms = MemoryPublisher(), MemoryAlarms()
         self.thing_groups = MemoryThingGroups()
-        self.log: list[str] = []
+        self.journal = MemoryLog()
+        self.log = self.journal.lines
         self.counter = CallCounter()
         self.lease_seconds = lease_seconds
         self.scale = scale or Scale()
@@ -92,7 +94,7 @@ class SmallFleet:
             alarms=cast(Alarms, ports[4]),
             thing_groups=cast(ThingGroups, ports[5]),
             now=lambda: self.now,
-            log=self.log.append,
+            log=self.journal,
             lease_seconds=self.lease_seconds,
             scale=self.scale,
         )
@@ -211,8 +213,8 @@ class SmallFleet:
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
-        drive = partial(coordinator.advance, self.cloud)
-        answer = each_record(event, self.log.append, partial(averager.take, self.cloud), drive)
+        drive = partial(averager.drive, self.cloud)
+        answer = each_record(event, self.journal, partial(averager.take, self.cloud), drive)
         failures = [line for line in self.log if line.startswith("failed:")]
         assert failures == []
         return answer == {"batchItemFailures": []}

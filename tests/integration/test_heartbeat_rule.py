@@ -45,6 +45,22 @@ def said(cloud: EmbeddedCloud, devices: DynamoDevices, payload: bytes) -> Candid
     return found[0]
 
 
+@pytest.mark.parametrize(("speaks", "found"), [("2,1", {1, 2}), (None, {1})], ids=["says", "old"])
+def test_the_versions_of_messages_that_a_device_speaks_reach_the_candidates(
+    embedded_cloud: EmbeddedCloud, devices: DynamoDevices, speaks: str | None, found: set[int]
+) -> None:
+    """A component of before the versions were negotiated does not say them, and speaks the first one."""
+    heartbeat = {
+        "version": 1,
+        "state": "idle",
+        "tasks": "digits",
+        "examples": 40,
+        "component_version": "0.1.0",
+        "uptime_seconds": 2.5,
+    } | ({} if speaks is None else {"speaks": speaks})
+    assert said(embedded_cloud, devices, json.dumps(heartbeat).encode()).speaks == found
+
+
 def test_a_row_is_to_be_forgotten_when_the_device_was_not_heard_for_so_many_seconds(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:

@@ -61,3 +61,47 @@ def test_an_environment_is_made_once_and_found_again(tmp_path: Path) -> None:
     assert "it does not have: awsiot, boto3" in missing.stderr
     assert "cannot run the trainer" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would be run, and is not: this test needs no network."""
+    ran: list[list[str]] = []
+
+    def note(command: list[str], _seconds: float, _failure: str) -> None:
+        ran.append(command)
+        install.ENVIRONMENT.mkdir(exist_ok=True)
+        if "--index-url" in command and "unreachable" in (tmp_path / "network").read_text():
+            message = "PyTorch's own index has none"
+            raise install.InstallError(message)
+
+    (tmp_path / "network").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(install, "_run", note)
+    return ran
+
+
+def test_pytorch_comes_without_its_parts_for_gpus_unless_they_are_asked_for(
+    commands: list[list[str]],
+) -> None:
+    install.environment()
+    making, torch, others = commands
+    assert making[1:3] == ["-m", "venv"]
+    assert torch[-6:-1] == ["--index-url", install.CPU_INDEX, "--no-deps", "--retries", "1"]
+    assert torch[-1].startswith("torch==")
+    assert others[-2] == "-r"
+    assert "--index-url" not in others
+    commands.clear()
+    install.environment("gpu")
+    # pip takes one kind for as good as the other: the environment is made anew.
+    assert "--clear" in commands[0]
+    assert len(commands) == 2
+
+
+def test_where_pytorchs_own_index_is_not_reached_pips_own_is_asked(
+    commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "network").write_text("unreachable")
+    install.environment()
+    assert commands[-1][-2] == "-r"
+    assert "which may be 2 GB larger" in capsys.readouterr().err

@@ -202,7 +202,7 @@ def test_a_killed_trainer_goes_on_where_it_was(place: Place) -> None:
     again = decode(place.waits_for("complete", 2), Completion)
     assert again == decode(place.waits_for("complete"), Completion)
     states = place.said("status", lambda payload: decode(payload, Status).state)
-    assert states == ["accepted"]
+    assert [state for state in states if state != "progress"] == ["accepted"]  # a slow machine tells more
 
 
 def test_a_changed_file_is_taken_up_at_a_reload(place: Place) -> None:

@@ -4,11 +4,12 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ class Site:
                 {**CONFIGURATION, **configuration},
             )
         )
+
+    def configure(self, **configuration: object) -> None:
+        """Merge into the configuration, as a deployment does it."""
+        self.running.run(self.running.core.update_configuration(NAME, configuration))
 
     def put(self, number: int, data: bytes, *, run: str = "run-a", task: str = "noise") -> NewModel:
         """Put a model into the bucket; return how it is announced."""
@@ -451,6 +456,97 @@ def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
     eventually(lambda: site.running.core.component_state(NAME) == "BROKEN", PATIENCE)
     assert words in site.log
     assert "Traceback" not in site.log
+
+
+def test_a_changed_bound_lets_a_model_in_that_was_too_bad_before(site: Site) -> None:
+    site.deploy(worse_by=0.5, check_seconds=1)
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.0)))
+    site.serves("run-a/1")
+    process = site.process
+    worse = site.put(2, biased(1.0))
+    site.point_to(worse)
+    site.announce(worse)
+    site.waits_for_event("run-a/2 is not taken")
+    site.configure(worse_by="10")
+    site.serves("run-a/2")
+    assert "took up a changed configuration" in site.log
+    assert site.process == process
+
+
+def test_tasks_come_and_go_with_no_restart(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(2.0)))
+    site.serves("run-a/1")
+    process = site.process
+    site.configure(tasks={"digits": {"share": 0}, "noise": None})
+    site.hears_of_models("digits")
+    eventually(lambda: site.reports()[-1].models == {}, PATIENCE)
+    assert site.predict(1)[0] == 404
+    digits = weights.encode(Digits().initial_weights(0))
+    site.announce(site.put(1, digits, run="run-d", task="digits"))
+    site.serves("run-d/1", "digits")
+    site.configure(tasks={"noise": {"megabytes": 0.01}})
+    site.serves("run-a/1")  # from disk
+    assert site.predict(1) == (200, {"task": "noise", "run": "run-a", "round": 1, "outputs": [3.0]})
+    assert site.process == process
+
+
+def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    before, process = site.port, site.process
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    site.configure(fleet="mill", http_port=port)
+    other = "fedgrass/mill/clients/device-1/predictor"
+    eventually(lambda: any(said.topic == other for said in site.running.broker.received), PATIENCE)
+    eventually(lambda: "fedgrass/mill/models/noise" in site.running.connection.filters, PATIENCE)
+    site.announce(site.put(1, biased(0.0)))  # in the fleet that it has left
+    model = site.put(2, biased(0.0))
+    site.running.from_cloud("fedgrass/mill/models/noise", messages.encode(model))
+
+    def answered() -> Any:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+            connection.request("GET", "/health")
+            return json.loads(connection.getresponse().read())["models"].get("noise")
+
+    eventually(lambda: answered() == "run-a/2", PATIENCE)
+    with pytest.raises(ConnectionRefusedError), closing(socket.socket()) as gone:
+        gone.connect(("127.0.0.1", before))
+    assert site.process == process
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"worse_by": -1}, "worse_by"),
+        ({"tasks": {"nonsense": {}}}, "'nonsense'"),
+        ({"tasks": {"noise": {"megabytes": "many"}}}, "takes numbers for megabytes"),
+        ({"http_port": "TAKEN"}, "http_port"),
+    ],
+)
+def test_a_changed_configuration_that_cannot_be_used_changes_nothing_and_is_reported(
+    site: Site, changed: dict[str, Any], reason: str
+) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.0)))
+    site.serves("run-a/1")
+    process, port = site.process, site.port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        site.configure(**{name: busy if value == "TAKEN" else value for name, value in changed.items()})
+        eventually(lambda: reason in site.reports()[-1].configuration_error, PATIENCE)
+    assert "the configuration stays as it was" in site.log
+    assert (site.process, site.port) == (process, port)
+    assert site.predict(1)[0] == 200
+    site.configure(worse_by=0.1, http_port=0, tasks={"nonsense": None, "noise": {"megabytes": 0.01}})
+    eventually(lambda: not site.reports()[-1].configuration_error, PATIENCE)
 
 
 def test_a_reply_topic_outside_the_tasks_own_is_not_answered(site: Site) -> None:

@@ -280,6 +280,16 @@ def test_an_idle_trainer_is_small(site: Site) -> None:
     assert resident_megabytes(process) < 60
 
 
+def test_a_trainer_that_uploads_by_itself_is_as_small_once_that_is_done(site: Site) -> None:
+    site.deploy(uploader="s3", warm_seconds=0)
+    site.waits_for("hello")
+    site.tells(work(4))
+    site.waits_for("complete")
+    eventually(lambda: len(site.processes) == 1, PATIENCE)  # neither a worker nor an upload
+    (process,) = site.processes
+    assert resident_megabytes(process) < 60
+
+
 def test_stopping_the_core_ends_the_trainer_and_a_worker_that_is_deaf(site: Site) -> None:
     options = {"module": "tests.integration.slow_tasks:Endless", "path": str(Path.cwd()), "deaf": True}
     site.deploy(tasks={"noise": options})

@@ -3,7 +3,7 @@
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import pytest
 from stream_manager import StreamManagerClient
 
 from components.trainer.errors import UploadFailed
+from components.trainer.ports import Uploader
 from components.trainer.s3_upload import S3Uploader
+from components.trainer.s3_upload_process import S3UploadProcess
 from components.trainer.stream_upload import STATUS_STREAM, STREAM, StreamUploader
 from fedgrass.local.cloud import EmbeddedCloud
 from tests.local_core import eventually
@@ -147,7 +149,9 @@ def test_a_stream_manager_that_came_back_is_connected_to_anew(
             assert gate.s3.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == 7000
 
 
-def test_a_device_without_stream_manager_uploads_by_itself(
+@pytest.mark.parametrize("uploader", [S3Uploader, S3UploadProcess])
+def test_a_device_without_stream_manager_uploads_by_itself(  # noqa: PLR0913, PLR0917 - fixtures
+    uploader: Callable[[Path], Uploader],
     tmp_path: Path,
     embedded_cloud: EmbeddedCloud,
     gate: Gate,
@@ -158,11 +162,11 @@ def test_a_device_without_stream_manager_uploads_by_itself(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", embedded_cloud.region)
-    S3Uploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
+    uploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
     found = gate.s3.get_object(Bucket=BUCKET, Key="updates/device-1/run/7-1.safetensors")
     assert found["Body"].read() == update.read_bytes()
     with pytest.raises(UploadFailed, match="no-such-bucket"):
-        S3Uploader(tmp_path).upload(update, "no-such-bucket", "updates/a", NEVER)
+        uploader(tmp_path).upload(update, "no-such-bucket", "updates/a", NEVER)
 
 
 def test_a_stream_manager_that_is_away_costs_no_threads(
@@ -197,7 +201,10 @@ def test_another_update_of_the_same_name_is_exported_anew(
     assert appended(port) == 2
 
 
-def test_an_upload_to_s3_ends_when_it_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("uploader", [S3Uploader, S3UploadProcess])
+def test_an_upload_to_s3_ends_when_it_is_cancelled(
+    uploader: Callable[[Path], Uploader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cancelled = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -219,6 +226,6 @@ def test_an_upload_to_s3_ends_when_it_is_cancelled(tmp_path: Path, monkeypatch: 
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         with pytest.raises(UploadFailed, match="cancelled"):
-            S3Uploader(tmp_path).upload(large, BUCKET, "k", cancelled)
+            uploader(tmp_path).upload(large, BUCKET, "k", cancelled)
         server.shutdown()
         serving.join(10)

@@ -226,6 +226,7 @@ ENCODINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda e: e.kind + "-difference" * e.difference)
 @pytest.mark.parametrize("exact_bytes", [combining.EXACT_BYTES, 0])
 @pytest.mark.parametrize("name", ["weighted_mean", "median"])

@@ -293,7 +293,7 @@ def test_the_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPatc
         ({"AWS_PROFILE": "nobody"}, "profile (nobody) could not be found. Set"),
         ({"AWS_REGION": "eu central"}, "'eu central'"),
         ({"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "garbage"}, "Invalid endpoint: garbage"),
-        ({"AWS_REGION": "eu-central-1"}, "Unable to locate credentials"),
+        ({"AWS_REGION": "eu-central-1"}, "AWS needs credentials: set AWS_PROFILE"),
     ],
 )
 def test_what_is_wrong_with_the_environment_is_told_in_one_line(

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from components.trainer.correcting import Corrected, correctable, server_control
 from components.trainer.errors import WorkFailed
+from components.trainer.finished_work import unfinished
 from components.trainer.memory import beside
 from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, Stop
@@ -287,7 +288,7 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
     fit = corrected.fit(begun, PLAIN, lambda _: None, never)
     corrected.write(fit, begun)
     sent = encodings.decode(
-        (tmp_path / "update.safetensors").read_bytes(), layout_with(layout, ["control"]), Encoding()
+        unfinished(tmp_path / "update.safetensors").read_bytes(), layout_with(layout, ["control"]), Encoding()
     )
     assert np.any(fit.weights["norm.running_mean"])
     changed = {name for name, array in sent.items() if name.startswith("control:") and np.any(array)}

@@ -262,6 +262,7 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
     assert set(fleet.parts()) == {"thing-0", "came-just-now", "at-the-edge"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
     """Every model of a round was held in memory at once."""

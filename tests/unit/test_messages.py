@@ -29,6 +29,7 @@ from fedgrass.federation.messages import (
     RoundFigures,
     Status,
     Verdict,
+    WorkMessage,
 )
 from fedgrass.federation.settings import LARGEST_TRAINING, RunSettings
 
@@ -140,6 +141,8 @@ def test_every_message_at_its_largest_fits_and_comes_back(message: Message) -> N
 @by_kind
 def test_a_message_of_another_version_is_refused_by_both_numbers(message: Message) -> None:
     newer = msgspec.json.encode({**msgspec.to_builtins(message), "version": 2})
+    if not isinstance(message, WorkMessage):
+        return  # is understood in every version: tests/contracts/test_message_versions.py
     with pytest.raises(MessageError, match="version 2; this side speaks version 1"):
         messages.decode(newer, type(message))
 

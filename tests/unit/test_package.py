@@ -1,7 +1,6 @@
 """What package.py builds: the same bytes each time, all that is needed, and nothing else."""
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 import package
-
-TRAINER = "com.fedgrass.Trainer"
-PREDICTOR = "com.fedgrass.Predictor"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -61,57 +56,6 @@ def test_a_change_of_one_file_changes_the_zip(tmp_path: Path) -> None:
     assert digests(tree / "build") != before
 
 
-def test_gdk_finds_what_it_expects_of_a_custom_build(tmp_path: Path) -> None:
-    """GDK wants artifacts/<name>/<version from its configuration>/ and recipes/<the recipe's file name>."""
-    tree = copy_of_the_tree(tmp_path / "tree")
-    assert f"built {TRAINER} NEXT_PATCH" in run_package(tree, "component")
-    build = tree / "greengrass-build"
-    assert sorted(digests(build)) == [
-        f"artifacts/{TRAINER}/NEXT_PATCH/trainer.zip",
-        f"recipes/{TRAINER}.yaml",
-    ]
-    recipe = yaml.safe_load((build / "recipes" / f"{TRAINER}.yaml").read_text())
-    assert (recipe["ComponentName"], recipe["ComponentVersion"]) == (TRAINER, "NEXT_PATCH")
-    assert recipe["ComponentPublisher"] == "fedgrass"
-    (artifact,) = recipe["Manifests"][0]["Artifacts"]
-    assert artifact["URI"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/trainer.zip"
-
-
-def test_gdk_finds_a_project_of_its_own_for_the_predictor(tmp_path: Path) -> None:
-    tree = copy_of_the_tree(tmp_path / "tree")
-    assert f"built {PREDICTOR} NEXT_PATCH" in run_package(tree, "component")
-    project = tree / "build" / "gdk" / PREDICTOR
-    assert sorted(digests(project)) == [
-        "gdk-config.json",
-        f"greengrass-build/artifacts/{PREDICTOR}/NEXT_PATCH/predictor.zip",
-        f"greengrass-build/recipes/{PREDICTOR}.yaml",
-        "recipe.yaml",
-    ]
-    configuration = json.loads((project / "gdk-config.json").read_text())
-    primary = json.loads((tree / "gdk-config.json").read_text())
-    assert configuration["component"] == {PREDICTOR: primary["component"][TRAINER]}
-    recipe = yaml.safe_load((project / "recipe.yaml").read_text())
-    assert recipe["ComponentName"] == PREDICTOR
-    (artifact,) = recipe["Manifests"][0]["Artifacts"]
-    assert artifact["URI"] == "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/predictor.zip"
-
-
-def test_gdk_is_told_of_one_component_with_a_custom_build_and_finds_one_recipe_beside_its_configuration() -> (
-    None
-):
-    configuration = json.loads((package.ROOT / "gdk-config.json").read_text())
-    ((name, settings),) = configuration["component"].items()
-    assert name == TRAINER
-    assert settings["build"] == {
-        "build_system": "custom",
-        "custom_build_command": ["python3", "package.py", "component"],
-    }
-    (recipe,) = [*package.ROOT.glob("recipe.yaml"), *package.ROOT.glob("recipe.json")]
-    assert recipe.is_symlink()
-    assert recipe.resolve() == package.ROOT / "recipes" / f"{TRAINER}.yaml"
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "archive", "own", "entries"),
     [

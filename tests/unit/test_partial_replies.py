@@ -1,9 +1,12 @@
 """A run that takes parts of trainings: what devices are told, and how a part counts."""
 
 import numpy as np
+import pytest
 
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion, decode
 from fedgrass.federation.rounds import State
+from fedgrass.federation.settings import parse_settings
 from tests.fakes.small_fleet import SmallFleet
 
 
@@ -38,3 +41,9 @@ def test_a_completion_of_a_device_that_knows_no_parts_is_whole() -> None:
     said = said.replace(b',"partial":false', b"")
     assert b"partial" not in said
     assert decode(said, Completion).partial is False
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_whether_parts_are_taken_is_true_or_false(value: object) -> None:
+    with pytest.raises(SettingsError, match="allow_partial"):
+        parse_settings({"task": "digits", "allow_partial": value})

@@ -107,11 +107,12 @@ def test_a_value_that_cannot_be_used_is_named(values: dict[str, Any], words: str
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    lifecycle = recipe["Manifests"][0]["Lifecycle"]
-    for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-        left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-        assert "{" not in left
-        assert "}" not in left
+    for manifest in recipe["Manifests"]:
+        lifecycle = manifest["Lifecycle"]
+        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
+            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
+            assert "{" not in left
+            assert "}" not in left
 
 
 def test_the_page_of_the_predictor_explains_each_key() -> None:

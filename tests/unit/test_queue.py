@@ -6,6 +6,7 @@ import pytest
 
 from cloud_functions.queue import each_record
 from fedgrass.federation.errors import NotYet
+from tests.fakes.memory_log import MemoryLog
 
 
 class Worker:
@@ -13,7 +14,8 @@ class Worker:
 
     def __init__(self, stuck: Sequence[str] = (), error: Exception | None = None) -> None:
         self.done: list[str] = []
-        self.log: list[str] = []
+        self._journal = MemoryLog()
+        self.log = self._journal.lines
         self._stuck = stuck
         self._error = error or NotYet("others are at it")
 
@@ -31,7 +33,7 @@ class Worker:
     def batch(self, *bodies: str) -> list[str]:
         """Return the numbers of the messages that come back."""
         records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
-        answer = each_record({"Records": records}, self.log.append, self.take, self.drive)
+        answer = each_record({"Records": records}, self._journal, self.take, self.drive)
         return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
 
 

@@ -168,6 +168,7 @@ def raw_recipe() -> bytes:
     return json.dumps(recipe("true")).encode()
 
 
+@pytest.mark.slow
 def test_several_threads_may_be_the_first_to_read_a_recipe() -> None:
     # In a process of its own: what this guards against is a crash of the interpreter.
     command = [sys.executable, "-c", FIRST_USE_IN_THREADS]

@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -112,5 +113,5 @@ class RoundMachine(Rules):
         self.fleet.counter.forget_plans()
 
 
-TestRoundMachine = RoundMachine.TestCase
+TestRoundMachine = pytest.mark.slow(RoundMachine.TestCase)
 TestRoundMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -14,9 +14,13 @@ _CALLS = re.compile(
 
 
 def statements(table: str) -> list[dict[str, Any]]:
-    """Return the statements of the round's policy on a table."""
-    policy = template()["Resources"]["RoundPolicy"]["Properties"]["PolicyDocument"]
-    return [one for one in policy["Statement"] if f"{table}.Arn" in str(one["Resource"]).replace("', '", ".")]
+    """Return the statements on a table: of the round's policy, and of the functions' own roles."""
+    resources = template()["Resources"]
+    own = [resources[f"{function}Role"]["Properties"]["Policies"] for function in ("Initiator", "Averager")]
+    documents = [policy["PolicyDocument"] for policies in own for policy in policies]
+    documents.append(resources["RoundPolicy"]["Properties"]["PolicyDocument"])
+    listed = [statement for document in documents for statement in document["Statement"]]
+    return [one for one in listed if f"{table}.Arn" in str(one["Resource"]).replace("', '", ".")]
 
 
 def actions(statement: dict[str, Any]) -> set[str]:

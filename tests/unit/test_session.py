@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.trainer.worker_protocol import Failure, Progress
+from fedgrass.federation import message_versions, messages
 from tests.unit.device import TOPICS, Device, announcement, configure, verdict
 
 
@@ -30,6 +31,19 @@ def test_a_work_is_accepted_trained_uploaded_and_completed(device: Device) -> No
     assert completion.announced_at == 1_700_000_000_000
     assert (completion.bytes, completion.examples) == (8, 40)
     assert device.bucket.objects == {"fleet-bucket/updates/press-1/run-a/1-1.safetensors": b"x" * 8}
+
+
+def test_a_device_says_what_it_speaks_and_replies_in_the_version_of_the_announcement(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one release later: a component that speaks two versions, and a cloud that has the older one."""
+    (_, said, _) = device.broker.sent[-1]
+    assert messages.decode(said, messages.Heartbeat).speaks == "1"
+    monkeypatch.setattr(message_versions, "SPOKEN", (2, 1))
+    for version, run in ((2, "run-a"), (1, "run-b")):
+        device.hears(announcement(run=run, version=version))
+        device.finishes()
+    assert [message.version for message in device.completions] == [2, 1]
 
 
 def test_completion_waits_for_the_upload(device: Device) -> None:

@@ -81,11 +81,12 @@ def test_the_default_configuration_can_be_used(
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    lifecycle = recipe["Manifests"][0]["Lifecycle"]
-    for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-        left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-        assert "{" not in left
-        assert "}" not in left
+    for manifest in recipe["Manifests"]:
+        lifecycle = manifest["Lifecycle"]
+        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
+            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
+            assert "{" not in left
+            assert "}" not in left
 
 
 def test_a_device_without_greengrass_needs_no_more_of_its_requirements_than_paho() -> None:
@@ -141,14 +142,15 @@ def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each may take what those before it left, so that the reason is told and not cut off."""
-    timeout = recipe["Manifests"][0]["Lifecycle"]["install"]["Timeout"]
+    (timeout,) = {manifest["Lifecycle"]["install"]["Timeout"] for manifest in recipe["Manifests"]}
     given: list[float] = []
     monkeypatch.chdir(tmp_path)
     install.ENVIRONMENT.mkdir()
     monkeypatch.setattr(install, "_run", lambda _command, seconds, _failure: given.append(seconds))
     monkeypatch.setattr(install, "STARTED", time.monotonic() - 800)
     install.environment()
-    making, installing = given
+    making, *installing = given
     assert making < timeout
-    assert 800 + installing < timeout
+    assert len(installing) == 2  # PyTorch, and all the others
+    assert 800 + max(installing) < timeout
     assert timeout > install.STEP_SECONDS

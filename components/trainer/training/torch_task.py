@@ -22,6 +22,7 @@ from components.trainer.training.corrections import (
     plain_steps,
 )
 from components.trainer.training.descent import Descent, Optimizer
+from components.trainer.training.devices import choose_device
 from components.trainer.training.fitting import Fitting, Patience
 from components.trainer.training.inputs import read_inputs
 from components.trainer.training.losses import Loss, Measures, balanced_weights, loss_of
@@ -56,7 +57,7 @@ class TorchTask:
         self._held_out = held_out
         self._defaults = defaults or TrainingSettings()
         self._loss = loss
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = choose_device()
         self._model = make_model().to(self._device)
         self._counted: Samples | None = None  # what examples() saw, for the fit that follows
         self._autocast: dict[tuple[object, ...], torch.dtype | None] = {}  # a measurement is made once

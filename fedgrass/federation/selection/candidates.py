@@ -7,6 +7,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from fedgrass.federation.attributes import Attributes
+from fedgrass.federation.message_versions import FIRST
 
 NO_ATTRIBUTES: Attributes = MappingProxyType({})
 
@@ -32,6 +33,7 @@ class Candidate(Struct, frozen=True):
     rounds_since_asked: int | None = None
     times_asked: int = 0
     metrics: frozenset[str] = frozenset()  # that its tasks report; none if that is not known yet
+    speaks: frozenset[int] = FIRST  # versions of messages
 
     @property
     def silent(self) -> bool:

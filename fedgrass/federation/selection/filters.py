@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from fedgrass.federation import message_versions
 from fedgrass.federation.attributes import Expression, Value
 from fedgrass.federation.selection.candidates import Candidate
 
@@ -31,6 +32,7 @@ class _Step(NamedTuple):
     holds: Holds
     note: Callable[[Candidate], Iterable[str]] = _nothing
     hint: Hint = _no_hint
+    quiet: bool = False  # told of only if it leaves somebody out
 
 
 class Requirements(Struct, frozen=True, kw_only=True):
@@ -74,8 +76,11 @@ class Requirements(Struct, frozen=True, kw_only=True):
                 if not step.holds(candidate):
                     break
                 left[place] += 1
-        words = [f"{read} devices were read"]
+        words, before = [f"{read} devices were read"], read
         for step, count, names in zip(steps, left, noted, strict=True):
+            if step.quiet and count == before:
+                continue
+            before = count
             words.append(f"{count} {step.words}")
             if not count:
                 words.append(step.hint(names) if names else "")
@@ -87,6 +92,13 @@ class Requirements(Struct, frozen=True, kw_only=True):
         steps = [
             _Step("were seen lately enough", seen_since(self.seen_at_earliest)),
             _Step(f"of them have the task {self.task!r}", has_task(self.task), _tasks_of, _their_tasks),
+            _Step(
+                f"of them speak messages of version {message_versions.spoken()}",
+                understands,
+                _versions_of,
+                _their_versions,
+                quiet=True,
+            ),
         ]
         if self.minimum_examples:
             words = f"of them have {self.minimum_examples} examples or more"
@@ -109,6 +121,11 @@ def seen_since(earliest: int) -> Holds:
 def has_task(task: str) -> Holds:
     """Return who has a task."""
     return lambda candidate: task in candidate.tasks
+
+
+def understands(candidate: Candidate) -> bool:
+    """Return whether a device and this side have a version of messages in common."""
+    return message_versions.newest_common(candidate.speaks) is not None
 
 
 def has_examples(fewest: int) -> Holds:
@@ -148,6 +165,17 @@ def _tasks_of(candidate: Candidate) -> Iterable[str]:
 
 def _their_tasks(tasks: Collection[str]) -> str:
     return f"they have the tasks: {', '.join(sorted(tasks))}"
+
+
+def _versions_of(candidate: Candidate) -> Iterable[str]:
+    return map(str, candidate.speaks)
+
+
+def _their_versions(noted: Collection[str]) -> str:
+    theirs = sorted(map(int, noted))
+    way_out = "the stack" if theirs[0] > max(message_versions.SPOKEN) else "the trainer component"
+    versions = ", ".join(map(str, theirs))
+    return f"the others speak version {versions}: deploy a newer version of {way_out}"
 
 
 def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:

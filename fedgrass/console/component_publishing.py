@@ -1,0 +1,198 @@
+"""Publishes a component as ``gdk component publish`` would, with nothing left half-made."""
+
+import hashlib
+import re
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from botocore.exceptions import ClientError
+from msgspec import Struct
+
+from fedgrass.console.greengrass_cloud import Clients, DeploymentError, GreengrassCloud, code_of
+from fedgrass.federation.errors import SettingsError
+
+LARGEST_RECIPE = 16_000  # bytes
+ARTIFACTS = "components/"  # below it the devices' role may read
+WAIT_SECONDS = 120.0
+LOOK_SECONDS = 2.0
+_VERSION = re.compile(r"(0|[1-9]\d{0,5})(\.(0|[1-9]\d{0,5})){2}(-[0-9A-Za-z.-]{1,40})?")
+
+
+class Built(Struct, frozen=True, kw_only=True):
+    """A component, ready to be published."""
+
+    key: str  # of the artifact in the bucket
+    artifact: bytes
+    recipe: bytes
+
+
+class Publisher:
+    """Makes and deletes component versions.
+
+    Args:
+        clients: gives the boto3 client of a service.
+        cloud: the account.
+        bucket: the stack's bucket, which holds the artifacts.
+    """
+
+    def __init__(self, clients: Clients, cloud: GreengrassCloud, bucket: str) -> None:
+        self._s3 = clients("s3")
+        self._greengrass = clients("greengrassv2")
+        self._cloud = cloud
+        self._bucket = bucket
+
+    def publish(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
+        """Build and publish a component version; yield a line per step.
+
+        Raises:
+            SettingsError: the version is none, or exists already.
+            DeploymentError: Greengrass refuses the component; its artifact is removed again.
+        """
+        if not _VERSION.fullmatch(version):
+            message = f"--version is {version!r}; a component's version is three numbers, such as 1.0.0"
+            raise SettingsError(message)
+        published = self._cloud.versions(name)
+        if version in published:
+            raise _exists(name, version, published[0])
+        built = build(name, version, self._bucket)
+        where = f"s3://{self._bucket}/{built.key}"
+        if dry_run:
+            yield f"would upload {where} ({len(built.artifact):,} bytes) and make {name} {version}"
+            return
+        uploaded = self._upload(built)
+        yield f"uploaded {where} ({len(built.artifact):,} bytes)"
+        try:
+            arn = self._create(name, version, built.recipe)
+            self._wait(name, version, arn)
+        except BaseException:
+            if uploaded and not self._is_needed(name, version, built.key):
+                self._s3.delete_object(Bucket=self._bucket, Key=built.key)
+            raise
+        yield f"{name} {version} is published; `fedgrass deploy devices --group GROUP` brings it to devices"
+
+    def remove(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
+        """Delete a component version and its artifacts; yield a line per step. Raises SettingsError."""
+        arn = self._cloud.account.component_version(name, version)
+        try:
+            recipe = self._greengrass.get_component(arn=arn, recipeOutputFormat="YAML")["recipe"]
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+            message = (
+                f"there is no {name} {version}; there are: {', '.join(self._cloud.versions(name)) or 'none'}"
+            )
+            raise SettingsError(message) from error
+        keys = [key for key in _keys(recipe, self._bucket) if key.startswith(ARTIFACTS)]
+        if dry_run:
+            yield f"would delete {name} {version} and {', '.join(keys) or 'no artifact'}"
+            return
+        # The version first: without its artifact it could not be deployed, and would look as if it could.
+        self._greengrass.delete_component(arn=arn)
+        yield f"deleted {name} {version}; devices that have it keep it"
+        for key in keys:
+            self._s3.delete_object(Bucket=self._bucket, Key=key)
+            yield f"deleted s3://{self._bucket}/{key}"
+
+    def _upload(self, built: Built) -> bool:
+        """Upload the artifact; return whether it was not there yet. Its key holds its checksum."""
+        checksum = b64encode(hashlib.sha256(built.artifact).digest()).decode()
+        try:
+            self._s3.put_object(
+                Bucket=self._bucket,
+                Key=built.key,
+                Body=built.artifact,
+                ChecksumSHA256=checksum,
+                IfNoneMatch="*",
+            )
+        except ClientError as error:
+            if code_of(error) != "PreconditionFailed":
+                raise
+            return False
+        return True
+
+    def _is_needed(self, name: str, version: str, key: str) -> bool:
+        """Return whether the version exists with this artifact: somebody else may have made it meanwhile."""
+        arn = self._cloud.account.component_version(name, version)
+        try:
+            recipe = self._greengrass.get_component(arn=arn, recipeOutputFormat="YAML")["recipe"]
+        except ClientError as error:
+            return code_of(error) != "ResourceNotFoundException"
+        return key in _keys(recipe, self._bucket)
+
+    def _create(self, name: str, version: str, recipe: bytes) -> str:
+        try:
+            return str(self._greengrass.create_component_version(inlineRecipe=recipe)["arn"])
+        except ClientError as error:
+            if code_of(error) == "ConflictException":
+                raise _exists(name, version, version) from error
+            if code_of(error) == "ValidationException":
+                message = f"Greengrass refuses the recipe of {name} {version}, nothing is published: {error}"
+                raise DeploymentError(message) from error
+            raise
+
+    def _wait(self, name: str, version: str, arn: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            status = self._greengrass.describe_component(arn=arn)["status"]
+            if status["componentState"] == "DEPLOYABLE":
+                return
+            if status["componentState"] == "FAILED":
+                break
+            if time.monotonic() > deadline:
+                status = {"message": f"it was not deployable within {WAIT_SECONDS:.0f} s"}
+                break
+            time.sleep(LOOK_SECONDS)
+        self._greengrass.delete_component(arn=arn)
+        errors = "; ".join(f"{part}: {text}" for part, text in status.get("errors", {}).items())
+        message = f"{name} {version} was taken back: {status.get('message', '')} {errors}".rstrip()
+        raise DeploymentError(message)
+
+
+def build(name: str, version: str, bucket: str) -> Built:
+    """Return a component that is built from this checkout, its recipe naming its artifact in ``bucket``.
+
+    Raises:
+        SettingsError: this is no checkout, or the recipe is larger than Greengrass takes.
+    """
+    if find_spec("package") is None:
+        message = (
+            "components are built from fedgrass's sources: run this in a checkout, installed by `pip -e`"
+        )
+        raise SettingsError(message)
+    import package  # noqa: PLC0415  # a file of the checkout, which an installed fedgrass does not have
+
+    with tempfile.TemporaryDirectory(prefix="fedgrass-component-") as folder:
+        package.build_component(name, version, "fedgrass", Path(folder))
+        (artifact,) = (Path(folder) / "artifacts" / name / version).iterdir()
+        content = artifact.read_bytes()
+        # Another content lies at another key: no publication can change what another one has announced.
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        key = f"{ARTIFACTS}{name}/{version}/{digest}/{artifact.name}"
+        recipe = (Path(folder) / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace(
+        f"BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/{artifact.name}", f"{bucket}/{key}"
+    )
+    if len(recipe.encode()) > LARGEST_RECIPE:
+        message = f"the recipe of {name} has {len(recipe.encode())} bytes; Greengrass takes {LARGEST_RECIPE}"
+        raise SettingsError(message)
+    return Built(key=key, artifact=content, recipe=recipe.encode())
+
+
+def _keys(recipe: bytes, bucket: str) -> list[str]:
+    manifests = yaml.safe_load(recipe).get("Manifests", [])
+    uris = (artifact["URI"] for manifest in manifests for artifact in manifest.get("Artifacts", []))
+    start = f"s3://{bucket}/"
+    return sorted({uri.removeprefix(start) for uri in uris if uri.startswith(start)})
+
+
+def _exists(name: str, version: str, newest: str) -> SettingsError:
+    message = (
+        f"{name} {version} exists already, and a version never changes (the newest is {newest}): publish"
+        f" another one by --version, or delete this one by --remove"
+    )
+    return SettingsError(message)

@@ -1,0 +1,127 @@
+"""The files that a core device gets: its key, its certificate, the nucleus's configuration, an installer."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from msgspec import Struct
+
+ROOT_CA = "https://www.amazontrust.com/repository/AmazonRootCA1.pem"
+RELEASES = "https://d2s8p88vqu9w66.cloudfront.net/releases"
+KEY, CERTIFICATE, CONFIGURATION, INSTALLER = "private.key", "certificate.pem", "config.yaml", "install.sh"
+RECORD = "provisioned.json"
+FILES = (KEY, CERTIFICATE, CONFIGURATION, INSTALLER, RECORD)
+NUCLEI = {"classic": "/greengrass/v2", "lite": "/var/lib/greengrass"}  # and where each has its root
+_PRIVATE = 0o600
+_OWN_FOLDER = 0o700
+
+
+class CoreDevice(Struct, frozen=True, kw_only=True):
+    """What a nucleus has to know of its device and of AWS."""
+
+    thing: str
+    region: str
+    data_endpoint: str
+    credentials_endpoint: str
+    role_alias: str
+    nucleus: str = "classic"
+    nucleus_version: str = ""  # of the classic one
+
+
+def configuration(device: CoreDevice) -> dict[str, Any]:
+    """Return the nucleus's ``config.yaml``."""
+    root = NUCLEI[device.nucleus]
+    credentials = root if device.nucleus == "classic" else f"{root}/credentials"
+    own: dict[str, Any] = {
+        "awsRegion": device.region,
+        "iotRoleAlias": device.role_alias,
+        "iotDataEndpoint": device.data_endpoint,
+        "iotCredEndpoint": device.credentials_endpoint,
+    }
+    service: dict[str, Any] = {"componentType": "NUCLEUS", "configuration": own}
+    if device.nucleus == "classic":
+        service["version"] = device.nucleus_version
+    else:
+        own["runWithDefault"] = {"posixUser": "gg_component:gg_component"}
+        own["greengrassDataPlanePort"] = "8443"
+    name = "aws.greengrass.Nucleus" if device.nucleus == "classic" else "aws.greengrass.NucleusLite"
+    system = {
+        "certificateFilePath": f"{credentials}/{CERTIFICATE}",
+        "privateKeyPath": f"{credentials}/{KEY}",
+        "rootCaPath": f"{credentials}/AmazonRootCA1.pem",
+        # The classic nucleus's guide spells it one way, the lite one's the other.
+        "rootpath" if device.nucleus == "classic" else "rootPath": root,
+        "thingName": device.thing,
+    }
+    return {"system": system, "services": {name: service}}
+
+
+def installer(device: CoreDevice) -> str:
+    """Return the shell script that installs the nucleus, or configures the lite one, on the device."""
+    return (_CLASSIC if device.nucleus == "classic" else _LITE).format(
+        thing=device.thing, version=device.nucleus_version, releases=RELEASES, root_ca=ROOT_CA
+    )
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that nobody else can read, whole or not at all."""
+    path.parent.mkdir(mode=_OWN_FOLDER, parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def write_device_files(folder: Path, device: CoreDevice) -> None:
+    """Write ``config.yaml`` and ``install.sh``."""
+    text = yaml.safe_dump(configuration(device), sort_keys=False)
+    write_private(folder / CONFIGURATION, text.encode())
+    write_private(folder / INSTALLER, installer(device).encode())
+
+
+_CLASSIC = """\
+#!/bin/sh
+# Installs the Greengrass nucleus {version} on {thing}. Wants Java 11 or later, curl and unzip.
+# Run it as root in the folder that holds it:   sudo sh install.sh
+# Undo:   systemctl disable --now greengrass.service
+#         rm -r /greengrass/v2 /etc/systemd/system/greengrass.service
+set -eu
+cd "$(dirname "$0")"
+for program in java curl unzip; do
+    command -v "$program" >/dev/null || {{ echo "install $program first" >&2; exit 1; }}
+done
+install -d -m 755 /greengrass/v2
+install -m 600 private.key /greengrass/v2/private.key
+install -m 644 certificate.pem /greengrass/v2/certificate.pem
+curl --fail --silent --show-error --output /greengrass/v2/AmazonRootCA1.pem {root_ca}
+unpacked="$(mktemp -d)"
+trap 'rm -rf "$unpacked"' EXIT
+curl --fail --silent --show-error --output "$unpacked/nucleus.zip" {releases}/greengrass-{version}.zip
+unzip -q "$unpacked/nucleus.zip" -d "$unpacked/nucleus"
+java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$unpacked/nucleus/lib/Greengrass.jar" \\
+    --init-config config.yaml --component-default-user ggc_user:ggc_group --setup-system-service true
+"""
+
+_LITE = """\
+#!/bin/sh
+# Configures Greengrass Nucleus Lite, which has to be installed already, for {thing}.
+# Run it as root in the folder that holds it:   sudo sh install.sh
+# Undo:   systemctl stop greengrass-lite.target; rm -r /etc/greengrass/config.yaml /var/lib/greengrass/*
+set -eu
+cd "$(dirname "$0")"
+getent passwd ggcore >/dev/null || {{ echo "install Greengrass Nucleus Lite first" >&2; exit 1; }}
+install -d -o ggcore -g ggcore -m 700 /var/lib/greengrass/credentials
+install -o ggcore -g ggcore -m 600 private.key certificate.pem /var/lib/greengrass/credentials/
+curl --fail --silent --show-error --output /var/lib/greengrass/credentials/AmazonRootCA1.pem {root_ca}
+chmod 644 /var/lib/greengrass/credentials/AmazonRootCA1.pem
+systemctl stop greengrass-lite.target
+rm -f /var/lib/greengrass/config.db
+install -d /etc/greengrass
+install -m 644 config.yaml /etc/greengrass/config.yaml
+systemctl start greengrass-lite.target
+"""

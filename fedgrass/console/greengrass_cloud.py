@@ -1,0 +1,186 @@
+"""Greengrass in an AWS account, as the deploy commands use it: groups, component versions, deployments."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+from msgspec import Struct
+
+from fedgrass.federation.conversion import nearest
+from fedgrass.federation.errors import FedgrassError, SettingsError
+
+Clients = Callable[[str], Any]
+
+
+class DeploymentError(FedgrassError):
+    """Greengrass did not take a deployment or a component; the text says which, and why."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a deployment has come, in devices."""
+
+    status: str
+    queued: int = 0
+    in_progress: int = 0
+    succeeded: int = 0
+    failed: int = 0  # also those that timed out, were rejected or canceled
+
+    @property
+    def over(self) -> bool:
+        """Whether no device has it before itself."""
+        known = self.queued + self.in_progress + self.succeeded + self.failed
+        return self.status != "ACTIVE" or (known > 0 and self.queued + self.in_progress == 0)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.succeeded} succeeded, {self.failed} failed, {self.in_progress} in progress,"
+            f" {self.queued} queued"
+        )
+
+
+def code_of(error: ClientError) -> str:
+    """Return AWS's own word for an error, such as ``ResourceNotFoundException``."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+class Account:
+    """Whom the credentials belong to, and in which region.
+
+    Raises:
+        SettingsError: it is not the account that the operator expects.
+    """
+
+    def __init__(self, clients: Clients, expected: str = "") -> None:
+        self.region: str = clients("greengrassv2").meta.region_name
+        caller = clients("sts").get_caller_identity()
+        self.number: str = caller["Account"]
+        self.partition = caller["Arn"].split(":")[1]
+        if expected and expected != self.number:
+            message = (
+                f"the credentials are those of account {self.number} ({caller['Arn']}), and --account is"
+                f" {expected}: choose the right ones by AWS_PROFILE"
+            )
+            raise SettingsError(message)
+
+    def component(self, name: str) -> str:
+        """Return the ARN of a component: AWS's own ones begin with ``aws.``."""
+        owner = "aws" if name.startswith("aws.") else self.number
+        return f"arn:{self.partition}:greengrass:{self.region}:{owner}:components:{name}"
+
+    def component_version(self, name: str, version: str) -> str:
+        """Return the ARN of a component's version."""
+        return f"{self.component(name)}:versions:{version}"
+
+
+class GreengrassCloud:
+    """Thing groups, component versions and deployments of one account and region.
+
+    Args:
+        clients: gives the boto3 client of a service.
+        account: whose they are.
+    """
+
+    def __init__(self, clients: Clients, account: Account) -> None:
+        self._greengrass = clients("greengrassv2")
+        self._iot = clients("iot")
+        self.account = account
+
+    def group(self, name: str) -> str:
+        """Return the ARN of a thing group.
+
+        Raises:
+            SettingsError: there is none of that name; the text names the nearest one.
+        """
+        try:
+            return str(self._iot.describe_thing_group(thingGroupName=name)["thingGroupArn"])
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+        pages = self._iot.get_paginator("list_thing_groups").paginate()
+        known = sorted(group["groupName"] for page in pages for group in page["thingGroups"])
+        message = (
+            f"there is no thing group {name!r} in account {self.account.number}, region"
+            f" {self.account.region}: {nearest(name, known)} A new one is made by"
+            f" `aws iot create-thing-group --thing-group-name {name}`, or by `fedgrass fleet provision`"
+        )
+        raise SettingsError(message)
+
+    def things(self, group: str) -> int:
+        """Return how many things a group has."""
+        pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=group)
+        return sum(len(page["things"]) for page in pages)
+
+    def versions(self, component: str) -> list[str]:
+        """Return a component's versions, the newest first; none if it was never published."""
+        pages = self._greengrass.get_paginator("list_component_versions").paginate(
+            arn=self.account.component(component)
+        )
+        try:
+            return [entry["componentVersion"] for page in pages for entry in page["componentVersions"]]
+        except ClientError as error:
+            if code_of(error) == "ResourceNotFoundException":
+                return []
+            raise
+
+    def newest_deployment(self, target: str) -> Mapping[str, Any]:
+        """Return what GetDeployment says of a target's newest deployment; empty if there is none."""
+        listed = self._greengrass.list_deployments(targetArn=target, historyFilter="LATEST_ONLY")
+        for summary in listed["deployments"]:
+            found: Mapping[str, Any] = self._greengrass.get_deployment(deploymentId=summary["deploymentId"])
+            return found
+        return {}
+
+    def deploy(self, arguments: Mapping[str, Any]) -> str:
+        """Create a deployment, or a revision of one; return its id.
+
+        Raises:
+            DeploymentError: Greengrass refuses it, such as for a component version that does not exist.
+        """
+        try:
+            return str(self._greengrass.create_deployment(**arguments)["deploymentId"])
+        except ClientError as error:
+            if code_of(error) in {"ValidationException", "ResourceNotFoundException", "ConflictException"}:
+                message = f"Greengrass refuses the deployment, and nothing is changed: {_reason(error)}"
+                raise DeploymentError(message) from error
+            raise
+
+    def progress(self, deployment: str) -> Progress:
+        """Return how far a deployment has come."""
+        found = self._greengrass.get_deployment(deploymentId=deployment)
+        if "iotJobId" not in found:
+            return Progress(status=found["deploymentStatus"])
+        counts = self._iot.describe_job(jobId=found["iotJobId"])["job"].get("jobProcessDetails", {})
+        lost = ("Failed", "TimedOut", "Rejected", "Canceled")
+        return Progress(
+            status=found["deploymentStatus"],
+            queued=counts.get("numberOfQueuedThings", 0),
+            in_progress=counts.get("numberOfInProgressThings", 0),
+            succeeded=counts.get("numberOfSucceededThings", 0),
+            failed=sum(counts.get(f"numberOf{kind}Things", 0) for kind in lost),
+        )
+
+    def failures(self, deployment: str, most: int = 5) -> Iterator[str]:
+        """Yield a line per device on which a deployment failed, with the device's own reason."""
+        job = self._greengrass.get_deployment(deploymentId=deployment).get("iotJobId")
+        if job is None:
+            return
+        listed = self._iot.list_job_executions_for_job(jobId=job, status="FAILED", maxResults=most)
+        for execution in listed["executionSummaries"]:
+            thing = execution["thingArn"].rpartition("/")[2]
+            yield f"{thing}: {self._reason_on(thing, deployment)}"
+
+    def _reason_on(self, thing: str, deployment: str) -> str:
+        listed = self._greengrass.list_effective_deployments(coreDeviceThingName=thing)
+        for found in listed["effectiveDeployments"]:
+            if found["deploymentId"] == deployment:
+                stack = found.get("statusDetails", {}).get("errorStack", [])
+                return ", ".join(filter(None, [found.get("reason", ""), *stack])) or "no reason given"
+        return "the device has not said why"
+
+
+def _reason(error: ClientError) -> str:
+    """Return AWS's reason, with the fields that it complains of."""
+    response: Mapping[str, Any] = error.response
+    fields = response.get("fields", [])  # of ValidationException alone
+    said = [f"{field.get('name')}: {field.get('message')}" for field in fields]
+    return "; ".join([str(response.get("Error", {}).get("Message", error)), *said])

@@ -1,0 +1,290 @@
+"""A site on which policies count, and all that operators, devices and rounds can do on it."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import package
+from cloud_functions.dynamodb_rows import marshal, unmarshal
+from components.trainer.tasks.noise import Noise
+from fedgrass import __version__
+from fedgrass.console.watcher import Watcher
+from fedgrass.federation import messages, object_keys, weights
+from fedgrass.federation.messages import Heartbeat
+from fedgrass.federation.runs import RunState
+from fedgrass.federation.settings import parse_settings
+from fedgrass.local.site import open_site
+from tests.e2e.conftest import FLEET, Watched
+from tests.e2e.handmade import HandmadeDevice
+from tests.e2e.processes import wait_until
+
+CORES, PLAIN = ("device-1", "device-2"), "plain-1"
+THINGS = (*CORES, PLAIN)
+MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB, and uploads of 30: both go in parts
+BAD_PLACE = 2_900_000  # in the first shard's second part: the first was sent by then
+UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be broken off
+PARAMETERS = {"ShardedMegabytes": "24"}
+PREDICTOR = "com.fedgrass.Predictor"
+GROUP = "garden"
+
+
+@contextmanager
+def opened_site(folder: Path) -> Iterator[Watched]:
+    """Open a site with two cores and a device without Greengrass, whose every policy counts."""
+    gate = folder / "gate"
+    root = str(package.ROOT)
+    tasks = {
+        "noise": {"megabytes": MEGABYTES},
+        "gated": {"module": "tests.e2e.gated_task:Gated", "path": root, "gate": str(gate)},
+        "large": {
+            "module": "components.trainer.tasks.noise:Noise", "path": root, "megabytes": LARGE_MEGABYTES
+        },
+    }  # fmt: skip
+    trainer = {"tasks": tasks, "heartbeat_seconds": 2}
+    with ExitStack() as stack:
+        site = stack.enter_context(
+            open_site(
+                folder,
+                {thing: {**trainer, "python": str(_recorded_python(folder))} for thing in CORES},
+                plain={PLAIN: {**trainer, "upload_bytes_per_second": UPLOAD_BYTES_PER_SECOND}},
+                fleet_name=FLEET,
+                parameters=PARAMETERS,
+                enforces=True,
+            )
+        )
+        watched = Watched(site)
+        cloud = site.cloud
+        stack.enter_context(
+            Watcher(
+                FLEET,
+                cloud.iot_endpoint,
+                cloud.mqtt_port,
+                cloud.root_ca,
+                lambda topic, payload: watched.heard.append((topic, payload)),
+            )
+        )
+        yield watched
+
+
+def _recorded_python(folder: Path) -> Path:
+    """Return an interpreter for components that finds the recorder: they inherit no PYTHONPATH."""
+    recorder = Path(__file__).parent / "recorder"
+    script = folder / "recorded-python"
+    script.write_text(
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{recorder}" exec "{sys.executable}" "$@"\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def do_everything(watched: Watched, folder: Path) -> None:
+    """Do all that there is to do, one after the other."""
+    _train_and_evaluate(watched)
+    _pause_and_cancel(watched)
+    _ask_a_sample_of_a_group(watched)
+    _go_on_from_another_run(watched)
+    _say_hello_in_a_round(watched)
+    _wait_for_devices(watched)
+    with HandmadeDevice(watched.site, "handmade-1", folder / "handmade-1", FLEET) as handmade:
+        _let_a_deadline_pass(watched, handmade)
+        _average_in_shards_with_a_bad_update(watched, handmade)
+    _repair(watched)
+    _predict(watched, folder)
+
+
+def _train_and_evaluate(watched: Watched) -> None:
+    options = {
+        "held_out": ["device-2"],
+        "aggregation": "fedavgm",
+        "evaluate_every": 1,
+        "download_encoding": "float16",
+    }
+    watched.start("first", rounds=2, **options)
+    assert watched.ended("first").state is RunState.SUCCEEDED
+
+
+def _pause_and_cancel(watched: Watched) -> None:
+    operator = watched.site.operator
+    watched.start("stopped", rounds=3, schedule="by_hand")
+    watched.wait_for_line("stopped", "closed: models/stopped/1.safetensors")
+    assert operator.act("pause", "stopped").state is RunState.PAUSED
+    operator.act("resume", "stopped")
+    operator.act("next", "stopped")
+    watched.wait_for_line("stopped", "closed: models/stopped/2.safetensors")
+    operator.act("status", "stopped")
+    assert operator.act("cancel", "stopped").state is RunState.CANCELLED
+    # A run whose round is open is cancelled too: its deadline is taken back.
+    watched.start("open", task="gated")
+    for thing in THINGS:
+        watched.announcement(thing, "open")
+    assert operator.act("cancel", "open").state is RunState.CANCELLED
+    (watched.site.folder / "gate").touch()
+    for thing in THINGS:
+        watched.wait_for_line("open", thing, "late: this attempt is ABANDONED")
+
+
+def _ask_a_sample_of_a_group(watched: Watched) -> None:
+    iot = watched.site.cloud.client("iot")
+    iot.create_thing_group(thingGroupName=GROUP)
+    for thing in THINGS:
+        iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName=thing)
+    # Of the second round's cohort somebody else has written a choice before: that one counts.
+    chosen = {"devices": ["device-1"], "wanted": 1, "work": "train"}
+    key, bucket = object_keys.cohort("sampled", 2, 1), watched.site.stack["BucketName"]
+    watched.site.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(chosen).encode())
+    watched.start("sampled", rounds=2, count=1, selection="random", thing_group=GROUP)
+    assert watched.ended("sampled").state is RunState.SUCCEEDED
+
+
+def _go_on_from_another_run(watched: Watched) -> None:
+    settings = {"task": "noise", "rounds": 1, "deadline_seconds": 60}
+    source = {"run": "first", "round": 1}
+    watched.site.operator.act("start", "continued", settings=settings, continue_from=source)
+    assert watched.ended("continued").state is RunState.SUCCEEDED
+
+
+def _say_hello_in_a_round(watched: Watched) -> None:
+    """A trainer that is started again says hello and hears of its open work again."""
+    gate = watched.site.folder / "gate"
+    gate.unlink(missing_ok=True)
+    watched.start("hello", task="gated")
+    core = watched.site.fleet.devices["device-1"].core
+    watched.announcement("device-1", "hello")
+    watched.site.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
+    watched.wait_for_line("hello", "device-1", "announced again after its hello")
+    gate.touch()
+    assert watched.ended("hello").state is RunState.SUCCEEDED
+
+
+def _wait_for_devices(watched: Watched) -> None:
+    """A run whose group is empty waits, until a device that says hello is in it again."""
+    iot, operator = watched.site.cloud.client("iot"), watched.site.operator
+    watched.start("waiting", rounds=2, schedule="by_hand", thing_group=GROUP)
+    watched.wait_for_line("waiting", "closed: models/waiting/1.safetensors")
+    for thing in THINGS:
+        iot.remove_thing_from_thing_group(thingGroupName=GROUP, thingName=thing)
+    operator.act("next", "waiting")
+    watched.wait_for_line("waiting", "waits up to")
+    iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName="device-1")
+    core = watched.site.fleet.devices["device-1"].core
+    watched.site.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
+    assert watched.ended("waiting").state is RunState.SUCCEEDED
+
+
+def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
+    """A device that never replies: the deadline rings, the operator tries again, and now it does reply."""
+    _appear(watched, handmade, "silent,large")
+    watched.start("late", task="silent", deadline_seconds=8, on_abandoned="fail")
+    assert watched.ended("late").state is RunState.FAILED
+    watched.site.operator.act("retry", "late")
+    wait_until(lambda: watched.announcement("handmade-1", "late")["attempt"] == 2, "the second attempt")
+    _reply(watched, handmade, "late", weights.encode(Noise().initial_weights(seed=2)))
+    assert watched.ended("late").state is RunState.SUCCEEDED
+
+
+def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDevice) -> None:
+    """An update with a number that is none: the averager finds it when it has written most of a shard."""
+    initial = Noise(LARGE_MEGABYTES).initial_weights(seed=1)
+    settings = {"task": "large", "rounds": 1, "deadline_seconds": 45, "threshold_count": 3}
+    watched.site.operator.start("large", parse_settings(settings), initial)
+    _break_an_upload_off(watched)
+    bad = {name: np.array(array) for name, array in initial.items()}
+    bad["body"][BAD_PLACE] = np.nan
+    _reply(watched, handmade, "large", weights.encode(bad))
+    watched.wait_for_line("large", "handmade-1", "update refused")
+    wait_until(
+        lambda: watched.site.operator.run("large").state is not RunState.RUNNING, "the end of large", 150
+    )
+    assert watched.site.operator.run("large").state is RunState.SUCCEEDED
+
+
+def _break_an_upload_off(watched: Watched) -> None:
+    """Kill the trainer without Greengrass in its upload; started again, it asks which parts are there."""
+    client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
+    prefix = f"updates/{PLAIN}/"
+
+    def has_parts() -> bool:
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
+        return any(
+            client.list_parts(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]).get("Parts")
+            for one in uploads
+        )
+
+    wait_until(has_parts, "the first part of an update")
+    described = str(watched.site.fleet.plain.devices[PLAIN].file)
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if described in command and "components.trainer" in command:
+            process.kill()
+
+
+def _repair(watched: Watched) -> None:
+    client, table = watched.site.cloud.client("dynamodb"), watched.site.stack["RoundsTableName"]
+    for item in client.scan(TableName=table, ConsistentRead=True)["Items"]:
+        row = unmarshal(item)
+        client.delete_item(TableName=table, Key=marshal({"run": row["run"], "item": row["item"]}))
+    operator = watched.site.operator
+    assert operator.repair("first", dry_run=True)
+    assert operator.repair("first")
+    assert operator.run("first").round
+
+
+def _predict(watched: Watched, folder: Path) -> None:
+    """The predictor fetches the newest model, and tells which it serves."""
+    package.build_component(PREDICTOR, __version__, "tests", folder / "predictor")
+    configuration = {
+        "python": str(_recorded_python(folder)),
+        "fleet": FLEET,
+        "bucket": watched.site.stack["BucketName"],
+        "tasks": {"noise": {"megabytes": MEGABYTES}},
+        "http_port": 0,
+        "heartbeat_seconds": 1,
+        "worse_by": 1000,
+    }
+    recipe = folder / "predictor" / "recipes" / f"{PREDICTOR}.yaml"
+    core = watched.site.fleet.devices["device-1"].core
+    watched.site.fleet.call(core.deploy(recipe, folder / "predictor" / "artifacts", configuration))
+    topic = f"fedgrass/{FLEET}/clients/device-1/predictor"
+
+    def serves() -> bool:
+        said = [json.loads(payload) for on, payload in watched.heard if on == topic]
+        return bool(said and said[-1]["models"])
+
+    wait_until(serves, "a model to be served")
+
+
+def _appear(watched: Watched, handmade: HandmadeDevice, tasks: str) -> None:
+    said = Heartbeat(state="idle", tasks=tasks, examples=100, component_version="0", uptime_seconds=1.0)
+    handmade.say("heartbeat", messages.encode(said))
+
+    def is_there() -> bool:
+        return any(device.device == handmade.thing for device in watched.site.operator.devices())
+
+    wait_until(is_there, "the handmade device to be registered")
+
+
+def _reply(watched: Watched, handmade: HandmadeDevice, run: str, update: bytes) -> None:
+    work = watched.announcement(handmade.thing, run)
+    handmade.upload(update, work)
+    handmade.say("complete", handmade.completion(update, work))
+
+
+def statements_of(document: str) -> list[Mapping[str, Any]]:
+    """Return the statements of a policy document in JSON."""
+    found: list[Mapping[str, Any]] = json.loads(document)["Statement"]
+    return found
+
+
+def with_name(statements: list[Mapping[str, Any]], thing: str) -> list[Mapping[str, Any]]:
+    """Return statements as they are for one thing."""
+    text = json.dumps(statements)
+    for variable in ("${credentials-iot:ThingName}", "${iot:Connection.Thing.ThingName}"):
+        text = text.replace(variable, thing)
+    found: list[Mapping[str, Any]] = json.loads(text)
+    return found
