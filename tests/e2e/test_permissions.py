@@ -168,6 +168,10 @@ def test_every_line_of_the_functions_names_run_round_and_device_and_every_metric
     assert {line["Fleet"] for line in lines if "_aws" in line} == {FLEET}
 
 
+def test_the_census_counts_every_device_whose_heartbeat_came(exercised: Exercised) -> None:
+    assert scenario.censuses(exercised.cloud.log) == [[len(scenario.THINGS)]]
+
+
 def test_nothing_that_was_asked_was_refused(exercised: Exercised) -> None:
     refused = [
         (call.who, call.name, call.parameters) for call in exercised.calls if call.status in {401, 403}

@@ -123,10 +123,26 @@ def _pause_and_cancel(watched: Watched) -> None:
     watched.start("open", task="gated")
     for thing in THINGS:
         watched.announcement(thing, "open")
+    _count_the_devices(watched)
     assert operator.act("cancel", "open").state is RunState.CANCELLED
     (watched.site.folder / "gate").touch()
     for thing in THINGS:
         watched.wait_for_line("open", thing, "late: this attempt is ABANDONED")
+
+
+def _count_the_devices(watched: Watched) -> None:
+    """Send what the template's schedule sends once an hour, and wait until the devices were counted."""
+    cloud = watched.site.cloud
+    queue = watched.site.stack["RepliesQueueUrl"]
+    cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
+    wait_until(lambda: len(censuses(cloud.log)) > 0, "the devices were not counted")
+
+
+def censuses(log: Path) -> list[list[float]]:
+    """Return what the functions' log has of devices that were counted for no run in particular."""
+    whole, _, _being_written = log.read_text(encoding="utf-8").rpartition("\n")
+    found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+    return [line["DevicesSeen"] for line in found if "DevicesSeen" in line and not line["run"]]
 
 
 def _ask_a_sample_of_a_group(watched: Watched) -> None:
