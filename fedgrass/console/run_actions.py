@@ -1,7 +1,8 @@
-"""What ``fedgrass run`` does with the runs of a deployed stack."""
+"""What ``fedgrass run``, ``runs`` and ``devices`` do with a deployed stack."""
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedgrass.console import history, stack
+from fedgrass.console import device_list, history, stack
 from fedgrass.console.operator import Operator
 from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import shown
@@ -27,6 +28,16 @@ def list_runs(arguments: argparse.Namespace) -> None:
     for name, state in sorted(_operator(arguments).runs().items()):
         lines.add_row(name, state)
     Console().print(lines)
+
+
+def list_devices(arguments: argparse.Namespace) -> None:
+    """List the devices of a stack."""
+    now, within = round(time.time() * 1000), arguments.within_seconds
+    missing_since = now - within * 1000 if arguments.missing else None
+    devices = device_list.chosen(_operator(arguments).devices(), arguments.task, missing_since)
+    if devices:
+        Console().print(device_list.table(devices, now))
+    say(device_list.summary(devices, now, within))
 
 
 def start(arguments: argparse.Namespace) -> None:
@@ -124,6 +135,7 @@ def _operator(arguments: argparse.Namespace) -> Operator:
 
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "list_runs": list_runs,
+    "list_devices": list_devices,
     "start": start,
     "act": act,
     "repair": repair,
