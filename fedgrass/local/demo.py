@@ -104,11 +104,11 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
         closed = [line["round"] for line in summaries if line["state"] == State.CLOSED]
         model = site.operator.model(run.name, closed[-1]) if closed else None
-        history.write(output, run, summaries, model, evaluations)
         console.print(history.table(summaries))
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 say(line)
+        history.write(output, run, summaries, model, evaluations)
         code = _verdict(options, run, evaluations, console)
         files = ", ".join(sorted(path.name for path in output.iterdir()))
         say(f"{output}/ has {files}")
