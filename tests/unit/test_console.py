@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture, run_actions, stack
+from fedgrass.console import history, main, picture, run_actions, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
 from fedgrass.console.operator import Operator, RoundRecord
@@ -228,6 +228,18 @@ def test_reading_a_command_line_imports_nothing_that_only_doing_it_needs() -> No
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_while_the_command_line_is_read_ends_the_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "parse", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main.command()
+    assert ended.value.code == 130
 
 
 def test_settings_may_stand_behind_the_options() -> None:
