@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedgrass.console import device_list, history, stack
 from fedgrass.console.operator import Operator
@@ -52,10 +53,13 @@ def start(arguments: argparse.Namespace) -> None:
             )
             raise SettingsError(message)
         details["continue_from"] = {"run": old, "round": int(number)}
+    known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
     else:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
+    if known:  # the same word may come twice, and starts one run: whoever means another one has to hear it
+        say(f"run {run.name} had been started before, with the same settings; another run needs another name")
     show(operator, run)
 
 
@@ -121,6 +125,8 @@ def show(operator: Operator, run: Run) -> None:
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         console.print(history.table(summaries))
+    for line in history.reasons(summaries):
+        console.print(Text(line), soft_wrap=True)
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:
