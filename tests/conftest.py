@@ -14,6 +14,8 @@ PROJECT = Path(__file__).parents[1]
 
 # No deadline: a slow machine is no defect. Timings belong in benchmarks/.
 hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
+# make test-fast asks for it: the same properties with fewer examples.
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("fedgrass")
 
 
