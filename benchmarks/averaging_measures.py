@@ -141,6 +141,22 @@ def read_limit(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
     return {"gb_per_s": best}
 
 
+def file_read(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
+    """Read the same files with one core as a program reads files, into one buffer; return GB/s."""
+    bucket = FileBucket(folder)
+    buffer = memoryview(bytearray(bucket.range_bytes))
+    best = 0.0
+    for _ in range(TIMES):
+        size, began = 0, time.perf_counter()
+        for path in sorted(folder.glob("updates__*"))[:clients]:
+            key, whole = path.name.replace("__", "/"), path.stat().st_size // len(buffer) * len(buffer)
+            for start in range(0, whole, len(buffer)):
+                bucket.read_into(key, start, buffer)
+            size += whole
+        best = max(best, size / (time.perf_counter() - began) / 1e9)
+    return {"gb_per_s": best}
+
+
 def _measured(do: Callable[[], None], before: int | None = None) -> dict[str, float]:
     before = before or _resident()
     began = time.perf_counter()
@@ -179,6 +195,7 @@ MEASURES: dict[str, Callable[[Path, int, str], dict[str, float]]] = {
     "s3": from_s3,
     "flower": flower,
     "read": read_limit,
+    "file_read": file_read,
 }
 
 if __name__ == "__main__":

@@ -67,9 +67,8 @@ class Artifacts:
             message = f"there is no bucket {self.bucket!r} in account {self._account}: make it, or leave"
             message += " --artifact-bucket away for one that is made and removed by itself"
             raise StackError(message)
-        place = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
         try:
-            self._s3.create_bucket(Bucket=self.bucket, **({} if self._region == "us-east-1" else place))
+            self._create()
         except ClientError as error:
             if error.response["Error"]["Code"] in _FOREIGN:
                 raise self._refused(error) from error
@@ -80,6 +79,16 @@ class Artifacts:
         except BaseException:
             self._s3.delete_bucket(Bucket=self.bucket)
             raise
+
+    def _create(self) -> None:
+        place = {"LocationConstraint": self._region}
+        try:
+            self._s3.create_bucket(Bucket=self.bucket, CreateBucketConfiguration=place)
+        except ClientError as error:
+            # S3's first region does not take its own name.
+            if error.response["Error"]["Code"] != "InvalidLocationConstraint":
+                raise
+            self._s3.create_bucket(Bucket=self.bucket)
 
     def _guard(self) -> None:
         closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")

@@ -3,9 +3,6 @@
 import argparse
 import sys
 
-from rich.console import Console
-from rich.table import Table
-
 from fedgrass.federation.errors import SettingsError
 
 
@@ -57,6 +54,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _cloud(arguments: argparse.Namespace) -> None:
     # Imported here: boto3 takes a third of a second, which nothing but these commands needs.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     from fedgrass.console import stack  # noqa: PLC0415
     from fedgrass.console.deploy_cloud import CloudOptions, deploy_cloud  # noqa: PLC0415
 

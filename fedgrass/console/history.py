@@ -1,7 +1,8 @@
 """What a run was: a table for people, and a file for programs; docs/history.md has its fields."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from fedgrass.console import picture
 from fedgrass.console.operator import RoundRecord
 from fedgrass.console.picture import Evaluations
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.local_evaluation import PREFIX
 from fedgrass.federation.rounds import Participant, Participation, State
 from fedgrass.federation.runs import Run
@@ -114,6 +116,27 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why devices brought nothing to the newest attempt, or to the one before: a line per reason."""
+    for line in reversed(summaries[-2:]):
+        devices: dict[tuple[str, str], list[str]] = {}
+        for part in line["devices"]:
+            if part["reason"]:
+                devices.setdefault((part["state"].lower(), part["reason"]), []).append(part["device"])
+        if devices:
+            attempt = f"round {line['round']}.{line['attempt']}"
+            return [
+                f"{attempt} {_some(names)} {state}: {' '.join(reason.split())}"
+                for (state, reason), names in sorted(devices.items(), key=lambda item: -len(item[1]))
+            ]
+    return []
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
+
+
 def write(
     folder: Path,
     run: Run,
@@ -121,10 +144,28 @@ def write(
     model: bytes | None,
     evaluations: Evaluations,
 ) -> None:
-    """Write ``model.safetensors`` (if there is one), ``history.json`` and ``accuracy.png`` to ``folder``."""
+    """Write ``model.safetensors`` (if there is one), ``history.json`` and ``accuracy.png`` to ``folder``.
+
+    Raises:
+        SettingsError: one of them cannot be written; those before it stay, of itself nothing does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if model is not None:
-        (folder / "model.safetensors").write_bytes(model)
+        with _whole(folder / "model.safetensors") as path:
+            path.write_bytes(model)
     history = {**msgspec.to_builtins(run), "rounds": list(summaries)}
-    (folder / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
-    picture.draw(folder / "accuracy.png", run.name, summaries, evaluations)
+    with _whole(folder / "history.json") as path:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
+    with _whole(folder / "accuracy.png") as path:
+        picture.draw(path, run.name, summaries, evaluations)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Leave no half of a file that cannot be written."""
+    try:
+        yield path
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        message = f"{path} cannot be written: {error.strerror}"
+        raise SettingsError(message) from error

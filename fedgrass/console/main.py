@@ -23,8 +23,8 @@ _SETTING = re.compile(r"[a-z_]+=")
 
 def command() -> None:
     """Run the command line."""
-    arguments = parse(sys.argv[1:])
     try:
+        arguments = parse(sys.argv[1:])
         arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)

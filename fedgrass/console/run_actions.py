@@ -1,7 +1,8 @@
-"""What ``fedgrass run`` does with the runs of a deployed stack."""
+"""What ``fedgrass run``, ``runs`` and ``devices`` do with a deployed stack."""
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fedgrass.console import history, stack
+from fedgrass.console import device_list, history, stack
 from fedgrass.console.operator import Operator
 from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import shown
@@ -28,6 +30,16 @@ def list_runs(arguments: argparse.Namespace) -> None:
     Console().print(lines)
 
 
+def list_devices(arguments: argparse.Namespace) -> None:
+    """List the devices of a stack."""
+    now, within = round(time.time() * 1000), arguments.within_seconds
+    missing_since = now - within * 1000 if arguments.missing else None
+    devices = device_list.chosen(_operator(arguments).devices(), arguments.task, missing_since)
+    if devices:
+        Console().print(device_list.table(devices, now))
+    say(device_list.summary(devices, now, within))
+
+
 def start(arguments: argparse.Namespace) -> None:
     """Start a run, of a new model, a given one, or one of another run."""
     settings = parse_settings(_settings(arguments))
@@ -41,10 +53,13 @@ def start(arguments: argparse.Namespace) -> None:
             )
             raise SettingsError(message)
         details["continue_from"] = {"run": old, "round": int(number)}
+    known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
     else:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
+    if known:  # the same word may come twice, and starts one run: whoever means another one has to hear it
+        say(f"run {run.name} had been started before, with the same settings; another run needs another name")
     show(operator, run)
 
 
@@ -110,6 +125,8 @@ def show(operator: Operator, run: Run) -> None:
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         console.print(history.table(summaries))
+    for line in history.reasons(summaries):
+        console.print(Text(line), soft_wrap=True)
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:
@@ -118,6 +135,7 @@ def _operator(arguments: argparse.Namespace) -> Operator:
 
 ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "list_runs": list_runs,
+    "list_devices": list_devices,
     "start": start,
     "act": act,
     "repair": repair,

@@ -1,4 +1,4 @@
-"""``fedgrass run``: what its command line takes; ``run_actions`` does it."""
+"""``fedgrass run``, ``runs``, ``devices``: what their command lines take; ``run_actions`` does it."""
 
 import argparse
 from collections.abc import Callable
@@ -19,6 +19,17 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     runs = commands.add_parser("runs", help="list the runs of a deployed stack")
     _add_stack(runs)
     runs.set_defaults(run=_doing("list_runs"))
+    devices = commands.add_parser("devices", help="list the devices of a stack, and which are missing")
+    devices.add_argument("--task", default="", help="only those that have this task")
+    devices.add_argument("--missing", action="store_true", help="only those that were not seen lately")
+    devices.add_argument(
+        "--within-seconds",
+        type=int,
+        default=300,
+        help="how late is lately, as a run's seen_within_seconds (300)",
+    )
+    _add_stack(devices)
+    devices.set_defaults(run=_doing("list_devices"))
     actions = commands.add_parser(
         "run", help="start, pause, resume, cancel, retry ... a run of a deployed stack"
     )

@@ -1,5 +1,6 @@
 """``fedgrass demo``: one command from nothing to a model that a fleet has trained."""
 
+import shlex
 import signal
 import sys
 import time
@@ -83,7 +84,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
     }
-    started = time.monotonic()
+    started, say = time.monotonic(), _speaker(console)
     with (
         _output_folder(options.output, task.name) as output,
         open_site(
@@ -93,7 +94,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             fleet_name=FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
-            say=_speaker(console),
+            say=say,
             check=task.raise_if_failed,
         ) as site,
     ):
@@ -103,11 +104,14 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
         closed = [line["round"] for line in summaries if line["state"] == State.CLOSED]
         model = site.operator.model(run.name, closed[-1]) if closed else None
-        history.write(output, run, summaries, model, evaluations)
         console.print(history.table(summaries))
+        if run.state is not RunState.SUCCEEDED:
+            for line in history.reasons(summaries):
+                say(line)
+        history.write(output, run, summaries, model, evaluations)
         code = _verdict(options, run, evaluations, console)
         files = ", ".join(sorted(path.name for path in output.iterdir()))
-        console.print(f"{output}/ has {files}", highlight=False, soft_wrap=True)
+        say(f"{output}/ has {files}")
         console.print(f"all of it took {time.monotonic() - started:.1f} s", highlight=False)
         if options.keep:
             console.print("the cloud and the fleet stay up until Ctrl-C", highlight=False)
@@ -190,14 +194,15 @@ def _speaker(console: Console) -> Callable[[str], None]:
 
 
 def _say_how_to_watch(site: Site, console: Console) -> None:
-    cloud = site.cloud
-    broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {cloud.root_ca}"
+    cloud, say = site.cloud, _speaker(console)
+    environment = sorted(cloud.environment().items())
+    broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {shlex.quote(str(cloud.root_ca))}"
     lines = [
         "",
         "Watch the fleet's topics with any MQTT client:",
         f"  mosquitto_sub {broker} -t 'fedgrass/{FLEET}/#' -v",
         "The cloud, for the AWS command line and for `fedgrass run`:",
-        "  export " + " ".join(f"{name}={value}" for name, value in sorted(cloud.environment().items())),
+        "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in environment),
         "The cores, with a log per component:",
         f"  {site.folder / 'cores'}",
         *_how_to_disturb(site),
@@ -209,7 +214,7 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
         "",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _how_to_disturb(site: Site) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from fedgrass.local.ipc_connection import IpcConnection, Service
-from fedgrass.local.temporary_folder import OwnedFolder
+from fedgrass.local.temporary_folder import PREFIX, OwnedFolder
 
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
@@ -35,7 +36,7 @@ class IpcServer:
         `path` says where from now on: a short temporary path, if the core's own folder is too deep.
         """
         if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
-            self._short_folder = OwnedFolder()
+            self._short_folder = OwnedFolder(_short_parent())
             self.path = self._short_folder.path / "ipc.socket"
         # A socket that a killed core left behind would make bind fail.
         self.path.unlink(missing_ok=True)
@@ -81,3 +82,10 @@ class IpcServer:
         if self._short_folder:
             self._short_folder.remove()
             self._short_folder = None
+
+
+def _short_parent() -> Path:
+    """The folder of temporary files or, if a socket in a folder there has too long a path, /tmp."""
+    usual = Path(tempfile.gettempdir())
+    longest = usual / f"{PREFIX}12345678" / "ipc.socket"
+    return usual if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else Path("/tmp")  # noqa: S108 - 0700 below it

@@ -146,7 +146,8 @@ def _check(recipe: Recipe, *, classic: bool) -> None:
     if not _VERSION.fullmatch(recipe.component_version):
         message = (
             f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is GDK's"
-            " placeholder, build the component first and use the recipe of the build"
+            " placeholder, build the component first, with a version of its own in gdk-config.json, and use"
+            " the recipe of the build"
         )
         raise RecipeError(message)
     try:

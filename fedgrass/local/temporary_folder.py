@@ -20,10 +20,13 @@ LOCK = "owner.lock"
 
 
 class OwnedFolder:
-    """A new temporary folder that belongs to this process until ``remove`` is called."""
+    """A new temporary folder that belongs to this process until ``remove`` is called.
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    It lies where temporary files do, or in ``parent``.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         self._lock = _hold(self.path)
 
     def remove(self) -> None:

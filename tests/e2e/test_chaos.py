@@ -29,11 +29,18 @@ ROUNDS, SECONDS, LONGEST_STRETCH = 8, 100, 3
 def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
+    session = tmp_path / "run"  # the folder of a login, where the cores' control sockets lie
+    session.mkdir(mode=0o700)
     seconds = SECONDS * min(LONGEST_STRETCH, measured_stretch())
     campaign = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--rounds", str(ROUNDS), "--seconds", str(seconds)],
         cwd=package.ROOT,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(temporary)},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "TMPDIR": str(temporary),
+            "XDG_RUNTIME_DIR": str(session),
+        },
         capture_output=True,
         text=True,
         timeout=seconds + 60,

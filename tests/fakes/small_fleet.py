@@ -216,7 +216,7 @@ class SmallFleet:
         drive = partial(averager.drive, self.cloud)
         answer = each_record(event, self.journal, partial(averager.take, self.cloud), drive)
         failures = [line for line in self.log if line.startswith("failed:")]
-        assert failures == []
+        assert not failures, failures
         return answer == {"batchItemFailures": []}
 
     def model(self, number: int, name: str = RUN) -> dict[str, NDArray[np.generic]]:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console import history, picture, run_actions, stack
+from fedgrass.console import history, main, picture, run_actions, stack
 from fedgrass.console.live import LiveView
 from fedgrass.console.main import parse
 from fedgrass.console.operator import Operator, RoundRecord
@@ -230,6 +230,18 @@ def test_reading_a_command_line_imports_nothing_that_only_doing_it_needs() -> No
     assert done.stdout.strip() == "[]"
 
 
+def test_ctrl_c_while_the_command_line_is_read_ends_the_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "parse", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main.command()
+    assert ended.value.code == 130
+
+
 def test_settings_may_stand_behind_the_options() -> None:
     arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
     assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
@@ -359,6 +371,14 @@ def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> 
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_file_of_a_run_that_cannot_be_written_is_told_and_leaves_no_half(tmp_path: Path) -> None:
+    summaries = [history.summarize(record(), {})]
+    (tmp_path / "history.json").symlink_to("/dev/full")
+    with pytest.raises(SettingsError, match=r"history\.json cannot be written: No space left on device"):
+        history.write(tmp_path, finished_run(), summaries, b"model", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_the_page_of_the_history_has_every_field_that_is_written_and_no_other(tmp_path: Path) -> None:
     history.write(tmp_path, finished_run(), [history.summarize(record(), {})], None, {})
     written = json.loads((tmp_path / "history.json").read_text())
@@ -371,6 +391,59 @@ def test_the_page_of_the_history_has_every_field_that_is_written_and_no_other(tm
         table = page.split(f"| {heading} |")[1].split("\n\n")[0]
         cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
         assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(found), heading
+
+
+def failed_record(*said: tuple[str, str]) -> RoundRecord:
+    parts = [
+        Participant(device=device, state=Participation.FAILED, announced_at=1000, reason=reason)
+        for device, reason in said
+    ]
+    return RoundRecord(record(State.ABANDONED).round, parts)
+
+
+class Fleet:
+    """An operator whose fleet has the given rounds and runs, and starts nothing that is there already."""
+
+    def __init__(self, rounds: list[RoundRecord], runs: list[str]) -> None:
+        self._rounds = rounds
+        self._runs = runs
+
+    def runs(self) -> dict[str, RunState]:
+        return dict.fromkeys(self._runs, RunState.SUCCEEDED)
+
+    def act(self, _action: str, _name: str, **_details: object) -> Run:
+        return finished_run()
+
+    def rounds(self, _run: Run) -> list[RoundRecord]:
+        return self._rounds
+
+
+def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full = [(name, "the disk is\nfull [/]") for name in "abcde"]
+    failed = failed_record(("f", "no such task"), *full)
+    run_actions.show(cast(Operator, Fleet([failed, record(State.OPEN)], [])), finished_run())
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "round 2.1 a, b, c and 2 more failed: the disk is full [/]",
+        "round 2.1 f failed: no such task",
+    ]
+
+
+def test_reasons_of_long_ago_are_not_told_again() -> None:
+    summaries = [history.summarize(r, {}) for r in (failed_record(("a", "no")), record(), record())]
+    assert history.reasons(summaries[:2]) == ["round 2.1 a failed: no"]
+    assert history.reasons(summaries) == []
+    assert history.reasons([]) == []
+
+
+@pytest.mark.parametrize(("runs", "told"), [(["run-1"], 1), (["run-2"], 0)])
+def test_whoever_starts_a_run_that_is_there_already_hears_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[str], told: int
+) -> None:
+    monkeypatch.setattr(run_actions, "_operator", lambda _arguments: Fleet([], runs))
+    run_actions.start(parse(["run", "start", "run-1", "task=digits"]))
+    assert capsys.readouterr().out.count("run run-1 had been started before") == told
 
 
 def test_a_device_that_did_not_reply_has_no_turnaround() -> None:
