@@ -19,7 +19,7 @@ from cloud_functions.replies import DeviceMessage
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
-from fedgrass.federation.messages import Count, RunName
+from fedgrass.federation.message_fields import Count, RunName
 from fedgrass.federation.topics import Kind
 
 

@@ -12,7 +12,7 @@ from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
-from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation import message_fields, messages, object_keys, topics
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import (
     Event,
@@ -45,7 +45,7 @@ def reopen(cloud: Cloud, leased: Round, settled: Round) -> None:
 
 def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
     """Refuse an update by name; the round goes on without it. Raises LostRace if the lease is another's."""
-    cloud.rounds.refuse_update(leased, device, messages.shorten(reason))
+    cloud.rounds.refuse_update(leased, device, message_fields.shorten(reason))
     cloud.tell(leased, f"update refused: {reason}", device=device)
     with cloud.log.about(leased.run, leased.number, device):
         cloud.log.measure(Metric.UPDATES_REFUSED, 1)
@@ -54,7 +54,7 @@ def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
 def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
     """Abandon a round whose strategy failed. Raises LostRace if the lease is another's."""
     abandoned = cloud.rounds.move(
-        leased, Event.AGGREGATION_FAILED, reason=messages.shorten(reason), closed_at=cloud.now()
+        leased, Event.AGGREGATION_FAILED, reason=message_fields.shorten(reason), closed_at=cloud.now()
     )
     cloud.alarms.cancel(deadline_of(abandoned))
     cloud.tell_end(abandoned, f"abandoned: {reason}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cloud_functions.log import Log
 from cloud_functions.metrics import of_ended
-from fedgrass.federation import message_versions, messages, topics
+from fedgrass.federation import message_fields, message_versions, messages, topics
 from fedgrass.federation.division import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
@@ -68,7 +68,7 @@ class Cloud:
             attempt=of.attempt,
             state=of.state,
             device=device,
-            text=messages.shorten(text),
+            text=message_fields.shorten(text),
         )
         self.say(change)
 
@@ -79,7 +79,7 @@ class Cloud:
             round=of.number,
             attempt=of.attempt,
             state=of.state,
-            text=messages.shorten_to_bytes(text, _LONGEST_LAST_WORD),
+            text=message_fields.shorten_to_bytes(text, _LONGEST_LAST_WORD),
             figures=_figures(of),
         )
         self.say(change)
@@ -97,7 +97,7 @@ class Cloud:
 
 def _figures(of: Round) -> RoundFigures:
     # Of each device a message brings 24 metrics at most, but all devices together may have more names.
-    metrics = dict(sorted(of.metrics.items())[: messages.MOST_METRICS])
+    metrics = dict(sorted(of.metrics.items())[: message_fields.MOST_METRICS])
     return RoundFigures(
         asked=of.asked,
         accepted=of.accepted,
@@ -108,8 +108,8 @@ def _figures(of: Round) -> RoundFigures:
         refused=of.refused,
         replied=of.replied,
         needed=of.needed,
-        bytes_up=min(of.bytes_up, messages.LARGEST_NUMBER),
-        bytes_down=min(of.bytes_down, messages.LARGEST_NUMBER),
+        bytes_up=min(of.bytes_up, message_fields.LARGEST_NUMBER),
+        bytes_down=min(of.bytes_down, message_fields.LARGEST_NUMBER),
         opening_seconds=max(0.0, of.opening_seconds),
         averaging_seconds=max(0.0, of.averaging_seconds),
         metrics=metrics,

@@ -7,7 +7,7 @@ import msgspec
 
 from cloud_functions import candidates, cohorts, strategies, waiting
 from cloud_functions.cloud import Cloud
-from fedgrass.federation import division, messages, object_keys, topics
+from fedgrass.federation import division, message_fields, messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.errors import SettingsError
@@ -45,7 +45,7 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
 
 def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
     seconds = run.settings.deadline_seconds
-    reason = messages.shorten(
+    reason = message_fields.shorten(
         f"nobody was asked in {seconds} s: {candidates.nobody(cloud, run.settings, nobody.work)}"
     )
     abandoned = msgspec.structs.replace(

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
-from fedgrass.federation import messages, topics
+from fedgrass.federation import message_fields, messages, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict
 from fedgrass.federation.rounds import Participant, Participation, Round, State, announced_at, before
@@ -161,7 +161,7 @@ def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> Non
         round=current.number,
         attempt=current.attempt,
         counted=not refused,
-        reason=messages.shorten(refused),
+        reason=message_fields.shorten(refused),
     )
     topic = topics.of_device(cloud.fleet, device, Kind.ANNOUNCE)
     cloud.publisher.publish([(topic, messages.encode(verdict))])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
 from fedgrass.federation.errors import AggregationFailed, SettingsError
-from fedgrass.federation.messages import MOST_CARRIED, Options
+from fedgrass.federation.message_fields import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
 
 Floats = NDArray[np.float64]

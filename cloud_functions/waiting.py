@@ -12,7 +12,8 @@ from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
 from fedgrass.federation.alarms import LONGEST_REMINDER, Alarm, Reminder
 from fedgrass.federation.errors import LostRace
-from fedgrass.federation.messages import RoundChange, shorten
+from fedgrass.federation.message_fields import shorten
+from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.runs import LIVING, Open, Run
 
 LOOK_AGAIN_SECONDS = 60

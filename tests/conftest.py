@@ -1,5 +1,6 @@
 """What several test folders share: one embedded cloud per session, and patience for two shared cores."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,20 @@ PROJECT = Path(__file__).parents[1]
 
 # No deadline: a slow machine is no defect. Timings belong in benchmarks/.
 hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
+# make test-fast asks for it: the same properties with fewer examples.
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("fedgrass")
+
+
+# Modules and tests live to the end: looking at them again and again took the collector a tenth of the quick
+# tests' time.
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from components.predictor.errors import ConfigurationError
 from components.trainer.tasks.registry import check_task
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages import TaskName
+from fedgrass.federation.message_fields import TaskName
 from fedgrass.federation.names import FLEET_NAME, RULES
 
 FOR_OTHERS = {"accessControl", "python"}  # of the nucleus, and of the install step

@@ -29,7 +29,8 @@ from components.predictor.serving import Serving
 from components.predictor.task_making import Tasks, make_tasks
 from components.predictor.web import HOST, Server
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
-from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode, shorten_to_bytes
+from fedgrass.federation.message_fields import shorten_to_bytes
+from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode
 from fedgrass.federation.topics import Kind, of_device, of_models
 
 FIRST_DELAY = 0.5  # seconds, between tries to subscribe

@@ -14,7 +14,8 @@ from msgspec import Meta, Struct
 
 from components.predictor.errors import RequestRefused
 from components.trainer.tasks.task import InputRefused, Predict
-from fedgrass.federation.messages import NewModel, shorten
+from fedgrass.federation.message_fields import shorten
+from fedgrass.federation.messages import NewModel
 
 MOST_INPUTS = 1024  # of one request
 LARGEST_REQUEST = 8 * 1024 * 1024  # bytes

@@ -15,7 +15,7 @@ from components.trainer.worker_protocol import TaskOptions
 from fedgrass.federation.attributes import WORDS
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import AttributeName, Attributes, AttributeText, TaskName
+from fedgrass.federation.message_fields import AttributeName, Attributes, AttributeText, TaskName
 from fedgrass.federation.names import FLEET_NAME, RULES
 
 # Of the same tree, but for others: access control is the nucleus's, the interpreter the install step's.

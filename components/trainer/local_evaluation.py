@@ -10,7 +10,7 @@ import msgspec
 from components.trainer.deadline import margin_before
 from components.trainer.tasks.task import Evaluation
 from components.trainer.worker_protocol import Result
-from fedgrass.federation import local_evaluation, messages
+from fedgrass.federation import local_evaluation, message_fields
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.weights import Arrays
 
@@ -55,9 +55,9 @@ def _sendable(measured: Mapping[str, float], others: int) -> dict[str, float]:
     fit = [
         name
         for name, value in named.items()
-        if math.isfinite(value) and len(name) <= messages.LONGEST_METRIC_NAME
+        if math.isfinite(value) and len(name) <= message_fields.LONGEST_METRIC_NAME
     ]
-    chosen = fit[: max(0, messages.MOST_METRICS - others)]
+    chosen = fit[: max(0, message_fields.MOST_METRICS - others)]
     if left_out := sorted(named.keys() - set(chosen)):
         log.warning("left out, since not finite or too long or too many: %s", ", ".join(left_out))
     return {name: named[name] for name in chosen}

@@ -5,11 +5,8 @@ are the same as behind a Greengrass nucleus.
 """
 
 import logging
-import os
 import random
 import signal
-import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from components.trainer.backoff import delays
-from components.trainer.errors import ConfigurationError, Forbidden, NotSent
+from components.trainer.errors import Forbidden, NotSent
+from components.trainer.mqtt_client import Client, make_client
 from components.trainer.plain_device import Connection, read_device_file
+from components.trainer.systemd import tell_ready
 
 CALL_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
@@ -34,23 +33,9 @@ FIRST_DELAY = 2.0  # seconds, between two connections
 LARGEST_DELAY = 120.0
 # IoT Core keeps announcements so long for a device that is away; after that it says hello.
 SESSION_SECONDS = 3600
-HTTPS_PORT = 443
-ALPN_OF_MQTT = "x-amzn-mqtt-ca"  # tells IoT Core on port 443 that this is no HTTPS
 NOT_AUTHORIZED = 0x87  # MQTT 5, section 2.4
 log = logging.getLogger(__name__)
 Lost = Callable[[str], None]
-
-
-class _Client(paho.Client):
-    """paho's client, whose network thread cannot end without a word."""
-
-    ended: Callable[[], None] = staticmethod(lambda: None)
-
-    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - paho's signature
-        try:
-            return super().loop_forever(timeout, retry_first_connection)
-        finally:
-            self.ended()
 
 
 class MqttConnection:
@@ -136,16 +121,7 @@ class MqttConnection:
 
     def report_running(self) -> None:
         """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
-        if not (place := os.environ.get("NOTIFY_SOCKET")):
-            return
-        # A name that begins with @ is in Linux's abstract namespace (sd_notify(3)).
-        address = "\0" + place[1:] if place.startswith("@") else place
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-                told.settimeout(CLOSE_SECONDS)
-                told.sendto(b"READY=1", address)
-        except OSError as error:
-            log.info("systemd could not be told: %s", error)
+        tell_ready()
 
     def close(self) -> None:
         """Disconnect; ``lost`` is not called."""
@@ -156,12 +132,8 @@ class MqttConnection:
         end.start()
         end.join(CLOSE_SECONDS)
 
-    def _make_client(self) -> _Client:
-        client = _Client(CallbackAPIVersion.VERSION2, self._connection.thing, protocol=paho.MQTTv5)
-        client.tls_set_context(_tls(self._connection))
-        client.connect_timeout = CALL_SECONDS
-        client.suppress_exceptions = True  # else one of a callback would end paho's thread
-        client.enable_logger(_quiet_logger())
+    def _make_client(self) -> Client:
+        client = make_client(self._connection, CALL_SECONDS)
         client.ended = self._thread_ended
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
@@ -266,28 +238,6 @@ class MqttConnection:
         if why != self._why:  # once, and not at each of a hundred tries
             log.warning("no connection to %s: %s", self._connection.endpoint, why)
         self._why = why
-
-
-def _tls(connection: Connection) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=connection.root_ca or None)
-        context.load_cert_chain(connection.certificate, connection.private_key)
-    except OSError as error:  # ssl.SSLError is one
-        message = (
-            f"the device's certificate {connection.certificate}, its key {connection.private_key} or the root"
-            f" {connection.root_ca or 'of the system'} cannot be used: {error}"
-        )
-        raise ConfigurationError(message) from error
-    if connection.port == HTTPS_PORT:
-        context.set_alpn_protocols([ALPN_OF_MQTT])
-    return context
-
-
-def _quiet_logger() -> logging.Logger:
-    """Return a logger for what paho would tell: only its errors are news here."""
-    logger = logging.getLogger("paho")
-    logger.setLevel(logging.ERROR)
-    return logger
 
 
 def _check(code: MQTTErrorCode, what: str) -> None:

@@ -25,17 +25,15 @@ from components.trainer.worker_protocol import id_of
 from components.trainer.workplace import Workplace
 from fedgrass.federation import message_versions
 from fedgrass.federation.errors import MessageError
+from fedgrass.federation.message_fields import Attributes, shorten, shorten_to_bytes
 from fedgrass.federation.messages import (
     Announcement,
-    Attributes,
     Completion,
     Heartbeat,
     Message,
     Verdict,
     decode_announce,
     round_id,
-    shorten,
-    shorten_to_bytes,
 )
 from fedgrass.federation.topics import Kind
 

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from fedgrass.federation.messages import Announcement, Status, shorten
+from fedgrass.federation.message_fields import shorten
+from fedgrass.federation.messages import Announcement, Status
 
 
 def status(

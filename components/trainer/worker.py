@@ -29,7 +29,7 @@ from components.trainer.worker_protocol import (
 )
 from components.trainer.workshop import Workshop, describe
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages import shorten
+from fedgrass.federation.message_fields import shorten
 
 GRACE_SECONDS = 0.8  # for a training to end by itself; the trainer kills a little later
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -17,7 +17,7 @@ from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
-from fedgrass.federation import encodings, local_evaluation, messages, weights
+from fedgrass.federation import encodings, local_evaluation, message_fields, weights
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.weights import Layout, Written
 
@@ -118,8 +118,8 @@ def _told(evaluated: Result, fit: Fit, written: Written, seconds: float) -> Resu
     """Return the result of an evaluation with what a training made of it."""
     training = _checked_metrics(fit.metrics)
     measured = {name: value for name, value in evaluated.metrics.items() if name not in training}
-    if (count := len(measured) + len(training)) > messages.MOST_METRICS:
-        most = messages.MOST_METRICS
+    if (count := len(measured) + len(training)) > message_fields.MOST_METRICS:
+        most = message_fields.MOST_METRICS
         message = f"the task's metrics cannot be sent: evaluation and training have {count}, {most} at most"
         raise WorkFailed(message)
     return msgspec.structs.replace(
@@ -140,7 +140,7 @@ def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     if len(finite) < len(metrics):
         log.warning("left out, since not finite: %s", ", ".join(sorted(set(metrics) - set(finite))))
     try:
-        return msgspec.convert(finite, messages.Metrics)
+        return msgspec.convert(finite, message_fields.Metrics)
     except msgspec.ValidationError as error:
         message = f"the task's metrics cannot be sent: {error}"
         raise WorkFailed(message) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from fedgrass.federation.messages import Options
+from fedgrass.federation.message_fields import Options
 
 SETTING = "local_evaluation"  # of a run's training; on unless that says false
 PREFIX = "local_"  # of the metrics of a device's own model; without it they are the global model's

@@ -11,48 +11,27 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from fedgrass.federation import message_versions, names
+from fedgrass.federation import message_versions
 from fedgrass.federation.encoding import Encoding, check_encoding, check_model_encoding
 from fedgrass.federation.errors import MessageError, SettingsError
+from fedgrass.federation.message_fields import (
+    MOST_CARRIED,
+    Attributes,
+    Count,
+    Metrics,
+    Milliseconds,
+    Options,
+    Positive,
+    Reason,
+    RunName,
+    Seconds,
+    Sha256,
+    StateName,
+    TaskName,
+)
 
 VERSION = message_versions.SPOKEN[0]
 LARGEST_MESSAGE = 4096  # bytes, of the JSON text
-
-LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
-
-Positive = Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)]
-Count = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
-Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
-Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
-RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
-TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
-Reason = Annotated[str, Meta(max_length=512)]
-# Only characters that take one byte each, so that the largest completion stays under the limit.
-LONGEST_METRIC_NAME = 64
-MOST_METRICS = 24  # that a message has room for
-MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
-Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
-# No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
-AttributeName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}\Z",
-        description="1 to 32 letters, digits or '_', the first no digit",
-    ),
-]
-AttributeText = Annotated[
-    str,
-    Meta(
-        pattern=r"""^[^"'\\\x00-\x1f\x7f]{0,64}\Z""",
-        description="a text of at most 64 characters (no quotation mark, backslash or line break)",
-    ),
-]
-Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
-MOST_OPTIONS = 24
-Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=MOST_OPTIONS)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
-StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
-MOST_CARRIED = 1  # kind of arrays that updates carry beside the model's: more would not fit an announcement
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -341,15 +320,3 @@ def _check_encodings(message: Announcement) -> None:
     except SettingsError as error:
         reason = f"no announcement: {error}"
         raise MessageError(reason) from error
-
-
-def shorten(text: str, length: int = 512) -> str:
-    """Return ``text`` cut to ``length`` characters, so that a reason always fits its message."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def shorten_to_bytes(text: str, most: int) -> str:
-    """Return ``text`` cut so that its JSON has at most ``most`` bytes; a control character takes six."""
-    while len(msgspec.json.encode(text)) > most:
-        text = shorten(text, len(text) * 3 // 4)
-    return text

@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
-from fedgrass.federation.messages import Options
+from fedgrass.federation.message_fields import Options
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
 

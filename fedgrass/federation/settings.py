@@ -13,7 +13,7 @@ from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import MOST_OPTIONS, Options, TaskName
+from fedgrass.federation.message_fields import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression

@@ -8,7 +8,7 @@ import msgspec
 from fedgrass.federation import local_evaluation
 from fedgrass.federation.conversion import key_shown, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Options
+from fedgrass.federation.message_fields import Options
 
 
 def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:

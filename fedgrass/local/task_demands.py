@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from components.trainer.tasks.task import Fit
-from fedgrass.federation import messages, weights
+from fedgrass.federation import message_fields, weights
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 
@@ -63,7 +63,7 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
     """Check that metrics are finite numbers, few enough for a message."""
     try:
         numbers = {name: float(value) for name, value in metrics.items()}
-        msgspec.convert(numbers, messages.Metrics)
+        msgspec.convert(numbers, message_fields.Metrics)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         message = f"the metrics {dict(metrics)!r} cannot be sent: {error}"
         raise CheckFailed(message) from error

@@ -29,6 +29,17 @@ class Watched:
     site: Site
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
+    def watcher(self) -> Watcher:
+        """Return who hears all that is said on the site's topics, for as long as it is entered."""
+        cloud = self.site.cloud
+        return Watcher(
+            FLEET,
+            cloud.iot_endpoint,
+            cloud.mqtt_port,
+            cloud.root_ca,
+            lambda topic, payload: self.heard.append((topic, payload)),
+        )
+
     def start(self, name: str, **settings: object) -> None:
         """Start a run of the noise task."""
         chosen = parse_settings({"task": "noise", "rounds": 1, "deadline_seconds": 60, **settings})
@@ -85,16 +96,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
             things = dict.fromkeys(thing_names(devices), chosen)
             site = stack.enter_context(open_site(folder, things, fleet_name=FLEET, parameters=parameters))
             watched = Watched(site)
-            cloud = site.cloud
-            stack.enter_context(
-                Watcher(
-                    FLEET,
-                    cloud.iot_endpoint,
-                    cloud.mqtt_port,
-                    cloud.root_ca,
-                    lambda topic, payload: watched.heard.append((topic, payload)),
-                )
-            )
+            stack.enter_context(watched.watcher())
             # The watcher hears once it hears itself.
             wait_until(lambda: _echo(watched), "the watcher's own echo")
             return watched

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import boto3
+import botocore.session
+from botocore.loaders import Loader
 from botocore.stub import Stubber
 
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
+# The models of the services are megabytes of JSON: one loader for all reads each once.
+MODELS = Loader()
 NOBODY = "arn:aws:iam::123456789012:user/operator"
 
 
@@ -18,7 +22,10 @@ class StubbedAws:
     """Clients whose calls have to come in the order, and with the arguments, that a test says."""
 
     def __init__(self) -> None:
+        session = botocore.session.get_session()
+        session.register_component("data_loader", MODELS)
         self._session = boto3.Session(
+            botocore_session=session,
             aws_access_key_id="testing",
             aws_secret_access_key="testing",  # noqa: S106 - nobody is called
             region_name=REGION,

@@ -14,7 +14,6 @@ import package
 from cloud_functions.dynamodb_rows import marshal, unmarshal
 from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
-from fedgrass.console.watcher import Watcher
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.runs import RunState
@@ -59,16 +58,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
             )
         )
         watched = Watched(site)
-        cloud = site.cloud
-        stack.enter_context(
-            Watcher(
-                FLEET,
-                cloud.iot_endpoint,
-                cloud.mqtt_port,
-                cloud.root_ca,
-                lambda topic, payload: watched.heard.append((topic, payload)),
-            )
-        )
+        stack.enter_context(watched.watcher())
         yield watched
 
 

@@ -73,6 +73,7 @@ def some_updates(count: int, seed: int) -> tuple[list[NDArray[Any]], NDArray[np.
     return list((rng.standard_normal((count, LENGTH)) * size).astype(np.float32)), weights / weights.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 @given(count=st.integers(1, 2 * WAVE + 40), seed=st.integers(0, 2**32 - 1))
 @few

@@ -90,6 +90,7 @@ def test_the_mean_of_a_large_model_is_within_the_bound_that_is_promised(
         assert abs(Fraction(float(mean[index])) - exact) <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_bytes", [combining.EXACT_BYTES, 0])
 @pytest.mark.parametrize("name", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
 def test_the_order_in_which_updates_come_changes_no_bit(

@@ -5,6 +5,7 @@ tests/unit/test_defects_of_replaced_systems.py.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,18 @@ def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
     """Yield the path and the syntax tree of every module in some of the project's folders."""
     for folder in folders:
         for path in sorted((PROJECT / folder).rglob("*.py")):
-            yield str(path.relative_to(PROJECT)), ast.parse(path.read_text(encoding="utf-8"))
+            yield str(path.relative_to(PROJECT)), parsed(path)
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Yield every call of a module with the text of what is called."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
+    """Return every call of a module with the text of what is called."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -6,6 +6,7 @@ What ``RoundMachine`` does to runs leaves few of them a round whose parts are ma
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import initialize, rule
 
@@ -45,5 +46,5 @@ class DividedRoundMachine(Rules):
                 self.a_message_is_delivered(data, again=False)
 
 
-TestDividedRoundMachine = DividedRoundMachine.TestCase
+TestDividedRoundMachine = pytest.mark.slow(DividedRoundMachine.TestCase)
 TestDividedRoundMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -5,8 +5,9 @@ import pytest
 
 from cloud_functions import repair
 from cloud_functions.cloud import _figures
-from fedgrass.federation import messages
-from fedgrass.federation.messages import LARGEST_MESSAGE, MOST_METRICS, RoundChange, RoundFigures
+from fedgrass.federation import message_fields, messages
+from fedgrass.federation.message_fields import MOST_METRICS
+from fedgrass.federation.messages import LARGEST_MESSAGE, RoundChange, RoundFigures
 from fedgrass.federation.rounds import Round, State
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet
@@ -116,7 +117,7 @@ def test_a_repair_restores_every_figure() -> None:
 
 
 def a_large_round(metrics: int) -> Round:
-    most = messages.LARGEST_NUMBER
+    most = message_fields.LARGEST_NUMBER
     return Round(
         run="r" * 64,
         number=most,

@@ -15,7 +15,7 @@ from components.trainer.journal import known_metrics
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker_protocol import Result, TaskOptions, Work
 from components.trainer.workshop import Workshop
-from fedgrass.federation import messages, weights
+from fedgrass.federation import message_fields, messages, weights
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.settings import parse_settings
@@ -178,7 +178,7 @@ def test_local_metrics_never_make_a_message_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = perform(Talkative(), tmp_path, monkeypatch)
-    assert len(found.reported) == messages.MOST_METRICS
+    assert len(found.reported) == message_fields.MOST_METRICS
     local = sorted(name for name in found.metrics if name.startswith("local_"))
     assert local == [f"local_m{number:02}" for number in range(7)]
 

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from fedgrass.federation import messages
+from fedgrass.federation import message_fields, messages
 from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.errors import MessageError
+from fedgrass.federation.message_fields import MOST_CARRIED
 from fedgrass.federation.messages import (
     LARGEST_MESSAGE,
-    MOST_CARRIED,
     Announcement,
     CarriedFile,
     Completion,
@@ -37,7 +37,7 @@ MOST = 2**53
 RUN = "r" * 64
 WORK: dict[str, Any] = {"run": RUN, "round": MOST, "attempt": MOST}
 # A control character takes six bytes of JSON, the most that any character does.
-LONGEST_REASON = messages.shorten("\x01" * 10_000)
+LONGEST_REASON = message_fields.shorten("\x01" * 10_000)
 LARGEST: list[Message] = [
     Announcement(
         **WORK,
@@ -97,7 +97,7 @@ LARGEST: list[Message] = [
         round=MOST,
         attempt=MOST,
         state="ABANDONED",
-        text=messages.shorten_to_bytes(LONGEST_REASON, 512),
+        text=message_fields.shorten_to_bytes(LONGEST_REASON, 512),
         figures=RoundFigures(
             asked=MOST,
             accepted=MOST,
@@ -320,8 +320,8 @@ def test_all_training_options_that_settings_allow_fit_an_announcement(training: 
 
 
 def test_a_reason_is_shortened_to_what_fits_and_says_so() -> None:
-    assert messages.shorten("short") == "short"
-    assert messages.shorten("x" * 600) == "x" * 511 + "\u2026"
+    assert message_fields.shorten("short") == "short"
+    assert message_fields.shorten("x" * 600) == "x" * 511 + "\u2026"
 
 
 def test_messages_may_first_be_read_on_many_threads() -> None:
@@ -347,6 +347,6 @@ threads = [threading.Thread(target=read) for _ in range(8)]
 
 @given(st.text(max_size=600), st.integers(16, 600))
 def test_a_text_that_is_shortened_to_bytes_has_no_more_and_begins_as_it_was(text: str, most: int) -> None:
-    short = messages.shorten_to_bytes(text, most)
+    short = message_fields.shorten_to_bytes(text, most)
     assert len(msgspec.json.encode(short)) <= most
     assert short == text or (short.endswith("…") and text.startswith(short[:-1]))

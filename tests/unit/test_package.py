@@ -56,6 +56,7 @@ def test_a_change_of_one_file_changes_the_zip(tmp_path: Path) -> None:
     assert digests(tree / "build") != before
 
 
+@pytest.mark.slow  # a process of its own imports what was built, torch too
 @pytest.mark.parametrize(
     ("build", "archive", "own", "entries"),
     [

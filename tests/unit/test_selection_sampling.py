@@ -45,7 +45,7 @@ def test_as_many_as_are_wanted_are_found_if_there_are_so_many(devices: int, want
     assert len(found) == len(set(found)) >= min(wanted, devices)
 
 
-@pytest.mark.parametrize("devices", [2_000, 20_000])
+@pytest.mark.parametrize("devices", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_rows_are_read_in_proportion_to_the_sample_and_not_to_the_fleet(devices: int) -> None:
     table = SegmentedTable(devices)
     for seed in range(20):

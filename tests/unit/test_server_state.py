@@ -78,6 +78,7 @@ def test_the_state_of_whole_numbers_stays_zero_and_the_numbers_are_averaged() ->
     assert fleet.model(1)["batches"].tolist() == 2  # the mean of 1 and 2 to the nearest even number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(1, CALLS + 1))
 def test_a_crash_at_any_call_of_the_averager_leaves_model_and_state_as_without_it(call: int) -> None:
     fleet = a_fleet()
@@ -95,6 +96,7 @@ def test_a_crash_at_any_call_of_the_averager_leaves_model_and_state_as_without_i
     assert made(fleet) == undisturbed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(1, CALLS + 1))
 def test_an_averager_that_is_overtaken_at_any_call_spoils_neither_model_nor_state(call: int) -> None:
     fleet = a_fleet()
