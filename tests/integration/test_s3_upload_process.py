@@ -47,7 +47,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with ThreadingHTTPServer(("127.0.0.1", 0), made.handler()) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield made
         made.left.set()

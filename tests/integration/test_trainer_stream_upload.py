@@ -223,7 +223,7 @@ def test_an_upload_to_s3_ends_when_it_is_cancelled(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         serving.start()
         with pytest.raises(UploadFailed, match="cancelled"):
             uploader(tmp_path).upload(large, BUCKET, "k", cancelled)

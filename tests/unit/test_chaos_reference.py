@@ -71,6 +71,7 @@ def _with_control(average: SmallAverage, update: dict[str, Any], number: int) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.kind)
 @pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
 def test_the_reference_makes_the_model_that_the_averager_makes(aggregation: str, encoding: Encoding) -> None:

@@ -145,6 +145,7 @@ def reads_of(devices: int) -> int:
     return fleet.rounds.items_read
 
 
+@pytest.mark.slow
 def test_what_is_read_of_a_large_cohort_grows_with_its_devices_and_not_with_their_square() -> None:
     few, many = reads_of(500), reads_of(2000)
     assert many <= 4.2 * few
@@ -227,6 +228,7 @@ def test_the_updates_of_a_finished_group_are_not_read_again() -> None:
     assert_same(fleet.model(1), undivided())
 
 
+@pytest.mark.slow
 def test_the_averager_of_a_group_may_die_at_every_call_and_costs_only_its_own_part() -> None:
     expected, deaths = undivided(), 0
     while True:

@@ -61,7 +61,7 @@ def web() -> Iterator[Web]:
     serving = Serving(("noise", "empty"))
     serving.serve("noise", Served(MODEL, twice))
     server = Server(0, serving, lambda: {"status": "ok" if not serving.without_model() else "no model yet"})
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield Web(serving, server.port)
     server.shutdown()

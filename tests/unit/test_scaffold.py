@@ -95,6 +95,7 @@ def test_the_models_are_those_of_the_papers_algorithm(rounds: int, *, difference
     assert made.model["batches"].tolist() == rounds * STEPS
 
 
+@pytest.mark.slow
 def test_it_reaches_the_optimum_from_which_the_mean_drifts_away() -> None:
     drifted = trained(SmallAverage(start(), aggregation="mean"), 60, corrected=False)
     found = trained(SmallAverage(start(), aggregation="scaffold"), 60, corrected=True)
@@ -102,11 +103,13 @@ def test_it_reaches_the_optimum_from_which_the_mean_drifts_away() -> None:
     assert distance(found) < 1e-3
 
 
+@pytest.mark.slow
 def test_it_reaches_the_optimum_when_rounds_ask_half_of_the_population() -> None:
     settings: dict[str, Any] = {"aggregation": "scaffold", "aggregation_options": {"population": DEVICES}}
     assert distance(trained(SmallAverage(start(), **settings), 150, asked=2, corrected=True)) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float16", "int8"])
 def test_it_comes_near_with_updates_and_controls_that_are_encoded(kind: Any) -> None:
     encoding = Encoding(kind=kind, difference=True)
