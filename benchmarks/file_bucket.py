@@ -11,7 +11,7 @@ class FileBucket:
     """The part of ``Bucket`` that an average needs, over the files of a folder."""
 
     lanes = 2
-    range_bytes = 512 * 1024  # what stays in a core's cache until it is added
+    range_bytes = 1024**2
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)

@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 _Bytes = NDArray[np.uint8]
 
 LEAVES = 8  # of a tree, and the most lanes that can share it: a power of two
-TOGETHER = 8  # updates in one product
-IN_LEAF = 2 * TOGETHER
+TOGETHER = 4  # updates in one product: so many rows stay in the cache
+IN_LEAF = 4 * TOGETHER
 WAVE = LEAVES * IN_LEAF
 # How often a value is rounded at most on its way into a sum: as its weight, in its product, in its leaf, and
 # in the tree.
-ROUNDINGS = 1 + (TOGETHER + 1) + 1 + (LEAVES.bit_length() - 1)
+ROUNDINGS = 1 + (TOGETHER + 1) + (IN_LEAF // TOGETHER - 1) + (LEAVES.bit_length() - 1)
 # Values to whose multiples rows are filled up: what a product does with the last few values of a row may
 # round otherwise than what it does with the others, and a slice may end anywhere.
 _PADDING = 64

@@ -30,7 +30,7 @@ class Cloud:
     now: Callable[[], int]  # milliseconds since the epoch
     log: Log
     lease_seconds: float  # how long the worker that calls can live at most
-    averages: bool = True  # whether this worker may read updates; another one averages otherwise
+    averages: bool = True  # whether this worker may read updates and drafts; otherwise another one averages
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
     memory_bytes: int = 10_240 * 1024**2  # that this worker has
 

@@ -186,13 +186,13 @@ class Combiner:
         weights = np.array([group.share for group in groups]) / power
         rest = total / power
         if not groups:
-            yield from ((part, sum_ / rest) for part, sum_ in self.sums(shares / power * factors))
+            yield from _divided(self.sums(shares / power * factors), rest)
             return
         lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
         length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
         of_groups = _blaming_sums(self._sums([group.file for group in groups], weights, length, wide=True))
         if not len(shares):
-            yield from ((part, sum_ / rest) for part, sum_ in of_groups)
+            yield from _divided(of_groups, rest)
             return
         of_updates = self._sums(self._updates, shares / power * factors, length)
         for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
@@ -314,6 +314,12 @@ class Combiner:
                 if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason
         return block.rows
+
+
+def _divided(sums: Iterable[tuple[Slice, Floats]], rest: float) -> Iterator[tuple[Slice, Floats]]:
+    """Divide sums that nobody else has."""
+    for part, total in sums:
+        yield part, np.divide(total, rest, out=total)
 
 
 def _blaming_sums(sums: Iterable[tuple[Slice, Floats]]) -> Iterator[tuple[Slice, Floats]]:

@@ -133,6 +133,9 @@ def look_after(cloud: Cloud, reminder: Reminder) -> None:
 def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
     if newest and run.published < newest.number:
+        if newest.state is State.CLOSED and not cloud.averages:  # whoever may read drafts publishes the model
+            cloud.alarms.remind(Reminder(run=run.name), 0)
+            return False
         run = _conclude(cloud, run, newest)
     if run.state not in LIVING:
         return _wind_up(cloud, run, newest, alarm)

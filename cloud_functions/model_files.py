@@ -137,7 +137,7 @@ class ModelWriter:
         position = 0
         for piece in part.pieces:
             own = _cast(values[position : position + piece.length], self._layout.arrays[piece.name].dtype)
-            if own.dtype.kind == "f" and not math.isfinite(own.sum(dtype=np.float64)):
+            if own.dtype.kind == "f" and not np.isfinite(own).all():
                 message = f"{self._maker} made values that are not finite, in array {piece.name!r}"
                 raise AggregationFailed(message)
             self._write(own.view(np.uint8).data)
