@@ -66,6 +66,8 @@ class JsonServer:
             writer.write(encode_answer(protocol, (exc.error_status_hint, {"message": str(exc)})))
         except (TimeoutError, ConnectionError) as exc:
             self._log.debug("a client of the %s has left: %s", self._name, exc)
+        except asyncio.CancelledError:  # a cancelled task makes asyncio's own callback print a traceback
+            self._log.debug("the %s stops while it answers a client", self._name)
         finally:
             writer.close()
 

@@ -29,14 +29,20 @@ def of_thing(kinds: set[Kind]) -> set[str]:
     return {topics.of_device(FLEET, "THING", kind).replace("THING", THING) for kind in kinds}
 
 
+def as_list(one_or_more: Any) -> list[Any]:
+    return one_or_more if isinstance(one_or_more, list) else [one_or_more]
+
+
 def policy_resources(resource: str, action: str) -> set[str]:
-    """Return what a policy of the template allows for an action, without the ARN's account."""
+    """Return what a policy of the template, or a role's own, allows for an action, without the ARN's account."""
     properties = template()["Resources"][resource]["Properties"]
+    policies = properties.get("Policies", [properties])
     found: set[str] = set()
-    for statement in properties["PolicyDocument"]["Statement"]:
-        actions = statement["Action"]
-        if action in (actions if isinstance(actions, list) else [actions]):
-            found |= {one["Fn::Sub"] for one in statement["Resource"]}
+    for statement in (
+        statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]
+    ):
+        if action in as_list(statement["Action"]):
+            found |= {one["Fn::Sub"] for one in as_list(statement["Resource"])}
     return {arn.rpartition(":topic")[2].replace("${FleetName}", FLEET).replace("${!", "${") for arn in found}
 
 
@@ -56,12 +62,14 @@ def test_a_device_may_use_its_own_topics_hear_of_models_and_nothing_else(
 
 
 def test_the_cloud_may_publish_what_it_says_and_nothing_else() -> None:
-    allowed = {
+    both = {
         topics.of_devices(FLEET, Kind.ANNOUNCE).replace("+", "*"),
         topics.of_run(FLEET, "X").replace("X", "*"),
-        topics.of_models(FLEET, "x").removesuffix("x") + "*",
     }
-    assert policy_resources("RoundPolicy", "iot:Publish") == {f"/{topic}" for topic in allowed}
+    assert policy_resources("RoundPolicy", "iot:Publish") == {f"/{topic}" for topic in both}
+    models = topics.of_models(FLEET, "x").removesuffix("x") + "*"
+    assert policy_resources("AveragerRole", "iot:Publish") == {f"/{models}"}
+    assert policy_resources("InitiatorRole", "iot:Publish") == set()
 
 
 def access_control(operation: str) -> list[str]:
