@@ -34,7 +34,7 @@ def as_list(one_or_more: Any) -> list[Any]:
 
 
 def policy_resources(resource: str, action: str) -> set[str]:
-    """Return what a policy of the template, or a role's own, allows for an action, without the ARN's account."""
+    """Return what a policy of the template, or a role, allows for an action, without the ARN's account."""
     properties = template()["Resources"][resource]["Properties"]
     policies = properties.get("Policies", [properties])
     found: set[str] = set()
