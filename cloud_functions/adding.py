@@ -5,7 +5,6 @@ wave of ``WAVE`` updates belongs to leaf p mod ``LEAVES``; a leaf adds ``TOGETHE
 time by one matrix-vector product; a tree adds the leaves, and float64 the waves.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from itertools import cycle
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.lanes import AHEAD, Lanes, wait_for
+from cloud_functions.lanes import AHEAD, Lanes, ahead
 from fedgrass.federation.slices import Slice
 
 Floats = NDArray[np.float64]
@@ -114,13 +113,7 @@ class Sums:
 
     def _filled(self, waves: Iterable[_Wave]) -> Iterator[_Wave]:
         """Yield waves whose sums are made; they last until the next is taken."""
-        waiting: deque[tuple[_Wave, list[Future[None]]]] = deque()
-        for wave in waves:
-            waiting.append((wave, [self._begin(lane, wave) for lane in range(self._count)]))
-            if len(waiting) == AHEAD:
-                yield _made(*waiting.popleft())
-        while waiting:
-            yield _made(*waiting.popleft())
+        return ahead((wave, [self._begin(lane, wave) for lane in range(self._count)]) for wave in waves)
 
     def _begin(self, lane: int, wave: _Wave) -> Future[None]:
         def add_up() -> None:
@@ -177,8 +170,3 @@ def _padded(length: int) -> int:
 def _of_type(buffer: _Bytes, wave: _Wave) -> NDArray[Any]:
     """Return as much of a buffer as a slice's values take, in the type in which they are added."""
     return buffer[: _padded(wave.part.length) * wave.added.itemsize].view(wave.added)
-
-
-def _made(wave: _Wave, adding: list[Future[None]]) -> _Wave:
-    wait_for(adding)
-    return wave

@@ -3,7 +3,6 @@
 While one block of rows is looked at the lanes read the next ones.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.lanes import AHEAD, Lanes, wait_for
+from cloud_functions.lanes import AHEAD, Lanes, ahead
 from fedgrass.federation.slices import Slice
 
 
@@ -44,15 +43,9 @@ class Blocks:
 
         The rows of an update that turns out to be bad are zeros from there on; the lanes tell which are.
         """
-        waiting: deque[tuple[Block, list[Future[None]]]] = deque()
         buffers = cycle(self._buffers)
-        for part in slices:
-            for first in range(0, len(self._lanes.updates), self._rows):
-                waiting.append(self._begin(part, first, next(buffers)))
-                if len(waiting) == AHEAD:
-                    yield _filled(*waiting.popleft())
-        while waiting:
-            yield _filled(*waiting.popleft())
+        firsts = range(0, len(self._lanes.updates), self._rows)
+        return ahead(self._begin(part, first, next(buffers)) for part in slices for first in firsts)
 
     def _begin(self, part: Slice, first: int, buffer: NDArray[np.uint8]) -> tuple[Block, list[Future[None]]]:
         """Have the lanes fill the rows of a block."""
@@ -65,8 +58,3 @@ class Blocks:
     def _fill(self, lane: int, block: Block) -> None:
         for place in block.places[lane :: len(self._lanes)]:
             self._lanes.read(lane, place, block.part, block.rows[place - block.places.start])
-
-
-def _filled(block: Block, filling: list[Future[None]]) -> Block:
-    wait_for(filling)
-    return block

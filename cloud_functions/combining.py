@@ -271,7 +271,7 @@ class Combiner:
     @property
     def _width(self) -> int:
         """The bytes of the widest value that is read."""
-        return max(4, *(DTYPES[array.dtype].itemsize for array in self._layout.arrays.values()), 0)
+        return max([4, *(DTYPES[array.dtype].itemsize for array in self._layout.arrays.values())])
 
     def _length(self, held: int, width: int) -> int:
         """Return how many values a slice may have: of ``width`` bytes where they are read.

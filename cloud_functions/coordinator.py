@@ -134,8 +134,7 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
     """Take one step; return whether there may be another."""
     if newest and run.published < newest.number:
         if newest.state is State.CLOSED and not cloud.averages:  # whoever may read drafts publishes the model
-            cloud.alarms.remind(Reminder(run=run.name), 0)
-            return False
+            return _send_for_averager(cloud, run)
         run = _conclude(cloud, run, newest)
     if run.state not in LIVING:
         return _wind_up(cloud, run, newest, alarm)
@@ -200,9 +199,14 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         abandon(cloud, newest, event)
         return True
     if not cloud.averages:
-        cloud.alarms.remind(Reminder(run=run.name), 0)
-        return False
+        return _send_for_averager(cloud, run)
     return averaging.aggregate(cloud, run, newest, event, overdue=rung)
+
+
+def _send_for_averager(cloud: Cloud, run: Run) -> bool:
+    """Leave the run's next step to an averager: this worker may not take it, nor any other after it."""
+    cloud.alarms.remind(Reminder(run=run.name), 0)
+    return False
 
 
 def _could_replace(newest: Round, event: Event | None) -> bool:

@@ -3,11 +3,12 @@
 An update always keeps its lane, so that its bytes come in order and its checksums can be made on the way.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from fedgrass.federation.slices import Slice
 AHEAD = 3  # results in memory: one is used while the lanes make the others
 WIDEST = 8  # bytes of a value
 _LONGEST = 900.0  # seconds that any reading may take: a Lambda function has no more
+Made = TypeVar("Made")
 
 
 class Readable(Protocol):
@@ -89,10 +91,31 @@ class Lanes:
                     except UpdateRefused as error:
                         self.refused[place] = str(error)
 
-        wait_for([self.begin(lane, partial(do_share, lane)) for lane in range(len(self))])
+        _wait_for([self.begin(lane, partial(do_share, lane)) for lane in range(len(self))])
 
 
-def wait_for(begun: Sequence[Future[None]]) -> None:
-    """Wait until lanes have done what they began; raises what one of them raised."""
+def ahead(begun: Iterable[tuple[Made, Sequence[Future[None]]]]) -> Iterator[Made]:
+    """Yield in order what lanes have made, while they make the next ones.
+
+    Args:
+        begun: what is made, and what the lanes do for it; taken only when it is to begin. ``AHEAD`` of them
+            are in use at a time: each lasts until the next is taken.
+    """
+    waiting: deque[tuple[Made, Sequence[Future[None]]]] = deque()
     for one in begun:
+        waiting.append(one)
+        if len(waiting) == AHEAD:
+            yield _done(*waiting.popleft())
+    while waiting:
+        yield _done(*waiting.popleft())
+
+
+def _done(made: Made, work: Sequence[Future[None]]) -> Made:
+    _wait_for(work)
+    return made
+
+
+def _wait_for(work: Sequence[Future[None]]) -> None:
+    """Wait until lanes have done their work; raises what one of them raised."""
+    for one in work:
         one.result(_LONGEST)

@@ -4,6 +4,8 @@ import argparse
 import sys
 
 from fedgrass.console.key_values import number_between
+from fedgrass.console.stack_arguments import add_account, add_stack
+from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
 _MINUTES = number_between(0.1, 1440)
@@ -41,12 +43,8 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stack", "--stack-name", default="fedgrass", help="the fleet's CloudFormation stack (fedgrass)"
-    )
-    parser.add_argument(
-        "--account", default="", help="12 digits: refuse the credentials of any other account"
-    )
+    add_stack(parser, "--stack-name")
+    add_account(parser)
     parser.add_argument(
         "--artifact-bucket",
         default="",
@@ -71,7 +69,7 @@ def _cloud(arguments: argparse.Namespace) -> None:
         timeout=arguments.timeout_minutes * 60,
     )
     with stack.refusals():
-        outputs = deploy_cloud(stack.client, options, _say)
+        outputs = deploy_cloud(stack.client, options, say)
     table = Table("output", Column("value", overflow="fold"))  # to be copied: never cut
     for name, value in sorted(outputs.items()):
         table.add_row(name, value)
@@ -86,24 +84,24 @@ def _down(arguments: argparse.Namespace) -> None:
     with stack.refusals():
         account = account_of(stack.client, arguments.account)
         removal = Removal(
-            stack.client, account, arguments.stack, _say, artifact_bucket=arguments.artifact_bucket
+            stack.client, account, arguments.stack, say, artifact_bucket=arguments.artifact_bucket
         )
         found = removal.inventory()
         if found.empty:
-            _say(f"there is nothing of a stack {arguments.stack!r} in account {account}")
+            say(f"there is nothing of a stack {arguments.stack!r} in account {account}")
             return
         for line in removal.describe(found):
-            _say(line)
+            say(line)
         if arguments.dry_run:
-            _say("nothing was removed (--dry-run)")
+            say("nothing was removed (--dry-run)")
             return
         _confirm(arguments, has_data=bool(found.data))
         removal.remove(found, data=arguments.delete_data, timeout=arguments.timeout_minutes * 60)
         if found.data and not arguments.delete_data:
-            _say("its data were kept, and cost what S3 and DynamoDB ask for them; to remove them as well:")
-            _say(f"    fedgrass deploy down --stack {arguments.stack} --delete-data")
+            say("its data were kept, and cost what S3 and DynamoDB ask for them; to remove them as well:")
+            say(f"    fedgrass deploy down --stack {arguments.stack} --delete-data")
         else:
-            _say(f"nothing of the stack {arguments.stack!r} is left")
+            say(f"nothing of the stack {arguments.stack!r} is left")
 
 
 def _confirm(arguments: argparse.Namespace, *, has_data: bool) -> None:
@@ -128,7 +126,3 @@ def _parameters(pairs: list[str]) -> dict[str, str]:
             raise SettingsError(message)
         found[name] = value
     return found
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  # what the command is for

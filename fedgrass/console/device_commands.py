@@ -10,6 +10,7 @@ from typing import Any
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
 from fedgrass.console.key_values import number_between
+from fedgrass.console.stack_arguments import add_account, add_stack
 from fedgrass.console.terminal import say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
@@ -91,10 +92,8 @@ def _add_component(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", default="fedgrass", help="the fleet's CloudFormation stack (fedgrass)")
-    parser.add_argument(
-        "--account", default="", help="12 digits: refuse the credentials of any other account"
-    )
+    add_stack(parser)
+    add_account(parser)
 
 
 def _devices(arguments: argparse.Namespace) -> None:

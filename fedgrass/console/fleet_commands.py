@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedgrass.console.stack_arguments import add_account, add_stack
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
@@ -43,10 +44,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _add_things(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--things", type=_names, required=True, metavar="A,B,C", help="names of devices")
-    parser.add_argument("--stack", default="fedgrass", help="the fleet's CloudFormation stack (fedgrass)")
-    parser.add_argument(
-        "--account", default="", help="12 digits: refuse the credentials of any other account"
-    )
+    add_stack(parser)
+    add_account(parser)
 
 
 def _names(text: str) -> list[str]:

@@ -3,6 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from fedgrass.console.stack_arguments import add_stack
+from fedgrass.console.terminal import say
+
 if TYPE_CHECKING:
     from fedgrass.console.dead_letters import DeadLetters
 
@@ -21,7 +24,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     redrive.set_defaults(run=_redrive)
     for action in (show, redrive):
-        action.add_argument("--stack", default="fedgrass", help="the fleet's CloudFormation stack (fedgrass)")
+        add_stack(action)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -30,8 +33,8 @@ def _show(arguments: argparse.Namespace) -> None:
     with stack.refusals():
         letters = _dead_letters(arguments).show()
     for letter in letters:
-        print(letter.line)  # noqa: T201  # what the command is for
-    print(f"{len(letters)} dead letters")  # noqa: T201
+        say(letter.line)
+    say(f"{len(letters)} dead letters")
 
 
 def _redrive(arguments: argparse.Namespace) -> None:
@@ -39,7 +42,7 @@ def _redrive(arguments: argparse.Namespace) -> None:
 
     with stack.refusals():
         for letter, done in _dead_letters(arguments).redrive(drop_rule_failures=arguments.drop_rule_failures):
-            print(f"{done}: {letter.line}")  # noqa: T201
+            say(f"{done}: {letter.line}")
 
 
 def _dead_letters(arguments: argparse.Namespace) -> "DeadLetters":

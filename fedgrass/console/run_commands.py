@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from fedgrass.console.stack_arguments import add_stack
+
 SIMPLE_ACTIONS = {
     "pause": "open no more rounds; the open one goes on",
     "resume": "go on with a paused run",
@@ -17,7 +19,7 @@ SIMPLE_ACTIONS = {
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the ``fedgrass`` command."""
     runs = commands.add_parser("runs", help="list the runs of a deployed stack")
-    _add_stack(runs)
+    add_stack(runs)
     runs.set_defaults(run=_doing("list_runs"))
     devices = commands.add_parser("devices", help="list the devices of a stack, and which are missing")
     devices.add_argument("--task", default="", help="only those that have this task")
@@ -28,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         default=300,
         help="how late is lately, as a run's seen_within_seconds (300)",
     )
-    _add_stack(devices)
+    add_stack(devices)
     devices.set_defaults(run=_doing("list_devices"))
     actions = commands.add_parser(
         "run", help="start, pause, resume, cancel, retry ... a run of a deployed stack"
@@ -42,12 +44,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     start.add_argument("--model", type=Path, help="the initial model, a safetensors file")
     start.add_argument("--continue-from", metavar="RUN/ROUND", help="start from a model of another run")
-    _add_stack(start)
+    add_stack(start)
     start.set_defaults(run=_doing("start"))
     for action, explanation in SIMPLE_ACTIONS.items():
         kind = kinds.add_parser(action, help=explanation)
         kind.add_argument("name", help="of the run")
-        _add_stack(kind)
+        add_stack(kind)
         kind.set_defaults(run=_doing("act"), action=action)
 
     repair = commands.add_parser(
@@ -55,14 +57,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     repair.add_argument("name", metavar="run", help="of the run")
     repair.add_argument("--dry-run", action="store_true", help="only say what would be written")
-    _add_stack(repair)
+    add_stack(repair)
     repair.set_defaults(run=_doing("repair"))
-
-
-def _add_stack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stack", default="fedgrass", help="the CloudFormation stack of the fleet (fedgrass)"
-    )
 
 
 def _doing(name: str) -> Callable[[argparse.Namespace], None]:
