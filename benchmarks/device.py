@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read as torch is imported
 import torch
 from torch.utils.data import TensorDataset
 
+from benchmarks.processes import running
 from components.trainer.tasks.digits import Digits, make_model
 from components.trainer.training import TorchTask
 from fedgrass.federation.errors import FedgrassError
@@ -101,20 +102,8 @@ def _one_round(site: Site) -> int:
 
 def _resting_trainers() -> dict[str, psutil.Process]:
     """Return the trainers' processes, by thing, once their workers have gone."""
-    _wait(lambda: not _processes("components.trainer.worker"), "the trainers' workers did not go")
-    return {process.environ()["AWS_IOT_THING_NAME"]: process for process in _processes("components.trainer")}
-
-
-def _processes(module: str) -> list[psutil.Process]:
-    """Return the processes below this one that run ``module``."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[1:] == ["-m", module]:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    _wait(lambda: not running("components.trainer.worker"), "the trainers' workers did not go")
+    return {process.environ()["AWS_IOT_THING_NAME"]: process for process in running("components.trainer")}
 
 
 def _processor_seconds(process: psutil.Process) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.processes import running
 from components.trainer.tasks.noise import Noise
 from fedgrass.console.operator import RoundRecord
 from fedgrass.federation.errors import FedgrassError
@@ -94,23 +95,11 @@ def _idle_trainer_megabytes() -> float:
     """Return the largest resident memory of a trainer once all workers have gone."""
     deadline = time.monotonic() + 10 * _WARM_SECONDS
     while time.monotonic() < deadline:
-        if not _started("components.trainer.worker"):
-            return max(process.memory_info().rss for process in _started("components.trainer")) / 1e6
+        if not running("components.trainer.worker"):
+            return max(process.memory_info().rss for process in running("components.trainer")) / 1e6
         time.sleep(0.2)
     message = f"the workers of {TRAINER} did not end"
     raise FedgrassError(message)
-
-
-def _started(module: str) -> list[psutil.Process]:
-    """Return the processes below this one that run ``module``."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[1:] == ["-m", module]:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def main() -> None:

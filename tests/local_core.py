@@ -21,6 +21,12 @@ from fedgrass.local.profiles import CLASSIC, Profile
 
 T = TypeVar("T")
 COMPONENT = "com.example.Probe"
+CREDENTIALS = {  # that the embedded cloud takes
+    "AccessKeyId": "test",
+    "SecretAccessKey": "test",
+    "Token": "test",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
 REFUSED_FILTER = "refused/by/policy"
 
 

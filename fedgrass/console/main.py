@@ -16,6 +16,7 @@ from fedgrass.console import (
     run_commands,
     task_commands,
 )
+from fedgrass.console.interruption import ended_by_signals
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -24,8 +25,9 @@ _SETTING = re.compile(r"[a-z_]+=")
 def command() -> None:
     """Run the command line."""
     try:
-        arguments = parse(sys.argv[1:])
-        arguments.run(arguments)
+        with ended_by_signals():
+            arguments = parse(sys.argv[1:])
+            arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except FedgrassError as error:

@@ -29,7 +29,7 @@ def refusals() -> Iterator[None]:
             message = f"the cloud on this machine ({os.environ['AWS_ENDPOINT_URL']}) knows no such call:"
             message += f" {error.operation_name}. What needs Greengrass itself works on AWS alone"
             raise StackError(message) from error
-        message = f"AWS did not do it: {error}{_hint(error)}"
+        message = f"AWS did not do it: {_reason(error)}"
         raise StackError(message) from error
 
 
@@ -53,6 +53,12 @@ def client(service: str) -> Any:
         raise StackError(message) from error
 
 
+def _reason(error: BotoCoreError | ClientError) -> str:
+    if isinstance(error, NoCredentialsError):
+        return "it needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return f"{error}{_hint(error)}"
+
+
 def _hint(error: Exception) -> str:
     """Return what may be wrong if the environment names an endpoint of this machine."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
@@ -72,12 +78,9 @@ def outputs(stack: str) -> Mapping[str, str]:
     formation = client("cloudformation")
     try:
         described = formation.describe_stacks(StackName=stack)["Stacks"][0]
-    except NoCredentialsError as error:
-        message = "AWS needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise StackError(message) from error
     except (BotoCoreError, ClientError) as error:
         # The wrong region, or another name, is the likeliest mistake: both are said.
-        message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {error}{_hint(error)}"
+        message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {_reason(error)}"
         raise StackError(message) from error
     found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
     if "InitiatorName" not in found:

@@ -1,7 +1,6 @@
 """``fedgrass demo``: one command from nothing to a model that a fleet has trained."""
 
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from fedgrass.console import history
+from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
 from fedgrass.console.watcher import Watcher
@@ -59,7 +59,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     Mistakes of the person are told in one line. However it ends, nothing of it is left but ``runs/<run>``.
     """
     try:
-        with _ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
+        with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, TrainerError) as error:
         console.print(Text.assemble(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
@@ -230,21 +230,6 @@ def _how_to_disturb(site: Site) -> list[str]:
 def _wait_for_ever() -> None:
     while True:
         time.sleep(3600)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything taken down."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def main(options: DemoOptions) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,23 +24,30 @@ _READABLE_CHARACTERS: Final = 24
 def runtime_folder() -> Path:
     """The folder of the control sockets: below XDG_RUNTIME_DIR or, if that is not set, the temporary folder.
 
-    Raises ControlError if it cannot be made, or if somebody else could put something into it.
+    It is there while a core runs. Raises ControlError if somebody else could put something into it.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
     top = Path(base) / "fedgrass" if base else Path(tempfile.gettempdir()) / f"fedgrass-{os.getuid()}"
+    _refuse_if_others_may_write(top)
+    return top
+
+
+def _refuse_if_others_may_write(folder: Path) -> None:
     try:
-        top.mkdir(mode=0o700, exist_ok=True)
-        status = top.lstat()
+        status = folder.lstat()
+    except FileNotFoundError:
+        return
     except OSError as exc:
-        message = (
-            f"{top}, for the control sockets of cores, cannot be made: {exc.strerror}; set XDG_RUNTIME_DIR"
-        )
-        raise ControlError(message) from exc
+        raise _unusable(folder, exc) from exc
     is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_own or status.st_mode & 0o077:
-        message = f"{top} is not a folder that only you can open: remove it, or set XDG_RUNTIME_DIR"
+        message = f"{folder} is not a folder that only you can open: remove it, or set XDG_RUNTIME_DIR"
         raise ControlError(message)
-    return top
+
+
+def _unusable(folder: Path, error: OSError) -> ControlError:
+    message = f"{folder}, for the control sockets of cores, cannot be made: {error.strerror}"
+    return ControlError(f"{message}; set XDG_RUNTIME_DIR")
 
 
 def socket_of(thing_name: str) -> Path:
@@ -64,11 +72,12 @@ def sockets() -> list[Path]:
 class Claim:
     """Holds a control socket's name for one process, until it lets go of it or dies.
 
-    The lock is on a file beside the socket, which whoever holds it takes away at the end.
+    The lock is on a file beside the socket, which whoever holds it takes away at the end, and the folder with
+    it if nothing else is there.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises NameTakenError if another process holds it."""
+        """Raises NameTakenError if another process holds it, ControlError if no folder can be made for it."""
         self._file = path.with_suffix(".lock")
         self._descriptor: int | None = None
         while self._descriptor is None:
@@ -80,10 +89,20 @@ class Claim:
             self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+            with suppress(OSError):  # others are in the folder
+                self._file.parent.rmdir()
 
     def _try(self) -> int | None:
         """Return the file's descriptor once it is locked; None if another process has just removed it."""
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._file.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise _unusable(self._file.parent, exc) from exc
+        _refuse_if_others_may_write(self._file.parent)
+        try:
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None  # another process has just removed the folder
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A lock on a file that its former holder has removed meanwhile keeps nobody else out.

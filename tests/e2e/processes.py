@@ -89,7 +89,7 @@ class Command:
         deadline = time.monotonic() + 10
         while (alive := [p for p in self.seen if _is_alive(p)]) and time.monotonic() < deadline:
             time.sleep(0.05)
-        files = [*self.temporary.iterdir(), *(path for path in self.runtime.rglob("*") if not path.is_dir())]
+        files = [*self.temporary.iterdir(), *self.runtime.rglob("*")]
         return [str(process) for process in alive] + [str(path) for path in files]
 
     def kill(self) -> None:

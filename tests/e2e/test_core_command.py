@@ -239,6 +239,8 @@ def test_the_control_socket_is_its_owner_s_alone_and_survives_garbage(laptop: La
                 answer = link.recv(65_536)
             assert b"this is no request" in answer or not garbage.endswith(b"\n")
         assert "RUNNING" in laptop.do("list")
+    assert not path.parent.exists()
+    path.parent.mkdir()
     path.parent.chmod(0o755)
     code, said = laptop.attempt("list")
     assert (code, "is not a folder that only you can open" in said) == (1, True)

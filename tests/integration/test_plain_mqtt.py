@@ -23,19 +23,18 @@ from components.trainer.errors import Forbidden, NotSent
 from components.trainer.iot_credentials import RENEW_BEFORE
 from components.trainer.mqtt import MqttConnection
 from components.trainer.plain_device import read_device_file
-from components.trainer.tasks.noise import Noise
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement, Completion, Heartbeat, Status, Verdict, decode, encode
 from fedgrass.local.cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.credentials_provider import CredentialsProvider
 from tests.local_core import eventually
+from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.plain_device import PATIENCE, Operator, Trainer, write_device_file
 
 FLEET = "plant"
 THING = "press-1"
 BUCKET = "plain-mqtt"
 ALIAS = "fedgrass-plant"
-MODEL = weights.encode(Noise(0.1).initial_weights(0))
 TRAINER = {"fleet": FLEET, "heartbeat_seconds": 1, "tasks": {"noise": {"megabytes": 0.1}}}
 POLICY = """{"Version": "2012-10-17", "Statement": [
     {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
@@ -119,7 +118,7 @@ def place(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Place]:
         iot.create_policy(policyName="plain", policyDocument=POLICY)
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=BUCKET)
-    s3.put_object(Bucket=BUCKET, Key="models/run-a/0.safetensors", Body=MODEL)
+    s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     with ExitStack() as stack:
         log = logging.getLogger("test")
         provider = Provider(CredentialsProvider(ALIAS, cloud.root_ca, tmp_path / "provider", log))
@@ -139,23 +138,7 @@ def place(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Place]:
 
 
 def work(number: int = 1, **other: Any) -> Announcement:
-    values: dict[str, Any] = {
-        "work": "train",
-        "task": "noise",
-        "announced_at": 1,
-        "deadline_seconds": 60,
-        "model_key": "models/run-a/0.safetensors",
-        **other,
-    }
-    return Announcement(
-        run="run-a",
-        round=number,
-        attempt=1,
-        bucket=BUCKET,
-        model_sha256=weights.sha256(MODEL),
-        model_bytes=len(MODEL),
-        **values,
-    )
+    return announced(BUCKET, number, **other)
 
 
 def ended(pid: int) -> bool:

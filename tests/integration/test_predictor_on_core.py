@@ -27,7 +27,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, recipe, settings, write_recipe
+from tests.local_core import CREDENTIALS, CoreInThread, eventually, recipe, settings, write_recipe
 
 NAME = "com.fedgrass.Predictor"
 ASKER = "com.example.Asker"
@@ -40,12 +40,6 @@ CONFIGURATION: dict[str, object] = {
     "heartbeat_seconds": "0.5",  # as the nucleus may give it
     "http_port": "0",
     "tasks": {"digits": None, "noise": {}},
-}
-CREDENTIALS = {
-    "AccessKeyId": "test",
-    "SecretAccessKey": "test",
-    "Token": "test",
-    "Expiration": "2099-01-01T00:00:00Z",
 }
 ASKERS_ACCESS = {
     "aws.greengrass.ipc.pubsub": {

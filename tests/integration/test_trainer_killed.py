@@ -6,9 +6,10 @@ The stages are those of the journal: accepted, update written, reply given, verd
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -17,14 +18,11 @@ import pytest
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Completion, Verdict
 from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import LITE
-from package import build_component
 from tests.integration import slow_tasks
-from tests.integration.test_trainer_on_core import BUCKET, CREDENTIALS, MODEL, NAME, PATIENCE, Site, work
+from tests.integration.test_trainer_on_core import BUCKET, NAME, PATIENCE, Site, site_on, work
 from tests.integration.test_trainer_stream_upload import Gate
-from tests.local_core import CoreInThread, eventually, settings
-from tests.stream_manager_server import stream_manager
+from tests.local_core import eventually
 
 KEY = "updates/device-1/run-a/{}-1.safetensors"
 
@@ -59,24 +57,15 @@ class GatedSite(Site):
 
 @contextmanager
 def gated_site(folder: Path, cloud: EmbeddedCloud) -> Iterator[GatedSite]:
-    s3 = cloud.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
-    s3.put_object(Bucket=BUCKET, Key="models/run-a/0.safetensors", Body=MODEL)
-    build_component(NAME, "1.2.3", "tests", folder / "build")
-    gate = Gate(s3)
-    with ExitStack() as stack:
-        port = stack.enter_context(stream_manager(folder / "streams", gate.client))
-        root = folder / "core"
-        running = CoreInThread(root, LITE)
-        stack.callback(running.close)
-        variables = {"AWS_ENDPOINT_URL": cloud.endpoint_url, "STREAM_MANAGER_SERVER_PORT": str(port)}
-        running.core = GreengrassCore(
-            settings(root, LITE, credentials=lambda: CREDENTIALS, environment=variables),
-            lambda: running.connection,
-        )
-        running.run(running.core.start())
-        site = GatedSite(running, folder / "build", root, s3)
-        site.gate = gate
+    gates: list[Gate] = []
+
+    def gated(s3: Any) -> Callable[[], Any]:
+        gates.append(Gate(s3))
+        return gates[0].client
+
+    with site_on(folder, cloud, LITE, gated) as plain:
+        site = GatedSite(plain.running, plain.build, plain.root, plain.s3)
+        (site.gate,) = gates
         yield site
 
 

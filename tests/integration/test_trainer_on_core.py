@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.trainer.tasks.noise import Noise
 from fedgrass.federation import weights
 from fedgrass.federation.messages import (
     Announcement,
@@ -28,14 +27,14 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, settings
+from tests.local_core import CREDENTIALS, CoreInThread, eventually, settings
+from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.stream_manager_server import stream_manager
 
 NAME = "com.fedgrass.Trainer"
 TOPICS = "fedgrass/plant/clients/device-1"
 BUCKET = "trainer-on-core"
 PATIENCE = 40.0  # seconds
-MODEL = weights.encode(Noise(0.1).initial_weights(0))
 CONFIGURATION: dict[str, object] = {
     "python": sys.executable,
     "fleet": "plant",
@@ -47,12 +46,6 @@ KINDS: dict[str, type[Message]] = {
     "status": Status,
     "hello": Hello,
     "heartbeat": Heartbeat,
-}
-CREDENTIALS = {
-    "AccessKeyId": "test",
-    "SecretAccessKey": "test",
-    "Token": "test",
-    "Expiration": "2099-01-01T00:00:00Z",
 }
 
 
@@ -115,14 +108,24 @@ def resident_megabytes(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def plainly(s3: Any) -> Callable[[], Any]:
+    """Return how Stream Manager gets its client of S3, if nothing is to stand between."""
+    return lambda: s3
+
+
 @contextmanager
-def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+def site_on(
+    folder: Path,
+    cloud: EmbeddedCloud,
+    profile: Profile,
+    clients: Callable[[Any], Callable[[], Any]] = plainly,
+) -> Iterator[Site]:
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=BUCKET)
-    s3.put_object(Bucket=BUCKET, Key="models/run-a/0.safetensors", Body=MODEL)
+    s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     build_component(NAME, "1.2.3", "tests", folder / "build")
     with ExitStack() as stack:
-        port = stack.enter_context(stream_manager(folder / "streams", lambda: s3))
+        port = stack.enter_context(stream_manager(folder / "streams", clients(s3)))
         root = folder / "core"
         running = CoreInThread(root, profile)
         stack.callback(running.close)
@@ -142,23 +145,7 @@ def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
 
 
 def work(number: int = 1, **other: Any) -> Announcement:
-    values: dict[str, Any] = {
-        "work": "train",
-        "task": "noise",
-        "announced_at": 1,
-        "deadline_seconds": 60,
-        "model_key": "models/run-a/0.safetensors",
-        **other,
-    }
-    return Announcement(
-        run="run-a",
-        round=number,
-        attempt=1,
-        bucket=BUCKET,
-        model_sha256=weights.sha256(MODEL),
-        model_bytes=len(MODEL),
-        **values,
-    )
+    return announced(BUCKET, number, **other)
 
 
 @pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])

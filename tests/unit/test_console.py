@@ -305,7 +305,7 @@ def test_the_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPatc
         ({"AWS_PROFILE": "nobody"}, "profile (nobody) could not be found. Set"),
         ({"AWS_REGION": "eu central"}, "'eu central'"),
         ({"AWS_REGION": "eu-central-1", "AWS_ENDPOINT_URL": "garbage"}, "Invalid endpoint: garbage"),
-        ({"AWS_REGION": "eu-central-1"}, "AWS needs credentials: set AWS_PROFILE"),
+        ({"AWS_REGION": "eu-central-1"}, "cannot be read: it needs credentials: set AWS_PROFILE"),
     ],
 )
 def test_what_is_wrong_with_the_environment_is_told_in_one_line(
@@ -318,6 +318,17 @@ def test_what_is_wrong_with_the_environment_is_told_in_one_line(
     with pytest.raises(StackError, match=re.escape(said)) as told:
         arguments.run(arguments)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("words", [["deploy", "cloud"], ["deploy", "devices", "--group", "garden"]])
+def test_a_deployment_without_credentials_says_how_to_give_them(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    _without_aws(monkeypatch)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    arguments = parse(words)
+    with pytest.raises(StackError, match="needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"):
+        arguments.run(arguments)
 
 
 def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:

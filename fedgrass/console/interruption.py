@@ -1,0 +1,56 @@
+"""How a command ends when it is told to: by Ctrl-C, by SIGTERM, or since its terminal has gone."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN_SECONDS = 0.01
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread when the process is told to end.
+
+    Whatever error comes of it on the way is told as KeyboardInterrupt too: a library may have turned the
+    interruption into one of its own. A signal that the parent has told the process to ignore (nohup) stays
+    ignored.
+    """
+    told = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if _is_called_by_crt(frame):
+            again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        told = True
+        raise KeyboardInterrupt
+
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    except Exception as error:
+        if told:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _is_called_by_crt(frame: FrameType | None) -> bool:
+    """Return whether the main thread is inside the AWS Common Runtime, which signs and reads S3's requests.
+
+    What is raised in a function that it calls it prints, and goes on with "unknown error" instead.
+    """
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == "awscrt":
+            return True
+        frame = frame.f_back
+    return False
