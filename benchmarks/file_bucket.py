@@ -24,13 +24,13 @@ class FileBucket:
 
     def read_into(self, key: str, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` on."""
-        position = 0
-        while position < target.nbytes:
-            count = os.preadv(self._open(key), [target[position:]], start + position)
-            if not count:
-                message = f"{key} ends before byte {start + target.nbytes}"
-                raise EOFError(message)
-            position += count
+        while count := os.preadv(self._open(key), [target], start):
+            if count == target.nbytes:
+                return
+            target, start = target[count:], start + count
+        if target.nbytes:
+            message = f"{key} ends before byte {start + target.nbytes}"
+            raise EOFError(message)
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file."""
@@ -44,20 +44,25 @@ class FileBucket:
 
 
 class FileWriter:
-    """Writes one file."""
+    """Writes one file, over the one of that name if there is one.
+
+    Its pages are used again: emptied first, it would be written to the disk as it is closed.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        self._path = path
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
 
     def write(self, data: bytes | memoryview) -> None:
         """Write the next bytes."""
         self._file.write(data)
 
     def finish(self) -> None:
-        """Close the file."""
+        """Close the file, where what was written ends."""
+        self._file.truncate()
         self._file.close()
 
     def abort(self) -> None:
         """Close the file and remove it."""
         self._file.close()
-        Path(self._file.name).unlink()
+        self._path.unlink()

@@ -74,12 +74,18 @@ class Sums:
         self._weights = weights
         self._count = len(lanes)
 
-        def buffers(count: int, width: int) -> list[_Bytes]:
-            return [np.empty(_padded(length) * width, dtype=np.uint8) for _ in range(count)]
+        values, levels = _padded(length), _levels(self._count)
+        wide, others = values * TOGETHER * read, levels + 1 + AHEAD
 
-        self._results = [buffers(self._count, added) for _ in range(AHEAD)]
-        self._rows = buffers(self._count, TOGETHER * read)
-        self._spares = [buffers(_levels(self._count) + 1, added) for _ in range(self._count)]
+        def block() -> tuple[_Bytes, list[_Bytes]]:
+            """Return a lane's rows and its other buffers: one block, for which numpy asks for huge pages."""
+            both = np.empty(wide + values * added * others, dtype=np.uint8)
+            return both[:wide], np.split(both[wide:], others)
+
+        blocks = [block() for _ in range(self._count)]
+        self._rows = [rows for rows, _ in blocks]
+        self._spares = [buffers[: levels + 1] for _, buffers in blocks]
+        self._results = [[buffers[levels + 1 + turn] for _, buffers in blocks] for turn in range(AHEAD)]
 
     def of(self, slices: Iterable[Slice], *, wide: bool, exact: bool) -> Iterator[tuple[Slice, Floats]]:
         """Yield the sum of each slice, in order; updates that turn out to be bad are left out of it.
@@ -153,8 +159,8 @@ class Sums:
         raw = self._rows[lane][: len(places) * padded * wave.read.itemsize]
         rows: NDArray[Any] = raw.view(wave.read).reshape(len(places), padded)
         rows[:, length:] = 0
-        for row, place in zip(rows, places, strict=True):
-            self._lanes.read(lane, place, wave.part, row[:length])
+        for place, row in zip(places, rows[:, :length], strict=True):
+            self._lanes.read(lane, place, wave.part, row)
         return rows
 
 

@@ -19,7 +19,7 @@ from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Slice
 from fedgrass.federation.weights import Layout
 
-_HEADERS_AT_ONCE = 16
+_HEADERS_OF_A_LANE = 2  # at once: they are small
 _LONGEST = 900.0  # seconds: a Lambda function has no more
 
 
@@ -96,7 +96,7 @@ def open_updates(making: Making, replies: Sequence[Participant]) -> list[UpdateF
             refused[place] = str(error)
             return None
 
-    with ThreadPoolExecutor(min(_HEADERS_AT_ONCE, max(1, len(replies)))) as pool:
+    with ThreadPoolExecutor(max(1, min(_HEADERS_OF_A_LANE * bucket.lanes, len(replies)))) as pool:
         updates = list(pool.map(opened, range(len(replies)), timeout=_LONGEST))
     if refused:
         raise BadUpdates(refused)

@@ -43,6 +43,10 @@ class Place(NamedTuple):
     plain: bool  # whether the bytes are the values, in the type in which they are averaged
 
 
+_NOWHERE: tuple[Slice | None, Place] = (None, Place(0, 0, plain=True))
+_MOST_PLACES = 16  # that are remembered: lanes are a few slices apart at most
+
+
 class Form:
     """What every update of a round has to look like: the model's arrays in the run's encoding."""
 
@@ -53,7 +57,7 @@ class Form:
         first = next(iter(in_file_order(model)), None)
         # What lies before the model's own arrays: the scales of those that are encoded with one.
         self.scales_end = self.file.arrays[first].start if first is not None else 0
-        self._latest: tuple[Slice | None, Place] = (None, Place(0, 0, plain=True))
+        self._places: dict[int, tuple[Slice, Place]] = {}
 
     def range_of(self, piece: Piece) -> tuple[int, int]:
         """Return the bytes of the file's data that hold a piece."""
@@ -62,11 +66,13 @@ class Form:
         return place + start, place + end
 
     def place_of(self, part: Slice) -> Place:
-        """Return where a slice lies; asked for the same slice of many updates, one after the other."""
-        latest, place = self._latest
-        if latest is not part:
+        """Return where a slice lies; lanes ask for the same few slices of many updates."""
+        of, place = self._places.get(id(part), _NOWHERE)
+        if of is not part:
             place = self._place(part)
-            self._latest = (part, place)
+            if len(self._places) >= _MOST_PLACES:
+                self._places = {}
+            self._places[id(part)] = (part, place)
         return place
 
     def _place(self, part: Slice) -> Place:
@@ -162,7 +168,7 @@ class UpdateFile:
         if start != self._position:
             message = f"the slices of {self._key} have to be read in order: {start} follows {self._position}"
             raise ValueError(message)
-        self._read_into(self._header_bytes + start, target)
+        self._read_into(self._header_bytes + start, target.data)
         self._check.feed(target.data)
         self._position += len(target)
 
@@ -178,12 +184,12 @@ class UpdateFile:
 
     def _read_at(self, start: int, count: int) -> Bytes:
         raw = np.empty(count, dtype=np.uint8)
-        self._read_into(start, raw)
+        self._read_into(start, raw.data)
         return raw
 
-    def _read_into(self, start: int, target: Bytes) -> None:
+    def _read_into(self, start: int, target: memoryview) -> None:
         try:
-            self._bucket.read_into(self._key, start, target.data)
+            self._bucket.read_into(self._key, start, target)
         except KeyError as error:
             message = f"there is no object {self._key} in the bucket"
             raise UpdateRefused(message) from error

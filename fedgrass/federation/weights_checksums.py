@@ -7,7 +7,7 @@ xxh3 runs at the speed of memory and finds accidents; against forgery stands the
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import xxhash
 
@@ -74,8 +74,15 @@ class ChunkHasher:
         self._state = xxhash.xxh3_128()
         self.pending = 0  # bytes of the chunk that is not complete yet
 
-    def feed(self, data: memoryview) -> Iterator[str]:
-        """Take the next bytes; yield the checksum of each chunk that they complete."""
+    def feed(self, data: memoryview) -> Sequence[str]:
+        """Take the next bytes; return the checksum of each chunk that they complete."""
+        if self.pending + len(data) < CHUNK_BYTES:  # as for most slices, and there are very many
+            self._state.update(data)
+            self.pending += len(data)
+            return ()
+        return list(self._feed_chunks(data))
+
+    def _feed_chunks(self, data: memoryview) -> Iterator[str]:
         position = 0
         while position < len(data):
             piece = data[position : position + CHUNK_BYTES - self.pending]
@@ -120,12 +127,11 @@ class ChunkCheck:
         Raises:
             UpdateRefused: a chunk is not what its checksum says, or there is more data than the file has.
         """
-        flat = data.cast("B") if data.nbytes else memoryview(b"")
-        if len(flat) > self._left:
+        if len(data) > self._left:
             message = f"the file goes on after its {self._data_bytes} bytes of data"
             raise UpdateRefused(message)
-        self._left -= len(flat)
-        for digest in self._hasher.feed(flat):
+        self._left -= len(data)
+        for digest in self._hasher.feed(data):
             self._compare(digest)
         if self._left == 0 and self.pending:
             self._compare(self._hasher.end())

@@ -503,6 +503,6 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     stack.client.cache_clear()
     arguments = parse(["deploy", "devices", "--group", "presses"])
-    with pytest.raises(StackError, match="Unable to locate credentials"):
+    with pytest.raises(StackError, match="needs credentials: set AWS_PROFILE"):
         arguments.run(arguments)
     stack.client.cache_clear()
