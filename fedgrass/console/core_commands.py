@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console import core_arguments
+from fedgrass.console.key_values import number_between
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
@@ -109,7 +110,7 @@ def _add_inject(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     inject = _add(actions, "inject", _inject, "let something go wrong on a running core")
     inject.add_argument("fault", nargs="?", help="without one, the faults there are are listed")
     inject.add_argument("--amount", type=int, help="how much, where the fault has a measure")
-    inject.add_argument("--seconds", type=float, help="how long (until it is cleared)")
+    inject.add_argument("--seconds", type=number_between(0.01, 1e9), help="how long (until it is cleared)")
     inject.add_argument("--clear", action="store_true", help="end the fault")
     _add_thing(inject)
 

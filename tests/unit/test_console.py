@@ -276,6 +276,7 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
         arguments.run(arguments)
 
 
+@pytest.mark.slow
 def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # and not listening: nobody else takes the port
         bound.bind(("127.0.0.1", 0))
@@ -373,6 +374,7 @@ def finished_run() -> Run:
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
     summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
     history.write(tmp_path / "run-1", finished_run(), summaries, b"model", {2: {"accuracy": 0.9}})
@@ -475,6 +477,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RoundRecord) 
     return figure.axes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metrics", "panels"),
     [
@@ -495,6 +498,7 @@ def test_the_picture_shows_what_the_task_reports_and_never_nothing(
     assert all(panel.lines for panel in axes)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +507,7 @@ def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time(
     assert list(median.get_ydata()) == [3.0]
 
 
+@pytest.mark.slow
 def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +516,7 @@ def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
     assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
 
 
+@pytest.mark.slow
 def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +528,16 @@ def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them(
     assert (list(own.get_xdata()), list(own.get_ydata())) == ([4], [0.75])
 
 
+@pytest.mark.slow
 def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:
     picture.draw(tmp_path / "run.png", "run-1", [history.summarize(record(State.ABANDONED), {})], {})
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon"])
+def test_a_fault_s_length_that_is_no_time_is_refused(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["core", "inject", "broker-cut", f"--seconds={seconds}"])
+    assert f"argument --seconds: '{seconds}' is no number from 0.01" in capsys.readouterr().err

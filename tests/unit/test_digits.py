@@ -32,6 +32,7 @@ def test_reading_the_digits_does_not_import_scikit_learn() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [1, 6, 50])
 def test_the_shares_together_are_all_but_the_held_out(shares: int) -> None:
     devices = [Digits(share=share, shares=shares) for share in range(shares)]

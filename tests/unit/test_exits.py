@@ -55,6 +55,7 @@ def test_a_file_that_cannot_be_read_counts_for_nothing(tmp_path: Path, content: 
     assert budget.seconds_to_wait(SPACING) == SPACING
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(wishes=some.lists(some.tuples(some.floats(0, 5000), some.booleans()), max_size=20))
 def test_however_often_a_process_wants_to_end_the_nucleus_never_gives_it_up(

@@ -45,6 +45,7 @@ def test_a_build_at_the_root_makes_a_project_of_the_predictor(tree: Path) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_the_generated_project_can_be_built_by_itself(tree: Path) -> None:
     gdk.build(gdk.read_project(tree))
     generated = gdk.read_project(tree / GENERATED)
@@ -55,6 +56,7 @@ def test_the_generated_project_can_be_built_by_itself(tree: Path) -> None:
     assert (tree / "greengrass-build" / "recipes" / f"{TRAINER}.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_build_follows_what_was_changed(tree: Path) -> None:
     gdk.build(gdk.read_project(tree))
     generated = gdk.read_project(tree / GENERATED)
@@ -65,6 +67,7 @@ def test_a_build_follows_what_was_changed(tree: Path) -> None:
     assert digests(generated.build_folder) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "name"), [(Path(), TRAINER), (GENERATED, PREDICTOR)])
 def test_what_is_published_can_be_deployed_on_both_nuclei(tree: Path, where: Path, name: str) -> None:
     gdk.build(gdk.read_project(tree))
@@ -78,6 +81,7 @@ def test_what_is_published_can_be_deployed_on_both_nuclei(tree: Path, where: Pat
         assert {uri.removeprefix("s3://bucket-us-east-1-123/") for uri in uris} == set(published) - {"recipe"}
 
 
+@pytest.mark.slow
 def test_publishing_builds_what_was_not_built(tree: Path) -> None:
     gdk.build(gdk.read_project(tree))
     generated = gdk.read_project(tree / GENERATED)

@@ -105,6 +105,7 @@ class Herd:
         return max(bisect_left(times, first + 1) - place for place, first in enumerate(times))
 
 
+@pytest.mark.slow
 def test_after_an_outage_hellos_heartbeats_and_downloads_come_spread_out(tmp_path: Path) -> None:
     herd = Herd(tmp_path)  # all started at the same moment, too
     herd.passes(5)
@@ -118,6 +119,7 @@ def test_after_an_outage_hellos_heartbeats_and_downloads_come_spread_out(tmp_pat
         assert herd.busiest(kind) <= BUSIEST, kind
 
 
+@pytest.mark.slow
 def test_devices_that_start_in_an_outage_enter_spread_out(tmp_path: Path) -> None:
     herd = Herd(tmp_path, online=False)
     herd.passes(300)

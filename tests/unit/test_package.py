@@ -34,6 +34,7 @@ def run_package(tree: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_tree_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     built = []
     for name in ("one", "two"):
@@ -46,6 +47,7 @@ def test_the_same_tree_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> 
     assert len(built[0]) == 3 + 4
 
 
+@pytest.mark.slow
 def test_a_change_of_one_file_changes_the_zip(tmp_path: Path) -> None:
     tree = copy_of_the_tree(tmp_path / "tree")
     run_package(tree, "lambda")

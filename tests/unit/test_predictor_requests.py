@@ -129,6 +129,7 @@ def test_a_page_in_a_browser_cannot_ask(web: Web, headers: dict[str, str]) -> No
     assert web.ask("GET", "/health", **headers)[0] == 403
 
 
+@pytest.mark.slow
 def test_one_connection_takes_many_requests(web: Web) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)
     for number in range(20):

@@ -67,6 +67,7 @@ def test_an_empty_fleet_ends_after_a_few_requests() -> None:
     assert table.requests == 5
 
 
+@pytest.mark.slow
 def test_if_few_devices_live_as_many_more_rows_are_read() -> None:
     table = SegmentedTable(20_000, live=2_000)
     for seed in range(10):

@@ -321,6 +321,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
 # --- task weights
 
 
+@pytest.mark.slow
 def test_the_initial_model_is_written_as_the_task_draws_it_from_the_seed(tmp_path: Path) -> None:
     (tmp_path / "drawn_task.py").write_text(
         HEAD
@@ -337,6 +338,7 @@ def test_the_initial_model_is_written_as_the_task_draws_it_from_the_seed(tmp_pat
     assert other.tolist() != one.tolist()
 
 
+@pytest.mark.slow
 def test_options_reach_the_task_whose_initial_model_is_written(tmp_path: Path) -> None:
     out = tmp_path / "0.safetensors"
     done = run(tmp_path, "weights", "noise", "--option", "megabytes=0.001", "--out", str(out))
@@ -344,6 +346,7 @@ def test_options_reach_the_task_whose_initial_model_is_written(tmp_path: Path) -
     assert sum(array.size for array in decode(out.read_bytes()).values()) == 250
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: Path) -> None:
     out = tmp_path / "0.safetensors"
     out.write_bytes(b"mine")
@@ -355,6 +358,7 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
     assert out.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task import Settings, Task
@@ -53,7 +52,10 @@ def test_a_file_that_grew_has_more_examples(tmp_path: Path) -> None:
     assert task.examples() == 180
 
 
+@pytest.mark.slow
 def test_three_devices_learn_the_digits_with_scikit_learn(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # slow to import
+
     digits = load_digits()
     table = np.column_stack([digits.data / 16, digits.target])
     tasks = []

@@ -184,6 +184,7 @@ def test_weights_of_another_model_are_refused_by_name(change: str) -> None:
         task().evaluate(weights)
 
 
+@pytest.mark.slow
 def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)

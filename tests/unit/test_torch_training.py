@@ -319,6 +319,7 @@ def test_data_without_a_length_are_refused() -> None:
         subject.examples()
 
 
+@pytest.mark.slow
 def test_one_method_takes_another_optimizer() -> None:
     class WithAdam(TorchTask):
         def make_optimizer(self, parameters: list[Parameter], settings: TrainingSettings) -> Optimizer:

@@ -22,6 +22,7 @@ KEY = "models/run-1/0.safetensors"
 DTYPES = ["<f4", "<f2", "<f8", "<i8", "<u2", "|b1"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     arrays=some.lists(
