@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.01
+_TAKING_DOWN_SECONDS = 10.0  # before an impatient person is obeyed
 
 
 @contextmanager
@@ -17,26 +19,27 @@ def ended_by_signals() -> Iterator[None]:
 
     Whatever error comes of it on the way is told as KeyboardInterrupt too: a library may have turned the
     interruption into one of its own. A signal that the parent has told the process to ignore (nohup) stays
-    ignored.
+    ignored, and so does a second one while what the command has made is taken down.
     """
-    told = False
+    told_at = 0.0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal told
+        nonlocal told_at
         if _is_called_by_crt(frame):
             again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
             return
-        told = True
-        raise KeyboardInterrupt
+        if not told_at or time.monotonic() - told_at > _TAKING_DOWN_SECONDS:
+            told_at = time.monotonic()
+            raise KeyboardInterrupt
 
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     except Exception as error:
-        if told:
+        if told_at:
             raise KeyboardInterrupt from error
         raise
     finally:

@@ -5,17 +5,20 @@
   a group, as a stack's own should, allows nothing.
 - There, too, it takes a request for one without TLS, which bucket policies refuse. It is one that never
   leaves this machine, and counts as one with.
+- It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
+  again, since its answer was lost, it then refuses as another with that token.
 """
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from ministack import app
 from ministack.core import iam_actions
 from ministack.core.iam_evaluator import pin_request_origin
-from ministack.services import scheduler
+from ministack.services import dynamodb, scheduler
 
 SCHEDULER_TICK_SECONDS = 1.0
 
@@ -24,6 +27,7 @@ def mend() -> None:
     """Mend it, once, before it serves."""
     scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
+    dynamodb._transact_write_items = remembering(dynamodb._transact_write_items)  # noqa: SLF001
     as_it_is = iam_actions.extract_resource_arn
 
     def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's
@@ -43,6 +47,21 @@ def mend() -> None:
         return found
 
     iam_actions.extract_resource_arn = extract_resource_arn
+
+
+def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Return what makes a transaction, and remembers it by its token as it came."""
+
+    def remember(transaction: dict[str, Any]) -> Any:
+        came = copy.deepcopy(transaction)
+        answer = write(transaction)
+        token = came.pop("ClientRequestToken", None)
+        if token and (remembered := dynamodb._txn_token_lookup(token)):  # noqa: SLF001
+            remembered.setdefault("came", came)
+            remembered["signature"] = remembered["came"]
+        return answer
+
+    return remember
 
 
 def group_of(body: bytes, query: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ Exit code 0 only if so many rounds were closed, no reply was counted twice, no m
 import argparse
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from fedgrass.console.interruption import ended_by_signals
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
@@ -180,10 +180,9 @@ def main() -> int:
         parser.error(
             f"{chosen.rounds} rounds in {seconds:g} s cannot be: at least 1 round, and {SHORTEST:g} s"
         )
-    # However it is ended, what it started ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run_campaign(chosen.rounds, chosen.seed, seconds, chosen.logs)
+        with ended_by_signals():  # what it started ends with it
+            return run_campaign(chosen.rounds, chosen.seed, seconds, chosen.logs)
     except KeyboardInterrupt:
         say("stopped")
         return 130

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import paho.mqtt.client as mqtt
 import pytest
+from botocore.exceptions import ClientError
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fedgrass.local.cloud import EmbeddedCloud, ThingCertificate
@@ -214,6 +215,30 @@ def test_a_schedule_fires_within_seconds_of_its_time(cloud: EmbeddedCloud, outpu
     began = time.monotonic()
     assert receive(cloud, outputs["Results"]) == "due"
     assert time.monotonic() - began < 5  # MiniStack's own tick would take up to 10 s
+
+
+def test_a_transaction_that_comes_again_is_not_made_again_and_no_other_has_its_token(
+    cloud: EmbeddedCloud,
+) -> None:
+    table = cloud.client("dynamodb")
+    table.create_table(
+        TableName="transactions",
+        KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+
+    def write(number: str) -> None:
+        put = {"Put": {"TableName": "transactions", "Item": {"key": {"S": "a"}, "seconds": {"N": number}}}}
+        table.transact_write_items(TransactItems=[put], ClientRequestToken="the-same")
+
+    write("0.0")
+    table.delete_item(TableName="transactions", Key={"key": {"S": "a"}})
+    for _ in range(2):
+        write("0.0")
+        with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+            write("1.0")
+    assert "Item" not in table.get_item(TableName="transactions", Key={"key": {"S": "a"}})
 
 
 def test_the_private_key_of_a_thing_is_readable_by_its_owner_alone(

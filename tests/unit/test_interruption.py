@@ -15,6 +15,7 @@ from awscrt.auth import (
 )
 from awscrt.http import HttpHeaders, HttpRequest
 
+from fedgrass.console import interruption
 from fedgrass.console.interruption import ended_by_signals
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -29,6 +30,21 @@ def test_a_signal_interrupts_the_command_and_the_former_handlers_come_back(numbe
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
+def test_pressing_ctrl_c_again_does_not_disturb_the_taking_down() -> None:
+    taken_down: list[str] = []
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():
+        _interrupted_again(taken_down)
+    assert taken_down == ["all"]
+
+
+def test_who_presses_it_again_after_a_while_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_TAKING_DOWN_SECONDS", 0.0)
+    taken_down: list[str] = []
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():
+        _interrupted_again(taken_down)
+    assert taken_down == []
+
+
 def test_an_error_that_a_library_makes_of_the_interruption_is_told_as_interruption() -> None:
     with pytest.raises(KeyboardInterrupt) as caught, ended_by_signals():
         _interrupted_library()
@@ -38,6 +54,15 @@ def test_an_error_that_a_library_makes_of_the_interruption_is_told_as_interrupti
 def _interrupted(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
     time.sleep(PATIENCE)
+
+
+def _interrupted_again(taken_down: list[str]) -> None:
+    try:
+        _interrupted(signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        taken_down.append("all")
 
 
 def _interrupted_library() -> None:
