@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100
 # make test-fast asks for it: the same properties with fewer examples.
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("fedgrass")
+
+
+# A shell that runs the tests in the background, or nohup, has them ignore these, and all that they start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 # Modules and tests live to the end: looking at them again and again took the collector a tenth of the quick

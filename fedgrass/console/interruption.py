@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.01
 _TAKING_DOWN_SECONDS = 10.0  # before an impatient person is obeyed
 
@@ -18,8 +17,8 @@ def ended_by_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt in the main thread when the process is told to end.
 
     Whatever error comes of it on the way is told as KeyboardInterrupt too: a library may have turned the
-    interruption into one of its own. A signal that the parent has told the process to ignore (nohup) stays
-    ignored, and so does a second one while what the command has made is taken down.
+    interruption into one of its own. A second signal is ignored while what the command has made is taken
+    down, and the end of the terminal if the parent wants that (nohup).
     """
     told_at = 0.0
 
@@ -34,7 +33,9 @@ def ended_by_signals() -> Iterator[None]:
             told_at = time.monotonic()
             raise KeyboardInterrupt
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
     previous = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield

@@ -268,7 +268,7 @@ def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) 
     """Every model of a round was held in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
     kept = [_traced_memory_of_an_average(model, devices, strategy) for devices in (64, 128)]
-    assert kept[1] < kept[0] * 1.1
+    assert kept[1] < kept[0] * 1.25  # threads may be at their conversions at the same moment, or not
     assert kept[1] < SMALLEST_BUFFERS + 6 * model["weight"].nbytes
 
 

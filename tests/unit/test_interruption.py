@@ -79,7 +79,7 @@ def test_an_error_of_a_command_that_nobody_ended_stays_what_it_is() -> None:
         raise ValueError(message)
 
 
-def test_a_signal_that_the_parent_has_silenced_stays_silent() -> None:
+def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with ended_by_signals():
