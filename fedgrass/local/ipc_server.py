@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fedgrass.local.ipc_connection import IpcConnection, Service
-from fedgrass.local.temporary_folder import PREFIX, OwnedFolder
+from fedgrass.local.temporary_folder import PREFIX, OwnedFolder, remove_abandoned
 
 LONGEST_SOCKET_PATH: Final = 100
 """Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
@@ -36,7 +36,10 @@ class IpcServer:
         `path` says where from now on: a short temporary path, if the core's own folder is too deep.
         """
         if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
-            self._short_folder = OwnedFolder(_short_parent())
+            parent = _short_parent()
+            if parent != Path(tempfile.gettempdir()):  # where no demo looks for what killed ones have left
+                remove_abandoned(parent)
+            self._short_folder = OwnedFolder(parent)
             self.path = self._short_folder.path / "ipc.socket"
         # A socket that a killed core left behind would make bind fail.
         self.path.unlink(missing_ok=True)

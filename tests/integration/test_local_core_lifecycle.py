@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import urllib.error
 import urllib.request
@@ -32,6 +33,7 @@ from fedgrass.local.core_errors import (
 from fedgrass.local.guarded_script import GuardedScript, Script
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE
+from fedgrass.local.temporary_folder import LOCK, PREFIX, OwnedFolder
 from tests.core_device import SECONDS, Device, is_alive, on_device
 from tests.local_core import (
     COMPONENT,
@@ -332,6 +334,27 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed(tmp_path:
     on_device(deep, scenario)
 
     assert not sockets[0].parent.exists()
+
+
+def test_the_short_path_of_a_core_that_was_killed_is_removed_by_the_next_that_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 110)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))  # where demos look for what killed ones have left
+    top = Path("/tmp")  # noqa: S108  # 0700 below it
+    left, others = Path(tempfile.mkdtemp(prefix=PREFIX, dir=top)), OwnedFolder(top)
+    (left / LOCK).touch()
+
+    async def scenario(device: Device) -> None:
+        await device.deploy(recipe("true"))
+
+    try:
+        on_device(deep, scenario)
+        assert not left.exists()
+        assert others.path.exists()
+    finally:
+        others.remove()
 
 
 # What only the classic nucleus reads
