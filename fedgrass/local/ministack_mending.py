@@ -57,8 +57,7 @@ def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, A
         answer = write(transaction)
         token = came.pop("ClientRequestToken", None)
         if token and (remembered := dynamodb._txn_token_lookup(token)):  # noqa: SLF001
-            remembered.setdefault("came", came)
-            remembered["signature"] = remembered["came"]
+            remembered["signature"] = remembered.setdefault("came", came)
         return answer
 
     return remember

@@ -267,9 +267,12 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
     """Every model of a round was held in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
-    kept = [_traced_memory_of_an_average(model, devices, strategy) for devices in (64, 128)]
-    assert kept[1] < kept[0] * 1.25  # threads may be at their conversions at the same moment, or not
-    assert kept[1] < SMALLEST_BUFFERS + 6 * model["weight"].nbytes
+    # Threads may be at their conversions at the same moment, or not: the least of some is what it takes.
+    kept = [
+        [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)] for devices in (64, 128)
+    ]
+    assert min(kept[1]) < min(kept[0]) * 1.1
+    assert max(kept[1]) < SMALLEST_BUFFERS + 6 * model["weight"].nbytes
 
 
 def _traced_memory_of_an_average(model: dict[str, Any], devices: int, strategy: str) -> int:
