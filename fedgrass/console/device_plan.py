@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from fedgrass.console.component_names import full_name
+from fedgrass.console.component_names import TRAINERS, full_name
 from fedgrass.console.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.greengrass_cloud import GreengrassCloud
 from fedgrass.federation.conversion import nearest, shown
@@ -138,7 +138,7 @@ def _of_stack(name: str, stack: Mapping[str, str]) -> dict[str, Any]:
     """Return what the stack's outputs say in a component's configuration."""
     fleet, bucket = stack["Fleet"], stack["BucketName"]
     known = {
-        full_name("trainer"): {"fleet": fleet},
+        **{trainer: {"fleet": fleet} for trainer in TRAINERS},
         full_name("predictor"): {"fleet": fleet, "bucket": bucket},
     }
     return dict(known.get(name, {}))
