@@ -38,7 +38,13 @@ TASKS = (
     "training",
 )
 # What all components' processes are made of.
-PROCESS = ("components/__init__.py", "components/component_process.py", "components/greengrass_ipc.py")
+PROCESS = (
+    "components/__init__.py",
+    "components/aws_access.py",
+    "components/component_process.py",
+    "components/greengrass_ipc.py",
+    "components/token_exchange.py",
+)
 TRAINER = ("trainer", (*PROCESS, "components/trainer", *FEDERATION))
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {

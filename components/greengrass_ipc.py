@@ -16,6 +16,7 @@ from awsiot.greengrasscoreipc.model import (
     UnauthorizedError,
 )
 
+from components.token_exchange import COMPONENT, PORT_KEYS
 from fedgrass.federation.errors import FedgrassError
 
 CALL_SECONDS = 10.0  # the SDK's own calls wait for ever
@@ -139,6 +140,24 @@ class GreengrassIpc:
         """Return the component's configuration as it is now."""
         answer = self._result(self._client.get_configuration_async, "read the configuration")
         return dict(answer.value or {})
+
+    def token_exchange_port(self) -> int | None:
+        """Return where the token exchange service listens on this machine now; None if nobody knows."""
+        for key in PORT_KEYS:
+            try:
+                answer = self._result(
+                    lambda key=key: self._client.get_configuration_async(  # type: ignore[misc] # no types
+                        component_name=COMPONENT, key_path=[key]
+                    ),
+                    f"read the {key} of {COMPONENT}",
+                )
+            except (self.not_now, self.forbidden) as error:
+                log.debug("%s", error)
+                continue
+            port = str((answer.value or {}).get(key, ""))
+            if port.isdecimal() and int(port) > 0:
+                return int(port)
+        return None
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called, on another thread, once per changed value."""

@@ -20,6 +20,7 @@ from components.component_process import (
 )
 from components.predictor.adoption import Adoption
 from components.predictor.agenda import Agenda
+from components.predictor.bucket import ModelBucket
 from components.predictor.configuration import Configuration, parse_configuration
 from components.predictor.errors import ConfigurationError, Forbidden, NotNow
 from components.predictor.greengrass import Nucleus
@@ -91,7 +92,14 @@ class Predictor:
         self._rng = random.Random()  # noqa: S311 - jitter
         self._ticks = 0  # number of the configuration that the timers go by
         self._serving = Serving(tuple(self.tasks))
-        self._adoption = Adoption(self.tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
+        self._adoption = Adoption(
+            self.tasks,
+            Path.cwd() / "models",
+            self._serving,
+            configuration,
+            self._tell,
+            bucket=ModelBucket(nucleus.token_exchange_port),
+        )
         self._requests = LocalRequests(nucleus, self._serving)
         self._web = Server(configuration.http_port, self._serving, self.health)
 

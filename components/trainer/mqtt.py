@@ -119,6 +119,10 @@ class MqttConnection:
         """Have ``changed`` called at SIGHUP, which is what ``systemctl reload`` sends."""
         signal.signal(signal.SIGHUP, lambda *_: changed())
 
+    def token_exchange_port(self) -> int | None:
+        """Return None: credentials come by the certificate."""
+        return None
+
     def report_running(self) -> None:
         """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
         tell_ready()

@@ -46,6 +46,9 @@ class Host(Messaging, Protocol):
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called, perhaps on another thread, whenever it may have changed."""
 
+    def token_exchange_port(self) -> int | None:
+        """Return the port of the token exchange service now; None where there is none, or nobody knows."""
+
     def report_running(self) -> None:
         """Tell whoever started this process that the device does its work."""
 

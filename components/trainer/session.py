@@ -237,6 +237,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            work_error=self._place.trouble.reason,
             speaks=message_versions.spoken(),
         )
 

@@ -43,6 +43,8 @@ def table(devices: Sequence[Candidate], now: int) -> Table:
         lines.add_row(*map(Text, cells))
         if refused := str(said.get("configuration_error", "")):
             lines.add_row("", Text(f"its changed configuration was refused: {refused}", style="yellow"))
+        if waits := str(said.get("work_error", "")):
+            lines.add_row("", Text(f"its work waits: {waits}", style="yellow"))
     return lines
 
 

@@ -140,6 +140,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     )
     # Why a changed configuration was refused; empty: the newest one is in force.
     configuration_error: Annotated[str, Meta(max_length=200)] = ""
+    # What the work in hand waits for, such as credentials or Stream Manager; empty: it goes on.
+    work_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The recipes by each nucleus's own rules: which manifest is taken, and what the install step is given.
 
-The rules of Nucleus Lite are those of its source (ggl-recipe, manifest_selection): a manifest without `runtime`
-is for the classic nucleus alone; it knows no attribute besides runtime, os and architecture, and ignores others.
+The rules of Nucleus Lite are those of its source (ggl-recipe, manifest_selection): a manifest without
+`runtime` is for the classic nucleus alone; attributes besides runtime, os and architecture are ignored.
 The classic nucleus compares every attribute with its own, which `platformOverride` adds to.
 """
 
