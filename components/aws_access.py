@@ -37,7 +37,7 @@ ANSWER_SECONDS = 15.0  # the nucleus may have to ask AWS first
 LARGEST_ANSWER = 64 * 1024  # bytes
 # What a call of AWS's SDK may raise; RuntimeError is botocore's for credentials that ended before they came.
 AWS_ERRORS = (BotoCoreError, ClientError, Boto3Error, RuntimeError)
-# Where botocore's session finds these settings: no key of a file, no variable of the environment, the default.
+# Where botocore's session finds these settings: in no file, in no variable, only as this default.
 _NO_FILES = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),

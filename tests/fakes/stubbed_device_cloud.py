@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -84,7 +85,9 @@ class DeviceCloud:
                 cloud.used.append(key)
                 if self.command == "PUT":
                     cloud.stored[self.path] = body
-                self._say(cloud.respond(self.command, key, number))
+                status, answer = cloud.respond(self.command, key, number)
+                good = status == HTTPStatus.OK
+                self._say((status, b"" if self.command == "PUT" and good else answer))
 
             do_GET = do_PUT = do_POST = _serve  # noqa: N815  # names of http.server
 

@@ -32,8 +32,8 @@ def pins(name: str) -> dict[str, str]:
 
 def needed(package: str, machine: str, python: str) -> set[str]:
     """Return what a package requires on Linux, by the metadata of the one that is installed here."""
-    environment = {
-        **default_environment(),
+    environment: dict[str, str] = {
+        **{name: str(value) for name, value in default_environment().items()},
         "platform_machine": machine,
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -75,7 +75,7 @@ def test_each_file_of_pytorch_from_pypi_is_pinned_with_what_it_brings() -> None:
 def test_the_versions_are_those_that_are_tested(name: str) -> None:
     lines = (PROJECT / "constraints.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if re.match(r"[\w.-]+==", line))
-    versions = {canonicalize_name(package): version for package, version in tested.items()}
+    versions = {str(canonicalize_name(package)): version for package, version in tested.items()}
     found = pins(name)
     here = set(found) & set(versions)
     assert {package: found[package] for package in here} == {package: versions[package] for package in here}
