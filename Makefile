@@ -40,6 +40,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 components fedgrass/federation
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 

@@ -8,7 +8,7 @@ without Greengrass the trainer has prepared the environment (components/trainer/
 import http.client
 import json
 import os
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -97,12 +97,12 @@ def _credentials() -> dict[str, str]:
     try:
         found = json.loads(_get(address))
         # Python 3.10 reads no "Z".
-        expiry = datetime.fromisoformat(str(found["Expiration"]).replace("Z", "+00:00"))  # noqa: FURB162
+        expiry = datetime.fromisoformat(str(found["Expiration"]).replace("Z", "+00:00"))
         return {
             "access_key": str(found["AccessKeyId"]),
             "secret_key": str(found["SecretAccessKey"]),
             "token": str(found["Token"]),
-            "expiry_time": (expiry if expiry.tzinfo else expiry.replace(tzinfo=UTC)).isoformat(),
+            "expiry_time": (expiry if expiry.tzinfo else expiry.replace(tzinfo=timezone.utc)).isoformat(),
         }
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
         reason = f"{address}: {error!r}"

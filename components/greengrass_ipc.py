@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Self, TypeVar
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the same one from Python 3.11 on
+from typing import Any, ClassVar, TypeVar
 
 import awsiot.greengrasscoreipc
 from awscrt.exceptions import AwsCrtError
@@ -15,6 +16,7 @@ from awsiot.greengrasscoreipc.model import (
     ReportedLifecycleState,
     UnauthorizedError,
 )
+from typing_extensions import Self
 
 from components.token_exchange import COMPONENT, PORT_KEYS
 from fedgrass.federation.errors import FedgrassError
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("awsiot").setLevel(logging.CRITICAL + 1)
 Lost = Callable[[str], None]
 T = TypeVar("T")
+Ipc = TypeVar("Ipc", bound="GreengrassIpc")
 
 
 class _Lifecycle(LifecycleHandler):  # type: ignore[misc] # the SDK has no types
@@ -89,7 +92,7 @@ class GreengrassIpc:
         self._closing = False
 
     @classmethod
-    def connect(cls, lost: Lost) -> Self:
+    def connect(cls, lost: Lost) -> "Self":
         """Connect to the nucleus that started this process.
 
         Raises:
@@ -221,7 +224,7 @@ class GreengrassIpc:
         except (ConnectionClosedError, StreamClosedError) as error:
             message = f"could not {what}: the connection to the nucleus is closed"
             raise self.connection_lost(message) from error
-        except TimeoutError as error:
+        except (TimeoutError, FutureTimeoutError) as error:
             message = f"could not {what}: the nucleus did not answer within {CALL_SECONDS:g} s"
             raise self.not_now(message) from error
         except (RuntimeError, AwsCrtError) as error:  # the root of all that the SDK raises is RuntimeError

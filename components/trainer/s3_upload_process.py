@@ -71,7 +71,7 @@ class S3UploadProcess:
             try:
                 # A group of its own: a Ctrl-C at a terminal is for the trainer to answer.
                 process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-                    COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+                    COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
                 )
             except OSError as error:
                 message = f"the process that uploads {path.name} cannot be started: {error}"

@@ -100,7 +100,7 @@ class WorkerProcess:
         self._bounded = self.bounds
         environment = {**os.environ, **self._bounded.environment()}
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
         self._bounded.set_upon(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()

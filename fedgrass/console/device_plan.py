@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from fedgrass.console.component_names import TRAINERS, full_name
+from fedgrass.console.component_names import FULL_NAMES, TRAINERS, full_name
 from fedgrass.console.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.greengrass_cloud import GreengrassCloud
+from fedgrass.console.interpreter_path import check_python
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 
@@ -90,6 +91,8 @@ def _addition(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
         if name not in components:
             message = f"--configuration says of {name!r}, which is not deployed: {nearest(name, components)}"
             raise SettingsError(message)
+    for name in set(FULL_NAMES.values()) & set(asked.configuration):
+        check_python(name, asked.configuration[name])
     own = {name: _of_stack(name, stack) for name in components if _of_stack(name, stack)}
     return Wanted(
         components=components,
