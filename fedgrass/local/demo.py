@@ -95,6 +95,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
             say=say,
+            enforces=True,
             check=task.raise_if_failed,
         ) as site,
     ):
@@ -150,7 +151,7 @@ def _watch_run(
     initial = task.get().initial_weights(seed=0)
     evaluations = {0: task.judge(encode(initial))}
     view = LiveView(console, name, settings.rounds)
-    watcher = Watcher(FLEET, site.cloud.iot_endpoint, site.cloud.mqtt_port, site.cloud.root_ca, view.hear)
+    watcher = Watcher(FLEET, site.observer, view.hear)
     deadline = time.monotonic() + _RUN_SECONDS
     with view, watcher:
         run = site.operator.start(name, settings, initial)
@@ -194,9 +195,11 @@ def _speaker(console: Console) -> Callable[[str], None]:
 
 
 def _say_how_to_watch(site: Site, console: Console) -> None:
-    cloud, say = site.cloud, _speaker(console)
+    cloud, observer, say = site.cloud, site.observer, _speaker(console)
     environment = sorted(cloud.environment().items())
-    broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {shlex.quote(str(cloud.root_ca))}"
+    files = {"cafile": observer.root_ca, "cert": observer.certificate, "key": observer.private_key}
+    credentials = " ".join(f"--{option} {shlex.quote(str(file))}" for option, file in files.items())
+    broker = f"-h {observer.host} -p {observer.port} {credentials} -I {observer.client_prefix}"
     lines = [
         "",
         "Watch the fleet's topics with any MQTT client:",
