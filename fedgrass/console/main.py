@@ -1,6 +1,7 @@
 """The ``fedgrass`` command."""
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ _SETTING = re.compile(r"[a-z_]+=")
 
 def command() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal whose encoding lacks a character shows a question mark; the command goes on.
+            stream.reconfigure(errors="replace")
     try:
         with ended_by_signals():
             arguments = parse(sys.argv[1:])

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from fedgrass.local.child_environment import local_variables
 from fedgrass.local.errors import CloudStartError, PortUnavailableError
 
 LOOPBACK = "127.0.0.1"
@@ -89,7 +90,7 @@ class CloudProcess:
             "AWS_CONFIG_FILE": str(self.folder / "aws_config"),
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), LOOPBACK, "localhost"])),
+            **local_variables(os.environ),
         }
 
     def _environment(self) -> dict[str, str]:

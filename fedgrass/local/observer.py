@@ -5,6 +5,7 @@ everything of its fleet and may publish nothing.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,10 @@ def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
         for action, resource in resources.items()
     ]
     iot: IoTClient = cloud.client("iot")
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
     try:
-        iot.create_policy(
-            policyName=name, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements})
-        )
+        with suppress(iot.exceptions.ResourceAlreadyExistsException):
+            iot.create_policy(policyName=name, policyDocument=document)
     except (ClientError, BotoCoreError) as error:
         message = f"the policy {name!r} of the fleet's observer could not be created: {error}"
         raise ThingCreationError(message) from error
