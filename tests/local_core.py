@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 import pytest
+import yaml
 
 from fedgrass.local.access_control import topic_matches
 from fedgrass.local.cloud import ACCOUNT, EmbeddedCloud

@@ -36,9 +36,7 @@ class Watcher:
         self._filter = topics.everything(fleet)
         self._address = (broker.host, broker.port)
         client_id = f"{broker.client_prefix}{secrets.token_hex(4)}"
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5
-        )
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
         self._client.tls_set(
             str(broker.root_ca),
             str(broker.certificate),

@@ -8,10 +8,10 @@
 - It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
   again, since its answer was lost, it then refuses as another with that token.
 - It serves MQTT clients without a certificate; AWS IoT Core requires one.
-- It pauses a new MQTT connection before the event loop has begun to read from it. CPython before 3.11.5 then reads
-  all the same, and the ClientHello is lost: no device can connect.
-- It derives the secret key of a function's role from names that are no secret, and lets a function act under the
-  account's number where policies do not count. `RequestGuard` has to know a secret for each.
+- It pauses a new MQTT connection before the event loop has begun to read from it. CPython before 3.11.5 then
+  reads all the same, and the ClientHello is lost: no device can connect.
+- It derives the secret key of a function's role from names that are not secret, and lets a function act under
+  the account's number where policies are not enforced. `RequestGuard` needs a secret for each.
 """
 
 import asyncio
@@ -101,7 +101,9 @@ def once_reading(accept: Callable[[Any, Any], None]) -> Callable[[Any, Any], Non
     return connection_made
 
 
-def with_secrets(issue: Callable[[dict[str, Any]], dict[str, str]]) -> Callable[[dict[str, Any]], dict[str, str]]:
+def with_secrets(
+    issue: Callable[[dict[str, Any]], dict[str, str]],
+) -> Callable[[dict[str, Any]], dict[str, str]]:
     """Return a function that issues a Lambda function's credentials with a secret that cannot be computed.
 
     Where policies do not count, the function gets the owner's credentials.

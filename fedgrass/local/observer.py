@@ -1,6 +1,6 @@
 """The certificate with which a person on this machine watches the topics of a fleet.
 
-The embedded broker serves no client without a certificate, as AWS IoT Core does not. An observer may subscribe to
+Like AWS IoT Core, the embedded broker serves no client without a certificate. An observer may subscribe to
 everything of its fleet and may publish nothing.
 """
 

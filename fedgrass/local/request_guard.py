@@ -1,11 +1,11 @@
 """Authenticates every request to the embedded cloud before MiniStack sees it.
 
 MiniStack accepts the access key ``test``, any account number and no key at all as the account's owner, and it
-answers every ``Host`` and ``Origin``. Its Lambda functions are local processes, so without this guard any web page
-that the developer has open could run code on their machine. Therefore:
+answers every ``Host`` and ``Origin``. Its Lambda functions are local processes, so without this guard any web
+page that the developer has open could run code on their machine. Therefore:
 
-- ``Host`` must be a loopback name (a page that rebinds its own domain name to 127.0.0.1 sends that name), and a
-  request that a browser sends for a page is refused;
+- ``Host`` must be a loopback name (a page that rebinds its own domain name to 127.0.0.1 sends that name), and
+  a request that a browser sends for a page is refused;
 - every request must be signed with Signature Version 4 by the owner's key, which is drawn at random for each
   embedded cloud, or by credentials that the cloud itself has issued;
 - MiniStack's own API is closed but for two resources that hold no secret.
@@ -34,7 +34,7 @@ _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
 class RequestGuard:
-    """An ASGI application that refuses what no AWS client of this machine has signed, and hands on the rest."""
+    """An ASGI application that refuses requests without a valid signature and forwards the others."""
 
     def __init__(self, application: Application, owner_key: str) -> None:
         """Guard ``application``; the owner of its account has the access key ``owner_key``."""
@@ -85,7 +85,7 @@ class RequestGuard:
             else sigv4.parse_header_signature(request.headers)
         )
         if isinstance(parsed, tuple):
-            return parsed[1]
+            return str(parsed[1])
         if parsed.access_key_id != self._owner_key and iam_evaluator.is_root_access_key(parsed.access_key_id):
             return "the access key is not one of the embedded cloud's"
         token = (
@@ -95,9 +95,11 @@ class RequestGuard:
         )
         credential = iam_evaluator.resolve_credential(parsed.access_key_id, get_account_id(), token)
         if isinstance(credential, iam_evaluator.CredentialResolutionError):
-            return credential.message
-        late = self._expired(request) if query_signed else sigv4.request_time_failure(parsed)
-        failure = late or sigv4.header_signature_failure(
+            return str(credential.message)
+        late: tuple[str, str] | None = (
+            self._expired(request) if query_signed else sigv4.request_time_failure(parsed)
+        )
+        failure: tuple[str, str] | None = late or sigv4.header_signature_failure(
             parsed,
             credential.secret_access_key,
             request.method,

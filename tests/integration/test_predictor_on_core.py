@@ -27,7 +27,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, recipe, settings, write_recipe, temporary_credentials
+from tests.local_core import CoreInThread, eventually, recipe, settings, temporary_credentials, write_recipe
 
 NAME = "com.fedgrass.Predictor"
 ASKER = "com.example.Asker"

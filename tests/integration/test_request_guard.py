@@ -29,7 +29,9 @@ FUNCTIONS = "/2015-03-31/functions/"
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["policies ignored", "policies enforced"])
-def cloud(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[EmbeddedCloud]:
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[EmbeddedCloud]:
     with EmbeddedCloud(tmp_path_factory.mktemp("guarded"), enforces=request.param) as running:
         running.client("s3").create_bucket(Bucket="models")
         running.client("s3").put_object(Bucket="models", Key="secret", Body=b"weights")
@@ -114,7 +116,9 @@ def test_a_page_cannot_create_a_function_without_credentials(cloud: EmbeddedClou
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as code:
         code.writestr("handler.py", "def run(event, context): return 'ran'")
-    function = json.dumps({"FunctionName": "evil", "Runtime": "python3.12", "Handler": "handler.run"}).encode()
+    function = json.dumps(
+        {"FunctionName": "evil", "Runtime": "python3.12", "Handler": "handler.run"}
+    ).encode()
     for headers in ({}, forged("test"), forged("000000000000"), forged("AKIAUNKNOWN")):
         assert ask(cloud, "POST", FUNCTIONS, function, headers)[0] == 403
     assert cloud.client("lambda").list_functions()["Functions"] == []
@@ -194,9 +198,7 @@ def test_a_presigned_url_is_served_for_its_object_until_it_expires(cloud: Embedd
         ("POST", "/_ministack/ready"),
     ],
 )
-def test_ministacks_own_api_is_closed_even_to_the_owner(
-    cloud: EmbeddedCloud, method: str, path: str
-) -> None:
+def test_ministacks_own_api_is_closed_even_to_the_owner(cloud: EmbeddedCloud, method: str, path: str) -> None:
     assert ask(cloud, method, path, b"{}", signed(cloud, "s3", method, path, b"{}"))[0] == 403
     assert cloud.client("s3").get_object(Bucket="models", Key="secret")["Body"].read() == b"weights"
 
@@ -229,9 +231,13 @@ def test_an_observer_hears_its_fleet_and_may_publish_nothing(cloud: EmbeddedClou
     broker = create_observer(cloud, "orchard", tmp_path)
     heard: list[str] = []
     granted, answered = threading.Event(), threading.Event()
+
+    def subscribe(client: mqtt.Client, *_: Any) -> None:
+        client.subscribe("fedgrass/orchard/#", qos=1)
+
     client = mqtt.Client(CallbackAPIVersion.VERSION2, f"{broker.client_prefix}1", protocol=mqtt.MQTTv5)
     client.tls_set(str(broker.root_ca), str(broker.certificate), str(broker.private_key))
-    client.on_connect = lambda *_: client.subscribe("fedgrass/orchard/#", qos=1)
+    client.on_connect = subscribe
     client.on_subscribe = lambda *_: granted.set()
     client.on_publish = lambda *_: answered.set()
     client.on_message = lambda _client, _data, message: heard.append(message.topic)

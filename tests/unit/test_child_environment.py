@@ -7,7 +7,9 @@ def test_loopback_is_never_proxied_in_either_spelling() -> None:
 
 
 def test_hosts_that_go_without_a_proxy_already_are_kept_once() -> None:
-    found = local_variables({"NO_PROXY": "intranet.example, localhost", "no_proxy": "10.0.0.0/8,,intranet.example"})
+    found = local_variables(
+        {"NO_PROXY": "intranet.example, localhost", "no_proxy": "10.0.0.0/8,,intranet.example"}
+    )
     assert found["no_proxy"] == "10.0.0.0/8,intranet.example,localhost,127.0.0.1,::1"
     assert found["NO_PROXY"] == found["no_proxy"]
 

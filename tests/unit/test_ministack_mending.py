@@ -46,6 +46,7 @@ class _Acceptor(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.received = b""
+        self.readable = asyncio.Event()
         self.transport: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
 
     def accept(self, transport: asyncio.Transport) -> None:
@@ -56,6 +57,7 @@ class _Acceptor(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        self.readable.set()
 
 
 def test_a_paused_connection_reads_nothing_on_a_python_that_arms_its_reader_all_the_same(
@@ -67,27 +69,25 @@ def test_a_paused_connection_reads_nothing_on_a_python_that_arms_its_reader_all_
     monkeypatch.setattr("asyncio.selector_events._SelectorTransport._add_reader", arm)
 
     async def scenario() -> None:
-        accepted: list[_Acceptor] = []
+        accepted: asyncio.Queue[_Acceptor] = asyncio.Queue()
 
         def accept() -> _Acceptor:
-            accepted.append(_Acceptor())
-            return accepted[-1]
+            acceptor = _Acceptor()
+            accepted.put_nowait(acceptor)
+            return acceptor
 
         server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
-        address = server.sockets[0].getsockname()
         # The data are there before the server accepts the connection: the loop has not run since.
-        with socket.create_connection(address) as client:
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
             client.sendall(b"ClientHello")
-            while not accepted:
-                await asyncio.sleep(0)
-            transport = await asyncio.wait_for(accepted[0].transport, 20)
+            acceptor = await accepted.get()
+            transport = await acceptor.transport
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert accepted[0].received == b""
+            assert acceptor.received == b""
             transport.resume_reading()
-            while not accepted[0].received:
-                await asyncio.sleep(0)
-            assert accepted[0].received == b"ClientHello"
+            await acceptor.readable.wait()
+            assert acceptor.received == b"ClientHello"
             transport.abort()
         server.close()
 
