@@ -35,7 +35,8 @@ class Watched:
 
     def start(self, name: str, **settings: object) -> None:
         """Start a run of the noise task."""
-        chosen = parse_settings({"task": "noise", "rounds": 1, "deadline_seconds": 60, **settings})
+        defaults = {"task": "noise", "rounds": 1, "deadline_seconds": 60, "evaluate_last": False}
+        chosen = parse_settings({**defaults, **settings})
         self.site.operator.start(name, chosen, Noise().initial_weights(seed=1))
 
     def ended(self, name: str) -> Run:

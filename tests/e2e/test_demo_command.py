@@ -35,7 +35,10 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         ]
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
-        assert [line["replied"] for line in history["rounds"]] == [2, 2]
+        assert [line["replied"] for line in history["rounds"]] == [2, 2, 2]
+        # The last model is evaluated too: no round of training measures it.
+        assert [(line["work"], line["base"]) for line in history["rounds"]][-1] == ("evaluate", 2)
+        assert history["rounds"][-1]["metrics"]["loss"] > 0
         assert history["state"] == "SUCCEEDED"
 
 
@@ -49,7 +52,7 @@ def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp
         assert demo.left_behind() == []
     (run,) = (tmp_path / "runs").iterdir()
     history = json.loads((run / "history.json").read_text())
-    assert [line["replied"] for line in history["rounds"]] == [4, 4]
+    assert [line["replied"] for line in history["rounds"]] == [4, 4, 4]
 
 
 def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(tmp_path: Path) -> None:
