@@ -30,7 +30,6 @@ from ministack import app
 from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import dynamodb, iot, lambda_svc, scheduler, sts
-from ministack.services.cloudformation import provisioners
 
 SCHEDULER_TICK_SECONDS = 1.0
 
@@ -44,6 +43,9 @@ def mend() -> None:
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
     lambda_svc.execution_credentials = lambda_runtime.execution_credentials
+    # Not above: jsonata, which it imports, raises the process's recursion limit.
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+
     mappings = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]  # noqa: SLF001
     mappings["create"], mappings["update"] = in_numbers(mappings["create"]), in_numbers(mappings["update"])
     as_it_is = iam_actions.extract_resource_arn
