@@ -8,7 +8,7 @@ from typing import Any
 
 from fedgrass.console import core_arguments
 from fedgrass.console.key_values import number_between
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import fail, say, show, table
 from fedgrass.federation.errors import SettingsError
 
 STOP_SECONDS = 60.0
@@ -129,14 +129,12 @@ def _told(act: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Names
         try:
             act(arguments)
         except FedgrassLocalError as error:
-            sys.exit(f"fedgrass: {error}")
+            fail(error)
 
     return run
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
     from fedgrass.local.run_core import RunOptions, run  # noqa: PLC0415
 
     options = RunOptions(
@@ -151,7 +149,7 @@ def _run(arguments: argparse.Namespace) -> None:
         aws=arguments.aws,
         once=arguments.once,
     )
-    sys.exit(run(options, Console()))
+    sys.exit(run(options, say))
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -185,14 +183,15 @@ def _inject(arguments: argparse.Namespace) -> None:
     from fedgrass.local.fault_kinds import FAULTS  # noqa: PLC0415
 
     if arguments.fault is None:
-        from rich.console import Console  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-
-        lines = Table("fault", "amount", "what happens")
-        for name, fault in FAULTS.items():
-            amount = fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}"
-            lines.add_row(name, amount, fault.summary)
-        Console().print(lines)
+        rows = [
+            (
+                name,
+                fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}",
+                fault.summary,
+            )
+            for name, fault in FAULTS.items()
+        ]
+        show(table("fault", "amount", "what happens", rows=rows))
     elif arguments.clear:
         _ask(arguments, Clear(fault=arguments.fault))
     else:

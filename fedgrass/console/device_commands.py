@@ -1,7 +1,6 @@
 """``fedgrass deploy devices`` and ``fedgrass deploy component``: what runs on the fleet's devices."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
 from fedgrass.console.key_values import number_between
 from fedgrass.console.stack_arguments import add_account, add_stack
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import fail, say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
 
@@ -166,7 +165,7 @@ def _watch(cloud: Any, deployment: str, seconds: float) -> None:
     if progress.failed or progress.status in {"FAILED", "CANCELED"}:
         for failure in cloud.failures(deployment):
             say(f"  {failure}")
-        sys.exit(f"fedgrass: the deployment is {progress.status}, {progress.failed} devices failed")
+        fail(f"the deployment is {progress.status}, {progress.failed} devices failed")
 
 
 def _component(arguments: argparse.Namespace) -> None:

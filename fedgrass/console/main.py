@@ -17,6 +17,7 @@ from fedgrass.console import (
     task_commands,
 )
 from fedgrass.console.interruption import ended_by_signals
+from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
 from fedgrass.federation.errors import FedgrassError
 
 _SETTING = re.compile(r"[a-z_]+=")
@@ -24,14 +25,18 @@ _SETTING = re.compile(r"[a-z_]+=")
 
 def command() -> None:
     """Run the command line."""
+    accept_all_characters()
     try:
         with ended_by_signals():
             arguments = parse(sys.argv[1:])
             arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        close_after_reader()
+        sys.exit(1)
     except FedgrassError as error:
-        sys.exit(f"fedgrass: {error}")
+        fail(error)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

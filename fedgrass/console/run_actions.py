@@ -8,13 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from fedgrass.console import device_list, history, stack
 from fedgrass.console.operator import Operator
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import say, show, table
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.runs import Run
@@ -24,10 +20,7 @@ from fedgrass.federation.weights import Arrays, decode
 
 def list_runs(arguments: argparse.Namespace) -> None:
     """List the runs of a stack."""
-    lines = Table("run", "state")
-    for name, state in sorted(_operator(arguments).runs().items()):
-        lines.add_row(name, state)
-    Console().print(lines)
+    show(table("run", "state", rows=sorted(_operator(arguments).runs().items())))
 
 
 def list_devices(arguments: argparse.Namespace) -> None:
@@ -36,7 +29,9 @@ def list_devices(arguments: argparse.Namespace) -> None:
     missing_since = now - within * 1000 if arguments.missing else None
     devices = device_list.chosen(_operator(arguments).devices(), arguments.task, missing_since)
     if devices:
-        Console().print(device_list.table(devices, now))
+        show(device_list.table(devices, now))
+        for line in device_list.complaints(devices):
+            say(line)
     say(device_list.summary(devices, now, within))
 
 
@@ -60,7 +55,7 @@ def start(arguments: argparse.Namespace) -> None:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
     if known:  # the same word may come twice, and starts one run: whoever means another one has to hear it
         say(f"run {run.name} had been started before, with the same settings; another run needs another name")
-    show(operator, run)
+    show_run(operator, run)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +101,7 @@ def _read(path: Path) -> bytes:
 def act(arguments: argparse.Namespace) -> None:
     """Pause, resume, cancel ... a run, or only show it."""
     operator = _operator(arguments)
-    show(operator, operator.act(arguments.action, arguments.name))
+    show_run(operator, operator.act(arguments.action, arguments.name))
 
 
 def repair(arguments: argparse.Namespace) -> None:
@@ -115,18 +110,17 @@ def repair(arguments: argparse.Namespace) -> None:
         say(line)
 
 
-def show(operator: Operator, run: Run) -> None:
+def show_run(operator: Operator, run: Run) -> None:
     """Print how a run stands, and its rounds."""
-    console = Console()
-    console.print(f"run {run.name}: {run.state} {run.reason}".rstrip(), highlight=False, soft_wrap=True)
+    say(f"run {run.name}: {run.state} {run.reason}".rstrip())
     if run.waiting_since:
         since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
-        console.print(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC", highlight=False)
+        say(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC")
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
-        console.print(history.table(summaries))
+        show(history.table(summaries))
     for line in history.reasons(summaries):
-        console.print(Text(line), soft_wrap=True)
+        say(line)
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:
