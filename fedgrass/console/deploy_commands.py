@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from fedgrass.console.key_values import number_between
+from fedgrass.console.input_files import number_between
 from fedgrass.console.stack_arguments import add_account, add_stack
 from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError

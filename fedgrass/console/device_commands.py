@@ -2,13 +2,12 @@
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
-from fedgrass.console.key_values import number_between
+from fedgrass.console.input_files import number_between, whole_number
 from fedgrass.console.stack_arguments import add_account, add_stack
 from fedgrass.console.terminal import fail, say
 
@@ -46,11 +45,13 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     limits = devices.add_argument_group("what the components may take on a device")
     limits.add_argument("--user", metavar="USER[:GROUP]", help="that runs them (the nucleus's default)")
     limits.add_argument("--cpus", type=number_between(0.01, 1024), help="processor time, in cores (no limit)")
-    limits.add_argument("--memory-megabytes", type=_whole(1, 1024**2), help="(no limit)")
+    limits.add_argument("--memory-megabytes", type=whole_number(1, 1024**2), help="(no limit)")
     rollout = devices.add_argument_group("how they reach the devices")
-    rollout.add_argument("--rate", type=_whole(1, 1000), help="devices per minute, 1 to 1000 (all at once)")
     rollout.add_argument(
-        "--timeout-minutes", type=_whole(1, 10080), help="after which a device has failed (none)"
+        "--rate", type=whole_number(1, 1000), help="devices per minute, 1 to 1000 (all at once)"
+    )
+    rollout.add_argument(
+        "--timeout-minutes", type=whole_number(1, 10080), help="after which a device has failed (none)"
     )
     rollout.add_argument(
         "--abort-percent",
@@ -59,7 +60,9 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     rollout.add_argument("--on-failure", choices=["ROLLBACK", "DO_NOTHING"], help="on a device (ROLLBACK)")
     rollout.add_argument(
-        "--update-seconds", type=_whole(1, 7 * 24 * 3600), help="that a component may delay its update (60)"
+        "--update-seconds",
+        type=whole_number(1, 7 * 24 * 3600),
+        help="that a component may delay its update (60)",
     )
     devices.add_argument("--dry-run", action="store_true", help="only say what would change")
     devices.add_argument(
@@ -180,13 +183,3 @@ def _component(arguments: argparse.Namespace) -> None:
         do = publisher.remove if arguments.remove else publisher.publish
         for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
             say(line)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text[:20]) <= most:
-            message = f"{text!r} is no whole number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return read

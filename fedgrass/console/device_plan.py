@@ -10,6 +10,7 @@ from msgspec import Struct
 from fedgrass.console.component_names import full_name
 from fedgrass.console.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.greengrass_cloud import GreengrassCloud
+from fedgrass.console.input_files import read_text
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 
@@ -67,12 +68,10 @@ def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         SettingsError: the file cannot be read, or holds something else.
     """
+    text = read_text(path, named="--configuration")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        message = f"--configuration {path} cannot be read: {error.strerror}"
-        raise SettingsError(message) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of 5,000 digits
         message = f"--configuration {path} is neither YAML nor JSON: {error}"
         raise SettingsError(message) from error
     if not isinstance(found, dict) or not all(isinstance(given, dict) for given in found.values()):

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console import device_list, history, stack
-from fedgrass.console.operator import Operator
+from fedgrass.console.input_files import parse_json, read, read_text, whole_number
+from fedgrass.console.operator import LARGEST_MODEL, Operator
 from fedgrass.console.terminal import say, show, table
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
+from fedgrass.federation.names import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import Arrays, decode
+
+MOST_ROUNDS = 100_000  # of a run
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -41,13 +45,7 @@ def start(arguments: argparse.Namespace) -> None:
     details: dict[str, Any] = {}
     operator = _operator(arguments)
     if arguments.continue_from:
-        old, _, number = arguments.continue_from.rpartition("/")
-        if not old or not number.isdigit():
-            message = (
-                f"--continue-from is {arguments.continue_from!r}; it takes RUN/ROUND, such as digits-1/5"
-            )
-            raise SettingsError(message)
-        details["continue_from"] = {"run": old, "round": int(number)}
+        details["continue_from"] = _model_of_a_run(arguments.continue_from)
     known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
@@ -62,11 +60,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the file with those of the command line over them; values are JSON or words."""
     settings: dict[str, Any] = {}
     if arguments.settings_file:
-        try:
-            settings = json.loads(_read(arguments.settings_file))
-        except ValueError as error:
-            message = f"{arguments.settings_file} is no JSON: {error}"
-            raise SettingsError(message) from error
+        text = read_text(arguments.settings_file)
+        settings = parse_json(text, str(arguments.settings_file))
         if not isinstance(settings, dict):
             message = f"{arguments.settings_file} holds {shown(settings)}; it takes an object of settings"
             raise SettingsError(message)
@@ -77,24 +72,26 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
             raise SettingsError(message)
         try:
             settings[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             settings[name] = value
     return settings
 
 
-def _model(path: Path) -> Arrays:
+def _model_of_a_run(given: str) -> dict[str, str | int]:
+    """Return the run and the round that ``RUN/ROUND`` names. Raises SettingsError."""
+    old, _, number = given.rpartition("/")
     try:
-        return decode(_read(path))
-    except UpdateRefused as error:
-        message = f"--model {path} is no model: {error}"
+        return {"run": checked_name("run", old), "round": whole_number(0, MOST_ROUNDS)(number)}
+    except argparse.ArgumentTypeError as error:
+        message = f"--continue-from is {shown(given)}; it takes RUN/ROUND, such as digits-1/5: {error}"
         raise SettingsError(message) from error
 
 
-def _read(path: Path) -> bytes:
+def _model(path: Path) -> Arrays:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
+        return decode(read(path, LARGEST_MODEL, named="--model"))
+    except UpdateRefused as error:
+        message = f"--model {path} is no model: {error}"
         raise SettingsError(message) from error
 
 

@@ -64,6 +64,11 @@ def say(line: object) -> None:
     print(printable(line), flush=True)  # noqa: T201  # what the command is for
 
 
+def complain(line: object) -> None:
+    """Print one line on standard error."""
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201  # as above
+
+
 def fail(error: object) -> NoReturn:
     """Print why the command fails as one line on standard error, and exit with code 1."""
     sys.exit(f"fedgrass: {printable(error)}")
