@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.input_files import parse_json, read_text
-from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError
 
 
@@ -21,6 +20,9 @@ def json_object(what: str, given: str) -> dict[str, Any]:
 
     Raises SettingsError, which says of `what`.
     """
+    # Imported here: reading a command line needs no msgspec.
+    from fedgrass.federation.conversion import shown  # noqa: PLC0415
+
     text = given if given.lstrip().startswith("{") else read_text(Path(given), named=what)
     value = parse_json(text, f"{what} {shown(given)}")
     if not isinstance(value, dict):

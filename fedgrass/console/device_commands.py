@@ -12,6 +12,8 @@ from fedgrass.console.stack_arguments import add_account, add_stack
 from fedgrass.console.terminal import fail, say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
+MOST_STATES = 50  # devices that are listed
+_AGAIN = "mend what they report; the same command with --again sends the deployment once more"
 
 
 def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +42,22 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FILE",
         help="YAML or JSON, per component what is merged into its configuration: {trainer: {threads: 2}}",
     )
+    devices.add_argument(
+        "--reset",
+        action="append",
+        default=[],
+        metavar="NAME:/KEY",
+        help="give a value of a component's configuration its default again, such as trainer:/tasks/mnist",
+    )
+    devices.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="deploy a configuration that this version's components would refuse",
+    )
     devices.add_argument("--remove", action="store_true", help="take the components away instead")
+    devices.add_argument(
+        "--again", action="store_true", help="send the deployment once more although nothing changes"
+    )
     devices.add_argument("--name", default="", help="of the deployment")
     limits = devices.add_argument_group("what the components may take on a device")
     limits.add_argument("--user", metavar="USER[:GROUP]", help="that runs them (the nucleus's default)")
@@ -108,8 +125,10 @@ def _devices(arguments: argparse.Namespace) -> None:
     with stack.refusals():
         cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
         plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
-        if not plan.changes:
+        if not (plan.changes or (arguments.again and plan.current)):
             say(f"the deployment to {asked.group} is as asked: nothing to change")
+            if plan.current:
+                _report(cloud, plan.current, arguments.watch)
             return
         say(f"the deployment to {asked.group} ({plan.things} things):")
         for line in plan.changes:
@@ -143,11 +162,26 @@ def _asked(arguments: argparse.Namespace) -> Any:
         group=arguments.group,
         components=arguments.component or ["trainer"],
         configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
+        reset=arguments.reset,
+        checked=not arguments.unchecked,
         limits=limits,
         rollout=rollout,
         remove=arguments.remove,
         name=arguments.name,
     )
+
+
+def _report(cloud: Any, deployment: str, watched_minutes: float | None) -> None:
+    """Print how far each device is with a deployment that stays; exits with an error if one failed."""
+    if watched_minutes is not None:
+        _watch(cloud, deployment, watched_minutes * 60)
+    states = list(cloud.states(deployment))
+    for state in states[:MOST_STATES]:
+        say(f"  {state}")
+    if len(states) > MOST_STATES:
+        say(f"  ... and {len(states) - MOST_STATES} more devices")
+    if failed := sum(state.failed for state in states):
+        fail(f"the deployment failed on {failed} of {len(states)} devices: {_AGAIN}")
 
 
 def _watch(cloud: Any, deployment: str, seconds: float) -> None:
@@ -166,9 +200,10 @@ def _watch(cloud: Any, deployment: str, seconds: float) -> None:
             return
         time.sleep(WATCH_SECONDS)
     if progress.failed or progress.status in {"FAILED", "CANCELED"}:
-        for failure in cloud.failures(deployment):
-            say(f"  {failure}")
-        fail(f"the deployment is {progress.status}, {progress.failed} devices failed")
+        for state in cloud.states(deployment):
+            if state.failed:
+                say(f"  {state}")
+        fail(f"the deployment is {progress.status}, {progress.failed} devices failed: {_AGAIN}")
 
 
 def _component(arguments: argparse.Namespace) -> None:

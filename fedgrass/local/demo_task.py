@@ -51,7 +51,7 @@ class DemoTask:
 
     def configuration(self, share: int) -> dict[str, object]:
         """Return the trainer's tasks on the device that gets share number ``share``: this one alone."""
-        others: dict[str, object] = {} if self.name == "digits" else {"digits": None}
+        others: dict[str, object] = {} if self.name == "digits" else {"digits": {"enabled": False}}
         return {self.name: self._options(share), **others}
 
     def get(self) -> Any:
