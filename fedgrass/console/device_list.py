@@ -43,6 +43,8 @@ def table(devices: Sequence[Candidate], now: int) -> Table:
         lines.add_row(*map(Text, cells))
         if refused := str(said.get("configuration_error", "")):
             lines.add_row("", Text(f"its changed configuration was refused: {refused}", style="yellow"))
+        if trouble := str(said.get("connection_error", "")):
+            lines.add_row("", Text(f"its connection: {trouble}", style="yellow"))
     return lines
 
 
