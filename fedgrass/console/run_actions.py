@@ -125,7 +125,7 @@ def show(operator: Operator, run: Run) -> None:
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         console.print(history.table(summaries))
-    for line in history.reasons(summaries):
+    for line in [*history.reasons(summaries), *history.unsent_metrics(summaries)]:
         console.print(Text(line), soft_wrap=True)
 
 
