@@ -108,9 +108,7 @@ class LocalRequests:
 def _check_size(content: bytes, *, as_json: bool) -> None:
     """Raise RequestRefused if a local message cannot carry an answer on every nucleus."""
     if len(content) > LARGEST_REPLY:
-        message = (
-            f"the answer has {len(content):,} bytes; a local message has room for {LARGEST_REPLY:,}: {WAY_OUT}"
-        )
+        message = f"the answer has {len(content):,} bytes; a local message has room for {LARGEST_REPLY:,}: {WAY_OUT}"
         raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if as_json and (count := _parts(msgspec.json.decode(content))) > MOST_JSON_PARTS:
         message = (

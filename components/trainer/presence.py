@@ -25,7 +25,9 @@ from fedgrass.federation.topics import Kind, of_device
 
 FIRST_DELAY = 1.0  # seconds at most, between requests for a subscription
 LARGEST_DELAY = 30.0
-RENEW_SECONDS = 75 * 60.0  # a subscription that a broker dropped silently is back after this time at the latest
+RENEW_SECONDS = (
+    75 * 60.0
+)  # a subscription that a broker dropped silently is back after this time at the latest
 RENEW_JITTER = 0.1  # of RENEW_SECONDS
 log = logging.getLogger(__name__)
 

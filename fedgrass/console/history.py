@@ -136,6 +136,19 @@ def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
+def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which metrics the devices left out of the newest closed round, a line per reason."""
+    for line in reversed(summaries):
+        if line["state"] == State.CLOSED:
+            devices: dict[str, list[str]] = {}
+            for part in line["devices"]:
+                if unsent := part.get("unsent_metrics"):
+                    devices.setdefault(unsent, []).append(part["device"])
+            attempt = f"round {line['round']}.{line['attempt']}"
+            return [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
+    return []
+
+
 def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return why devices brought nothing to the newest attempt, or to the one before: a line per reason."""
     for line in reversed(summaries[-2:]):

@@ -110,9 +110,10 @@ def test_a_reply_that_no_local_message_carries_is_refused_with_the_way_out(as_js
 def test_a_json_reply_of_many_numbers_is_refused_and_a_binary_one_is_not() -> None:
     numbers = [[float(number) for number in range(64)]]
     _, text, _ = answer_to(numbers, as_json=True)
-    assert f"a local JSON message has room for {MOST_JSON_PARTS}: ask with a binary message" in json.loads(
-        text
-    )["error"]
+    assert (
+        f"a local JSON message has room for {MOST_JSON_PARTS}: ask with a binary message"
+        in json.loads(text)["error"]
+    )
     _, text, as_json = answer_to(numbers, as_json=False)
     assert (json.loads(text)["outputs"], as_json) == (numbers, False)
 
