@@ -1,4 +1,4 @@
-"""The interpreter that a component's configuration names: checked before it reaches a device's install step."""
+"""The interpreter that a configuration names: checked before it reaches a device's install step."""
 
 import re
 from typing import Any
