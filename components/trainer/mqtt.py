@@ -248,7 +248,7 @@ class MqttConnection:
 
     def _on_connect_fail(self, _: paho.Client, __: object) -> None:
         # paho calls this while it handles the error, which it does not hand over.
-        self._tell(str(sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]))
+        self._tell(str(sys.exc_info()[1]))
         self._pause()
 
     def _on_disconnect(

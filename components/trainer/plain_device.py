@@ -5,6 +5,7 @@ deployment of the component would say, read again at SIGHUP.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,11 +80,11 @@ def read_device_file(path: Path) -> tuple[Connection, dict[str, Any]]:
 
 
 def _toml(text: str, path: Path) -> Any:
-    try:
-        import tomllib  # noqa: PLC0415 - Python 3.10 has none
-    except ImportError as error:
+    if sys.version_info < (3, 11):
         message = f"the device's file {path} is TOML, which needs Python 3.11: write the same as JSON"
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(message)
+    import tomllib  # noqa: PLC0415 - Python 3.10 has none
+
     return tomllib.loads(text)
 
 
