@@ -11,8 +11,8 @@ from cloud_functions import strategies, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Change, Sum
 from cloud_functions.initial_models import too_large
-from cloud_functions.making import Making, combiner, named
-from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
+from cloud_functions.making import Making, combiner, named, open_updates
+from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
 from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
@@ -45,7 +45,7 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        changes = weighing.changes(making, combiner(making, replies), replies, groups)
+        changes = weighing.changes(making, combiner(making, open_updates(making, replies)), replies, groups)
         files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
     return finished(making, files)
 
@@ -146,10 +146,12 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
     for name in names:
         key = object_keys.state(of.run, of.base, name)
         try:
-            found[name] = ModelReader(bucket, key, bucket.read_layout(key)).values
-        except KeyError as error:
-            message = f"the server's state {key} is not in the bucket: start a run from that model anew"
+            with readable(key):
+                layout = bucket.read_layout(key)
+        except AggregationFailed as error:
+            message = f"the server's state {error}; start another run from that model"
             raise AggregationFailed(message) from error
+        found[name] = ModelReader(bucket, key, layout).values
     return found
 
 

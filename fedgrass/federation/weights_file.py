@@ -94,6 +94,11 @@ def header(layout: Layout) -> bytes:
     return _header(layout, None)
 
 
+def header_length(layout: Layout) -> int:
+    """Return how many bytes the header of a file with the arrays of ``layout`` has, with its checksums."""
+    return len(_header_text(layout, _blank(layout)))
+
+
 def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
 
@@ -105,8 +110,7 @@ def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
         ValueError: an array's blocks have not the size that its type and shape say.
     """
     layout = layout_of(arrays)
-    blank = ["0" * DIGITS] * chunk_count(layout.data_bytes)
-    size = len(_header(layout, blank))
+    size = len(_header(layout, _blank(layout)))
     start = target.tell()
     target.write(bytes(size))
     head = _header(layout, _write_data(arrays, target))
@@ -146,10 +150,27 @@ def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
     return [*checksums, hasher.end()] if hasher.pending else checksums
 
 
+def _blank(layout: Layout) -> list[str]:
+    """Return as many checksums as a file's data has, before they are known."""
+    return ["0" * DIGITS] * chunk_count(layout.data_bytes)
+
+
 def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
+    """Return a header with its length. Raises UpdateRefused if no file may have it."""
     if METADATA in layout.arrays:
         message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
         raise UpdateRefused(message)
+    text = _header_text(layout, checksums)
+    if len(text) > LARGEST_HEADER:
+        message = (
+            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
+            f" {LARGEST_HEADER} is the most"
+        )
+        raise UpdateRefused(message)
+    return len(text).to_bytes(PREFIX, "little") + text
+
+
+def _header_text(layout: Layout, checksums: Sequence[str] | None) -> bytes:
     entries: dict[str, Any] = {} if checksums is None else {METADATA: {CHECKSUMS: ",".join(checksums)}}
     for name, array in in_file_order(layout).items():
         entries[name] = {
@@ -158,11 +179,4 @@ def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
             "data_offsets": (array.start, array.end),
         }
     text = msgspec.json.encode(entries)
-    text += b" " * (-len(text) % _ALIGNMENT)
-    if len(text) > LARGEST_HEADER:
-        message = (
-            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
-            f" {LARGEST_HEADER} is the most"
-        )
-        raise UpdateRefused(message)
-    return len(text).to_bytes(PREFIX, "little") + text
+    return text + b" " * (-len(text) % _ALIGNMENT)
