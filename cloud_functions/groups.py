@@ -105,7 +105,7 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
         with ModelWriter(begun.cloud.bucket, key, in_type(begun.layout, "F64"), "the sum of a group") as file:
             for part, mean in combiner.means(shares, factors):
                 file.write(part, mean)
-    kept = float((shares * factors).sum() / shares.sum())
+    kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     return Group(devices, refused, total, kept, key, file.stored().sha256)
 

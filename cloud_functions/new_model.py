@@ -1,7 +1,7 @@
 """The new global model of a round, and what the server keeps beside it: drafted, and kept once it closed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from msgspec import Struct
@@ -52,7 +52,7 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
 
 def write(
     making: Making,
-    changes: Iterator[Change],
+    changes: Generator[Change],
     key_of: Callable[[str], str],
     *,
     counted: int,
@@ -66,6 +66,11 @@ def write(
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
+
+    Raises:
+        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
+        BadSums: one of the sums that were made before has such an update in it.
+        AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
     """
     guarded = making.guarded
     turn = making.round.number - making.run.progress.evaluations
@@ -81,18 +86,27 @@ def write(
         model = begun("model", making.layout)
         states = {name: begun(name, _state_layout(making, name)) for name in before}
         carried = {name: states.pop(name) for name in guarded.strategy.carried}
-        for made in changes:
+
+        def write_slice(made: Change) -> None:
             part = made.part
             if name := _carried_in(making, part):
                 values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
                 carried[name].write(part, values)
-                continue
+                return
             kept = {name: before[name](part) for name in states}
             # No count of batches has a momentum.
             stepped = guarded.steps and part.kind is not Kind.WHOLE
             model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
             for name, state in states.items():
                 state.write(part, kept[name])
+
+        with closing(changes):  # its buffers are free before the others are averaged
+            for made in changes:
+                try:
+                    write_slice(made)
+                except AggregationFailed:
+                    made.refuse_outliers(made.part)
+                    raise
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 

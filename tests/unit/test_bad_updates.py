@@ -45,8 +45,16 @@ def huge_header(_update: dict[str, Any]) -> bytes:
 
 
 def nested_header(_update: dict[str, Any]) -> bytes:
-    header = b'{"weight":' + b"[" * 100_000
+    header = b'{"weight":' + b"[" * 10_000
     return len(header).to_bytes(8, "little") + header
+
+
+def long_header(update: dict[str, Any]) -> bytes:
+    """Return a good file, but for its header of 8 MB; 16 of them took 1.8 GB of memory."""
+    data = encode(update)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end] + b" " * (8 * 1024**2 - end + 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def too_large(update: dict[str, Any]) -> bytes:
@@ -62,6 +70,7 @@ BAD_UPDATES = [
     (truncated, "the header describes a file of"),
     (huge_header, "the header claims 10737418240 bytes"),
     (nested_header, "no safetensors header"),
+    (long_header, "is the most it may have"),
     (too_large, "is the most it may have"),
     (lambda _update: b"", "a safetensors file has at least 8"),
     (lambda _update: b"\x80\x04\x95 pickle, and some more of it", "the header claims"),
