@@ -46,9 +46,9 @@ def outliers(
             continue
         places[number] = np.argmax(change)
         largest[number] = change[places[number]]
-    for number in np.flatnonzero(_is_outlier(layout, part, largest)):
-        name = _array_of(part, int(places[number]))
-        found[int(number)] = f"its change of array {name!r} goes up to {largest[number]:.6g}"
+    for place in np.flatnonzero(_is_outlier(layout, part, largest)):
+        name = _array_of(part, int(places[place]))
+        found[int(place)] = f"its change of array {name!r} goes up to {largest[place]:.6g}"
     return found
 
 

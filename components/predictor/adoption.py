@@ -19,6 +19,7 @@ from components.predictor.serving import Served, Serving
 from components.predictor.shelf import Shelf
 from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
 from fedgrass.federation import object_keys, weights
+from fedgrass.federation.array_types import for_a_task
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.newest import is_newer
@@ -242,6 +243,7 @@ def _arrays(data: bytes) -> Arrays:
     try:
         arrays = weights.decode(data)
         weights.check_finite(arrays)
+        arrays = for_a_task(arrays, weights.read_layout(data, len(data)))
     except FedgrassError as error:
         message = f"it is no model: {error}"
         raise ModelRefused(message) from error

@@ -19,7 +19,7 @@ from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import parse_settings
-from fedgrass.federation.weights import Arrays, decode
+from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -87,9 +87,14 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _model(path: Path) -> Arrays:
+def _model(path: Path) -> bytes:
+    """Return a model's file as runs keep it: by whatever it was written, each array in its own type."""
+    data = _read(path)
     try:
-        return decode(_read(path))
+        layout = read_layout(data, len(data))
+        arrays = views(data, layout)
+        check_finite(arrays)
+        return encode(arrays, layout)
     except UpdateRefused as error:
         message = f"--model {path} is no model: {error}"
         raise SettingsError(message) from error

@@ -36,6 +36,7 @@ from fedgrass.federation.weights_file import (
     write,
 )
 from fedgrass.federation.weights_layout import (
+    BFLOAT16,
     DTYPES,
     LARGEST_HEADER,
     PREFIX,
@@ -49,6 +50,7 @@ from fedgrass.federation.weights_layout import (
 )
 
 __all__ = [
+    "BFLOAT16",
     "CHUNK_BYTES",
     "DTYPES",
     "LARGEST_HEADER",
@@ -115,7 +117,7 @@ def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.gene
 
 
 def check_finite(arrays: Arrays) -> None:
-    """Check that no value is infinite or not a number; arrays of uint16 are bits of BF16.
+    """Check that no value is infinite or not a number; uint16 and ``BFLOAT16`` are bits of BF16.
 
     Raises:
         UpdateRefused: the text names the array, how many values, and where the first is.
@@ -130,7 +132,9 @@ def check_finite(arrays: Arrays) -> None:
 
 
 def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Return which values are finite, in the array's shape; uint16 are bits of BF16."""
+    """Return which values are finite, in the array's shape; uint16 and ``BFLOAT16`` are bits of BF16."""
+    if array.dtype == BFLOAT16:
+        array = array.view(np.uint16)
     if array.dtype == DTYPES["BF16"]:
         bits = array.astype(np.uint16, copy=False)
         return np.asarray((bits & _EXPONENT_OF_BFLOAT16) != _EXPONENT_OF_BFLOAT16)

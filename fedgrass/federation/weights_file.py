@@ -23,6 +23,7 @@ from fedgrass.federation.weights_checksums import (
     header_checksum,
 )
 from fedgrass.federation.weights_layout import (
+    BFLOAT16,
     DTYPES,
     LARGEST_HEADER,
     METADATA,
@@ -33,7 +34,7 @@ from fedgrass.federation.weights_layout import (
 )
 
 _ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
-_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}  # numpy has no type for that
+_NAMES = {**{dtype: name for name, dtype in DTYPES.items() if name != "BF16"}, BFLOAT16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def dtype_of(name: str, array: NDArray[np.generic]) -> str:
 
 def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
     """Return an array to be written with no change; its type in the file is ``dtype``."""
+    array = array.view(np.uint16) if array.dtype == BFLOAT16 else array
     return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
 
 
@@ -121,17 +123,22 @@ def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     return Written(layout.file_bytes, header_checksum(head), layout)
 
 
-def encode(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = None) -> bytes:
     """Return ``arrays`` as the bytes of a file; the same arrays give the same bytes.
 
     Sorted by name, the widest types first as safetensors does, so that each lies where its type wants.
+
+    Args:
+        arrays: bfloat16 as ``BFLOAT16``.
+        layout: says of which arrays of uint16 these are the bits of BF16, as files are read.
 
     Raises:
         UpdateRefused: an array has a type that no weights file holds.
     """
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
     target = BytesIO()
-    write({name: as_it_is(array, dtype_of(name, array)) for name, array in by_width}, target)
+    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
     return target.getvalue()
 
 

@@ -35,6 +35,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
+# What an array of a task has whose values are bfloat16: bits that say what they are, as bare numbers do not.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+
+
 class Array(Struct, frozen=True):
     """One array of a file: its type, its shape, and the bytes ``start`` to ``end`` of the data."""
 

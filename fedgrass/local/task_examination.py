@@ -10,7 +10,7 @@ import numpy as np
 
 from components.trainer.tasks.task import Evaluation, Fit, Task
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.weights import Arrays, decode
+from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_demands import (
     CheckFailed,
     check_arrays,
@@ -18,6 +18,7 @@ from fedgrass.local.task_demands import (
     check_report,
     encode_update,
     expect,
+    read_arrays,
     through_a_file,
 )
 from fedgrass.local.task_mistakes import explain
@@ -147,7 +148,7 @@ class Examination:
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
             update = encode_update(fit, self._model)
-            trained, count, self._update_bytes = decode(update), count + 1, len(update)
+            trained, count, self._update_bytes = read_arrays(update), count + 1, len(update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before:
