@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedgrass.federation.encodings.floats import from_bfloat16, to_bfloat16
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights import BFLOAT16, DTYPES, Array, Arrays, Layout, finite
+from fedgrass.federation.weights import BFLOAT16, DTYPES, Array, Arrays, Layout, decode, finite, read_layout
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -31,6 +31,11 @@ def for_a_task(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]
         name: from_bits(array) if layout.arrays[name].dtype == "BF16" else array
         for name, array in arrays.items()
     }
+
+
+def read_for_a_task(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of a model's file as tasks get them. Raises UpdateRefused if it is none."""
+    return for_a_task(decode(data), read_layout(data, len(data)))
 
 
 def in_types_of(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]]:

@@ -92,6 +92,21 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_with_the_others(
     assert fleet.holds(1, 2.0)
 
 
+def test_a_header_that_is_longer_than_the_models_is_refused_before_it_is_read() -> None:
+    """Of a large model the file could have room for it; parsed, it takes many times its length of memory."""
+    fleet = SmallFleet(devices=2, minimum_replies=1, initial={"w": np.zeros(10**6, np.float32)})
+    fleet.start()
+    opened = fleet.newest()
+    header = b"{" + b" " * 10**6
+    data = fleet.upload("thing-0", opened, len(header).to_bytes(8, "little") + header)
+    fleet.bucket.largest_read = 0
+    fleet.say("thing-0", Kind.COMPLETE, fleet.completion(opened, data))
+    good = fleet.upload("thing-1", opened, {"w": np.ones(10**6, np.float32)})
+    fleet.say("thing-1", Kind.COMPLETE, fleet.completion(opened, good))
+    assert "the header claims 1000001 bytes; " in fleet.told_of("thing-0")[0]
+    assert 0 < fleet.bucket.largest_read < 10**6
+
+
 def assert_refused(fleet: SmallFleet, first: Round, said: str) -> None:
     closed = fleet.rounds.round(RUN, 1, 1)
     participant = fleet.rounds.participant(first, "thing-1")

@@ -21,7 +21,7 @@ from components.trainer.worker_protocol import Result, Work
 from components.trainer.workshop import Workshop
 from fedgrass.console import run_actions
 from fedgrass.federation import encodings, weights
-from fedgrass.federation.array_types import for_a_task, from_bits, in_types_of
+from fedgrass.federation.array_types import from_bits, in_types_of, read_for_a_task
 from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.rounds import State
@@ -136,7 +136,7 @@ def test_a_model_of_any_precision_is_evaluated_and_predicts(tmp_path: Path, prec
     measured, _ = perform(tmp_path, Counting(), file, work="evaluate")
     expected = Counting().evaluate(weights.decode(file_in("F32"))).metrics
     assert measured.metrics["loss"] == pytest.approx(expected["loss"], abs=0.02)
-    given = for_a_task(weights.decode(file), layout_of(file))
+    given = read_for_a_task(file)
     outputs = Counting().predictor(given)([INPUTS[0].tolist()])
     assert np.shape(outputs) == (1, 2)
 

@@ -180,6 +180,29 @@ def test_two_averagers_of_a_group_that_meet_other_versions_write_two_sums() -> N
     assert len(sums) == 2
 
 
+def test_a_model_that_is_replaced_while_updates_are_averaged_abandons_the_round() -> None:
+    """Changes are measured from it; no device is to blame."""
+    fleet = SmallFleet(devices=2, largest_norm=10.0, on_abandoned="fail")
+    fleet.start()
+    opened, key = fleet.newest(), object_keys.model(RUN, 0)
+    model, reads = fleet.bucket.objects[key], []
+    plain = fleet.bucket.read_into
+
+    def read_into(wanted: str, start: int, target: memoryview, version: str = "") -> str:
+        if wanted == key:
+            reads.append(start)
+            if len(reads) == 2:
+                fleet.bucket.write(key, model)
+        return plain(wanted, start, target, version)
+
+    fleet.bucket.read_into = read_into  # type: ignore[method-assign]
+    for device in fleet.names:
+        fleet.reply(device, opened, value=1.0)
+    assert fleet.newest().state is State.ABANDONED
+    assert f"{key} cannot be read: object {key} was replaced" in fleet.newest().reason
+    assert set(fleet.parts(opened).values()) == {Participation.REPLIED}
+
+
 def test_headers_are_read_a_few_at_a_time_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet(devices=6)
     fleet.start()
