@@ -7,44 +7,20 @@ an outage, this would keep a round waiting for a device that means harm.
 
 from botocore.exceptions import ClientError
 
-_SERVER_ERROR = 500  # from here on S3 says that the fault is its own
-_PASSING_STATUS = frozenset({408, 429})
-# Those of the 4xx that say nothing about the object, of
+from fedgrass.federation.aws_errors import is_transient
+
+# Of the account and the bucket, besides what is transient by the common table; see
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. AccessDenied is not among them: an
 # object that is encrypted with a key of another account gets it.
-_OF_ALL_OF_S3 = frozenset(
+_OF_ACCOUNT_OR_BUCKET = frozenset(
     {
-        # throttled
-        "BandwidthLimitExceeded",
-        "KMS.ThrottlingException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        # the caller's credentials and clock
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidSecurity",
-        "InvalidToken",
-        "NotSignedUp",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "RequestTimeout",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-        "UnrecognizedClientException",
-        # the account and the bucket
         "AccountProblem",
         "AllAccessDisabled",
         "AuthorizationHeaderMalformed",
         "InvalidBucketName",
         "InvalidBucketState",
         "NoSuchBucket",
+        "NotSignedUp",
         "PermanentRedirect",
         "Redirect",
         "TemporaryRedirect",
@@ -65,8 +41,8 @@ def is_missing(error: ClientError) -> bool:
 
 def concerns_all(error: ClientError) -> bool:
     """Return whether an error says nothing about the object that was asked for: it may pass."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", _SERVER_ERROR)
-    return status >= _SERVER_ERROR or status in _PASSING_STATUS or code_of(error) in _OF_ALL_OF_S3
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return is_transient(code_of(error), status) or code_of(error) in _OF_ACCOUNT_OR_BUCKET
 
 
 def described(error: ClientError) -> str:

@@ -19,6 +19,7 @@ _BUSY = frozenset(
         "InternalError",
         "InternalFailure",
         "InternalServerError",
+        "KMS.ThrottlingException",
         "LimitExceededException",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
@@ -48,10 +49,12 @@ _CUT_SHORT = frozenset(
 )
 _STALE_CREDENTIALS = frozenset(
     {
+        "AuthFailure",
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
+        "InvalidSecurity",
         "InvalidToken",
         "TokenRefreshRequired",
         "UnrecognizedClientException",
