@@ -107,7 +107,9 @@ class Heart:
             self._unsubscribed = 0
             self._resubscribed = False
         if self._unanswered >= RESUBSCRIBE_AFTER and not self._resubscribed:
-            log.warning("%d heartbeats went out and none was heard again: subscribing again", self._unanswered)
+            log.warning(
+                "%d heartbeats went out and none was heard again: subscribing again", self._unanswered
+            )
             self._resubscribed = True  # what fails is repeated by the subscription itself
             self._alarm.resubscribe()
         if self._unanswered > 0:

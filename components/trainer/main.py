@@ -31,6 +31,7 @@ from components.trainer.ports import Host
 from components.trainer.power import read_power
 from components.trainer.reconfiguration import Reconfiguration
 from components.trainer.session import Session
+from components.trainer.update_deferral import UpdateDeferral
 from components.trainer.uploaders import Uploaders
 from components.trainer.worker_process import WorkerProcess
 from components.trainer.workplace import Workplace
@@ -146,7 +147,12 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         measure=read_power,
     )
     session = Session(
-        workplace, nucleus, configuration, component_version(), nucleus.report_running, nucleus.trouble
+        workplace,
+        nucleus,
+        configuration,
+        component_version(),
+        ready=nucleus.report_running,
+        connection_trouble=nucleus.trouble,
     )
     nucleus.watch_subscriptions(
         lambda topic, reason: loop.post(lambda: session.subscription_lost(topic, reason))
@@ -158,6 +164,12 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         session.configure(changed)
 
     Reconfiguration(loop, nucleus, rng, configure=configure, refuse=session.refuse_configuration).watch()
+    UpdateDeferral(
+        loop,
+        nucleus,
+        work=lambda: session.work_in_hand,
+        longest=lambda: session.configuration.defer_update_seconds,
+    ).watch()
     session.start()
     try:
         return loop.run()

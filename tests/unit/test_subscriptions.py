@@ -1,4 +1,4 @@
-"""Each subscription is confirmed by itself, requested until it stands, and named by the heartbeat while it fails."""
+"""Each subscription is confirmed by itself, requested until it stands, and named while it fails."""
 
 import random
 from collections.abc import Callable
