@@ -1,6 +1,6 @@
 """Asking components before a deployment changes anything, as the classic nucleus does.
 
-A deployment sends each subscribed component a preUpdateEvent and waits for its answer, at most ANSWER_SECONDS.
+A deployment sends each subscribed component a preUpdateEvent and waits ANSWER_SECONDS at most for its answer.
 A component that defers is asked again after the time that it named; one that answers 0 or nothing lets the
 update go on. Nucleus Lite has neither operation.
 """

@@ -2,7 +2,9 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +218,31 @@ def test_a_device_says_hello_after_an_outage(site: Site) -> None:
     site.waits_for("hello", 2)
     assert "heard again after an outage" in site.log
     assert len(site.processes) == 1
+
+
+def test_a_deployment_waits_for_the_training_in_hand_but_not_for_ever(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
+) -> None:
+    """On the classic nucleus; the training that has to end all the same begins again after the next hello."""
+    options = {"module": "tests.integration.slow_tasks:Endless", "path": str(Path.cwd()), "deaf": True}
+    tasks = {"noise": options}
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy(tasks=tasks, defer_update_seconds=6)
+        site.waits_for("hello")
+        site.tells(work())
+        site.waits_for("status")
+        before, begun = site.processes, time.monotonic()
+        with ThreadPoolExecutor(1) as deployer:
+            deployment = deployer.submit(site.deploy, tasks=tasks, defer_update_seconds=6)
+            eventually(lambda: "an update waits for run-a/1/1, at most 6 s more" in site.log, PATIENCE)
+            assert set(before) <= set(site.processes)
+            deployment.result(PATIENCE)
+        assert time.monotonic() - begun >= 6
+        assert "an update begins though run-a/1/1 is in hand" in site.log
+        site.waits_for("hello", 2)
+        assert not set(before) & set(site.processes)
+        site.tells(work())
+        assert site.waits_for("status", 2).state == "accepted"
 
 
 def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None:

@@ -43,9 +43,7 @@ class Device:
         self.nucleus = Nucleus(asks=asks)
         self.work = ""
         self.longest = 100.0
-        UpdateDeferral(
-            self.loop, self.nucleus, work=lambda: self.work, longest=lambda: self.longest
-        ).watch()
+        UpdateDeferral(self.loop, self.nucleus, work=lambda: self.work, longest=lambda: self.longest).watch()
 
     def is_asked(self, deployment: str = "d1") -> float:
         self.nucleus._asked(deployment)
