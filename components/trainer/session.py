@@ -78,6 +78,7 @@ class Session:
 
     def start(self) -> None:
         """Enter the fleet, and take up what a former process left."""
+        self._place.journal.enter(self._configuration.fleet)
         self._presence.enter(self._configuration.fleet, self._place.thing)
         self._resume()
 
@@ -87,6 +88,8 @@ class Session:
         self._refused = ""
         if configuration.fleet != former.fleet:
             self._drop(f"the device moves to fleet {configuration.fleet}")
+            self._replies.stop()
+            self._place.journal.enter(configuration.fleet)
             self._presence.enter(configuration.fleet, self._place.thing)
 
     def refuse_configuration(self, reason: str) -> None:

@@ -1,6 +1,7 @@
 """The trainer as it is built and deployed: its recipe on a local core, the SDKs unmodified."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -265,6 +266,24 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None
     newest = site.waits_for("heartbeat", len(site.said("heartbeat")) + 2)
     assert newest.configuration_error.startswith("the configuration's heartbeat_seconds is 'often'")
     site.running.run(site.running.core.update_configuration(NAME, {"heartbeat_seconds": "0.5"}))
+    eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
+
+
+def test_a_trainer_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(site: Site) -> None:
+    """As on the real Lite, which restarts the component and rolls nothing back."""
+    site.deploy()
+    site.waits_for("hello")
+    site.running.run(site.running.core.update_configuration(NAME, {"threads": "many"}))
+    eventually(lambda: "the configuration stays as it was" in site.log, PATIENCE)
+    for number in (2, 3):
+        (process,) = site.processes
+        os.kill(process, signal.SIGKILL)
+        site.waits_for("hello", number)
+    heartbeat = site.waits_for("heartbeat", len(site.said("heartbeat")) + 1)
+    assert heartbeat.configuration_error.startswith("the configuration's threads is 'many'")
+    site.tells(work())
+    assert site.waits_for("complete").round == 1
+    site.running.run(site.running.core.update_configuration(NAME, {"threads": 2}))
     eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
 
 
