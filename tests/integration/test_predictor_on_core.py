@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -21,7 +22,6 @@ from awsiot.greengrasscoreipc import model as ipc
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from components.trainer.tasks.digits import Digits, read_digits
-from docs.examples.ask_predictor import Predictor
 from fedgrass.federation import messages, weights
 from fedgrass.federation.messages import NewModel, PredictorReport
 from fedgrass.local.cloud import EmbeddedCloud
@@ -30,6 +30,7 @@ from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
 from tests.local_core import CREDENTIALS, CoreInThread, eventually, recipe, settings, write_recipe
 
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ask_predictor.py"
 NAME = "com.fedgrass.Predictor"
 ASKER = "com.example.Asker"
 TOPIC = "fedgrass/plant/clients/device-1/predictor"
@@ -47,6 +48,11 @@ ASKERS_ACCESS = {
         f"{ASKER}:pubsub:1": {"operations": ["*"], "resources": ["fedgrass/predict/*"]}
     }
 }
+
+
+def documented_client(client: GreengrassCoreIPCClientV2) -> Any:
+    """Return what docs/predictor.md shows to ask the task ``noise`` with."""
+    return runpy.run_path(str(EXAMPLE))["Predictor"](client, "noise", "example")
 
 
 def biased(by: float) -> bytes:
@@ -570,8 +576,7 @@ def test_local_requests_are_heard_again_after_their_subscription_has_died_silent
     (dead,) = [each for each in topics._subscriptions if each.topic_filter == "fedgrass/predict/noise"]
     dead.deliver = lambda _: None  # as on Lite after a JSON message of more than some 50 parts
     site.waits_for_event("noise: local requests did not arrive any more: subscribing to them again")
-    client = site.other_component()
-    asked = Predictor(client, "noise", "example")
+    asked = documented_client(site.other_component())
     eventually(lambda: dead not in topics._subscriptions, PATIENCE)
     assert asked.ask([1], PATIENCE)["outputs"] == [1.5]
 
@@ -581,7 +586,7 @@ def test_the_documented_client_asks_with_more_numbers_than_json_carries(site: Si
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
     site.serves("run-a/1")
-    asked = Predictor(site.other_component(), "noise", "example")
+    asked = documented_client(site.other_component())
     numbers: list[object] = [float(number) for number in range(200)]
     assert asked.ask(numbers, PATIENCE)["outputs"] == [number + 0.5 for number in range(200)]
     long: list[object] = [1e-9] * 800  # short to ask, long to answer
