@@ -149,10 +149,8 @@ class MqttConnection:
             " in the last hour: two devices use one name and certificate"
         )
 
-    def watch_updates(self, asked: Callable[[str], None]) -> None:  # noqa: ARG002 - a Host
-        """Raise NotSent: nothing deploys to a device without Greengrass."""
-        message = "updates are not announced to a device without Greengrass"
-        raise NotSent(message)
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Do nothing: nothing is deployed to a device without Greengrass."""
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
         """Do nothing: no deployment ever asks."""

@@ -6,15 +6,17 @@ that is cut short starts over when the cloud announces it again.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from components.subscription import Subscription
 from components.trainer.errors import NotSent, TrainerError
 from components.trainer.events import EventLoop
 
-RECHECK_SECONDS = (
-    30.0  # between two questions of the nucleus: so long an update waits for a work that is done
-)
+# Between two questions of the nucleus: so long an update waits for a work that is done.
+RECHECK_SECONDS = 30.0
+FIRST_PAUSES = (30.0, 300.0)  # seconds, between requests to be asked
+LARGEST_PAUSE = 24 * 3600.0
 log = logging.getLogger(__name__)
 
 
@@ -50,11 +52,30 @@ class UpdateDeferral:
         self._asked_at = 0.0  # when it asked first
 
     def watch(self) -> None:
-        """Begin to answer; a nucleus that does not ask is logged."""
+        """Begin to answer; a nucleus that does not ask is logged, and asked again now and then.
+
+        The error of a nucleus that knows no such operation is that of one that is busy.
+        """
+        watching = Subscription(
+            "updates of components",
+            lambda: self._updates.watch_updates(
+                lambda deployment: self._loop.post(lambda: self._answer(deployment))
+            ),
+            clock=self._loop.clock,
+            call_later=self._loop.call_later,
+            pauses=self._pauses,
+            transient=(NotSent,),
+        )
         try:
-            self._updates.watch_updates(lambda deployment: self._loop.post(lambda: self._answer(deployment)))
+            watching.renew()
         except TrainerError as error:
             log.info("updates do not wait for work in hand: %s", error)
+
+    @staticmethod
+    def _pauses() -> Iterator[float]:
+        yield from FIRST_PAUSES
+        while True:
+            yield LARGEST_PAUSE
 
     def _answer(self, deployment: str) -> None:
         now = self._loop.clock()

@@ -87,8 +87,12 @@ def test_a_nucleus_that_does_not_ask_or_does_not_wait_is_no_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):
-        Device(asks=False)
-    assert "updates do not wait for work in hand" in caplog.text
+        late = Device(asks=False)
+    assert "could not watch updates of components" in caplog.text
+    late.nucleus.asks = True
+    late.clock.now += 31
+    late.loop.run_due()
+    assert late.is_asked() == 0
     device = Device()
     device.nucleus.answerable = False
     device.nucleus._asked("d1")
