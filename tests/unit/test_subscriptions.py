@@ -236,7 +236,7 @@ class Hasty(random.Random):
     """The shortest pauses that can be drawn."""
 
     def random(self) -> float:
-        return 0.0
+        return 0.001
 
     def uniform(self, a: float, b: float) -> float:
         return min(a, b)
