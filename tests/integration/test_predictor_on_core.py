@@ -551,19 +551,21 @@ def test_a_changed_configuration_that_cannot_be_used_changes_nothing_and_is_repo
 
 
 def test_a_predictor_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(
-    site: Site,
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
 ) -> None:
-    site.deploy()
-    eventually(site.reports, PATIENCE)  # it watches its configuration by then
-    site.configure(tasks={"nonsense": {}})
-    eventually(lambda: site.reports()[-1].configuration_error, PATIENCE)
-    first = site.process
-    os.kill(first, signal.SIGKILL)
-    eventually(lambda: "the configuration stays as it was before this start" in site.log, PATIENCE)
-    before = len(site.reports())
-    eventually(lambda: len(site.reports()) > before, PATIENCE)
-    assert "there is no task 'nonsense'" in site.reports()[-1].configuration_error
-    assert site.process != first
+    """The real Lite restarts the component by itself, and rolls nothing back."""
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy()
+        eventually(site.reports, PATIENCE)  # it watches its configuration by then
+        site.configure(tasks={"nonsense": {}})
+        eventually(lambda: site.reports()[-1].configuration_error, PATIENCE)
+        first = site.process
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: "the configuration stays as it was before this start" in site.log, PATIENCE)
+        before = len(site.reports())
+        eventually(lambda: len(site.reports()) > before, PATIENCE)
+        assert "there is no task 'nonsense'" in site.reports()[-1].configuration_error
+        assert site.process != first
 
 
 def test_local_requests_are_heard_again_after_their_subscription_has_died_silently(site: Site) -> None:

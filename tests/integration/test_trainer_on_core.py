@@ -269,22 +269,25 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None
     eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
 
 
-def test_a_trainer_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(site: Site) -> None:
-    """As on the real Lite, which restarts the component and rolls nothing back."""
-    site.deploy()
-    site.waits_for("hello")
-    site.running.run(site.running.core.update_configuration(NAME, {"threads": "many"}))
-    eventually(lambda: "the configuration stays as it was" in site.log, PATIENCE)
-    for number in (2, 3):
-        (process,) = site.processes
-        os.kill(process, signal.SIGKILL)
-        site.waits_for("hello", number)
-    heartbeat = site.waits_for("heartbeat", len(site.said("heartbeat")) + 1)
-    assert heartbeat.configuration_error.startswith("the configuration's threads is 'many'")
-    site.tells(work())
-    assert site.waits_for("complete").round == 1
-    site.running.run(site.running.core.update_configuration(NAME, {"threads": 2}))
-    eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
+def test_a_trainer_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
+) -> None:
+    """The real Lite restarts the component by itself, and rolls nothing back."""
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy()
+        site.waits_for("hello")
+        site.running.run(site.running.core.update_configuration(NAME, {"threads": "many"}))
+        eventually(lambda: "the configuration stays as it was" in site.log, PATIENCE)
+        for number in (2, 3):
+            (process,) = site.processes
+            os.kill(process, signal.SIGKILL)
+            site.waits_for("hello", number)
+        heartbeat = site.waits_for("heartbeat", len(site.said("heartbeat")) + 1)
+        assert heartbeat.configuration_error.startswith("the configuration's threads is 'many'")
+        site.tells(work())
+        assert site.waits_for("complete").round == 1
+        site.running.run(site.running.core.update_configuration(NAME, {"threads": 2}))
+        eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
 
 
 def test_a_first_configuration_that_cannot_be_used_is_told_in_one_line(site: Site) -> None:
