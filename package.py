@@ -34,6 +34,7 @@ PROCESS = (
     "components/__init__.py",
     "components/component_process.py",
     "components/greengrass_ipc.py",
+    "components/last_configuration.py",
     "components/subscription.py",
 )
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.

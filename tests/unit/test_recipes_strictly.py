@@ -67,7 +67,7 @@ ACCESS = {
         "aws.greengrass#PublishToIoTCore": filters(of(Kind.PREDICTOR)),
         "aws.greengrass#SubscribeToIoTCore": filters(of_models("plant", "digits")),
         "aws.greengrass#SubscribeToTopic": {LOCAL},
-        "aws.greengrass#PublishToTopic": {f"{LOCAL}/replies/*"},
+        "aws.greengrass#PublishToTopic": {LOCAL},  # answers below replies/, and probes
     },
 }
 
