@@ -22,6 +22,7 @@ from components.component_process import (
 from components.last_configuration import LastConfiguration
 from components.predictor.adoption import Adoption
 from components.predictor.agenda import Agenda
+from components.predictor.bucket import ModelBucket
 from components.predictor.configuration import Configuration, parse_configuration
 from components.predictor.echo_check import EchoCheck
 from components.predictor.errors import ConfigurationError, Forbidden, NotNow
@@ -118,7 +119,14 @@ class Predictor:
         self._rng = random.Random()  # noqa: S311 - jitter
         self._ticks = 0  # number of the configuration that the timers go by
         self._serving = Serving(tuple(self.tasks))
-        self._adoption = Adoption(self.tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
+        self._adoption = Adoption(
+            self.tasks,
+            Path.cwd() / "models",
+            self._serving,
+            configuration,
+            self._tell,
+            bucket=ModelBucket(nucleus.token_exchange_port),
+        )
         self._adoption.on_unannounced = self._unannounced
         self._echo = EchoCheck(self._probe, self._not_heard)
         self._requests = LocalRequests(nucleus, self._serving, self._echo.is_echo)

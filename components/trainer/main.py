@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from components import token_exchange
 from components.component_process import (
     LOST,
     WRONG_CONFIGURATION,
@@ -34,6 +35,7 @@ from components.trainer.ports import Host
 from components.trainer.power import read_power
 from components.trainer.reconfiguration import Reconfiguration
 from components.trainer.session import Session
+from components.trainer.trouble import WorkTrouble
 from components.trainer.update_deferral import UpdateDeferral
 from components.trainer.uploaders import Uploaders
 from components.trainer.worker_process import WorkerProcess
@@ -41,7 +43,6 @@ from components.trainer.workplace import Workplace
 from fedgrass.federation.errors import SettingsError
 
 UPDATES = "updates"  # folder of the updates, in the component's work folder
-GIVEN_BY_NUCLEUS = "SVCUID"  # a variable of every component's process
 log = logging.getLogger("trainer")
 
 
@@ -61,7 +62,7 @@ def main(words: Sequence[str] = ()) -> int:
         # The operator's to mend: a nucleus that gives the component up shows it.
         log.error("%s", error)  # noqa: TRY400
         return LOST
-    return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(GIVEN_BY_NUCLEUS) else code
+    return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(token_exchange.FROM_NUCLEUS) else code
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
@@ -139,6 +140,11 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
     rng = random.Random()  # noqa: S311 - jitter, no secret
     worker = WorkerProcess(loop.post, configuration.bounds)
     uploaders = Uploaders(Path.cwd(), configuration)
+
+    def look_again() -> None:
+        if token_exchange.find_again(nucleus.token_exchange_port):
+            worker.find_credentials_at(os.environ[token_exchange.ADDRESS])
+
     workplace = Workplace(
         thing=thing_name(),
         folder=Path.cwd() / UPDATES,
@@ -149,6 +155,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         uploader=uploaders.current,
         rng=rng,
         measure=read_power,
+        trouble=WorkTrouble(look_again),
     )
     session = Session(
         workplace,

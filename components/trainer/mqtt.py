@@ -155,6 +155,10 @@ class MqttConnection:
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
         """Do nothing: no deployment ever asks."""
 
+    def token_exchange_port(self) -> int | None:
+        """Return None: credentials come by the certificate."""
+        return None
+
     def report_running(self) -> None:
         """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
         tell_ready()
@@ -250,7 +254,7 @@ class MqttConnection:
 
     def _on_connect_fail(self, _: paho.Client, __: object) -> None:
         # paho calls this while it handles the error, which it does not hand over.
-        self._tell(str(sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]))
+        self._tell(str(sys.exc_info()[1]))
         self._pause()
 
     def _on_disconnect(

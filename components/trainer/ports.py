@@ -62,6 +62,9 @@ class Host(Messaging, Protocol):
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
         """Have a deployment wait ``seconds`` and ask again; 0 lets it go on. Raises as ``publish`` does."""
 
+    def token_exchange_port(self) -> int | None:
+        """Return the port of the token exchange service now; None where there is none, or nobody knows."""
+
     def report_running(self) -> None:
         """Tell whoever started this process that the device does its work."""
 

@@ -257,6 +257,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            work_error=self._place.trouble.reason,
             connection_error=_fitting(self._presence.trouble() or self._connection_trouble()),
             speaks=message_versions.spoken(),
         )

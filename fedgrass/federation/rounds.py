@@ -10,15 +10,15 @@
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 
 from msgspec import Struct
 
 from fedgrass.federation.messages import Carried
+from fedgrass.federation.text_enum import TextEnum
 
 
-class State(StrEnum):
+class State(TextEnum):
     """Where a round is."""
 
     OPEN = "OPEN"
@@ -27,7 +27,7 @@ class State(StrEnum):
     ABANDONED = "ABANDONED"
 
 
-class Event(StrEnum):
+class Event(TextEnum):
     """What moves a round."""
 
     ENOUGH_REPLIES = "enough replies"
@@ -60,7 +60,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 )
 
 
-class Work(StrEnum):
+class Work(TextEnum):
     """What a round asks of its devices."""
 
     TRAIN = "train"
@@ -162,7 +162,7 @@ class Round(Struct, frozen=True, kw_only=True):
         return self.asked - self.replied - self.gone
 
 
-class Participation(StrEnum):
+class Participation(TextEnum):
     """What one device of the cohort has done."""
 
     ASKED = "ASKED"

@@ -7,17 +7,16 @@ FAILED     a round of training was abandoned too often; ``retry`` sets it going 
 CANCELLED  the operator ended it
 """
 
-from enum import StrEnum
-
 import msgspec
 from msgspec import Struct
 
 from fedgrass.federation.message_fields import Options
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.text_enum import TextEnum
 
 
-class RunState(StrEnum):
+class RunState(TextEnum):
     """Where a run is."""
 
     RUNNING = "RUNNING"
