@@ -179,6 +179,9 @@ def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) 
 
 def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     """Take one step within a round that is OPEN or AGGREGATING."""
+    if newest.state is State.OPEN and run.has_given_up(newest):
+        abandon(cloud, newest, Event.GIVEN_UP)
+        return True
     if newest.state is State.OPEN and not newest.announced:
         opening.announce_all(cloud, run, newest)
         return True

@@ -68,7 +68,10 @@ class DynamoRounds:
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
-        actions = [self._table.update(run.name, "run", changes, _where_it_stands(run))]
+        stands = _where_it_stands(run)
+        if "actions" in changes:
+            stands["actions"] = run.actions
+        actions = [self._table.update(run.name, "run", changes, stands)]
         if "state" in changes:
             actions.append(self._table.update(_LIST, run.name, {"state": changes["state"]}))
             actions.append(self._living(run.name, changes["state"]))

@@ -32,6 +32,8 @@ def stands_still(run: Run, newest: Round | None, now: int) -> bool:
 
     A worker that is at it just now is disturbed as little as by any other message that comes twice.
     """
+    if newest and newest.state is State.OPEN and run.has_given_up(newest):
+        return True
     if newest and newest.state in {State.OPEN, State.AGGREGATING}:
         return next_event(newest, now) is not None
     if newest is None and run.round:

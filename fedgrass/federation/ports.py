@@ -33,7 +33,11 @@ class RoundStore(Protocol):
         """Return the names of the runs that are RUNNING or PAUSED; runs that ended cost it nothing."""
 
     def change_run(self, run: Run, **changes: object) -> Run:
-        """Change fields of a run. Raises LostRace if its state, round or attempt has changed."""
+        """Change fields of a run.
+
+        Raises LostRace if its state, round or attempt has changed; where ``actions`` is among the changes
+        also if another action was done meanwhile.
+        """
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round that is about to be opened, ASKED at its ``opened_at``.

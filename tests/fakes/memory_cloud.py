@@ -62,7 +62,9 @@ class MemoryRounds:
 
     def change_run(self, run: Run, **changes: object) -> Run:
         with self._lock:
-            self._runs[run.name] = msgspec.structs.replace(self._where_it_stands(run), **changes)
+            stored = self._where_it_stands(run)
+            _expect("actions" not in changes or stored.actions == run.actions)
+            self._runs[run.name] = msgspec.structs.replace(stored, **changes)
             return self._runs[run.name]
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
