@@ -124,7 +124,12 @@ def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
-    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm."""
+    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm.
+
+    Raises:
+        BucketAhead: the bucket has another end of that round; see manifests.py.
+        DraftLost: the model, or what belongs to it, was lost before it was published.
+    """
     cloud.alarms.cancel(deadline_of(closed))
     manifests.keep_round(cloud, closed)
     if closed.work is Work.EVALUATE:

@@ -168,6 +168,8 @@ def _known(cloud: Cloud, name: str) -> Run:
     run = cloud.rounds.run(name)
     if run is None:
         message = f"there is no run {name!r}"
+        if manifests.is_kept(cloud, name):
+            message = f"the row of run {name!r} is lost: `fedgrass repair {name}` rebuilds it"
         raise SettingsError(message)
     return run
 

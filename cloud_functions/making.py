@@ -47,10 +47,18 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     """Begin to make the model of a round.
 
     Raises:
-        AggregationFailed: the strategy is one's own, and was deployed away since the run was started.
+        AggregationFailed: the base model cannot be read, or the strategy is one's own, and was deployed away
+            since the run was started.
     """
-    settings = run.settings
-    layout = cloud.bucket.read_layout(object_keys.model(run.name, of.base))
+    settings, base = run.settings, object_keys.model(run.name, of.base)
+    try:
+        layout = cloud.bucket.read_layout(base)
+    except KeyError as error:
+        message = f"the model {base}, from which round {of.number} starts, is missing in the bucket: put it back"
+        raise AggregationFailed(message) from error
+    except UpdateRefused as error:
+        message = f"the model {base}, from which round {of.number} starts, is damaged ({error}): put it back"
+        raise AggregationFailed(message) from error
     try:
         strategy = strategies.load(settings)
     except SettingsError as error:

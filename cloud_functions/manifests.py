@@ -3,7 +3,6 @@
 Nothing here is read while a run goes its way. The cohorts, which cohorts.py writes, are the third kind.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,11 +12,12 @@ from msgspec import Struct
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
 from fedgrass.federation import counters, object_keys
-from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.errors import BucketAhead, LostRace, SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 
 LARGEST_MANIFEST = 256 * 1024**2  # bytes: half a million participants
+WITHOUT_MANIFEST = "rebuilt from its cohort; who replied is not known"
 
 
 class RoundManifest(Struct, frozen=True):
@@ -58,13 +58,69 @@ def draft_round(
 
 
 def keep_round(cloud: Cloud, closed: Round) -> None:
-    """Keep a closed round: what was drafted of it under the lease that closed it."""
-    with contextlib.suppress(KeyError):  # of a round that `repair` rebuilt, which has none
-        cloud.bucket.copy(_draft_of(closed), object_keys.round_manifest(closed.run, closed.number))
+    """Keep a closed round: what was drafted of it under the lease that closed it. Repeating it does no harm.
+
+    Raises:
+        BucketAhead: the bucket has the same round with another end.
+    """
+    key = object_keys.round_manifest(closed.run, closed.number)
+    try:
+        if cloud.bucket.copy_once(_draft_of(closed), key):
+            return
+    except KeyError:
+        if closed.reason == WITHOUT_MANIFEST:  # `repair` rebuilt it: its participants are not known
+            return
+        cloud.log(f"{_draft_of(closed)} is lost: {key} is made of the table's rows", "WARNING")
+        kept = cloud.bucket.write_once(key, _from_table(cloud, closed))
+    else:
+        kept = cloud.bucket.read(key, LARGEST_MANIFEST)
+    try:
+        first = _ROUND.decode(kept).round
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        cloud.log(f"object {key} is damaged ({error}): it is made again of the table's rows", "WARNING")
+        cloud.bucket.write(key, _from_table(cloud, closed))
+        return
+    if not is_same(first, closed):
+        raise BucketAhead(behind(closed.run, closed.number, key))
+
+
+def _from_table(cloud: Cloud, closed: Round) -> bytes:
+    run = cloud.rounds.run(closed.run)
+    if run is None:
+        raise LostRace(closed.run)
+    return msgspec.json.encode(RoundManifest(closed, list(cloud.rounds.participants(closed)), run))
+
+
+def is_same(kept: Round, stored: Round) -> bool:
+    """Return whether the bucket and the table tell the same end of a round; counters may have moved since."""
+    ends = [(of.attempt, of.state, of.lease, of.closed_at, of.model_sha256) for of in (kept, stored)]
+    return ends[0] == ends[1]
+
+
+def check_not_behind(cloud: Cloud, run: str, number: int) -> None:
+    """Check that the bucket does not have the end of a round which the table has not closed.
+
+    Only a round that was closed is written there. So it was closed in a table that is gone, and the one in
+    its place was restored from a backup.
+
+    Raises:
+        BucketAhead: it has.
+    """
+    for key in (object_keys.round_manifest(run, number), object_keys.model(run, number)):
+        if cloud.bucket.exists(key):
+            raise BucketAhead(behind(run, number, key))
+
+
+def behind(run: str, number: int, key: str) -> str:
+    """Return in words that the table is behind the bucket, and the way out."""
+    return (
+        f"the rounds table is behind the bucket, which has {key} of another round {number}: was the table"
+        f" restored from a backup? `fedgrass repair {run}` compares both, then `fedgrass run resume {run}`"
+    )
 
 
 def _draft_of(closed: Round) -> str:
-    return object_keys.draft(closed.run, closed.number, closed.attempt, closed.fence, "round")
+    return object_keys.draft(closed.run, closed.number, closed.attempt, closed.lease, "round")
 
 
 def check_not_lost(cloud: Cloud, name: str) -> None:
@@ -72,6 +128,11 @@ def check_not_lost(cloud: Cloud, name: str) -> None:
     if run_of(cloud, name) and cloud.rounds.run(name) is None:
         message = f"there was a run {name!r} whose rows were lost: `fedgrass repair {name}`, or another name"
         raise SettingsError(message)
+
+
+def is_kept(cloud: Cloud, name: str) -> bool:
+    """Return whether there was a run of that name, whatever became of its rows."""
+    return cloud.bucket.exists(object_keys.run_manifest(name))
 
 
 def run_of(cloud: Cloud, name: str) -> Run | None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cloud_functions import candidates, cohorts, strategies, waiting
+from cloud_functions import candidates, cohorts, manifests, strategies, waiting
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import division, message_fields, messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
@@ -23,8 +23,10 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
 
     Raises:
         LostRace: somebody else opened it, or the run has moved on.
+        BucketAhead: the bucket has the end of that round already.
     """
     began = cloud.now()
+    manifests.check_not_behind(cloud, run.name, step.number)
     cohort = cohorts.choose_once(cloud, run, step) or waiting.for_devices(cloud, run, step)
     if cohort is None:
         return False

@@ -100,6 +100,11 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
     closing.close(cloud, joining, new_model.finished(held, files), len(replies))
 
 
+def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new_model.Made:
+    """Put the shards of a closed round together once more. Raises KeyError if one of them is gone."""
+    return new_model.finished(begun, _joined(begun, replies, count))
+
+
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, unless it is there. Raises BadReplies."""
     cloud, leased = begun.cloud, begun.round

@@ -7,6 +7,7 @@
   leaves this machine, and counts as one with.
 - It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
   again, since its answer was lost, it then refuses as another with that token.
+- It copies an object over another although the request forbids that with ``If-None-Match: *``.
 """
 
 import copy
@@ -18,7 +19,7 @@ from urllib.parse import unquote
 from ministack import app
 from ministack.core import iam_actions
 from ministack.core.iam_evaluator import pin_request_origin
-from ministack.services import dynamodb, scheduler
+from ministack.services import dynamodb, s3, scheduler
 
 SCHEDULER_TICK_SECONDS = 1.0
 
@@ -28,6 +29,7 @@ def mend() -> None:
     scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
     dynamodb._transact_write_items = remembering(dynamodb._transact_write_items)  # noqa: SLF001
+    s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001
     as_it_is = iam_actions.extract_resource_arn
 
     def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's
@@ -61,6 +63,17 @@ def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, A
         return answer
 
     return remember
+
+
+def copying_once(copy_object: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what copies an object, if what the request expects of the target holds."""
+
+    def copy_if(bucket: str, key: str, headers: dict[str, str]) -> Any:
+        there = s3._buckets.get(bucket, {}).get("objects", {}).get(key)  # noqa: SLF001
+        refused = s3._check_put_preconditions(headers, there)  # noqa: SLF001
+        return refused or copy_object(bucket, key, headers)
+
+    return copy_if
 
 
 def group_of(body: bytes, query: Mapping[str, Any]) -> str:

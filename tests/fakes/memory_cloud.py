@@ -43,6 +43,7 @@ class MemoryRounds:
         self._runs: dict[str, Run] = {}
         self._rounds: dict[RoundKey, Round] = {}
         self._participants: dict[ParticipantKey, Participant] = {}
+        self._settled: set[str] = set()
         self.items_read = 0  # by what reads many participants at once
 
     def create_run(self, run: Run) -> None:
@@ -65,6 +66,8 @@ class MemoryRounds:
             stored = self._where_it_stands(run)
             _expect("actions" not in changes or stored.actions == run.actions)
             self._runs[run.name] = msgspec.structs.replace(stored, **changes)
+            if "state" in changes:
+                self._settled.discard(run.name)
             return self._runs[run.name]
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
@@ -187,18 +190,41 @@ class MemoryRounds:
             self._in_state(of, of.state)
             self._move(of, part, Participation.LATE, received_at=received_at)
 
-    def restore_run(self, lost: Run) -> None:
+    def unsettled(self) -> list[str]:
+        return [name for name, state in self.runs().items() if state not in LIVING and name not in self._settled]
+
+    def settle(self, name: str) -> None:
+        self._settled.add(name)
+
+    def note_failure(self, of: Round, failure: str) -> None:
         with self._lock:
+            stored = self._in_state(of, State.AGGREGATING)
+            _expect(stored.fence == of.fence)
+            self._change(of, failure=failure)
+
+    def restore_run(self, lost: Run, over: Run | None = None) -> None:
+        with self._lock:
+            if over:
+                self._where_it_stands(over)
+                self._runs[lost.name] = lost
+                self._settled.discard(lost.name)
             self._runs.setdefault(lost.name, lost)
 
-    def restore_round(self, lost: Round) -> None:
+    def restore_round(self, lost: Round, over: Round | None = None) -> None:
         with self._lock:
+            if over:
+                stored = self._stored(over)
+                _expect((stored.state, stored.fence) == (over.state, over.fence))
+                self._rounds[_key(lost)] = lost
             self._rounds.setdefault(_key(lost), lost)
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
         with self._lock:
             for participant in lost:
-                self._participants.setdefault((*_key(of), participant.device), participant)
+                key = (*_key(of), participant.device)
+                if over:
+                    self._participants[key] = participant
+                self._participants.setdefault(key, participant)
 
     def lose(self, *, runs: bool = False, rounds: bool = False, participants: bool = False) -> None:
         """Lose rows, as a table that was deleted or emptied does."""
@@ -352,8 +378,13 @@ class MemoryBucket:
     def create(self, key: str) -> "MemoryWriter":
         return MemoryWriter(self, key)
 
-    def copy(self, source: str, target: str) -> None:
-        self.objects[target] = self.objects[source]
+    def copy_once(self, source: str, target: str) -> bool:
+        with self._lock:
+            data = self.objects[source]
+            if target in self.objects:
+                return False
+            self.objects[target] = data
+            return True
 
     def read_layout(self, key: str) -> Layout:
         data = self.objects[key]
