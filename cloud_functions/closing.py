@@ -5,7 +5,8 @@ write on the lease's number.
 """
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
@@ -24,6 +25,8 @@ from fedgrass.federation.rounds import (
     next_event,
 )
 from fedgrass.federation.runs import Run
+
+MOST_METRICS_OF_A_ROUND = 100  # in its row, of 64 characters each; its manifest has all of them
 
 
 def counted(cloud: Cloud, of: Round) -> list[Participant]:
@@ -83,6 +86,9 @@ def close_evaluation(cloud: Cloud, leased: Round) -> None:
 def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> Round:
     """Close a round with the model that the next one starts from."""
     participants = list(cloud.rounds.participants(leased))
+    run = cloud.rounds.run(leased.run)
+    means = mean_metrics(participants)
+    metrics = _with_room(means, participants, run.settings.target_metric if run else "")
     result: dict[str, object] = {
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
@@ -90,15 +96,32 @@ def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> 
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,
-        "metrics": mean_metrics(participants),
+        "metrics": metrics,
+        "metrics_left_out": len(means) - len(metrics),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }
-    manifests.draft_round(cloud, leased, participants, result)
+    if run:  # else its row was lost a moment ago: the model tells `repair` that the round was closed
+        manifests.draft_round(cloud, run, leased, participants, result, means)
     return cloud.rounds.move(leased, event, **result)
 
 
 def _figures(closed: Round) -> str:
     return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
+
+
+def _with_room(
+    means: Mapping[str, float], participants: Iterable[Participant], target: str
+) -> dict[str, float]:
+    """Return the metrics for which the round's row has room: ``target``, and those of the most devices.
+
+    Devices name metrics as they like, each up to 24: a thousand devices may have 24,000 names, and DynamoDB
+    refuses a row of more than 400 KB.
+    """
+    if len(means) <= MOST_METRICS_OF_A_ROUND:
+        return dict(means)
+    count = Counter(name for part in participants if part.state is Participation.REPLIED for name in part.reported)
+    ranked = sorted(means, key=lambda name: (name != target, -count[name], name))
+    return {name: means[name] for name in sorted(ranked[:MOST_METRICS_OF_A_ROUND])}
 
 
 def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:

@@ -126,7 +126,18 @@ def translated(error: ClientError) -> Exception:
     code = error.response["Error"]["Code"]
     if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in _reasons(error):
         return LostRace("a row was moved by somebody else first")
-    return error
+    return _with_reasons(error)
+
+
+def _with_reasons(error: ClientError) -> ClientError:
+    """Return the error of a cancelled transaction with what DynamoDB says of each row, which its text lacks."""
+    said = {reason.get("Message") for reason in error.response.get("CancellationReasons", [])} - {None, ""}
+    if not said:
+        return error
+    found = error.response["Error"]
+    message = f"{found.get('Message', '')}: {', '.join(sorted(map(str, said)))}"
+    answer: Any = {**error.response, "Error": {**found, "Message": message}}
+    return ClientError(answer, error.operation_name)
 
 
 def _reasons(error: ClientError) -> set[str]:

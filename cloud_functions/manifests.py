@@ -26,6 +26,7 @@ class RoundManifest(Struct, frozen=True):
     round: Round
     participants: list[Participant]
     run: Run
+    metrics: dict[str, float] = {}  # all of them, where the round's row has only some
 
 
 # Made here and not at their first use: see messages.py.
@@ -41,19 +42,22 @@ def keep_run(cloud: Cloud, run: Run) -> None:
     cloud.bucket.write_once(object_keys.run_manifest(run.name), msgspec.json.encode(run))
 
 
-def draft_round(
-    cloud: Cloud, leased: Round, participants: Sequence[Participant], result: Mapping[str, Any]
+def draft_round(  # noqa: PLR0913, PLR0917  # it is the record of all of these
+    cloud: Cloud,
+    run: Run,
+    leased: Round,
+    participants: Sequence[Participant],
+    result: Mapping[str, Any],
+    metrics: dict[str, float],
 ) -> None:
     """Draft what is to be kept of a round that is about to be closed with ``result``.
 
     Before it is closed, so that there is no closed round without; under the lease that closes it, so that
     one that was overtaken is never kept.
     """
-    run = cloud.rounds.run(leased.run)
-    if run is None:  # its row was lost a moment ago: the model tells `repair` that the round was closed
-        return
     closed = msgspec.structs.replace(leased, state=State.CLOSED, **counters.tally(participants), **result)
-    data = msgspec.json.encode(RoundManifest(closed, list(participants), run))
+    more = metrics if closed.metrics_left_out else {}
+    data = msgspec.json.encode(RoundManifest(closed, list(participants), run, more))
     cloud.bucket.write(_draft_of(closed), data)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
 
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
@@ -800,3 +801,12 @@ def test_participants_are_replaced_where_that_is_asked(store: RoundStore, opened
     assert state_of(store, "thing-0") is Participation.ASKED
     store.restore_participants(opened, parts, over=True)
     assert list(store.participants(opened)) == parts
+
+
+# ---------------------------------------------------------------- the limit of a row
+def test_a_row_of_more_than_400_kb_is_refused_and_the_old_one_stays(store: RoundStore) -> None:
+    store.create_run(a_run())
+    changed = store.change_run(a_run(), reason="x" * 390 * 1024)
+    with pytest.raises(ClientError, match="exceeded the maximum allowed size"):
+        store.change_run(changed, reason="x" * 410 * 1024)
+    assert the_run(store) == changed

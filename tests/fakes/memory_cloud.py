@@ -8,7 +8,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
 import numpy as np
+from botocore.exceptions import ClientError
 
+from cloud_functions.dynamodb_rows import marshal, to_row
 from fedgrass.federation import counters
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
@@ -35,14 +37,51 @@ RoundKey = tuple[str, int, int]
 ParticipantKey = tuple[str, int, int, str]
 
 
+LARGEST_ROW = 400 * 1024  # bytes: DynamoDB's limit of an item
+
+
+class Rows(dict[Any, Any]):
+    """Rows by their keys; one that DynamoDB would refuse as too large is refused as it does."""
+
+    def __setitem__(self, key: Any, row: msgspec.Struct) -> None:
+        # Each takes fewer bytes in DynamoDB than twice those of its JSON: what is far from the limit is not
+        # measured.
+        if len(msgspec.json.encode(row)) * 2 > LARGEST_ROW and row_size(marshal(to_row(row))) > LARGEST_ROW:
+            text = "Item size to update has exceeded the maximum allowed size"
+            answer = {"Error": {"Code": "ValidationException", "Message": text}}
+            raise ClientError(cast(Any, answer), "UpdateItem")
+        super().__setitem__(key, row)
+
+    def setdefault(self, key: Any, row: Any = None) -> Any:
+        if key not in self:
+            self[key] = row
+        return self[key]
+
+
+def row_size(item: Mapping[str, Any]) -> int:
+    """Return the bytes that DynamoDB counts of an item in its typed form."""
+    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(value: Mapping[str, Any]) -> int:
+    ((kind, inner),) = value.items()
+    if kind == "S":
+        return len(inner.encode())
+    if kind == "N":
+        return len(inner) // 2 + 2
+    if kind == "L":
+        return 3 + sum(1 + _value_size(each) for each in inner)
+    return 1  # a truth value, or nothing
+
+
 class MemoryRounds:
-    """The ``RoundStore`` as two dictionaries under one lock."""
+    """The ``RoundStore`` as dictionaries under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._runs: dict[str, Run] = {}
-        self._rounds: dict[RoundKey, Round] = {}
-        self._participants: dict[ParticipantKey, Participant] = {}
+        self._runs: dict[str, Run] = Rows()
+        self._rounds: dict[RoundKey, Round] = Rows()
+        self._participants: dict[ParticipantKey, Participant] = Rows()
         self._settled: set[str] = set()
         self.items_read = 0  # by what reads many participants at once
 
