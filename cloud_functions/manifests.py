@@ -89,8 +89,8 @@ def keep_round(cloud: Cloud, closed: Round) -> None:
 
 
 def _from_table(cloud: Cloud, closed: Round) -> bytes:
-    run = cloud.rounds.run(closed.run)
-    if run is None:
+    run, stored = cloud.rounds.run(closed.run), cloud.rounds.round(closed.run, closed.number, closed.attempt)
+    if run is None or stored is None or not is_same(closed, stored):  # the table is another one by now
         raise LostRace(closed.run)
     return msgspec.json.encode(RoundManifest(closed, list(cloud.rounds.participants(closed)), run))
 

@@ -149,6 +149,8 @@ def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _B
     attempt = 1
     while last is None or attempt <= last:
         one = _read_attempt(cloud, name, (number, attempt), manifest, base)
+        if one is None and last is None and not found:
+            one = _of_its_model(cloud, name, number, base)
         if one is None:
             break
         found.append(one)
@@ -175,7 +177,10 @@ def _read_attempt(
             made = msgspec.structs.replace(made, asked=stored.asked, opened_at=stored.opened_at)
             return Attempt(made, lost=False, participants=[], unknown=0, over=stored)
     rebuilt = stored or (kept.round if kept else _without_manifest(cloud, name, which, cohort, base))
-    there = {participant.device for participant in cloud.rounds.participants(rebuilt)}
+    there = {participant.device: participant for participant in cloud.rounds.participants(rebuilt)}
+    if kept and stored is None:  # of a table restored to just before the round, the rows may be older ones
+        differing = [part for part in kept.participants if there.get(part.device) != part]
+        return Attempt(rebuilt, lost=True, participants=differing, unknown=0)
     if kept and rebuilt.state in _AFTER_REPLIES:
         parts = kept.participants
     else:  # of a round whose row is there a device may have been counted already: it must not be asked again
@@ -183,6 +188,12 @@ def _read_attempt(
     missing = [participant for participant in parts if participant.device not in there]
     unknown = max(0, rebuilt.asked - len(there) - len(missing))
     return Attempt(rebuilt, stored is None, missing, unknown)
+
+
+def _of_its_model(cloud: Cloud, name: str, number: int, base: _Base) -> Attempt | None:
+    """Return a round of which nothing but its model is left."""
+    made = _without_manifest(cloud, name, (number, 1), None, base)
+    return Attempt(made, lost=True, participants=[], unknown=0) if made.state is State.CLOSED else None
 
 
 def _asked(of: Round, cohort: Cohort) -> list[Participant]:

@@ -27,6 +27,7 @@ from fedgrass.federation.rounds import Event, Participant, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 
 LEFT_OPEN = "left open by a run that had gone on without it, or had ended"
+_UNENDED = frozenset({State.OPEN, State.AGGREGATING})
 _TRIES = 5  # at a run whose rows others move meanwhile
 
 
@@ -79,8 +80,7 @@ def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
 
 def _write(cloud: Cloud, name: str, plan: Plan) -> None:
     for attempt, participants in plan.participants:
-        over = attempt.over is not None
-        cloud.rounds.restore_participants(attempt.round, participants, over=over)
+        cloud.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
     for attempt in plan.rounds:
         cloud.rounds.restore_round(attempt.round, attempt.over)
     for left in plan.left_open:
@@ -108,6 +108,8 @@ def make_plan(cloud: Cloud, name: str) -> Plan:
         _plan_attempt(plan, attempt)
         if attempt.round.state is State.CLOSED:
             plan.left_open += later_attempts(cloud, attempt.round)
+        if attempt.round.state in _UNENDED and attempt is not attempts[-1]:
+            plan.left_open.append(attempt.round)
     if attempts and attempts[-1].rewritten:
         _check_model(cloud, attempts[-1].round)
     if run is None or behind:
@@ -116,7 +118,7 @@ def make_plan(cloud: Cloud, name: str) -> Plan:
             plan.run = msgspec.structs.replace(
                 plan.run, state=run.state, reason=run.reason, ended_at=run.ended_at
             )
-    elif run.state not in LIVING and attempts and attempts[-1].round.state in {State.OPEN, State.AGGREGATING}:
+    elif run.state not in LIVING and attempts and attempts[-1].round.state in _UNENDED:
         plan.left_open.append(attempts[-1].round)
     for left in plan.left_open:
         plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")

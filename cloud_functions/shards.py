@@ -79,10 +79,10 @@ def make(cloud: Cloud, job: Job) -> None:
     # They are begun in their order, so while there are any to come the last ones are not there: one look
     # then does, and only whoever may have made the last one looks at all.
     if all(_is_made(cloud, current, replies, number) for number in reversed(range(len(cut)))):
-        _join(begun, replies, len(cut))
+        _join(begun, replies, cut)
 
 
-def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
+def _join(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Put the shards together and close the round, under a lease of one's own.
 
     From that on nobody else can refuse an update of the set, nor join another set under the same lease.
@@ -96,7 +96,12 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
         lease_until=now + round(cloud.lease_seconds * 1000),
     )
     held = dataclasses.replace(begun, round=joining)
-    files = _joined(held, replies, count)
+    try:
+        files = _joined(held, replies, len(cut))
+    except KeyError as error:  # a shard was noted as made, and its file is gone
+        cloud.log(f"{error} is lost: its shard is made again", "WARNING")
+        _make_lost(held, replies, cut)
+        files = _joined(held, replies, len(cut))
     closing.close(cloud, joining, new_model.finished(held, files), len(replies))
 
 
@@ -107,15 +112,27 @@ def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, unless it is there. Raises BadReplies."""
-    cloud, leased = begun.cloud, begun.round
-    key_of = partial(_key, leased, replies, number)
-    if _is_made(cloud, leased, replies, number):
-        return
+    if not _is_made(begun.cloud, begun.round, replies, number):
+        _write(begun, replies, shard, number)
+
+
+def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
+    """Write one shard, and that it is made. Raises BadReplies."""
+    key_of = partial(_key, begun.round, replies, number)
     with making.named(replies):
         changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
         files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
     sizes = {name: file.bytes for name, file in files.items()}
-    cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+    begun.cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+
+
+def _make_lost(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+    """Make the shards again of which a file is gone."""
+    bucket = begun.cloud.bucket
+    names = ("model", *begun.guarded.strategy.state)
+    for number, shard in enumerate(cut):
+        if not all(bucket.exists(_key(begun.round, replies, number, name)) for name in names):
+            _write(begun, replies, shard, number)
 
 
 def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> None:
