@@ -7,6 +7,7 @@
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
+#                    the same functions over ports in memory, 2,000 seeded schedules: make chaos SCHEDULES=2000
 #
 # On x86-64 Linux PyPI's torch brings 2 GB for NVIDIA's GPUs; the build without them comes from PyTorch's own
 # index:   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -15,6 +16,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 OPTIONS ?=
 ROUNDS ?= 200
+SCHEDULES ?=
 SEED ?= 1
 
 VENV := .venv
@@ -67,7 +69,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
-	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
+	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES),--rounds $(ROUNDS)) --seed $(SEED) $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) .venv-sam .venv-checkov .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

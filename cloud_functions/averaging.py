@@ -12,7 +12,7 @@ from cloud_functions.cloud import Cloud
 from cloud_functions.combining import BadSums
 from cloud_functions.making import BadReplies, Making
 from fedgrass.federation import message_fields
-from fedgrass.federation.errors import AggregationFailed, BucketAhead, LostRace, NotYet, UpdateRefused
+from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, RunBehind, UpdateRefused
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
 from fedgrass.federation.runs import Run
 
@@ -78,7 +78,7 @@ def _close(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
             closing.close_evaluation(cloud, leased)
             return True
         return _average(cloud, run, leased, overdue=overdue)
-    except BucketAhead as error:
+    except RunBehind as error:
         closing.give_up(cloud, leased, str(error))
         raise
     except AggregationFailed as error:

@@ -119,7 +119,9 @@ def _with_room(
     """
     if len(means) <= MOST_METRICS_OF_A_ROUND:
         return dict(means)
-    count = Counter(name for part in participants if part.state is Participation.REPLIED for name in part.reported)
+    count = Counter(
+        name for part in participants if part.state is Participation.REPLIED for name in part.reported
+    )
     ranked = sorted(means, key=lambda name: (name != target, -count[name], name))
     return {name: means[name] for name in sorted(ranked[:MOST_METRICS_OF_A_ROUND])}
 
@@ -150,7 +152,7 @@ def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
     """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm.
 
     Raises:
-        BucketAhead: the bucket has another end of that round; see manifests.py.
+        RunBehind: the bucket has another end of that round; see manifests.py.
         DraftLost: the model, or what belongs to it, was lost before it was published.
     """
     cloud.alarms.cancel(deadline_of(closed))

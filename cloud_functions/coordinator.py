@@ -24,7 +24,7 @@ from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import encodings, message_fields
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.carried import layout_with
-from fedgrass.federation.errors import BucketAhead, DraftLost, LostRace, NotYet, SettingsError
+from fedgrass.federation.errors import DraftLost, LostRace, NotYet, RunBehind, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 from fedgrass.federation.settings import RunSettings, check_training
@@ -119,7 +119,7 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
             going = _step(cloud, run, newest, alarm)
         except LostRace:
             going = True  # somebody else took the step: look where the run stands now
-        except BucketAhead as error:
+        except RunBehind as error:
             going = _stop(cloud, run, newest, str(error))
 
 

@@ -54,7 +54,9 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     try:
         layout = cloud.bucket.read_layout(base)
     except KeyError as error:
-        message = f"the model {base}, from which round {of.number} starts, is missing in the bucket: put it back"
+        message = (
+            f"the model {base}, from which round {of.number} starts, is missing in the bucket: put it back"
+        )
         raise AggregationFailed(message) from error
     except UpdateRefused as error:
         message = f"the model {base}, from which round {of.number} starts, is damaged ({error}): put it back"

@@ -12,7 +12,7 @@ from msgspec import Struct
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
 from fedgrass.federation import counters, object_keys
-from fedgrass.federation.errors import BucketAhead, LostRace, SettingsError
+from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 
@@ -65,7 +65,7 @@ def keep_round(cloud: Cloud, closed: Round) -> None:
     """Keep a closed round: what was drafted of it under the lease that closed it. Repeating it does no harm.
 
     Raises:
-        BucketAhead: the bucket has the same round with another end.
+        RunBehind: the bucket has the same round with another end.
     """
     key = object_keys.round_manifest(closed.run, closed.number)
     try:
@@ -85,7 +85,7 @@ def keep_round(cloud: Cloud, closed: Round) -> None:
         cloud.bucket.write(key, _from_table(cloud, closed))
         return
     if not is_same(first, closed):
-        raise BucketAhead(behind(closed.run, closed.number, key))
+        raise RunBehind(behind(closed.run, key))
 
 
 def _from_table(cloud: Cloud, closed: Round) -> bytes:
@@ -108,18 +108,18 @@ def check_not_behind(cloud: Cloud, run: str, number: int) -> None:
     its place was restored from a backup.
 
     Raises:
-        BucketAhead: it has.
+        RunBehind: it has.
     """
     for key in (object_keys.round_manifest(run, number), object_keys.model(run, number)):
         if cloud.bucket.exists(key):
-            raise BucketAhead(behind(run, number, key))
+            raise RunBehind(behind(run, key))
 
 
-def behind(run: str, number: int, key: str) -> str:
-    """Return in words that the table is behind the bucket, and the way out."""
+def behind(run: str, there: str) -> str:
+    """Return in words that a run's row is behind something that is there, and the way out."""
     return (
-        f"the rounds table is behind the bucket, which has {key} of another round {number}: was the table"
-        f" restored from a backup? `fedgrass repair {run}` compares both, then `fedgrass run resume {run}`"
+        f"the row of run {run} is behind, since there is {there} of another time: was the rounds table restored"
+        f" from a backup? `fedgrass repair {run}` compares table and bucket, then `fedgrass run resume {run}`"
     )
 
 

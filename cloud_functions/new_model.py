@@ -19,8 +19,8 @@ from fedgrass.federation.carried import carried_layout
 from fedgrass.federation.encodings import encode_model
 from fedgrass.federation.errors import (
     AggregationFailed,
-    BucketAhead,
     DraftLost,
+    RunBehind,
     SettingsError,
     UpdateRefused,
 )
@@ -165,7 +165,7 @@ def keep(cloud: Cloud, run: Run, closed: Round) -> None:
     Repeating it does no harm, and what is there is never written over.
 
     Raises:
-        BucketAhead: the bucket has another model of that round.
+        RunBehind: the bucket has another model of that round.
         DraftLost: a draft is gone, and what it was to become is not there.
     """
     copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
@@ -200,7 +200,7 @@ def _keep_once(cloud: Cloud, closed: Round, file: str, key: str, expected: str) 
     except UpdateRefused as error:
         found = str(error)
     if found != expected:
-        raise BucketAhead(manifests.behind(closed.run, closed.number, key))
+        raise RunBehind(manifests.behind(closed.run, key))
 
 
 def draft(of: Round, file: str) -> str:

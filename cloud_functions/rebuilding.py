@@ -66,6 +66,8 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
     while run is None or number <= run.round:
         last = run.attempt if run and number == run.round else None
         found = _read_round(cloud, origin.name, number, last, base)
+        if run is None and not found:
+            found = _of_its_model(cloud, origin.name, number, base)
         if run:
             _check_found(run, number, found)
         attempts += found
@@ -84,7 +86,10 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
 
 
 def is_behind(cloud: Cloud, run: Run) -> bool:
-    """Return whether the bucket has a later history of a run than its row, as after a restored backup."""
+    """Return whether bucket or table have a later history of a run than its row, as after a restored backup."""
+    for later in ((run.round, run.attempt + 1), (run.round + 1, 1)):
+        if cloud.rounds.round(run.name, *later):
+            return True
     if run.round:
         manifest = manifests.round_of(cloud, run.name, run.round)
         if manifest and manifest.round.attempt != run.attempt:
@@ -149,8 +154,6 @@ def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _B
     attempt = 1
     while last is None or attempt <= last:
         one = _read_attempt(cloud, name, (number, attempt), manifest, base)
-        if one is None and last is None and not found:
-            one = _of_its_model(cloud, name, number, base)
         if one is None:
             break
         found.append(one)
@@ -190,10 +193,10 @@ def _read_attempt(
     return Attempt(rebuilt, stored is None, missing, unknown)
 
 
-def _of_its_model(cloud: Cloud, name: str, number: int, base: _Base) -> Attempt | None:
-    """Return a round of which nothing but its model is left."""
+def _of_its_model(cloud: Cloud, name: str, number: int, base: _Base) -> list[Attempt]:
+    """Return a round of which nothing but its model is left, as one attempt; none if there is no model."""
     made = _without_manifest(cloud, name, (number, 1), None, base)
-    return Attempt(made, lost=True, participants=[], unknown=0) if made.state is State.CLOSED else None
+    return [Attempt(made, lost=True, participants=[], unknown=0)] if made.state is State.CLOSED else []
 
 
 def _asked(of: Round, cohort: Cohort) -> list[Participant]:

@@ -66,6 +66,9 @@ def make(cloud: Cloud, job: Job) -> None:
     if run is None or current is None or current.state is not State.AGGREGATING:
         return
     replies = closing.counted(cloud, current)
+    if not replies:  # all were refused, and whoever did that died before it opened the round again
+        closing.reopen(cloud, current, msgspec.structs.replace(current, state=State.OPEN))
+        return
     try:
         begun = making.begin(cloud, run, current)
         cut = of(begun)
@@ -129,7 +132,7 @@ def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: 
 def _make_lost(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Make the shards again of which a file is gone."""
     bucket = begun.cloud.bucket
-    names = ("model", *begun.guarded.strategy.state)
+    names = ("made", "model", *begun.guarded.strategy.state)
     for number, shard in enumerate(cut):
         if not all(bucket.exists(_key(begun.round, replies, number, name)) for name in names):
             _write(begun, replies, shard, number)

@@ -7,10 +7,16 @@ hangs on it. The sweep hangs on none of them: EventBridge Scheduler sends it aga
 of the ones before.
 """
 
+from collections.abc import Iterator
+
+from cloud_functions import repair
 from cloud_functions.cloud import Cloud
 from fedgrass.federation.alarms import Reminder
+from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.rounds import Round, State, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step, skipped
+
+_ROUNDS_LOOKED_AT = 100  # of a run that has ended, once
 
 
 def sweep(cloud: Cloud) -> None:
@@ -44,10 +50,27 @@ def _settle(cloud: Cloud, name: str) -> None:
     if found is None or found[0].state in LIVING:  # set going again at this moment
         return
     if is_settled(*found):
+        if left := list(_left_open(cloud, found[0])):
+            cloud.log(f"{name} has ended, and {', '.join(left)} is still going on: it is repaired", "WARNING")
+            try:
+                repair.act(cloud, {"run": name})
+            except FedgrassError as error:
+                cloud.log(f"{name}: it cannot be repaired: {error}", "ERROR")
+                return
         cloud.rounds.settle(name)
         return
     cloud.log(f"{name} has ended, and its round {found[0].round} has not been dealt with: it is driven on")
     wake(cloud, found[0])
+
+
+def _left_open(cloud: Cloud, run: Run) -> Iterator[str]:
+    """Yield the rounds before a run's newest one, among the last ones, that have not ended."""
+    for number in range(max(1, run.round - _ROUNDS_LOOKED_AT), run.round + 1):
+        attempt = 1
+        while found := cloud.rounds.round(run.name, number, attempt):
+            if found.state in {State.OPEN, State.AGGREGATING}:
+                yield f"round {number} attempt {attempt}"
+            attempt += 1
 
 
 def is_settled(run: Run, newest: Round | None) -> bool:

@@ -7,7 +7,7 @@
     ├── AggregationFailed   the strategy's: it cannot make a model of these updates
     ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
     │   └── LateReply       ... because its round is over or has moved on to another attempt
-    ├── BucketAhead         the table's, which was restored: the bucket has rounds that it knows nothing of
+    ├── RunBehind           the table's, which was restored: there are rounds of which the run's row knows nothing
     ├── DraftLost           the bucket's: what a closed round had made is gone, and was not published yet
     ├── LostRace            nobody's: another worker moved the round first; read it again
     └── NotYet              nobody's: the same work is under way elsewhere; try again later
@@ -44,8 +44,8 @@ class LateReply(ReplyRefused):
     """A reply to a round that is over, or to an attempt that was given up."""
 
 
-class BucketAhead(FedgrassError):
-    """The bucket has a later history of a run than the table: the run has to be repaired before it goes on."""
+class RunBehind(FedgrassError):
+    """The bucket, or the table, has a later history of a run than its row: repair it before it goes on."""
 
 
 class DraftLost(FedgrassError):

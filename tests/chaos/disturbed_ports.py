@@ -9,7 +9,9 @@ from msgspec import Struct
 
 from tests.fakes.memory_cloud import Crash
 
-READS = frozenset({"run", "round", "participant", "living", "runs"})  # of the rounds table; each has older answers
+READS = frozenset(
+    {"run", "round", "participant", "living", "runs"}
+)  # of the rounds table; each has older answers
 WRITES = frozenset(
     {
         "create_run",
@@ -52,6 +54,7 @@ class Chances(Struct, frozen=True):
     answer_late: float = 0.0  # the write was made, and the caller gets an error
     stale: float = 0.0
     stalled: float = 0.0  # the worker sleeps, on its lease too, while others go on
+    object_lost: float = 0.0  # of what was just written, before anybody reads it
 
 
 CALM = Chances()
@@ -63,13 +66,15 @@ class Disturber:
     Args:
         dice: draws.
         stall: lets others go on for a while.
+        lose: loses an object of the bucket.
     """
 
-    def __init__(self, dice: random.Random, stall: Callable[[], None]) -> None:
+    def __init__(self, dice: random.Random, stall: Callable[[], None], lose: Callable[[], None]) -> None:
         self.chances = CALM
         self.happened: dict[str, int] = {}
         self._dice = dice
         self._stall = stall
+        self._lose = lose
         self._thread = threading.get_ident()
         self._answers: dict[object, Any] = {}
 
@@ -85,6 +90,8 @@ class Disturber:
             raise InjectedError(message)
         if self._happens("stalled"):
             self._stall()
+        if self._happens("object_lost"):
+            self._lose()
         answer = self._read(name, method, args, kwargs) if name in READS else method(*args, **kwargs)
         if name in WRITES:
             if self._happens("answer_lost"):

@@ -64,7 +64,7 @@ def draw(seed: int) -> Simulation:
     def some(value: Any, nothing: Any = 0) -> Any:
         return value if everything or dice.random() < 0.4 else nothing
 
-    often = dice.choice([0.001, 0.004, 0.012, 0.03])
+    often = dice.choice([0.001, 0.004, 0.012, 0.03, 0.06])
     chances = Chances(
         killed_before=some(often),
         killed_after=some(often),
@@ -73,6 +73,7 @@ def draw(seed: int) -> Simulation:
         answer_late=some(often),
         stale=some(often * 4),
         stalled=some(often / 2),
+        object_lost=some(often / 2),
     )
     wrong = Disturbances(
         seconds=dice.choice([900, 2400, 5400]),
@@ -81,13 +82,14 @@ def draw(seed: int) -> Simulation:
         alarms_early=some(0.15),
         alarms_late=some(0.15),
         alarms_twice=some(0.15),
-        alarms_never=some(0.2),
+        alarms_never=some(dice.choice([0.2, 1.0])),
         devices_fail=some(0.15),
         objects_lost=some(dice.randint(0, 4)),
         journals_damaged=some(dice.randint(0, 3)),
         restores=some(dice.choice([0, 0, 1, 2])),
         actions=some(dice.randint(0, 8)),
         hellos=some(dice.randint(0, 4)),
+        redrives=dice.random() < 0.5,
     )
     return Simulation(seed, wrong, dice.choice(SCALES), settings)
 

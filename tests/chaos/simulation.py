@@ -67,6 +67,7 @@ class Disturbances(msgspec.Struct, frozen=True):
     restores: int = 0
     actions: int = 0
     hellos: int = 0
+    redrives: bool = True  # whether the operator sends dead letters back, once all is calm
 
 
 class WatchedRounds(MemoryRounds):
@@ -154,7 +155,7 @@ class Simulation:
         self.wrong = disturbances
         self.clock = Clockwork(START)
         self.queue = Queue(self.clock, self.dice, self._take)
-        self.disturber = Disturber(self.dice, self._stall)
+        self.disturber = Disturber(self.dice, self._stall, self._lose_a_draft)
         self.rounds, self.bucket = WatchedRounds(self._closes), WatchedBucket()
         self.devices, self.journal = MemoryDevices(), MemoryLog()
         self.alarms, self.publisher = SimulatedAlarms(self), SimulatedPublisher(self)
@@ -172,12 +173,15 @@ class Simulation:
         self._lost: dict[str, bytes] = {}  # objects that were removed or damaged
         self._restored = 0
         self._repairs = 0
+        self._redrives = disturbances.redrives
+        self._averagers_die = disturbances.chances is not CALM
         self.given_up = False  # by the operator, who cancelled the run since no repair helped
         self.averager, self.initiator = self._worker(averages=True), self._worker(averages=False)
 
     def _worker(self, *, averages: bool) -> Cloud:
         ports: list[Any] = [
-            Disturbed(port, self.disturber) for port in (self.rounds, self.bucket, self.publisher, self.alarms)
+            Disturbed(port, self.disturber)
+            for port in (self.rounds, self.bucket, self.publisher, self.alarms)
         ]
         return Cloud(
             fleet=FLEET,
@@ -260,7 +264,10 @@ class Simulation:
         event = {"Records": [{"messageId": "1", "body": msgspec.json.encode(body).decode()}]}
         try:
             answer = each_record(
-                event, self.journal, partial(averager.take, self.averager), partial(averager.drive, self.averager)
+                event,
+                self.journal,
+                partial(averager.take, self.averager),
+                partial(averager.drive, self.averager),
             )
         except Crash:
             return KILLED
@@ -431,15 +438,19 @@ class Simulation:
             return
         if damaged := re.match(r"object (\S+) in the bucket is damaged .*: remove it", refusal):
             self.bucket.objects.pop(damaged[1], None)
-        if missing := re.search(r"(\S+) is missing in the bucket: put it back", refusal):
+        missing = re.search(r"(\S+) is missing in the bucket: put it back", refusal)
+        if missing and missing[1] in self._lost:
             self.bucket.objects[missing[1]] = self._lost[missing[1]]
 
     def _look_as_an_operator(self) -> None:
         """Do what the run's state asks an operator to do, and nothing else."""
-        if self.queue.letters:
+        if self._redrives:
             self.queue.redrive()
         run, newest = self.run(), self.newest_round()
-        if run is None or (run.round and newest is None) or (run.state is RunState.PAUSED and run.reason):
+        stopped = (
+            run is None or (run.round and newest is None) or (run.state is RunState.PAUSED and run.reason)
+        )
+        if stopped or self.rounds.unsettled():
             for _ in range(4):  # what it refuses says what to do
                 self._ask({"action": "repair", "run": RUN}, 1)
             run = self.run()
@@ -480,6 +491,13 @@ class Simulation:
         keys = [key for key in self.bucket.objects if key.startswith(where)]
         if keys:
             key = self.dice.choice(keys)
+            self._lost[key] = self.bucket.objects.pop(key)
+
+    def _lose_a_draft(self) -> None:
+        """Lose one of the newest drafts, which an averager may be about to publish."""
+        keys = [key for key in self.bucket.objects if key.startswith("drafts/")]
+        if keys:
+            key = self.dice.choice(keys[-4:])
             self._lost[key] = self.bucket.objects.pop(key)
 
     def _damage_a_journal(self) -> None:
@@ -543,7 +561,9 @@ class Simulation:
             states = [part.state for part in self.rounds.participants(of)]
             replied = states.count(Participation.REPLIED) + states.count(Participation.REFUSED)
             if of.replied != replied and of.reason != "rebuilt from its cohort; who replied is not known":
-                self.problems.append(f"twice: {of.number}/{of.attempt} has {of.replied}, {replied} devices replied")
+                self.problems.append(
+                    f"twice: {of.number}/{of.attempt} has {of.replied}, {replied} devices replied"
+                )
             if of.state in {State.OPEN, State.AGGREGATING}:
                 self.problems.append(f"stuck: round {of.number}/{of.attempt} is left {of.state}")
         run = self.run()
@@ -554,15 +574,17 @@ class Simulation:
         elif run and not run.reason:
             self.problems.append(f"stuck: the run is {run.state} for no reason")
         for letter in self.queue.all_letters:
-            if not is_stated(letter.reasons):
+            if not is_stated(letter.reasons, averagers_die=self._averagers_die):
                 self.problems.append(f"letter: {str(letter.body)[:100]}: {letter.reasons[-1]}")
 
 
-def is_stated(reasons: Iterable[str]) -> bool:
-    """Return whether what was done to a message, or to the averager for which it waited, is why it failed.
+def is_stated(reasons: Iterable[str], *, averagers_die: bool) -> bool:
+    """Return whether what was done to a message, or to the averagers for which it waited, is why it failed.
 
-    A message that only waited, and one that met an error that nobody injected, ended there by fedgrass's fault.
+    A message that met an error which nobody injected, or waited although no averager was disturbed, ended
+    there by fedgrass's own fault.
     """
-    done = [reason == KILLED or "injected" in reason for reason in reasons]
-    waited = [reason.startswith("again later: ") for reason in reasons]
-    return any(done) and all(one or other for one, other in zip(done, waited, strict=True))
+    return all(
+        reason == KILLED or "injected" in reason or (averagers_die and reason.startswith("again later: "))
+        for reason in reasons
+    )

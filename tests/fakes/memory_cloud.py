@@ -230,7 +230,9 @@ class MemoryRounds:
             self._move(of, part, Participation.LATE, received_at=received_at)
 
     def unsettled(self) -> list[str]:
-        return [name for name, state in self.runs().items() if state not in LIVING and name not in self._settled]
+        return [
+            name for name, state in self.runs().items() if state not in LIVING and name not in self._settled
+        ]
 
     def settle(self, name: str) -> None:
         self._settled.add(name)

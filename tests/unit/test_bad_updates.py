@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cloud_functions.new_model import draft
-from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, encode

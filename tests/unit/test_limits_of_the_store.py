@@ -106,7 +106,9 @@ def test_an_error_that_each_averager_meets_is_the_reason(monkeypatch: pytest.Mon
     at_every_lease(fleet)
     ended = fleet.newest()
     assert ended.state is State.ABANDONED
-    assert ended.reason.startswith("6 averagers in a row failed at the round, the last one with ClientError: ")
+    assert ended.reason.startswith(
+        "6 averagers in a row failed at the round, the last one with ClientError: "
+    )
     assert "AccessDenied" in ended.reason
     assert "not to you" in ended.reason
     assert "weighted_mean" not in ended.reason

@@ -43,9 +43,7 @@ def published(fleet: SmallFleet) -> dict[str, bytes]:
     kept = ("models/run-1/", "rounds/run-1/")
     cohorts = {object_keys.cohort(RUN, n, a) for n, a in itertools.product(range(1, 9), range(1, 9))}
     return {
-        key: data
-        for key, data in fleet.bucket.objects.items()
-        if key.startswith(kept) and key not in cohorts
+        key: data for key, data in fleet.bucket.objects.items() if key.startswith(kept) and key not in cohorts
     }
 
 
@@ -87,7 +85,7 @@ def test_no_model_is_written_again_and_the_run_stops_and_asks_for_repair(backup_
     restore(fleet, backup)
     play(fleet, 50.0)
     assert (fleet.run().state, fleet.newest().state) == (RunState.PAUSED, State.ABANDONED)
-    assert "the rounds table is behind the bucket" in fleet.run().reason
+    assert "the row of run run-1 is behind, since there is rounds/run-1/" in fleet.run().reason
     assert "`fedgrass repair run-1`" in fleet.run().reason
     pass_deadlines(fleet)
     assert fleet.act("resume").state is RunState.PAUSED
@@ -348,7 +346,9 @@ def test_a_model_that_is_lost_for_good_ends_the_run_with_the_way_out(updates: st
     run = fleet.run()
     assert run.state is RunState.FAILED
     assert "model 1 is lost: the draft drafts/run-1/1-1/" in run.reason
-    assert run.reason.endswith("Continue from the model before it: `fedgrass run start NAME --continue-from run-1/0`")
+    assert run.reason.endswith(
+        "Continue from the model before it: `fedgrass run start NAME --continue-from run-1/0`"
+    )
     assert fleet.act("retry").state is RunState.FAILED
     fleet.deliver({"sweep": True})
     assert fleet.rounds.unsettled() == []
@@ -374,3 +374,112 @@ def test_a_journal_that_was_lost_or_damaged_is_made_again_of_the_rows() -> None:
     fleet.rounds.lose(runs=True, rounds=True, participants=True)
     repaired(fleet)
     assert fleet.rounds.round(RUN, 1, 1) == rows[RUN, 1, 1]
+
+
+# ---------------------------------------------------------------- rows of different times
+def test_a_run_whose_row_is_older_than_its_rounds_stops_and_is_repaired() -> None:
+    """Its next round is in the table already: nobody may try for ever to open it."""
+    fleet = SmallFleet(rounds=3, schedule="by_hand")
+    fleet.start()
+    play(fleet, 1.0)
+    before = fleet.run()
+    fleet.act("next")
+    fleet.rounds._runs[RUN] = before
+    fleet.counter.most = len(fleet.counter.calls) + 500
+    assert fleet.act("next").state is RunState.PAUSED
+    assert "there is the row of round 2 attempt 1 of another time" in fleet.run().reason
+    repaired(fleet)
+    fleet.act("resume")
+    play(fleet, 2.0)
+    assert fleet.rounds.round(RUN, 2, 1).state is State.CLOSED  # type: ignore[union-attr]
+
+
+def test_participants_of_before_the_round_are_replaced_by_those_that_the_bucket_has() -> None:
+    fleet = SmallFleet(rounds=1)
+    backup: list[Backup] = []
+    fleet.counter.plan(lambda: backup.append(backup_of(fleet)), name="open_round")
+    fleet.start()
+    opened = fleet.newest()
+    play(fleet, 1.0)
+    rows = fleet.rounds.rows()
+    restore(fleet, backup[0])
+    assert set(fleet.parts(opened).values()) == {Participation.ASKED}
+    repaired(fleet)
+    assert fleet.rounds.rows() == rows
+
+
+def test_an_attempt_left_open_before_the_one_that_closed_the_round_is_ended() -> None:
+    fleet = SmallFleet(rounds=2, schedule="by_hand")
+    fleet.start()
+    backup = backup_of(fleet)
+    fleet.act("retry")
+    play(fleet, 1.0)
+    restore(fleet, backup)
+    repaired(fleet)
+    states = [fleet.rounds.round(RUN, 1, attempt).state for attempt in (1, 2)]  # type: ignore[union-attr]
+    assert states == [State.ABANDONED, State.CLOSED]
+    assert fleet.run().state is RunState.PAUSED
+
+
+def test_a_round_of_which_the_bucket_has_nothing_but_the_model_is_rebuilt() -> None:
+    fleet, backup = after_three_rounds(2, schedule="at_once")
+    for key in (
+        object_keys.round_manifest(RUN, 3),
+        object_keys.cohort(RUN, 3, 1),
+        object_keys.cohort(RUN, 4, 1),
+    ):
+        del fleet.bucket.objects[key]
+    restore(fleet, backup)
+    before = published(fleet)
+    play(fleet, 50.0)
+    assert fleet.run().state is RunState.PAUSED
+    repaired(fleet)
+    fleet.act("resume")
+    assert (fleet.newest().number, fleet.newest().base) == (4, 3)
+    assert published(fleet) == before
+
+
+def test_a_cohort_that_is_damaged_is_chosen_again() -> None:
+    fleet = SmallFleet(rounds=2, schedule="by_hand")
+    fleet.start()
+    play(fleet, 1.0)
+    fleet.bucket.write(object_keys.cohort(RUN, 2, 1), b'{"devices":["thi')
+    fleet.act("next")
+    assert set(fleet.parts()) == set(fleet.names)
+    play(fleet, 2.0)
+    assert fleet.run().state is RunState.SUCCEEDED
+
+
+def test_a_shard_whose_file_is_lost_after_it_was_noted_is_made_again() -> None:
+    fleet = SmallFleet(rounds=1, scale=Scale(sharded_bytes=0))
+    fleet.start()
+    for device in fleet.names:
+        fleet.reply(device, value=3.0)
+
+    def lose_one() -> None:
+        part = next(key for key in fleet.bucket.objects if key.endswith("0-model"))
+        del fleet.bucket.objects[part]
+
+    fleet.counter.plan(lose_one, name="move")
+    fleet.work()
+    assert fleet.newest().state is State.CLOSED
+    assert fleet.holds(1, 3.0)
+    assert any("its shard is made again" in line for line in fleet.log)
+
+
+def test_a_round_that_a_run_went_on_without_is_found_when_the_run_has_ended() -> None:
+    """A worker that outlived the restore opened the next round, from what it had read of the table before."""
+    fleet = SmallFleet(rounds=2, schedule="by_hand")
+    fleet.start()
+    opened = fleet.newest()
+    play(fleet, 1.0)
+    closed = fleet.rounds.round(RUN, 1, 1)
+    fleet.act("next")
+    fleet.rounds._rounds[RUN, 1, 1] = opened
+    play(fleet, 2.0)
+    assert fleet.run().state is RunState.SUCCEEDED
+    fleet.deliver({"sweep": True})
+    assert fleet.rounds.round(RUN, 1, 1) == closed
+    assert fleet.run().state is RunState.SUCCEEDED
+    fleet.deliver({"sweep": True})
+    assert fleet.rounds.unsettled() == []
