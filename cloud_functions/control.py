@@ -178,7 +178,8 @@ def _action_id(event: Mapping[str, object]) -> str:
     """Return the id of the action that an event asks for; empty if it has none. Raises SettingsError."""
     found = event.get("id", "")
     if not isinstance(found, str) or len(found) > _LONGEST_ID:
-        message = f"the event's id is {shorten(repr(found), 100)}; it takes a text of at most {_LONGEST_ID} characters"
+        shown = shorten(repr(found), 100)
+        message = f"the event's id is {shown}; it takes a text of at most {_LONGEST_ID} characters"
         raise SettingsError(message)
     return found
 

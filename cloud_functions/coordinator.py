@@ -182,12 +182,14 @@ def _conclude(cloud: Cloud, run: Run, newest: Round) -> Run | None:
     Return the run as it is then; None if there is no such model, with which the run has ended.
     """
     if newest.state is State.CLOSED:
-        try:
-            closing.conclude(cloud, run, newest)
-        except DraftLost as lost:
-            if not averaging.make_again(cloud, run, newest):
-                return _end_without_model(cloud, run, newest, str(lost))
-            closing.conclude(cloud, run, newest)
+        while True:
+            try:
+                closing.conclude(cloud, run, newest)
+            except DraftLost as lost:
+                if not averaging.make_again(cloud, run, newest):
+                    return _end_without_model(cloud, run, newest, str(lost))
+                continue  # once for each draft that is lost
+            break
     elif run.state in LIVING and skipped(run, newest):
         cloud.tell(newest, f"evaluation of model {newest.base} skipped: {newest.reason}")
     else:
@@ -203,8 +205,8 @@ def _end_without_model(cloud: Cloud, run: Run, closed: Round, lost: str) -> Run 
     """
     base = f"{run.name}/{closed.base}"
     reason = message_fields.shorten(
-        f"model {closed.number} is lost: {lost}; its updates do not make the same model again. Continue from the"
-        f" model before it: `fedgrass run start NAME --continue-from {base}`"
+        f"model {closed.number} is lost: {lost}; its updates do not make the same model again. Continue from"
+        f" the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
     cloud.log(f"{run.name}: {reason}", "ERROR")
     if run.state is RunState.CANCELLED:  # it has ended, and goes nowhere from that model

@@ -72,8 +72,8 @@ def update_expression(
 ) -> dict[str, Any]:
     """Return the expressions that set ``values`` and add to counters if the row stands as ``stands``.
 
-    A set of values in ``stands`` means any of them. The row has to exist in any case. A count that is to be
-    0 may be missing: rows that were written before the count was introduced do not have it.
+    A set of values in ``stands`` means any of them. The row has to exist in any case. A count that is to be 0
+    may be missing: rows that were written before the count was introduced do not have it.
     """
     names = {"#run": "run"}
     bound: dict[str, object] = {}
@@ -130,7 +130,7 @@ def translated(error: ClientError) -> Exception:
 
 
 def _with_reasons(error: ClientError) -> ClientError:
-    """Return the error of a cancelled transaction with what DynamoDB says of each row, which its text lacks."""
+    """Return the error of a cancelled transaction with the reasons of its rows, which its text lacks."""
     said = {reason.get("Message") for reason in error.response.get("CancellationReasons", [])} - {None, ""}
     if not said:
         return error

@@ -89,7 +89,8 @@ def keep_round(cloud: Cloud, closed: Round) -> None:
 
 
 def _from_table(cloud: Cloud, closed: Round) -> bytes:
-    run, stored = cloud.rounds.run(closed.run), cloud.rounds.round(closed.run, closed.number, closed.attempt)
+    run = cloud.rounds.run(closed.run)
+    stored = cloud.rounds.round(closed.run, closed.number, closed.attempt)
     if run is None or stored is None or not is_same(closed, stored):  # the table is another one by now
         raise LostRace(closed.run)
     return msgspec.json.encode(RoundManifest(closed, list(cloud.rounds.participants(closed)), run))
@@ -118,8 +119,9 @@ def check_not_behind(cloud: Cloud, run: str, number: int) -> None:
 def behind(run: str, there: str) -> str:
     """Return in words that a run's row is behind something that is there, and the way out."""
     return (
-        f"the row of run {run} is behind, since there is {there} of another time: was the rounds table restored"
-        f" from a backup? `fedgrass repair {run}` compares table and bucket, then `fedgrass run resume {run}`"
+        f"the row of run {run} is behind, since there is {there} of another time: was the rounds table"
+        f" restored from a backup? `fedgrass repair {run}` compares table and bucket, then"
+        f" `fedgrass run resume {run}` goes on"
     )
 
 

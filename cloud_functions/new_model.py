@@ -185,7 +185,10 @@ def keep(cloud: Cloud, run: Run, closed: Round) -> None:
 
 
 def _keep_once(cloud: Cloud, closed: Round, file: str, key: str, expected: str) -> None:
-    """Copy a draft to its lasting key, unless the same is there. ``expected``: its SHA-256, if that is known."""
+    """Copy a draft to its lasting key, unless the same is there.
+
+    ``expected`` is its SHA-256, if that is known.
+    """
     try:
         if cloud.bucket.copy_once(draft(closed, file), key):
             return

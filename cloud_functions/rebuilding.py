@@ -86,7 +86,10 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
 
 
 def is_behind(cloud: Cloud, run: Run) -> bool:
-    """Return whether bucket or table have a later history of a run than its row, as after a restored backup."""
+    """Return whether bucket or table have a later history of a run than its row.
+
+    They have after the table was restored from a backup.
+    """
     for later in ((run.round, run.attempt + 1), (run.round + 1, 1)):
         if cloud.rounds.round(run.name, *later):
             return True

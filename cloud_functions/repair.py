@@ -8,7 +8,7 @@ repeated.
 
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,34 +106,47 @@ def make_plan(cloud: Cloud, name: str) -> Plan:
     plan = Plan()
     for attempt in attempts:
         _plan_attempt(plan, attempt)
-        if attempt.round.state is State.CLOSED:
-            plan.left_open += later_attempts(cloud, attempt.round)
-        if attempt.round.state in _UNENDED and attempt is not attempts[-1]:
-            plan.left_open.append(attempt.round)
     if attempts and attempts[-1].rewritten:
         _check_model(cloud, attempts[-1].round)
-    if run is None or behind:
-        plan.run, plan.over = _rebuilt(cloud, origin, attempts), run
-        if run and run.state is RunState.CANCELLED:
-            plan.run = msgspec.structs.replace(
-                plan.run, state=run.state, reason=run.reason, ended_at=run.ended_at
-            )
-    elif run.state not in LIVING and attempts and attempts[-1].round.state in _UNENDED:
-        plan.left_open.append(attempts[-1].round)
-    for left in plan.left_open:
+    for left in _left_open(cloud, run, attempts):
+        plan.left_open.append(left)
         plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")
-    if plan.run:
-        plan.lines.append(f"the run: {plan.run.state} {plan.run.reason}".rstrip())
-        if plan.run.state is RunState.PAUSED:
-            plan.advice.append(f"`fedgrass run resume {name}` goes on with the run, `cancel` ends it")
-    if run is None or plan.run:
-        return plan
+    if run is None or behind:
+        _plan_run(cloud, plan, origin, run, attempts)
+    else:
+        _plan_lists(cloud, plan, run, attempts)
+    return plan
+
+
+def _left_open(cloud: Cloud, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
+    """Yield the attempts that have not ended, although the run has, or has gone on without them."""
+    for attempt in attempts:
+        newest = attempt is attempts[-1]
+        if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
+            yield attempt.round
+        if attempt.round.state is State.CLOSED:
+            yield from later_attempts(cloud, attempt.round)
+
+
+def _plan_run(cloud: Cloud, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
+    """Plan the row of a run where it is missing, or in place of ``run``, which is behind."""
+    rebuilt = _rebuilt(cloud, origin, attempts)
+    if run and run.state is RunState.CANCELLED:
+        rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
+    plan.run, plan.over = rebuilt, run
+    plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
+    if rebuilt.state is RunState.PAUSED:
+        plan.advice.append(f"`fedgrass run resume {rebuilt.name}` goes on with the run, `cancel` ends it")
+
+
+def _plan_lists(cloud: Cloud, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
+    """Plan the entries in the lists of runs where they are missing."""
+    name = run.name
     if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
         plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
     if name not in cloud.rounds.runs() or (run.state in LIVING and name not in cloud.rounds.living()):
         plan.run = run
         plan.lines.append(f"the run's entry in the list of runs: {run.state}")
-    return plan
 
 
 def _plan_attempt(plan: Plan, attempt: Attempt) -> None:

@@ -7,7 +7,7 @@
     ├── AggregationFailed   the strategy's: it cannot make a model of these updates
     ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
     │   └── LateReply       ... because its round is over or has moved on to another attempt
-    ├── RunBehind           the table's, which was restored: there are rounds of which the run's row knows nothing
+    ├── RunBehind           the table's, which was restored: the run's row lacks rounds that there are
     ├── DraftLost           the bucket's: what a closed round had made is gone, and was not published yet
     ├── LostRace            nobody's: another worker moved the round first; read it again
     └── NotYet              nobody's: the same work is under way elsewhere; try again later

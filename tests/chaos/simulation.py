@@ -151,7 +151,7 @@ class Simulation:
     """
 
     def __init__(self, seed: int, disturbances: Disturbances, scale: Scale, settings: dict[str, Any]) -> None:
-        self.dice = random.Random(seed)
+        self.dice = random.Random(seed)  # noqa: S311
         self.wrong = disturbances
         self.clock = Clockwork(START)
         self.queue = Queue(self.clock, self.dice, self._take)
@@ -574,17 +574,21 @@ class Simulation:
         elif run and not run.reason:
             self.problems.append(f"stuck: the run is {run.state} for no reason")
         for letter in self.queue.all_letters:
-            if not is_stated(letter.reasons, averagers_die=self._averagers_die):
+            if not is_stated(letter.reasons, self._lost, averagers_die=self._averagers_die):
                 self.problems.append(f"letter: {str(letter.body)[:100]}: {letter.reasons[-1]}")
 
 
-def is_stated(reasons: Iterable[str], *, averagers_die: bool) -> bool:
+def is_stated(reasons: Iterable[str], lost: Iterable[str], *, averagers_die: bool) -> bool:
     """Return whether what was done to a message, or to the averagers for which it waited, is why it failed.
 
     A message that met an error which nobody injected, or waited although no averager was disturbed, ended
-    there by fedgrass's own fault.
+    there by fedgrass's own fault. An error that names one of the ``lost`` objects was injected.
     """
+    keys = list(lost)
     return all(
-        reason == KILLED or "injected" in reason or (averagers_die and reason.startswith("again later: "))
+        reason == KILLED
+        or "injected" in reason
+        or any(key in reason for key in keys)
+        or (averagers_die and reason.startswith("again later: "))
         for reason in reasons
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloud_functions import initiator, wiring
@@ -103,7 +104,7 @@ def test_a_late_copy_of_a_start_changes_nothing() -> None:
     closes(fleet)
     fleet.act("cancel", id="1")
     before = fleet.run()
-    settings = {"task": "digits", "rounds": 9, "attempts": 5, "schedule": "by_hand"}
+    settings = msgspec.to_builtins(fleet.settings)
     assert fleet.act("start", settings=settings, id="start") == before
 
 
@@ -148,7 +149,7 @@ def test_a_run_remembers_a_bounded_number_of_actions() -> None:
 
 @pytest.mark.parametrize("bad", [5, ["a"], "x" * 1025])
 def test_an_id_that_is_no_short_text_is_refused(bad: object) -> None:
-    with pytest.raises(SettingsError, match="the event's id is .* takes a text of at most 1024 characters"):
+    with pytest.raises(SettingsError, match=r"the event's id is .* takes a text of at most 1024 characters"):
         started().act("pause", id=bad)
 
 

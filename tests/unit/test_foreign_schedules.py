@@ -1,4 +1,4 @@
-"""Schedules over ports in memory in which everything goes wrong, and that they find what they are there to find."""
+"""Schedules in memory in which everything goes wrong, and that they find what they are there to find."""
 
 import random
 from collections.abc import Iterable
@@ -26,9 +26,11 @@ def test_no_schedule_ends_with_a_wrong_average_a_reply_counted_twice_or_a_run_th
     assert problems(range(first, first + 20)) == []
 
 
-# Each of these has shown a defect: a run with a row older than its rounds that was tried for ever, a shard that was
-# noted as made and gone, a round without participants after a repair, one left open, a damaged cohort.
-@pytest.mark.parametrize("seed", [144, 254, 451, 627, 825, 867, 1310, 1498, 1611, 2081, 2149, 2761, 2848])
+# Each has shown a defect: a run with a row older than its rounds, a shard that was noted as made and gone, a
+# round without participants after a repair, one left open, a damaged cohort.
+@pytest.mark.parametrize(
+    "seed", [38, 144, 194, 254, 451, 627, 825, 867, 1310, 1498, 1611, 2081, 2149, 2761, 2848]
+)
 def test_schedules_that_have_shown_a_defect(seed: int) -> None:
     assert problems([seed]) == []
 
@@ -121,15 +123,16 @@ def test_a_letter_whose_error_nobody_injected_is_found(monkeypatch: pytest.Monke
 # ---------------------------------------------------------------- its parts
 def test_a_stated_reason_is_what_was_done_to_the_message() -> None:
     waited = "again later: another averager holds the lease"
-    assert is_stated([KILLED, "failed: InjectedError: injected: move failed"], averagers_die=False)
-    assert is_stated([KILLED, waited], averagers_die=True)
-    assert not is_stated([waited] * 10, averagers_die=False)
-    assert not is_stated([KILLED, "failed: KeyError: 'x'"], averagers_die=True)
+    assert is_stated([KILLED, "failed: InjectedError: injected: move failed"], [], averagers_die=False)
+    assert is_stated([KILLED, waited], [], averagers_die=True)
+    assert not is_stated([waited] * 10, [], averagers_die=False)
+    assert is_stated([KILLED, "failed: KeyError: 'x'"], ["x"], averagers_die=True)
+    assert not is_stated([KILLED, "failed: KeyError: 'x'"], ["y"], averagers_die=True)
 
 
 def test_a_queue_gives_a_message_back_and_up_in_the_end() -> None:
-    clock = Clockwork(0)
-    queue = Queue(clock, random.Random(1), lambda _body: "no")
+    clock, dice = Clockwork(0), random.Random(1)  # noqa: S311
+    queue = Queue(clock, dice, lambda _body: "no")
     queue.send({"sweep": True})
     queue.send({"job": {}})
     clock.run_until(10**9, most=100)
@@ -137,15 +140,16 @@ def test_a_queue_gives_a_message_back_and_up_in_the_end() -> None:
 
 
 def test_a_calm_disturber_leaves_every_call_alone() -> None:
-    disturber = Disturber(random.Random(1), lambda: None, lambda: None)
+    dice = random.Random(1)  # noqa: S311
+    disturber = Disturber(dice, lambda: None, lambda: None)
     assert disturber.chances is CALM
     assert [disturber.call("move", lambda n: n, (number,), {}) for number in range(99)] == list(range(99))
 
 
 def test_the_report_counts_each_kind_and_names_the_seeds() -> None:
     played = [
-        Played(1, "SUCCEEDED", 2, False, 0, {"stale": 3}, []),
-        Played(2, "RUNNING", 1, False, 1, {}, ["stuck: the run is RUNNING", "wrong: model 1"]),
+        Played(1, "SUCCEEDED", 2, 0, {"stale": 3}, []),
+        Played(2, "RUNNING", 1, 1, {}, ["stuck: the run is RUNNING", "wrong: model 1"]),
     ]
     lines, bad = foreign_schedules.report(played, 0.0)
     assert bad == 1

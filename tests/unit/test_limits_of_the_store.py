@@ -62,7 +62,7 @@ def test_a_round_of_few_metrics_has_them_in_its_row_alone() -> None:
 )
 def test_settings_for_which_a_row_has_no_room_are_refused_by_their_name(settings: dict[str, Any]) -> None:
     largest = next(iter(settings))
-    message = rf"the run's settings have [0-9,]+ bytes of JSON, its {largest} alone [0-9,]+; {LARGEST_SETTINGS:,} is"
+    message = rf"settings have [0-9,]+ bytes of JSON, its {largest} alone [0-9,]+; {LARGEST_SETTINGS:,} is"
     with pytest.raises(SettingsError, match=message):
         parse_settings({"task": "digits", **settings})
 
@@ -163,7 +163,8 @@ def test_a_model_that_is_missing_is_named_at_once() -> None:
     del fleet.bucket.objects[f"models/{RUN}/0.safetensors"]
     fleet.reply(fleet.names[-1])
     assert fleet.newest().reason == (
-        "the model models/run-1/0.safetensors, from which round 1 starts, is missing in the bucket: put it back"
+        "the model models/run-1/0.safetensors, from which round 1 starts, is missing in the bucket:"
+        " put it back"
     )
 
 

@@ -1,4 +1,4 @@
-"""The rounds table is restored from a backup: what was published is never written again, and repair mends it."""
+"""The rounds table is restored from a backup: nothing published is written again, and repair mends it."""
 
 import copy
 import itertools
@@ -177,7 +177,7 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
 
 
 def test_a_worker_that_outlives_the_restore_cannot_write_over_what_was_published() -> None:
-    """It took the lease in the table of before; the table that is restored has the same round, state, fence."""
+    """It took the lease in the table of before; the one that is restored has the same round and fence."""
     fleet = SmallFleet(rounds=3, schedule="by_hand")
     fleet.start()
     opened = fleet.newest()
