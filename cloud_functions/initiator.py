@@ -6,7 +6,8 @@ caller with the right to; control.py has all actions), and through the hello que
 Lambda and EventBridge deliver at least once, so an action carries an id and is done once. It is the event's
 own ``id``: the console makes one for each command, a timer names its occasion, an event of EventBridge has
 one from its bus. An event without takes the id of Lambda's request, which stays the same when Lambda repeats
-an asynchronous invocation. A source that itself delivers twice makes two requests of it: it has to give an id.
+an asynchronous invocation. A source that itself delivers twice makes two requests of it, and has to give
+an id.
 """
 
 import base64

@@ -20,7 +20,7 @@ from cloud_functions.model_files import Stored, in_type, joined
 from fedgrass.federation import division, object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.division import Job
-from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.errors import AggregationFailed, LostRace
 from fedgrass.federation.rounds import Event, Participant, Round, State
 from fedgrass.federation.slices import Slice
 
@@ -143,7 +143,9 @@ def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> Non
     cloud, leased = begun.cloud, begun.round
     for device, reason in sorted(refused.items()):
         closing.refuse(cloud, leased, device, reason)
-    current = cloud.rounds.round(leased.run, leased.number, leased.attempt) or leased
+    current = cloud.rounds.round(leased.run, leased.number, leased.attempt)
+    if current is None or (current.state, current.fence) != (leased.state, leased.fence):
+        raise LostRace(leased.run)  # another one has refused them too, and opened the round again
     settled = msgspec.structs.replace(current, state=State.OPEN)
     if closing.is_enough(settled, cloud.now(), overdue=cloud.now() >= leased.deadline_at):
         hand_over(begun, closing.counted(cloud, current), cut)
