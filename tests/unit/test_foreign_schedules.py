@@ -98,7 +98,7 @@ def test_a_reply_that_is_counted_twice_is_found(monkeypatch: pytest.MonkeyPatch)
 def unheard_and_without_alarms() -> list[str]:
     """Play a run whose devices hear nothing, and whose first alarms never ring."""
     wrong = Disturbances(seconds=900, alarms_never=1.0)
-    settings = {"rounds": 2, "accept_seconds": 0, "deadline_seconds": 600}
+    settings = {"rounds": 2, "accept_seconds": 0, "deadline_seconds": 1500}
     simulation = Simulation(1, wrong, SCALES[0], settings)
     simulation.hear = lambda *_: None  # type: ignore[method-assign]
     simulation.play()
