@@ -208,7 +208,7 @@ def _configuration(host: Host, last: LastConfiguration) -> tuple[Configuration, 
         return parse_configuration(host.configuration()), ""
     except ConfigurationError as error:
         # Without Greengrass the operator sees the failed service at once.
-        earlier = last.usable(parse_configuration) if os.environ.get(GIVEN_BY_NUCLEUS) else None
+        earlier = last.usable(parse_configuration) if os.environ.get(token_exchange.FROM_NUCLEUS) else None
         if earlier is None:
             raise
         log.warning("the configuration stays as it was before this start: %s", error)
