@@ -8,6 +8,7 @@ makes the last one puts them together. A worker that dies costs its shard, which
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
