@@ -97,8 +97,9 @@ class FakeIotConnection:
             self.publish(message, on_acknowledged)
 
     def arrived(self, message: IotMessage) -> None:
-        if self.connected and self._deliver and any(topic_matches(f, message.topic) for f in self.filters):
-            self._deliver(message)
+        for _ in filter(lambda one: topic_matches(one, message.topic), list(self.filters)):  # a copy for each
+            if self.connected and self._deliver:
+                self._deliver(message)
 
 
 class CoreInThread:

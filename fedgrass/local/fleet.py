@@ -25,6 +25,7 @@ from fedgrass.local.faults import Faults
 from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.plain_devices import PlainDevices
+from fedgrass.local.plain_paths import folder_name
 from fedgrass.local.profiles import Profile
 from fedgrass.local.stream_manager import StreamManager
 
@@ -189,7 +190,7 @@ class Fleet:
     async def _start_one(
         self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]
     ) -> None:
-        folder = self._folder / thing
+        folder = self._folder / folder_name(thing)
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
@@ -219,6 +220,7 @@ class Fleet:
                 },
                 profile=self._profile,
                 faults=faults,
+                stream_manager=streams,
             )
         )
         outside = Outside(self._publish, lambda: self._switch_off(thing))

@@ -87,6 +87,7 @@ class StandaloneCore:
             environment=self._environment,
             profile=options.profile,
             faults=faults,
+            stream_manager=self._streams,
             secrets=options.secrets,
             interpolate_component_configuration=options.interpolate_component_configuration,
         )
