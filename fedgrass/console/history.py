@@ -15,7 +15,7 @@ from fedgrass.console.operator import RoundRecord
 from fedgrass.console.picture import Evaluations
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.local_evaluation import PREFIX
-from fedgrass.federation.rounds import Participant, Participation, State
+from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
 
 _COUNTED = {Participation.REPLIED, Participation.REFUSED}
@@ -67,8 +67,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Return one line per attempt at a round, narrow enough for 80 columns."""
     lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     judged = any(line["held_out"] for line in summaries)
-    # Whoever watches a fleet has no data of his own: the devices then say how good the model was that they
-    # got, and how good on the same data their own was that they made of it.
+    # An operator has no data: the devices then report how good the model was that they downloaded, and on the
+    # same data their own model after the training.
     measures = "held_out" if judged else "metrics"
     headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
     for heading, second_line in headings:
@@ -77,6 +77,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for line in summaries:
         again = f".{line['attempt']}" if line["attempt"] > 1 else ""
         outcome = "" if line["state"] == State.CLOSED else f"\n{line['state'].lower()}"
+        if line["work"] == Work.EVALUATE:
+            outcome = f"\nevaluate{outcome}"
         lines.add_row(
             f"{line['round']}{again}{outcome}",
             f"{line['asked']} / {line['replied']} / {line['late']}",
@@ -114,6 +116,19 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the devices measured of the newest model on their own data; empty if they did not."""
+    for line in reversed(summaries):
+        if line["state"] == State.CLOSED:
+            if line["work"] != Work.EVALUATE or not line["metrics"]:
+                return ""
+            measures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(line["metrics"].items()))
+            return (
+                f"model {line['base']}, evaluated by {line['replied']} devices on their own data: {measures}"
+            )
+    return ""
 
 
 def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,7 @@
 """The ``fedgrass`` command."""
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ _SETTING = re.compile(r"[a-z_]+=")
 
 def command() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal whose encoding lacks a character shows a question mark; the command goes on.
+            stream.reconfigure(errors="replace")
     try:
         with ended_by_signals():
             arguments = parse(sys.argv[1:])
@@ -93,6 +98,14 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=[],
         metavar="KEY=VALUE",
         help="an option of the task, such as folder=/data/mnist",
+    )
+    demo.add_argument(
+        "--setting",
+        dest="run_settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the run, or of its training: aggregation=fedadam, learning_rate=0.01",
     )
     demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"
