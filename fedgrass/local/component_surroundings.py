@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from fedgrass.local.child_environment import local_variables
+
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _NO_PROXY: Final = "no_proxy"
-_LOOPBACK: Final = ("127.0.0.1", "localhost")
 
 
 def base_environment(operator: Mapping[str, str], home: Path, user: str) -> dict[str, str]:
@@ -39,14 +40,9 @@ def base_environment(operator: Mapping[str, str], home: Path, user: str) -> dict
 
 def _proxies(operator: Mapping[str, str]) -> dict[str, str]:
     """Return the proxies in both spellings, and that the core's own services on loopback go without."""
-    chosen = {name: _either(operator, name) for name in _PROXIES}
+    chosen = {name: operator.get(name) or operator.get(name.upper()) for name in _PROXIES}
     proxies = {name: value for name, value in chosen.items() if value}
     if not proxies:
         return {}
-    named = [part.strip() for part in _either(operator, _NO_PROXY).split(",") if part.strip()]
-    proxies[_NO_PROXY] = ",".join([*named, *(host for host in _LOOPBACK if host not in named)])
+    proxies[_NO_PROXY] = local_variables(operator)[_NO_PROXY]
     return proxies | {name.upper(): value for name, value in proxies.items()}
-
-
-def _either(operator: Mapping[str, str], name: str) -> str:
-    return operator.get(name) or operator.get(name.upper()) or ""
