@@ -18,7 +18,7 @@ class Interruptible(Protocol):
         """Be gone, as a service whose process has died."""
 
     async def resume(self) -> None:
-        """Serve again where it was before."""
+        """Serve again. Raises OSError if it cannot."""
 
 
 @dataclass(frozen=True)

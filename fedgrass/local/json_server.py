@@ -33,11 +33,11 @@ class JsonServer:
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
-    async def start(self, tls: ssl.SSLContext | None = None, port: int = 0) -> int:
-        """Listen on a port of 127.0.0.1, which is returned; 0 takes a free one."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+    async def start(self, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on a free port of 127.0.0.1, which is returned."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
 
     async def stop(self) -> None:
         """Stop listening and drop the requests under way. May be called again."""

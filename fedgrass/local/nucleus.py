@@ -246,10 +246,9 @@ class GreengrassCore:
             "iotDataEndpoint": settings.iot_endpoint,
             "greengrassDataPlanePort": str(settings.iot_port),
         }
-        for name in settings.profile.nucleus_names:
-            self._components.provide(name, lambda: nucleus)
-        if settings.profile.nucleus_names:
-            self._components.provide(TOKEN_EXCHANGE, lambda: {"port": str(self._token_exchange.port)})
+        self._components.provide(settings.profile.nucleus_component, lambda: nucleus)
+        key = settings.profile.token_exchange_port_key
+        self._components.provide(TOKEN_EXCHANGE, lambda: {key: str(self._token_exchange.port)})
 
     def _service(self, bridge: IotBridge) -> Service:
         profile, registry = self._settings.profile, self._components

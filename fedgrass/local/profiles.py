@@ -23,8 +23,10 @@ class Profile:
     nucleus_version: str
     component_user: str
     """The user that components run as on a device. Here they run as the developer, under that name."""
-    nucleus_names: tuple[str, ...]
-    """The component names under which a component can read the configuration of the nucleus."""
+    nucleus_component: str
+    """The component name under which any component can read the configuration of the nucleus."""
+    token_exchange_port_key: str
+    """Where the token exchange service's configuration has the port that it listens on."""
     needs_runtime_field: bool
     """Whether a manifest counts only if its platform has `runtime`, as `*` or this nucleus's own."""
     runtime: str | None
@@ -104,7 +106,8 @@ CLASSIC: Final = Profile(
     name="classic",
     nucleus_version="2.14.0",
     component_user="ggc_user",
-    nucleus_names=(),
+    nucleus_component="aws.greengrass.Nucleus",
+    token_exchange_port_key="activePort",
     needs_runtime_field=False,
     reads_every_attribute=True,
     quotes_setenv=True,
@@ -139,7 +142,8 @@ LITE: Final = Profile(
     name="lite",
     nucleus_version="2.6.0",
     component_user="gg_component",
-    nucleus_names=("aws.greengrass.NucleusLite",),
+    nucleus_component="aws.greengrass.NucleusLite",
+    token_exchange_port_key="port",
     needs_runtime_field=True,
     reads_every_attribute=False,
     quotes_setenv=False,

@@ -43,8 +43,8 @@ class TokenExchangeService:
         await self._server.stop()
 
     async def resume(self) -> None:
-        """Listen again where it was before. Raises OSError if another process has taken the port."""
-        await self._server.start(port=self.port)
+        """Listen again, on another port: who knows the old one has to read the new one of the configuration."""
+        await self.start()
 
     async def stop(self) -> None:
         """Stop listening and drop the requests under way. May be called again."""

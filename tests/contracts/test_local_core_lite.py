@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import socket
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -535,14 +536,26 @@ def test_a_subscription_to_a_missing_key_is_not_found(
             subscribe()
 
 
-def test_the_nucleus_and_the_port_of_the_token_exchange_service_can_be_read(connected: Connected) -> None:
+@pytest.mark.parametrize("profile", [LITE, CLASSIC], ids=["lite", "classic"])
+def test_the_nucleus_and_the_port_of_the_token_exchange_service_can_be_read(
+    connected: Connected, profile: Profile
+) -> None:
     def read(component: str, *path: str) -> Any:
         asked = connected.client.get_configuration_async(component_name=component, key_path=list(path))
         return asked.result(SECONDS).value
 
-    assert read("aws.greengrass.NucleusLite")["awsRegion"] == "eu-central-1"
-    port = read(TOKEN_EXCHANGE, "port")["port"]
-    assert int(port) == connected.running.core._token_exchange.port
+    nucleus, key = {
+        LITE: ("aws.greengrass.NucleusLite", "port"),
+        CLASSIC: ("aws.greengrass.Nucleus", "activePort"),
+    }[profile]
+    assert read(nucleus)["awsRegion"] == "eu-central-1"
+    first = read(TOKEN_EXCHANGE, key)[key]
+    connected.running.run(connected.running.core.interrupt_service(TOKEN_EXCHANGE))
+    connected.running.run(connected.running.core.resume_service(TOKEN_EXCHANGE))
+    second = read(TOKEN_EXCHANGE, key)[key]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(first)), SECONDS)
+    socket.create_connection(("127.0.0.1", int(second)), SECONDS).close()
 
 
 # State and errors
