@@ -247,7 +247,7 @@ class GreengrassCore:
             "greengrassDataPlanePort": str(settings.iot_port),
         }
         self._components.provide(settings.profile.nucleus_component, lambda: nucleus)
-        key = settings.profile.token_exchange_port_key
+        key = settings.profile.exchange_port_key
         self._components.provide(TOKEN_EXCHANGE, lambda: {key: str(self._token_exchange.port)})
 
     def _service(self, bridge: IotBridge) -> Service:

@@ -25,7 +25,7 @@ class Profile:
     """The user that components run as on a device. Here they run as the developer, under that name."""
     nucleus_component: str
     """The component name under which any component can read the configuration of the nucleus."""
-    token_exchange_port_key: str
+    exchange_port_key: str
     """Where the token exchange service's configuration has the port that it listens on."""
     needs_runtime_field: bool
     """Whether a manifest counts only if its platform has `runtime`, as `*` or this nucleus's own."""
@@ -107,7 +107,7 @@ CLASSIC: Final = Profile(
     nucleus_version="2.14.0",
     component_user="ggc_user",
     nucleus_component="aws.greengrass.Nucleus",
-    token_exchange_port_key="activePort",
+    exchange_port_key="activePort",
     needs_runtime_field=False,
     reads_every_attribute=True,
     quotes_setenv=True,
@@ -143,7 +143,7 @@ LITE: Final = Profile(
     nucleus_version="2.6.0",
     component_user="gg_component",
     nucleus_component="aws.greengrass.NucleusLite",
-    token_exchange_port_key="port",
+    exchange_port_key="port",
     needs_runtime_field=True,
     reads_every_attribute=False,
     quotes_setenv=False,

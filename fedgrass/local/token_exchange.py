@@ -43,7 +43,7 @@ class TokenExchangeService:
         await self._server.stop()
 
     async def resume(self) -> None:
-        """Listen again, on another port: who knows the old one has to read the new one of the configuration."""
+        """Listen again, on another port, which a component can read in the configuration."""
         await self.start()
 
     async def stop(self) -> None:

@@ -39,7 +39,7 @@ CONFIGURATION: dict[str, object] = {
     "python": sys.executable,
     "fleet": "plant",
     "heartbeat_seconds": "1",  # as the nucleus may give it
-    "tasks": {"digits": None, "noise": {"megabytes": "0.1"}},
+    "tasks": {"noise": {"megabytes": "0.1"}},
 }
 KINDS: dict[str, type[Message]] = {
     "complete": Completion,
@@ -155,7 +155,7 @@ def test_the_trainer_does_two_rounds_on_a_core(
     with site_on(tmp_path, embedded_cloud, profile) as site:
         site.deploy()
         assert site.waits_for("hello").component_version == "1.2.3"
-        assert site.waits_for("heartbeat").tasks == "noise"
+        assert site.waits_for("heartbeat").tasks == "digits,noise"
         site.tells(work())
         completion = site.waits_for("complete")
         key = "updates/device-1/run-a/1-1.safetensors"
