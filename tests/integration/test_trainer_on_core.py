@@ -27,7 +27,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, settings, temporary_credentials
+from tests.local_core import CoreInThread, eventually, settings, temporary_credentials, without_default_tasks
 from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.stream_manager_server import stream_manager
 
@@ -124,6 +124,7 @@ def site_on(
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     build_component(NAME, "1.2.3", "tests", folder / "build")
+    without_default_tasks(folder / "build" / "recipes" / f"{NAME}.yaml")
     with ExitStack() as stack:
         port = stack.enter_context(stream_manager(folder / "streams", clients(s3)))
         root = folder / "core"
@@ -139,9 +140,18 @@ def site_on(
 
 
 @pytest.fixture
-def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
-    with site_on(tmp_path, embedded_cloud, LITE) as site:
+def profile() -> Profile:
+    return LITE
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
+
+
+# Nucleus Lite restarts a component whose configuration a deployment has changed.
+ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 def work(number: int = 1, **other: Any) -> Announcement:
@@ -155,7 +165,7 @@ def test_the_trainer_does_two_rounds_on_a_core(
     with site_on(tmp_path, embedded_cloud, profile) as site:
         site.deploy()
         assert site.waits_for("hello").component_version == "1.2.3"
-        assert site.waits_for("heartbeat").tasks == "digits,noise"
+        assert site.waits_for("heartbeat").tasks == "noise"
         site.tells(work())
         completion = site.waits_for("complete")
         key = "updates/device-1/run-a/1-1.safetensors"
@@ -218,6 +228,7 @@ def test_a_device_says_hello_after_an_outage(site: Site) -> None:
     assert len(site.processes) == 1
 
 
+@ON_CLASSIC
 def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None:
     site.deploy(heartbeat_seconds=3600)
     site.waits_for("heartbeat")
@@ -230,6 +241,7 @@ def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None
     assert site.processes == [process]
 
 
+@ON_CLASSIC
 def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None:
     site.deploy()
     site.waits_for("heartbeat")
