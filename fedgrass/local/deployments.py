@@ -136,6 +136,7 @@ class Deployments:
         is_local: bool = False,
     ) -> None:
         changes: list[Change] = []
+        asked = {*remove, *merges}
         async with self._turn:
             try:
                 if not self._profile.rolls_back and not is_local:
@@ -147,6 +148,7 @@ class Deployments:
                 )
                 for step in steps:
                     changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
+                asked |= {change.name for change in changes if change.new is not change.old}
             except BaseException as exc:
                 if self._profile.rolls_back:
                     await self._changes.undo(changes)
@@ -155,7 +157,8 @@ class Deployments:
                     record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(exc))
                 raise
             await self._registry.dependencies.release()
-        self._watch(record, changes)
+        # What earlier deployments have merged into other components changes them rarely.
+        self._watch(record, [change for change in changes if change.name in asked or change.restart_is_due])
 
     async def _as_the_group_has_it(
         self,

@@ -291,6 +291,7 @@ def test_a_deployment_that_changes_a_configuration_restarts_the_component_after_
         device.core.deployments.settle_seconds = 0.1
         await device.deploy(recipe(run, configuration={"word": "old"}))
         await device.logged("started")
+        await device.reach("RUNNING")
         changed = await device.core.update_configuration(COMPONENT, {"word": "new"})
         assert device.tree()["word"] == "new"  # the component can read it before it is terminated
         assert device.core.component_state(COMPONENT) == "RUNNING"
