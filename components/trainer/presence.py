@@ -77,7 +77,7 @@ class Presence:
                 Kind.HEARTBEAT, self._hear_heartbeat, AT_MOST_ONCE, self._stands
             ),
         }
-        log.info("entering fleet %s as %s", fleet, thing)
+        log.info("in fleet %s as %s", fleet, thing)
         self.resubscribe()
 
     def topic(self, kind: Kind) -> str:

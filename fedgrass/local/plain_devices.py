@@ -20,6 +20,7 @@ from fedgrass.local.child_environment import local_variables
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.credentials_provider import Credentials, CredentialsProvider
 from fedgrass.local.guarded_script import GuardedScript, Script
+from fedgrass.local.plain_paths import folder_name
 
 SOURCES: Final = Path(__file__).resolve().parents[2]
 DEVICE_FILE: Final = "device.json"
@@ -101,7 +102,7 @@ class PlainDevices:
     async def _add(
         self, thing: str, configuration: Mapping[str, object], provider: CredentialsProvider, roots: Path
     ) -> None:
-        folder = self._folder / thing
+        folder = self._folder / folder_name(thing)
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )

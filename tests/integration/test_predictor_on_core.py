@@ -28,7 +28,15 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, recipe, settings, temporary_credentials, write_recipe
+from tests.local_core import (
+    CoreInThread,
+    eventually,
+    recipe,
+    settings,
+    temporary_credentials,
+    without_default_tasks,
+    write_recipe,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ask_predictor.py"
 NAME = "com.fedgrass.Predictor"
@@ -41,7 +49,7 @@ CONFIGURATION: dict[str, object] = {
     "fleet": "plant",
     "heartbeat_seconds": "0.5",  # as the nucleus may give it
     "http_port": "0",
-    "tasks": {"digits": None, "noise": {}},
+    "tasks": {"noise": {}},
 }
 ASKERS_ACCESS = {
     "aws.greengrass.ipc.pubsub": {
@@ -197,6 +205,7 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     build_component(NAME, "1.2.3", "tests", folder / "build")
+    without_default_tasks(folder / "build" / "recipes" / f"{NAME}.yaml")
     with ExitStack() as stack:
         root = folder / "core"
         running = CoreInThread(root, profile)
@@ -213,9 +222,18 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
 
 
 @pytest.fixture
-def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
-    with site_on(tmp_path, embedded_cloud, LITE) as site:
+def profile() -> Profile:
+    return LITE
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
+
+
+# Nucleus Lite restarts a component whose configuration a deployment has changed.
+ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 @pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])
@@ -436,6 +454,7 @@ def test_the_digits_are_told_apart(site: Site) -> None:
     assert "(accuracy " in site.waits_for_event("digits: serves")
 
 
+@ON_CLASSIC
 @pytest.mark.parametrize(
     ("configuration", "words"),
     [
@@ -459,6 +478,7 @@ def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
     assert "Traceback" not in site.log
 
 
+@ON_CLASSIC
 def test_a_changed_bound_lets_a_model_in_that_was_too_bad_before(site: Site) -> None:
     site.deploy(worse_by=0.5, check_seconds=1)
     site.hears_of_models()
@@ -475,6 +495,7 @@ def test_a_changed_bound_lets_a_model_in_that_was_too_bad_before(site: Site) -> 
     assert site.process == process
 
 
+@ON_CLASSIC
 def test_tasks_come_and_go_with_no_restart(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
@@ -494,6 +515,7 @@ def test_tasks_come_and_go_with_no_restart(site: Site) -> None:
     assert site.process == process
 
 
+@ON_CLASSIC
 def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
@@ -520,6 +542,7 @@ def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
     assert site.process == process
 
 
+@ON_CLASSIC
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

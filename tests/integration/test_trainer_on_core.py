@@ -30,7 +30,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, settings, temporary_credentials
+from tests.local_core import CoreInThread, eventually, settings, temporary_credentials, without_default_tasks
 from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.stream_manager_server import stream_manager
 
@@ -42,7 +42,7 @@ CONFIGURATION: dict[str, object] = {
     "python": sys.executable,
     "fleet": "plant",
     "heartbeat_seconds": "1",  # as the nucleus may give it
-    "tasks": {"digits": None, "noise": {"megabytes": "0.1"}},
+    "tasks": {"noise": {"megabytes": "0.1"}},
 }
 KINDS: dict[str, type[Message]] = {
     "complete": Completion,
@@ -127,6 +127,7 @@ def site_on(
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     build_component(NAME, "1.2.3", "tests", folder / "build")
+    without_default_tasks(folder / "build" / "recipes" / f"{NAME}.yaml")
     with ExitStack() as stack:
         port = stack.enter_context(stream_manager(folder / "streams", clients(s3)))
         root = folder / "core"
@@ -142,9 +143,18 @@ def site_on(
 
 
 @pytest.fixture
-def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
-    with site_on(tmp_path, embedded_cloud, LITE) as site:
+def profile() -> Profile:
+    return LITE
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
+
+
+# Nucleus Lite restarts a component whose configuration a deployment has changed.
+ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 def work(number: int = 1, **other: Any) -> Announcement:
@@ -246,6 +256,7 @@ def test_a_deployment_waits_for_the_training_in_hand_but_not_for_ever(
         assert site.waits_for("status", 2).state == "accepted"
 
 
+@ON_CLASSIC
 def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None:
     site.deploy(heartbeat_seconds=3600)
     site.waits_for("heartbeat")
@@ -258,6 +269,7 @@ def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None
     assert site.processes == [process]
 
 
+@ON_CLASSIC
 def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None:
     site.deploy()
     site.waits_for("heartbeat")
