@@ -58,7 +58,7 @@ def build_component(name: str, version: str, author: str, output: Path, recipe_f
     """Build one component into ``artifacts/<name>/<version>/`` and ``recipes/`` of ``output``."""
     archive, parts = COMPONENTS[name]
     write_zip(output / "artifacts" / name / version / f"{archive}.zip", _sources(parts))
-    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     placeholders = {"{COMPONENT_NAME}": name, "{COMPONENT_VERSION}": version, "{COMPONENT_AUTHOR}": author}
     for placeholder, value in placeholders.items():
         recipe = recipe.replace(placeholder, value)
@@ -137,7 +137,7 @@ def _install_dependencies(architecture: str, folder: Path) -> None:
 
 
 def _component_command(arguments: argparse.Namespace) -> None:
-    configuration = json.loads((ROOT / "gdk-config.json").read_text())
+    configuration = json.loads((ROOT / "gdk-config.json").read_text(encoding="utf-8"))
     (primary, settings), *others = configuration["component"].items()
     if others:
         sys.exit("gdk-config.json names more than one component; GDK takes one")

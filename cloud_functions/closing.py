@@ -12,7 +12,7 @@ from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
-from fedgrass.federation import message_fields, messages, object_keys, topics
+from fedgrass.federation import local_evaluation, message_fields, messages, object_keys, topics
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import (
     Event,
@@ -62,9 +62,10 @@ def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
 
 def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
-    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
+    closed, participants = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
-    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+    figures = _figures(closed, participants)
+    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{figures}")
 
 
 def close_evaluation(cloud: Cloud, leased: Round) -> None:
@@ -76,12 +77,15 @@ def close_evaluation(cloud: Cloud, leased: Round) -> None:
         leased.base_download_bytes,
         leased.base_carried,
     )
-    closed = _finish(cloud, leased, Event.EVALUATED, made)
-    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+    closed, participants = _finish(cloud, leased, Event.EVALUATED, made)
+    figures = _figures(closed, participants)
+    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated the model{figures}")
 
 
-def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> Round:
-    """Close a round with the model that the next one starts from."""
+def _finish(
+    cloud: Cloud, leased: Round, event: Event, made: new_model.Made
+) -> tuple[Round, list[Participant]]:
+    """Close a round with the model that the next one starts from; return it with its participants."""
     participants = list(cloud.rounds.participants(leased))
     result: dict[str, object] = {
         "closed_at": cloud.now(),
@@ -94,11 +98,24 @@ def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> 
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }
     manifests.draft_round(cloud, leased, participants, result)
-    return cloud.rounds.move(leased, event, **result)
+    return cloud.rounds.move(leased, event, **result), participants
 
 
-def _figures(closed: Round) -> str:
-    return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
+def _figures(closed: Round, participants: Iterable[Participant]) -> str:
+    """Return the metrics of a round in words, each with what it was measured on.
+
+    Devices measure the model that the round started from: the one that it made is measured in the next round.
+    """
+    trained = {name for part in participants for name in part.train_metrics}
+    measured: dict[str, list[str]] = {}
+    for name, value in sorted(closed.metrics.items()):
+        subject = f"model {closed.base}"
+        if name in trained:
+            subject = "the training"
+        elif name.startswith(local_evaluation.PREFIX):
+            subject = "the devices' own models"
+        measured.setdefault(subject, []).append(f"{name} {value:.4g}")
+    return "".join(f"; of {subject}: {', '.join(measures)}" for subject, measures in measured.items())
 
 
 def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from components.trainer.errors import WorkFailed
 from components.trainer.finished_work import finish
 from components.trainer.local_evaluation import with_local_metrics
 from components.trainer.memory_file import CONTROL
-from components.trainer.tasks.registry import load_task
+from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
@@ -109,9 +109,13 @@ class Workshop:
 
     def _task(self, name: str, options: TaskOptions) -> Task:
         kept = self._tasks.get(name)
-        if kept is None or kept[0] != options:
-            self._tasks[name] = kept = (options, load_task(name, options))
-        return kept[1]
+        if kept is not None and kept[0] == options and is_current(name):
+            return kept[1]
+        if kept is not None:
+            log.info("task %r is made again: its options or its files have changed", name)
+        task = load_task(name, options)
+        self._tasks[name] = (options, task)
+        return task
 
 
 def _told(evaluated: Result, fit: Fit, written: Written, seconds: float) -> Result:

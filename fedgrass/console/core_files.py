@@ -119,7 +119,7 @@ _LITE = r"""#!/bin/sh
 # Configures Greengrass Nucleus Lite, which has to be installed already, for {thing}.
 # Run it as root in the folder that holds it:   sudo sh install.sh
 # Undo:   systemctl stop greengrass-lite.target; rm -r {lite_configuration} /var/lib/greengrass/*
-#         apt-get install --reinstall -o Dpkg::Options::=--force-confnew aws-greengrass-lite, if it came so
+#         (the posixUser of other files in config.d stays as this script set it)
 set -eu
 cd "$(dirname "$0")"
 getent passwd ggcore >/dev/null || {{ echo "install Greengrass Nucleus Lite first" >&2; exit 1; }}

@@ -13,7 +13,7 @@ from fedgrass.console.operator import RoundRecord
 from fedgrass.console.picture import Evaluations
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.local_evaluation import PREFIX
-from fedgrass.federation.rounds import Participant, Participation, State
+from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def _device(part: Participant) -> dict[str, Any]:
 def table(summaries: Sequence[Mapping[str, Any]]) -> "Table":
     """Return one line per attempt at a round, narrow enough for 80 columns."""
     judged = any(line["held_out"] for line in summaries)
-    # Whoever watches a fleet has no data of his own: the devices then say how good the model was that they
-    # got, and how good on the same data their own was that they made of it.
+    # An operator has no data: the devices then report how good the model was that they downloaded, and on the
+    # same data their own model after the training.
     measures = "held_out" if judged else "metrics"
     headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
     rows = [
@@ -91,7 +91,9 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> "Table":
 
 def _round_cell(line: Mapping[str, Any]) -> str:
     again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-    return f"{line['round']}{again}" + ("" if line["state"] == State.CLOSED else f" {line['state'].lower()}")
+    words = ["evaluate"] if line["work"] == Work.EVALUATE else []
+    words += [] if line["state"] == State.CLOSED else [line["state"].lower()]
+    return " ".join([f"{line['round']}{again}", *words])
 
 
 _HEADINGS = (
@@ -119,6 +121,19 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the devices measured of the newest model on their own data; empty if they did not."""
+    for line in reversed(summaries):
+        if line["state"] == State.CLOSED:
+            if line["work"] != Work.EVALUATE or not line["metrics"]:
+                return ""
+            measures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(line["metrics"].items()))
+            return (
+                f"model {line['base']}, evaluated by {line['replied']} devices on their own data: {measures}"
+            )
+    return ""
 
 
 def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -118,6 +118,14 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="an option of the task, such as folder=/data/mnist",
     )
     demo.add_argument(
+        "--setting",
+        dest="run_settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the run, or of its training: aggregation=fedadam, learning_rate=0.01",
+    )
+    demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"
     )
     demo.add_argument("--keep", action="store_true", help="leave cloud and fleet up until Ctrl-C")

@@ -27,7 +27,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CREDENTIALS, CoreInThread, eventually, recipe, settings, write_recipe
+from tests.local_core import CoreInThread, eventually, recipe, settings, temporary_credentials, write_recipe
 
 NAME = "com.fedgrass.Predictor"
 ASKER = "com.example.Asker"
@@ -196,7 +196,7 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
         stack.callback(running.close)
         variables = {"AWS_ENDPOINT_URL": cloud.endpoint_url}
         running.core = GreengrassCore(
-            settings(root, profile, credentials=lambda: CREDENTIALS, environment=variables),
+            settings(root, profile, credentials=lambda: temporary_credentials(cloud), environment=variables),
             lambda: running.connection,
         )
         running.run(running.core.start())
