@@ -27,7 +27,8 @@ LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 MOST_ATTRIBUTES = 14
 # What heartbeats say otherwise, and what has a meaning in a run's `where`.
 TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
-TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error", *WORDS}
+TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error"}
+TAKEN_ATTRIBUTES |= {"connection_error", *WORDS}
 Tasks = Annotated[
     dict[TaskName, TaskOptions],
     Meta(description="an object of task names, each with an object of the task's options"),

@@ -24,7 +24,6 @@ TIMEOUT_SECONDS = 1800.0
 MARK = "InitiatorName"  # the output by which a stack of fedgrass is known
 ALIAS = "DeviceRoleAlias"
 RESERVED = ("InitiatorConcurrency", "AveragerConcurrency")  # parameters that reserve functions; 0 for none
-CONCURRENT = 24  # functions that the queues start at most: see MaximumConcurrency in template.yaml
 LEAST_UNRESERVED = 100  # functions that AWS keeps for all others of an account, or all of a smaller quota
 _MORE = "ask AWS for more (Service Quotas, `Concurrent executions` of Lambda)"
 STACK_NAME = "[a-zA-Z][-a-zA-Z0-9]{0,127}"  # as CloudFormation takes it
@@ -92,9 +91,8 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     chosen = {name: _chosen(name, known, given, before) for name in known}
     check_policy_sizes(document, {**chosen, **_pseudo_parameters(clients, account)})
     if not emulated(cloudformation):
-        _check_concurrency(
-            clients, chosen, {name: _chosen(name, known, {}, before) for name in RESERVED}, say
-        )
+        reserved = _reserved(chosen) - _reserved({name: _chosen(name, known, {}, before) for name in known})
+        check_concurrency(clients, reserved, started_at_once(document, chosen), say)
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
     artifacts.check()
     architecture = _chosen("Architecture", known, given, before)
@@ -178,10 +176,29 @@ def _pseudo_parameters(clients: Clients, account: str) -> dict[str, str]:
     return {"AWS::Region": meta.region_name, "AWS::Partition": meta.partition, "AWS::AccountId": account}
 
 
-def _check_concurrency(
-    clients: Clients, chosen: Mapping[str, str], before: Mapping[str, str], say: Say
-) -> None:
-    """Check that the account may run as many functions at a time as the stack reserves, and starts.
+def started_at_once(template: Mapping[str, Any], chosen: Mapping[str, str]) -> int:
+    """Return how many functions the queues of a template start at most, with these parameters."""
+    events = (
+        event
+        for resource in template["Resources"].values()
+        for event in resource.get("Properties", {}).get("Events", {}).values()
+    )
+    limits = [one.get("Properties", {}).get("ScalingConfig", {}).get("MaximumConcurrency") for one in events]
+    return sum(int(chosen[one["Ref"]] if isinstance(one, Mapping) else one) for one in limits if one)
+
+
+def _reserved(chosen: Mapping[str, str]) -> int:
+    return sum(int(chosen[name]) for name in RESERVED if chosen[name].isdecimal())
+
+
+def check_concurrency(clients: Clients, reserved: int, started: int, say: Say) -> None:
+    """Check that the account may run as many functions at a time as a stack reserves and starts.
+
+    Args:
+        clients: gives the boto3 client of a service.
+        reserved: functions, more than the stack has reserved already.
+        started: functions at most, by its queues.
+        say: gets a note if the account's quota is smaller than that, or cannot be read.
 
     Raises:
         SettingsError: AWS would refuse what the stack reserves.
@@ -192,7 +209,6 @@ def _check_concurrency(
         say("note: these credentials may not read how many functions the account runs at a time")
         return
     most, free = limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"]
-    reserved = sum(_number(chosen, name) - _number(before, name) for name in RESERVED)
     if reserved > 0 and free - reserved < min(LEAST_UNRESERVED, most):
         message = (
             f"{' and '.join(RESERVED)} reserve {reserved} functions, and the account, which runs"
@@ -200,16 +216,12 @@ def _check_concurrency(
             f" {min(LEAST_UNRESERVED, most)}: reserve fewer, or 0, or {_MORE}"
         )
         raise SettingsError(message)
-    if most < CONCURRENT:
+    if most < started:
         say(
             f"note: the account runs at most {most} functions at a time, as new accounts do, and this stack"
-            f" starts up to {CONCURRENT}: rounds of many devices take longer, and the account's other"
+            f" starts up to {started}: rounds of many devices take longer, and the account's other"
             f" functions wait; {_MORE}"
         )
-
-
-def _number(values: Mapping[str, str], name: str) -> int:
-    return int(values[name]) if values.get(name, "").isdecimal() else 0
 
 
 def _checkout() -> Path:

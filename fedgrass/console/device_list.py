@@ -45,12 +45,18 @@ def table(devices: Sequence[Candidate], now: int) -> "Table":
     return terminal.table("device", "seen", "state", "tasks", "examples", "version", rows=rows)
 
 
+_COMPLAINTS = (
+    ("configuration_error", "its changed configuration was refused"),
+    ("connection_error", "its connection"),
+)
+
+
 def complaints(devices: Iterable[Candidate]) -> Iterator[str]:
-    """Yield a line for each device that refuses its changed configuration."""
+    """Yield a line for each refused configuration and each trouble with a connection."""
     for device in devices:
-        if refused := device.attributes.get("configuration_error", ""):
-            reason = printable(refused, LONGEST_TEXT)
-            yield f"{device.device}: its changed configuration was refused: {reason}"
+        for name, heading in _COMPLAINTS:
+            if reason := device.attributes.get(name, ""):
+                yield f"{device.device}: {heading}: {printable(reason, LONGEST_TEXT)}"
 
 
 def summary(devices: Sequence[Candidate], now: int, within_seconds: int) -> str:

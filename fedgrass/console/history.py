@@ -91,9 +91,9 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> "Table":
 
 def _round_cell(line: Mapping[str, Any]) -> str:
     again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-    words = ["evaluate"] if line["work"] == Work.EVALUATE else []
-    words += [] if line["state"] == State.CLOSED else [line["state"].lower()]
-    return " ".join([f"{line['round']}{again}", *words])
+    work = ["evaluate"] if line["work"] == Work.EVALUATE else []
+    outcome = [] if line["state"] == State.CLOSED else [line["state"].lower()]
+    return " ".join([f"{line['round']}{again}", *work, *outcome])
 
 
 _HEADINGS = (
@@ -134,6 +134,19 @@ def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
                 f"model {line['base']}, evaluated by {line['replied']} devices on their own data: {measures}"
             )
     return ""
+
+
+def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which metrics the devices left out of the newest closed round, a line per reason."""
+    for line in reversed(summaries):
+        if line["state"] == State.CLOSED:
+            devices: dict[str, list[str]] = {}
+            for part in line["devices"]:
+                if unsent := part.get("unsent_metrics"):
+                    devices.setdefault(unsent, []).append(part["device"])
+            attempt = f"round {line['round']}.{line['attempt']}"
+            return [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
+    return []
 
 
 def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -114,6 +114,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 say(line)
+        for line in history.unsent_metrics(summaries):
+            say(line)
         history.write(output, run, summaries, model, evaluations)
         if line := history.last_evaluation(summaries):
             say(line)

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 import package
-from fedgrass.console.deploy_cloud import CONCURRENT, RESERVED, _check_concurrency
+from fedgrass.console.deploy_cloud import check_concurrency, started_at_once
 from fedgrass.console.deploy_stack import Stack
 from fedgrass.console.deploy_template import read_template
 from fedgrass.console.policy_sizes import check_policy_sizes, policy_sizes
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
 
-NONE = dict.fromkeys(RESERVED, "0")
 LONG = "f" * 32
 
 
@@ -34,7 +33,7 @@ def account(aws: StubbedAws, most: int, free: int) -> None:
 def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
     aws, said = StubbedAws(), list[str]()
     account(aws, 10, 10)
-    _check_concurrency(aws.client, NONE, NONE, said.append)
+    check_concurrency(aws.client, 0, 26, said.append)
     (line,) = said
     assert "at most 10 functions at a time" in line
     assert "Service Quotas" in line
@@ -43,44 +42,32 @@ def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
 def test_a_usual_quota_is_no_matter() -> None:
     aws, said = StubbedAws(), list[str]()
     account(aws, 1000, 900)
-    _check_concurrency(aws.client, {RESERVED[0]: "3", RESERVED[1]: "22"}, NONE, said.append)
+    check_concurrency(aws.client, 25, 26, said.append)
     assert said == []
 
 
-@pytest.mark.parametrize(("most", "free", "reserved"), [(10, 10, "3"), (1000, 120, "22"), (100, 100, "1")])
-def test_what_cannot_be_reserved_is_refused(most: int, free: int, reserved: str) -> None:
+@pytest.mark.parametrize(("most", "free", "reserved"), [(10, 10, 3), (1000, 120, 22), (100, 100, 1)])
+def test_what_cannot_be_reserved_is_refused(most: int, free: int, reserved: int) -> None:
     aws = StubbedAws()
     account(aws, most, free)
     with pytest.raises(
-        SettingsError, match=rf"{RESERVED[0]}.* reserve {reserved} functions.* has {free} that"
+        SettingsError, match=rf"InitiatorConcurrency.* reserve {reserved} functions.* has {free} that"
     ):
-        _check_concurrency(aws.client, {**NONE, RESERVED[0]: reserved}, NONE, print)
-
-
-def test_what_the_stack_has_reserved_already_is_not_counted_again() -> None:
-    aws = StubbedAws()
-    account(aws, 1000, 100)
-    same = {**NONE, RESERVED[0]: "22"}
-    _check_concurrency(aws.client, same, same, print)
+        check_concurrency(aws.client, reserved, 26, print)
 
 
 def test_credentials_that_may_not_read_the_quota_get_a_note() -> None:
     aws, said = StubbedAws(), list[str]()
     aws.refuse("lambda", "get_account_settings", "AccessDeniedException")
-    _check_concurrency(aws.client, NONE, NONE, said.append)
+    check_concurrency(aws.client, 0, 26, said.append)
     assert said == ["note: these credentials may not read how many functions the account runs at a time"]
 
 
-def test_the_number_of_functions_is_the_template_s() -> None:
-    text = (package.ROOT / "template.yaml").read_text()
-    default = {"": 2}
-    for line in text.splitlines():
-        if "MaximumConcurrency:" in line and "{" in line:
-            number = line.split("MaximumConcurrency:")[1].split("}")[0].strip()
-            default[line] = int(number) if number.isdecimal() else 0
-    mapped = [number for line, number in default.items() if line]
-    if all(mapped):  # a parameter in one of them has its own check in the template
-        assert sum(mapped) + default[""] >= CONCURRENT
+def test_the_functions_that_the_queues_start_are_counted_with_the_parameters_of_the_template() -> None:
+    template = read_template(package.ROOT / "template.yaml")
+    defaults = {name: str(one.get("Default", "")) for name, one in template["Parameters"].items()}
+    assert started_at_once(template, defaults) == 2 + 2 + 2 + 20
+    assert started_at_once(template, {**defaults, "ReplyConcurrency": "10"}) == 34
 
 
 @pytest.mark.parametrize(
