@@ -62,7 +62,7 @@ def _costs(arguments: argparse.Namespace) -> None:
     fleet = costs.Fleet(**{name: getattr(arguments, name) for name in costs.Fleet.__struct_fields__})
     found = costs.month(fleet)
     rows = [(name, costs.dollars(once) if once else "-", costs.dollars(month)) for name, once, month in found]
-    once, month = (sum(cost[place] for cost in found) for place in (1, 2))
+    once, month = sum(cost for _, cost, _ in found), sum(cost for _, _, cost in found)
     show(
         table(
             "US dollars", "a round", "a month",

@@ -22,9 +22,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel; its libraries are this environment's, without the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", folder]
-    subprocess.run([*build, package.ROOT], check=True, timeout=280)
+    isolation: list[str] = ["--no-build-isolation"] if find_spec("hatchling") else []
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation]
+    subprocess.run([*build, "--wheel-dir", folder, package.ROOT], check=True, timeout=280)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     (wheel,) = folder.glob("*.whl")
