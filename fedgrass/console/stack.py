@@ -126,6 +126,14 @@ def _hint(error: Exception) -> str:
     return f" (AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that demo still up?)"
 
 
+class _Outputs(dict[str, str]):
+    """Outputs of a stack; one that is missing is an error of the stack, not of the program."""
+
+    def __missing__(self, name: str) -> str:
+        message = f"the stack has no output {name}: `fedgrass deploy cloud` brings it up to this version"
+        raise StackError(message)
+
+
 def outputs(stack: str) -> Mapping[str, str]:
     """Return the outputs of a deployed stack.
 
@@ -139,7 +147,7 @@ def outputs(stack: str) -> Mapping[str, str]:
         # The wrong region, or another name, is the likeliest mistake: both are said.
         message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {_reason(error)}"
         raise StackError(message) from error
-    found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    found = _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})
     if "InitiatorName" not in found:
         message = f"the stack {stack!r} is none of fedgrass: it has no output InitiatorName"
         raise StackError(message)

@@ -617,3 +617,28 @@ def test_every_number_and_every_file_of_a_command_line_is_tried() -> None:
                 assert any(one.startswith(command) and one.endswith(flag) for one in NUMBER_ARGUMENTS), (
                     f"{command} {flag}"
                 )
+
+
+ONE_OUTPUT = (
+    "<Outputs><member><OutputKey>InitiatorName</OutputKey><OutputValue>i</OutputValue></member></Outputs>"
+)
+READERS = [one for one in COMMANDS if not one.startswith(("deploy cloud", "deploy down"))]
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_stack_that_lacks_an_output_is_one_line(
+    command: str, words: Callable[[str], list[str]], aws: Endpoint, said: Said
+) -> None:
+    """A stack of an older version has the output by which it is known, and may lack any other."""
+    older = re.sub("<Outputs>.*</Outputs>", ONE_OUTPUT, STACK).encode()
+
+    def serve(connection: socket.socket, request: bytes) -> None:
+        if b"Action=DescribeStacks" in request:
+            connection.sendall(http_answer("200 OK", older, XML))
+        elif b"Action=GetCallerIdentity" in request:
+            connection.sendall(http_answer("200 OK", IDENTITY.encode(), XML))
+        else:
+            connection.sendall(ANSWERS["a page that refuses"])
+
+    aws.serve = serve
+    said(words(command))
