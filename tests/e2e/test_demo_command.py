@@ -181,4 +181,5 @@ def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
         assert "SUCCEEDED" in demo.said()
         demo.interrupt()
         assert demo.wait() == 130
+        assert demo.said().splitlines()[-2:] == ["stopping the devices and the cloud ...", "stopped"]
         assert demo.left_behind() == []
