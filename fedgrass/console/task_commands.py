@@ -70,7 +70,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from fedgrass.local.task_check import CheckOptions, check_task  # noqa: PLC0415
+    from fedgrass.local.task_check import CheckOptions, check_task_apart  # noqa: PLC0415
 
     options = CheckOptions(
         name=arguments.name,
@@ -80,15 +80,20 @@ def _check(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         seconds=arguments.seconds,
     )
-    sys.exit(check_task(options, say))
+    sys.exit(check_task_apart(options, say))
 
 
 def _weights(arguments: argparse.Namespace) -> None:
-    from fedgrass.local.task_weights import write_weights  # noqa: PLC0415
+    from fedgrass.local.task_process import in_process_of_its_own  # noqa: PLC0415
 
-    options = parse_key_values("--option", arguments.option)
-    size = write_weights(arguments.name, arguments.path, options, arguments.seed, arguments.out)
-    say(f"wrote {arguments.out} ({size:,} bytes): the initial model of {arguments.name}")
+    options = {
+        "name": arguments.name,
+        "path": str(arguments.path),
+        "options": parse_key_values("--option", arguments.option),
+        "seed": arguments.seed,
+        "target": str(arguments.out),
+    }
+    sys.exit(in_process_of_its_own("fedgrass.local.task_weights:write_in_child", options, say))
 
 
 def _seed(text: str) -> int:
