@@ -65,8 +65,9 @@ def test_a_file_in_the_current_folder_hides_no_library_from_the_child(tmp_path: 
     (tmp_path / "random.py").write_text("raise RuntimeError('not this one')\n")
     (tmp_path / "subprocess.py").write_text("raise RuntimeError('not this one')\n")
     words = command(tmp_path, "check", "--path", str(tmp_path))
-    boot = "import sys; sys.path = [path for path in sys.path if path]; from fedgrass.console.main import command;"
-    words = [sys.executable, "-c", f"{boot} command()", *words[3:]]
+    boot = "import sys; sys.path = [path for path in sys.path if path];"
+    boot += " from fedgrass.console.main import command; command()"
+    words = [sys.executable, "-c", boot, *words[3:]]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

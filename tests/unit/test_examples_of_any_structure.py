@@ -28,6 +28,7 @@ COUNT = 48
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))
 CLASSES = (INPUTS[:, 0] > 0).long()
 PAIRS = TensorDataset(INPUTS, CLASSES)
+ROWS = list(zip(INPUTS, CLASSES, strict=True))
 
 
 def net() -> nn.Module:
@@ -201,7 +202,7 @@ def test_sequences_of_different_lengths_are_put_together_by_collate() -> None:
 
 
 def test_the_collate_of_a_data_loader_is_kept() -> None:
-    loader = DataLoader(sequences(), batch_size=7, collate_fn=pad)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(sequences(), batch_size=7, collate_fn=pad)  # type: ignore[arg-type]
     task = TorchTask(Recurrent, loader, lambda: loader)
     assert learns(task, epochs=20)["accuracy"] > 0.9
     task.sample(9)
@@ -221,7 +222,7 @@ class Stream(IterableDataset[Any]):
         self.count = count
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(list(PAIRS)[: self.count])
+        return iter(ROWS[: self.count])
 
 
 class CountedStream(Stream):
@@ -432,7 +433,7 @@ def train(task: TorchTask, **settings: Any) -> None:
             "no targets that are one tensor: give TorchTask a `loss`",
         ),
         (
-            lambda: TorchTask(net, list(PAIRS), PAIRS, collate=lambda examples: Odd()),  # noqa: ARG005
+            lambda: TorchTask(net, ROWS, PAIRS, collate=lambda examples: Odd()),  # noqa: ARG005
             r"a batch is a Odd: .*override split_batch",
         ),
         (
@@ -488,7 +489,7 @@ def test_a_causal_mask_in_a_buffer_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("how", [{"persistent": False}, {"persistent": True, "infinite": False}], ids=str)
 def test_a_mask_works_by_that_way_out(how: dict[str, bool]) -> None:
-    train(TorchTask(lambda: Masked(**how), PAIRS, PAIRS))  # type: ignore[arg-type]
+    train(TorchTask(lambda: Masked(**how), PAIRS, PAIRS))
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -556,4 +557,4 @@ def test_a_trial_of_bfloat16_that_fails_ends_no_training(
 
 
 def test_a_collate_that_is_torchs_own_is_as_none() -> None:
-    learns(TorchTask(net, list(PAIRS), list(PAIRS), collate=default_collate))
+    learns(TorchTask(net, ROWS, ROWS, collate=default_collate))

@@ -99,7 +99,7 @@ def read(source: Source, place: str = "") -> Samples:
         WorkFailed: it is no data set, or its examples cannot be counted; the text names the way out.
     """
     is_data = isinstance(source, Dataset | DataLoader) or not callable(source)
-    found: Any = source if is_data else source()
+    found: Any = source if is_data else cast("Callable[[], Any]", source)()
     place = place if is_data else place_of(source) or place
     if isinstance(found, DataLoader):
         return _of_loader(found, place)
