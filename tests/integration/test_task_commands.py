@@ -43,9 +43,9 @@ def command(folder: Path, action: str, *options: str) -> list[str]:
 
 
 def run(folder: Path, action: str, where: str = "", what: str = "pass") -> subprocess.CompletedProcess[str]:
-    options = ("--option", f"where={where}", "--option", f"what={what}")
+    options = ["--option", f"where={where}", "--option", f"what={what}"]
     if action == "weights":
-        options += ("--out", "0.safetensors")
+        options += ["--out", "0.safetensors"]
     words = command(folder, action, *options)
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert "Traceback" not in done.stdout + done.stderr
