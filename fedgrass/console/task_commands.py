@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from fedgrass.console.input_files import whole_number
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.terminal import say
 
@@ -30,8 +31,12 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     check.add_argument(
         "--setting", action="append", default=[], metavar="KEY=VALUE", help="of the training, as in a run"
     )
-    check.add_argument("--examples", type=_positive, default=256, help="to use, of a TorchTask (256)")
-    check.add_argument("--seconds", type=_positive, default=60, help="after which a training is stopped (60)")
+    check.add_argument(
+        "--examples", type=whole_number(1, 10**9), default=256, help="to use, of a TorchTask (256)"
+    )
+    check.add_argument(
+        "--seconds", type=whole_number(1, 10**6), default=60, help="after which a training is stopped (60)"
+    )
     check.set_defaults(run=_check)
 
 
@@ -42,7 +47,9 @@ def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="The weights are drawn from the seed: the same ones for the same seed.",
     )
     _add_task(weights)
-    weights.add_argument("--seed", type=_seed, default=0, help="from which they are drawn (0)")
+    weights.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), default=0, help="from which they are drawn (0)"
+    )
     weights.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="to write, such as 0.safetensors"
     )
@@ -94,17 +101,3 @@ def _weights(arguments: argparse.Namespace) -> None:
         "target": str(arguments.out),
     }
     sys.exit(in_process_of_its_own("fedgrass.local.task_weights:write_in_child", options, say))
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text[:11]) >= 2**32:
-        message = f"{text!r} is no whole number from 0 to {2**32 - 1}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        message = f"{text!r} is no whole number from 1"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)

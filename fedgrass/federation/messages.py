@@ -142,6 +142,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     )
     # Why a changed configuration was refused; empty: the newest one is in force.
     configuration_error: Annotated[str, Meta(max_length=200)] = ""
+    # Why the device does not receive its announcements, or who disturbs its connection; empty: all is well.
+    connection_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from importlib import import_module
 import msgspec
 
 from fedgrass.console.interruption import ended_by_signals
+from fedgrass.console.terminal import accept_all_characters, complain
 from fedgrass.federation.errors import FedgrassError
 
 # The current folder is on no path of the child's: a file there could hide one of the standard library.
@@ -90,6 +91,7 @@ def _child() -> None:
     """Run what the command line names: the main function of the child."""
     function, options, writing = sys.argv[1], msgspec.json.decode(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(writing, False)  # noqa: FBT003
+    accept_all_characters()
     sys.argv[1:] = []  # the task's code must not take them for its own
 
     def note(text: str) -> None:
@@ -102,7 +104,7 @@ def _child() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except FedgrassError as error:
-        print(f"fedgrass: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as the command itself does
+        complain(f"fedgrass: {error}")  # as the command itself does
         code = 1
     sys.stdout.flush()
     note(f"{_DONE}{code}")

@@ -55,6 +55,22 @@ def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp
     assert [line["replied"] for line in history["rounds"]] == [4, 4, 4]
 
 
+def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(tmp_path: Path) -> None:
+    nowhere = dict.fromkeys(
+        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+        "http://127.0.0.1:9",
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    named = {"no_proxy": "intranet.example"}
+    with command(
+        tmp_path, *SMALL, "--mqtt-devices", "1", environment={**nowhere, **ascii_only, **named}
+    ) as demo:
+        assert demo.wait() == 0, demo.said()
+        assert "run SUCCEEDED" in demo.said()
+        assert "proxy" not in demo.said()
+        assert "codec" not in demo.said()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_ended_leaves_no_device_without_greengrass(
     tmp_path: Path, number: signal.Signals

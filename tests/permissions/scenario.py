@@ -123,8 +123,10 @@ def _pause_and_cancel(watched: Watched) -> None:
 def _count_the_devices(watched: Watched) -> None:
     """Send what the template's schedule sends once an hour, and wait until the devices were counted."""
     cloud = watched.site.cloud
-    queue = watched.site.stack["RepliesQueueUrl"]
-    cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
+    queue = watched.site.stack["AlarmsQueueUrl"]
+    # The second one fails, and is postponed.
+    for body in ('{"census": true}', '{"reminder": {}}'):
+        cloud.client("sqs").send_message(QueueUrl=queue, MessageBody=body)
     wait_until(lambda: len(censuses(cloud.log)) > 0, "the devices were not counted")
 
 
