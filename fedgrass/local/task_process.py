@@ -106,6 +106,11 @@ def _child() -> None:
     except FedgrassError as error:
         complain(f"fedgrass: {error}")  # as the command itself does
         code = 1
+    except Exception as error:  # noqa: BLE001 - a line, and never a traceback of ours
+        from fedgrass.local.task_mistakes import explain  # noqa: PLC0415
+
+        complain(f"fedgrass: {explain(error)}")
+        code = 1
     sys.stdout.flush()
     note(f"{_DONE}{code}")
     os._exit(code)  # threads that the task left behind end with it

@@ -53,9 +53,14 @@ def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int
 
 def _check(target: Path) -> None:
     """Check the place before the task is made, which may take its time."""
-    if target.exists():
+    try:
+        is_there, has_folder = target.exists(), target.absolute().parent.is_dir()
+    except OSError as error:  # a name that is too long
+        message = f"the weights cannot be written to {target}: {error.strerror}"
+        raise SettingsError(message) from error
+    if is_there:
         raise _is_there(target)
-    if not target.absolute().parent.is_dir():
+    if not has_folder:
         message = f"the weights cannot be written to {target}: there is no folder {target.parent}"
         raise SettingsError(message)
 
