@@ -1,29 +1,31 @@
 """A model's parameters and buffers as named numpy arrays, and back."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn, tensor
+from torch import Tensor, nn
 
 from components.trainer.errors import WorkFailed
-from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights import BFLOAT16, Arrays, finite
 
 
 def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
-    """Return the parameters and buffers of a model as numpy arrays of their own.
+    """Return the parameters and buffers of a model as numpy arrays of their own; bfloat16 as ``BFLOAT16``.
 
     Raises:
-        WorkFailed: an array has a type that numpy does not know, such as bfloat16, or is no array at all.
+        WorkFailed: an array has a type that numpy does not know, such as float8, or is no array at all.
     """
     return {name: _array(name, value) for name, value in model.state_dict().items()}
 
 
 def load_arrays(model: nn.Module, weights: Arrays) -> None:
-    """Set the parameters and buffers of a model.
+    """Set the parameters and buffers of a model, each in the model's own precision.
 
     Raises:
         WorkFailed: the weights are not this model's; the text names the first array that differs.
     """
-    expected = {name: tuple(_tensor(name, value).shape) for name, value in model.state_dict().items()}
+    own = {name: _entry(name, value) for name, value in model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(array.shape) for name, array in weights.items()}
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
@@ -32,8 +34,43 @@ def load_arrays(model: nn.Module, weights: Arrays) -> None:
                 f" there and {expected.get(name, 'missing')} here"
             )
             raise WorkFailed(message)
+    model.load_state_dict({name: _tensor(name, array, own[name]) for name, array in weights.items()})
+
+
+def _tensor(name: str, array: NDArray[np.generic], own: Tensor) -> Tensor:
+    """Return an array as a tensor in the type of the model's own; what it holds is not shared.
+
+    Raises:
+        WorkFailed: it is of another kind, or has values that the type cannot hold.
+    """
     # torch.tensor copies: the arrays are read-only views into the downloaded file.
-    model.load_state_dict({name: tensor(np.asarray(array)) for name, array in weights.items()})
+    if array.dtype == BFLOAT16:
+        given = torch.tensor(np.asarray(array).view(np.int16)).view(torch.bfloat16)
+    else:
+        given = torch.tensor(np.asarray(array))
+    if given.dtype == own.dtype:
+        return given
+    converted = given.to(own.dtype)
+    if _kind(given) != _kind(own):
+        problem = "which is another kind of number"
+    elif given.is_floating_point():
+        fits = bool((converted.isfinite() | ~given.isfinite()).all())
+        problem = "" if fits else "which cannot hold its values"
+    else:
+        problem = "" if torch.equal(converted.to(given.dtype), given) else "which cannot hold its values"
+    if problem:
+        message = (
+            f"the global model does not fit this task's: array {name!r} is {given.dtype} there and"
+            f" {own.dtype} here, {problem}"
+        )
+        raise WorkFailed(message)
+    return converted
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.dtype is torch.bool:
+        return "true or false"
+    return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole number"
 
 
 def check_finite_state(model: nn.Module, arrays: Arrays, way_out: str, before: Arrays | None = None) -> None:
@@ -50,11 +87,13 @@ def check_finite_state(model: nn.Module, arrays: Arrays, way_out: str, before: A
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, array in arrays.items():
-        if array.dtype.kind != "f" or np.isfinite(array).all():
+        good = finite(array)
+        if good.all():
             continue
-        was_finite = before is not None and np.isfinite(np.asarray(before[name])).all()
-        if name in parameters or was_finite or np.isnan(array).any():
-            count = int((~np.isfinite(array)).sum())
+        was_finite = before is not None and finite(before[name]).all()
+        is_nan = array.dtype.kind == "f" and bool(np.isnan(array).any())
+        if name in parameters or was_finite or is_nan:
+            count = int((~good).sum())
             message = f"array {name!r} has {count} values that are not finite: {way_out}"
             raise WorkFailed(message)
         message = (
@@ -64,7 +103,7 @@ def check_finite_state(model: nn.Module, arrays: Arrays, way_out: str, before: A
         raise WorkFailed(message)
 
 
-def _tensor(name: str, value: object) -> Tensor:
+def _entry(name: str, value: object) -> Tensor:
     """Return an entry of a model's state, if it is a tensor with values."""
     if not isinstance(value, Tensor):
         message = (
@@ -82,9 +121,11 @@ def _tensor(name: str, value: object) -> Tensor:
 
 
 def _array(name: str, state: object) -> NDArray[np.generic]:
-    value = _tensor(name, state)
+    value = _entry(name, state).detach().cpu()
+    if value.dtype is torch.bfloat16:
+        return np.array(value.contiguous().view(torch.int16).numpy()).view(BFLOAT16)
     try:
-        return np.array(value.detach().cpu().numpy())
+        return np.array(value.numpy())
     except TypeError as error:
         message = (
             f"the model's array {name!r} is of {value.dtype}, which numpy and the averaging do not know: make"

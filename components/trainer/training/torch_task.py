@@ -28,6 +28,7 @@ from components.trainer.training.devices import choose_device
 from components.trainer.training.fitting import Epoch, Fitting, Patience, Scheduler
 from components.trainer.training.inputs import read_inputs
 from components.trainer.training.losses import Measures, as_loss, balanced_weights, default_loss, loss_of
+from components.trainer.training.network_precision import accept_float32
 from components.trainer.training.places import caller, refused
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
@@ -76,7 +77,7 @@ class TorchTask:
         self._loss = as_loss(loss, self._place)
         if isinstance(self._loss, nn.Module):
             self._loss = self._loss.to(self._device)
-        self._model = self._make_model().to(self._device)
+        self._model = accept_float32(self._make_model().to(self._device))
         self._counted: Samples | None = None  # what examples() saw, for the fit that follows
         self._autocast: dict[tuple[object, ...], torch.dtype | None] = {}  # a measurement is made once
 
@@ -171,7 +172,7 @@ class TorchTask:
 
     def predictor(self, weights: Arrays) -> Predict:
         """Return a function from inputs to outputs, in nested lists; it has a model of its own."""
-        model = self._make_model().to(self._device)
+        model = accept_float32(self._make_model().to(self._device))
         load_arrays(model, weights)
         model.eval()
         like = self._one_input()
