@@ -17,7 +17,7 @@ from components.trainer.training.settings import TrainingSettings, parse_trainin
 from fedgrass.federation.weights import Arrays
 
 # Early stopping goes back to a state of some steps ago.
-_PLAIN = {"momentum": 0.0, "patience_epochs": 0}
+_PLAIN = {"momentum": 0.0, "patience_epochs": 0, "max_grad_norm": 0.0}
 
 
 def parse_plain_settings(settings: Settings, defaults: TrainingSettings) -> TrainingSettings:
