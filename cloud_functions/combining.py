@@ -26,6 +26,7 @@ from cloud_functions.model_files import ModelReader
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
+from fedgrass.federation.trained_arrays import NO_VOTES, Votes
 from fedgrass.federation.weights import DTYPES, Layout
 
 TOGETHER = 16  # updates whose lengths are measured in one block
@@ -34,7 +35,7 @@ SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows together; for larger models
 LARGEST_BUFFERS = 256 * 1024**2
 
 Floats = NDArray[np.float64]
-Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
+Combine = Callable[[Slice, NDArray[Any], Floats], NDArray[Any]]
 
 
 class BadUpdates(Exception):  # it is no error of anybody's who calls: the others are combined then
@@ -58,6 +59,7 @@ class Change:
     before: Callable[[Slice], Floats]
     total: Floats
     share: float
+    weight: float = 1.0  # of all updates together; 0 if some weigh less than nothing
 
     @cached_property
     def model(self) -> Floats:
@@ -78,6 +80,18 @@ class Change:
         """
         return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether the weights of the updates sum to 1, so that the change is a mean."""
+        return math.isclose(self.weight, 1.0, rel_tol=1e-9)
+
+    @property
+    def averaged(self) -> Floats:
+        """The mean of the updates, by their weights; the model where weights below zero make no mean."""
+        if self.is_mean:
+            return self.changed
+        return self.model + self.change / self.weight if self.weight else self.model
+
 
 class Sum(NamedTuple):
     """Some updates whose mean was made before, by another averager."""
@@ -85,6 +99,7 @@ class Sum(NamedTuple):
     file: Readable  # the mean, as float64
     share: float  # of all of them together
     kept: float  # the mean factor, by share
+    votes: Votes = NO_VOTES  # on the arrays that gradients move
 
 
 class BadSums(Exception):  # it is no device's fault: the updates in them are read again then
@@ -106,6 +121,7 @@ class Combiner:
         check: is called before each slice, and may raise.
         part: the part of the model to combine; all of it if None.
         carried: arrays that updates carry the changes of, behind the model's.
+        votes: of the updates, on the arrays that gradients move.
     """
 
     def __init__(  # noqa: PLR0913 # it is what an average is made of
@@ -118,7 +134,9 @@ class Combiner:
         check: Callable[[], None],
         part: Slice | None = None,
         carried: Layout | None = None,
+        votes: Votes = NO_VOTES,
     ) -> None:
+        self.votes = votes
         self._updates = updates
         self._base = base
         self._layout = layout
@@ -160,9 +178,11 @@ class Combiner:
         except BadUpdates as bad:
             raise BadUpdates({chosen[place]: reason for place, reason in bad.refused.items()}) from bad
 
-    def weighted_change(self, weights: Floats) -> Iterator[Change]:
-        """Yield the sum of the changes, each times its weight; raises as :meth:`sums` does."""
-        return self._changes_of(self.sums(weights), float(weights.sum()))
+    def weighted_change(self, weights: Floats, factors: Floats) -> Iterator[Change]:
+        """Yield the sum of the changes, each times its factor and weight; raises as :meth:`sums` does."""
+        product = weights * factors
+        weight = float(weights.sum()) if (weights >= 0).all() else 0.0
+        return self._changes_of(self.sums(product), float(product.sum()), weight)
 
     def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
@@ -198,10 +218,18 @@ class Combiner:
         for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
             yield part, (sum_ + more) / rest
 
-    def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
-        """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
+    def _changes_of(
+        self, sums: Iterable[tuple[Slice, Floats]], share: float, weight: float = 1.0
+    ) -> Iterator[Change]:
+        """Yield the changes that sums of updates are.
+
+        Args:
+            sums: of the updates.
+            share: the weights of all updates together, each times its factor.
+            weight: the weights alone.
+        """
         for part, total in sums:
-            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share)
+            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share, weight)
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
@@ -217,7 +245,7 @@ class Combiner:
                 continue
             if shortened:
                 changes *= factors[:, None].astype(changes.dtype)
-            combined = combine(changes, weights).astype(np.float64)
+            combined = combine(block.part, changes, weights).astype(np.float64)
             yield Change(block.part, self._values, combined, 0.0)
 
     def _sums(

@@ -24,6 +24,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.division import Job
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.trained_arrays import NO_VOTES, Votes, count_votes
 
 LARGEST_MANIFEST = 4 * 1024**2  # bytes: of 10,000 devices with the longest names and reasons it has less
 _MANIFESTS_AT_ONCE = 16
@@ -39,6 +40,7 @@ class Group(Struct, frozen=True):
     kept: float = 0.0  # the mean factor, by share
     key: str = ""  # of the file; empty if no update is in it
     sha256: str = ""  # of the file
+    votes: Votes = NO_VOTES  # of its updates, on the arrays that gradients move
 
 
 _GROUP = msgspec.json.Decoder(Group)
@@ -101,7 +103,7 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
                 file.write(part, mean)
     kept = float((shares * factors).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
-    return Group(devices, refused, total, kept, key, file.stored().sha256)
+    return Group(devices, refused, total, kept, key, file.stored().sha256, combiner.votes)
 
 
 def finished(
@@ -129,9 +131,16 @@ def sums_of(begun: Making, finished_groups: Mapping[int, Group]) -> list[Sum]:
     """Return the sums of groups, to be read and checked."""
     bucket, layout = begun.cloud.bucket, in_type(begun.layout, "F64")
     return [
-        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept)
+        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(begun, group))
         for group in finished_groups.values()
     ]
+
+
+def _votes(begun: Making, group: Group) -> Votes:
+    """Return the votes of a group; of one that an older averager summed, those of its arrays' names."""
+    if group.votes.updates == len(group.devices) and len(group.votes.trained) == len(begun.arrays):
+        return group.votes
+    return count_votes(begun.arrays, [""] * len(group.devices))
 
 
 def _manifest(cloud: Cloud, of: Round, number: int) -> Group | None:

@@ -17,7 +17,8 @@ from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsErro
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Slice
-from fedgrass.federation.weights import Layout
+from fedgrass.federation.trained_arrays import count_votes
+from fedgrass.federation.weights import Layout, in_file_order
 
 _HEADERS_OF_A_LANE = 2  # at once: they are small
 _LONGEST = 900.0  # seconds: a Lambda function has no more
@@ -41,6 +42,11 @@ class Making:
     layout: Layout  # of the model
     form: Form  # of the updates
     guarded: Guarded
+
+    @property
+    def arrays(self) -> list[str]:
+        """The model's arrays, in the order of its file."""
+        return list(in_file_order(self.layout))
 
 
 def begin(cloud: Cloud, run: Run, of: Round) -> Making:
@@ -67,14 +73,16 @@ def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None
         BadUpdates: the headers of some are not what they must be.
     """
     key = object_keys.model(making.run.name, making.round.base)
+    updates = open_updates(making, replies)
     return Combiner(
-        open_updates(making, replies),
+        updates,
         ModelReader(making.cloud.bucket, key, making.layout),
         making.layout,
         carried=carried_layout(making.layout, making.guarded.strategy.carried),
         differences=making.form.encoding.difference,
         check=_clock(making.cloud, making.round),
         part=shard,
+        votes=count_votes(making.arrays, [update.declaration for update in updates]),
     )
 
 

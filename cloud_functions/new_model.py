@@ -13,6 +13,7 @@ from cloud_functions.combining import Change, Sum
 from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
+from cloud_functions.server_step import ServerStep
 from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
@@ -21,10 +22,12 @@ from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateR
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
-from fedgrass.federation.slices import Kind, Slice
+from fedgrass.federation.slices import Slice
+from fedgrass.federation.trained_arrays import Votes, averaged_arrays, is_statistic
 from fedgrass.federation.weights import Layout, sha256
 
 Floats = NDArray[np.float64]
+_MOST_SHOWN = 8  # arrays that a warning names
 
 
 class Made(Struct, frozen=True):
@@ -37,22 +40,55 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # what devices need beside it for their training
 
 
-def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
+def make(
+    making: Making,
+    replies: Sequence[Participant],
+    groups: Sequence[Sum],
+    cohort: Sequence[Participant] = (),
+) -> Made:
     """Write the drafts of a round's new model and of the server's state, in this process.
+
+    ``groups`` are sums of the updates that are not among the ``replies``; ``cohort`` are the replies of both.
 
     Raises:
         BadReplies: some updates must not enter the average.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        changes = weighing.changes(making, combiner(making, replies), replies, groups)
-        files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
+        combined = combiner(making, replies)
+        step = step_of(making, sum((group.votes for group in groups), combined.votes))
+        changes = weighing.changes(making, combined, step, replies, groups, cohort=cohort)
+        files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
+    warn_of_guesses(making, step)
     return finished(making, files)
 
 
-def write(
+def step_of(making: Making, votes: Votes) -> ServerStep:
+    """Return what makes the new values of a model, once the updates have voted on what gradients move."""
+    averaged = averaged_arrays(making.arrays, votes)
+    turn = making.round.number - making.run.progress.evaluations
+    guess = making.guarded.steps and not votes.is_declared
+    return ServerStep(making.guarded, making.layout, averaged, turn, guess=guess)
+
+
+def warn_of_guesses(making: Making, step: ServerStep) -> None:
+    """Warn of arrays that were averaged though the updates do not declare which ones gradients move."""
+    if not step.guess:
+        return
+    by_name = [name for name in making.arrays if is_statistic(name)]
+    if guessed := [*by_name, *sorted(step.guessed)]:
+        shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
+        making.cloud.tell(
+            making.round,
+            "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
+            f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
+        )
+
+
+def write(  # noqa: PLR0913 # it is what a model is made of
     making: Making,
     changes: Iterator[Change],
+    step: ServerStep,
     key_of: Callable[[str], str],
     *,
     counted: int,
@@ -63,12 +99,12 @@ def write(
     Args:
         making: what is made.
         changes: the combined changes, in order.
+        step: what makes the new values of them.
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
     """
     guarded = making.guarded
-    turn = making.round.number - making.run.progress.evaluations
     before = _state_before(making)
     with ExitStack() as files:
 
@@ -84,13 +120,12 @@ def write(
         for made in changes:
             part = made.part
             if name := _carried_in(making, part):
-                values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
-                carried[name].write(part, values)
+                kept_before = before[name](part)
+                values = guarded.carry(kept_before.copy(), made.change, counted, making.round.asked)
+                carried[name].write(part, step.carried(part, kept_before, values))
                 continue
             kept = {name: before[name](part) for name in states}
-            # No count of batches has a momentum.
-            stepped = guarded.steps and part.kind is not Kind.WHOLE
-            model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
+            model.write(part, step.values(made, kept))
             for name, state in states.items():
                 state.write(part, kept[name])
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}

@@ -107,8 +107,12 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
     if _is_made(cloud, leased, replies, number):
         return
     with making.named(replies):
-        changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
-        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+        combined = making.combiner(begun, replies, shard)
+        step = new_model.step_of(begun, combined.votes)
+        changes = weighing.changes(begun, combined, step, replies)
+        files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
+    if number == 0:  # once is enough
+        new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
     cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 

@@ -16,6 +16,7 @@ from fedgrass.federation.encodings.layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.slices import Kind, Piece, Slice
+from fedgrass.federation.trained_arrays import declaration_of
 from fedgrass.federation.weights import (
     CHUNK_BYTES,
     DTYPES,
@@ -118,6 +119,7 @@ class UpdateFile:
             raise UpdateRefused(message)
         self._header_bytes = found.header_bytes
         self._checksums = chunk_checksums(head.data)
+        self.declaration = declaration_of(head.data)  # of the arrays that gradients move
         self._scales: dict[str, float] = {}
 
     def begin(self, first: Slice | None = None) -> None:

@@ -1,47 +1,83 @@
 """What each update counts: the strategy's weights, and how far long changes are shortened before."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.combining import BadUpdates, Change, Combiner, Sum
+from cloud_functions.combining import BadUpdates, Change, Combine, Combiner, Sum
 from cloud_functions.making import Making
+from cloud_functions.server_step import ServerStep
 from fedgrass.federation.aggregation import Contribution, Survey
+from fedgrass.federation.aggregation.example_caps import example_cap
 from fedgrass.federation.rounds import Participant
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.slices import Slice
 
 Floats = NDArray[np.float64]
 
 
-def changes(
-    making: Making, combiner: Combiner, replies: Sequence[Participant], groups: Sequence[Sum] = ()
+def changes(  # noqa: PLR0913 # it is what an average is made of
+    making: Making,
+    combiner: Combiner,
+    step: ServerStep,
+    replies: Sequence[Participant],
+    groups: Sequence[Sum] = (),
+    *,
+    cohort: Sequence[Participant] = (),
 ) -> Iterator[Change]:
     """Yield the combined changes of replies, and of groups that were summed before, slice by slice.
+
+    Args:
+        making: what is made.
+        combiner: of the replies' updates.
+        step: knows which arrays are averaged.
+        replies: whose updates are read.
+        groups: sums of the other updates.
+        cohort: all whose updates count, those of groups too; the replies if it is empty.
 
     Raises:
         BadUpdates: some updates must not enter the average.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
-    guarded, contributions = making.guarded, [_contribution(reply) for reply in replies]
+    guarded = making.guarded
     if guarded.strategy.separable:
-        shares, factors = shares_of(making, combiner, replies)
+        shares, factors = shares_of(making, combiner, replies, cohort)
         return combiner.mean_change(shares, factors, groups)
     survey = _survey(making, combiner)
     factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
+    contributions = _contributions(making, replies, cohort)
     weights = guarded.weigh(contributions, _shortened(survey, factors))
     if guarded.strategy.reads == "columns":
-        return combiner.columns(guarded.combine, weights, factors)
-    return combiner.weighted_change(weights * factors)
+        return combiner.columns(_combine_of(making, step), weights, factors)
+    return combiner.weighted_change(weights, factors)
 
 
-def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Floats]:
+def _combine_of(making: Making, step: ServerStep) -> Combine:
+    """Return what combines columns: only trained values may leave the range of the updates."""
+    guarded = making.guarded
+
+    def combine(part: Slice, rows: NDArray[Any], weights: Floats) -> NDArray[Any]:
+        averaged = step.mask(part) if guarded.is_own else None
+        if averaged is None:
+            return guarded.combine(rows, weights)
+        lowest, highest = rows.min(axis=0), rows.max(axis=0)  # before: the rows may be written to
+        combined = guarded.combine(rows, weights)
+        return np.where(averaged, np.clip(combined, lowest, highest), combined)
+
+    return combine
+
+
+def shares_of(
+    making: Making, combiner: Combiner, replies: Sequence[Participant], cohort: Sequence[Participant] = ()
+) -> tuple[Floats, Floats]:
     """Return what each update counts, and by what its change is multiplied, both of shape (N,)."""
     if not replies:
         return np.zeros(0), np.ones(0)
     survey = _survey(making, combiner)
     factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
-    return making.guarded.shares([_contribution(reply) for reply in replies]), factors
+    return making.guarded.shares(_contributions(making, replies, cohort)), factors
 
 
 def is_surveyed(settings: RunSettings) -> bool:
@@ -87,5 +123,9 @@ def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
     return Survey(survey.squared_norms * factors**2, products)
 
 
-def _contribution(reply: Participant) -> Contribution:
-    return Contribution(reply.device, reply.examples, reply.reported)
+def _contributions(
+    making: Making, replies: Sequence[Participant], cohort: Sequence[Participant]
+) -> list[Contribution]:
+    """Return what a strategy may know of the updates: of their examples no more than may count."""
+    cap = example_cap((part.examples for part in cohort or replies), making.run.settings.examples_cap)
+    return [Contribution(part.device, int(min(part.examples, cap)), part.reported) for part in replies]

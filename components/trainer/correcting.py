@@ -17,6 +17,7 @@ from fedgrass.federation.encodings.floats import from_bfloat16
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import Carried
 from fedgrass.federation.scaffold import Control
+from fedgrass.federation.trained_arrays import statistics_among
 from fedgrass.federation.weights import Arrays, Layout, Written
 
 
@@ -107,6 +108,7 @@ class Corrected:
             {**start, **zeros},
             layout_with(self._model, [CONTROL]),
             control,
+            trained=steps.arrays if fit.trained is None else fit.trained,
         )
 
     def _checked_steps(self, fit: Fit) -> GradientSteps:
@@ -127,7 +129,7 @@ class Corrected:
 
     def _change(self, start: Arrays, trained: Arrays, steps: GradientSteps) -> Control:
         # What no gradient moves, such as a layer's running mean, has no control: its change is zero.
-        moved = [name for name in self._shapes if steps.arrays is None or name in steps.arrays]
+        moved = self._shapes.keys() - statistics_among(self._shapes, steps.arrays)
         change = scaffold.control_change(
             {name: self._floats(name, start) for name in moved},
             {name: self._floats(name, trained) for name in moved},

@@ -77,6 +77,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
+    # A device's examples count up to this multiple of the median of the cohort's claims; 0: as it claims.
+    examples_cap: Annotated[float, Meta(ge=0, le=1_000_000)] = 3.0
     # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
     upload_encoding: Kind = "float32"
     upload_difference: bool = False  # what training changed is sent, and not the trained weights

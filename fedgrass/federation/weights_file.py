@@ -94,11 +94,14 @@ def header(layout: Layout) -> bytes:
     return _header(layout, None)
 
 
-def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
+def write(
+    arrays: Mapping[str, Encoded], target: BinaryIO, metadata: Mapping[str, str] | None = None
+) -> Written:
     """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
 
     ``target`` is written from where it stands, and has to be seekable: the header comes last, since it has
-    the checksums of the data. On an error the file is left unfinished.
+    the checksums of the data. On an error the file is left unfinished. ``metadata`` has more entries of the
+    header's metadata.
 
     Raises:
         UpdateRefused: the names of the arrays cannot be in a header, or make it too large.
@@ -106,10 +109,10 @@ def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     """
     layout = layout_of(arrays)
     blank = ["0" * DIGITS] * chunk_count(layout.data_bytes)
-    size = len(_header(layout, blank))
+    size = len(_header(layout, blank, metadata))
     start = target.tell()
     target.write(bytes(size))
-    head = _header(layout, _write_data(arrays, target))
+    head = _header(layout, _write_data(arrays, target), metadata)
     target.seek(start)
     target.write(head)
     target.seek(start + size + layout.data_bytes)
@@ -146,11 +149,15 @@ def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
     return [*checksums, hasher.end()] if hasher.pending else checksums
 
 
-def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
+def _header(
+    layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> bytes:
     if METADATA in layout.arrays:
         message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
         raise UpdateRefused(message)
-    entries: dict[str, Any] = {} if checksums is None else {METADATA: {CHECKSUMS: ",".join(checksums)}}
+    entries: dict[str, Any] = {}
+    if checksums is not None:
+        entries[METADATA] = {CHECKSUMS: ",".join(checksums), **(metadata or {})}
     for name, array in in_file_order(layout).items():
         entries[name] = {
             "dtype": array.dtype,

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.training import batches, precision
-from components.trainer.training.arrays import load_arrays, state_arrays
+from components.trainer.training.arrays import load_arrays, state_arrays, trained_arrays
 from components.trainer.training.batches import Samples, Source
 from components.trainer.training.corrections import (
     check_plain,
@@ -214,7 +214,8 @@ class TorchTask:
             raise WorkFailed(message)
         patience.restore(self._model)
         steps = plain_steps(self._model, fitting.steps, chosen) if correction is not None else None
-        return Fit(state_arrays(self._model), seen, {"train_loss": loss, **metrics}, partial, steps)
+        metrics = {"train_loss": loss, **metrics}
+        return Fit(state_arrays(self._model), seen, metrics, partial, steps, trained_arrays(self._model))
 
     def _is_enough(self, patience: Patience, held_out: Samples, train_loss: float) -> bool:
         """Judge an epoch on the held-out examples; on those of the training where none are held out."""
