@@ -43,7 +43,7 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     )
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
     if leased.work is Work.EVALUATE:
-        closing.close_evaluation(cloud, leased)
+        closing.close_evaluation(cloud, run, leased)
         return True
     try:
         return _average(cloud, run, leased, overdue=overdue)
@@ -66,7 +66,7 @@ def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
             replies = [reply for reply in replies if reply.device not in bad.refused]
         else:
             if made:
-                closing.close(cloud, leased, made, settled.good)
+                closing.close(cloud, run, leased, made, settled.good)
             return made is not None
     closing.reopen(cloud, leased, settled)
     return True

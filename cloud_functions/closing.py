@@ -4,16 +4,16 @@ Whoever does any of this holds the round's lease, or acts in its holder's place:
 write on the lease's number.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
-from fedgrass.federation import message_fields, messages, object_keys, topics
+from fedgrass.federation import message_fields, messages, object_keys, round_metrics, topics
 from fedgrass.federation.messages import NewModel
+from fedgrass.federation.round_metrics import Report
 from fedgrass.federation.rounds import (
     Event,
     Participant,
@@ -24,6 +24,9 @@ from fedgrass.federation.rounds import (
     next_event,
 )
 from fedgrass.federation.runs import Run
+from fedgrass.federation.settings import RunSettings
+
+_MOST_TOLD = 20  # devices whose claims are capped; the round's manifest has all
 
 
 def counted(cloud: Cloud, of: Round) -> list[Participant]:
@@ -60,14 +63,14 @@ def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
     cloud.tell_end(abandoned, f"abandoned: {reason}")
 
 
-def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
+def close(cloud: Cloud, run: Run, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
-    closed = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
+    closed = _finish(cloud, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
 
 
-def close_evaluation(cloud: Cloud, leased: Round) -> None:
+def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
     made = new_model.Made(
         leased.base_sha256,
@@ -76,13 +79,15 @@ def close_evaluation(cloud: Cloud, leased: Round) -> None:
         leased.base_download_bytes,
         leased.base_carried,
     )
-    closed = _finish(cloud, leased, Event.EVALUATED, made)
+    closed = _finish(cloud, run, leased, Event.EVALUATED, made)
     cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
 
 
-def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> Round:
+def _finish(cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model.Made) -> Round:
     """Close a round with the model that the next one starts from."""
-    participants = list(cloud.rounds.participants(leased))
+    participants, settings = list(cloud.rounds.participants(leased)), run.settings
+    reports = round_metrics.reports(participants, settings.examples_cap)
+    over = round_metrics.over_claims(participants, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
@@ -90,37 +95,29 @@ def _finish(cloud: Cloud, leased: Round, event: Event, made: new_model.Made) -> 
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,
-        "metrics": mean_metrics(participants),
+        "metrics": round_metrics.mean_metrics(reports),
+        "judged": _judged(settings, reports),
+        "capped": len(over),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }
     manifests.draft_round(cloud, leased, participants, result)
-    return cloud.rounds.move(leased, event, **result)
+    closed = cloud.rounds.move(leased, event, **result)
+    for device, text in sorted(over.items())[:_MOST_TOLD]:
+        cloud.tell(closed, text, device=device)
+    return closed
+
+
+def _judged(settings: RunSettings, reports: Mapping[str, Sequence[Report]]) -> dict[str, float]:
+    """Return the target metric as the run's end is judged by it; empty if there is none."""
+    metric = settings.target_metric
+    value = round_metrics.judged(
+        reports.get(metric, ()), settings.target_by, lower_is_better=settings.lower_is_better
+    )
+    return {} if value is None else {metric: value}
 
 
 def _figures(closed: Round) -> str:
     return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
-
-
-def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
-    """Return what the counted devices measured, each metric weighted by the examples that it is a mean of.
-
-    ``loss`` and ``accuracy`` are of the global model before the round, ``local_loss`` and ``local_accuracy``
-    of the devices' own models after it: weighted by the examples evaluated. ``train_loss`` is what training
-    reports: weighted by the examples trained on.
-    """
-    found: dict[str, list[tuple[float, int]]] = {}
-    for part in participants:
-        if part.state is Participation.REPLIED:
-            evaluated = part.examples if part.examples_evaluated is None else part.examples_evaluated
-            for name, value in part.reported.items():
-                examples = part.examples if name in part.train_metrics else evaluated
-                found.setdefault(name, []).append((value, examples))
-    means = {}
-    for name, measured in found.items():
-        if examples := sum(count for _, count in measured):  # a mean of no examples says nothing
-            # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
-            means[name] = math.fsum(value * (count / examples) for value, count in measured)
-    return means
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:

@@ -113,5 +113,6 @@ def _figures(of: Round) -> RoundFigures:
         opening_seconds=max(0.0, of.opening_seconds),
         averaging_seconds=max(0.0, of.averaging_seconds),
         metrics=metrics,
+        capped=of.capped,
         metrics_left_out=len(of.metrics) - len(metrics),
     )

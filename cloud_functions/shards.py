@@ -97,7 +97,7 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
     )
     held = dataclasses.replace(begun, round=joining)
     files = _joined(held, replies, count)
-    closing.close(cloud, joining, new_model.finished(held, files), len(replies))
+    closing.close(cloud, begun.run, joining, new_model.finished(held, files), len(replies))
 
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:

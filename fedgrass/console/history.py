@@ -52,6 +52,8 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "bytes_up": current.bytes_up,
         "bytes_down": current.bytes_down,
         "metrics": current.metrics,
+        "judged": current.judged,
+        "capped": current.capped,
         "held_out": dict(evaluations.get(current.number, {})) if closed else {},
         "devices": [_device(p) for p in record.participants],
     }

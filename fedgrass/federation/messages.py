@@ -159,6 +159,7 @@ class RoundFigures(Struct, frozen=True, kw_only=True):
     opening_seconds: Seconds
     averaging_seconds: Seconds
     metrics: Metrics = {}
+    capped: Count = 0  # devices that claimed more examples than count
     metrics_left_out: Count = 0  # a message has room for 24, the first by their names
 
 

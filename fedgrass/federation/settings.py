@@ -15,6 +15,7 @@ from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.message_fields import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
+from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
 from fedgrass.federation.training_settings import check_sendable, not_plain
@@ -103,6 +104,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_metric: Annotated[str, Meta(max_length=64)] = ""
     target_value: float | None = None
     lower_is_better: bool = False
+    target_by: TargetBy = "trimmed_mean"  # of the devices' reports: how the metric is judged
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
 
@@ -222,7 +224,13 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
             f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
         )
-    of_a_metric = {"target_value": None, "patience": 0, "smallest_improvement": 0.0, "lower_is_better": False}
+    of_a_metric = {
+        "target_value": None,
+        "patience": 0,
+        "smallest_improvement": 0.0,
+        "lower_is_better": False,
+        "target_by": "trimmed_mean",
+    }
     for field, unset in of_a_metric.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
             named = str(value).lower() if isinstance(value, bool) else value
