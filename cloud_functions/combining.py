@@ -23,6 +23,7 @@ from cloud_functions.blocks import Block, Blocks
 from cloud_functions.lanes import AHEAD, WIDEST, Lanes, Readable
 from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
+from cloud_functions.whole_numbers import settled
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
@@ -230,6 +231,13 @@ class Combiner:
         """
         for part, total in sums:
             yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share, weight)
+
+    def settled(self, part: Slice, mean: Floats, *, alone: bool) -> NDArray[Any]:
+        """Return a slice of whole numbers with the digits that float64 has not; see whole_numbers.py.
+
+        ``alone`` says that no other updates are in the mean than those that are read here.
+        """
+        return settled(part, mean, self._base, self._updates if alone else ())
 
     def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.

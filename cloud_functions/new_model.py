@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from cloud_functions import strategies, weighing
 from cloud_functions.cloud import Cloud
-from cloud_functions.combining import Change, Sum
+from cloud_functions.combining import Change, Combiner, Sum
 from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
@@ -23,7 +24,7 @@ from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Slice
-from fedgrass.federation.trained_arrays import Votes, averaged_arrays, is_statistic
+from fedgrass.federation.trained_arrays import averaged_arrays, is_statistic
 from fedgrass.federation.weights import Layout, sha256
 
 Floats = NDArray[np.float64]
@@ -56,19 +57,21 @@ def make(
     """
     with named(replies):
         combined = combiner(making, replies)
-        step = step_of(making, sum((group.votes for group in groups), combined.votes))
+        step = step_of(making, combined, groups)
         changes = weighing.changes(making, combined, step, replies, groups, cohort=cohort)
         files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
     warn_of_guesses(making, step)
     return finished(making, files)
 
 
-def step_of(making: Making, votes: Votes) -> ServerStep:
+def step_of(making: Making, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
     """Return what makes the new values of a model, once the updates have voted on what gradients move."""
+    votes = sum((group.votes for group in groups), combined.votes)
     averaged = averaged_arrays(making.arrays, votes)
+    settle = partial(combined.settled, alone=not groups)
     turn = making.round.number - making.run.progress.evaluations
     guess = making.guarded.steps and not votes.is_declared
-    return ServerStep(making.guarded, making.layout, averaged, turn, guess=guess)
+    return ServerStep(making.guarded, making.layout, averaged, settle, turn=turn, guess=guess)
 
 
 def warn_of_guesses(making: Making, step: ServerStep) -> None:

@@ -5,7 +5,8 @@ averaged stays as it is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,23 +29,34 @@ class ServerStep:
         guarded: the strategy.
         layout: the model's.
         averaged: the arrays that are not stepped.
+        settle: gives a slice of whole numbers, and its mean, the digits that float64 has not.
         turn: how many rounds of training the run has closed with this one, from 1.
         guess: whether too few updates declare which arrays gradients move. An array that looks like a
             variance is averaged then too, in a round whose step would take it below zero.
     """
 
-    def __init__(
-        self, guarded: Guarded, layout: Layout, averaged: frozenset[str], turn: int, *, guess: bool
+    def __init__(  # noqa: PLR0913 # it is what a step is made of
+        self,
+        guarded: Guarded,
+        layout: Layout,
+        averaged: frozenset[str],
+        settle: Callable[[Slice, Floats], NDArray[Any]],
+        *,
+        turn: int,
+        guess: bool,
     ) -> None:
         self._guarded = guarded
         self._layout = layout
         self._averaged = averaged
+        self._settle = settle
         self._turn = turn
         self.guess = guess
         self.guessed: set[str] = set()  # arrays that were taken for variances
 
-    def values(self, made: Change, state: Mapping[str, Floats]) -> Floats:
+    def values(self, made: Change, state: Mapping[str, Floats]) -> NDArray[Any]:
         """Return the new values of a slice, shape (L,); ``state`` is brought up to date in place."""
+        if made.part.kind is Kind.WHOLE:  # no gradient moves a count
+            return self._settle(made.part, made.averaged)
         if not self._guarded.steps and made.is_mean:
             return made.changed
         averaged = self.mask(made.part)

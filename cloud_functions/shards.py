@@ -108,7 +108,7 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
         return
     with making.named(replies):
         combined = making.combiner(begun, replies, shard)
-        step = new_model.step_of(begun, combined.votes)
+        step = new_model.step_of(begun, combined)
         changes = weighing.changes(begun, combined, step, replies)
         files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
     if number == 0:  # once is enough

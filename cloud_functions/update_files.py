@@ -158,11 +158,11 @@ class UpdateFile:
         self._fetch(start, raw)
         self._form.decode(raw, part, row, self._scales)
 
-    def peek(self, part: Slice) -> NDArray[Any]:
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
         """Return a slice's values, read again and not checked: to look what is wrong with them."""
         start, end, _ = self._form.place_of(part)
         raw = self._read_at(self._header_bytes + start, end - start)
-        row = np.empty(part.length, dtype=part.dtype)
+        row = np.empty(part.length, dtype=dtype or part.dtype)
         self._form.decode(raw, part, row, self._scales)
         return row
 

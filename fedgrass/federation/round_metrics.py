@@ -69,7 +69,7 @@ def bounded_reply(
     return (
         evaluated,
         trained,
-        [*left_out, *more, *(f"{name} of the training, of that name" for name in twice)],
+        [*left_out, *more, *(f"{name} of the training" for name in twice)],
     )
 
 
@@ -83,27 +83,22 @@ def reports(participants: Iterable[Participant], multiple: float) -> dict[str, l
 
     ``loss`` and ``accuracy`` are of the global model before the round, ``local_loss`` and ``local_accuracy``
     of the devices' own models after it: each is a mean of the examples evaluated. ``train_loss`` is what
-    training reports: a mean of the examples trained on. Where devices disagree which of the two a metric is,
-    it is what more of them say.
+    training reports: a mean of the examples trained on.
 
     Args:
         participants: of the round.
         multiple: of the median of the devices' claims, up to which a number of examples counts; 0: any.
     """
-    evaluated: dict[str, list[tuple[float, int]]] = {}
-    trained: dict[str, list[tuple[float, int]]] = {}
+    claims: dict[str, list[tuple[float, int]]] = {}
     for part in participants:
         if part.state is Participation.REPLIED:
-            examples = _evaluated(part)
-            for name, value in part.metrics.items():
-                evaluated.setdefault(name, []).append((value, examples))
-            for name, value in part.train_metrics.items():
-                trained.setdefault(name, []).append((value, part.examples))
+            for name, value in part.reported.items():
+                examples = part.examples if name in part.train_metrics else _evaluated(part)
+                claims.setdefault(name, []).append((value, examples))
     found = {}
-    for name in evaluated.keys() | trained.keys():
-        claims = max(evaluated.get(name, []), trained.get(name, []), key=len)
-        cap = example_cap((examples for _, examples in claims), multiple)
-        found[name] = [Report(value, min(examples, cap)) for value, examples in claims]
+    for name, some in claims.items():
+        cap = example_cap((examples for _, examples in some), multiple)
+        found[name] = [Report(value, min(examples, cap)) for value, examples in some]
     return found
 
 
@@ -156,9 +151,8 @@ def over_claims(participants: Iterable[Participant], multiple: float) -> dict[st
         cap = example_cap(claims.values(), multiple)
         for device, claim in claims.items():
             if claim > cap and device not in found:
-                found[device] = (
-                    f"claims {claim:,} {what} and counts as {cap:,}, {multiple:g} times the median of the round"
-                )
+                most = f"{cap:,}, {multiple:g} times the median of the round (examples_cap)"
+                found[device] = f"claims {claim:,} {what} and counts as {most}"
     return found
 
 

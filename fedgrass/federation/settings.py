@@ -206,13 +206,12 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
             " true, or choose another upload_encoding"
         )
-    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    without = chosen.without if chosen else ()
-    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    yield from _contradictions_of_the_aggregation(settings)
     yield from _contradictions_of_the_evaluation(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
-    for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
+    finite = ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds")
+    for field in (*finite, "examples_cap"):
         value = getattr(settings, field)
         if value is not None and not math.isfinite(value):
             yield f"the run's {field} is {value}: it takes a finite number"
@@ -235,6 +234,17 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
             named = str(value).lower() if isinstance(value, bool) else value
             yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
+
+
+def _contradictions_of_the_aggregation(settings: RunSettings) -> Iterator[str]:
+    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
+    without = chosen.without if chosen else ()
+    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    if 0 < settings.examples_cap < 1:
+        yield (
+            f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"
+            " round's claims, or 0 for no cap"
+        )
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
