@@ -4,6 +4,7 @@ Whoever does any of this holds the round's lease, or acts in its holder's place:
 write on the lease's number.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from cloud_functions import manifests, new_model
@@ -12,6 +13,7 @@ from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import message_fields, messages, object_keys, round_metrics, topics
+from fedgrass.federation.aggregation.example_caps import cap_of
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.round_metrics import Report
 from fedgrass.federation.rounds import (
@@ -87,7 +89,9 @@ def _finish(cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model
     """Close a round with the model that the next one starts from."""
     participants, settings = list(cloud.rounds.participants(leased)), run.settings
     reports = round_metrics.reports(participants, settings.examples_cap)
-    over = round_metrics.over_claims(participants, settings.examples_cap)
+    counted = [part for part in participants if part.state is Participation.REPLIED]
+    cap = cap_of(leased, counted, settings.examples_cap)
+    over = round_metrics.over_claims(counted, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
@@ -97,6 +101,7 @@ def _finish(cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model
         "carried": made.carried,
         "metrics": round_metrics.mean_metrics(reports),
         "judged": _judged(settings, reports),
+        "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }

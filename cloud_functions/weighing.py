@@ -10,7 +10,7 @@ from cloud_functions.combining import BadUpdates, Change, Combine, Combiner, Sum
 from cloud_functions.making import Making
 from cloud_functions.server_step import ServerStep
 from fedgrass.federation.aggregation import Contribution, Survey
-from fedgrass.federation.aggregation.example_caps import example_cap
+from fedgrass.federation.aggregation.example_caps import cap_of
 from fedgrass.federation.rounds import Participant
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.slices import Slice
@@ -127,5 +127,5 @@ def _contributions(
     making: Making, replies: Sequence[Participant], cohort: Sequence[Participant]
 ) -> list[Contribution]:
     """Return what a strategy may know of the updates: of their examples no more than may count."""
-    cap = example_cap((part.examples for part in cohort or replies), making.run.settings.examples_cap)
+    cap = cap_of(making.round, cohort or replies, making.run.settings.examples_cap)
     return [Contribution(part.device, int(min(part.examples, cap)), part.reported) for part in replies]

@@ -140,19 +140,25 @@ def judged(found: Sequence[Report], by: TargetBy, *, lower_is_better: bool) -> f
     return weighted_mean(telling[cut:-cut])
 
 
-def over_claims(participants: Iterable[Participant], multiple: float) -> dict[str, str]:
-    """Return the counted devices that claim more examples than count, each with a text on that."""
+def over_claims(participants: Iterable[Participant], cap: float, multiple: float) -> dict[str, str]:
+    """Return the counted devices that claim more examples than count, each with a text on that.
+
+    Args:
+        participants: of the round.
+        cap: the most examples that an update counts for.
+        multiple: of the median of the devices' claims, up to which examples count that were evaluated on.
+    """
     counted = [part for part in participants if part.state is Participation.REPLIED]
+    evaluated = {part.device: _evaluated(part) for part in counted}
     found = {}
-    for what, claims in (
-        ("examples", {part.device: part.examples for part in counted}),
-        ("evaluated examples", {part.device: _evaluated(part) for part in counted}),
+    for what, claims, most in (
+        ("examples", {part.device: part.examples for part in counted}, cap),
+        ("evaluated examples", evaluated, example_cap(evaluated.values(), multiple)),
     ):
-        cap = example_cap(claims.values(), multiple)
         for device, claim in claims.items():
-            if claim > cap and device not in found:
-                most = f"{cap:,}, {multiple:g} times the median of the round (examples_cap)"
-                found[device] = f"claims {claim:,} {what} and counts as {most}"
+            if claim > most and device not in found:
+                limit = f"{most:,}, {multiple:g} times the round's median (examples_cap)"
+                found[device] = f"claims {claim:,} {what} and counts as {limit}"
     return found
 
 

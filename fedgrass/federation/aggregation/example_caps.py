@@ -9,6 +9,9 @@ that half of the cohort may claim too much without moving it.
 import math
 from collections.abc import Iterable
 
+from fedgrass.federation.message_fields import LARGEST_NUMBER
+from fedgrass.federation.rounds import Participant, Round
+
 
 def example_cap(claims: Iterable[int], multiple: float) -> float:
     """Return the most examples that a claim counts for.
@@ -20,4 +23,13 @@ def example_cap(claims: Iterable[int], multiple: float) -> float:
     ordered = sorted(claim for claim in claims if claim > 0)
     if not ordered or not multiple:
         return math.inf
-    return math.floor(multiple * ordered[(len(ordered) - 1) // 2])
+    return min(LARGEST_NUMBER, math.floor(multiple * ordered[(len(ordered) - 1) // 2]))
+
+
+def cap_of(of: Round, cohort: Iterable[Participant], multiple: float) -> float:
+    """Return the most examples that an update of a round counts for.
+
+    Where groups are summed before all replies are there, the first group's claims fix it for the round: all
+    averagers have to weigh alike.
+    """
+    return of.example_cap or example_cap((part.examples for part in cohort), multiple)
