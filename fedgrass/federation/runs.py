@@ -167,8 +167,13 @@ def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) 
 
 
 def _found(settings: RunSettings, closed: Round) -> float | None:
-    """Return the value of the target metric by which the run's end is judged, None if nobody reported it."""
+    """Return the value of the target metric by which the run's end is judged, None if nobody reported it.
+
+    Where the run has devices that are held out, they alone are believed: rounds of training judge nothing.
+    """
     metric = settings.target_metric
+    if settings.held_out and closed.work is Work.TRAIN:
+        return None
     return closed.judged.get(metric, closed.metrics.get(metric))  # an older averager judged by the mean
 
 
