@@ -97,22 +97,19 @@ class ServerStep:
 
     def _hold(self, made: Change, values: Floats, state: Mapping[str, Floats]) -> Floats:
         """Average what looks like a variance and would become negative; its state begins again at zero."""
-        if not (values < 0).any():
-            return values
-        start = 0
+        stop = 0
         for piece in made.part.pieces:
-            place = slice(start, start + piece.length)
-            start = place.stop
-            before, mean = made.model[place], made.averaged[place]
-            if (values[place] < 0).any() and self._is_variance(piece, before, mean):
-                values[place] = mean
-                for array in state.values():
-                    array[place] = 0
-                self.guessed.add(piece.name)
+            place = slice(stop, stop := stop + piece.length)
+            if values[place].min() < 0 and self._was_never_negative(piece, made.model[place]):
+                mean = made.averaged[place]
+                if mean.min() >= 0:
+                    values[place] = mean
+                    for array in state.values():
+                        array[place] = 0
+                    self.guessed.add(piece.name)
         return values
 
-    def _is_variance(self, piece: Piece, before: Floats, mean: Floats) -> bool:
-        """Return whether a whole array is never negative, before the round and in the mean of its updates."""
+    def _was_never_negative(self, piece: Piece, before: Floats) -> bool:
+        """Return whether a piece is a whole array, of some values that were not below zero, nor all zero."""
         whole = piece.length == math.prod(self._layout.arrays[piece.name].shape)
-        never_negative = before.min() >= 0 and mean.min() >= 0 and bool(before.any())
-        return whole and piece.length >= _FEWEST and never_negative
+        return whole and piece.length >= _FEWEST and before.min() >= 0 and bool(before.any())
