@@ -30,7 +30,12 @@ FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
 TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
 # What all components' processes are made of.
-PROCESS = ("components/__init__.py", "components/component_process.py", "components/greengrass_ipc.py")
+PROCESS = (
+    "components/__init__.py",
+    "components/component_process.py",
+    "components/greengrass_ipc.py",
+    "components/subscription.py",
+)
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {
     "com.fedgrass.Trainer": ("trainer", (*PROCESS, "components/trainer", *FEDERATION)),
@@ -58,7 +63,7 @@ def build_component(name: str, version: str, author: str, output: Path, recipe_f
     """Build one component into ``artifacts/<name>/<version>/`` and ``recipes/`` of ``output``."""
     archive, parts = COMPONENTS[name]
     write_zip(output / "artifacts" / name / version / f"{archive}.zip", _sources(parts))
-    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     placeholders = {"{COMPONENT_NAME}": name, "{COMPONENT_VERSION}": version, "{COMPONENT_AUTHOR}": author}
     for placeholder, value in placeholders.items():
         recipe = recipe.replace(placeholder, value)
@@ -137,7 +142,7 @@ def _install_dependencies(architecture: str, folder: Path) -> None:
 
 
 def _component_command(arguments: argparse.Namespace) -> None:
-    configuration = json.loads((ROOT / "gdk-config.json").read_text())
+    configuration = json.loads((ROOT / "gdk-config.json").read_text(encoding="utf-8"))
     (primary, settings), *others = configuration["component"].items()
     if others:
         sys.exit("gdk-config.json names more than one component; GDK takes one")

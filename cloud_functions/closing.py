@@ -5,14 +5,21 @@ write on the lease's number.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
-from fedgrass.federation import message_fields, messages, object_keys, round_metrics, topics
+from fedgrass.federation import (
+    local_evaluation,
+    message_fields,
+    messages,
+    object_keys,
+    round_metrics,
+    topics,
+)
 from fedgrass.federation.aggregation.example_caps import cap_of
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.round_metrics import Report
@@ -67,9 +74,10 @@ def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
 
 def close(cloud: Cloud, run: Run, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
-    closed = _finish(cloud, run, leased, Event.MODEL_WRITTEN, made)
+    closed, participants = _finish(cloud, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
-    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{_figures(closed)}")
+    figures = _figures(closed, participants)
+    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{figures}")
 
 
 def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
@@ -81,12 +89,15 @@ def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
         leased.base_download_bytes,
         leased.base_carried,
     )
-    closed = _finish(cloud, run, leased, Event.EVALUATED, made)
-    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated model {closed.base}{_figures(closed)}")
+    closed, participants = _finish(cloud, run, leased, Event.EVALUATED, made)
+    figures = _figures(closed, participants)
+    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated the model{figures}")
 
 
-def _finish(cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model.Made) -> Round:
-    """Close a round with the model that the next one starts from."""
+def _finish(
+    cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model.Made
+) -> tuple[Round, list[Participant]]:
+    """Close a round with the model that the next one starts from; return it with its participants."""
     participants, settings = list(cloud.rounds.participants(leased)), run.settings
     reports = round_metrics.reports(participants, settings.examples_cap)
     counted = [part for part in participants if part.state is Participation.REPLIED]
@@ -109,7 +120,7 @@ def _finish(cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model
     closed = cloud.rounds.move(leased, event, **result)
     for device, text in sorted(over.items())[:_MOST_TOLD]:
         cloud.tell(closed, text, device=device)
-    return closed
+    return closed, participants
 
 
 def _judged(settings: RunSettings, reports: Mapping[str, Sequence[Report]]) -> dict[str, float]:
@@ -121,8 +132,21 @@ def _judged(settings: RunSettings, reports: Mapping[str, Sequence[Report]]) -> d
     return {} if value is None else {metric: value}
 
 
-def _figures(closed: Round) -> str:
-    return "".join(f", {name} {value:.4g}" for name, value in sorted(closed.metrics.items()))
+def _figures(closed: Round, participants: Iterable[Participant]) -> str:
+    """Return the metrics of a round in words, each with what it was measured on.
+
+    Devices measure the model that the round started from: the one that it made is measured in the next round.
+    """
+    trained = {name for part in participants for name in part.train_metrics}
+    measured: dict[str, list[str]] = {}
+    for name, value in sorted(closed.metrics.items()):
+        subject = f"model {closed.base}"
+        if name in trained:
+            subject = "the training"
+        elif name.startswith(local_evaluation.PREFIX):
+            subject = "the devices' own models"
+        measured.setdefault(subject, []).append(f"{name} {value:.4g}")
+    return "".join(f"; of {subject}: {', '.join(measures)}" for subject, measures in measured.items())
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:

@@ -82,12 +82,13 @@ def _evaluators(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:
     if settings.held_out:
         chosen = candidates.named(cloud, needs, settings.held_out)
         return Cohort(chosen, len(chosen), Work.EVALUATE)
-    if settings.evaluate_count is not None:
-        found = candidates.read(cloud, needs, settings.evaluate_count, rng)
-        names, share = sorted(device.device for device in found), settings.evaluate_count
+    count, fraction = settings.evaluators
+    if count is not None:
+        found = candidates.read(cloud, needs, count, rng)
+        names, share = sorted(device.device for device in found), count
     else:
         names = sorted(device.device for device in candidates.everybody(cloud, needs))
-        share = max(int(len(names) * settings.evaluate_fraction), 1)
+        share = max(int(len(names) * fraction), 1)
     chosen = sorted(rng.sample(names, min(share, len(names))))
     return Cohort(chosen, len(chosen), Work.EVALUATE)
 

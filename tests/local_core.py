@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 
 from fedgrass.local.access_control import topic_matches
+from fedgrass.local.cloud import ACCOUNT, EmbeddedCloud
 from fedgrass.local.core_errors import IotConnectionError
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.iot_connection import IotMessage, QualityOfService
@@ -21,13 +23,25 @@ from fedgrass.local.profiles import CLASSIC, Profile
 
 T = TypeVar("T")
 COMPONENT = "com.example.Probe"
-CREDENTIALS = {  # that the embedded cloud takes
-    "AccessKeyId": "test",
-    "SecretAccessKey": "test",
-    "Token": "test",
-    "Expiration": "2099-01-01T00:00:00Z",
-}
 REFUSED_FILTER = "refused/by/policy"
+
+
+def temporary_credentials(cloud: EmbeddedCloud) -> dict[str, str]:
+    """Return credentials that the embedded cloud has issued, in the form of the token exchange service."""
+    role = f"arn:aws:iam::{ACCOUNT}:role/device"
+    issued = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="device")["Credentials"]
+    return {
+        "AccessKeyId": issued["AccessKeyId"],
+        "SecretAccessKey": issued["SecretAccessKey"],
+        "Token": issued["SessionToken"],
+        "Expiration": issued["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def act_as_owner(monkeypatch: pytest.MonkeyPatch, cloud: EmbeddedCloud) -> None:
+    """Let AWS SDKs in this process and its children act as the owner of the embedded cloud's account."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, cloud.environment()[name])
 
 
 class FakeBroker:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 import package
 from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.observer import create_observer
 from tests.local_core import eventually
 
 PATIENCE = 40.0  # seconds
@@ -29,8 +31,9 @@ class Operator:
         self._fleet = fleet
         self._lock = threading.Lock()
         self._heard: list[tuple[str, bytes]] = []
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        self._client.tls_set(str(cloud.root_ca))
+        files = create_observer(cloud, fleet, Path(tempfile.mkdtemp(dir=cloud.log.parent)))
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"{files.client_prefix}operator")
+        self._client.tls_set(str(cloud.root_ca), str(files.certificate), str(files.private_key))
         self._client.on_message = self._hear
         self._client.on_connect = lambda client, *_: client.subscribe(f"fedgrass/{fleet}/#", 1)
         self._client.connect(cloud.iot_endpoint, cloud.mqtt_port)

@@ -7,7 +7,7 @@ from typing import cast
 
 from components.predictor.configuration import Configuration, Options
 from components.predictor.errors import ConfigurationError
-from components.trainer.tasks.registry import load_task
+from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import PredictingTask
 from fedgrass.federation.errors import FedgrassError
 
@@ -19,7 +19,7 @@ NONE: Tasks = MappingProxyType({})
 def make_tasks(
     configuration: Configuration, former: Configuration | None = None, made: Tasks = NONE
 ) -> Tasks:
-    """Return the configured tasks; those that ``made`` has with the same options are taken from there.
+    """Return the configured tasks; those that ``made`` has with the same options and files come from there.
 
     Args:
         configuration: as it is to be.
@@ -33,7 +33,9 @@ def make_tasks(
     os.environ.update(dict.fromkeys(THREADS, str(configuration.threads)))
     before = former.tasks if former else {}
     return {
-        name: made[name] if name in made and before.get(name) == options else _make(name, options)
+        name: made[name]
+        if name in made and before.get(name) == options and is_current(name)
+        else _make(name, options)
         for name, options in configuration.tasks.items()
     }
 
@@ -43,7 +45,7 @@ def _make(name: str, options: Options) -> PredictingTask:
         task = load_task(name, options)
     except FedgrassError as error:
         raise ConfigurationError(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"the task {name!r} cannot be made: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
     if not hasattr(task, "predictor"):

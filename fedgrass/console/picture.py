@@ -72,7 +72,7 @@ def _draw_models(axes: "Axes", metric: str, closed: Summaries, evaluations: Eval
     _plot(axes, local, ".", PALE, "on the data that a device holds out")
     _plot(axes, means, "--", PALE, "their mean, by examples")
     _plot(axes, trained, "^:", PALE, "of the devices' own models, before they were averaged")
-    _plot(axes, judged, "o-", DARK, "on data that no device has seen")
+    _plot(axes, judged, "o-", DARK, "on data that no device trains on")
     axes.set(xlabel="global model, by the round that made it", ylabel=metric)
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -1,7 +1,9 @@
-"""Listens to a fleet's topics as any MQTT client could, and hands on what is said there."""
+"""Subscribes to all topics of a fleet, as any MQTT client with a certificate can."""
 
+import secrets
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,16 +16,33 @@ from fedgrass.federation.errors import FedgrassError
 CONNECT_SECONDS = 15.0
 
 
-class Watcher:
-    """A subscription to all topics of a fleet. ``hear(topic, payload)`` is called on a thread of its own."""
+@dataclass(frozen=True)
+class Broker:
+    """The address of an MQTT broker, and the certificate with which a client connects to it."""
 
-    def __init__(
-        self, fleet: str, host: str, port: int, root_ca: Path, hear: Callable[[str, bytes], None]
-    ) -> None:
+    host: str
+    port: int
+    root_ca: Path
+    certificate: Path
+    private_key: Path
+    client_prefix: str
+    """Each client appends a suffix of its own, so that no two take each other's session."""
+
+
+class Watcher:
+    """A subscription to all topics of a fleet. ``hear(topic, payload)`` is called on a separate thread."""
+
+    def __init__(self, fleet: str, broker: Broker, hear: Callable[[str, bytes], None]) -> None:
         self._filter = topics.everything(fleet)
-        self._address = (host, port)
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        self._client.tls_set(ca_certs=str(root_ca), tls_version=ssl.PROTOCOL_TLS_CLIENT)
+        self._address = (broker.host, broker.port)
+        client_id = f"{broker.client_prefix}{secrets.token_hex(4)}"
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        self._client.tls_set(
+            str(broker.root_ca),
+            str(broker.certificate),
+            str(broker.private_key),
+            tls_version=ssl.PROTOCOL_TLS_CLIENT,
+        )
         self._client.on_connect = self._subscribe
         self._client.on_message = lambda _client, _data, message: hear(message.topic, bytes(message.payload))
 

@@ -161,9 +161,16 @@ def _trained(closed: Round, progress: Progress) -> int:
 
 
 def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) -> bool:
-    """Return whether the model of a round that has just closed is to be evaluated before the run goes on."""
-    every = settings.evaluate_every
-    return bool(every) and closed.work is Work.TRAIN and _trained(closed, progress) % every == 0
+    """Return whether the model of a round that has just closed is evaluated before the run continues.
+
+    The last model is evaluated by default: the metrics of a training round are those of the model before it.
+    If no device reported a metric, an evaluation could not report one either.
+    """
+    if closed.work is not Work.TRAIN:
+        return False
+    trained, every = _trained(closed, progress), settings.evaluate_every
+    is_last = trained >= settings.rounds and settings.evaluate_last and bool(closed.metrics)
+    return is_last or (bool(every) and trained % every == 0)
 
 
 def _found(settings: RunSettings, closed: Round) -> float | None:

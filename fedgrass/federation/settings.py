@@ -94,6 +94,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # After every so many rounds the model is only evaluated: by the devices of `held_out`, which never train,
     # by a share of all, or by a number of devices. 0: never.
     evaluate_every: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    evaluate_last: bool = True  # the last model too, which no round of training measures any more
     evaluate_fraction: Share = 1.0
     evaluate_count: Count | None = None
     held_out: list[ThingName] = []
@@ -118,6 +119,17 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def download(self) -> Encoding:
         """How the model is encoded that devices download."""
         return Encoding(kind=self.download_encoding)
+
+    @property
+    def evaluators(self) -> tuple[int | None, float]:
+        """How many devices evaluate a model: a count, or else a share of the candidates.
+
+        If no setting chooses them, the last model is evaluated by as many devices as train in a round: a run
+        over a hundred of a million devices must not end with a million downloads.
+        """
+        if self.evaluate_count is None and self.evaluate_fraction == 1 and not self.evaluate_every:
+            return self.count, self.fraction or 1.0
+        return self.evaluate_count, self.evaluate_fraction
 
     def cohort(self, candidates: int) -> int:
         """Return how many of n candidates a round wants: ``count``, or max(int(n * fraction), 1)."""
@@ -272,9 +284,12 @@ def _contradictions_of_the_evaluation(settings: RunSettings) -> Iterator[str]:
     for field, unset in (("held_out", []), ("evaluate_count", None), ("evaluate_fraction", 1.0)):
         if (value := getattr(settings, field)) != unset:
             given[field] = shown(value)
-    if given and not settings.evaluate_every:
+    if given and not settings.evaluate_every and not settings.evaluate_last:
         field, value = next(iter(given.items()))
-        yield f"the run's {field} is {value}, which says who evaluates: say how often in evaluate_every"
+        yield (
+            f"the run's {field} is {value}, which says who evaluates, but no model is evaluated: set"
+            " evaluate_every, or evaluate_last to true"
+        )
     if len(given) > 1:
         both = " and ".join(f"{field} {value}" for field, value in given.items())
         yield f"the run has both {both}, which say who evaluates: give one of them"

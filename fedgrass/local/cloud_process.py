@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from fedgrass.local.child_environment import local_variables
 from fedgrass.local.errors import CloudStartError, PortUnavailableError
 
 LOOPBACK = "127.0.0.1"
@@ -38,6 +40,10 @@ class CloudProcess:
         `enforces` says whether signatures, IAM policies and IoT policies count, as they do on AWS.
         """
         self.enforces = enforces
+        # The account's owner. Nothing else may have these keys: a web page in the developer's browser reaches
+        # the gateway as well.
+        self._owner_key = f"AKIA{secrets.token_hex(8).upper()}"
+        self._owner_secret = secrets.token_urlsafe(30)
         with contextlib.ExitStack() as opened:
             gateway = opened.enter_context(_listen("gateway_port", gateway_port))
             mqtt = opened.enter_context(_listen("mqtt_port", mqtt_port))
@@ -75,8 +81,8 @@ class CloudProcess:
         """Return keys, region and endpoint for an AWS SDK, in place of those of the person's shell."""
         return {
             "AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{self.gateway_port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_ACCESS_KEY_ID": self._owner_key,
+            "AWS_SECRET_ACCESS_KEY": self._owner_secret,
             "AWS_SESSION_TOKEN": "",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
@@ -84,7 +90,7 @@ class CloudProcess:
             "AWS_CONFIG_FILE": str(self.folder / "aws_config"),
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), LOOPBACK, "localhost"])),
+            **local_variables(os.environ),
         }
 
     def _environment(self) -> dict[str, str]:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from fedgrass.console import history
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
+from fedgrass.console.terminal import console as plain_console
+from fedgrass.console.terminal import styled
 from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.federation.rounds import State
+from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.weights import encode
@@ -45,6 +46,7 @@ class DemoOptions:
     task: str = DEFAULT_TASK
     task_path: Path | None = None
     task_options: Sequence[str] = ()
+    run_settings: Sequence[str] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -62,7 +64,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, TrainerError) as error:
-        console.print(Text.assemble(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
+        console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("stopped", highlight=False)
@@ -79,12 +81,14 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         len(everybody),
         parse_key_values("--task-option", options.task_options),
     )
-    settings = parse_settings({"task": task.name, "rounds": options.rounds, "deadline_seconds": 300})
+    settings = _settings(options, task.name)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
     }
     started, say = time.monotonic(), _speaker(console)
+    if warning := task.data_of_devices():
+        say(f"note: {warning}")
     with (
         _output_folder(options.output, task.name) as output,
         open_site(
@@ -95,6 +99,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
             say=say,
+            enforces=True,
             check=task.raise_if_failed,
         ) as site,
     ):
@@ -102,13 +107,17 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             _say_how_to_watch(site, console)
         run, evaluations = _watch_run(site, output.name, settings, task, console)
         summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
-        closed = [line["round"] for line in summaries if line["state"] == State.CLOSED]
-        model = site.operator.model(run.name, closed[-1]) if closed else None
+        made = [number for number in evaluations if number]
+        model = site.operator.model(run.name, max(made)) if made else None
         console.print(history.table(summaries))
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 say(line)
+        for line in history.unsent_metrics(summaries):
+            say(line)
         history.write(output, run, summaries, model, evaluations)
+        if line := history.last_evaluation(summaries):
+            say(line)
         code = _verdict(options, run, evaluations, console)
         files = ", ".join(sorted(path.name for path in output.iterdir()))
         say(f"{output}/ has {files}")
@@ -117,6 +126,23 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             console.print("the cloud and the fleet stay up until Ctrl-C", highlight=False)
             _wait_for_ever()
         return code
+
+
+def _settings(options: DemoOptions, task: str) -> RunSettings:
+    """Return the settings of the run: a ``--setting`` of the run by its name, any other is of the training.
+
+    Raises:
+        SettingsError: one of them cannot be used, or has an option of its own.
+    """
+    chosen = parse_key_values("--setting", options.run_settings)
+    for name, option in {"task": "--task", "rounds": "--rounds"}.items():
+        if name in chosen:
+            message = f"--setting {name}=...: use {option}"
+            raise SettingsError(message)
+    of_run = {name: value for name, value in chosen.items() if name in RunSettings.__struct_fields__}
+    training = {name: value for name, value in chosen.items() if name not in of_run}
+    base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
+    return parse_settings({**base, "training": training, **of_run})
 
 
 @contextmanager
@@ -150,15 +176,15 @@ def _watch_run(
     initial = task.get().initial_weights(seed=0)
     evaluations = {0: task.judge(encode(initial))}
     view = LiveView(console, name, settings.rounds)
-    watcher = Watcher(FLEET, site.cloud.iot_endpoint, site.cloud.mqtt_port, site.cloud.root_ca, view.hear)
-    deadline = time.monotonic() + _RUN_SECONDS
+    watcher = Watcher(FLEET, site.observer, view.hear)
+    deadline, newest = time.monotonic() + _RUN_SECONDS, 0
     with view, watcher:
         run = site.operator.start(name, settings, initial)
         while True:
             run = site.operator.run(name)
             ended = run.state is not RunState.RUNNING
-            newest = settings.rounds if run.state is RunState.SUCCEEDED else run.round - 1
-            for number in range(len(evaluations), newest + 1):
+            for number in _models(site, run, newest, ended=ended):
+                newest = number
                 evaluations[number] = task.judge(site.operator.model(name, number))
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
@@ -170,33 +196,50 @@ def _watch_run(
             time.sleep(_POLL_SECONDS)
 
 
+def _models(site: Site, run: Run, newest: int, *, ended: bool) -> list[int]:
+    """Return the numbers of the models that the run has made since model ``newest``.
+
+    Round n makes model n, but a round of evaluation makes none.
+    """
+    if run.round <= newest + 1 and not ended:  # the round that follows model ``newest`` is still open
+        return []
+    rounds = [record.round for record in site.operator.rounds(run)]
+    return [
+        closed.number
+        for closed in rounds
+        if closed.number > newest and closed.state is State.CLOSED and closed.work is Work.TRAIN
+    ]
+
+
 def _verdict(
     options: DemoOptions, run: Run, evaluations: Mapping[int, Mapping[str, float]], console: Console
 ) -> int:
     if run.state is not RunState.SUCCEEDED:
-        console.print(Text.assemble((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
+        console.print(styled((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
-    accuracy = evaluations[options.rounds].get("accuracy")
+    accuracy = evaluations[max(evaluations)].get("accuracy")
     if accuracy is None:
         return 0
     chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)
-    defaults = chosen == (DEFAULT_DEVICES, 0, DEFAULT_ROUNDS, DEFAULT_TASK)
-    console.print(f"accuracy of the global model on held-out data: [bold]{accuracy:.1%}[/]", highlight=False)
+    defaults = chosen == (DEFAULT_DEVICES, 0, DEFAULT_ROUNDS, DEFAULT_TASK) and not options.run_settings
+    console.print(styled("accuracy of the global model on held-out data: ", (f"{accuracy:.1%}", "bold")))
     if defaults and accuracy < TARGET_ACCURACY:
-        console.print(f"[red]less than the {TARGET_ACCURACY:.0%} that the default settings reach[/]")
+        console.print(styled((f"less than the {TARGET_ACCURACY:.0%} that the default settings reach", "red")))
         return 1
     return 0
 
 
 def _speaker(console: Console) -> Callable[[str], None]:
     """Return a function that prints a line as it is: folders may have names with brackets."""
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return lambda line: console.print(styled(line), soft_wrap=True)
 
 
 def _say_how_to_watch(site: Site, console: Console) -> None:
-    cloud, say = site.cloud, _speaker(console)
+    cloud, observer, say = site.cloud, site.observer, _speaker(console)
     environment = sorted(cloud.environment().items())
-    broker = f"-h {cloud.iot_endpoint} -p {cloud.mqtt_port} --cafile {shlex.quote(str(cloud.root_ca))}"
+    files = {"cafile": observer.root_ca, "cert": observer.certificate, "key": observer.private_key}
+    credentials = " ".join(f"--{option} {shlex.quote(str(file))}" for option, file in files.items())
+    broker = f"-h {observer.host} -p {observer.port} {credentials} -I {observer.client_prefix}"
     lines = [
         "",
         "Watch the fleet's topics with any MQTT client:",
@@ -234,4 +277,4 @@ def _wait_for_ever() -> None:
 
 def main(options: DemoOptions) -> None:
     """Run the demo and exit with its code."""
-    sys.exit(run_demo(options, Console()))
+    sys.exit(run_demo(options, plain_console()))

@@ -1,28 +1,32 @@
 """The demo's own copy of the task: for the initial model, and to judge the global one."""
 
+import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.trainer.tasks.registry import BUILT_IN, load_task
+from components.trainer.tasks.registry import BUILT_IN, find_class, make_task
 from fedgrass.console.key_values import Value
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
 from fedgrass.federation.weights import decode
+from fedgrass.local.task_mistakes import explain
 
 LOAD_SECONDS = 120.0
-DEALT = {"digits", "mnist", "cifar10", "air_quality"}  # the tasks that deal one data set to all devices
+SHARE, SHARES = "share", "shares"
 
 
 class DemoTask:
-    """A built-in task by its name, or one's own as ``name=package.module:ClassName``.
+    """A built-in task by its name, or a user's task as ``name=package.module:ClassName``.
+
+    A task whose class takes ``share`` and ``shares`` gets a different share of its data on each device.
 
     Args:
-        choice: what the person chose.
-        path: the folder in which one's own module lies.
-        devices: how many devices share the data, where the task deals shares.
-        options: of the task. A folder or file is meant as seen from here, not from a core's work folder.
+        choice: what the user chose.
+        path: the folder of the user's module.
+        devices: how many devices share the data.
+        options: of the task. A folder or file is relative to the current folder, not to a core's work folder.
 
     Raises:
         SettingsError: there is no such task.
@@ -41,18 +45,36 @@ class DemoTask:
             raise SettingsError(message)
         self._module = {"module": module} if module else {}
         self._path = {"path": str(path.absolute())} if path else {}
-        self._shares = devices if name in DEALT and not module else 0
+        self._devices = devices
         self._chosen = {key: _from_here(key, value) for key, value in (options or {}).items()}
+        self._class: list[Callable[..., Any]] = []
+        self._found = threading.Event()  # the class was found, or could not be
         self._loaded: list[Any] = []
-        self._failed: list[Exception] = []
+        self._failed: list[BaseException] = []
         # Importing torch takes seconds, in which the cloud and the cores can start.
         self._thread = threading.Thread(target=self._load, daemon=True)
         self._thread.start()
 
     def configuration(self, share: int) -> dict[str, object]:
-        """Return the trainer's tasks on the device that gets share number ``share``: this one alone."""
-        others: dict[str, object] = {} if self.name == "digits" else {"digits": None}
+        """Return the trainer's tasks on the device that gets share number ``share``: this one alone.
+
+        Waits until the class is imported, and raises what importing it raised.
+        """
+        others: dict[str, object] = {} if self.name == "digits" else {"digits": {"enabled": False}}
         return {self.name: self._options(share), **others}
+
+    def data_of_devices(self) -> str:
+        """Return a warning if all devices hold the same data; empty if each has its share."""
+        if self.name == "noise" or self._devices == 1:
+            return ""
+        takes = _takes_shares(self._imported())
+        if takes and not {SHARE, SHARES} & self._chosen.keys():
+            return ""
+        why = "--task-option fixes their share" if takes else "its class does not take `share` and `shares`"
+        return (
+            f"all {self._devices} devices hold the same data of task {self.name!r}: {why}"
+            " (docs/own_task.md, shares of one data set)"
+        )
 
     def get(self) -> Any:
         """Return the task once it is loaded; raises what loading it raised."""
@@ -64,9 +86,18 @@ class DemoTask:
         return self._loaded[0]
 
     def raise_if_failed(self) -> None:
-        """Raise what loading the task raised, if it is over and failed; does not wait for it."""
-        if self._failed:
-            raise self._failed[0]
+        """Raise what loading the task raised, if it is over and failed; does not wait for it.
+
+        Raises:
+            SettingsError: the user's code raised what is no error, such as SystemExit.
+        """
+        if not self._failed:
+            return
+        failure = self._failed[0]
+        if isinstance(failure, Exception):
+            raise failure
+        message = f"the task {self.name!r} cannot be loaded: {explain(failure)}"
+        raise SettingsError(message) from failure
 
     def judge(self, model: bytes) -> Mapping[str, float]:
         """Measure a global model by the task's ``evaluate_held_out``; a task without it measures nothing."""
@@ -76,15 +107,42 @@ class DemoTask:
         metrics: Mapping[str, float] = task.evaluate_held_out(decode(model)).metrics
         return metrics
 
+    def _imported(self) -> Callable[..., Any]:
+        """Return the class of the task once it is imported; raises what importing it raised."""
+        if not self._found.wait(LOAD_SECONDS):
+            message = f"the module of task {self.name!r} was not imported within {LOAD_SECONDS:.0f} s"
+            raise SettingsError(message)
+        if not self._class:
+            self.raise_if_failed()
+        return self._class[0]
+
     def _options(self, share: int) -> dict[str, Value]:
-        shares = {"share": share, "shares": self._shares} if self._shares else {}
+        # The built-in tasks are known to share their data: the cores can start before PyTorch is imported.
+        shared = self.name != "noise" if not self._module else _takes_shares(self._imported())
+        shares = {SHARE: share, SHARES: self._devices} if shared else {}
         return {**shares, **self._chosen, **self._module, **self._path}
 
     def _load(self) -> None:
         try:
-            self._loaded.append(load_task(self.name, self._options(0)))
-        except Exception as error:  # noqa: BLE001  # told by get(), in the thread that asks
+            options = {**self._chosen, **self._module, **self._path}
+            self._class.append(find_class(self.name, options))
+            self._found.set()
+            self._loaded.append(make_task(self.name, self._class[0], self._options(0)))
+        except BaseException as error:  # noqa: BLE001  # raised by get(), in the thread that asks
             self._failed.append(error)
+        finally:
+            self._found.set()
+
+
+def _takes_shares(make: Callable[..., Any]) -> bool:
+    """Return whether a task's class takes its device's share of the data."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # a class without a signature, such as one written in C
+        return False
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return True
+    return {SHARE, SHARES} <= {parameter.name for parameter in parameters}
 
 
 def _from_here(key: str, value: Value) -> Value:

@@ -5,6 +5,7 @@ what they run, the components, are processes of their own.
 """
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fedgrass.local.child_environment import local_variables
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.core_control import Outside
 from fedgrass.local.core_errors import IotConnectionError
@@ -214,6 +216,7 @@ class Fleet:
                 region=self._cloud.region,
                 credentials=credentials.get,
                 environment={
+                    **local_variables(os.environ),
                     "AWS_ENDPOINT_URL": self._endpoint_url,
                     "STREAM_MANAGER_SERVER_PORT": str(port),
                 },

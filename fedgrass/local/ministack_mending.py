@@ -7,18 +7,29 @@
   leaves this machine, and counts as one with.
 - It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
   again, since its answer was lost, it then refuses as another with that token.
+- It serves MQTT clients without a certificate; AWS IoT Core requires one.
+- It pauses a new MQTT connection before the event loop has begun to read from it. CPython before 3.11.5 then
+  reads all the same, and the ClientHello is lost: no device can connect.
+- It derives the secret key of a function's role from names that are not secret, and lets a function act under
+  the account's number where policies are not enforced. `RequestGuard` needs a secret for each.
+- A template's parameter is a text to it, also where a queue's MaximumConcurrency is a number.
 """
 
+import asyncio
 import copy
+import hashlib
+import hmac
 import json
+import os
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from ministack import app
-from ministack.core import iam_actions
+from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
-from ministack.services import dynamodb, scheduler
+from ministack.services import dynamodb, iot, lambda_svc, scheduler, sts
 
 SCHEDULER_TICK_SECONDS = 1.0
 
@@ -28,6 +39,15 @@ def mend() -> None:
     scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
     dynamodb._transact_write_items = remembering(dynamodb._transact_write_items)  # noqa: SLF001
+    iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001
+    iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001
+    lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
+    lambda_svc.execution_credentials = lambda_runtime.execution_credentials
+    # Not above: jsonata, which it imports, raises the process's recursion limit.
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+
+    mappings = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]  # noqa: SLF001
+    mappings["create"], mappings["update"] = in_numbers(mappings["create"]), in_numbers(mappings["update"])
     as_it_is = iam_actions.extract_resource_arn
 
     def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's
@@ -61,6 +81,64 @@ def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, A
         return answer
 
     return remember
+
+
+def requiring_certificates(build: Callable[[], ssl.SSLContext]) -> Callable[[], ssl.SSLContext]:
+    """Return a function that builds the broker's TLS context so that a client must present a certificate."""
+
+    def build_strictly() -> ssl.SSLContext:
+        context = build()
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return build_strictly
+
+
+def once_reading(accept: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Return a ``connection_made`` that runs after the event loop has begun to read from the connection.
+
+    asyncio queues both when it accepts a connection, in this order; what is queued here comes after them and
+    before anything that was read.
+    """
+
+    def connection_made(protocol: Any, transport: Any) -> None:
+        asyncio.get_running_loop().call_soon(accept, protocol, transport)
+
+    return connection_made
+
+
+def with_secrets(
+    issue: Callable[[dict[str, Any]], dict[str, str]],
+) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Return a function that issues a Lambda function's credentials with a secret that cannot be computed.
+
+    Where policies do not count, the function gets the owner's credentials.
+    """
+
+    def issue_secretly(config: dict[str, Any]) -> dict[str, str]:
+        issued = issue(config)
+        owner = {name: os.environ.get(name, "") for name in issued}
+        session = sts._sessions.get(issued["AWS_ACCESS_KEY_ID"])  # noqa: SLF001  # nothing public returns it
+        if session is None:
+            return owner
+        key = owner["AWS_SECRET_ACCESS_KEY"].encode()
+        secret = hmac.new(key, issued["AWS_SECRET_ACCESS_KEY"].encode(), hashlib.sha256).hexdigest()
+        session["SecretAccessKey"] = secret
+        return {**issued, "AWS_SECRET_ACCESS_KEY": secret}
+
+    return issue_secretly
+
+
+def in_numbers(provision: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that provisions an event source mapping with a concurrency given as text."""
+
+    def provision_in_numbers(*arguments: Any) -> Any:
+        for properties in arguments:
+            if isinstance(properties, dict) and (scaling := properties.get("ScalingConfig")):
+                properties["ScalingConfig"] = {name: int(value) for name, value in scaling.items()}
+        return provision(*arguments)
+
+    return provision_in_numbers
 
 
 def group_of(body: bytes, query: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 `CloudProcess` runs it as a module. MiniStack's own command is not used because
 
 - its MQTT listener binds 0.0.0.0 whatever BIND_HOST says: here all servers are opened on 127.0.0.1;
+- it serves requests and MQTT clients without credentials: here `RequestGuard` and `mend` refuse both;
 - it outlives a parent that is killed: here the end of standard input, which the parent holds open, ends it;
 - it leaves the processes of its Lambda functions to notice by themselves: here they are ended and collected.
 """
@@ -27,6 +28,7 @@ from hypercorn.config import Config
 from ministack.app import app
 
 from fedgrass.local.ministack_mending import mend
+from fedgrass.local.request_guard import RequestGuard
 
 LOOPBACK = "127.0.0.1"
 KEEP_ALIVE_SECONDS = 75
@@ -114,7 +116,8 @@ async def _serve(gateway_fd: int, state: Path) -> None:
     config.bind = [f"fd://{gateway_fd}"]
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.graceful_timeout = FINISH_REQUESTS_SECONDS
-    serving = asyncio.create_task(serve(app, config, shutdown_trigger=watch.wait))
+    guarded: Any = RequestGuard(app, os.environ["AWS_ACCESS_KEY_ID"])
+    serving = asyncio.create_task(serve(guarded, config, shutdown_trigger=watch.wait))
     stopping = asyncio.create_task(watch.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     # A connection that does not end must not keep an orphan alive: nobody is left to kill it.

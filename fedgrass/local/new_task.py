@@ -32,7 +32,7 @@ def write_task(name: str, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, target in zip(FILES, targets, strict=True):
-            text = (TEMPLATES / file).read_text()
+            text = (TEMPLATES / file).read_text(encoding="utf-8")
             for old, new in names.items():
                 text = text.replace(old, new)
             with target.open("x") as opened:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedgrass.local.child_environment import local_variables
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.credentials_provider import Credentials, CredentialsProvider
 from fedgrass.local.guarded_script import GuardedScript, Script
@@ -127,6 +128,7 @@ class PlainDevices:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         environment = {
             **own,
+            **local_variables(os.environ),
             "AWS_ENDPOINT_URL": self._endpoint_url,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), own.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",

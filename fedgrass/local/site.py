@@ -13,9 +13,11 @@ from pathlib import Path
 import package
 from fedgrass import __version__
 from fedgrass.console.operator import Operator
+from fedgrass.console.watcher import Broker
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.errors import FedgrassLocalError
 from fedgrass.local.fleet import ComponentBuild, Fleet
+from fedgrass.local.observer import create_observer
 from fedgrass.local.profiles import profile_named
 
 TRAINER = "com.fedgrass.Trainer"
@@ -35,6 +37,7 @@ class Site:
     stack: Mapping[str, str]
     fleet: Fleet
     operator: Operator
+    observer: Broker
     folder: Path
 
 
@@ -91,6 +94,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
             {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
         )
         say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
+        observer = create_observer(cloud, fleet_name, folder / "observer")
         check()
         started = time.monotonic()
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
@@ -106,7 +110,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
             f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
             f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
         )
-        yield Site(cloud, outputs, fleet, operator, folder)
+        yield Site(cloud, outputs, fleet, operator, observer, folder)
 
 
 def build_trainer(folder: Path) -> ComponentBuild:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from fedgrass.local.child_environment import local_variables
 from fedgrass.local.component_process import BROKEN, FINISHED
 from fedgrass.local.control_server import ControlServer
 from fedgrass.local.core_control import CoreControl, Outside
@@ -71,7 +72,7 @@ class StandaloneCore:
             self._is_component_token,
             faults=faults,
         )
-        self._environment: dict[str, str] = {}
+        self._environment = local_variables(os.environ)
         authorities = ssl.get_default_verify_paths().cafile
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         settings = CoreSettings(

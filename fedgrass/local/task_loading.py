@@ -1,6 +1,5 @@
 """A task by the name that a person gives it on the command line, with what is wrong told in one sentence."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +27,6 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
         )
         raise SettingsError(message)
     own = {"module": name, "path": str(path.absolute())} if colon else {}
-    importlib.invalidate_caches()  # the file may have been written this very second
     try:
         task = load_task(class_name.lower() or name, {**options, **own})
     except TrainerError as error:

@@ -22,9 +22,11 @@ def explain(error: BaseException) -> str:
 
 
 def explain_loading(error: Exception, module: str) -> str:
-    """Return why a module or its class could not be had; ``error`` is of the registry."""
+    """Return why a module or its class could not be loaded; ``error`` is the registry's."""
     cause = error.__cause__
-    if isinstance(cause, AttributeError) and (loaded := sys.modules.get(module)):
+    if isinstance(cause, AttributeError) and (
+        loaded := getattr(cause, "obj", None) or sys.modules.get(module)
+    ):
         return f"{error} (the module is {getattr(loaded, '__file__', None) or 'built in'})"
     place = _place(cause) if cause else ""
     return f"{place}{error}"
@@ -35,6 +37,7 @@ def _place(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         name = frame.filename
         theirs = name.startswith(TASKS) or not name.startswith((*OURS, *LIBRARIES, "<"))
-        if theirs and "site-packages" not in name and not name.endswith("/tasks/registry.py"):
+        loads = name.endswith(("/tasks/registry.py", "/tasks/task_modules.py"))
+        if theirs and "site-packages" not in name and not loads:
             return f"{name}:{frame.lineno}: "
     return ""

@@ -67,6 +67,7 @@ class Drawing:
             "rounds": rounds,
             "deadline_seconds": round(dice.randint(6, 9) * self._stretch),
             "attempts": 8,
+            "evaluate_last": False,  # the audit follows the rounds that make models
             "aggregation": aggregation,
             "aggregation_options": OPTIONS.get(aggregation, {}),
             **dice.choice(_UPLOADS),

@@ -22,8 +22,7 @@ class Races:
         self._world = world
         self._dice = world.faults.dice(f"races in {world.name}")
         self._heard: SimpleQueue[dict[str, object]] = SimpleQueue()
-        cloud = world.cloud
-        self._watcher = Watcher(world.name, cloud.iot_endpoint, cloud.mqtt_port, cloud.root_ca, self._hear)
+        self._watcher = Watcher(world.name, world.observer, self._hear)
 
     def play(self) -> None:
         """Play until the faults end."""

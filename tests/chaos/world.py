@@ -9,11 +9,13 @@ from typing import Any
 
 import package
 from fedgrass.console.operator import Operator
+from fedgrass.console.watcher import Broker
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.fleet import ComponentBuild, Fleet
 from fedgrass.local.iot_connection import IotConnection
 from fedgrass.local.nucleus import GreengrassCore
+from fedgrass.local.observer import create_observer
 from fedgrass.local.profiles import profile_named
 from fedgrass.local.site import build_trainer, thing_names
 from tests.chaos.faults import Faults
@@ -39,6 +41,7 @@ class World:
     stack: Mapping[str, str]
     fleet: Fleet
     operator: Operator
+    observer: Broker
     gateway: Gateway
     kills: Kills
     faults: Faults
@@ -103,7 +106,8 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
         ) as fleet:
             fleet.start(build, _configurations(name, devices))
             operator = Operator(cloud.client, outputs)
-            yield World(name, cloud, outputs, fleet, operator, gateway, kills, faults, pace)
+            observer = create_observer(cloud, name, folder / "observer" / name)
+            yield World(name, cloud, outputs, fleet, operator, observer, gateway, kills, faults, pace)
 
 
 def _send_through(client: Any, function: str, endpoint_url: str) -> None:

@@ -31,18 +31,12 @@ class Watched:
 
     def watcher(self) -> Watcher:
         """Return who hears all that is said on the site's topics, for as long as it is entered."""
-        cloud = self.site.cloud
-        return Watcher(
-            FLEET,
-            cloud.iot_endpoint,
-            cloud.mqtt_port,
-            cloud.root_ca,
-            lambda topic, payload: self.heard.append((topic, payload)),
-        )
+        return Watcher(FLEET, self.site.observer, lambda topic, payload: self.heard.append((topic, payload)))
 
     def start(self, name: str, **settings: object) -> None:
         """Start a run of the noise task."""
-        chosen = parse_settings({"task": "noise", "rounds": 1, "deadline_seconds": 60, **settings})
+        defaults = {"task": "noise", "rounds": 1, "deadline_seconds": 60, "evaluate_last": False}
+        chosen = parse_settings({**defaults, **settings})
         self.site.operator.start(name, chosen, Noise().initial_weights(seed=1))
 
     def ended(self, name: str) -> Run:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,13 @@ class Command:
     ``runtime`` is where its cores can be found: a folder of its own if none is given.
     """
 
-    def __init__(self, folder: Path, *arguments: str, runtime: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        runtime: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
@@ -48,6 +54,7 @@ class Command:
                 "TMPDIR": str(self.temporary),
                 "XDG_RUNTIME_DIR": str(self.runtime),
                 "PYTHONPATH": str(package.ROOT),  # this checkout's command, whichever one is installed
+                **(environment or {}),
             },
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -116,9 +123,14 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def command(folder: Path, *arguments: str, runtime: Path | None = None) -> Iterator[Command]:
-    """Run a ``fedgrass`` command; it is ended in any case."""
-    started = Command(folder, *arguments, runtime=runtime)
+def command(
+    folder: Path,
+    *arguments: str,
+    runtime: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Command]:
+    """Run a ``fedgrass`` command, with further variables; it is ended in any case."""
+    started = Command(folder, *arguments, runtime=runtime, environment=environment)
     try:
         yield started
     finally:

@@ -35,7 +35,10 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         ]
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
-        assert [line["replied"] for line in history["rounds"]] == [2, 2]
+        assert [line["replied"] for line in history["rounds"]] == [2, 2, 2]
+        # The last model is evaluated too: no round of training measures it.
+        assert [(line["work"], line["base"]) for line in history["rounds"]][-1] == ("evaluate", 2)
+        assert history["rounds"][-1]["metrics"]["loss"] > 0
         assert history["state"] == "SUCCEEDED"
 
 
@@ -49,7 +52,23 @@ def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp
         assert demo.left_behind() == []
     (run,) = (tmp_path / "runs").iterdir()
     history = json.loads((run / "history.json").read_text())
-    assert [line["replied"] for line in history["rounds"]] == [4, 4]
+    assert [line["replied"] for line in history["rounds"]] == [4, 4, 4]
+
+
+def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(tmp_path: Path) -> None:
+    nowhere = dict.fromkeys(
+        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+        "http://127.0.0.1:9",
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    named = {"no_proxy": "intranet.example"}
+    with command(
+        tmp_path, *SMALL, "--mqtt-devices", "1", environment={**nowhere, **ascii_only, **named}
+    ) as demo:
+        assert demo.wait() == 0, demo.said()
+        assert "run SUCCEEDED" in demo.said()
+        assert "proxy" not in demo.said()
+        assert "codec" not in demo.said()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

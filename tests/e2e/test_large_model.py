@@ -20,6 +20,7 @@ def test_a_model_made_in_shards_is_the_mean_of_the_updates(make_site: Callable[.
         {
             "task": "noise",
             "rounds": ROUNDS,
+            "evaluate_last": False,
             "deadline_seconds": 60,
             "aggregation": "fedavgm",
             "aggregation_options": {"momentum": 0.0},

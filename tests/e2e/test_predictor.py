@@ -48,7 +48,9 @@ def test_what_a_core_and_a_plain_device_train_is_served_on_the_core(tmp_path: Pa
             return bool(reports()) and reports()[-1].models == {"noise": model}
 
         def run(name: str) -> None:
-            settings = parse_settings({"task": "noise", "rounds": 2, "deadline_seconds": 60})
+            settings = parse_settings(
+                {"task": "noise", "rounds": 2, "deadline_seconds": 60, "evaluate_last": False}
+            )
             site.operator.start(name, settings, Noise(0.1).initial_weights(seed=1))
             wait_until(lambda: site.operator.run(name).state is not RunState.RUNNING, f"the end of {name}")
             assert site.operator.run(name).state is RunState.SUCCEEDED

@@ -63,6 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
             {
                 "task": "digits",
                 "rounds": ROUNDS,
+                "evaluate_last": False,
                 "deadline_seconds": 120,
                 "aggregation": "scaffold",
                 "training": {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH},

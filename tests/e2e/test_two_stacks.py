@@ -25,7 +25,7 @@ from tests.e2e.processes import wait_until
 pytestmark = pytest.mark.timeout(400)
 
 FLEETS = ("meadow", "orchard")
-SETTINGS = {"task": "noise", "rounds": 2, "deadline_seconds": 60}
+SETTINGS = {"task": "noise", "rounds": 2, "deadline_seconds": 60, "evaluate_last": False}
 
 
 @dataclass

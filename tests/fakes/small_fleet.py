@@ -68,7 +68,9 @@ class SmallFleet:
         self.lease_seconds = lease_seconds
         self.scale = scale or Scale()
         self.tasks = "digits"  # of every device, with commas between them
-        self.settings: RunSettings = parse_settings({"task": "digits", "rounds": 2, **settings})
+        self.settings: RunSettings = parse_settings(
+            {"task": "digits", "rounds": 2, "evaluate_last": False, **settings}
+        )
         self.cloud = self._worker()
         self.bucket.write(object_keys.model(RUN, 0), encode(initial))
         self.heartbeats()

@@ -27,7 +27,7 @@ from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement, Completion, Heartbeat, Status, Verdict, decode, encode
 from fedgrass.local.cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.credentials_provider import CredentialsProvider
-from tests.local_core import eventually
+from tests.local_core import eventually, temporary_credentials
 from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.plain_device import PATIENCE, Operator, Trainer, write_device_file
 
@@ -47,6 +47,7 @@ class Provider:
     """The credentials provider's stand-in in a thread, with what it gives to a thing."""
 
     server: CredentialsProvider
+    credentials: dict[str, str]
     asked: int = 0
     lifetime: timedelta = timedelta(hours=1)
     failures: int = 0
@@ -58,7 +59,7 @@ class Provider:
             message = "STS is not well"
             raise RuntimeError(message)
         expiration = (datetime.now(UTC) + self.lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"AccessKeyId": "A", "SecretAccessKey": "S", "Token": "T", "Expiration": expiration}
+        return {**self.credentials, "Expiration": expiration}
 
     def run(self, call: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(call, self.loop).result(30)
@@ -121,7 +122,8 @@ def place(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Place]:
     s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     with ExitStack() as stack:
         log = logging.getLogger("test")
-        provider = Provider(CredentialsProvider(ALIAS, cloud.root_ca, tmp_path / "provider", log))
+        server = CredentialsProvider(ALIAS, cloud.root_ca, tmp_path / "provider", log)
+        provider = Provider(server, temporary_credentials(cloud))
         thread = threading.Thread(target=provider.loop.run_forever, daemon=True)
         thread.start()
         stack.callback(thread.join, 10)
@@ -393,8 +395,9 @@ def ask(place: Place, **changes: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_credentials_are_kept_until_they_are_about_to_expire(place: Place) -> None:
-    assert '"AccessKeyId": "A"' in ask(place).stdout
-    assert '"AccessKeyId": "A"' in ask(place).stdout
+    given = f'"AccessKeyId": "{place.provider.credentials["AccessKeyId"]}"'
+    assert given in ask(place).stdout
+    assert given in ask(place).stdout
     assert place.provider.asked == 1
     place.provider.lifetime = RENEW_BEFORE - timedelta(minutes=1)
     (place.folder / "credentials.json").unlink()

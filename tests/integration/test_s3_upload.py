@@ -10,6 +10,7 @@ from components.trainer import s3_upload
 from components.trainer.errors import UploadFailed
 from components.trainer.s3_upload import S3Uploader
 from fedgrass.local.cloud import EmbeddedCloud
+from tests.local_core import act_as_owner
 
 BUCKET = "parts"
 KEY = "updates/device-1/run/1-1.safetensors"
@@ -19,10 +20,7 @@ NEVER = threading.Event()
 
 @pytest.fixture
 def s3(embedded_cloud: EmbeddedCloud, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", embedded_cloud.endpoint_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", embedded_cloud.region)
+    act_as_owner(monkeypatch, embedded_cloud)
     client = embedded_cloud.client("s3")
     client.create_bucket(Bucket=BUCKET)
     return client

@@ -31,6 +31,7 @@ from stream_manager import (
 from stream_manager.util import Util
 
 from fedgrass.local.cloud import EmbeddedCloud
+from tests.local_core import act_as_owner
 from tests.stream_manager_server import stream_manager
 
 _BUCKET = "models-of-a-fleet"
@@ -41,7 +42,8 @@ _FINAL = (Status.Success, Status.Failure, Status.Canceled)
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedCloud(tmp_path_factory.mktemp("cloud")) as cloud:
+    with EmbeddedCloud(tmp_path_factory.mktemp("cloud")) as cloud, pytest.MonkeyPatch.context() as patch:
+        act_as_owner(patch, cloud)
         cloud.client("s3").create_bucket(Bucket=_BUCKET)
         yield cloud.endpoint_url
 
@@ -51,8 +53,8 @@ def s3_at(endpoint: str, read_timeout: float = 10) -> Any:
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106  the embedded cloud takes any
+        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID", "none"),
+        aws_secret_access_key=os.environ.get("AWS_SECRET_ACCESS_KEY", "none"),
         config=Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=read_timeout),
     )
 

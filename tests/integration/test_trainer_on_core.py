@@ -27,7 +27,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CREDENTIALS, CoreInThread, eventually, settings
+from tests.local_core import CoreInThread, eventually, settings, temporary_credentials
 from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.stream_manager_server import stream_manager
 
@@ -131,7 +131,7 @@ def site_on(
         stack.callback(running.close)
         variables = {"AWS_ENDPOINT_URL": cloud.endpoint_url, "STREAM_MANAGER_SERVER_PORT": str(port)}
         running.core = GreengrassCore(
-            settings(root, profile, credentials=lambda: CREDENTIALS, environment=variables),
+            settings(root, profile, credentials=lambda: temporary_credentials(cloud), environment=variables),
             lambda: running.connection,
         )
         running.run(running.core.start())

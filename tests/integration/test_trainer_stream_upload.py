@@ -17,7 +17,7 @@ from components.trainer.s3_upload import S3Uploader
 from components.trainer.s3_upload_process import S3UploadProcess
 from components.trainer.stream_upload import STATUS_STREAM, STREAM, StreamUploader
 from fedgrass.local.cloud import EmbeddedCloud
-from tests.local_core import eventually
+from tests.local_core import act_as_owner, eventually
 from tests.stream_manager_server import stream_manager
 
 BUCKET = "stream-uploads"
@@ -158,10 +158,7 @@ def test_a_device_without_stream_manager_uploads_by_itself(  # noqa: PLR0913, PL
     update: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", embedded_cloud.endpoint_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", embedded_cloud.region)
+    act_as_owner(monkeypatch, embedded_cloud)
     uploader(tmp_path).upload(update, BUCKET, "updates/device-1/run/7-1.safetensors", NEVER)
     found = gate.s3.get_object(Bucket=BUCKET, Key="updates/device-1/run/7-1.safetensors")
     assert found["Body"].read() == update.read_bytes()

@@ -229,8 +229,8 @@ def test_the_hello_of_a_held_out_device_wakes_the_evaluation_that_waits_for_it()
         ({"every_minutes": 5}, r"every_minutes is 5, but its schedule is 'at_once': set schedule to 'every'"),
         ({"smallest_improvement": 0.1}, r"smallest_improvement is 0\.1: name the metric in target_metric"),
         ({"lower_is_better": True}, "lower_is_better is true: name the metric in target_metric"),
-        ({"evaluate_count": 5}, r"evaluate_count is 5.*evaluate_every"),
-        ({"evaluate_fraction": 0.5}, r"evaluate_fraction is 0\.5.*evaluate_every"),
+        ({"evaluate_last": False, "evaluate_count": 5}, r"evaluate_count is 5.*evaluate_every"),
+        ({"evaluate_last": False, "evaluate_fraction": 0.5}, r"evaluate_fraction is 0\.5.*evaluate_every"),
         (
             {"evaluate_every": 1, "evaluate_count": 5, "evaluate_fraction": 0.5},
             "evaluate_count 5 and evaluate_f",

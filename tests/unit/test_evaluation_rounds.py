@@ -88,7 +88,76 @@ def test_an_evaluation_by_which_the_target_is_reached_ends_the_run() -> None:
 
 def test_held_out_devices_without_evaluations_are_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"held_out.*evaluate_every"):
-        parse_settings({"task": "digits", "held_out": ["thing-1"]})
+        parse_settings({"task": "digits", "held_out": ["thing-1"], "evaluate_last": False})
+
+
+# ---------------------------------------------------------------- the last model
+def test_the_last_model_is_evaluated_by_default() -> None:
+    assert parse_settings({"task": "digits"}).evaluate_last
+    fleet = SmallFleet(devices=2, rounds=2, evaluate_last=True)
+    fleet.start()
+    for _ in range(2):
+        for name in fleet.names:
+            fleet.reply(name)
+    assert (fleet.newest().number, fleet.newest().work, fleet.newest().base) == (3, Work.EVALUATE, 2)
+    for name in fleet.names:
+        evaluate(fleet, name, 0.75)
+    assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
+    assert fleet.newest().metrics == {"accuracy": 0.75}
+
+
+def test_a_run_whose_devices_report_no_metrics_ends_with_its_last_round() -> None:
+    fleet = SmallFleet(devices=1, rounds=1, evaluate_last=True)
+    fleet.start()
+    fleet.reply("thing-0", metrics={})
+    assert (fleet.newest().number, fleet.run().state) == (1, RunState.SUCCEEDED)
+
+
+def test_the_last_model_is_evaluated_once_if_it_is_evaluated_anyway() -> None:
+    fleet = SmallFleet(devices=1, rounds=2, evaluate_every=2, evaluate_last=True)
+    fleet.start()
+    fleet.reply("thing-0")
+    fleet.reply("thing-0")
+    evaluate(fleet, "thing-0", 0.5)
+    assert (fleet.newest().number, fleet.run().state) == (3, RunState.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"selection": "random", "count": 3}, 3),
+        ({"selection": "random", "fraction": 0.2}, 2),
+        ({"selection": "random", "count": 3, "evaluate_count": 5}, 5),
+        ({"selection": "random", "count": 3, "evaluate_fraction": 0.4}, 4),
+        ({"held_out": ["thing-9"]}, 1),
+        ({}, 10),
+    ],
+)
+def test_as_many_devices_evaluate_the_last_model_as_train_unless_settings_choose_them(
+    settings: dict[str, Any], asked: int
+) -> None:
+    fleet = SmallFleet(devices=10, rounds=1, evaluate_last=True, **settings)
+    fleet.start()
+    for name in fleet.parts():
+        fleet.reply(name)
+    assert (fleet.newest().work, fleet.newest().asked) == (Work.EVALUATE, asked)
+
+
+def test_the_line_of_a_closed_round_names_the_model_that_was_measured() -> None:
+    fleet = SmallFleet(devices=1, rounds=1, evaluate_last=True)
+    fleet.start()
+    fleet.reply(
+        "thing-0",
+        metrics={"accuracy": 0.1597, "local_accuracy": 0.9},
+        train_metrics={"train_loss": 0.25},
+    )
+    evaluate(fleet, "thing-0", 0.95)
+    closed = [change.text for change in fleet.told() if change.text.startswith("closed")]
+    first = (
+        f"closed: models/{RUN}/1.safetensors is the average of 1 updates; of model 0: accuracy 0.1597;"
+        " of the devices' own models: local_accuracy 0.9; of the training: train_loss 0.25"
+    )
+    assert closed == [first, "closed: 1 devices evaluated the model; of model 1: accuracy 0.95"]
 
 
 # ---------------------------------------------------------------- evaluations that do not come about

@@ -200,6 +200,7 @@ def test_a_metric_that_is_left_out_costs_no_training_and_is_told() -> None:
     assert opened is not None
     part = fleet.part("thing-4", opened)
     assert (part.state, part.metrics) == (Participation.REPLIED, {"loss": 0.5})
+    assert part.unsent_metrics == "accuracy 97, which is not from 0 to 1"
     assert "metrics left out: accuracy 97, which is not from 0 to 1" in fleet.told_of("thing-4")
 
 

@@ -1,19 +1,20 @@
 """Which tasks there are, and how the worker makes one. Imports no task before it is wanted.
 
-A task of one's own is named in the configuration by ``module: package.module:ClassName``, with ``path`` for
-a folder that is to be searched too; all other options are handed to the class by name.
+A user's task is named in the configuration by ``module: package.module:ClassName``, with ``path`` for the
+folder of its file; all other options are handed to the class by name.
 """
 
 import importlib
 import inspect
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from components.trainer.errors import ConfigurationError
 
 if TYPE_CHECKING:  # the trainer's light main process reads this file, and task.py needs numpy
     from components.trainer.tasks.task import Task
+    from components.trainer.tasks.task_modules import TaskFolder
 
 BUILT_IN: Mapping[str, str] = {
     "digits": "components.trainer.tasks.digits:Digits",
@@ -24,6 +25,7 @@ BUILT_IN: Mapping[str, str] = {
 }
 OWN_OPTIONS = {"module", "path"}
 Options = Mapping[str, bool | int | float | str]
+_loaded_from: "dict[str, TaskFolder]" = {}  # by the task's name
 
 
 def check_task(name: str, options: Options) -> None:
@@ -41,10 +43,53 @@ def load_task(name: str, options: Options) -> "Task":
     Raises:
         ConfigurationError: there is no such task, or it does not take the options.
     """
+    return make_task(name, find_class(name, options), options)
+
+
+def find_class(name: str, options: Options) -> "type[Task]":
+    """Return the class of a task, imported: from the folder ``path`` if it is there, else as any module is.
+
+    Raises:
+        ConfigurationError: there is no such task.
+    """
     module, class_name = _place(name, options)
-    if (path := options.get("path")) and str(path) not in sys.path:
-        sys.path.append(str(path))  # last, so that nothing there hides a library
-    make = _find(name, module, class_name)
+    _loaded_from.pop(name, None)
+    folder = _folder_of(options)
+    if folder is not None and folder.has(module):
+        _loaded_from[name] = folder
+        return _find(name, class_name, module, lambda: folder.load(module), folder.plain)
+    try:
+        return _find(name, class_name, module, lambda: importlib.import_module(module))
+    except ConfigurationError as error:
+        if folder is None or not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        message = f"{error}, and there is no {module.partition('.')[0]}.py in {folder.path}"
+        raise ConfigurationError(message) from error.__cause__
+
+
+def is_current(name: str) -> bool:
+    """Return whether the files from which a task was loaded last are still the same.
+
+    True for tasks that are not loaded from a folder: installed modules stay as they are.
+    """
+    folder = _loaded_from.get(name)
+    return folder is None or folder.is_current()
+
+
+def _folder_of(options: Options) -> "TaskFolder | None":
+    if not (path := options.get("path")):
+        return None
+    from components.trainer.tasks.task_modules import folder_at  # noqa: PLC0415 - only workers load tasks
+
+    return folder_at(str(path))
+
+
+def make_task(name: str, make: "type[Task]", options: Options) -> "Task":
+    """Return the task that a class makes of its options.
+
+    Raises:
+        ConfigurationError: it does not take the options.
+    """
     rest = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
     try:
         inspect.signature(make).bind(**rest)
@@ -71,10 +116,16 @@ def _place(name: str, options: Options) -> tuple[str, str]:
     return module, class_name
 
 
-def _find(name: str, module: str, class_name: str) -> "type[Task]":
+def _find(
+    name: str,
+    class_name: str,
+    module: str,
+    load: Callable[[], ModuleType],
+    plain: Callable[[str], str] = str,
+) -> "type[Task]":
     try:
-        found = getattr(importlib.import_module(module), class_name)
+        found = getattr(load(), class_name)
     except (ImportError, AttributeError) as error:
-        message = f"task {name!r} cannot be loaded from {module}:{class_name}: {error}"
+        message = f"task {name!r} cannot be loaded from {module}:{class_name}: {plain(str(error))}"
         raise ConfigurationError(message) from error
     return cast("type[Task]", found)

@@ -39,7 +39,7 @@ def to_int8_inward(values: NDArray[np.float32], scale: np.float32) -> NDArray[np
     multiples = np.clip(np.trunc(values / scale), -LEVELS, LEVELS)
     # The division may have rounded up to a whole number.
     multiples -= np.where(np.abs(multiples * scale) > np.abs(values), np.sign(multiples), 0)
-    return multiples.astype(np.int8)
+    return np.asarray(multiples.astype(np.int8))
 
 
 def from_int8(raw: NDArray[np.int8], scale: float, out: NDArray[np.float32]) -> None:
