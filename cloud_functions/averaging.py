@@ -86,7 +86,7 @@ def _made(begun: Making, replies: list[Participant]) -> new_model.Made | None:
             text = f"{len(summed)} updates were summed in {len(done)} groups, {len(rest)} are read"
             begun.cloud.tell(begun.round, text)
         try:
-            return new_model.make(begun, rest, groups.sums_of(begun, done), replies)
+            return new_model.make(begun, rest, groups.sums_of(begun, done))
         except BadSums as bad:  # each time there is a group less
             found = {list(done)[place]: text for place, text in bad.refused.items()}
             for number, text in found.items():

@@ -41,15 +41,8 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # what devices need beside it for their training
 
 
-def make(
-    making: Making,
-    replies: Sequence[Participant],
-    groups: Sequence[Sum],
-    cohort: Sequence[Participant] = (),
-) -> Made:
+def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
     """Write the drafts of a round's new model and of the server's state, in this process.
-
-    ``groups`` are sums of the updates that are not among the ``replies``; ``cohort`` are the replies of both.
 
     Raises:
         BadReplies: some updates must not enter the average.
@@ -58,7 +51,7 @@ def make(
     with named(replies):
         combined = combiner(making, replies)
         step = step_of(making, combined, groups)
-        changes = weighing.changes(making, combined, step, replies, groups, cohort=cohort)
+        changes = weighing.changes(making, combined, step, replies, groups)
         files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
     warn_of_guesses(making, step)
     return finished(making, files)

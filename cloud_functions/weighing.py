@@ -18,14 +18,12 @@ from fedgrass.federation.slices import Slice
 Floats = NDArray[np.float64]
 
 
-def changes(  # noqa: PLR0913 # it is what an average is made of
+def changes(
     making: Making,
     combiner: Combiner,
     step: ServerStep,
     replies: Sequence[Participant],
     groups: Sequence[Sum] = (),
-    *,
-    cohort: Sequence[Participant] = (),
 ) -> Iterator[Change]:
     """Yield the combined changes of replies, and of groups that were summed before, slice by slice.
 
@@ -35,7 +33,6 @@ def changes(  # noqa: PLR0913 # it is what an average is made of
         step: knows which arrays are averaged.
         replies: whose updates are read.
         groups: sums of the other updates.
-        cohort: all whose updates count, those of groups too; the replies if it is empty.
 
     Raises:
         BadUpdates: some updates must not enter the average.
@@ -43,11 +40,11 @@ def changes(  # noqa: PLR0913 # it is what an average is made of
     """
     guarded = making.guarded
     if guarded.strategy.separable:
-        shares, factors = shares_of(making, combiner, replies, cohort)
+        shares, factors = shares_of(making, combiner, replies)
         return combiner.mean_change(shares, factors, groups)
     survey = _survey(making, combiner)
     factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
-    contributions = _contributions(making, replies, cohort)
+    contributions = _contributions(making, replies)
     weights = guarded.weigh(contributions, _shortened(survey, factors))
     if guarded.strategy.reads == "columns":
         return combiner.columns(_combine_of(making, step), weights, factors)
@@ -69,15 +66,13 @@ def _combine_of(making: Making, step: ServerStep) -> Combine:
     return combine
 
 
-def shares_of(
-    making: Making, combiner: Combiner, replies: Sequence[Participant], cohort: Sequence[Participant] = ()
-) -> tuple[Floats, Floats]:
+def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Floats]:
     """Return what each update counts, and by what its change is multiplied, both of shape (N,)."""
     if not replies:
         return np.zeros(0), np.ones(0)
     survey = _survey(making, combiner)
     factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
-    return making.guarded.shares(_contributions(making, replies, cohort)), factors
+    return making.guarded.shares(_contributions(making, replies)), factors
 
 
 def is_surveyed(settings: RunSettings) -> bool:
@@ -123,9 +118,7 @@ def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
     return Survey(survey.squared_norms * factors**2, products)
 
 
-def _contributions(
-    making: Making, replies: Sequence[Participant], cohort: Sequence[Participant]
-) -> list[Contribution]:
+def _contributions(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
     """Return what a strategy may know of the updates: of their examples no more than may count."""
-    cap = cap_of(making.round, cohort or replies, making.run.settings.examples_cap)
+    cap = cap_of(making.round, replies, making.run.settings.examples_cap)
     return [Contribution(part.device, int(min(part.examples, cap)), part.reported) for part in replies]
