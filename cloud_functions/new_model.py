@@ -1,7 +1,7 @@
 """The new global model of a round, and what the server keeps beside it: drafted, and kept once it closed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,8 @@ from cloud_functions import strategies, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Change, Combiner, Sum
 from cloud_functions.initial_models import too_large
-from cloud_functions.making import Making, combiner, named
-from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
+from cloud_functions.making import Making, combiner, named, open_updates
+from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
 from cloud_functions.server_step import ServerStep
 from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
@@ -49,7 +49,7 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        combined = combiner(making, replies)
+        combined = combiner(making, open_updates(making, replies))
         step = step_of(making, combined, groups)
         changes = weighing.changes(making, combined, step, replies, groups)
         files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
@@ -83,7 +83,7 @@ def warn_of_guesses(making: Making, step: ServerStep) -> None:
 
 def write(  # noqa: PLR0913 # it is what a model is made of
     making: Making,
-    changes: Iterator[Change],
+    changes: Generator[Change],
     step: ServerStep,
     key_of: Callable[[str], str],
     *,
@@ -99,6 +99,11 @@ def write(  # noqa: PLR0913 # it is what a model is made of
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
+
+    Raises:
+        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
+        BadSums: one of the sums that were made before has such an update in it.
+        AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
     """
     guarded = making.guarded
     before = _state_before(making)
@@ -113,17 +118,26 @@ def write(  # noqa: PLR0913 # it is what a model is made of
         model = begun("model", making.layout)
         states = {name: begun(name, _state_layout(making, name)) for name in before}
         carried = {name: states.pop(name) for name in guarded.strategy.carried}
-        for made in changes:
+
+        def write_slice(made: Change) -> None:
             part = made.part
             if name := _carried_in(making, part):
                 kept_before = before[name](part)
                 values = guarded.carry(kept_before.copy(), made.change, counted, making.round.asked)
                 carried[name].write(part, step.carried(part, kept_before, values))
-                continue
+                return
             kept = {name: before[name](part) for name in states}
             model.write(part, step.values(made, kept))
             for name, state in states.items():
                 state.write(part, kept[name])
+
+        with closing(changes):  # its buffers are free before the others are averaged
+            for made in changes:
+                try:
+                    write_slice(made)
+                except AggregationFailed:
+                    made.refuse_outliers(made.part)
+                    raise
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 
@@ -177,10 +191,12 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
     for name in names:
         key = object_keys.state(of.run, of.base, name)
         try:
-            found[name] = ModelReader(bucket, key, bucket.read_layout(key)).values
-        except KeyError as error:
-            message = f"the server's state {key} is not in the bucket: start a run from that model anew"
+            with readable(key):
+                layout = bucket.read_layout(key)
+        except AggregationFailed as error:
+            message = f"the server's state {error}; start another run from that model"
             raise AggregationFailed(message) from error
+        found[name] = ModelReader(bucket, key, layout).values
     return found
 
 

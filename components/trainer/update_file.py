@@ -13,6 +13,7 @@ from components.trainer.memory import beside
 from components.trainer.memory_file import CONTROL, Remembered, arrays_of, fitting, load_memory
 from components.trainer.worker_protocol import Work
 from fedgrass.federation import encodings, weights
+from fedgrass.federation.array_types import in_types_of
 from fedgrass.federation.carried import carried_name
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.scaffold import Control
@@ -29,7 +30,7 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
     *,
     trained: Collection[str] | None = None,
 ) -> Written:
-    """Write the update of a work in the encoding that its announcement asks for.
+    """Write the update of a work in the encoding that its announcement asks for, in the model's types.
 
     It gets its own name when the work is finished (finished_work.py). What top_k leaves over and the device's
     new control variate are written beside it first; the trainer adopts them once the update is uploaded.
@@ -61,6 +62,7 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
     path = Path(work.update)
     try:
         weights.check_finite(weights_after)
+        weights_after = in_types_of(layout, weights_after)
         begun = start if wanted.difference else None
         feedback = memory.residual if wanted.kind == "top_k" else None
         arrays = encodings.encode(
