@@ -40,7 +40,7 @@ class Halves:
         return Evaluation(len(model), {"loss": 1.0})
 
     def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
-        halved = {name: np.asarray(array) / np.float32(2) for name, array in model.items()}
+        halved = {name: np.divide(array, 2, dtype=np.float32) for name, array in model.items()}
         return Fit(halved, 10, trained=self.trained)
 
     def fit_corrected(
