@@ -108,7 +108,7 @@ def _join(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -
         cloud.log(f"{error} is lost: its shard is made again", "WARNING")
         _make_lost(held, replies, cut)
         files = _joined(held, replies, len(cut))
-    closing.close(cloud, joining, new_model.finished(held, files), len(replies))
+    closing.close(cloud, begun.run, joining, new_model.finished(held, files), len(replies))
 
 
 def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new_model.Made:
@@ -126,9 +126,12 @@ def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: 
     """Write one shard, and that it is made. Raises BadReplies."""
     key_of = partial(_shard_key, begun.round, replies, number)
     with making.named(replies):
-        updates = _opened(begun, replies)
-        changes = weighing.changes(begun, making.combiner(begun, updates, shard), replies)
-        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+        combined = making.combiner(begun, _opened(begun, replies), shard)
+        step = new_model.step_of(begun, combined)
+        changes = weighing.changes(begun, combined, step, replies)
+        files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
+    if number == 0:  # once is enough
+        new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
     begun.cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 

@@ -81,7 +81,11 @@ class Workshop:
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
-        written = corrected.write(fit, model) if corrected else write_update(work, fit.weights, model, layout)
+        written = (
+            corrected.write(fit, model)
+            if corrected
+            else write_update(work, fit.weights, model, layout, trained=fit.trained)
+        )
         trained = time.monotonic()
         told = _told(result, fit, written, trained - evaluated, unsent)
         left = announcement.deadline_seconds - (trained - began)

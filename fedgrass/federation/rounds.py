@@ -118,6 +118,9 @@ class Round(Struct, frozen=True, kw_only=True):
     carried: Carried = {}  # beside the model that it left to the next round
     metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
     metrics_left_out: int = 0  # further ones that the round's manifest has
+    judged: dict[str, float] = {}  # the target metric as the run's end is judged by it: see round_metrics.py
+    example_cap: int = 0  # the most examples that an update counts for; 0: not known yet, or no cap
+    capped: int = 0  # devices that claimed more examples than count
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0

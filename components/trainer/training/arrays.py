@@ -18,6 +18,12 @@ def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
     return {name: _array(name, value) for name, value in model.state_dict().items()}
 
 
+def trained_arrays(model: nn.Module) -> frozenset[str]:
+    """Return the names of the arrays that gradients move; a tied parameter has several names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, parameter in parameters if parameter.requires_grad)
+
+
 def load_arrays(model: nn.Module, weights: Arrays) -> None:
     """Set the parameters and buffers of a model, each in the model's own precision.
 

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import GradientSteps, Settings
+from components.trainer.training.arrays import trained_arrays
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
@@ -69,5 +70,4 @@ def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter
 
 def plain_steps(model: nn.Module, count: int, chosen: TrainingSettings) -> GradientSteps:
     """Return the steps that a training has taken."""
-    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return GradientSteps(count, chosen.learning_rate, frozenset(trained))
+    return GradientSteps(count, chosen.learning_rate, trained_arrays(model))

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.training import batches, precision, structures
-from components.trainer.training.arrays import check_finite_state, load_arrays, state_arrays
+from components.trainer.training.arrays import check_finite_state, load_arrays, state_arrays, trained_arrays
 from components.trainer.training.batches import Collate, Loading, Samples, Source
 from components.trainer.training.corrections import (
     check_plain,
@@ -286,7 +286,8 @@ class TorchTask:
         patience.restore(self._model)
         self._check_finite(chosen, weights)
         steps = plain_steps(self._model, fitting.steps, chosen) if correction is not None else None
-        return Fit(state_arrays(self._model), seen, {"train_loss": loss, **metrics}, partial, steps)
+        metrics = {"train_loss": loss, **metrics}
+        return Fit(state_arrays(self._model), seen, metrics, partial, steps, trained_arrays(self._model))
 
     def _epoch(
         self,
