@@ -80,12 +80,12 @@ def read_device_file(path: Path) -> tuple[Connection, dict[str, Any]]:
 
 
 def _toml(text: str, path: Path) -> Any:
-    if sys.version_info < (3, 11):
-        message = f"the device's file {path} is TOML, which needs Python 3.11: write the same as JSON"
-        raise ConfigurationError(message)
-    import tomllib  # noqa: PLC0415 - Python 3.10 has none
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - Python 3.10 has none
 
-    return tomllib.loads(text)
+        return tomllib.loads(text)
+    message = f"the device's file {path} is TOML, which needs Python 3.11: write the same as JSON"
+    raise ConfigurationError(message)
 
 
 def _tables(path: Path) -> Mapping[str, Any]:

@@ -78,7 +78,7 @@ class DeviceCloud:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if CREDENTIALS_PATH in self.path:
                     cloud.asked.append(self.path)
-                    self._say(cloud._exchange(self.headers))
+                    self._say(cloud._exchange(dict(self.headers)))
                     return
                 key = self.headers.get("Authorization", "").split("Credential=")[-1].split("/")[0]
                 number = len(cloud.used)

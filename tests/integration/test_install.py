@@ -2,6 +2,8 @@
 
 import ast
 import hashlib
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +180,29 @@ def test_the_configured_python_may_come_as_input(given: str, tmp_path: Path) -> 
 def test_what_is_no_path_is_refused_without_being_run(value: str) -> None:
     with pytest.raises(install.InstallError, match="it has to be the absolute path"):
         install.checked(value)
+
+
+def older_pythons() -> list[Path]:
+    """Return the interpreters of this machine that are too old, of pyenv or on the PATH."""
+    found = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+    found += [Path(path) for minor in range(6, 11) if (path := shutil.which(f"python3.{minor}"))]
+    old = re.compile(r"3\.([6-9]|10)\b")
+    found = [path for path in found if "shims" not in path.parts]  # of pyenv, which only start another one
+    return [path for path in found if old.search(str(path.resolve())) or old.search(str(path))]
+
+
+@pytest.mark.skipif(not older_pythons(), reason="there is no older Python on this machine")
+def test_a_real_python_that_is_too_old_says_so_and_makes_nothing(tmp_path: Path) -> None:
+    for python in older_pythons():
+        done = subprocess.run(
+            [python, "-I", str(SCRIPT), "--python", "-"],
+            cwd=tmp_path,
+            input="\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert "needs 3.11 or newer; nothing was downloaded" in done.stderr
+    assert list(tmp_path.iterdir()) == []

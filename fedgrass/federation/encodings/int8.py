@@ -15,9 +15,9 @@ LEVELS = 127
 
 def scale_of(largest: float) -> np.float32:
     """Return the scale of an array whose largest magnitude is ``largest``; 0 of an array of zeros."""
-    scale = np.float32(largest / LEVELS)
+    scale: np.float32 = np.float32(largest / LEVELS)
     # Rounded up: were it smaller, the largest value would be cut, and its rounding biased.
-    above = np.float32(np.nextafter(scale, np.float32(np.inf)))
+    above: np.float32 = np.float32(np.nextafter(scale, np.float32(np.inf)))
     return above if float(scale) * LEVELS < largest else scale
 
 
