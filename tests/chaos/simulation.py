@@ -24,11 +24,11 @@ from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job, Scale
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages import Announcement, Completion, NewModel, Status, Verdict
-from fedgrass.federation.rounds import Event, Participation, Round, State, Work
+from fedgrass.federation.rounds import Event, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.topics import Kind
-from fedgrass.federation.weights import checksum, decode, encode
+from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from tests.chaos.disturbed_ports import CALM, Chances, Disturbed, Disturber, InjectedError
 from tests.chaos.simulated_queue import Body, Clockwork, Queue
 from tests.fakes.memory_cloud import (
@@ -48,7 +48,7 @@ DEVICES = 5
 START = 1_700_000_000_000
 LEASE_SECONDS, SWEEP_SECONDS, OPERATOR_SECONDS = 60, 300, 600
 KILLED = "killed"
-MODEL = {"weight": np.zeros((2, 2), np.float32), "batches": np.array(0, dtype=np.int64)}
+MODEL: Arrays = {"weight": np.zeros((2, 2), np.float32), "batches": np.array(0, dtype=np.int64)}
 
 
 class Disturbances(msgspec.Struct, frozen=True):
@@ -358,7 +358,7 @@ class Simulation:
             examples=self.dice.randint(1, 9),
             metrics={"loss": 0.25},
         )
-        if work.work == Work.TRAIN:
+        if work.work == "train":
             value = self.dice.randint(1, 10**6)
             data = encode({name: np.full_like(array, value) for name, array in MODEL.items()})
             self.bucket.write(object_keys.update(device, work.run, work.round, work.attempt), data)
