@@ -22,15 +22,16 @@ class FileBucket:
         """Return the file of a key."""
         return self._folder / key.replace("/", "__")
 
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes from ``start`` on."""
+    def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
+        """Fill ``target`` with the bytes from ``start`` on; no file changes while it is measured."""
         while count := os.preadv(self._open(key), [target], start):
             if count == target.nbytes:
-                return
+                return "the only one"
             target, start = target[count:], start + count
         if target.nbytes:
             message = f"{key} ends before byte {start + target.nbytes}"
             raise EOFError(message)
+        return version
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file."""

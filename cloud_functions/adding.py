@@ -5,7 +5,7 @@ wave of ``WAVE`` updates belongs to leaf p mod ``LEAVES``; a leaf adds ``TOGETHE
 time by one matrix-vector product; a tree adds the leaves, and float64 the waves.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ class _Wave(NamedTuple):
 
     part: Slice
     places: range  # of the updates
+    weights: Floats  # of all updates, for this slice
     read: "np.dtype[Any]"  # in which type values are read
     added: "np.dtype[Any]"  # in which they are added
     sums: list[_Bytes]  # one of each lane, of L values
@@ -63,15 +64,17 @@ class Sums:
 
     Args:
         lanes: what reads them, as many as :func:`lanes_for` says.
-        weights: shape (N,).
+        weights: shape (N,), or what returns those of a slice.
         length: values of the longest slice.
         read: bytes of a value as it is read, the most.
         added: bytes of a value as it is added, the most.
     """
 
-    def __init__(self, lanes: Lanes, weights: Floats, length: int, read: int, added: int) -> None:
+    def __init__(
+        self, lanes: Lanes, weights: Floats | Callable[[Slice], Floats], length: int, read: int, added: int
+    ) -> None:
         self._lanes = lanes
-        self._weights = weights
+        self._weights_of = weights if callable(weights) else lambda _part: weights
         self._count = len(lanes)
 
         values, levels = _padded(length), _levels(self._count)
@@ -106,16 +109,16 @@ class Sums:
                     total += sums[0]
                 else:
                     total = sums[0].astype(np.float64)
-            if wave.places.stop == len(self._weights):
+            if wave.places.stop == len(wave.weights):
                 yield wave.part, total
 
     def _waves(self, slices: Iterable[Slice], *, wide: bool, exact: bool) -> Iterator[_Wave]:
         results, double = cycle(self._results), np.dtype(np.float64)
         for part in slices:
-            read = double if wide else part.dtype
-            for first in range(0, len(self._weights), WAVE):
-                places = range(first, min(first + WAVE, len(self._weights)))
-                yield _Wave(part, places, read, double if exact else read, next(results))
+            read, weights = double if wide else part.dtype, self._weights_of(part)
+            for first in range(0, len(weights), WAVE):
+                places = range(first, min(first + WAVE, len(weights)))
+                yield _Wave(part, places, weights, read, double if exact else read, next(results))
 
     def _filled(self, waves: Iterable[_Wave]) -> Iterator[_Wave]:
         """Yield waves whose sums are made; they last until the next is taken."""
@@ -146,7 +149,7 @@ class Sums:
         for first in range(0, len(places), TOGETHER):
             some = places[first : first + TOGETHER]
             rows = self._read(lane, wave, some)
-            weights = self._weights[some.start : some.stop : some.step].astype(wave.added)
+            weights = wave.weights[some.start : some.stop : some.step].astype(wave.added)
             product = _of_type(self._spares[lane][0], wave) if first else target
             np.dot(weights, rows.astype(wave.added, copy=False), out=product)
             if first:

@@ -30,7 +30,8 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     expired = current.expired + 1 if event is Event.LEASE_EXPIRED else 0
     if expired >= MOST_LEASES:
         died = f"{run.settings.aggregation!r} did not end within the averager's time, {expired} times running"
-        closing.give_up(cloud, current, f"aggregation {died}")
+        why = "the averager's log says why: too slow, too little memory, or a service that does not answer"
+        closing.give_up(cloud, current, f"aggregation {died} ({why})")
         return True
     now = cloud.now()
     leased = cloud.rounds.move(

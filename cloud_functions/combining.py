@@ -8,7 +8,7 @@ however many devices there are, since sums of ``adding.WAVE`` updates are added 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +23,10 @@ from cloud_functions.blocks import Block, Blocks
 from cloud_functions.lanes import AHEAD, WIDEST, Lanes, Readable
 from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
+from cloud_functions.outliers import outliers
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
+from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
 from fedgrass.federation.weights import DTYPES, Layout
 
@@ -58,6 +60,7 @@ class Change:
     before: Callable[[Slice], Floats]
     total: Floats
     share: float
+    refuse_outliers: Callable[[Slice], None]  # once a strategy has failed at the slice
 
     @cached_property
     def model(self) -> Floats:
@@ -77,6 +80,25 @@ class Change:
         no digit of a small one is lost beside a large value of the model.
         """
         return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
+
+
+class Factors(NamedTuple):
+    """By what each update's change is multiplied, shape (N,): the model's, and what is carried beside it."""
+
+    model: Floats
+    carried: Floats
+
+    @classmethod
+    def ones(cls, count: int) -> "Factors":
+        """Return the factors of ``count`` changes that are taken as they are."""
+        return cls(np.ones(count), np.ones(count))
+
+
+class Measured(NamedTuple):
+    """What was measured of all changes: of the model's, and of what is carried beside it."""
+
+    survey: Survey
+    carried: Floats  # squared norms, shape (N,); zeros if nothing is carried
 
 
 class Sum(NamedTuple):
@@ -128,53 +150,61 @@ class Combiner:
         self._carried = carried or Layout({}, 0, 0)
         self._sent = Layout({**layout.arrays, **self._carried.arrays}, 0, 0)  # all that an update has
 
-    def survey(self, *, products: bool) -> Survey:
+    def survey(self, *, products: bool) -> Measured:
         """Measure all changes: of the model's floats, since a count of batches is no direction.
+
+        What is carried beside the model is measured by itself: it is another quantity, such as a mean
+        gradient, and may be many times as long as the change of the model.
 
         Raises:
             BadUpdates: some must not enter the average.
         """
-        norms = np.zeros(len(self._updates))
+        norms, carried = np.zeros(len(self._updates)), np.zeros(len(self._updates))
         total = np.zeros((len(norms), len(norms))) if products else None
         for block, bad in self._blocks(whole=products):
             changes = self._changes(block, bad)
-            if not bad and self._is_measured(block.part):
-                norms[block.places.start : block.places.stop] += [squared_norm(change) for change in changes]
-                if total is not None:
-                    total += products_of(changes)
-        return Survey(norms, total)
+            if bad or block.part.kind is Kind.WHOLE:
+                continue
+            found = carried if self._is_carried(block.part) else norms
+            found[block.places.start : block.places.stop] += [squared_norm(change) for change in changes]
+            if total is not None and found is norms:
+                total += products_of(changes)
+        return Measured(Survey(norms, total), carried)
 
-    def sums(self, weights: Floats) -> Iterator[tuple[Slice, Floats]]:
+    def sums(self, weights: Floats, factors: Factors | None = None) -> Iterator[tuple[Slice, Floats]]:
         """Yield the weighted sum of each slice of what the updates hold, in order.
 
         Args:
             weights: shape (N,); updates of weight 0 are not read.
+            factors: by which the changes are multiplied besides; all are 1 if None.
 
         Raises:
             BadUpdates: some must not enter the average; what was yielded is of no use then.
         """
         chosen = [place for place, weight in enumerate(weights) if weight]
         updates, weights = [self._updates[place] for place in chosen], weights[chosen]
+        model, carried = factors or Factors.ones(len(self._updates))
+        weights_of = self._by_part(weights * model[chosen], weights * carried[chosen])
         try:
-            yield from self._sums(updates, weights)
+            yield from self._sums(updates, weights_of)
         except BadUpdates as bad:
             raise BadUpdates({chosen[place]: reason for place, reason in bad.refused.items()}) from bad
 
-    def weighted_change(self, weights: Floats) -> Iterator[Change]:
-        """Yield the sum of the changes, each times its weight; raises as :meth:`sums` does."""
-        return self._changes_of(self.sums(weights), float(weights.sum()))
+    def weighted_change(self, weights: Floats, factors: Factors) -> Generator[Change]:
+        """Yield the sum of the changes, each times its weight and its factor; raises as :meth:`sums` does."""
+        return self._changes_of(self.sums(weights, factors), float((weights * factors.model).sum()))
 
-    def mean_change(self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()) -> Iterator[Change]:
+    def mean_change(self, shares: Floats, factors: Factors, groups: Sequence[Sum] = ()) -> Generator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
 
         ``groups`` are updates whose sums were made before. Raises as :meth:`sums` does, and BadSums.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
-        kept = float((shares * factors).sum() + sum(group.share * group.kept for group in groups))
-        return self._changes_of(self.means(shares, factors, groups), kept / total)
+        kept = float((shares * factors.model).sum() + sum(group.share * group.kept for group in groups))
+        return self._changes_of(self.means(shares, factors, groups), kept / total, groups)
 
     def means(
-        self, shares: Floats, factors: Floats, groups: Sequence[Sum] = ()
+        self, shares: Floats, factors: Factors, groups: Sequence[Sum] = ()
     ) -> Iterator[tuple[Slice, Floats]]:
         """Yield the mean of each slice of what updates hold, each times its factor and counted by its share.
 
@@ -186,48 +216,84 @@ class Combiner:
         weights = np.array([group.share for group in groups]) / power
         rest = total / power
         if not groups:
-            yield from _divided(self.sums(shares / power * factors), rest)
+            yield from _divided(self.sums(shares / power, factors), rest)
             return
         lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
         length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
-        of_groups = _blaming_sums(self._sums([group.file for group in groups], weights, length, wide=True))
+        files = [group.file for group in groups]
+        of_groups = _blaming_sums(self._sums(files, lambda _part: weights, length, wide=True))
         if not len(shares):
             yield from _divided(of_groups, rest)
             return
-        of_updates = self._sums(self._updates, shares / power * factors, length)
+        weights_of = self._by_part(shares / power * factors.model, shares / power * factors.carried)
+        of_updates = self._sums(self._updates, weights_of, length)
         for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
             yield part, (sum_ + more) / rest
 
-    def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], share: float) -> Iterator[Change]:
-        """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
-        for part, total in sums:
-            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share)
+    def _by_part(self, model: Floats, carried: Floats) -> Callable[[Slice], Floats]:
+        """Return what returns the weights of a slice."""
+        return lambda part: carried if self._is_carried(part) else model
 
-    def columns(self, combine: Combine, weights: Floats, factors: Floats) -> Iterator[Change]:
+    def _changes_of(
+        self, sums: Iterable[tuple[Slice, Floats]], share: float, groups: Sequence[Sum] = ()
+    ) -> Generator[Change]:
+        """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
+
+        def refuse(part: Slice) -> None:
+            self._refuse_outliers(part, groups)
+
+        for part, total in sums:
+            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share, refuse)
+
+    def _refuse_outliers(self, part: Slice, groups: Sequence[Sum] = ()) -> None:
+        """Refuse what no strategy can be expected to use in a slice. Raises BadUpdates or BadSums."""
+        before = None if self._has_changes(part) else self._values(part)
+
+        def change_of(values: Floats) -> Floats:
+            return values if before is None else values - before
+
+        count, files = len(self._updates), [*self._updates, *(group.file for group in groups)]
+        found = outliers(self._sent, files, part, change_of)
+        if bad := {place: why for place, why in found.items() if place < count}:
+            raise BadUpdates(bad)
+        if found:  # the update that is to blame is in one of them
+            raise BadSums({place - count: why for place, why in found.items()})
+
+    def columns(self, combine: Combine, weights: Floats, factors: Factors) -> Generator[Change]:
         """Yield what ``combine`` makes of the same slice of all changes, each times its factor.
 
         Raises:
             BadUpdates: some must not enter the average; what was yielded is of no use then.
             AggregationFailed: ``combine`` did what it must not.
         """
-        shortened = bool((factors != 1).any())
+        factors_of = self._by_part(factors.model, factors.carried)
         for block, bad in self._blocks(whole=True):
             changes = self._changes(block, bad)
             if bad:
                 continue
-            if shortened:
-                changes *= factors[:, None].astype(changes.dtype)
-            combined = combine(changes, weights).astype(np.float64)
-            yield Change(block.part, self._values, combined, 0.0)
+            own = factors_of(block.part)
+            if (own != 1).any():
+                changes *= own[:, None].astype(changes.dtype)
+            try:
+                combined = combine(changes, weights).astype(np.float64)
+            except AggregationFailed:
+                self._refuse_outliers(block.part)
+                raise
+            yield Change(block.part, self._values, combined, 0.0, self._refuse_outliers)
 
     def _sums(
-        self, updates: Sequence[Readable], weights: Floats, length: int = 0, *, wide: bool = False
+        self,
+        updates: Sequence[Readable],
+        weights_of: Callable[[Slice], Floats],
+        length: int = 0,
+        *,
+        wide: bool = False,
     ) -> Iterator[tuple[Slice, Floats]]:
         """Yield the weighted sum of each slice.
 
         Args:
             updates: what is read.
-            weights: of each.
+            weights_of: returns those of a slice.
             length: values of a slice, as many as there is room for if 0.
             wide: whether all values are read as float64, whatever the model's arrays are.
 
@@ -240,10 +306,10 @@ class Combiner:
         added = WIDEST if exact else read
         length = length or self._length(bytes_per_value(count, read, added), read)
         with self._reading(updates, count, length) as lanes:
-            sums = Sums(lanes, weights, length, read, added).of(self._slices(length), wide=wide, exact=exact)
-            for part, total in sums:
+            adder = Sums(lanes, weights_of, length, read, added)
+            for part, total in adder.of(self._slices(length), wide=wide, exact=exact):
                 if not math.isfinite(total.sum()):
-                    total = look_closely(self._sent, updates, weights, part, lanes.refused)  # noqa: PLW2901
+                    total = look_closely(self._sent, updates, weights_of(part), part, lanes.refused)  # noqa: PLW2901
                 if not lanes.refused:
                     yield part, total
 
@@ -302,14 +368,13 @@ class Combiner:
     def _is_carried(self, part: Slice) -> bool:
         return part.pieces[0].name in self._carried.arrays
 
-    def _is_measured(self, part: Slice) -> bool:
-        return part.kind is not Kind.WHOLE and not self._is_carried(part)
-
     def _changes(self, block: Block, bad: dict[int, str]) -> NDArray[Any]:
         """Return a block's changes; updates that are not finite are added to ``bad``."""
         if not self._has_changes(block.part):
             np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
-        if not np.isfinite(block.rows.sum(axis=1)).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(block.rows.sum(axis=1)).all())
+        if not finite:  # or only their sum is not
             for place, row in zip(block.places, block.rows, strict=True):
                 if place not in bad and (reason := not_finite(self._sent, block.part, row)):
                     bad[place] = reason

@@ -91,15 +91,21 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
     if not members:
         return Group([], refused)
     of = begun.round
-    digest = hashlib.sha256("\n".join(f"{m.device} {m.checksum}" for m in members).encode()).hexdigest()
-    key = object_keys.part(of.run, of.number, of.attempt, f"sum-{digest[:40]}.safetensors")
     with making.named(members):
-        combiner = making.combiner(begun, members)
+        updates = making.open_updates(begun, members)
+        # The versions too: two averagers that meet others write two sums, and one of them has the manifest.
+        summed = "\n".join(
+            f"{member.device} {member.checksum} {update.version}"
+            for member, update in zip(members, updates, strict=True)
+        )
+        digest = hashlib.sha256(summed.encode()).hexdigest()
+        key = object_keys.part(of.run, of.number, of.attempt, f"sum-{digest[:40]}.safetensors")
+        combiner = making.combiner(begun, updates)
         shares, factors = weighing.shares_of(begun, combiner, members)
         with ModelWriter(begun.cloud.bucket, key, in_type(begun.layout, "F64"), "the sum of a group") as file:
             for part, mean in combiner.means(shares, factors):
                 file.write(part, mean)
-    kept = float((shares * factors).sum() / shares.sum())
+    kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     return Group(devices, refused, total, kept, key, file.stored().sha256)
 

@@ -46,7 +46,7 @@ def write_for_download(cloud: Cloud, name: str, settings: RunSettings, model: Fi
         return Download()
     if model.bytes > cloud.largest_held:
         raise SettingsError(too_large(cloud, f"the run's download_encoding is {kind!r}", model.bytes))
-    data = whole(cloud.bucket, object_keys.model(name, 0), model.bytes)
+    data = whole(cloud.bucket, object_keys.model(name, 0), model.bytes, model.version)
     encoded = encodings.encode_model(data, settings.download)
     stored = cloud.bucket.write_once(object_keys.encoded_model(name, 0, kind), encoded)
     return Download(sha256(stored), len(stored))
@@ -63,7 +63,7 @@ def copy_to_initial(cloud: Cloud, source: str, name: str) -> None:
     target, found = object_keys.model(name, 0), fingerprint(cloud.bucket, source)
     if found.bytes > cloud.largest_held:
         raise SettingsError(too_large(cloud, f"{source} is copied to {target}", found.bytes))
-    data = None if cloud.bucket.exists(target) else whole(cloud.bucket, source, found.bytes)
+    data = None if cloud.bucket.exists(target) else whole(cloud.bucket, source, found.bytes, found.version)
     if data is not None and cloud.bucket.write_over(target, data, None):
         return
     if fingerprint(cloud.bucket, target).sha256 != found.sha256:

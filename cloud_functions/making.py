@@ -1,14 +1,15 @@
 """The making of a round's model: what its steps have in common, and how the updates are opened."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cloud_functions import strategies
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import BadUpdates, Combiner
-from cloud_functions.model_files import ModelReader
+from cloud_functions.model_files import ModelReader, readable
 from cloud_functions.strategies import Guarded
 from cloud_functions.update_files import Form, UpdateFile
 from fedgrass.federation import object_keys
@@ -20,6 +21,7 @@ from fedgrass.federation.slices import Slice
 from fedgrass.federation.weights import Layout
 
 _HEADERS_OF_A_LANE = 2  # at once: they are small
+_LARGEST_HEADERS = 16 * 1024**2  # bytes of all that are read at once: to parse them takes some 14 times that
 _LONGEST = 900.0  # seconds: a Lambda function has no more
 
 
@@ -47,10 +49,12 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     """Begin to make the model of a round.
 
     Raises:
-        AggregationFailed: the strategy is one's own, and was deployed away since the run was started.
+        AggregationFailed: the model cannot be read, or the strategy is one's own and was deployed away since
+            the run was started.
     """
-    settings = run.settings
-    layout = cloud.bucket.read_layout(object_keys.model(run.name, of.base))
+    settings, base = run.settings, object_keys.model(run.name, of.base)
+    with readable(base):
+        layout = cloud.bucket.read_layout(base)
     try:
         strategy = strategies.load(settings)
     except SettingsError as error:
@@ -60,15 +64,11 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     return Making(cloud, run, of, layout, form, guarded)
 
 
-def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None = None) -> Combiner:
-    """Return what combines the updates of some replies, of a shard of the model or of all of it.
-
-    Raises:
-        BadUpdates: the headers of some are not what they must be.
-    """
+def combiner(making: Making, updates: Sequence[UpdateFile], shard: Slice | None = None) -> Combiner:
+    """Return what combines some updates, of a shard of the model or of all of it."""
     key = object_keys.model(making.run.name, making.round.base)
     return Combiner(
-        open_updates(making, replies),
+        updates,
         ModelReader(making.cloud.bucket, key, making.layout),
         making.layout,
         carried=carried_layout(making.layout, making.guarded.strategy.carried),
@@ -78,8 +78,15 @@ def combiner(making: Making, replies: Sequence[Participant], shard: Slice | None
     )
 
 
-def open_updates(making: Making, replies: Sequence[Participant]) -> list[UpdateFile]:
+def open_updates(
+    making: Making, replies: Sequence[Participant], versions: Mapping[str, str] = MappingProxyType({})
+) -> list[UpdateFile]:
     """Open the updates of some replies, several at a time.
+
+    Args:
+        making: what they are read for.
+        replies: whose they are.
+        versions: that have to be read, by device; of all others those that are there now.
 
     Raises:
         BadUpdates: the headers of some are not what they must be.
@@ -91,12 +98,14 @@ def open_updates(making: Making, replies: Sequence[Participant]) -> list[UpdateF
         reply = replies[place]
         key = object_keys.update(reply.device, of.run, of.number, of.attempt)
         try:
-            return UpdateFile(bucket, key, reply.bytes, reply.checksum, making.form)
+            version = versions.get(reply.device, "")
+            return UpdateFile(bucket, key, reply.bytes, reply.checksum, making.form, version)
         except UpdateRefused as error:
             refused[place] = str(error)
             return None
 
-    with ThreadPoolExecutor(max(1, min(_HEADERS_OF_A_LANE * bucket.lanes, len(replies)))) as pool:
+    at_once = min(_HEADERS_OF_A_LANE * bucket.lanes, _LARGEST_HEADERS // making.form.largest_header)
+    with ThreadPoolExecutor(max(1, min(at_once, len(replies)))) as pool:
         updates = list(pool.map(opened, range(len(replies)), timeout=_LONGEST))
     if refused:
         raise BadUpdates(refused)

@@ -16,14 +16,15 @@ def squared_norm(change: NDArray[Any]) -> float:
     if math.isfinite(square):
         return square
     wide = change.astype(np.float64)
-    return float(np.dot(wide, wide))
+    with np.errstate(over="ignore"):  # infinite then, and refused as that
+        return float(np.dot(wide, wide))
 
 
 def products_of(changes: NDArray[Any]) -> Floats:
     """Return the products of N changes, shape (N, L), with each other: shape (N, N)."""
     with np.errstate(over="ignore", invalid="ignore"):
         products = changes @ changes.T
-    if not np.isfinite(products).all():
-        wide = changes.astype(np.float64)
-        products = wide @ wide.T
+        if not np.isfinite(products).all():
+            wide = changes.astype(np.float64)
+            products = wide @ wide.T
     return np.asarray(products, dtype=np.float64)

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgrass.federation.encodings.floats import to_bfloat16
-from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.slices import Piece, Slice
-from fedgrass.federation.weights import DTYPES, Array, Layout, header, in_file_order
+from fedgrass.federation.weights import DTYPES, Array, Layout, finite, header, in_file_order
 
 Floats = NDArray[np.float64]
 # The largest int64 is no float64, and the nearest one would wrap round.
@@ -39,8 +40,25 @@ def in_type(layout: Layout, dtype: str) -> Layout:
     return Layout(arrays, 0, position)
 
 
+@contextmanager
+def readable(key: str) -> Iterator[None]:
+    """Name the model or the state that an average needs and that cannot be read inside.
+
+    Raises:
+        AggregationFailed: it is not there, damaged, or not given by the store.
+    """
+    try:
+        yield
+    except KeyError as error:
+        message = f"{key} is not in the bucket"
+        raise AggregationFailed(message) from error
+    except UpdateRefused as error:
+        message = f"{key} cannot be read: {error}"
+        raise AggregationFailed(message) from error
+
+
 class ModelReader:
-    """Reads slices of a weights file of plain arrays, in any order.
+    """Reads slices of a weights file of plain arrays, in any order, all of one version of it.
 
     Args:
         bucket: where it lies.
@@ -52,10 +70,15 @@ class ModelReader:
         self._bucket = bucket
         self._key = key
         self._layout = layout
+        self._version = ""  # of the file: the one that was there at the first read
         self.lanes, self.range_bytes = bucket.lanes, bucket.range_bytes
 
     def values(self, part: Slice) -> Floats:
-        """Return a slice's values as float64, shape (L,). Raises KeyError if the file is not there."""
+        """Return a slice's values as float64, shape (L,).
+
+        Raises:
+            AggregationFailed: the file is not there, or cannot be read: no update is to blame for that.
+        """
         row = np.empty(part.length)
         self._read_into(part, row)
         return row
@@ -78,7 +101,10 @@ class ModelReader:
         start = self._place(part.pieces[0])
         end = self._place(part.pieces[-1]) + part.pieces[-1].length * self._type(part.pieces[-1]).itemsize
         raw = np.empty(end - start, dtype=np.uint8)
-        self._bucket.read_into(self._key, self._layout.header_bytes + start, raw.data)
+        with readable(self._key):
+            self._version = self._bucket.read_into(
+                self._key, self._layout.header_bytes + start, raw.data, self._version
+            )
         position = taken = 0
         for piece in part.pieces:
             size = piece.length * self._type(piece).itemsize
@@ -137,7 +163,7 @@ class ModelWriter:
         position = 0
         for piece in part.pieces:
             own = _cast(values[position : position + piece.length], self._layout.arrays[piece.name].dtype)
-            if own.dtype.kind == "f" and not np.isfinite(own).all():
+            if (own.dtype.kind == "f" or own.dtype == DTYPES["BF16"]) and not finite(own).all():
                 message = f"{self._maker} made values that are not finite, in array {piece.name!r}"
                 raise AggregationFailed(message)
             self._write(own.view(np.uint8).data)
@@ -170,7 +196,8 @@ def joined(bucket: Bucket, key: str, layout: Layout, parts: Iterable[tuple[str, 
 
 def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype == "BF16":
-        return to_bfloat16(values.astype(np.float32))
+        with np.errstate(over="ignore"):  # infinite then, and refused as that
+            return to_bfloat16(values.astype(np.float32))
     target = DTYPES[dtype]
     if target.kind == "f":
         with np.errstate(over="ignore"):  # infinite then, and refused as that

@@ -1,7 +1,7 @@
 """The new global model of a round, and what the server keeps beside it: drafted, and kept once it closed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from msgspec import Struct
@@ -11,8 +11,8 @@ from cloud_functions import strategies, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Change, Sum
 from cloud_functions.initial_models import too_large
-from cloud_functions.making import Making, combiner, named
-from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type
+from cloud_functions.making import Making, combiner, named, open_updates
+from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
 from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
@@ -45,14 +45,14 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        changes = weighing.changes(making, combiner(making, replies), replies, groups)
+        changes = weighing.changes(making, combiner(making, open_updates(making, replies)), replies, groups)
         files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
     return finished(making, files)
 
 
 def write(
     making: Making,
-    changes: Iterator[Change],
+    changes: Generator[Change],
     key_of: Callable[[str], str],
     *,
     counted: int,
@@ -66,6 +66,11 @@ def write(
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
+
+    Raises:
+        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
+        BadSums: one of the sums that were made before has such an update in it.
+        AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
     """
     guarded = making.guarded
     turn = making.round.number - making.run.progress.evaluations
@@ -81,18 +86,27 @@ def write(
         model = begun("model", making.layout)
         states = {name: begun(name, _state_layout(making, name)) for name in before}
         carried = {name: states.pop(name) for name in guarded.strategy.carried}
-        for made in changes:
+
+        def write_slice(made: Change) -> None:
             part = made.part
             if name := _carried_in(making, part):
                 values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
                 carried[name].write(part, values)
-                continue
+                return
             kept = {name: before[name](part) for name in states}
             # No count of batches has a momentum.
             stepped = guarded.steps and part.kind is not Kind.WHOLE
             model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
             for name, state in states.items():
                 state.write(part, kept[name])
+
+        with closing(changes):  # its buffers are free before the others are averaged
+            for made in changes:
+                try:
+                    write_slice(made)
+                except AggregationFailed:
+                    made.refuse_outliers(made.part)
+                    raise
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 
@@ -146,10 +160,12 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
     for name in names:
         key = object_keys.state(of.run, of.base, name)
         try:
-            found[name] = ModelReader(bucket, key, bucket.read_layout(key)).values
-        except KeyError as error:
-            message = f"the server's state {key} is not in the bucket: start a run from that model anew"
+            with readable(key):
+                layout = bucket.read_layout(key)
+        except AggregationFailed as error:
+            message = f"the server's state {error}; start another run from that model"
             raise AggregationFailed(message) from error
+        found[name] = ModelReader(bucket, key, layout).values
     return found
 
 

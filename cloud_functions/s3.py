@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, ResponseStreamingError
 from urllib3.exceptions import HTTPError
 
+from cloud_functions.s3_errors import code_of, concerns_all, described, is_missing
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
-# What S3 says to a conditional write of an object that is another by then, or that was removed.
-_CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+# What S3 says to a condition on an object that is another by then, or that was removed.
+_CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"})
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
 _TRIES = 3  # at an object whose answer breaks off half-way: botocore repeats requests, not what they answer
@@ -51,33 +52,55 @@ class S3Bucket:
             raise UpdateRefused(message)
         return answer["Body"].read(), answer["ETag"]
 
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes from ``start`` on; see ``Bucket``."""
-        if target.nbytes:
-            _again_if_broken_off(lambda: self._fill(key, start, target))
+    def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
+        """Fill ``target`` with the bytes from ``start`` on, return their version; see ``Bucket``."""
+        if not target.nbytes:
+            return version
+        return _again_if_broken_off(lambda: self._fill(key, start, target, version))
 
-    def _fill(self, key: str, start: int, target: memoryview) -> None:
-        body = self._get(key, Range=f"bytes={start}-{start + target.nbytes - 1}")["Body"]
-        position = 0
+    def _fill(self, key: str, start: int, target: memoryview, version: str) -> str:
+        answer = self._get_range(key, start, target.nbytes, version)
+        body, position = answer["Body"], 0
         while position < target.nbytes:
             count = body.readinto(target[position:])
             if not count:
                 message = f"object {key} ends at byte {start + position}, before {start + target.nbytes}"
                 raise UpdateRefused(message)
             position += count
+        return _version_of(answer)
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file from its first bytes; see ``Bucket``."""
-        head, size = _again_if_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
+        head, size, version = _again_if_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
         needed = header_size(head, size)
         if needed > len(head):
-            head, _ = _again_if_broken_off(lambda: self._read_front(key, needed))
+            head, _, _ = _again_if_broken_off(lambda: self._read_front(key, needed, version))
         return read_layout(head, size)
 
-    def _read_front(self, key: str, count: int) -> tuple[bytes, int]:
-        """Return the first bytes of an object, and how many it has in all."""
-        answer = self._get(key, Range=f"bytes=0-{count - 1}")
-        return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
+    def _read_front(self, key: str, count: int, version: str = "") -> tuple[bytes, int, str]:
+        """Return the first bytes of an object, how many it has in all, and its version."""
+        answer = self._get_range(key, 0, count, version)
+        size = int(answer["ContentRange"].rpartition("/")[2])
+        return answer["Body"].read(), size, _version_of(answer)
+
+    def _get_range(self, key: str, start: int, count: int, version: str) -> dict[str, Any]:
+        """Return S3's answer with a range of an object.
+
+        The condition on the ETag is S3's to check: nothing is sent of an object that is another by now. Where
+        the bucket keeps versions, their ids have to be the same too: an ETag may be an MD5, of which two
+        contents can be made that have the same.
+        """
+        condition = {"IfMatch": version.partition(" ")[0]} if version else {}
+        answer = self._get(key, Range=f"bytes={start}-{start + count - 1}", **condition)
+        if version and _version_of(answer) != version:
+            answer["Body"].close()
+            raise UpdateRefused(_changed(key))
+        found = answer.get("ContentRange", "none")
+        if not found.startswith(f"bytes {start}-"):
+            answer["Body"].close()
+            message = f"object {key}: S3 was asked for the bytes from {start} on, its answer has {found}"
+            raise UpdateRefused(message)
+        return answer
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, over whatever is there."""
@@ -95,7 +118,7 @@ class S3Bucket:
         try:
             self._client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in _CHANGED:
+            if code_of(error) not in _CHANGED:
                 raise
             return False
         return True
@@ -105,7 +128,7 @@ class S3Bucket:
         try:
             self._client.head_object(Bucket=self.name, Key=key)
         except ClientError as error:
-            if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
+            if is_missing(error):
                 return False
             raise
         return True
@@ -121,22 +144,45 @@ class S3Bucket:
                 Bucket=self.name, Key=target, CopySource={"Bucket": self.name, "Key": source}
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] in {"NoSuchKey", "404"}:
+            if is_missing(error):
                 raise KeyError(source) from error
             raise
 
     def _get(self, key: str, **options: str) -> dict[str, Any]:
+        """Return S3's answer with an object.
+
+        Raises:
+            KeyError: it is not there.
+            UpdateRefused: S3 does not give this one object, or it is another by now.
+            ClientError: S3 gives nothing at all at the moment.
+        """
         try:
             answer: dict[str, Any] = self._client.get_object(Bucket=self.name, Key=key, **options)
         except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in {"NoSuchKey", "404"}:
+            if is_missing(error):
                 raise KeyError(key) from error
-            if code in {"InvalidRange", "416"}:
-                message = f"object {key} is empty, or shorter than it should be"
-                raise UpdateRefused(message) from error
-            raise
+            if concerns_all(error):
+                raise
+            raise UpdateRefused(_refusal(key, error)) from error
         return answer
+
+
+def _refusal(key: str, error: ClientError) -> str:
+    """Return why an object is not given."""
+    if code_of(error) in {"InvalidRange", "416"}:
+        return f"object {key} is empty, or shorter than it should be"
+    if code_of(error) in _CHANGED:
+        return _changed(key)
+    return f"object {key} cannot be read, S3 answers {described(error)}"
+
+
+def _changed(key: str) -> str:
+    return f"object {key} was replaced while it was read"
+
+
+def _version_of(answer: dict[str, Any]) -> str:
+    """Return the word for the version of an object that an answer has: its ETag, and its id if it has one."""
+    return f"{answer['ETag']} {answer.get('VersionId', '')}"
 
 
 def _again_if_broken_off(read: Callable[[], Answered]) -> Answered:

@@ -8,15 +8,16 @@ makes the last one puts them together. A worker that dies costs its shard, which
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 
 import msgspec
 from msgspec import Struct
 
 from cloud_functions import closing, making, new_model, weighing
 from cloud_functions.cloud import Cloud
+from cloud_functions.groups import LARGEST_MANIFEST
 from cloud_functions.making import BadReplies, Making
 from cloud_functions.model_files import Stored, in_type, joined
+from cloud_functions.update_files import UpdateFile
 from fedgrass.federation import division, object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.division import Job
@@ -35,6 +36,7 @@ class Shard(Struct, frozen=True):
 
 
 _SHARD = msgspec.json.Decoder(Shard)
+_VERSIONS = msgspec.json.Decoder(dict[str, str])  # of updates, by device
 
 
 def of(begun: Making) -> list[Slice]:
@@ -103,14 +105,44 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, unless it is there. Raises BadReplies."""
     cloud, leased = begun.cloud, begun.round
-    key_of = partial(_key, leased, replies, number)
+
+    def key_of(file: str) -> str:
+        return _key(leased, replies, f"{number}-{file}")
+
     if _is_made(cloud, leased, replies, number):
         return
     with making.named(replies):
-        changes = weighing.changes(begun, making.combiner(begun, replies, shard), replies)
+        updates = _opened(begun, replies)
+        changes = weighing.changes(begun, making.combiner(begun, updates, shard), replies)
         files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
     sizes = {name: file.bytes for name, file in files.items()}
     cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+
+
+def _opened(begun: Making, replies: Sequence[Participant]) -> list[UpdateFile]:
+    """Open a set of updates, in the versions that the first averager of the set has met.
+
+    So all shards are made of the same bytes, however long they take and whoever makes them.
+    Raises BadUpdates, also where an update was replaced since.
+    """
+    bucket, key = begun.cloud.bucket, _key(begun.round, replies, "versions")
+    try:
+        kept = _decoded_versions(key, bucket.read(key, LARGEST_MANIFEST))
+    except KeyError:
+        updates = making.open_updates(begun, replies)
+        found = {reply.device: update.version for reply, update in zip(replies, updates, strict=True)}
+        kept = _decoded_versions(key, bucket.write_once(key, msgspec.json.encode(found)))
+        if kept == found:
+            return updates
+    return making.open_updates(begun, replies, kept)
+
+
+def _decoded_versions(key: str, data: bytes) -> dict[str, str]:
+    try:
+        return _VERSIONS.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"{key} is damaged: {error}"
+        raise AggregationFailed(message) from error
 
 
 def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> None:
@@ -130,11 +162,13 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
     """Put the shards together into the drafts of the model and of the state, and return these."""
     leased, bucket = begun.round, begun.cloud.bucket
     made = [
-        _SHARD.decode(bucket.read(_key(leased, replies, number, "made"), 4096)) for number in range(count)
+        _SHARD.decode(bucket.read(_key(leased, replies, f"{number}-made"), 4096)) for number in range(count)
     ]
     stored = {}
     for file in made[0].files:
-        parts = [(_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)]
+        parts = [
+            (_key(leased, replies, f"{number}-{file}"), one.files[file]) for number, one in enumerate(made)
+        ]
         layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
         stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
     return stored
@@ -142,12 +176,13 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
 
 def _is_made(cloud: Cloud, leased: Round, replies: Sequence[Participant], number: int) -> bool:
     """Return whether a shard of a set of updates is there."""
-    return cloud.bucket.exists(_key(leased, replies, number, "made"))
+    return cloud.bucket.exists(_key(leased, replies, f"{number}-made"))
 
 
-def _key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:
+def _key(leased: Round, replies: Sequence[Participant], file: str) -> str:
+    """Return the key of a file that belongs to a set of updates."""
     updates = "\n".join(f"{reply.device} {reply.checksum}" for reply in replies)
-    name = f"{hashlib.sha256(updates.encode()).hexdigest()[:40]}/{number}-{file}"
+    name = f"{hashlib.sha256(updates.encode()).hexdigest()[:40]}/{file}"
     return object_keys.part(leased.run, leased.number, leased.attempt, name)
 
 

@@ -1,6 +1,7 @@
 """A run's aggregation strategy, and the guard around one: a user's own may raise, or never end."""
 
 import importlib
+import math
 import re
 import signal
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
-from fedgrass.federation.errors import AggregationFailed, SettingsError
+from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.message_fields import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
 
@@ -135,20 +136,50 @@ class Guarded:
         # What is built in ends: no timer is set, which only the main thread may do.
         self._timed = self._own and _in_main_thread()
 
-    def shares(self, contributions: Sequence[Contribution]) -> Floats:
-        """Return what each update counts, shape (N,); see ``Strategy``."""
-        with self._blamed("share"):
-            shares = np.array([float(self.strategy.share(one)) for one in contributions])
-        self._check("share", shares, len(contributions))
+    def unusable(self, contributions: Sequence[Contribution]) -> dict[int, str]:
+        """Return the places of updates that the strategy cannot use, and why; see ``Strategy.check``."""
+        found: dict[int, str] = {}
+        with self._blamed("check"):
+            for place, contribution in enumerate(contributions):
+                try:
+                    self.strategy.check(contribution)
+                except UpdateRefused as error:
+                    found[place] = str(error)
+        return found
+
+    def shares(self, contributions: Sequence[Contribution]) -> tuple[Floats, dict[int, str]]:
+        """Return what each update counts, shape (N,), and the places of those whose share cannot be used.
+
+        If none can be used, the strategy is to blame and not the updates.
+
+        Raises:
+            AggregationFailed: no share can be used, one takes too long, or all together are too large.
+        """
+        shares, refused = np.zeros(len(contributions)), dict[int, str]()
+        for place, contribution in enumerate(contributions):
+            try:
+                shares[place] = self._share(contribution)
+            except AggregationFailed as error:
+                refused[place] = str(error)
+                if len(refused) == len(contributions) or isinstance(error.__cause__, _TimeIsUp):
+                    raise
         with np.errstate(over="ignore"):
             total = shares.sum()
-        if not ((shares > 0).all() and total <= _LARGEST_SHARES):
+        if not refused and total > _LARGEST_SHARES:
             message = (
                 f"aggregation {self.name!r}: share returned {shares.min():g} to {shares.max():g};"
                 f" all must be above 0, and their sum at most {_LARGEST_SHARES:.0g}"
             )
             raise AggregationFailed(message)
-        return shares
+        return shares, refused
+
+    def _share(self, contribution: Contribution) -> float:
+        with self._blamed("share"):
+            share = float(self.strategy.share(contribution))
+        if not (share > 0 and math.isfinite(share)):
+            message = f"aggregation {self.name!r}: share returned {share:g}; all must be above 0"
+            raise AggregationFailed(message)
+        return share
 
     def training(self) -> Options:
         """Return what the devices' training needs; see ``Strategy``."""
@@ -212,7 +243,11 @@ class Guarded:
     @contextmanager
     def _blamed(self, method: str) -> Iterator[None]:
         try:
-            with _time_limit(self._seconds if self._timed else None):
+            # What overflows is not finite: that is looked for in all that a strategy returns.
+            with (
+                _time_limit(self._seconds if self._timed else None),
+                np.errstate(over="ignore", invalid="ignore"),
+            ):
                 yield
         except AggregationFailed as error:
             if not self._own:  # those that are built in say what is wrong in their own words

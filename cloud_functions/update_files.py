@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedgrass.federation.encodings import (
     Encoding,
     byte_range,
-    check_file,
+    check_places,
     decode_into,
     file_layout,
 )
@@ -20,18 +20,24 @@ from fedgrass.federation.weights import (
     CHUNK_BYTES,
     DTYPES,
     LARGEST_HEADER,
+    PREFIX,
     ChunkCheck,
     Layout,
-    chunk_checksums,
+    checksums_in,
     header_checksum,
+    header_length,
     header_size,
     in_file_order,
-    read_layout,
+    read_layout_and_metadata,
 )
 
 Bytes = NDArray[np.uint8]
 _SCALE_BYTES = 4
 _GUESSED_HEADER = 64 * 1024  # bytes: enough for most headers, so that one request does
+# What an update's header may have beyond the one that the trainer would write: a library of another language
+# may space it out, and add a few words. A header of 8 MB takes some 110 MB of memory while it is parsed.
+_HEADER_TIMES = 2
+_HEADER_SPARE = 16 * 1024  # bytes
 _BFLOAT16 = Encoding(kind="bfloat16")
 
 
@@ -58,6 +64,9 @@ class Form:
         # What lies before the model's own arrays: the scales of those that are encoded with one.
         self.scales_end = self.file.arrays[first].start if first is not None else 0
         self._places: dict[int, tuple[Slice, Place]] = {}
+        self.largest_header = min(
+            LARGEST_HEADER, _HEADER_TIMES * header_length(self.file) + _HEADER_SPARE
+        )  # bytes, without its length
 
     def range_of(self, piece: Piece) -> tuple[int, int]:
         """Return the bytes of the file's data that hold a piece."""
@@ -101,23 +110,37 @@ class Form:
 class UpdateFile:
     """One update; its header is read and checked when this is made.
 
+    Everything is read from one version of the object: whatever is measured in a first pass is what a second
+    pass sums. The checksums would not do for that: two contents with one xxh3-128 are made in a millisecond.
+
+    Args:
+        bucket: where it lies.
+        key: its key.
+        size: bytes, as the device's completion says.
+        checksum: of its header, as the completion says.
+        form: what it has to look like.
+        version: the one that has to be read; the one that is there at the first read if it is empty.
+
     Raises:
         UpdateRefused: it is not there, it is no update of the run's model, or its header is not the one that
             the device vouched for.
     """
 
-    def __init__(self, bucket: Bucket, key: str, size: int, checksum: str, form: Form) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  # what is known of an update
+        self, bucket: Bucket, key: str, size: int, checksum: str, form: Form, version: str = ""
+    ) -> None:
         self._bucket = bucket
         self._key = key
         self._form = form
+        self.version = version
         head = self._read_head(size)
-        found = read_layout(head.data, size)
-        check_file(found, form.model, form.encoding)
+        found, metadata = read_layout_and_metadata(head.data, size)
+        check_places(found, form.file)
         if header_checksum(head.data) != checksum:
             message = f"the checksum of {key} is {header_checksum(head.data)}; the completion says {checksum}"
             raise UpdateRefused(message)
         self._header_bytes = found.header_bytes
-        self._checksums = chunk_checksums(head.data)
+        self._checksums = checksums_in(metadata, found.data_bytes)
         self._scales: dict[str, float] = {}
 
     def begin(self, first: Slice | None = None) -> None:
@@ -174,12 +197,12 @@ class UpdateFile:
 
     def _read_head(self, size: int) -> Bytes:
         """Return the header, with its length."""
-        largest = self._form.file.data_bytes + LARGEST_HEADER
+        largest = self._form.file.data_bytes + self._form.largest_header + PREFIX
         if size > largest:
             message = f"object {self._key} has {size} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
         head = self._read_at(0, min(size, _GUESSED_HEADER))
-        needed = header_size(head.data, size)
+        needed = header_size(head.data, size, self._form.largest_header)
         return head[:needed] if needed <= len(head) else self._read_at(0, needed)
 
     def _read_at(self, start: int, count: int) -> Bytes:
@@ -189,7 +212,7 @@ class UpdateFile:
 
     def _read_into(self, start: int, target: memoryview) -> None:
         try:
-            self._bucket.read_into(self._key, start, target)
+            self.version = self._bucket.read_into(self._key, start, target, self.version)
         except KeyError as error:
             message = f"there is no object {self._key} in the bucket"
             raise UpdateRefused(message) from error

@@ -1,11 +1,11 @@
 """What each update counts: the strategy's weights, and how far long changes are shortened before."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.combining import BadUpdates, Change, Combiner, Sum
+from cloud_functions.combining import BadUpdates, Change, Combiner, Factors, Measured, Sum
 from cloud_functions.making import Making
 from fedgrass.federation.aggregation import Contribution, Survey
 from fedgrass.federation.rounds import Participant
@@ -13,35 +13,54 @@ from fedgrass.federation.settings import RunSettings
 
 Floats = NDArray[np.float64]
 
+_LARGEST_NORM = 1e75  # what is longer has squares and products that float64 cannot hold with others
+
 
 def changes(
     making: Making, combiner: Combiner, replies: Sequence[Participant], groups: Sequence[Sum] = ()
-) -> Iterator[Change]:
+) -> Generator[Change]:
     """Yield the combined changes of replies, and of groups that were summed before, slice by slice.
 
     Raises:
         BadUpdates: some updates must not enter the average.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
-    guarded, contributions = making.guarded, [_contribution(reply) for reply in replies]
+    guarded = making.guarded
     if guarded.strategy.separable:
         shares, factors = shares_of(making, combiner, replies)
         return combiner.mean_change(shares, factors, groups)
-    survey = _survey(making, combiner)
-    factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
-    weights = guarded.weigh(contributions, _shortened(survey, factors))
+    contributions = _usable(making, replies)
+    measured = _measured(making, combiner)
+    factors = clip_factors(measured, making.run.settings.clip_norm, len(replies))
+    weights = guarded.weigh(contributions, _shortened(measured, factors))
     if guarded.strategy.reads == "columns":
         return combiner.columns(guarded.combine, weights, factors)
-    return combiner.weighted_change(weights * factors)
+    return combiner.weighted_change(weights, factors)
 
 
-def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Floats]:
-    """Return what each update counts, and by what its change is multiplied, both of shape (N,)."""
+def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Factors]:
+    """Return what each update counts, shape (N,), and by what its change is multiplied.
+
+    Raises:
+        BadUpdates: some updates must not enter the average.
+    """
     if not replies:
-        return np.zeros(0), np.ones(0)
-    survey = _survey(making, combiner)
-    factors = clip_factors(survey, making.run.settings.clip_norm, len(replies))
-    return making.guarded.shares([_contribution(reply) for reply in replies]), factors
+        return np.zeros(0), Factors.ones(0)
+    contributions = _usable(making, replies)
+    measured = _measured(making, combiner)
+    factors = clip_factors(measured, making.run.settings.clip_norm, len(replies))
+    shares, refused = making.guarded.shares(contributions)
+    if refused:
+        raise BadUpdates(refused)
+    return shares, factors
+
+
+def _usable(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
+    """Return what the strategy may know of each update. Raises BadUpdates for those it cannot use."""
+    contributions = [_contribution(reply) for reply in replies]
+    if refused := making.guarded.unusable(contributions):
+        raise BadUpdates(refused)
+    return contributions
 
 
 def is_surveyed(settings: RunSettings) -> bool:
@@ -49,42 +68,55 @@ def is_surveyed(settings: RunSettings) -> bool:
     return settings.clip_norm is not None or settings.largest_norm is not None
 
 
-def _survey(making: Making, combiner: Combiner) -> Survey | None:
-    """Measure the changes, where somebody wants to know; refuse those that are too long."""
+def _measured(making: Making, combiner: Combiner) -> Measured | None:
+    """Measure the changes, where somebody wants to know; refuse those that are too long.
+
+    Raises:
+        BadUpdates: a change is longer than the run's ``largest_norm``, or too long for any arithmetic.
+    """
     wanted, largest = making.guarded.strategy.survey, making.run.settings.largest_norm
     if not wanted and not is_surveyed(making.run.settings):
         return None
-    survey = combiner.survey(products=wanted == "products")
-    norms = np.sqrt(survey.squared_norms)
-    if largest is not None and (norms > largest).any():
-        raise BadUpdates(
-            {
-                int(
-                    place
-                ): f"its change has the norm {norms[place]:.6g}; {largest:g} is the most (largest_norm)"
-                for place in np.flatnonzero(norms > largest)
-            }
-        )
-    return survey
+    measured = combiner.survey(products=wanted == "products")
+    parts = [("its change", measured.survey.squared_norms)]
+    parts += [(f"its change of the {name}", measured.carried) for name in making.guarded.strategy.carried]
+    refused: dict[int, str] = {}
+    for what, squares in reversed(parts):
+        norms = np.sqrt(squares)
+        if largest is not None:
+            text = f"{what} has the norm {{:.6g}}; {largest:g} is the most (largest_norm)"
+            refused |= {int(place): text.format(norms[place]) for place in np.flatnonzero(norms > largest)}
+        huge = np.flatnonzero(~(norms <= _LARGEST_NORM))
+        refused |= {int(place): f"{what} is too long to be measured" for place in huge}
+    if refused:
+        raise BadUpdates(refused)
+    return measured
 
 
-def clip_factors(survey: Survey | None, clip_norm: float | None, count: int) -> Floats:
+def clip_factors(measured: Measured | None, clip_norm: float | None, count: int) -> Factors:
     """Return by what each of ``count`` changes is multiplied so that none is longer than ``clip_norm``.
 
-    As in McMahan et al., "Learning Differentially Private Recurrent Language Models" (2018), flat clipping.
+    As in McMahan et al., "Learning Differentially Private Recurrent Language Models" (2018), flat clipping;
+    what is carried beside the model is clipped by itself.
     """
-    if clip_norm is None or survey is None:
-        return np.ones(count)
-    norms = np.sqrt(survey.squared_norms)
-    return np.asarray(np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
+    if clip_norm is None or measured is None:
+        return Factors.ones(count)
+
+    def factors(squares: Floats) -> Floats:
+        return np.asarray(clip_norm / np.maximum(np.sqrt(squares), clip_norm))
+
+    return Factors(factors(measured.survey.squared_norms), factors(measured.carried))
 
 
-def _shortened(survey: Survey | None, factors: Floats) -> Survey | None:
+def _shortened(measured: Measured | None, factors: Factors) -> Survey | None:
     """Return what a survey would have measured of the changes times their factors."""
-    if survey is None or (factors == 1).all():
+    if measured is None:
+        return None
+    survey, own = measured.survey, factors.model
+    if (own == 1).all():
         return survey
-    products = None if survey.products is None else survey.products * np.outer(factors, factors)
-    return Survey(survey.squared_norms * factors**2, products)
+    products = None if survey.products is None else survey.products * np.outer(own, own)
+    return Survey(survey.squared_norms * own**2, products)
 
 
 def _contribution(reply: Participant) -> Contribution:

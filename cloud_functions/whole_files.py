@@ -32,6 +32,7 @@ class Fingerprint(NamedTuple):
     sha256: str
     bytes: int
     layout: Layout
+    version: str = ""  # that was read
 
 
 def fingerprint(bucket: Bucket, key: str, *, check: bool = False) -> Fingerprint:
@@ -44,38 +45,46 @@ def fingerprint(bucket: Bucket, key: str, *, check: bool = False) -> Fingerprint
 
     Raises:
         KeyError: it is not there.
-        UpdateRefused: it is no weights file, too large, or has values that are not finite.
+        UpdateRefused: it is no weights file, too large, was replaced while it was read, or has values that
+            are not finite.
     """
     layout = bucket.read_layout(key)
     if layout.file_bytes > LARGEST_MODEL:
         message = f"object {key} has {layout.file_bytes} bytes; {LARGEST_MODEL} is the most a model may have"
         raise UpdateRefused(message)
     parts = list(cut(layout, _VALUES))
-    ranges = [(0, layout.header_bytes), *(_range_of(layout, part) for part in parts)]
-    found = hashlib.sha256()
-    for part, raw in zip([None, *parts], _read_ahead(bucket, key, ranges), strict=True):
+    ranges = (_range_of(layout, part) for part in parts)
+    head = np.empty(layout.header_bytes, dtype=np.uint8)
+    version = bucket.read_into(key, 0, head.data)
+    found = hashlib.sha256(head.data)
+    for part, raw in zip(parts, _read_ahead(bucket, key, ranges, version), strict=True):
         found.update(raw.data)
-        if check and part:
+        if check:
             _check(layout, part, raw)
-    return Fingerprint(found.hexdigest(), layout.file_bytes, layout)
+    return Fingerprint(found.hexdigest(), layout.file_bytes, layout, version)
 
 
-def whole(bucket: Bucket, key: str, size: int) -> bytearray:
-    """Return a file of ``size`` bytes, in no more memory than that and the ranges on their way."""
+def whole(bucket: Bucket, key: str, size: int, version: str = "") -> bytearray:
+    """Return a file of ``size`` bytes, in no more memory than that and the ranges on their way.
+
+    Raises:
+        KeyError: it is not there.
+        UpdateRefused: it is not ``version`` any more, if that is given.
+    """
     data = bytearray(size)
     starts = range(0, size, _RANGE_BYTES)
     ranges = [(start, min(_RANGE_BYTES, size - start)) for start in starts]
-    for (start, count), raw in zip(ranges, _read_ahead(bucket, key, ranges), strict=True):
+    for (start, count), raw in zip(ranges, _read_ahead(bucket, key, ranges, version), strict=True):
         data[start : start + count] = raw.data
     return data
 
 
-def _read_ahead(bucket: Bucket, key: str, ranges: Iterable[tuple[int, int]]) -> Iterator[Bytes]:
+def _read_ahead(bucket: Bucket, key: str, ranges: Iterable[tuple[int, int]], version: str) -> Iterator[Bytes]:
     """Yield the bytes of ranges (start, count) in their order, with some of the next ones under way."""
 
     def read(start: int, count: int) -> Bytes:
         raw = np.empty(count, dtype=np.uint8)
-        bucket.read_into(key, start, raw.data)
+        bucket.read_into(key, start, raw.data, version)
         return raw
 
     waiting: deque[Future[Bytes]] = deque()

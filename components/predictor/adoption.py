@@ -19,6 +19,7 @@ from components.predictor.serving import Served, Serving
 from components.predictor.shelf import Shelf
 from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
 from fedgrass.federation import object_keys, weights
+from fedgrass.federation.array_types import read_for_a_task
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.newest import is_newer
@@ -247,7 +248,7 @@ class Adoption:
 def _arrays(data: bytes) -> Arrays:
     # The SHA-256 vouches for the bytes: models that the cloud made have no checksums in their header.
     try:
-        arrays = weights.decode(data)
+        arrays = read_for_a_task(data)
         weights.check_finite(arrays)
     except FedgrassError as error:
         message = f"it is no model: {error}"

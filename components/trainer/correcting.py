@@ -12,8 +12,8 @@ from components.trainer.tasks.task import CorrectableTask, Fit, GradientSteps, R
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Work
 from fedgrass.federation import scaffold, weights
+from fedgrass.federation.array_types import from_bits
 from fedgrass.federation.carried import carried_layout, carried_name, layout_with
-from fedgrass.federation.encodings.floats import from_bfloat16
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import Carried
 from fedgrass.federation.scaffold import Control
@@ -139,8 +139,7 @@ class Corrected:
 
     def _floats(self, name: str, arrays: Arrays) -> NDArray[np.float32]:
         values = arrays[name]
-        if self._model.arrays[name].dtype == "BF16" and values.dtype == weights.DTYPES["BF16"]:
-            floats = np.empty(values.shape, np.float32)
-            from_bfloat16(np.asarray(values, np.uint16), floats)
-            return floats
+        of_bits = self._model.arrays[name].dtype == "BF16" and values.dtype == weights.DTYPES["BF16"]
+        if of_bits or values.dtype == weights.BFLOAT16:
+            return from_bits(values)
         return np.asarray(values, dtype=np.float32)

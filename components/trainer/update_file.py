@@ -13,6 +13,7 @@ from components.trainer.memory import beside
 from components.trainer.memory_file import Remembered, arrays_of, fitting, load_memory
 from components.trainer.worker_protocol import Work
 from fedgrass.federation import encodings, weights
+from fedgrass.federation.array_types import in_types_of
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.scaffold import Control
 from fedgrass.federation.weights import Arrays, Layout, Written
@@ -21,7 +22,7 @@ from fedgrass.federation.weights import Arrays, Layout, Written
 def write_update(
     work: Work, trained: Arrays, start: Arrays, layout: Layout, control: Control | None = None
 ) -> Written:
-    """Write the update of a work in the encoding that its announcement asks for.
+    """Write the update of a work in the encoding that its announcement asks for, in the model's types.
 
     It gets its own name when the work is finished (finished_work.py). What top_k leaves over and the device's
     new control variate are written beside it first; the trainer adopts them once the update is uploaded.
@@ -44,6 +45,7 @@ def write_update(
     path = Path(work.update)
     try:
         weights.check_finite(trained)
+        trained = in_types_of(layout, trained)
         begun = start if wanted.difference else None
         feedback = memory.residual if wanted.kind == "top_k" else None
         arrays = encodings.encode(trained, layout, wanted, np.random.default_rng(), feedback, begun)

@@ -18,6 +18,7 @@ from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.update_file import write_update
 from components.trainer.worker_protocol import Result, TaskOptions, Work, id_of
 from fedgrass.federation import encodings, local_evaluation, message_fields, weights
+from fedgrass.federation.array_types import for_a_task
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.weights import Layout, Written
 
@@ -56,8 +57,9 @@ class Workshop:
         )
         model, layout = encodings.decode_model(data, announcement.download)
         corrected = self._corrected(work, task, layout) if trains and announcement.carried else None
+        given = for_a_task(model, layout)
         downloaded = time.monotonic()
-        evaluation = task.evaluate(model)
+        evaluation = task.evaluate(given)
         evaluated = time.monotonic()
         metrics, unsent = sendable(evaluation.metrics)
         result = Result(
@@ -73,7 +75,7 @@ class Workshop:
         if not trains:
             return msgspec.structs.replace(result, unsent_metrics=_describe(unsent))
         settings = local_evaluation.of_the_task(announcement.settings)
-        fit = (corrected or task).fit(model, settings, report, stop)
+        fit = (corrected or task).fit(given, settings, report, stop)
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)

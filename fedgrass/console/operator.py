@@ -48,9 +48,12 @@ class Operator:
         """Return every device that ever sent a heartbeat."""
         return list(self._devices.seen_since(0))
 
-    def start(self, name: str, settings: RunSettings, initial: Arrays) -> Run:
-        """Upload the initial model and start a run; raises as ``act`` does, and if there is another one."""
-        key, model = object_keys.model(name, 0), encode(initial)
+    def start(self, name: str, settings: RunSettings, initial: Arrays | bytes) -> Run:
+        """Upload the initial model, arrays or a file, and start a run.
+
+        Raises as ``act`` does, and if there is another model at its place.
+        """
+        key, model = object_keys.model(name, 0), initial if isinstance(initial, bytes) else encode(initial)
         if self._bucket.write_once(key, model) != model:
             message = f"there is another model at {key} already: choose another name for the run"
             raise SettingsError(message)

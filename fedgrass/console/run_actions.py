@@ -17,7 +17,7 @@ from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.names import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import parse_settings
-from fedgrass.federation.weights import Arrays, decode
+from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
 MOST_ROUNDS = 100_000  # of a run
 
@@ -87,9 +87,14 @@ def _model_of_a_run(given: str) -> dict[str, str | int]:
         raise SettingsError(message) from error
 
 
-def _model(path: Path) -> Arrays:
+def _model(path: Path) -> bytes:
+    """Return a model's file as runs keep it: by whatever it was written, each array in its own type."""
+    data = read(path, LARGEST_MODEL, named="--model")
     try:
-        return decode(read(path, LARGEST_MODEL, named="--model"))
+        layout = read_layout(data, len(data))
+        arrays = views(data, layout)
+        check_finite(arrays)
+        return encode(arrays, layout)
     except UpdateRefused as error:
         message = f"--model {path} is no model: {error}"
         raise SettingsError(message) from error

@@ -156,7 +156,12 @@ class ThingGroups(Protocol):
 
 
 class Bucket(Protocol):
-    """The bucket of models, updates and cohorts. A missing object raises ``KeyError`` with its key."""
+    """The bucket of models, updates and cohorts. A missing object raises ``KeyError`` with its key.
+
+    What the store answers about one object (it is archived, or encrypted with a foreign key, or forbidden)
+    raises ``UpdateRefused``, which names it. Any other exception of a read says that the store as a whole
+    cannot be read at the moment: the work has to be repeated.
+    """
 
     name: str
     lanes: int  # how many requests at once suit it
@@ -165,8 +170,16 @@ class Bucket(Protocol):
     def read(self, key: str, largest: int) -> bytes:
         """Return an object. Raises UpdateRefused if it has more than ``largest`` bytes."""
 
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes from ``start`` on. Raises UpdateRefused if the object is shorter."""
+    def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
+        """Fill ``target`` with the bytes from ``start`` on; return the version of the object that has them.
+
+        Every write makes another version, whatever its bytes are. Where ``version`` is given, which an
+        earlier read has returned, no other one is read. To read no bytes asks for nothing: it returns
+        ``version``.
+
+        Raises:
+            UpdateRefused: the object is shorter, or is another version by now.
+        """
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file without reading its data. Raises UpdateRefused."""

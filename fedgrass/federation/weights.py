@@ -20,6 +20,7 @@ from fedgrass.federation.weights_checksums import (
     ChunkCheck,
     check_data,
     checksum,
+    checksums_in,
     chunk_checksums,
     header_checksum,
 )
@@ -30,24 +31,30 @@ from fedgrass.federation.weights_file import (
     dtype_of,
     encode,
     header,
+    header_length,
     layout_of,
     write,
 )
 from fedgrass.federation.weights_layout import (
+    BFLOAT16,
     DTYPES,
     LARGEST_HEADER,
+    PREFIX,
     Array,
     Layout,
     check_layout,
     header_size,
     in_file_order,
     read_layout,
+    read_layout_and_metadata,
 )
 
 __all__ = [
+    "BFLOAT16",
     "CHUNK_BYTES",
     "DTYPES",
     "LARGEST_HEADER",
+    "PREFIX",
     "Array",
     "Arrays",
     "ChunkCheck",
@@ -59,6 +66,7 @@ __all__ = [
     "check_finite",
     "check_layout",
     "checksum",
+    "checksums_in",
     "chunk_checksums",
     "decode",
     "dtype_of",
@@ -66,10 +74,12 @@ __all__ = [
     "finite",
     "header",
     "header_checksum",
+    "header_length",
     "header_size",
     "in_file_order",
     "layout_of",
     "read_layout",
+    "read_layout_and_metadata",
     "sha256",
     "views",
     "write",
@@ -107,7 +117,7 @@ def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.gene
 
 
 def check_finite(arrays: Arrays) -> None:
-    """Check that no value is infinite or not a number; arrays of uint16 are bits of BF16.
+    """Check that no value is infinite or not a number; uint16 and ``BFLOAT16`` are bits of BF16.
 
     Raises:
         UpdateRefused: the text names the array, how many values, and where the first is.
@@ -122,7 +132,9 @@ def check_finite(arrays: Arrays) -> None:
 
 
 def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Return which values are finite, in the array's shape; uint16 are bits of BF16."""
+    """Return which values are finite, in the array's shape; uint16 and ``BFLOAT16`` are bits of BF16."""
+    if array.dtype == BFLOAT16:
+        array = array.view(np.uint16)
     if array.dtype == DTYPES["BF16"]:
         bits = array.astype(np.uint16, copy=False)
         return np.asarray((bits & _EXPONENT_OF_BFLOAT16) != _EXPONENT_OF_BFLOAT16)

@@ -7,7 +7,7 @@ xxh3 runs at the speed of memory and finds accidents; against forgery stands the
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import xxhash
 
@@ -50,6 +50,15 @@ def chunk_checksums(head: bytes | memoryview) -> tuple[str, ...]:
         UpdateRefused: they are missing, no checksums, or not as many as the data has chunks.
     """
     layout, metadata = read_header(head, len(head))
+    return checksums_in(metadata, layout.data_bytes)
+
+
+def checksums_in(metadata: Mapping[str, str], data_bytes: int) -> tuple[str, ...]:
+    """Return the checksum of each chunk of ``data_bytes`` bytes of data, from a header's metadata.
+
+    Raises:
+        UpdateRefused: as :func:`chunk_checksums` does.
+    """
     found = metadata.get(CHECKSUMS)
     if found is None:
         message = f"the header has no checksums of its data: {CHECKSUMS!r} is missing in its __metadata__"
@@ -58,10 +67,10 @@ def chunk_checksums(head: bytes | memoryview) -> tuple[str, ...]:
         message = f"the header's {CHECKSUMS!r} is no list of checksums of {DIGITS} hexadecimal digits"
         raise UpdateRefused(message)
     checksums = tuple(found.split(",")) if found else ()
-    if len(checksums) != chunk_count(layout.data_bytes):
+    if len(checksums) != chunk_count(data_bytes):
         message = (
-            f"the header has {len(checksums)} checksums; its {layout.data_bytes} bytes of data have"
-            f" {chunk_count(layout.data_bytes)} chunks of {CHUNK_BYTES}"
+            f"the header has {len(checksums)} checksums; its {data_bytes} bytes of data have"
+            f" {chunk_count(data_bytes)} chunks of {CHUNK_BYTES}"
         )
         raise UpdateRefused(message)
     return checksums

@@ -23,6 +23,7 @@ from fedgrass.federation.weights_checksums import (
     header_checksum,
 )
 from fedgrass.federation.weights_layout import (
+    BFLOAT16,
     DTYPES,
     LARGEST_HEADER,
     METADATA,
@@ -33,7 +34,7 @@ from fedgrass.federation.weights_layout import (
 )
 
 _ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
-_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}  # numpy has no type for that
+_NAMES = {**{dtype: name for name, dtype in DTYPES.items() if name != "BF16"}, BFLOAT16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def dtype_of(name: str, array: NDArray[np.generic]) -> str:
 
 def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
     """Return an array to be written with no change; its type in the file is ``dtype``."""
+    array = array.view(np.uint16) if array.dtype == BFLOAT16 else array
     return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
 
 
@@ -94,6 +96,11 @@ def header(layout: Layout) -> bytes:
     return _header(layout, None)
 
 
+def header_length(layout: Layout) -> int:
+    """Return how many bytes the header of a file with the arrays of ``layout`` has, with its checksums."""
+    return len(_header_text(layout, _blank(layout)))
+
+
 def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
 
@@ -105,8 +112,7 @@ def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
         ValueError: an array's blocks have not the size that its type and shape say.
     """
     layout = layout_of(arrays)
-    blank = ["0" * DIGITS] * chunk_count(layout.data_bytes)
-    size = len(_header(layout, blank))
+    size = len(_header(layout, _blank(layout)))
     start = target.tell()
     target.write(bytes(size))
     head = _header(layout, _write_data(arrays, target))
@@ -117,17 +123,22 @@ def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
     return Written(layout.file_bytes, header_checksum(head), layout)
 
 
-def encode(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = None) -> bytes:
     """Return ``arrays`` as the bytes of a file; the same arrays give the same bytes.
 
     Sorted by name, the widest types first as safetensors does, so that each lies where its type wants.
+
+    Args:
+        arrays: bfloat16 as ``BFLOAT16``.
+        layout: says of which arrays of uint16 these are the bits of BF16, as files are read.
 
     Raises:
         UpdateRefused: an array has a type that no weights file holds.
     """
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
     target = BytesIO()
-    write({name: as_it_is(array, dtype_of(name, array)) for name, array in by_width}, target)
+    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
     return target.getvalue()
 
 
@@ -146,10 +157,27 @@ def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
     return [*checksums, hasher.end()] if hasher.pending else checksums
 
 
+def _blank(layout: Layout) -> list[str]:
+    """Return as many checksums as a file's data has, before they are known."""
+    return ["0" * DIGITS] * chunk_count(layout.data_bytes)
+
+
 def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
+    """Return a header with its length. Raises UpdateRefused if no file may have it."""
     if METADATA in layout.arrays:
         message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
         raise UpdateRefused(message)
+    text = _header_text(layout, checksums)
+    if len(text) > LARGEST_HEADER:
+        message = (
+            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
+            f" {LARGEST_HEADER} is the most"
+        )
+        raise UpdateRefused(message)
+    return len(text).to_bytes(PREFIX, "little") + text
+
+
+def _header_text(layout: Layout, checksums: Sequence[str] | None) -> bytes:
     entries: dict[str, Any] = {} if checksums is None else {METADATA: {CHECKSUMS: ",".join(checksums)}}
     for name, array in in_file_order(layout).items():
         entries[name] = {
@@ -158,11 +186,4 @@ def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
             "data_offsets": (array.start, array.end),
         }
     text = msgspec.json.encode(entries)
-    text += b" " * (-len(text) % _ALIGNMENT)
-    if len(text) > LARGEST_HEADER:
-        message = (
-            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
-            f" {LARGEST_HEADER} is the most"
-        )
-        raise UpdateRefused(message)
-    return len(text).to_bytes(PREFIX, "little") + text
+    return text + b" " * (-len(text) % _ALIGNMENT)

@@ -35,6 +35,10 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
+# What an array of a task has whose values are bfloat16: bits that say what they are, as bare numbers do not.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+
+
 class Array(Struct, frozen=True):
     """One array of a file: its type, its shape, and the bytes ``start`` to ``end`` of the data."""
 
@@ -69,8 +73,13 @@ _ENTRY_DECODER = msgspec.json.Decoder(_Entry)
 _METADATA_DECODER = msgspec.json.Decoder(dict[str, str])
 
 
-def header_size(prefix: bytes | memoryview, file_bytes: int) -> int:
+def header_size(prefix: bytes | memoryview, file_bytes: int, largest: int = LARGEST_HEADER) -> int:
     """Return how many bytes the length and the header of a file of ``file_bytes`` take.
+
+    Args:
+        prefix: the first bytes of the file.
+        file_bytes: its size.
+        largest: the most bytes that its header may have, without the length.
 
     Raises:
         UpdateRefused: the file is too short, or its header claims more than there is or than is allowed.
@@ -79,8 +88,8 @@ def header_size(prefix: bytes | memoryview, file_bytes: int) -> int:
         message = f"the file has {file_bytes} bytes; a safetensors file has at least {PREFIX}"
         raise UpdateRefused(message)
     claimed = int.from_bytes(prefix[:PREFIX], "little")
-    if claimed > LARGEST_HEADER:
-        message = f"the header claims {claimed} bytes; {LARGEST_HEADER} is the most that is taken"
+    if claimed > largest:
+        message = f"the header claims {claimed} bytes; {largest} is the most that is taken"
         raise UpdateRefused(message)
     if PREFIX + claimed > file_bytes:
         message = f"the header claims {claimed} bytes, the file has only {file_bytes}: it is truncated"
@@ -94,11 +103,16 @@ def read_layout(head: bytes | memoryview, file_bytes: int) -> Layout:
     Raises:
         UpdateRefused: the header is no safetensors header, or does not fit the file.
     """
-    layout, _ = read_header(head, file_bytes)
+    return read_layout_and_metadata(head, file_bytes)[0]
+
+
+def read_layout_and_metadata(head: bytes | memoryview, file_bytes: int) -> tuple[Layout, dict[str, str]]:
+    """Return what :func:`read_layout` does, and the header's metadata; raises as it does."""
+    layout, metadata = read_header(head, file_bytes)
     if layout.file_bytes != file_bytes:
         message = f"the header describes a file of {layout.file_bytes} bytes, this one has {file_bytes}"
         raise UpdateRefused(message)
-    return layout
+    return layout, metadata
 
 
 def read_header(head: bytes | memoryview, file_bytes: int) -> tuple[Layout, dict[str, str]]:

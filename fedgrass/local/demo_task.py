@@ -8,9 +8,9 @@ from typing import Any
 
 from components.trainer.tasks.registry import BUILT_IN, find_class, make_task
 from fedgrass.console.key_values import Value
+from fedgrass.federation.array_types import read_for_a_task
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
-from fedgrass.federation.weights import decode
 from fedgrass.local.task_mistakes import explain
 
 LOAD_SECONDS = 120.0
@@ -104,7 +104,7 @@ class DemoTask:
         task = self.get()
         if not hasattr(task, "evaluate_held_out"):
             return {}
-        metrics: Mapping[str, float] = task.evaluate_held_out(decode(model)).metrics
+        metrics: Mapping[str, float] = task.evaluate_held_out(read_for_a_task(model)).metrics
         return metrics
 
     def _imported(self) -> Callable[..., Any]:

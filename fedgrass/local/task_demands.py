@@ -40,7 +40,7 @@ def check_arrays(first: Arrays, second: Arrays) -> None:
 
 def through_a_file(arrays: Arrays) -> Arrays:
     """Return the arrays as a device gets them, read-only; bit for bit what they were."""
-    back = weights.decode(weights.encode(arrays))
+    back = read_arrays(weights.encode(arrays))
     for name, array in arrays.items():
         found = back[name]
         if (found.dtype, found.shape, found.tobytes()) != (array.dtype, array.shape, array.tobytes()):
@@ -49,11 +49,22 @@ def through_a_file(arrays: Arrays) -> Arrays:
     return back
 
 
+def read_arrays(data: bytes) -> Arrays:
+    """Return the arrays of a file, those of BF16 marked as such."""
+    layout = weights.read_layout(data, len(data))
+    return {
+        name: array.view(weights.BFLOAT16) if layout.arrays[name].dtype == "BF16" else array
+        for name, array in weights.decode(data).items()
+    }
+
+
 def encode_update(fit: Fit, model: Arrays) -> bytes:
     """Return the update's file, which has to be one that the cloud takes."""
     weights.check_finite(fit.weights)
-    update, base = weights.encode(fit.weights), weights.encode(model)
-    weights.check_layout(weights.read_layout(update, len(update)), weights.read_layout(base, len(base)))
+    base = weights.encode(model)
+    layout = weights.read_layout(base, len(base))
+    update = weights.encode(fit.weights)
+    weights.check_layout(weights.read_layout(update, len(update)), layout)
     return update
 
 

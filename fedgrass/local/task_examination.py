@@ -11,13 +11,14 @@ import numpy as np
 from components.trainer.reported_metrics import sendable
 from components.trainer.tasks.task import Evaluation, Fit, Task
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.weights import Arrays, decode
+from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_demands import (
     CheckFailed,
     check_arrays,
     check_report,
     encode_update,
     expect,
+    read_arrays,
     through_a_file,
     unsendable,
 )
@@ -151,7 +152,7 @@ class Examination:
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
             update, unsent = encode_update(fit, self._model), unsendable(fit.metrics)
-            trained, count, self._update_bytes = decode(update), count + 1, len(update)
+            trained, count, self._update_bytes = read_arrays(update), count + 1, len(update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before and unsent:

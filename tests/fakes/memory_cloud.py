@@ -326,24 +326,51 @@ class MemoryBucket:
         self.objects: dict[str, bytes] = {}
         self.largest_read = 0
         self.targets: set[int] = set()  # where ``read_into`` was asked to write: how many buffers there are
+        self.unreadable: dict[str, str] = {}  # keys of objects that are not given back, and what is said then
+        self._versions: dict[str, tuple[bytes, int]] = {}  # the object that was read last, and its number
         self._lock = threading.Lock()
 
-    def read(self, key: str, largest: int) -> bytes:
+    def _given(self, key: str) -> bytes:
+        """Return an object, unless the store refuses this one."""
         data = self.objects[key]
+        if key in self.unreadable:
+            message = f"object {key} cannot be read, S3 answers {self.unreadable[key]}"
+            raise UpdateRefused(message)
+        return data
+
+    def _version(self, key: str, data: bytes) -> str:
+        """Return the word for an object that was read: another one for each that was written."""
+        with self._lock:
+            last, number = self._versions.get(key, (None, 0))
+            if last is not data:
+                number += 1
+                self._versions[key] = (data, number)
+            return str(number)
+
+    def read(self, key: str, largest: int) -> bytes:
+        data = self._given(key)
         if len(data) > largest:
             message = f"object {key} has {len(data)} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
         self.largest_read = max(self.largest_read, len(data))
         return data
 
-    def read_into(self, key: str, start: int, target: memoryview) -> None:
-        piece = self.objects[key][start : start + target.nbytes]
+    def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
+        if not target.nbytes:
+            return version
+        data = self._given(key)
+        found = self._version(key, data)
+        if version not in {"", found}:
+            message = f"object {key} was replaced while it was read"
+            raise UpdateRefused(message)
+        piece = data[start : start + target.nbytes]
         self.largest_read = max(self.largest_read, len(piece))
         if len(piece) < target.nbytes:
             message = f"object {key} is empty, or shorter than it should be"
             raise UpdateRefused(message)
         target.cast("B")[:] = piece
         self.targets.add(np.frombuffer(target, np.uint8).ctypes.data)
+        return found
 
     def exists(self, key: str) -> bool:
         return key in self.objects
@@ -355,11 +382,11 @@ class MemoryBucket:
         self.objects[target] = self.objects[source]
 
     def read_layout(self, key: str) -> Layout:
-        data = self.objects[key]
+        data = self._given(key)
         return read_layout(data, len(data))
 
     def write(self, key: str, data: bytes) -> None:
-        self.objects[key] = bytes(data)
+        self.objects[key] = bytes(bytearray(data))  # a copy: a version of its own
 
     def write_once(self, key: str, data: bytes) -> bytes:
         with self._lock:

@@ -45,8 +45,16 @@ def huge_header(_update: dict[str, Any]) -> bytes:
 
 
 def nested_header(_update: dict[str, Any]) -> bytes:
-    header = b'{"weight":' + b"[" * 100_000
+    header = b'{"weight":' + b"[" * 10_000
     return len(header).to_bytes(8, "little") + header
+
+
+def long_header(update: dict[str, Any]) -> bytes:
+    """Return a good file, but for its header of 8 MB; 16 of them took 1.8 GB of memory."""
+    data = encode(update)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end] + b" " * (8 * 1024**2 - end + 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def too_large(update: dict[str, Any]) -> bytes:
@@ -62,6 +70,7 @@ BAD_UPDATES = [
     (truncated, "the header describes a file of"),
     (huge_header, "the header claims 10737418240 bytes"),
     (nested_header, "no safetensors header"),
+    (long_header, "is the most it may have"),
     (too_large, "is the most it may have"),
     (lambda _update: b"", "a safetensors file has at least 8"),
     (lambda _update: b"\x80\x04\x95 pickle, and some more of it", "the header claims"),
@@ -81,6 +90,21 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_with_the_others(
     fleet.reply("thing-2", first, value=3.0)
     assert_refused(fleet, first, said)
     assert fleet.holds(1, 2.0)
+
+
+def test_a_header_that_is_longer_than_the_models_is_refused_before_it_is_read() -> None:
+    """Of a large model the file could have room for it; parsed, it takes many times its length of memory."""
+    fleet = SmallFleet(devices=2, minimum_replies=1, initial={"w": np.zeros(10**6, np.float32)})
+    fleet.start()
+    opened = fleet.newest()
+    header = b"{" + b" " * 10**6
+    data = fleet.upload("thing-0", opened, len(header).to_bytes(8, "little") + header)
+    fleet.bucket.largest_read = 0
+    fleet.say("thing-0", Kind.COMPLETE, fleet.completion(opened, data))
+    good = fleet.upload("thing-1", opened, {"w": np.ones(10**6, np.float32)})
+    fleet.say("thing-1", Kind.COMPLETE, fleet.completion(opened, good))
+    assert "the header claims 1000001 bytes; " in fleet.told_of("thing-0")[0]
+    assert 0 < fleet.bucket.largest_read < 10**6
 
 
 def assert_refused(fleet: SmallFleet, first: Round, said: str) -> None:

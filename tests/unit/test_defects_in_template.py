@@ -66,7 +66,8 @@ def test_no_role_may_do_everything_or_touch_everything() -> None:
 
 def test_nothing_reaches_the_bucket_without_tls() -> None:
     (policy,) = resources("AWS::S3::BucketPolicy").values()
-    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    statement = policy["Properties"]["PolicyDocument"]["Statement"][0]
+    assert statement["Sid"] == "NothingWithoutTls"
     assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert list(words(statement["Resource"])) == ["Bucket", "Arn", "${Bucket.Arn}/*"]

@@ -58,7 +58,7 @@ FAILURES = [
     ("NotANumber", "combine returned values that are not finite"),
     ("Overflows", "made values that are not finite, in array 'weight'"),
     ("SpoilsItsState", "step left the state 'seen' as values that are not finite"),
-    ("NoShare", "share returned 0 to 0; all must be above 0"),
+    ("NoShare", "share returned 0; all must be above 0"),
     ("NeverEnds", "weigh did not end within 0.1 s"),
     ("RaisesLostRace", "weigh raised LostRace: as if another averager had moved the round"),
     ("RaisesNotYet", "combine raised NotYet: as if another averager held the lease"),

@@ -225,7 +225,8 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
             1,
             "no parameter",
         ),
-        (torch_task("nn.ModuleDict({'a': nn.Linear(4, 2)})['a'].bfloat16()"), 1, "torch.bfloat16"),
+        (torch_task("nn.Linear(4, 2).to(torch.float8_e5m2)"), 1, "torch.float8_e5m2"),
+        (torch_task("nn.Linear(4, 2).bfloat16()"), 0, "the loss fell from"),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "[1, 2]"), 1, "'w' as a list: it takes numpy arrays"),
         (
             HEAD + LINE.replace("np.ones(3, np.float32)", "np.random.rand(3)"),

@@ -26,6 +26,7 @@ from components.trainer.training.devices import choose_device
 from components.trainer.training.fitting import Fitting, Patience
 from components.trainer.training.inputs import read_inputs
 from components.trainer.training.losses import Loss, Measures, balanced_weights, loss_of
+from components.trainer.training.network_precision import accept_float32
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
 
@@ -58,7 +59,7 @@ class TorchTask:
         self._defaults = defaults or TrainingSettings()
         self._loss = loss
         self._device = choose_device()
-        self._model = make_model().to(self._device)
+        self._model = accept_float32(make_model().to(self._device))
         self._counted: Samples | None = None  # what examples() saw, for the fit that follows
         self._autocast: dict[tuple[object, ...], torch.dtype | None] = {}  # a measurement is made once
 
@@ -112,7 +113,7 @@ class TorchTask:
 
     def predictor(self, weights: Arrays) -> Predict:
         """Return a function from inputs to outputs, in nested lists; it has a model of its own."""
-        model = self._make_model().to(self._device)
+        model = accept_float32(self._make_model().to(self._device))
         load_arrays(model, weights)
         model.eval()
         like = self._one_input()

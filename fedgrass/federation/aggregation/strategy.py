@@ -57,6 +57,13 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Settings of the devices' training that may only be 0 with it: the tasks here would refuse the work.
     without: ClassVar[tuple[str, ...]] = ()
 
+    def check(self, contribution: Contribution) -> None:
+        """Refuse an update that the strategy cannot use, such as one without the metric that it weighs by.
+
+        Raises:
+            UpdateRefused: the round goes on without the update; the text says what is wrong with it.
+        """
+
     def share(self, contribution: Contribution) -> float:
         """Return what an update counts, in proportion to the others: the number of its examples."""
         return float(contribution.examples)

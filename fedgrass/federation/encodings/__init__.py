@@ -18,6 +18,7 @@ from fedgrass.federation.encodings.layouts import (
     byte_range,
     check_download,
     check_file,
+    check_places,
     file_layout,
     model_layout,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "check_download",
     "check_encoding",
     "check_file",
+    "check_places",
     "decode",
     "decode_into",
     "decode_model",

@@ -67,7 +67,15 @@ def check_file(found: Layout, model: Layout, encoding: Encoding) -> None:
     Raises:
         UpdateRefused: the text names the first array that differs.
     """
-    expected = file_layout(model, encoding)
+    check_places(found, file_layout(model, encoding))
+
+
+def check_places(found: Layout, expected: Layout) -> None:
+    """Check that a file has the arrays of ``expected``, each where it says.
+
+    Raises:
+        UpdateRefused: the text names the first array that differs.
+    """
     check_layout(found, expected)
     for name, array in expected.arrays.items():
         got = found.arrays[name]
