@@ -113,7 +113,9 @@ def _connect_and_run(plain_file: Path | None) -> int:
 
     host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
     try:
-        return _run(loop, host, ExitBudget(Path.cwd()))
+        # Without Greengrass a file that cannot be used ends the service, where its operator sees it.
+        last = None if plain_file else LastConfiguration(Path.cwd())
+        return _run(loop, host, ExitBudget(Path.cwd()), last)
     finally:
         host.close()
 
@@ -134,8 +136,7 @@ def _leave(exits: ExitBudget) -> int:
     return LOST
 
 
-def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
-    last = LastConfiguration(Path.cwd())
+def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfiguration | None) -> int:
     configuration, refused = _configuration(nucleus, last)
     rng = random.Random()  # noqa: S311 - jitter, no secret
     worker = WorkerProcess(loop.post, configuration.bounds)
@@ -169,13 +170,17 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         lambda topic, reason: loop.post(lambda: session.subscription_lost(topic, reason))
     )
 
+    def keep(usable: Configuration) -> None:
+        if last:
+            last.keep(msgspec.to_builtins(usable))
+
     if refused:
         session.refuse_configuration(refused)
     else:
-        last.keep(msgspec.to_builtins(configuration))
+        keep(configuration)
 
     def configure(changed: Configuration) -> None:
-        last.keep(msgspec.to_builtins(changed))
+        keep(changed)
         worker.bounds = changed.bounds
         uploaders.configure(changed)
         session.configure(changed)
@@ -195,7 +200,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         uploaders.close()
 
 
-def _configuration(host: Host, last: LastConfiguration) -> tuple[Configuration, str]:
+def _configuration(host: Host, last: LastConfiguration | None) -> tuple[Configuration, str]:
     """Return the configuration to work by, and why it is not the deployed one; empty if it is.
 
     Nucleus Lite restarts a component whose configuration changes, and rolls nothing back: a process that
@@ -207,8 +212,7 @@ def _configuration(host: Host, last: LastConfiguration) -> tuple[Configuration, 
     try:
         return parse_configuration(host.configuration()), ""
     except ConfigurationError as error:
-        # Without Greengrass the operator sees the failed service at once.
-        earlier = last.usable(parse_configuration) if os.environ.get(token_exchange.FROM_NUCLEUS) else None
+        earlier = last.usable(parse_configuration) if last else None
         if earlier is None:
             raise
         log.warning("the configuration stays as it was before this start: %s", error)

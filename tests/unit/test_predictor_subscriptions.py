@@ -42,6 +42,7 @@ class Nucleus:
         self.refused: set[str] = set()
         self.subscribed: list[str] = []
         self.models: dict[str, Callable[[bytes], None]] = {}
+        self.requests: dict[str, Callable[[bytes, bool], None]] = {}
         self.lost: Callable[[str, str], None] = lambda _topic, _reason: None
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
@@ -53,8 +54,8 @@ class Nucleus:
         self.models[topic] = handler
 
     def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
-        assert handler
         self._take(topic)
+        self.requests[topic] = handler
 
     def _take(self, topic: str) -> None:
         if topic in self.refused:

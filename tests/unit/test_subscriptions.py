@@ -245,7 +245,7 @@ class Hasty(random.Random):
 def test_a_process_is_not_ended_before_a_new_subscription_had_the_time_of_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fakes.random, "Random", Hasty)
+    monkeypatch.setattr("tests.unit.device.random.Random", Hasty)
     device = Device(tmp_path, heartbeat_seconds=60)
     device.broker.deaf = True
     device.passes(4 * 60, step=1)
