@@ -30,7 +30,12 @@ FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
 TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
 # What all components' processes are made of.
-PROCESS = ("components/__init__.py", "components/component_process.py", "components/greengrass_ipc.py")
+PROCESS = (
+    "components/__init__.py",
+    "components/component_process.py",
+    "components/greengrass_ipc.py",
+    "components/subscription.py",
+)
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {
     "com.fedgrass.Trainer": ("trainer", (*PROCESS, "components/trainer", *FEDERATION)),

@@ -1,8 +1,8 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
-Reads the reply queue: what the reply rule wrote of devices' completions and statuses, the alarms of rounds
-whose deadline has passed, the sweep over all living runs, the census of devices; and the queue of jobs,
-parts of large averages that others hand over.
+Reads three queues: that of the replies, which the rules fill with devices' completions and statuses; that of
+the alarms (deadlines, reminders, the sweep over all living runs, the count of devices), which no device can
+fill; and that of the jobs, parts of large averages that other averagers hand over.
 """
 
 import base64
@@ -37,7 +37,7 @@ _NAMED = msgspec.json.Decoder(_Named)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Take a batch of replies and alarms; drive the runs on once, when all its replies are counted."""
     cloud = wiring.cloud(context)
-    return each_record(event, cloud.log, partial(take, cloud), partial(drive, cloud))
+    return each_record(event, cloud.log, partial(take, cloud), partial(drive, cloud), wiring.postpone)
 
 
 def take(cloud: Cloud, body: str) -> str | None:

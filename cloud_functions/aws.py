@@ -34,7 +34,7 @@ class IotPublisher:
 
 
 class Queue(NamedTuple):
-    """The queues that the averager reads, and the role with which the Scheduler sends to the first."""
+    """The averager's queues of alarms and of jobs, and the role with which the Scheduler sends alarms."""
 
     url: str
     arn: str
@@ -43,10 +43,10 @@ class Queue(NamedTuple):
 
 
 class SchedulerAlarms:
-    """The ``Alarms`` as one-off schedules and delayed messages, to the queue that the averager reads.
+    """The ``Alarms`` as one-off schedules and delayed messages, to a queue that the averager reads.
 
-    A queue and no function of its own: an alarm is then as sure to be heard as a reply is (it comes back
-    until somebody has dealt with it, and ends in the dead-letter queue otherwise).
+    They have a queue, since a message in a queue comes back until it is processed, while an asynchronous call
+    of a function is tried three times. It is not the queue of the replies: devices can fill that one.
     """
 
     def __init__(self, scheduler: Any, sqs: Any, group: str, queue: Queue) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.log import Log
 from cloud_functions.metrics import of_ended
 from fedgrass.federation import message_fields, message_versions, messages, topics
@@ -33,6 +34,8 @@ class Cloud:
     averages: bool = True  # whether this worker may read updates and drafts; otherwise another one averages
     scale: Scale = field(default_factory=Scale)  # from which sizes on averaging is divided
     memory_bytes: int = 10_240 * 1024**2  # that this worker has
+    useless_messages: DeviceLimits = field(default_factory=DeviceLimits.of_messages)
+    hellos: DeviceLimits = field(default_factory=DeviceLimits.of_hellos)
 
     @property
     def largest_held(self) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 
 from cloud_functions import control, hellos, repair, wiring
 from cloud_functions.cloud import Cloud
+from cloud_functions.device_limits import Excess
+from cloud_functions.metrics import Metric
 from cloud_functions.queue import each_record
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
@@ -39,10 +41,16 @@ def _asked(cloud: Cloud, event: dict[str, Any]) -> dict[str, Any]:
 
 def _hello(cloud: Cloud, body: str) -> None:
     said = json.loads(body)
-    with cloud.log.about(device=said["device"]):
+    device, now = said["device"], cloud.now()
+    with cloud.log.about(device=device):
+        if cloud.hellos.ignores(device, now):
+            cloud.log.measure(Metric.MESSAGES_IGNORED, 1)
+            return
+        if cloud.hellos.useless(device, now) is Excess.REACHED:
+            cloud.log(f"{device}: hellos are {cloud.hellos.reason}", "WARNING")
         try:
             messages.decode(base64.b64decode(said["payload"]), messages.Hello)
         except MessageError as error:
-            cloud.log(f"{said['device']}: hello refused: {error}", "WARNING")
+            cloud.log(f"{device}: hello refused: {error}", "WARNING")
             return
-        hellos.hear(cloud, said["device"])
+        hellos.hear(cloud, device)

@@ -22,6 +22,7 @@ class Metric(StrEnum):
     TURNAROUND_SECONDS = "TurnaroundSeconds"  # of one device, from its announcement to its reply
     UPDATES_ACCEPTED = "UpdatesAccepted"  # that a new global model was averaged of
     UPDATES_REFUSED = "UpdatesRefused"  # by name: the update itself was bad, or the message of it
+    MESSAGES_IGNORED = "MessagesIgnored"  # of devices that sent too many useless ones: see device_limits.py
     UPDATES_LATE = "UpdatesLate"  # that came when their round was over
     DEVICES_ASKED = "DevicesAsked"
     DEVICES_FAILED = "DevicesFailed"  # of those: they declined, failed or stayed silent

@@ -5,6 +5,7 @@ from typing import NoReturn
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.device_limits import Excess
 from cloud_functions.metrics import Metric
 from fedgrass.federation import message_fields, messages, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
@@ -33,16 +34,19 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
     Raises:
         NotYet: the round is being averaged. It may be opened again, and then the message counts.
     """
+    if cloud.useless_messages.ignores(message.device, cloud.now()):
+        cloud.log.measure(Metric.MESSAGES_IGNORED, 1)
+        return None
     try:
         said = _decode(message)
     except (MessageError, ReplyRefused) as error:
-        _tell_runs_of(cloud, message.device, f"{message.kind} refused: {error}")
+        _refuse_unplaced(cloud, message.device, f"{message.kind} refused: {error}")
         _measure_refusal(cloud, message, error)
         return None
     current = cloud.rounds.round(said.run, said.round, said.attempt)
     if current is None:
         named = messages.round_id(said.run, said.round, said.attempt)
-        _tell_runs_of(cloud, message.device, f"{message.kind} refused: there is no round {named}")
+        _refuse_unplaced(cloud, message.device, f"{message.kind} refused: there is no round {named}")
         return None
     try:
         if isinstance(said, Completion):
@@ -54,6 +58,7 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
         _measure_refusal(cloud, message, error)
         if isinstance(said, Completion):
             _answer(cloud, current, message.device, str(error))
+        _count_useless(cloud, current, message.device)
     # That work was accepted moves nothing; everything else may be what the round waited for.
     return None if isinstance(said, Status) and said.state not in _FINAL else said.run
 
@@ -91,6 +96,7 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
     participant = _participant(cloud, current, message.device)
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
         _answer(cloud, current, message.device)
+        _count_useless(cloud, current, message.device)
         return
     if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
         reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
@@ -122,7 +128,8 @@ def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
     participant = _participant(cloud, current, device)
     target = _FINAL.get(status.state, Participation.ACCEPTED)
     if participant.state not in before(target):
-        return  # said twice, or overtaken by the reply itself: it changes nothing
+        _count_useless(cloud, current, device)  # a copy, or overtaken by the reply itself
+        return
     if status.state in _FINAL:
         _check_not_averaging(current)
     if current.state is not State.OPEN:
@@ -165,6 +172,23 @@ def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> Non
     )
     topic = topics.of_device(cloud.fleet, device, Kind.ANNOUNCE)
     cloud.publisher.publish([(topic, messages.encode(verdict))])
+
+
+def _refuse_unplaced(cloud: Cloud, device: str, text: str) -> None:
+    """Refuse a message that names no round. It costs no read, but for the first and the last in a minute."""
+    match cloud.useless_messages.useless(device, cloud.now()):
+        case Excess.FIRST:
+            _tell_runs_of(cloud, device, text)
+        case Excess.REACHED:
+            _tell_runs_of(cloud, device, cloud.useless_messages.reason)
+        case Excess.NONE:
+            cloud.log(f"{device}: {text}")
+
+
+def _count_useless(cloud: Cloud, current: Round, device: str) -> None:
+    """Count a message that changed nothing; say so on the run's topic when a device reaches its limit."""
+    if cloud.useless_messages.useless(device, cloud.now()) is Excess.REACHED:
+        cloud.tell(current, cloud.useless_messages.reason, device=device)
 
 
 def _tell_runs_of(cloud: Cloud, device: str, text: str) -> None:

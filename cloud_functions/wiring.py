@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from botocore.config import Config
 
 from cloud_functions.aws import IotPublisher, Queue, SchedulerAlarms
 from cloud_functions.cloud import Cloud
+from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.devices import DynamoDevices
 from cloud_functions.dynamodb import DynamoRounds
 from cloud_functions.powertools_log import PowertoolsLog
@@ -40,6 +42,7 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
     function may read updates.
     """
     bucket, rounds, devices, publisher, alarms = _ports()
+    useless_messages, hellos = _limits()
     return Cloud(
         fleet=os.environ["FLEET"],
         rounds=rounds,
@@ -57,7 +60,19 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
             sharded_bytes=int(os.environ["SHARDED_MEGABYTES"]) * _MEGABYTE,
         ),
         memory_bytes=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")) * _MEGABYTE,
+        useless_messages=useless_messages,
+        hellos=hellos,
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
+    )
+
+
+def postpone(record: Mapping[str, Any], seconds: int) -> None:
+    """Make a failed message of one of the averager's queues come back after ``seconds``."""
+    name = record["eventSourceARN"].rpartition(":")[2]
+    urls = [os.environ[f"{queue}_QUEUE_URL"] for queue in ("ALARMS", "JOBS", "REPLIES")]
+    url = next(url for url in urls if url.endswith(f"/{name}"))
+    _client("sqs").change_message_visibility(
+        QueueUrl=url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=seconds
     )
 
 
@@ -65,8 +80,8 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
 def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, SchedulerAlarms]:
     environment = os.environ
     queue = Queue(
-        environment["REPLIES_QUEUE_URL"],
-        environment["REPLIES_QUEUE_ARN"],
+        environment["ALARMS_QUEUE_URL"],
+        environment["ALARMS_QUEUE_ARN"],
         environment["SCHEDULER_ROLE_ARN"],
         environment["JOBS_QUEUE_URL"],
     )
@@ -77,6 +92,12 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
         IotPublisher(_client("iot-data")),
         SchedulerAlarms(_client("scheduler"), _client("sqs"), environment["SCHEDULE_GROUP"], queue),
     )
+
+
+@cache
+def _limits() -> tuple[DeviceLimits, DeviceLimits]:
+    """Return the limits of a device's useless messages and of its hellos, which outlive a call."""
+    return DeviceLimits.of_messages(), DeviceLimits.of_hellos()
 
 
 @cache

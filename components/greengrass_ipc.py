@@ -85,6 +85,7 @@ class GreengrassIpc:
         self._client = client
         self._lost = lost
         self._subscriptions: dict[str, _Stream] = {}
+        self._subscription_lost: Callable[[str, str], None] | None = None
         self._closing = False
 
     @classmethod
@@ -115,14 +116,18 @@ class GreengrassIpc:
         )
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        """Have ``handler`` called, on another thread, with each payload of a topic of AWS IoT Core."""
+        """Have ``handler`` called, on another thread, with each payload of a topic of AWS IoT Core.
+
+        An earlier subscription to the topic is closed once the new one stands, and goes on if that fails;
+        in between a message may come twice.
+        """
 
         def hear(event: IoTCoreMessage) -> None:
             if event.message and event.message.payload is not None:
                 handler(event.message.payload)
 
-        self.unsubscribe(topic)
-        self._subscriptions[topic] = self._open(
+        self._replace(
+            topic,
             f"subscribe to {topic}",
             lambda **handlers: self._client.subscribe_to_iot_core_async(
                 topic_name=topic, qos=str(qos), on_stream_event=hear, **handlers
@@ -134,6 +139,17 @@ class GreengrassIpc:
         subscription = self._subscriptions.pop(topic, None)
         if subscription:
             subscription.close()
+
+    def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
+        """Have ``lost`` called, on another thread, with a topic whose stream alone ended, and why.
+
+        Without this such an end counts as the loss of the connection.
+        """
+        self._subscription_lost = lost
+
+    def trouble(self) -> str:
+        """Return what disturbs the connection to IoT Core: the nucleus does not tell its components."""
+        return ""
 
     def configuration(self) -> dict[str, Any]:
         """Return the component's configuration as it is now."""
@@ -168,9 +184,33 @@ class GreengrassIpc:
         self._closing = True
         self._client.close(executor_wait=False)
 
-    def _open(self, what: str, call: Callable[..., tuple["Future[Any]", Any]]) -> _Stream:
+    def _replace(self, topic: str, what: str, call: Callable[..., tuple["Future[Any]", Any]]) -> None:
+        """Open a topic's stream, then close the former one."""
+
         def lost() -> None:
-            if not self._closing:
+            reason = f"the nucleus closed the stream of: {what}"
+            if self._subscription_lost:
+                self._subscription_lost(topic, reason)
+            else:
+                self._lost(reason)
+
+        stream = self._open(what, call, lost)
+        former, self._subscriptions[topic] = self._subscriptions.get(topic), stream
+        if former:
+            former.close()
+
+    def _open(
+        self,
+        what: str,
+        call: Callable[..., tuple["Future[Any]", Any]],
+        lost_alone: Callable[[], None] | None = None,
+    ) -> _Stream:
+        def lost() -> None:
+            if self._closing:
+                return
+            if lost_alone:
+                lost_alone()
+            else:
                 self._lost(f"the nucleus closed the stream of: {what}")
 
         def failed(error: Exception) -> bool:

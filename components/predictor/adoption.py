@@ -40,6 +40,7 @@ class Offer:
     worse: NewModel | None = None  # evaluated, and not taken
     bucket: str = ""  # of the last model that was heard of
     look: bool = field(default=False)  # the pointer is still to be read
+    looked: bool = False  # the pointer was read before, so that a newer model must have been announced since
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Adoption:
         self._heard: queue.SimpleQueue[NewModel | Change | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
+        # Called with the name of a task whose newer model the pointer named and no message did.
+        self.on_unannounced: Callable[[str], None] = lambda _: None
 
     def restore(self) -> None:
         """Serve what lies on disk: the device may be offline."""
@@ -183,15 +186,19 @@ class Adoption:
         bucket = self._configuration.bucket or offer.bucket
         found = self._bucket.newest(bucket, name) if offer.look and bucket else None
         offer.look = False
-        if found and found.task == name:
-            self._want(found, offer)
+        if found and found.task == name and self._want(found, offer) and offer.looked:
+            self.on_unannounced(name)
+        offer.looked = offer.looked or bool(bucket)
 
-    def _want(self, model: NewModel, offer: Offer) -> None:
+    def _want(self, model: NewModel, offer: Offer) -> bool:
+        """Take note of a model, unless it or a newer one is known; return whether that was so."""
         served = self._serving.served(model.task)
         known = [each for each in (served and served.model, offer.worse, offer.wanted) if each]
         # A message may come twice, late, or after a newer one.
-        if not any(each == model or is_newer(each, model) for each in known):
-            offer.wanted, offer.bucket = model, model.bucket
+        if any(each == model or is_newer(each, model) for each in known):
+            return False
+        offer.wanted, offer.bucket = model, model.bucket
+        return True
 
     def _adopt(self, name: str, offer: Offer) -> None:
         if model := offer.wanted:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from components.predictor.errors import ConfigurationError
+from components.trainer.tasks.enabled import enabled_tasks
 from components.trainer.tasks.registry import check_task
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import FedgrassError
@@ -45,10 +46,10 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the text names it and what it may be.
     """
-    tasks = values.get("tasks", {})
-    if isinstance(tasks, Mapping):
-        # A deployment is merged into the recipe: it takes a task away by saying null.
-        values = {**values, "tasks": {name: task for name, task in tasks.items() if task is not None}}
+    try:
+        values = {**values, "tasks": enabled_tasks(values.get("tasks", {}))}
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     known = Configuration.__struct_fields__
     if unknown := sorted(set(values) - FOR_OTHERS - set(known)):
         said = "; ".join(f"{shown(name)}: {nearest(name, known)}" for name in unknown)

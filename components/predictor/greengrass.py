@@ -22,7 +22,10 @@ class Nucleus(GreengrassIpc):
     connection_lost = ConnectionLost
 
     def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
-        """Hear a topic between components; the handler gets the text, and whether it came as JSON."""
+        """Subscribe to a topic between components; the handler gets the text, and whether it came as JSON.
+
+        An earlier subscription to the topic is closed once the new one stands.
+        """
 
         def hear(event: SubscriptionResponseMessage) -> None:
             if event.json_message is not None:
@@ -30,7 +33,8 @@ class Nucleus(GreengrassIpc):
             elif event.binary_message is not None:
                 handler(event.binary_message.message or b"", False)  # noqa: FBT003
 
-        self._open(
+        self._replace(
+            topic,
             f"subscribe to the local topic {topic}",
             lambda **handlers: self._client.subscribe_to_topic_async(
                 topic=topic, on_stream_event=hear, **handlers

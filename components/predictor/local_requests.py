@@ -2,21 +2,32 @@
 
     fedgrass/predict/<task>   {"inputs": [...], "reply": "fedgrass/predict/<task>/replies/<anything>"}
 
-The answer goes to the reply topic, in the form in which the request came: as JSON or as bytes.
+The answer goes to the reply topic, in the form in which the request came: as JSON or as bytes. What Greengrass
+Nucleus Lite would not carry is refused: an IPC packet over 10,000 bytes closes the connection, and JSON of more
+than some 50 parts ends the subscription of whoever waits for it, silently.
 """
 
 import logging
 import queue
 import re
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import msgspec
 
 from components.predictor.errors import PredictorError, RequestRefused
 from components.predictor.serving import Serving, encode_answer, parse_request
+from fedgrass.federation.message_fields import shorten
 
 ROOT = "fedgrass/predict"
 REPLIES = re.compile(r"replies/[A-Za-z0-9._:/-]{1,128}\Z")
 MOST_WAITING = 100
+LARGEST_REPLY = 7_000  # bytes: as base64, with its envelope, it stays below 10,000
+MOST_JSON_PARTS = 40  # keys and values of a JSON message that every nucleus delivers
+LONGEST_ERROR = 1_000  # characters
+WAY_OUT = "ask over HTTP, or for fewer inputs at a time"
 LOOK_SECONDS = 1.0  # between looks whether it is time to end
 log = logging.getLogger(__name__)
 
@@ -29,11 +40,20 @@ class LocalTopics(Protocol):
 
 
 class LocalRequests:
-    """Answers requests in their order, on a thread of its own: a callback of the SDK must not block."""
+    """Answers requests in their order, on a thread of its own: a callback of the SDK must not block.
 
-    def __init__(self, nucleus: LocalTopics, serving: Serving) -> None:
+    ``is_echo`` takes the messages that are no requests but probes of the predictor's own.
+    """
+
+    def __init__(
+        self,
+        nucleus: LocalTopics,
+        serving: Serving,
+        is_echo: Callable[[str, bytes], bool] = lambda _task, _text: False,
+    ) -> None:
         self._nucleus = nucleus
         self._serving = serving
+        self._is_echo = is_echo
         self._waiting: queue.Queue[tuple[str, bytes, bool]] = queue.Queue(MOST_WAITING)
         self._stopped = threading.Event()
 
@@ -43,6 +63,8 @@ class LocalRequests:
 
     def hear(self, task: str, text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler
         """Take a request; from any thread."""
+        if self._is_echo(task, text):
+            return
         try:
             self._waiting.put_nowait((task, text, as_json))
         except queue.Full:
@@ -73,9 +95,34 @@ class LocalRequests:
             raise
         try:
             answer = self._serving.answer(task, request)
+            content = encode_answer(answer)
+            _check_size(content, as_json=as_json)
         except RequestRefused as error:
-            answer = {"error": str(error)} if request.id is None else {"id": request.id, "error": str(error)}
-        self._nucleus.publish_locally(request.reply, encode_answer(answer), as_json=as_json)
+            reason = shorten(str(error), LONGEST_ERROR)
+            answer = {"error": reason} if request.id is None else {"id": request.id, "error": reason}
+            content = encode_answer(answer)
+            _check_size(content, as_json=as_json)  # an id may be as long as a request
+        self._nucleus.publish_locally(request.reply, content, as_json=as_json)
+
+
+def _check_size(content: bytes, *, as_json: bool) -> None:
+    """Raise RequestRefused if a local message cannot carry an answer on every nucleus."""
+    if len(content) > LARGEST_REPLY:
+        message = f"the answer has {len(content):,} bytes; a local message has room for {LARGEST_REPLY:,}: {WAY_OUT}"
+        raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if as_json and (count := _parts(msgspec.json.decode(content))) > MOST_JSON_PARTS:
+        message = (
+            f"the answer has {count:,} keys and values; a local JSON message has room for {MOST_JSON_PARTS}:"
+            f" ask with a binary message, or {WAY_OUT}"
+        )
+        raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+
+def _parts(value: Any) -> int:
+    """Return how many keys and values a JSON value has, itself among them."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(_parts(item) for item in value.values())
+    return 1 + sum(_parts(item) for item in value) if isinstance(value, list) else 1
 
 
 def _check_reply(task: str, reply: str) -> None:

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from components.component_process import (
 from components.predictor.adoption import Adoption
 from components.predictor.agenda import Agenda
 from components.predictor.configuration import Configuration, parse_configuration
+from components.predictor.echo_check import EchoCheck
 from components.predictor.errors import ConfigurationError, Forbidden, NotNow
 from components.predictor.greengrass import Nucleus
 from components.predictor.local_requests import LocalRequests, topic_of
 from components.predictor.reconfiguration import Reconfiguration
 from components.predictor.serving import Serving
+from components.predictor.subscriptions import Subscriptions
 from components.predictor.task_making import Tasks, make_tasks
 from components.predictor.web import HOST, Server
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
@@ -33,8 +34,6 @@ from fedgrass.federation.message_fields import shorten_to_bytes
 from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode
 from fedgrass.federation.topics import Kind, of_device, of_models
 
-FIRST_DELAY = 0.5  # seconds, between tries to subscribe
-LARGEST_DELAY = 30.0
 JITTER = 0.1  # of what is done again and again
 EVENT_BYTES = 512
 MOST_EVENTS = 8
@@ -85,14 +84,18 @@ class Predictor:
         self.tasks = make_tasks(configuration)
         self._refused = ""  # why a changed configuration could not be used
         self._thing = thing
-        self._subscribed: set[str] = set()  # topics, of former configurations too
         self._started_at = time.monotonic()
         self._events: deque[str] = deque(maxlen=MOST_EVENTS)  # not told yet, the oldest first
         self._rng = random.Random()  # noqa: S311 - jitter
         self._ticks = 0  # number of the configuration that the timers go by
         self._serving = Serving(tuple(self.tasks))
         self._adoption = Adoption(self.tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
-        self._requests = LocalRequests(nucleus, self._serving)
+        self._adoption.on_unannounced = self._unannounced
+        self._echo = EchoCheck(self._probe, self._not_heard)
+        self._requests = LocalRequests(nucleus, self._serving, self._echo.is_echo)
+        self._subscriptions = Subscriptions(
+            agenda, nucleus, self._rng, on_model=self._hear_model, on_request=self._requests.hear
+        )
         self._web = Server(configuration.http_port, self._serving, self.health)
 
     def start(self) -> None:
@@ -155,37 +158,30 @@ class Predictor:
         }
 
     def _subscribe(self) -> None:
-        """Hear what the configuration's tasks need; what is heard of former ones is dropped."""
+        """Subscribe to what the configuration's tasks need; what arrives for former ones is dropped."""
         for task in self.configuration.tasks:
-            requests, models = topic_of(task), of_models(self.configuration.fleet, task)
-            for topic, hear in ((requests, self._hear_requests), (models, self._hear_models)):
-                if topic not in self._subscribed:
-                    self._subscribed.add(topic)
-                    self._keep_trying(partial(hear, task, topic), FIRST_DELAY)
+            self._subscriptions.cover(self.configuration.fleet, task)
 
-    def _hear_requests(self, task: str, topic: str) -> None:
-        self._nucleus.subscribe_locally(topic, lambda text, as_json: self._requests.hear(task, text, as_json))
-
-    def _hear_models(self, task: str, topic: str) -> None:
-        def hear(payload: bytes) -> None:
-            try:
-                model = decode(payload, NewModel)
-            except MessageError as error:
-                log.warning("%s: dropped a message: %s", task, error)
-                return
-            if model.task == task and topic == of_models(self.configuration.fleet, task):
-                self._adoption.hear(model)
-
-        self._nucleus.subscribe(topic, hear, qos=1)
-
-    def _keep_trying(self, subscribe: Callable[[], None], delay: float) -> None:
-        """Subscribe now or, while the nucleus is offline, later."""
+    def _hear_model(self, task: str, topic: str, payload: bytes) -> None:
         try:
-            subscribe()
-        except NotNow as error:
-            log.info("%s; trying again", error)
-            following = min(LARGEST_DELAY, delay * 2)
-            self._agenda.later(delay * self._rng.random(), lambda: self._keep_trying(subscribe, following))
+            model = decode(payload, NewModel)
+        except MessageError as error:
+            log.warning("%s: dropped a message: %s", task, error)
+            return
+        if model.task == task and topic == of_models(self.configuration.fleet, task):
+            self._adoption.hear(model)
+
+    def _unannounced(self, task: str) -> None:
+        """Take note of a model that only the bucket's pointer told of; from any thread."""
+        fleet = self.configuration.fleet
+        self._agenda.post(lambda: self._subscriptions.renew_models(fleet, task))
+
+    def _probe(self, task: str, text: bytes) -> None:
+        self._nucleus.publish_locally(topic_of(task), text, as_json=False)
+
+    def _not_heard(self, task: str) -> None:
+        self._tell(f"{task}: local requests did not arrive any more: subscribing to them again")
+        self._subscriptions.renew_requests(task)
 
     def _tick(self) -> None:
         """Begin to look and to report as often as the configuration says, and no more by a former one."""
@@ -196,6 +192,7 @@ class Predictor:
     def _look(self, ticks: int) -> None:
         if ticks == self._ticks:
             self._adoption.look()
+            self._subscriptions.renew_silent_models()
             self._agenda.later(self._jittered(self.configuration.check_seconds), partial(self._look, ticks))
 
     def _tell(self, event: str) -> None:
@@ -206,6 +203,7 @@ class Predictor:
 
     def _beat(self, ticks: int) -> None:
         if ticks == self._ticks:
+            self._echo.check(self.configuration.tasks)
             self._report()
             seconds = self._jittered(self.configuration.heartbeat_seconds)
             self._agenda.later(seconds, partial(self._beat, ticks))

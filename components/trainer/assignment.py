@@ -175,6 +175,7 @@ class Assignment:
             metrics=result.metrics,
             examples_evaluated=result.examples_evaluated,
             train_metrics=result.train_metrics,
+            unsent_metrics=result.unsent_metrics,
             download_seconds=result.download_seconds,
             evaluate_seconds=result.evaluate_seconds,
             train_seconds=result.train_seconds,

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from components.trainer.bounds import LEAST_PRIORITY, Bounds
 from components.trainer.conditions import LARGEST, TrainWhen
 from components.trainer.errors import ConfigurationError
+from components.trainer.tasks.enabled import enabled_tasks
 from components.trainer.tasks.registry import check_task
 from components.trainer.worker_protocol import TaskOptions
 from fedgrass.federation.attributes import WORDS
@@ -26,7 +27,8 @@ LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 MOST_ATTRIBUTES = 14
 # What heartbeats say otherwise, and what has a meaning in a run's `where`.
 TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
-TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error", *WORDS}
+TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error"}
+TAKEN_ATTRIBUTES |= {"connection_error", *WORDS}
 Tasks = Annotated[
     dict[TaskName, TaskOptions],
     Meta(description="an object of task names, each with an object of the task's options"),
@@ -65,6 +67,10 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
         ConfigurationError: a value cannot be used; the text names it and what it may be.
     """
     values = {**values, **{name: _without_null(values.get(name, {})) for name in MERGED}}
+    try:
+        values["tasks"] = enabled_tasks(values["tasks"])
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     unknown = sorted(set(values) - FOR_OTHERS - set(Configuration.__struct_fields__))
     if unknown:
         known = Configuration.__struct_fields__

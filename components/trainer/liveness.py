@@ -13,6 +13,11 @@ from components.trainer.events import EventLoop, Timer
 
 RESUBSCRIBE_AFTER = 3  # heartbeats with no echo
 GIVE_UP_AFTER = 5
+# In intervals without an echo, besides: the first heartbeats of a process come closer together, and a new
+# subscription has to be given the time of a heartbeat.
+GIVE_UP_INTERVALS = 5.5
+# Heartbeats that went out while their own subscription was refused: no echo of them is to be expected.
+GIVE_UP_UNSUBSCRIBED = 30
 JITTER = 0.1  # of the interval
 log = logging.getLogger(__name__)
 
@@ -23,8 +28,11 @@ class Alarm(Protocol):
     def beat(self) -> bool:
         """Send one heartbeat; return whether it was taken."""
 
-    def resubscribe(self) -> bool:
-        """Subscribe anew; return whether that worked."""
+    def expects_echo(self) -> bool:
+        """Return whether the heartbeats' own subscription stands."""
+
+    def resubscribe(self) -> None:
+        """Request the subscriptions again."""
 
     def came_back(self) -> None:
         """Learn that the echo is heard again after it was missing."""
@@ -47,43 +55,71 @@ class Heart:
         self._alarm = alarm
         self._interval = interval
         self._rng = rng
+        self._heard_at = loop.clock()
         self._unanswered = 0
+        self._unsubscribed = 0
         self._resubscribed = False
-        self._missed = False
+        self.missed = False  # an echo is missing, or a heartbeat was not taken
+        self.beating = False
         self._first = True  # of the beats of this process
         self._timer: Timer | None = None
 
     def start(self) -> None:
-        """Beat now, and from then on; begin anew if it was beating before."""
+        """Beat now, and from then on; start over if it was beating before."""
+        self.stop()
+        self.beating = True
+        self._tick()
+
+    def stop(self) -> None:
+        """Beat no more until :meth:`start`."""
         if self._timer:
             self._timer.cancel()
-        self._unanswered = 0
-        self._resubscribed = False
-        self._tick()
+        self.beating = False
+        self._heard_now()
 
     def echo(self) -> None:
         """Take note of an own heartbeat that came back, or of anything else that was heard."""
-        self._unanswered = 0
-        self._resubscribed = False
-        if self._missed:
-            self._missed = False
+        self._heard_now()
+        if self.missed:
+            self.missed = False
             self._alarm.came_back()
 
+    def _heard_now(self) -> None:
+        self._heard_at = self._loop.clock()
+        self._unanswered = 0
+        self._unsubscribed = 0
+        self._resubscribed = False
+
+    def _despair(self) -> str:
+        """Return why subscribing again does not help; empty if it still may."""
+        silent = self._loop.clock() - self._heard_at
+        if self._unanswered >= GIVE_UP_AFTER and silent >= GIVE_UP_INTERVALS * self._interval():
+            return f"{self._unanswered} heartbeats went out and none was heard again"
+        if self._unsubscribed >= GIVE_UP_UNSUBSCRIBED:
+            return f"{self._unsubscribed} heartbeats went out while their subscription was refused"
+        return ""
+
     def _tick(self) -> None:
-        if self._unanswered >= GIVE_UP_AFTER:
-            if self._alarm.give_up(f"{self._unanswered} heartbeats went out and none was heard again"):
+        if reason := self._despair():
+            if self._alarm.give_up(reason):
                 return
-            self._unanswered = RESUBSCRIBE_AFTER  # so subscriptions are made anew at once, and so on
+            self._unanswered = RESUBSCRIBE_AFTER  # so that subscriptions are requested again at once
+            self._unsubscribed = 0
             self._resubscribed = False
         if self._unanswered >= RESUBSCRIBE_AFTER and not self._resubscribed:
-            log.warning("%d heartbeats went out and none was heard again: subscribing anew", self._unanswered)
-            self._resubscribed = self._alarm.resubscribe()
+            log.warning(
+                "%d heartbeats went out and none was heard again: subscribing again", self._unanswered
+            )
+            self._resubscribed = True  # what fails is repeated by the subscription itself
+            self._alarm.resubscribe()
         if self._unanswered > 0:
-            self._missed = True
-        if self._alarm.beat():
+            self.missed = True
+        if not self._alarm.beat():
+            self.missed = True
+        elif self._alarm.expects_echo():
             self._unanswered += 1
         else:
-            self._missed = True
+            self._unsubscribed += 1
         self._timer = self._loop.call_later(self._pause(), self._tick)
 
     def _pause(self) -> float:

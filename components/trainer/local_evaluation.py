@@ -1,13 +1,13 @@
 """How good the device's own model is, measured on its own data once its update is written."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from components.trainer.deadline import margin_before
+from components.trainer.reported_metrics import describe_unsent, sendable
 from components.trainer.tasks.task import Evaluation
 from components.trainer.worker_protocol import Result
 from fedgrass.federation import local_evaluation, message_fields
@@ -38,26 +38,24 @@ def with_local_metrics(
         return result
     began = time.monotonic()
     try:
-        measured = {name: float(value) for name, value in evaluate(trained).metrics.items()}
-    except Exception:  # the task is the user's code, and may raise anything
+        measured = evaluate(trained).metrics
+    except BaseException:  # the task is the user's code, and may raise anything
         log.warning("the trained model could not be evaluated", exc_info=True)
         measured = {}
     return msgspec.structs.replace(
         result,
-        metrics={**result.metrics, **_sendable(measured, len(result.reported))},
+        metrics={**result.metrics, **_local(measured, len(result.reported))},
         evaluate_seconds=result.evaluate_seconds + time.monotonic() - began,
     )
 
 
-def _sendable(measured: Mapping[str, float], others: int) -> dict[str, float]:
-    """Return the local metrics, by their own names, as far as a message has room beside ``others``."""
-    named = {f"{local_evaluation.PREFIX}{name}": value for name, value in sorted(measured.items())}
-    fit = [
-        name
-        for name, value in named.items()
-        if math.isfinite(value) and len(name) <= message_fields.LONGEST_METRIC_NAME
-    ]
-    chosen = fit[: max(0, message_fields.MOST_METRICS - others)]
-    if left_out := sorted(named.keys() - set(chosen)):
-        log.warning("left out, since not finite or too long or too many: %s", ", ".join(left_out))
-    return {name: named[name] for name in chosen}
+def _local(measured: object, others: int) -> dict[str, float]:
+    """Return the local metrics, by their own names, as far as a message has room besides ``others``."""
+    prefix = local_evaluation.PREFIX
+    named: object = measured
+    if isinstance(measured, Mapping):
+        named = {f"{prefix}{name}": measured[name] for name in sorted(measured, key=str)}
+    kept, unsent = sendable(named, max(0, message_fields.MOST_METRICS - others))
+    if unsent:
+        log.warning("left out of the trained model's metrics: %s", describe_unsent(unsent))
+    return kept

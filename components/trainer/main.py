@@ -145,7 +145,12 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         rng=rng,
         measure=read_power,
     )
-    session = Session(workplace, nucleus, configuration, component_version(), nucleus.report_running)
+    session = Session(
+        workplace, nucleus, configuration, component_version(), nucleus.report_running, nucleus.trouble
+    )
+    nucleus.watch_subscriptions(
+        lambda topic, reason: loop.post(lambda: session.subscription_lost(topic, reason))
+    )
 
     def configure(changed: Configuration) -> None:
         worker.bounds = changed.bounds

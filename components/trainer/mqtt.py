@@ -9,6 +9,8 @@ import random
 import signal
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,15 @@ CLOSE_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 30  # a link that has died without a word is noticed after one to two of these
 FIRST_DELAY = 2.0  # seconds, between two connections
 LARGEST_DELAY = 120.0
+# A connection that stood this long has failed for a new reason: the pauses begin with the shortest again.
+HEALTHY_SECONDS = 180.0
 # IoT Core keeps announcements so long for a device that is away; after that it says hello.
 SESSION_SECONDS = 3600
 NOT_AUTHORIZED = 0x87  # MQTT 5, section 2.4
+TAKEN_OVER = 0x8E
+TAKEN_OVER_WINDOW = 3600.0  # seconds for which a take-over is reported
+# One may be the end of this device's own former connection; several are another device.
+REPORTED_TAKE_OVERS = 2
 log = logging.getLogger(__name__)
 Lost = Callable[[str], None]
 
@@ -52,7 +60,10 @@ class MqttConnection:
         self._handlers: dict[str, tuple[Callable[[bytes], None], int]] = {}
         self._refused: dict[int, ReasonCode] = {}  # publishes, by their packet's number
         self._subscribed: dict[int, ReasonCode] = {}
-        self._renewing: set[int] = set()  # subscriptions after a reconnect, which nobody waits for
+        self._renewing: dict[int, str] = {}  # topics requested after a reconnect, by their packet's number
+        self._subscription_lost: Callable[[str, str], None] = _warn
+        self._connected_at: float | None = None
+        self._taken_over_at: deque[float] = deque(maxlen=100)
         self._answered = threading.Condition()
         self._why = "no answer yet"  # there is no connection
         self._rng = random.Random()  # noqa: S311 - jitter
@@ -90,13 +101,17 @@ class MqttConnection:
         """Subscribe at AWS IoT Core, as :class:`~components.trainer.ports.Messaging` says."""
         what = f"subscribe to {topic}"
         self._check_connected(what)
+        former = self._handlers.get(topic)
         self._handlers[topic] = (handler, qos)
         try:
             code, number = self._client.subscribe(topic, options=SubscribeOptions(qos))
             _check(code, what)
             self._wait_for_subscription(number, what)
         except BaseException:
-            self._handlers.pop(topic, None)
+            if former:
+                self._handlers[topic] = former  # the broker may serve the earlier subscription still
+            else:
+                self._handlers.pop(topic, None)
             raise
 
     def unsubscribe(self, topic: str) -> None:
@@ -118,6 +133,21 @@ class MqttConnection:
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called at SIGHUP, which is what ``systemctl reload`` sends."""
         signal.signal(signal.SIGHUP, lambda *_: changed())
+
+    def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
+        """Have ``lost`` called, on another thread, as :class:`~components.trainer.ports.Host` says."""
+        self._subscription_lost = lost
+
+    def trouble(self) -> str:
+        """Return who disturbs the connection; empty if nobody does."""
+        since = time.monotonic() - TAKEN_OVER_WINDOW
+        count = sum(at > since for at in self._taken_over_at)
+        if count < REPORTED_TAKE_OVERS:
+            return ""
+        return (
+            f"another client has taken over the session of thing {self._connection.thing} {count} times in the"
+            " last hour: two devices use one name and certificate"
+        )
 
     def report_running(self) -> None:
         """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
@@ -182,14 +212,35 @@ class MqttConnection:
             self._tell(f"IoT Core refused the connection: {reason}")
             return
         log.info("connected to %s as %s", self._connection.endpoint, self._connection.thing)
-        self._pauses = self._fresh_pauses()
-        self._renewing.clear()
-        self._subscribed.clear()
+        self._connected_at = time.monotonic()
+        self._why = ""
+        with self._answered:
+            self._renewing.clear()
+            self._subscribed.clear()
         if not flags.session_present:
-            for topic, (_handler, qos) in list(self._handlers.items()):
-                _code, number = client.subscribe(topic, options=SubscribeOptions(qos))
-                if number is not None:
-                    self._renewing.add(number)
+            self._renew_subscriptions(client)
+
+    def _renew_subscriptions(self, client: paho.Client) -> None:
+        """Request every subscription; one that is refused, or not acknowledged in time, is reported lost."""
+        requested = {}
+        for topic, (_handler, qos) in list(self._handlers.items()):
+            _code, number = client.subscribe(topic, options=SubscribeOptions(qos))
+            if number is not None:
+                requested[number] = topic
+        # This is paho's own thread: no answer is read before this callback returns.
+        self._renewing.update(requested)
+        timer = threading.Timer(CALL_SECONDS, self._report_unanswered, [requested])
+        timer.daemon = True
+        timer.start()
+
+    def _report_unanswered(self, requested: dict[int, str]) -> None:
+        with self._answered:
+            unanswered = {number: topic for number, topic in requested.items() if number in self._renewing}
+            for number in unanswered:
+                self._renewing.pop(number)
+        for topic in unanswered.values():
+            reason = f"IoT Core did not acknowledge it within {CALL_SECONDS:g} s of a reconnect"
+            self._subscription_lost(topic, reason)
 
     def _on_connect_fail(self, _: paho.Client, __: object) -> None:
         # paho calls this while it handles the error, which it does not hand over.
@@ -204,9 +255,19 @@ class MqttConnection:
         reason: ReasonCode,
         ____: Properties | None,
     ) -> None:
-        if not self._closing:
-            self._tell(f"the connection has ended: {reason}")
-            self._pause()
+        if self._closing:
+            return
+        if reason.value == TAKEN_OVER:
+            self._taken_over_at.append(time.monotonic())
+            log.warning(
+                "the session of thing %s was taken over by another client: two devices must not use one name",
+                self._connection.thing,
+            )
+        if self._connected_at is not None and time.monotonic() - self._connected_at >= HEALTHY_SECONDS:
+            self._pauses = self._fresh_pauses()
+        self._connected_at = None
+        self._tell(f"the connection has ended: {reason}")
+        self._pause()
 
     def _on_message(self, _: paho.Client, __: object, message: paho.MQTTMessage) -> None:
         if found := self._handlers.get(message.topic):
@@ -221,14 +282,14 @@ class MqttConnection:
     def _on_subscribe(
         self, _: paho.Client, __: object, number: int, reasons: list[ReasonCode], ___: Properties | None
     ) -> None:
-        if number in self._renewing:
-            self._renewing.discard(number)
-            if any(reason.is_failure for reason in reasons):
-                log.warning("IoT Core refused a subscription after a reconnect: %s", reasons[0])
-            return
         with self._answered:
-            self._subscribed[number] = reasons[0]
-            self._answered.notify_all()
+            topic = self._renewing.pop(number, None)
+            if topic is None:
+                self._subscribed[number] = reasons[0]
+                self._answered.notify_all()
+        if topic is not None and reasons[0].is_failure:
+            reason = f"IoT Core refused it after a reconnect: {reasons[0]}"
+            self._subscription_lost(topic, reason)
 
     def _thread_ended(self) -> None:
         if not self._closing:
@@ -238,6 +299,10 @@ class MqttConnection:
         if why != self._why:  # once, and not at each of a hundred tries
             log.warning("no connection to %s: %s", self._connection.endpoint, why)
         self._why = why
+
+
+def _warn(topic: str, reason: str) -> None:
+    log.warning("the subscription to %s is lost: %s", topic, reason)
 
 
 def _check(code: MQTTErrorCode, what: str) -> None:

@@ -24,10 +24,11 @@ class Messaging(Protocol):
         """
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        """Hear a topic from now on, in place of an earlier subscription to it.
+        """Subscribe to a topic; return once the subscription is acknowledged.
 
-        The handler is called with each payload, on another thread, and must not block. Raises as
-        :meth:`publish` does.
+        An earlier subscription to the topic ends once the new one stands; if this raises, it goes on. The
+        handler is called with each payload, on another thread, and must not block. Raises as :meth:`publish`
+        does.
         """
 
     def unsubscribe(self, topic: str) -> None:
@@ -45,6 +46,12 @@ class Host(Messaging, Protocol):
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called, perhaps on another thread, whenever it may have changed."""
+
+    def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
+        """Have ``lost`` called, perhaps on another thread, with a topic whose subscription ended, and why."""
+
+    def trouble(self) -> str:
+        """Return what disturbs the connection, for the operator; empty if nothing does."""
 
     def report_running(self) -> None:
         """Tell whoever started this process that the device does its work."""

@@ -1,4 +1,10 @@
-"""The device's presence: its subscriptions, its hello, its heartbeats and their echo."""
+"""The device's presence: its subscriptions, its hello, its heartbeats and their echo.
+
+Each of the two subscriptions is confirmed by itself. Heartbeats come back to the device, so a missing echo shows
+that their subscription, or the whole connection, is dead. A device may not publish to its own announce topic, so
+that subscription is confirmed by its acknowledgement: it is requested again after every outage, whenever the
+connection reports it lost, and once nothing has arrived on it for RENEW_SECONDS.
+"""
 
 import logging
 import random
@@ -6,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.component_process import LOST
+from components.subscription import Subscription
 from components.trainer.backoff import delays
-from components.trainer.errors import NotSent
-from components.trainer.events import EventLoop
+from components.trainer.errors import Forbidden, NotSent
+from components.trainer.events import EventLoop, Timer
 from components.trainer.exits import SPACING, ExitBudget
 from components.trainer.liveness import Heart
 from components.trainer.outbox import Outbox
@@ -16,8 +23,12 @@ from components.trainer.ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.messages import Heartbeat, Hello
 from fedgrass.federation.topics import Kind, of_device
 
-FIRST_DELAY = 1.0  # seconds at most, between tries to subscribe
+FIRST_DELAY = 1.0  # seconds at most, between requests for a subscription
 LARGEST_DELAY = 30.0
+RENEW_SECONDS = (
+    75 * 60.0
+)  # a subscription that a broker dropped silently is back after this time at the latest
+RENEW_JITTER = 0.1  # of RENEW_SECONDS
 log = logging.getLogger(__name__)
 
 
@@ -46,52 +57,66 @@ class Presence:
         self._rng = rng
         self._heart = Heart(loop, self, face.interval, rng)
         self._topics: dict[Kind, str] = {}
+        self._subscriptions: dict[Kind, Subscription] = {}
+        self._ready = False  # of the fleet that was entered last
+        self._renewal: Timer | None = None
 
     def enter(self, fleet: str, thing: str) -> None:
         """Subscribe, say hello and begin to beat; leave the fleet in which the device was before."""
-        for kind in (Kind.ANNOUNCE, Kind.HEARTBEAT):
-            if kind in self._topics:
-                self._messaging.unsubscribe(self._topics[kind])
+        for subscription in self._subscriptions.values():
+            subscription.close()
+            self._messaging.unsubscribe(subscription.topic)
         self._topics = {kind: of_device(fleet, thing, kind) for kind in Kind}
-        pauses = delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
-
-        def attempt() -> None:
-            if fleet_topics is not self._topics:
-                return  # another fleet was entered meanwhile
-            if not self.resubscribe():
-                self._loop.call_later(next(pauses), attempt)
-                return
-            log.info("in fleet %s as %s", fleet, thing)
-            self._face.ready()
-            self._hello()
-            self._heart.start()
-
-        fleet_topics = self._topics
-        attempt()
+        self._ready = False
+        self._heart.stop()
+        self._subscriptions = {
+            Kind.ANNOUNCE: self._subscription(
+                Kind.ANNOUNCE, self._hear_announcement, AT_LEAST_ONCE, self._announcements_stand
+            ),
+            Kind.HEARTBEAT: self._subscription(
+                Kind.HEARTBEAT, self._hear_heartbeat, AT_MOST_ONCE, self._stands
+            ),
+        }
+        log.info("entering fleet %s as %s", fleet, thing)
+        self.resubscribe()
 
     def topic(self, kind: Kind) -> str:
         """Return the device's topic of one kind of message."""
         return self._topics[kind]
 
+    def trouble(self) -> str:
+        """Return why the device does not receive what it should; empty if it does."""
+        announcements, heartbeats = (self._subscriptions[kind] for kind in (Kind.ANNOUNCE, Kind.HEARTBEAT))
+        if announcements.error:
+            return f"announcements are not received: {announcements.error}"
+        if heartbeats.error:
+            return f"its own heartbeats are not received: {heartbeats.error}"
+        return ""
+
+    def lost(self, topic: str, reason: str) -> None:
+        """Take note that the connection has lost the subscription to a topic."""
+        for subscription in self._subscriptions.values():
+            if subscription.topic == topic:
+                log.warning("the subscription to %s is lost: %s", topic, reason)
+                subscription.renew(reason)
+
     def beat(self) -> bool:
         """Send one heartbeat; return whether it was taken."""
         return self._outbox.offer(self._topics[Kind.HEARTBEAT], self._face.heartbeat())
 
-    def resubscribe(self) -> bool:
-        """Subscribe anew to both topics; return whether that worked."""
-        announce, heartbeat = self._topics[Kind.ANNOUNCE], self._topics[Kind.HEARTBEAT]
-        try:
-            self._messaging.subscribe(announce, self._hear_announcement, AT_LEAST_ONCE)
-            self._messaging.subscribe(heartbeat, self._hear_heartbeat, AT_MOST_ONCE)
-        except NotSent as error:
-            log.info("not subscribed yet: %s", error)
-            return False
-        return True
+    def expects_echo(self) -> bool:
+        """Return whether the heartbeats' own subscription stands."""
+        return not self._subscriptions[Kind.HEARTBEAT].error
+
+    def resubscribe(self) -> None:
+        """Request both subscriptions again."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.renew()
 
     def came_back(self) -> None:
-        """Say hello after an outage: what was announced meanwhile may be lost."""
+        """Request announcements again after an outage, then say hello: some may have been lost meanwhile."""
         log.info("heard again after an outage")
-        self._hello()
+        self._subscriptions[Kind.ANNOUNCE].renew()
 
     def give_up(self, reason: str) -> bool:
         """End the process, so that the nucleus starts a new one, unless it would soon give it up."""
@@ -106,14 +131,56 @@ class Presence:
         self._loop.stop(LOST)
         return True
 
+    def _subscription(
+        self, kind: Kind, handler: Callable[[bytes], None], qos: int, acknowledged: Callable[[], None]
+    ) -> Subscription:
+        topic = self._topics[kind]
+        return Subscription(
+            topic,
+            lambda: self._messaging.subscribe(topic, handler, qos),
+            clock=self._loop.clock,
+            call_later=self._loop.call_later,
+            pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
+            transient=(NotSent,),
+            permanent=(Forbidden,),
+            acknowledged=acknowledged,
+        )
+
+    def _announcements_stand(self) -> None:
+        self._renew_later()
+        # In an outage the hello follows once the echo is back; without heartbeats' subscription there is none.
+        if not self._heart.missed or self._subscriptions[Kind.HEARTBEAT].error:
+            self._hello()
+        self._stands()
+
+    def _stands(self) -> None:
+        if not self._ready and not self.trouble():
+            self._ready = True
+            self._face.ready()
+        self._loop.post(self._begin_to_beat)  # once the other subscription was requested too
+
+    def _begin_to_beat(self) -> None:
+        if not self._heart.beating:
+            self._heart.start()
+
+    def _renew_later(self) -> None:
+        if self._renewal:
+            self._renewal.cancel()
+        seconds = RENEW_SECONDS * self._rng.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER)
+        self._renewal = self._loop.call_later(seconds, self._subscriptions[Kind.ANNOUNCE].renew)
+
     def _hello(self) -> None:
         version = self._face.heartbeat().component_version
         self._outbox.send(self._topics[Kind.HELLO], Hello(component_version=version))
 
     # Both are called on a thread of the SDK, and must not block it.
     def _hear_announcement(self, payload: bytes) -> None:
-        self._loop.post(self._heart.echo)  # as good as an own heartbeat: this process is not deaf
-        self._loop.post(lambda: self._face.announced(payload))
+        self._loop.post(lambda: self._heard_announcement(payload))
 
     def _hear_heartbeat(self, payload: bytes) -> None:  # noqa: ARG002 - that it came is all
         self._loop.post(self._heart.echo)
+
+    def _heard_announcement(self, payload: bytes) -> None:
+        self._renew_later()
+        self._heart.echo()  # as good as an own heartbeat: this process is not deaf
+        self._face.announced(payload)

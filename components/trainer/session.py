@@ -52,11 +52,13 @@ class Session:
         configuration: Configuration,
         version: str = "",
         ready: Callable[[], None] = lambda: None,
+        connection_trouble: Callable[[], str] = str,
     ) -> None:
         self._place = workplace
         self._configuration = configuration
         self._refused = ""  # why a changed configuration could not be used
         self._version = version
+        self._connection_trouble = connection_trouble  # what the adapter knows of; empty: nothing
         self._started_at = workplace.loop.clock()
         self._outbox = Outbox(messaging, workplace.loop, workplace.rng)
         self._replies = Replies(workplace.loop, workplace.journal, self._send, workplace.rng)
@@ -88,7 +90,11 @@ class Session:
 
     def refuse_configuration(self, reason: str) -> None:
         """Go on as before, and let heartbeats say why a changed configuration could not be used."""
-        self._refused = shorten_to_bytes(shorten(reason, LONGEST_REFUSAL), LONGEST_REFUSAL + 40)
+        self._refused = _fitting(reason)
+
+    def subscription_lost(self, topic: str, reason: str) -> None:
+        """Take note that the connection has lost a subscription."""
+        self._presence.lost(topic, reason)
 
     def _resume(self) -> None:
         """Go on with an update that was written; training that was cut short waits for its announcement."""
@@ -237,6 +243,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            connection_error=_fitting(self._presence.trouble() or self._connection_trouble()),
             speaks=message_versions.spoken(),
         )
 
@@ -247,3 +254,8 @@ class Session:
     def _send(self, message: Message) -> None:
         kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS
         self._outbox.send(self._presence.topic(kind), message)
+
+
+def _fitting(reason: str) -> str:
+    """Return a reason cut to what a heartbeat takes."""
+    return shorten_to_bytes(shorten(reason, LONGEST_REFUSAL), LONGEST_REFUSAL + 40)

@@ -41,6 +41,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     train_seconds: float = 0.0
     examples_evaluated: int | None = None  # None: a former version wrote this to the journal
     train_metrics: dict[str, float] = {}  # that the training reports
+    unsent_metrics: str = ""  # that the task reported and no message takes, each with the reason
     partial: bool = False  # the training was stopped; ``examples`` are those really seen by then
 
     @property

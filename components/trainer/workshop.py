@@ -1,10 +1,9 @@
 """One piece of work in the worker: download, check, evaluate, train, write the update."""
 
 import logging
-import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -13,6 +12,7 @@ from components.trainer.errors import WorkFailed
 from components.trainer.finished_work import finish
 from components.trainer.local_evaluation import with_local_metrics
 from components.trainer.memory_file import CONTROL
+from components.trainer.reported_metrics import describe_unsent, sendable
 from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.update_file import write_update
@@ -22,6 +22,7 @@ from fedgrass.federation.array_types import for_a_task
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.weights import Layout, Written
 
+Unsent = dict[str, str]  # metrics by name, with the reason why they cannot be sent
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
 MOST_EXAMPLES = 2**53  # what a message takes
@@ -60,18 +61,19 @@ class Workshop:
         downloaded = time.monotonic()
         evaluation = task.evaluate(given)
         evaluated = time.monotonic()
+        metrics, unsent = sendable(evaluation.metrics)
         result = Result(
             bytes=0,
             checksum=weights.checksum(b""),
             examples=_checked_count(evaluation.examples, "evaluated on", smallest=0 if trains else 1),
             examples_of_task=_checked_count(task.examples(), "has"),
-            metrics=_checked_metrics(evaluation.metrics),
+            metrics=metrics,
             examples_evaluated=_checked_count(evaluation.examples, "evaluated on"),
             download_seconds=downloaded - started,
             evaluate_seconds=evaluated - downloaded,
         )
         if not trains:
-            return result
+            return msgspec.structs.replace(result, unsent_metrics=_describe(unsent))
         settings = local_evaluation.of_the_task(announcement.settings)
         fit = (corrected or task).fit(given, settings, report, stop)
         if fit.partial and not announcement.allow_partial:
@@ -79,7 +81,7 @@ class Workshop:
             raise WorkFailed(message)
         written = corrected.write(fit, model) if corrected else write_update(work, fit.weights, model, layout)
         trained = time.monotonic()
-        told = _told(result, fit, written, seconds=trained - evaluated)
+        told = _told(result, fit, written, trained - evaluated, unsent)
         left = announcement.deadline_seconds - (trained - began)
         if stop():
             return told
@@ -120,14 +122,12 @@ class Workshop:
         return task
 
 
-def _told(evaluated: Result, fit: Fit, written: Written, seconds: float) -> Result:
+def _told(evaluated: Result, fit: Fit, written: Written, seconds: float, unsent: Unsent) -> Result:
     """Return the result of an evaluation with what a training made of it."""
-    training = _checked_metrics(fit.metrics)
+    training, others = sendable(fit.metrics)
     measured = {name: value for name, value in evaluated.metrics.items() if name not in training}
-    if (count := len(measured) + len(training)) > message_fields.MOST_METRICS:
-        most = message_fields.MOST_METRICS
-        message = f"the task's metrics cannot be sent: evaluation and training have {count}, {most} at most"
-        raise WorkFailed(message)
+    training, too_many = sendable(training, message_fields.MOST_METRICS - len(measured))
+    unsent.update({**others, **too_many})
     return msgspec.structs.replace(
         evaluated,
         bytes=written.bytes,
@@ -135,21 +135,17 @@ def _told(evaluated: Result, fit: Fit, written: Written, seconds: float) -> Resu
         examples=_checked_count(fit.examples, "trained on", smallest=1),
         metrics=measured,
         train_metrics=training,
+        unsent_metrics=_describe(unsent),
         train_seconds=seconds,
         partial=fit.partial,
     )
 
 
-def _checked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics as numbers of JSON: what is not finite has no place there, and is left out."""
-    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-    if len(finite) < len(metrics):
-        log.warning("left out, since not finite: %s", ", ".join(sorted(set(metrics) - set(finite))))
-    try:
-        return msgspec.convert(finite, message_fields.Metrics)
-    except msgspec.ValidationError as error:
-        message = f"the task's metrics cannot be sent: {error}"
-        raise WorkFailed(message) from error
+def _describe(unsent: Unsent) -> str:
+    text = describe_unsent(unsent)
+    if text:
+        log.warning("these metrics cannot be sent and are left out: %s", text)
+    return text
 
 
 def _checked_count(count: float, did: str, smallest: int = 0) -> int:

@@ -1,10 +1,10 @@
 """What the ``fedgrass core`` commands are given: folders, JSON objects, files."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from fedgrass.console.input_files import parse_json, read_text
 from fedgrass.federation.errors import SettingsError
 
 
@@ -20,14 +20,13 @@ def json_object(what: str, given: str) -> dict[str, Any]:
 
     Raises SettingsError, which says of `what`.
     """
-    text = given if given.lstrip().startswith("{") else read(Path(given)).decode(errors="replace")
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        message = f"{what} {given!r} is no JSON: {error}"
-        raise SettingsError(message) from error
+    # Imported here: reading a command line needs no msgspec.
+    from fedgrass.federation.conversion import shown  # noqa: PLC0415
+
+    text = given if given.lstrip().startswith("{") else read_text(Path(given), named=what)
+    value = parse_json(text, f"{what} {shown(given)}")
     if not isinstance(value, dict):
-        message = f"{what} {given!r} has to be a JSON object, not {value!r}"
+        message = f"{what} {shown(given)} has to be a JSON object, not {shown(value)}"
         raise SettingsError(message)
     return value
 
@@ -40,12 +39,3 @@ def secrets(given: str) -> dict[str, str]:
             message = f'--secrets: {name} has to be a string, as in {{"{name}": "..."}}'
             raise SettingsError(message)
     return found
-
-
-def read(path: Path) -> bytes:
-    """Return a file's content. Raises SettingsError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise SettingsError(message) from error

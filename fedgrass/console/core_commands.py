@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console import core_arguments
-from fedgrass.console.key_values import number_between
-from fedgrass.console.terminal import say
+from fedgrass.console.input_files import LARGEST_TEXT, number_between, read, whole_number
+from fedgrass.console.terminal import fail, say, show, table
 from fedgrass.federation.errors import SettingsError
 
 STOP_SECONDS = 60.0
@@ -30,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     publish.add_argument("topic")
     publish.add_argument("payload", help="text, or @FILE")
-    publish.add_argument("--qos", type=int, choices=[0, 1], default=1)
+    publish.add_argument("--qos", type=whole_number(0, 1), metavar="{0,1}", default=1)
     publish.add_argument("--retain", action="store_true")
     deploy = _add(
         actions, "deploy", _deploy, "deploy to a running core; a new version that fails is rolled back"
@@ -109,7 +109,9 @@ def _add_components(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def _add_inject(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     inject = _add(actions, "inject", _inject, "let something go wrong on a running core")
     inject.add_argument("fault", nargs="?", help="without one, the faults there are are listed")
-    inject.add_argument("--amount", type=int, help="how much, where the fault has a measure")
+    inject.add_argument(
+        "--amount", type=whole_number(0, 10**15), help="how much, where the fault has a measure"
+    )
     inject.add_argument("--seconds", type=number_between(0.01, 1e9), help="how long (until it is cleared)")
     inject.add_argument("--clear", action="store_true", help="end the fault")
     _add_thing(inject)
@@ -129,14 +131,12 @@ def _told(act: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Names
         try:
             act(arguments)
         except FedgrassLocalError as error:
-            sys.exit(f"fedgrass: {error}")
+            fail(error)
 
     return run
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
     from fedgrass.local.run_core import RunOptions, run  # noqa: PLC0415
 
     options = RunOptions(
@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
         aws=arguments.aws,
         once=arguments.once,
     )
-    sys.exit(run(options, Console()))
+    sys.exit(run(options, say))
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -185,14 +185,15 @@ def _inject(arguments: argparse.Namespace) -> None:
     from fedgrass.local.fault_kinds import FAULTS  # noqa: PLC0415
 
     if arguments.fault is None:
-        from rich.console import Console  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-
-        lines = Table("fault", "amount", "what happens")
-        for name, fault in FAULTS.items():
-            amount = fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}"
-            lines.add_row(name, amount, fault.summary)
-        Console().print(lines)
+        rows = [
+            (
+                name,
+                fault.unit and f"{fault.unit}{'' if fault.default is None else f' ({fault.default})'}",
+                fault.summary,
+            )
+            for name, fault in FAULTS.items()
+        ]
+        show(table("fault", "amount", "what happens", rows=rows))
     elif arguments.clear:
         _ask(arguments, Clear(fault=arguments.fault))
     else:
@@ -203,7 +204,7 @@ def _publish(arguments: argparse.Namespace) -> None:
     from fedgrass.local.control_messages import Publish  # noqa: PLC0415
 
     given: str = arguments.payload
-    payload = core_arguments.read(Path(given[1:])) if given.startswith("@") else given.encode()
+    payload = read(Path(given[1:]), LARGEST_TEXT) if given.startswith("@") else given.encode()
     _ask(
         arguments,
         Publish(topic=arguments.topic, payload=payload, qos=arguments.qos, retain=arguments.retain),

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from fedgrass.console.key_values import number_between
+from fedgrass.console.input_files import number_between
 from fedgrass.console.stack_arguments import add_account, add_stack
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
 
 _MINUTES = number_between(0.1, 1440)
@@ -55,9 +55,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _cloud(arguments: argparse.Namespace) -> None:
     # Imported here: boto3 takes a third of a second, which nothing but these commands needs.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Column, Table  # noqa: PLC0415
-
     from fedgrass.console import stack  # noqa: PLC0415
     from fedgrass.console.deploy_cloud import CloudOptions, deploy_cloud  # noqa: PLC0415
 
@@ -70,10 +67,9 @@ def _cloud(arguments: argparse.Namespace) -> None:
     )
     with stack.refusals():
         outputs = deploy_cloud(stack.client, options, say)
-    table = Table("output", Column("value", overflow="fold"))  # to be copied: never cut
+    longest = max(map(len, outputs), default=0)
     for name, value in sorted(outputs.items()):
-        table.add_row(name, value)
-    Console().print(table)
+        say(f"{name:{longest}}  {value}")  # to be copied: never cut, never folded
 
 
 def _down(arguments: argparse.Namespace) -> None:
@@ -112,7 +108,7 @@ def _confirm(arguments: argparse.Namespace, *, has_data: bool) -> None:
         message = "nothing was removed: there is nobody to ask; --yes removes what is listed"
         raise SettingsError(message)
     data = " AND ITS DATA, which nothing brings back," if arguments.delete_data and has_data else ""
-    if input(f"type {arguments.stack} to remove it{data} for good: ").strip() != arguments.stack:
+    if prompt(f"type {arguments.stack} to remove it{data} for good:") != arguments.stack:
         message = f"nothing was removed: that is not {arguments.stack!r}"
         raise SettingsError(message)
 

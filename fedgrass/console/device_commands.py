@@ -1,19 +1,19 @@
 """``fedgrass deploy devices`` and ``fedgrass deploy component``: what runs on the fleet's devices."""
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fedgrass import __version__
 from fedgrass.console.component_names import FULL_NAMES
-from fedgrass.console.key_values import number_between
+from fedgrass.console.input_files import number_between, whole_number
 from fedgrass.console.stack_arguments import add_account, add_stack
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import fail, say
 
 WATCH_SECONDS = 5.0  # between two looks at a deployment
+MOST_STATES = 50  # devices that are listed
+_AGAIN = "mend what they report; the same command with --again sends the deployment once more"
 
 
 def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,16 +42,33 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FILE",
         help="YAML or JSON, per component what is merged into its configuration: {trainer: {threads: 2}}",
     )
+    devices.add_argument(
+        "--reset",
+        action="append",
+        default=[],
+        metavar="NAME:/KEY",
+        help="give a value of a component's configuration its default again, such as trainer:/tasks/mnist",
+    )
+    devices.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="deploy a configuration that this version's components would refuse",
+    )
     devices.add_argument("--remove", action="store_true", help="take the components away instead")
+    devices.add_argument(
+        "--again", action="store_true", help="send the deployment once more although nothing changes"
+    )
     devices.add_argument("--name", default="", help="of the deployment")
     limits = devices.add_argument_group("what the components may take on a device")
     limits.add_argument("--user", metavar="USER[:GROUP]", help="that runs them (the nucleus's default)")
     limits.add_argument("--cpus", type=number_between(0.01, 1024), help="processor time, in cores (no limit)")
-    limits.add_argument("--memory-megabytes", type=_whole(1, 1024**2), help="(no limit)")
+    limits.add_argument("--memory-megabytes", type=whole_number(1, 1024**2), help="(no limit)")
     rollout = devices.add_argument_group("how they reach the devices")
-    rollout.add_argument("--rate", type=_whole(1, 1000), help="devices per minute, 1 to 1000 (all at once)")
     rollout.add_argument(
-        "--timeout-minutes", type=_whole(1, 10080), help="after which a device has failed (none)"
+        "--rate", type=whole_number(1, 1000), help="devices per minute, 1 to 1000 (all at once)"
+    )
+    rollout.add_argument(
+        "--timeout-minutes", type=whole_number(1, 10080), help="after which a device has failed (none)"
     )
     rollout.add_argument(
         "--abort-percent",
@@ -60,7 +77,9 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     rollout.add_argument("--on-failure", choices=["ROLLBACK", "DO_NOTHING"], help="on a device (ROLLBACK)")
     rollout.add_argument(
-        "--update-seconds", type=_whole(1, 7 * 24 * 3600), help="that a component may delay its update (60)"
+        "--update-seconds",
+        type=whole_number(1, 7 * 24 * 3600),
+        help="that a component may delay its update (60)",
     )
     devices.add_argument("--dry-run", action="store_true", help="only say what would change")
     devices.add_argument(
@@ -106,8 +125,10 @@ def _devices(arguments: argparse.Namespace) -> None:
     with stack.refusals():
         cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
         plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
-        if not plan.changes:
+        if not (plan.changes or (arguments.again and plan.current)):
             say(f"the deployment to {asked.group} is as asked: nothing to change")
+            if plan.current:
+                _report(cloud, plan.current, arguments.watch)
             return
         say(f"the deployment to {asked.group} ({plan.things} things):")
         for line in plan.changes:
@@ -141,11 +162,26 @@ def _asked(arguments: argparse.Namespace) -> Any:
         group=arguments.group,
         components=arguments.component or ["trainer"],
         configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
+        reset=arguments.reset,
+        checked=not arguments.unchecked,
         limits=limits,
         rollout=rollout,
         remove=arguments.remove,
         name=arguments.name,
     )
+
+
+def _report(cloud: Any, deployment: str, watched_minutes: float | None) -> None:
+    """Print how far each device is with a deployment that stays; exits with an error if one failed."""
+    if watched_minutes is not None:
+        _watch(cloud, deployment, watched_minutes * 60)
+    states = list(cloud.states(deployment))
+    for state in states[:MOST_STATES]:
+        say(f"  {state}")
+    if len(states) > MOST_STATES:
+        say(f"  ... and {len(states) - MOST_STATES} more devices")
+    if failed := sum(state.failed for state in states):
+        fail(f"the deployment failed on {failed} of {len(states)} devices: {_AGAIN}")
 
 
 def _watch(cloud: Any, deployment: str, seconds: float) -> None:
@@ -164,9 +200,10 @@ def _watch(cloud: Any, deployment: str, seconds: float) -> None:
             return
         time.sleep(WATCH_SECONDS)
     if progress.failed or progress.status in {"FAILED", "CANCELED"}:
-        for failure in cloud.failures(deployment):
-            say(f"  {failure}")
-        sys.exit(f"fedgrass: the deployment is {progress.status}, {progress.failed} devices failed")
+        for state in cloud.states(deployment):
+            if state.failed:
+                say(f"  {state}")
+        fail(f"the deployment is {progress.status}, {progress.failed} devices failed: {_AGAIN}")
 
 
 def _component(arguments: argparse.Namespace) -> None:
@@ -181,13 +218,3 @@ def _component(arguments: argparse.Namespace) -> None:
         do = publisher.remove if arguments.remove else publisher.publish
         for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
             say(line)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text[:20]) <= most:
-            message = f"{text!r} is no whole number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return read

@@ -40,6 +40,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
     components: Mapping[str, str] = {}  # full name: version
     configuration: Mapping[str, Mapping[str, Any]] = {}  # full name: what is merged into its own
+    reset: Mapping[str, Sequence[str]] = {}  # full name: JSON pointers that go back to the recipe's defaults
     limits: Limits = Limits()  # of every component in `limited`
     limited: Sequence[str] = ()
     rollout: Rollout = Rollout()
@@ -64,6 +65,8 @@ def revision(target: str, group: str, old: Mapping[str, Any], wanted: Wanted) ->
     }
     for name, version in wanted.components.items():
         components[name] = {**components.get(name, {}), "componentVersion": version}
+    for name, pointers in wanted.reset.items():
+        _reset_configuration(components[name], pointers)
     for name, merged in wanted.configuration.items():
         _merge_configuration(components[name], merged)
     for name in wanted.limited:
@@ -107,6 +110,37 @@ def merge(into: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _merge_configuration(component: dict[str, Any], merged: Mapping[str, Any]) -> None:
     update = component.setdefault("configurationUpdate", {})
     update["merge"] = json.dumps(merge(_configuration(update), merged), sort_keys=True)
+
+
+def _reset_configuration(component: dict[str, Any], pointers: Sequence[str]) -> None:
+    """Have devices forget what earlier deployments merged at these places, before they merge the rest.
+
+    A revision takes its merge over from the one before, so that the places are taken out of it too.
+    """
+    update = component.setdefault("configurationUpdate", {})
+    update["reset"] = sorted({*update.get("reset", []), *pointers})
+    kept = dict(_configuration(update))
+    for pointer in pointers:
+        kept = _without(kept, pointer.split("/")[1:])
+    if "merge" in update:
+        update["merge"] = json.dumps(kept, sort_keys=True)
+
+
+def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return an object without the value at a path."""
+    if not path:
+        return {}
+    key, *rest = path
+    inner = values.get(key)
+    if rest and isinstance(inner, Mapping):
+        return {**values, key: _without(inner, rest)}
+    return {name: value for name, value in values.items() if rest or name != key}
+
+
+def configurations(components: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what a deployment merges into the configuration of each component that it has one for."""
+    found = {name: _configuration(given.get("configurationUpdate", {})) for name, given in components.items()}
+    return {name: merged for name, merged in found.items() if merged}
 
 
 def _configuration(update: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,11 +1,14 @@
 """``fedgrass devices``: who is there, as the devices' last heartbeats tell it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
+from fedgrass.console import terminal
+from fedgrass.console.terminal import LONGEST_TEXT, printable
 from fedgrass.federation.selection import Candidate
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -26,24 +29,34 @@ def chosen(devices: Iterable[Candidate], task: str, missing_since: int | None) -
     return sorted(found, key=lambda device: device.device)
 
 
-def table(devices: Sequence[Candidate], now: int) -> Table:
+def table(devices: Sequence[Candidate], now: int) -> "Table":
     """Return a line for each device; ``now`` is in milliseconds since the epoch."""
-    lines = Table("device", "seen", "state", "tasks", "examples", "version")
-    for device in devices:
-        said = device.attributes
-        # What devices say of themselves is text, whatever it looks like.
-        cells = [
+    rows = [
+        (
             device.device,
             ago((now - device.last_seen) / 1000),
-            str(said.get("state", "")),
+            device.attributes.get("state", ""),
             ", ".join(sorted(device.tasks)),
-            str(device.examples),
-            str(said.get("version", "")),
-        ]
-        lines.add_row(*map(Text, cells))
-        if refused := str(said.get("configuration_error", "")):
-            lines.add_row("", Text(f"its changed configuration was refused: {refused}", style="yellow"))
-    return lines
+            device.examples,
+            device.attributes.get("version", ""),
+        )
+        for device in devices
+    ]
+    return terminal.table("device", "seen", "state", "tasks", "examples", "version", rows=rows)
+
+
+_COMPLAINTS = (
+    ("configuration_error", "its changed configuration was refused"),
+    ("connection_error", "its connection"),
+)
+
+
+def complaints(devices: Iterable[Candidate]) -> Iterator[str]:
+    """Yield a line for each refused configuration and each trouble with a connection."""
+    for device in devices:
+        for name, heading in _COMPLAINTS:
+            if reason := device.attributes.get(name, ""):
+                yield f"{device.device}: {heading}: {printable(reason, LONGEST_TEXT)}"
 
 
 def summary(devices: Sequence[Candidate], now: int, within_seconds: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.stack_arguments import add_account, add_stack
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
 
 MOST_THINGS = 100  # for more there is provisioning by claim
@@ -88,7 +88,7 @@ def _remove(arguments: argparse.Namespace) -> None:
                 say(provisioning.tell(thing))
             return
         if not arguments.yes:
-            _ask(f"Delete {names} with certificates and policies? They can connect no more. [y/N] ")
+            _ask(f"Delete {names} with certificates and policies? They can connect no more. [y/N]")
         for line in provisioning.remove(arguments.things, arguments.out):
             say(line)
 
@@ -121,6 +121,6 @@ def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         message = "there is nobody to ask: say --yes, or look first with --dry-run"
         raise SettingsError(message)
-    if input(question).strip().lower() not in {"y", "yes"}:
+    if prompt(question).lower() not in {"y", "yes"}:
         message = "nothing was deleted"
         raise SettingsError(message)

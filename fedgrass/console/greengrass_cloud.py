@@ -10,6 +10,7 @@ from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import FedgrassError, SettingsError
 
 Clients = Callable[[str], Any]
+FAILED = frozenset({"FAILED", "TIMED_OUT", "REJECTED", "CANCELED"})  # of a device's part in a job
 
 
 class DeploymentError(FedgrassError):
@@ -36,6 +37,22 @@ class Progress(Struct, frozen=True, kw_only=True):
             f"{self.succeeded} succeeded, {self.failed} failed, {self.in_progress} in progress,"
             f" {self.queued} queued"
         )
+
+
+class DeviceState(Struct, frozen=True, kw_only=True):
+    """How far one device is with a deployment."""
+
+    thing: str
+    status: str  # as AWS IoT Jobs has it: QUEUED, IN_PROGRESS, SUCCEEDED, FAILED, TIMED_OUT, ...
+    reason: str = ""  # why it failed, by the device
+
+    @property
+    def failed(self) -> bool:
+        """Whether the device does not have the deployment, and will not try again."""
+        return self.status in FAILED
+
+    def __str__(self) -> str:
+        return f"{self.status:11} {self.thing}" + (f": {self.reason}" if self.reason else "")
 
 
 def code_of(error: ClientError) -> str:
@@ -163,15 +180,27 @@ class GreengrassCloud:
             failed=sum(counts.get(f"numberOf{kind}Things", 0) for kind in lost),
         )
 
-    def failures(self, deployment: str, most: int = 5) -> Iterator[str]:
-        """Yield a line per device on which a deployment failed, with the device's own reason."""
+    def lite_devices(self, target: str) -> int:
+        """Return how many core devices of a thing group run Nucleus Lite, as far as they have reported it."""
+        pages = self._greengrass.get_paginator("list_core_devices").paginate(
+            thingGroupArn=target, runtime="aws_nucleus_lite"
+        )
+        return sum(len(page["coreDevices"]) for page in pages)
+
+    def states(self, deployment: str, most_reasons: int = 5) -> Iterator[DeviceState]:
+        """Yield how far each device is with a deployment; the first that failed with their own reason."""
         job = self._greengrass.get_deployment(deploymentId=deployment).get("iotJobId")
         if job is None:
             return
-        listed = self._iot.list_job_executions_for_job(jobId=job, status="FAILED", maxResults=most)
-        for execution in listed["executionSummaries"]:
+        pages = self._iot.get_paginator("list_job_executions_for_job").paginate(jobId=job)
+        for execution in (one for page in pages for one in page["executionSummaries"]):
             thing = execution["thingArn"].rpartition("/")[2]
-            yield f"{thing}: {self._reason_on(thing, deployment)}"
+            status = execution.get("jobExecutionSummary", {}).get("status", "unknown")
+            reason = ""
+            if status in FAILED and most_reasons > 0:
+                most_reasons -= 1
+                reason = self._reason_on(thing, deployment)
+            yield DeviceState(thing=thing, status=status, reason=reason)
 
     def _reason_on(self, thing: str, deployment: str) -> str:
         listed = self._greengrass.list_effective_deployments(coreDeviceThingName=thing)

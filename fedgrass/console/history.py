@@ -4,19 +4,20 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from fedgrass.console import picture
+from fedgrass.console import picture, terminal
 from fedgrass.console.operator import RoundRecord
 from fedgrass.console.picture import Evaluations
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.local_evaluation import PREFIX
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _COUNTED = {Participation.REPLIED, Participation.REFUSED}
 
@@ -63,24 +64,16 @@ def _device(part: Participant) -> dict[str, Any]:
     return {**fields, "turnaround_seconds": part.turnaround_seconds if part.received_at else None}
 
 
-def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+def table(summaries: Sequence[Mapping[str, Any]]) -> "Table":
     """Return one line per attempt at a round, narrow enough for 80 columns."""
-    lines = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     judged = any(line["held_out"] for line in summaries)
     # An operator has no data: the devices then report how good the model was that they downloaded, and on the
     # same data their own model after the training.
     measures = "held_out" if judged else "metrics"
     headings = (*_HEADINGS, ("held out" if judged else "local", "accuracy"), ("", "loss"))
-    for heading, second_line in headings:
-        # Folded, where the terminal is too narrow: a figure that is cut off would be a wrong one.
-        lines.add_column(f"{heading}\n{second_line}", justify="right", overflow="fold")
-    for line in summaries:
-        again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-        outcome = "" if line["state"] == State.CLOSED else f"\n{line['state'].lower()}"
-        if line["work"] == Work.EVALUATE:
-            outcome = f"\nevaluate{outcome}"
-        lines.add_row(
-            f"{line['round']}{again}{outcome}",
+    rows = [
+        (
+            _round_cell(line),
             f"{line['asked']} / {line['replied']} / {line['late']}",
             f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
             f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
@@ -88,7 +81,19 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             _before_and_after(line[measures], "accuracy", _share),
             _before_and_after(line[measures], "loss", _number),
         )
-    return lines
+        for line in summaries
+    ]
+    # Folded, where the terminal is too narrow: a figure that is cut off would be a wrong one.
+    return terminal.table(
+        *(f"{heading}\n{second_line}" for heading, second_line in headings), rows=rows, justify="right"
+    )
+
+
+def _round_cell(line: Mapping[str, Any]) -> str:
+    again = f".{line['attempt']}" if line["attempt"] > 1 else ""
+    work = ["evaluate"] if line["work"] == Work.EVALUATE else []
+    outcome = [] if line["state"] == State.CLOSED else [line["state"].lower()]
+    return " ".join([f"{line['round']}{again}", *work, *outcome])
 
 
 _HEADINGS = (
@@ -131,6 +136,19 @@ def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
+def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which metrics the devices left out of the newest closed round, a line per reason."""
+    for line in reversed(summaries):
+        if line["state"] == State.CLOSED:
+            devices: dict[str, list[str]] = {}
+            for part in line["devices"]:
+                if unsent := part.get("unsent_metrics"):
+                    devices.setdefault(unsent, []).append(part["device"])
+            attempt = f"round {line['round']}.{line['attempt']}"
+            return [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
+    return []
+
+
 def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return why devices brought nothing to the newest attempt, or to the one before: a line per reason."""
     for line in reversed(summaries[-2:]):
@@ -141,7 +159,7 @@ def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         if devices:
             attempt = f"round {line['round']}.{line['attempt']}"
             return [
-                f"{attempt} {_some(names)} {state}: {' '.join(reason.split())}"
+                f"{attempt} {_some(names)} {state}: {terminal.printable(reason, terminal.LONGEST_TEXT)}"
                 for (state, reason), names in sorted(devices.items(), key=lambda item: -len(item[1]))
             ]
     return []

@@ -1,9 +1,7 @@
-"""Values on a command line: ``KEY=VALUE`` as the same would be in a configuration, and numbers."""
+"""Values on a command line: ``KEY=VALUE`` as the same would be in a configuration."""
 
-import argparse
 import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fedgrass.federation.errors import SettingsError
 
@@ -29,22 +27,6 @@ def parse_key_values(flag: str, pairs: Iterable[str]) -> dict[str, Value]:
 def _value(text: str) -> Value:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
-
-
-def number_between(least: float, most: float) -> Callable[[str], float]:
-    """Return what argparse reads a number by, which has to lie between two others; nan does not."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            message = f"{text!r} is no number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return value
-
-    return read

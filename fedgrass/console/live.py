@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from fedgrass.console.terminal import LONGEST_TEXT, printable, styled
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
@@ -60,10 +60,10 @@ class LiveView:
         self._lock = threading.Lock()
         self._devices: dict[str, DeviceLine] = {}
         self._bar = Progress(
-            TextColumn("run {task.description}"),
+            TextColumn("run {task.description}", markup=False),
             BarColumn(bar_width=40),
             MofNCompleteColumn(),
-            TextColumn("rounds  {task.fields[note]}"),
+            TextColumn("rounds  {task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
         )
@@ -87,11 +87,12 @@ class LiveView:
 
     def say(self, text: str, *, aside: str = "", style: str = "") -> None:
         """Print one line above the view, as it is: what devices say cannot style it."""
-        self._console.print(Text.assemble((aside, "dim"), (text, style)), highlight=False, soft_wrap=True)
+        line = styled((aside, "dim"), (text, style), longest=LONGEST_TEXT)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def round_closed(self, number: int, note: str) -> None:
         """Move the run's bar to ``number`` closed rounds."""
-        self._bar.update(self._bar_task, completed=number, note=note)
+        self._bar.update(self._bar_task, completed=number, note=printable(note, LONGEST_TEXT))
 
     def hear(self, topic: str, payload: bytes) -> None:
         """Take one message of any topic of the fleet; what cannot be read is shown as such."""
@@ -144,9 +145,11 @@ class LiveView:
         most = max(4, self._console.size.height - _OTHER_LINES)
         with self._lock:
             for thing, line in sorted(self._devices.items())[:most]:
-                state = Text(line.state, _STYLES.get(line.state, ""))
+                state = styled((line.state, _STYLES.get(line.state, "")))
                 bar = ProgressBar(total=1.0, completed=line.progress, width=20)
-                lines.add_row(Text(thing), f"round {line.round}", state, bar, Text(line.note))
+                lines.add_row(
+                    styled(thing), f"round {line.round}", state, bar, styled(line.note, longest=LONGEST_TEXT)
+                )
             left = len(self._devices) - most
         if left > 0:
             lines.add_row(f"... and {left} more devices")

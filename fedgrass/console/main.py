@@ -1,9 +1,10 @@
 """The ``fedgrass`` command."""
 
 import argparse
-import io
+import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,26 +18,37 @@ from fedgrass.console import (
     run_commands,
     task_commands,
 )
+from fedgrass.console.input_files import whole_number
 from fedgrass.console.interruption import ended_by_signals
+from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
 from fedgrass.federation.errors import FedgrassError
 
+_TRACEBACK = "FEDGRASS_TRACEBACK"  # set in the environment: internal errors are shown in full
 _SETTING = re.compile(r"[a-z_]+=")
 
 
 def command() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal whose encoding lacks a character shows a question mark; the command goes on.
-            stream.reconfigure(errors="replace")
+    accept_all_characters()
     try:
         with ended_by_signals():
             arguments = parse(sys.argv[1:])
             arguments.run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        close_after_reader()
+        sys.exit(1)
     except FedgrassError as error:
-        sys.exit(f"fedgrass: {error}")
+        fail(error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:  # of a path that the operator gave
+            fail(f"{error.filename} cannot be used: {error.strerror}")
+        if os.environ.get(_TRACEBACK):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        fail(f"internal error, please report it: {what}; {_TRACEBACK}=1 shows where it comes from")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -76,11 +88,17 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         allow_abbrev=False,
         help="train a model over Greengrass devices on this machine, with no AWS account",
     )
-    demo.add_argument("--devices", type=int, default=6, help="Greengrass cores to start, 1 to 64 (6)")
     demo.add_argument(
-        "--mqtt-devices", type=int, default=0, metavar="N", help="devices without Greengrass beside them (0)"
+        "--devices", type=whole_number(1, 64), default=6, help="Greengrass cores to start, 1 to 64 (6)"
     )
-    demo.add_argument("--rounds", type=int, default=5, help="rounds of the run (5)")
+    demo.add_argument(
+        "--mqtt-devices",
+        type=whole_number(0, 64),
+        default=0,
+        metavar="N",
+        help="devices without Greengrass beside them (0)",
+    )
+    demo.add_argument("--rounds", type=whole_number(1, 10**6), default=5, help="rounds of the run (5)")
     demo.add_argument(
         "--task",
         default="digits",
@@ -111,8 +129,18 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--profile", choices=["classic", "lite"], default="classic", help="which nucleus to imitate"
     )
     demo.add_argument("--keep", action="store_true", help="leave cloud and fleet up until Ctrl-C")
-    demo.add_argument("--gateway-port", type=int, default=0, help="of the cloud's AWS API (any free one)")
-    demo.add_argument("--mqtt-port", type=int, default=0, help="of the cloud's MQTT broker (any free one)")
+    demo.add_argument(
+        "--gateway-port",
+        type=whole_number(0, 65_535),
+        default=0,
+        help="of the cloud's AWS API (any free one)",
+    )
+    demo.add_argument(
+        "--mqtt-port",
+        type=whole_number(0, 65_535),
+        default=0,
+        help="of the cloud's MQTT broker (any free one)",
+    )
     demo.add_argument("--output", type=Path, default=Path("runs"), help="where runs/<run>/ is written")
     demo.set_defaults(run=_demo)
 

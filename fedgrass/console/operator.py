@@ -19,6 +19,7 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
 
 LARGEST_MODEL = 4 * 1024**3
+LONGEST_SHOWN = 100  # bytes of an answer that cannot be used
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ class Operator:
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         event = json.dumps({"action": action, "run": name, **details}).encode()
         answer = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
-        said: dict[str, Any] = json.loads(answer["Payload"].read())
+        said = _object(answer["Payload"].read())
         if "FunctionError" in answer:
             message = f"the initiator failed: {said.get('errorMessage', said)}"
             raise FedgrassError(message)
@@ -107,3 +108,15 @@ class Operator:
     def model(self, name: str, number: int) -> bytes:
         """Return the global model that round ``number`` made, as a safetensors file."""
         return self._bucket.read(object_keys.model(name, number), LARGEST_MODEL)
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    """Return the object that the initiator answers with. Raises FedgrassError if it is something else."""
+    try:
+        found = json.loads(payload)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        message = f"the initiator answered with {payload[:LONGEST_SHOWN]!r} instead of an object"
+        raise FedgrassError(message)
+    return found

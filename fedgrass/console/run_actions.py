@@ -8,26 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from fedgrass.console import device_list, history, stack
-from fedgrass.console.operator import Operator
-from fedgrass.console.terminal import say
+from fedgrass.console.input_files import parse_json, read, read_text, whole_number
+from fedgrass.console.operator import LARGEST_MODEL, Operator
+from fedgrass.console.terminal import say, show, table
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
+from fedgrass.federation.names import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
+MOST_ROUNDS = 100_000  # of a run
+
 
 def list_runs(arguments: argparse.Namespace) -> None:
     """List the runs of a stack."""
-    lines = Table("run", "state")
-    for name, state in sorted(_operator(arguments).runs().items()):
-        lines.add_row(name, state)
-    Console().print(lines)
+    show(table("run", "state", rows=sorted(_operator(arguments).runs().items())))
 
 
 def list_devices(arguments: argparse.Namespace) -> None:
@@ -36,7 +33,9 @@ def list_devices(arguments: argparse.Namespace) -> None:
     missing_since = now - within * 1000 if arguments.missing else None
     devices = device_list.chosen(_operator(arguments).devices(), arguments.task, missing_since)
     if devices:
-        Console().print(device_list.table(devices, now))
+        show(device_list.table(devices, now))
+        for line in device_list.complaints(devices):
+            say(line)
     say(device_list.summary(devices, now, within))
 
 
@@ -46,13 +45,7 @@ def start(arguments: argparse.Namespace) -> None:
     details: dict[str, Any] = {}
     operator = _operator(arguments)
     if arguments.continue_from:
-        old, _, number = arguments.continue_from.rpartition("/")
-        if not old or not number.isdigit():
-            message = (
-                f"--continue-from is {arguments.continue_from!r}; it takes RUN/ROUND, such as digits-1/5"
-            )
-            raise SettingsError(message)
-        details["continue_from"] = {"run": old, "round": int(number)}
+        details["continue_from"] = _model_of_a_run(arguments.continue_from)
     known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
@@ -60,18 +53,15 @@ def start(arguments: argparse.Namespace) -> None:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
     if known:  # the same word may come twice, and starts one run: whoever means another one has to hear it
         say(f"run {run.name} had been started before, with the same settings; another run needs another name")
-    show(operator, run)
+    show_run(operator, run)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the file with those of the command line over them; values are JSON or words."""
     settings: dict[str, Any] = {}
     if arguments.settings_file:
-        try:
-            settings = json.loads(_read(arguments.settings_file))
-        except ValueError as error:
-            message = f"{arguments.settings_file} is no JSON: {error}"
-            raise SettingsError(message) from error
+        text = read_text(arguments.settings_file)
+        settings = parse_json(text, str(arguments.settings_file))
         if not isinstance(settings, dict):
             message = f"{arguments.settings_file} holds {shown(settings)}; it takes an object of settings"
             raise SettingsError(message)
@@ -82,14 +72,24 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
             raise SettingsError(message)
         try:
             settings[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             settings[name] = value
     return settings
 
 
+def _model_of_a_run(given: str) -> dict[str, str | int]:
+    """Return the run and the round that ``RUN/ROUND`` names. Raises SettingsError."""
+    old, _, number = given.rpartition("/")
+    try:
+        return {"run": checked_name("run", old), "round": whole_number(0, MOST_ROUNDS)(number)}
+    except argparse.ArgumentTypeError as error:
+        message = f"--continue-from is {shown(given)}; it takes RUN/ROUND, such as digits-1/5: {error}"
+        raise SettingsError(message) from error
+
+
 def _model(path: Path) -> bytes:
     """Return a model's file as runs keep it: by whatever it was written, each array in its own type."""
-    data = _read(path)
+    data = read(path, LARGEST_MODEL, named="--model")
     try:
         layout = read_layout(data, len(data))
         arrays = views(data, layout)
@@ -100,18 +100,10 @@ def _model(path: Path) -> bytes:
         raise SettingsError(message) from error
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise SettingsError(message) from error
-
-
 def act(arguments: argparse.Namespace) -> None:
     """Pause, resume, cancel ... a run, or only show it."""
     operator = _operator(arguments)
-    show(operator, operator.act(arguments.action, arguments.name))
+    show_run(operator, operator.act(arguments.action, arguments.name))
 
 
 def repair(arguments: argparse.Namespace) -> None:
@@ -120,18 +112,17 @@ def repair(arguments: argparse.Namespace) -> None:
         say(line)
 
 
-def show(operator: Operator, run: Run) -> None:
+def show_run(operator: Operator, run: Run) -> None:
     """Print how a run stands, and its rounds."""
-    console = Console()
-    console.print(f"run {run.name}: {run.state} {run.reason}".rstrip(), highlight=False, soft_wrap=True)
+    say(f"run {run.name}: {run.state} {run.reason}".rstrip())
     if run.waiting_since:
         since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
-        console.print(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC", highlight=False)
+        say(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC")
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
-        console.print(history.table(summaries))
-    for line in history.reasons(summaries):
-        console.print(Text(line), soft_wrap=True)
+        show(history.table(summaries))
+    for line in [*history.reasons(summaries), *history.unsent_metrics(summaries)]:
+        say(line)
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from fedgrass.console.input_files import whole_number
 from fedgrass.console.stack_arguments import add_stack
 
 SIMPLE_ACTIONS = {
@@ -26,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     devices.add_argument("--missing", action="store_true", help="only those that were not seen lately")
     devices.add_argument(
         "--within-seconds",
-        type=int,
+        type=whole_number(1, 10**9),
         default=300,
         help="how late is lately, as a run's seen_within_seconds (300)",
     )

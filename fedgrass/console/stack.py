@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.parsers import ResponseParserError
 
 from fedgrass.federation.errors import FedgrassError
 
@@ -17,6 +18,48 @@ _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard
 
 class StackError(FedgrassError):
     """The stack cannot be reached, or is none of fedgrass."""
+
+
+class ForeignAnswer(BotoCoreError):
+    """Something other than AWS has answered: a proxy's page, a service that happens to listen there."""
+
+    fmt = "{endpoint} answered {operation} with {what}, which is not an answer of AWS: is there a proxy?"
+
+
+class _Checked:
+    """Base of all clients: an answer that AWS cannot have given is an error of the request.
+
+    botocore reads whatever comes with status 200, so that a proxy's page becomes a KeyError in its parser or
+    in the code that uses the answer. Every service of AWS gives each answer a request id.
+    """
+
+    meta: Any
+
+    def _make_api_call(self, operation: str, arguments: Any) -> Any:
+        make: Any = super()
+        try:
+            answer = make._make_api_call(operation, arguments)  # noqa: SLF001  # botocore's hook for subclasses
+        except (BotoCoreError, ClientError):
+            raise
+        except (
+            ResponseParserError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise self._foreign(operation, "something that cannot be read") from error
+        if not answer.get("ResponseMetadata", {}).get("RequestId"):
+            raise self._foreign(operation, "something that has no request id")
+        return answer
+
+    def _foreign(self, operation: str, what: str) -> ForeignAnswer:
+        return ForeignAnswer(endpoint=self.meta.endpoint_url, operation=operation, what=what)
+
+
+def _add_checks(base_classes: list[type], **_: Any) -> None:
+    base_classes.insert(0, _Checked)
 
 
 @contextmanager
@@ -45,6 +88,7 @@ def client(service: str) -> Any:
     try:
         # boto3 itself knows AWS_DEFAULT_REGION alone; all of AWS's other tools know this one, and prefer it.
         session: Any = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+        session.events.register("creating-client-class", _add_checks)
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
         reason = str(error).rstrip(".")
@@ -56,7 +100,15 @@ def client(service: str) -> Any:
 def _reason(error: BotoCoreError | ClientError) -> str:
     if isinstance(error, NoCredentialsError):
         return "it needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return f"{error}{_hint(error)}"
+    return f"{error}{_hint(error) or _doubt(error)}"
+
+
+def _doubt(error: BotoCoreError | ClientError) -> str:
+    """Return the likely cause if the one who refused was not AWS: its refusals have a request id too."""
+    metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
+    if "HTTPHeaders" in metadata and not metadata.get("RequestId"):
+        return " (the answer has no request id, so it is not from AWS: is there a proxy?)"
+    return ""
 
 
 def _hint(error: Exception) -> str:

@@ -3,9 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fedgrass.console.input_files import whole_number
 from fedgrass.console.key_values import parse_key_values
-from fedgrass.console.terminal import say
+from fedgrass.console.task_process import run_apart
+from fedgrass.console.terminal import complain, say
+
+if TYPE_CHECKING:
+    from fedgrass.local.task_check import CheckOptions
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,8 +36,12 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     check.add_argument(
         "--setting", action="append", default=[], metavar="KEY=VALUE", help="of the training, as in a run"
     )
-    check.add_argument("--examples", type=_positive, default=256, help="to use, of a TorchTask (256)")
-    check.add_argument("--seconds", type=_positive, default=60, help="after which a training is stopped (60)")
+    check.add_argument(
+        "--examples", type=whole_number(1, 10**9), default=256, help="to use, of a TorchTask (256)"
+    )
+    check.add_argument(
+        "--seconds", type=whole_number(1, 10**6), default=60, help="after which a training is stopped (60)"
+    )
     check.set_defaults(run=_check)
 
 
@@ -42,7 +52,9 @@ def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="The weights are drawn from the seed: the same ones for the same seed.",
     )
     _add_task(weights)
-    weights.add_argument("--seed", type=_seed, default=0, help="from which they are drawn (0)")
+    weights.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), default=0, help="from which they are drawn (0)"
+    )
     weights.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="to write, such as 0.safetensors"
     )
@@ -70,7 +82,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from fedgrass.local.task_check import CheckOptions, check_task  # noqa: PLC0415
+    from fedgrass.local.task_check import CheckOptions  # noqa: PLC0415
 
     options = CheckOptions(
         name=arguments.name,
@@ -80,26 +92,32 @@ def _check(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         seconds=arguments.seconds,
     )
-    sys.exit(check_task(options, say))
+    sys.exit(run_apart(_check_options, options, _report_failure))
+
+
+def _check_options(options: "CheckOptions") -> int:
+    from fedgrass.local.task_check import check_task  # noqa: PLC0415
+
+    return check_task(options, say)
 
 
 def _weights(arguments: argparse.Namespace) -> None:
+    parse_key_values("--option", arguments.option)
+    sys.exit(run_apart(_write_weights, argparse.Namespace(**{**vars(arguments), "run": None}), _report_error))
+
+
+def _write_weights(arguments: argparse.Namespace) -> int:
     from fedgrass.local.task_weights import write_weights  # noqa: PLC0415
 
     options = parse_key_values("--option", arguments.option)
     size = write_weights(arguments.name, arguments.path, options, arguments.seed, arguments.out)
     say(f"wrote {arguments.out} ({size:,} bytes): the initial model of {arguments.name}")
+    return 0
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text[:11]) >= 2**32:
-        message = f"{text!r} is no whole number from 0 to {2**32 - 1}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def _report_failure(reason: str) -> None:
+    say(f"FAIL  {reason}")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        message = f"{text!r} is no whole number from 1"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def _report_error(reason: str) -> None:
+    complain(f"fedgrass: {reason}")

@@ -19,6 +19,8 @@ Reason = Annotated[str, Meta(max_length=512)]
 # Only characters that take one byte each, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64
 MOST_METRICS = 24  # that a message has room for
+LONGEST_UNSENT = 200  # characters
+Unsent = Annotated[str, Meta(max_length=LONGEST_UNSENT)]
 MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
 # No quotation marks, backslashes or control characters, so that a run's `where` can name every text.

@@ -28,6 +28,7 @@ from fedgrass.federation.message_fields import (
     Sha256,
     StateName,
     TaskName,
+    Unsent,
 )
 
 VERSION = message_versions.SPOKEN[0]
@@ -101,6 +102,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     metrics: Metrics = {}  # of evaluations, on ``examples_evaluated`` examples of the device's own
     examples_evaluated: Count | None = None  # None: an older device, whose metrics are all in ``metrics``
     train_metrics: Metrics = {}  # that the training reports, on ``examples``; with the others at most 24
+    unsent_metrics: Unsent = ""  # that the task reported and no message takes, each with the reason
     download_seconds: Seconds = 0.0
     evaluate_seconds: Seconds = 0.0  # of the global model, and of the device's own after its training
     train_seconds: Seconds = 0.0
@@ -140,6 +142,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     )
     # Why a changed configuration was refused; empty: the newest one is in force.
     configuration_error: Annotated[str, Meta(max_length=200)] = ""
+    # Why the device does not receive its announcements, or who disturbs its connection; empty: all is well.
+    connection_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):

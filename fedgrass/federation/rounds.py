@@ -209,6 +209,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}  # of evaluations: of the global model, and local_... of its own
     examples_evaluated: int | None = None  # that those are means of; None: an older device did not say
     train_metrics: dict[str, float] = {}  # that its training reports
+    unsent_metrics: str = ""  # that its task reported and no message takes, each with the reason
     download_seconds: float = 0.0
     evaluate_seconds: float = 0.0  # of both evaluations
     train_seconds: float = 0.0

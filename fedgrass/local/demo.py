@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from components.trainer.errors import TrainerError
 from fedgrass.console import history
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
+from fedgrass.console.terminal import console as plain_console
+from fedgrass.console.terminal import styled
 from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
@@ -63,7 +64,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, TrainerError) as error:
-        console.print(Text.assemble(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
+        console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("stopped", highlight=False)
@@ -112,6 +113,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 say(line)
+        for line in history.unsent_metrics(summaries):
+            say(line)
         history.write(output, run, summaries, model, evaluations)
         if line := history.last_evaluation(summaries):
             say(line)
@@ -212,23 +215,23 @@ def _verdict(
     options: DemoOptions, run: Run, evaluations: Mapping[int, Mapping[str, float]], console: Console
 ) -> int:
     if run.state is not RunState.SUCCEEDED:
-        console.print(Text.assemble((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
+        console.print(styled((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
     accuracy = evaluations[max(evaluations)].get("accuracy")
     if accuracy is None:
         return 0
     chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)
     defaults = chosen == (DEFAULT_DEVICES, 0, DEFAULT_ROUNDS, DEFAULT_TASK) and not options.run_settings
-    console.print(f"accuracy of the global model on held-out data: [bold]{accuracy:.1%}[/]", highlight=False)
+    console.print(styled("accuracy of the global model on held-out data: ", (f"{accuracy:.1%}", "bold")))
     if defaults and accuracy < TARGET_ACCURACY:
-        console.print(f"[red]less than the {TARGET_ACCURACY:.0%} that the default settings reach[/]")
+        console.print(styled((f"less than the {TARGET_ACCURACY:.0%} that the default settings reach", "red")))
         return 1
     return 0
 
 
 def _speaker(console: Console) -> Callable[[str], None]:
     """Return a function that prints a line as it is: folders may have names with brackets."""
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return lambda line: console.print(styled(line), soft_wrap=True)
 
 
 def _say_how_to_watch(site: Site, console: Console) -> None:
@@ -274,4 +277,4 @@ def _wait_for_ever() -> None:
 
 def main(options: DemoOptions) -> None:
     """Run the demo and exit with its code."""
-    sys.exit(run_demo(options, Console()))
+    sys.exit(run_demo(options, plain_console()))

@@ -60,7 +60,7 @@ class DemoTask:
 
         Waits until the class is imported, and raises what importing it raised.
         """
-        others: dict[str, object] = {} if self.name == "digits" else {"digits": None}
+        others: dict[str, object] = {} if self.name == "digits" else {"digits": {"enabled": False}}
         return {self.name: self._options(share), **others}
 
     def data_of_devices(self) -> str:

@@ -12,6 +12,7 @@
   reads all the same, and the ClientHello is lost: no device can connect.
 - It derives the secret key of a function's role from names that are not secret, and lets a function act under
   the account's number where policies are not enforced. `RequestGuard` needs a secret for each.
+- A template's parameter is a text to it, also where a queue's MaximumConcurrency is a number.
 """
 
 import asyncio
@@ -42,6 +43,11 @@ def mend() -> None:
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
     lambda_svc.execution_credentials = lambda_runtime.execution_credentials
+    # Not above: jsonata, which it imports, raises the process's recursion limit.
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+
+    mappings = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]  # noqa: SLF001
+    mappings["create"], mappings["update"] = in_numbers(mappings["create"]), in_numbers(mappings["update"])
     as_it_is = iam_actions.extract_resource_arn
 
     def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's
@@ -121,6 +127,18 @@ def with_secrets(
         return {**issued, "AWS_SECRET_ACCESS_KEY": secret}
 
     return issue_secretly
+
+
+def in_numbers(provision: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that provisions an event source mapping with a concurrency given as text."""
+
+    def provision_in_numbers(*arguments: Any) -> Any:
+        for properties in arguments:
+            if isinstance(properties, dict) and (scaling := properties.get("ScalingConfig")):
+                properties["ScalingConfig"] = {name: int(value) for name, value in scaling.items()}
+        return provision(*arguments)
+
+    return provision_in_numbers
 
 
 def group_of(body: bytes, query: Mapping[str, Any]) -> str:

@@ -95,12 +95,14 @@ def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool 
     `classic` the recipe may have what only the classic nucleus reads: steps in capitals, and more of them.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_RECIPE_BYTES + 1)
     except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
         message = f"recipe {path}: {getattr(exc, 'strerror', None) or exc}"
         raise RecipeError(message) from exc
     if len(raw) > LARGEST_RECIPE_BYTES:
-        message = f"recipe {path}: {len(raw)} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
+        size = max(len(raw), path.stat().st_size)  # a device has no size
+        message = f"recipe {path}: {size} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
         raise RecipeError(message)
     try:
         # JSON tells numbers from strings on every nucleus.
@@ -115,7 +117,7 @@ def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False, classic: bool
     """The recipe in YAML or JSON text. Raises RecipeError."""
     try:
         document = load_yaml(raw, scalars_are_strings=scalars_are_strings)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or 5,000 digits
         message = f"it is neither YAML nor JSON: {exc}"
         raise RecipeError(message) from exc
     try:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from fedgrass.local.aws_access import own_access
 from fedgrass.local.core_errors import ControlError
@@ -39,14 +37,14 @@ class RunOptions:
     once: bool
 
 
-def run(options: RunOptions, console: Console) -> int:
+def run(options: RunOptions, say: Callable[[str], None]) -> int:
     """Run a core until Ctrl-C, SIGTERM or `fedgrass core stop`; return the exit code.
 
     With `once` it ends when every component has ended: 1 if one was given up. Raises a FedgrassLocalError.
     """
     # What the core says is shown from its own log file; without this logging would say some of it again.
     logging.getLogger("fedgrass.local").addHandler(logging.NullHandler())
-    return asyncio.run(_run(options, console))
+    return asyncio.run(_run(options, say))
 
 
 def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
@@ -64,7 +62,7 @@ def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict
     return chosen
 
 
-async def _run(options: RunOptions, console: Console) -> int:
+async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
     recipes = {file: read_recipe(file, classic=True) for file in options.recipes}
     chosen = configurations(options.recipes, options.configuration)
     sources = [
@@ -83,11 +81,11 @@ async def _run(options: RunOptions, console: Console) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, core.stopping.set)
-    follower = LogFollower(core.core.root / "logs", lambda line: _show(console, line))
+    follower = LogFollower(core.core.root / "logs", say)
     following = asyncio.create_task(follower.follow())
     try:
         await core.start()
-        _show(console, f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
+        say(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
         await core.deploy(sources)
         return await _wait(core, once=options.once)
     finally:
@@ -109,8 +107,3 @@ async def _wait(core: StandaloneCore, *, once: bool) -> int:
     if ended is None or not ended.done() or ended.cancelled():
         return 0
     return 0 if ended.result() else 1
-
-
-def _show(console: Console, line: str) -> None:
-    # A component's brackets are its own, no markup.
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

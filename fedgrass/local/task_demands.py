@@ -1,13 +1,12 @@
 """What a task must give back, whatever it does."""
 
-from collections.abc import Mapping
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 
+from components.trainer.reported_metrics import describe_unsent, sendable
 from components.trainer.tasks.task import Fit
-from fedgrass.federation import message_fields, weights
+from fedgrass.federation import weights
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 
@@ -61,7 +60,6 @@ def read_arrays(data: bytes) -> Arrays:
 
 def encode_update(fit: Fit, model: Arrays) -> bytes:
     """Return the update's file, which has to be one that the cloud takes."""
-    check_metrics(fit.metrics)
     weights.check_finite(fit.weights)
     base = weights.encode(model)
     layout = weights.read_layout(base, len(base))
@@ -70,17 +68,17 @@ def encode_update(fit: Fit, model: Arrays) -> bytes:
     return update
 
 
-def check_metrics(metrics: Mapping[str, float]) -> None:
-    """Check that metrics are finite numbers, few enough for a message."""
-    try:
-        numbers = {name: float(value) for name, value in metrics.items()}
-        msgspec.convert(numbers, message_fields.Metrics)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
-        message = f"the metrics {dict(metrics)!r} cannot be sent: {error}"
-        raise CheckFailed(message) from error
-    if odd := [name for name, value in numbers.items() if not np.isfinite(value)]:
-        message = f"the metric {odd[0]!r} is {numbers[odd[0]]}: not a finite number"
+def unsendable(metrics: object) -> str:
+    """Return the metrics that a device would leave out, each with the reason; empty if all can be sent.
+
+    Raises:
+        CheckFailed: the loss is among them, by which a task is judged.
+    """
+    _, unsent = sendable(metrics)
+    if reason := unsent.get("loss"):
+        message = f"the metric 'loss' is {reason}: it cannot be sent"
         raise CheckFailed(message)
+    return describe_unsent(unsent)
 
 
 def check_report(fraction: float) -> None:

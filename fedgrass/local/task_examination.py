@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
+from components.trainer.reported_metrics import sendable
 from components.trainer.tasks.task import Evaluation, Fit, Task
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_demands import (
     CheckFailed,
     check_arrays,
-    check_metrics,
     check_report,
     encode_update,
     expect,
     read_arrays,
     through_a_file,
+    unsendable,
 )
 from fedgrass.local.task_mistakes import explain
 
@@ -130,8 +131,11 @@ class Examination:
 
     def _check_evaluation(self) -> Finding:
         found = expect(self._task.evaluate(self._model), Evaluation, "evaluate")
-        check_metrics(found.metrics)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items()) or "no metrics"
+        unsent = unsendable(found.metrics)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in sendable(found.metrics)[0].items())
+        told = told or "no metrics"
+        if unsent:
+            return Finding("note", f"{told}; left out, since they cannot be sent: {unsent}")
         if found.examples < 1:
             return Finding("note", "no held-out examples, so a round cannot tell how good its model is")
         if "loss" not in found.metrics:
@@ -147,10 +151,13 @@ class Examination:
             started = time.monotonic()
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
-            update = encode_update(fit, self._model)
+            update, unsent = encode_update(fit, self._model), unsendable(fit.metrics)
             trained, count, self._update_bytes = read_arrays(update), count + 1, len(update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
+        if now < before and unsent:
+            lost = f"metrics of the training that cannot be sent are left out: {unsent}"
+            return Finding("note", f"the loss fell from {before:.6g} to {now:.6g} in {passes}; {lost}")
         if now < before:
             return Finding("ok", f"the loss fell from {before:.6g} to {now:.6g} in {passes}")
         if np.isnan(before):
@@ -184,7 +191,7 @@ class Examination:
     def _loss(self, model: Arrays) -> float:
         """Return the loss on the training's examples where the task can tell, else on its held-out ones."""
         found = self._task.evaluate_training(model) if _is_torch(self._task) else self._task.evaluate(model)
-        return float(found.metrics.get("loss", np.nan))
+        return sendable(found.metrics)[0].get("loss", np.nan)
 
 
 def _is_torch(task: Task) -> "TypeGuard[TorchTask]":

@@ -29,13 +29,8 @@ class Pace:
 
     @property
     def averager_seconds(self) -> int:
-        """Return what an averager may take."""
-        return round(9 * self.stretch)
-
-    @property
-    def visibility_seconds(self) -> int:
-        """Return after how long a dead averager's messages come back: soon, so that many can die."""
-        return round(12 * self.stretch)
+        """Return what an averager may take, of what the template allows."""
+        return next(seconds for seconds in (10, 20, 30) if seconds >= 9 * self.stretch)
 
     @property
     def very_slow_seconds(self) -> float:
@@ -52,7 +47,7 @@ class Pace:
         """Return what the template is deployed with."""
         return {
             "AveragerTimeoutSeconds": str(self.averager_seconds),
-            "ReplyVisibilitySeconds": str(self.visibility_seconds),
+            "QueueVisibility": "Once",  # a dead averager's messages come back soon, so that many can die
         }
 
 

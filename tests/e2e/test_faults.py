@@ -142,7 +142,7 @@ def test_a_round_whose_alarm_was_lost_is_ended_by_the_next_sweep(watched: Watche
         assert sweep["ScheduleExpression"] == "rate(5 minutes)"
         assert sweep["Target"]["Arn"] == deadline["Target"]["Arn"]
         watched.site.cloud.client("sqs").send_message(
-            QueueUrl=watched.site.stack["RepliesQueueUrl"], MessageBody=sweep["Target"]["Input"]
+            QueueUrl=watched.site.stack["AlarmsQueueUrl"], MessageBody=sweep["Target"]["Input"]
         )
         assert watched.ended("unheard").state is RunState.FAILED
     (record,) = watched.rounds("unheard")

@@ -143,6 +143,7 @@ class MemoryRounds:
                 metrics=reply.metrics,
                 examples_evaluated=reply.examples_evaluated,
                 train_metrics=reply.train_metrics,
+                unsent_metrics=reply.unsent_metrics,
                 download_seconds=reply.download_seconds,
                 evaluate_seconds=reply.evaluate_seconds,
                 train_seconds=reply.train_seconds,

@@ -21,6 +21,7 @@ from awsiot.greengrasscoreipc import model as ipc
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from components.trainer.tasks.digits import Digits, read_digits
+from docs.examples.ask_predictor import Predictor
 from fedgrass.federation import messages, weights
 from fedgrass.federation.messages import NewModel, PredictorReport
 from fedgrass.local.cloud import EmbeddedCloud
@@ -541,6 +542,36 @@ def test_a_changed_configuration_that_cannot_be_used_changes_nothing_and_is_repo
     assert site.predict(1)[0] == 200
     site.configure(worse_by=0.1, http_port=0, tasks={"nonsense": None, "noise": {"megabytes": 0.01}})
     eventually(lambda: not site.reports()[-1].configuration_error, PATIENCE)
+
+
+def test_local_requests_are_heard_again_after_their_subscription_has_died_silently(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    operation: Any = site.running.core._ipc._service.operations["PublishToTopic"]  # type: ignore[union-attr]
+    topics = operation.__self__._topics
+    (dead,) = [each for each in topics._subscriptions if each.topic_filter == "fedgrass/predict/noise"]
+    dead.deliver = lambda _: None  # as on Lite after a JSON message of more than some 50 parts
+    site.waits_for_event("noise: local requests did not arrive any more: subscribing to them again")
+    client = site.other_component()
+    asked = Predictor(client, "noise", "example")
+    eventually(lambda: dead not in topics._subscriptions, PATIENCE)
+    assert asked.ask([1], PATIENCE)["outputs"] == [1.5]
+
+
+def test_the_documented_client_asks_with_more_numbers_than_json_carries(site: Site) -> None:
+    site.deploy()
+    site.hears_of_models()
+    site.announce(site.put(1, biased(0.5)))
+    site.serves("run-a/1")
+    asked = Predictor(site.other_component(), "noise", "example")
+    numbers: list[object] = [float(number) for number in range(200)]
+    assert asked.ask(numbers, PATIENCE)["outputs"] == [number + 0.5 for number in range(200)]
+    long: list[object] = [1e-9] * 800  # short to ask, long to answer
+    assert "ask over HTTP" in str(asked.ask(long, PATIENCE)["error"])
+    with pytest.raises(ValueError, match="ask over HTTP"):
+        asked.ask([0.123456789] * 1000)
 
 
 def test_a_reply_topic_outside_the_tasks_own_is_not_answered(site: Site) -> None:

@@ -91,8 +91,11 @@ def _transaction(asked: Mapping[str, Any], status: int) -> Iterator[Need]:
             yield from _table(words[word])(inner, status)
 
 
-def _queue(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
-    yield Need("sqs:SendMessage", _arn("sqs", asked["QueueUrl"].rsplit("/", 1)[-1]))
+def _queue(action: str) -> Callable[[Mapping[str, Any], int], Iterator[Need]]:
+    def rule(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
+        yield Need(f"sqs:{action}", _arn("sqs", asked["QueueUrl"].rsplit("/", 1)[-1]))
+
+    return rule
 
 
 def _make_schedule(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
@@ -130,7 +133,8 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], int], Iterator[Need]]] = {
     "dynamodb.PutItem": _table("PutItem"),
     "dynamodb.UpdateItem": _table("UpdateItem"),
     "dynamodb.TransactWriteItems": _transaction,
-    "sqs.SendMessage": _queue,
+    "sqs.ChangeMessageVisibility": _queue("ChangeMessageVisibility"),
+    "sqs.SendMessage": _queue("SendMessage"),
     "scheduler.CreateSchedule": _make_schedule,
     "scheduler.DeleteSchedule": lambda asked, _: iter(
         [
@@ -157,12 +161,12 @@ def needs_of_rules(iot: Any, role: str) -> set[Need]:
     found: set[Need] = set()
     for listed in iot.list_topic_rules()["rules"]:
         rule = iot.get_topic_rule(ruleName=listed["ruleName"])["rule"]
-        for action in [*rule["actions"], rule["errorAction"]]:
+        for action in [*rule["actions"], *([rule["errorAction"]] if "errorAction" in rule else [])]:
             ((kind, does),) = action.items()
             if not does["roleArn"].endswith(role):
                 continue
             if kind == "dynamoDBv2":
                 found |= set(_table("PutItem")({"TableName": does["putItem"]["tableName"]}, 0))
             else:
-                found |= set(_queue({"QueueUrl": {"sqs": does}[kind]["queueUrl"]}, 0))
+                found |= set(_queue("SendMessage")({"QueueUrl": {"sqs": does}[kind]["queueUrl"]}, 0))
     return found

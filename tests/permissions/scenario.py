@@ -84,6 +84,8 @@ def do_everything(watched: Watched, folder: Path) -> None:
     with HandmadeDevice(watched.site, "handmade-1", folder / "handmade-1", FLEET) as handmade:
         _let_a_deadline_pass(watched, handmade)
         _average_in_shards_with_a_bad_update(watched, handmade)
+        _send_useless_messages(watched, handmade)
+    _fail_in_each_queue(watched)
     _repair(watched)
     _predict(watched, folder)
 
@@ -123,7 +125,7 @@ def _pause_and_cancel(watched: Watched) -> None:
 def _count_the_devices(watched: Watched) -> None:
     """Send what the template's schedule sends once an hour, and wait until the devices were counted."""
     cloud = watched.site.cloud
-    queue = watched.site.stack["RepliesQueueUrl"]
+    queue = watched.site.stack["AlarmsQueueUrl"]
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
     wait_until(lambda: len(censuses(cloud.log)) > 0, "the devices were not counted")
 
@@ -214,6 +216,27 @@ def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDev
         lambda: watched.site.operator.run("large").state is not RunState.RUNNING, "the end of large", 150
     )
     assert watched.site.operator.run("large").state is RunState.SUCCEEDED
+
+
+def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
+    """Send more of them than two averagers take from one device before they ignore it."""
+    for _ in range(100):
+        handmade.say("complete", b"garbage")
+    log = watched.site.cloud.log
+    wait_until(lambda: "MessagesIgnored" in log.read_text(encoding="utf-8"), "an ignored message")
+
+
+def _fail_in_each_queue(watched: Watched) -> None:
+    """Put a message that fails into each of the averager's queues: it is postponed there."""
+    sqs, log = watched.site.cloud.client("sqs"), watched.site.cloud.log
+    failed = log.read_text(encoding="utf-8").count("failed: ValidationError")
+    for url in sqs.list_queues()["QueueUrls"]:
+        if any(name in url for name in ("Alarms", "Jobs", "Replies")):
+            sqs.send_message(QueueUrl=url, MessageBody='{"job": {}}')
+    wait_until(
+        lambda: log.read_text(encoding="utf-8").count("failed: ValidationError") >= failed + 3,
+        "a failure in each queue",
+    )
 
 
 def _break_an_upload_off(watched: Watched) -> None:

@@ -357,7 +357,7 @@ def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFix
         def rounds(self, _run: Run) -> list[RoundRecord]:
             return []
 
-    run_actions.show(cast(Operator, NoRounds()), run)
+    run_actions.show_run(cast(Operator, NoRounds()), run)
     assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
 
 
@@ -436,7 +436,7 @@ def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
 ) -> None:
     full = [(name, "the disk is\nfull [/]") for name in "abcde"]
     failed = failed_record(("f", "no such task"), *full)
-    run_actions.show(cast(Operator, Fleet([failed, record(State.OPEN)], [])), finished_run())
+    run_actions.show_run(cast(Operator, Fleet([failed, record(State.OPEN)], [])), finished_run())
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "round 2.1 a, b, c and 2 more failed: the disk is full [/]",
         "round 2.1 f failed: no such task",

@@ -14,7 +14,7 @@ from tests.unit.cloud_files import PROJECT, template
 # What the functions write into the namespace fedgrass, each with the one dimension Fleet.
 WRITTEN = {
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
-    "UpdatesRefused", "UpdatesLate", "DevicesAsked", "DevicesFailed", "DevicesSeen",
+    "UpdatesRefused", "UpdatesLate", "MessagesIgnored", "DevicesAsked", "DevicesFailed", "DevicesSeen",
     "Accuracy", "Loss", "AveragingSeconds",
     "BytesUploaded", "BytesDownloaded",
 }  # fmt: skip

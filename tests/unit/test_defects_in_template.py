@@ -183,6 +183,7 @@ def test_each_queue_is_read_by_the_function_that_understands_its_messages() -> N
         ("Initiator", "Hellos"),
         ("Averager", "Replies"),
         ("Averager", "Jobs"),
+        ("Averager", "Alarms"),
     }
 
 

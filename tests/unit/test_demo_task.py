@@ -19,7 +19,7 @@ def test_each_device_gets_its_share_of_a_task_that_deals(
     monkeypatch.chdir(tmp_path)
     task = DemoTask("mnist", None, 6, {"folder": "mnist", "model": "mlp"})
     own = {"folder": str(tmp_path / "mnist"), "model": "mlp"}
-    assert task.configuration(4) == {"mnist": {**own, "share": 4, "shares": 6}, "digits": None}
+    assert task.configuration(4) == {"mnist": {**own, "share": 4, "shares": 6}, "digits": {"enabled": False}}
     assert task.get().examples() == 8
 
 

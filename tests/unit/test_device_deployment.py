@@ -90,6 +90,19 @@ def expect_versions(aws: StubbedAws, name: str, *versions: str) -> None:
 
 def expect_things(aws: StubbedAws, *things: str) -> None:
     aws.expect("iot", "list_things_in_thing_group", {"things": list(things)}, thingGroupName="presses")
+    expect_lite(aws)
+
+
+def expect_lite(aws: StubbedAws, *lite: str) -> None:
+    """Expect that the group is asked for its devices with Nucleus Lite."""
+    devices = [{"coreDeviceThingName": thing, "status": "HEALTHY"} for thing in lite]
+    aws.expect(
+        "greengrassv2",
+        "list_core_devices",
+        {"coreDevices": devices},
+        thingGroupArn=GROUP,
+        runtime="aws_nucleus_lite",
+    )
 
 
 def test_the_first_deployment_of_a_group_has_the_defaults() -> None:
@@ -391,6 +404,7 @@ def test_nothing_is_created_where_nothing_changes(
     expect_group(aws, same)
     expect_versions(aws, TRAINER, "0.1.0")
     expect_things(aws)
+    aws.expect("greengrassv2", "get_deployment", same, deploymentId=DEPLOYMENT)
     run()
     assert "nothing to change" in capsys.readouterr().out
     aws.all_came()
@@ -401,6 +415,17 @@ def expect_progress(aws: StubbedAws, **counts: int) -> None:
     aws.expect("greengrassv2", "get_deployment", found, deploymentId="d-2")
     details = {f"numberOf{name}Things": count for name, count in counts.items()}
     aws.expect("iot", "describe_job", {"job": {"jobProcessDetails": details}}, jobId="job-1")
+
+
+def expect_executions(aws: StubbedAws, **states: str) -> None:
+    summaries = [
+        {
+            "thingArn": f"arn:aws:iot:{REGION}:{ACCOUNT}:thing/{thing}",
+            "jobExecutionSummary": {"status": status},
+        }
+        for thing, status in states.items()
+    ]
+    aws.expect("iot", "list_job_executions_for_job", {"executionSummaries": summaries}, jobId="job-1")
 
 
 def expect_creation(aws: StubbedAws) -> None:
@@ -436,11 +461,7 @@ def test_a_device_that_fails_is_named_with_its_reason(
     expect_progress(aws, Succeeded=1, Failed=1)
     found = {"deploymentId": "d-2", "deploymentStatus": "ACTIVE", "iotJobId": "job-1"}
     aws.expect("greengrassv2", "get_deployment", found, deploymentId="d-2")
-    thing = {"thingArn": f"arn:aws:iot:{REGION}:{ACCOUNT}:thing/press-2"}
-    aws.expect(
-        "iot", "list_job_executions_for_job", {"executionSummaries": [thing]},
-        jobId="job-1", status="FAILED", maxResults=5,
-    )  # fmt: skip
+    expect_executions(aws, **{"press-1": "SUCCEEDED", "press-2": "FAILED"})
     effective = {
         "deploymentId": "d-2",
         "deploymentName": "x",

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from components.trainer import workshop
-from components.trainer.errors import WorkFailed
 from components.trainer.journal import known_metrics
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker_protocol import Result, TaskOptions, Work
@@ -193,13 +192,15 @@ def test_a_metric_that_evaluation_and_training_both_report_is_the_trainings(
     assert "loss" not in found.metrics
 
 
-def test_more_metrics_than_a_message_takes_are_refused(
+def test_metrics_beyond_what_a_message_takes_are_left_out_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = Steps()
-    task.metrics = {f"m{number:02}": 0.5 for number in range(24)}
-    with pytest.raises(WorkFailed, match="evaluation and training have 25, 24 at most"):
-        perform(task, tmp_path, monkeypatch)
+    task.metrics = {f"m{number:02}": 0.5 for number in range(25)}
+    found = perform(task, tmp_path, monkeypatch)
+    assert len(found.reported) == message_fields.MOST_METRICS
+    assert found.metrics["loss"] == 3.0
+    assert found.unsent_metrics == "m24 (more than 24 metrics), m23 (more than 24 metrics)"
 
 
 @pytest.mark.parametrize("place", ["training", "training_by_round"])

@@ -14,6 +14,7 @@ from fedgrass.federation.topics import Kind
 from tests.fakes.small_fleet import SmallFleet
 
 NAMES = {
+    "MessagesIgnored",
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
     "UpdatesRefused", "UpdatesLate", "DevicesAsked", "DevicesFailed", "DevicesSeen", "Accuracy", "Loss",
     "AveragingSeconds", "BytesUploaded", "BytesDownloaded",

@@ -70,6 +70,7 @@ LARGEST: list[Message] = [
         examples=MOST,
         metrics={f"{number:064}": -1.2345678901234567e-308 for number in range(12)},
         examples_evaluated=MOST,
+        unsent_metrics="\x01" * 200,
         train_metrics={f"{number:064}": -1.2345678901234567e-308 for number in range(12, 24)},
         download_seconds=0.12345678901234568,
         evaluate_seconds=0.12345678901234568,

@@ -43,7 +43,8 @@ def test_a_rule_calls_only_functions_that_both_run(path: Path) -> None:
 
 @every_rule
 def test_a_rule_uses_nothing_that_ministack_leaves_out_without_a_word(path: Path) -> None:
-    assert [pattern for pattern in UNSUPPORTED if re.search(pattern, sql(path))] == []
+    outside_texts = re.sub(r"'[^']*'", "''", sql(path))
+    assert [pattern for pattern in UNSUPPORTED if re.search(pattern, outside_texts)] == []
 
 
 @every_rule
@@ -55,14 +56,26 @@ def test_only_the_sql_of_a_rule_has_templates_and_they_are_parameters_of_the_sta
 
 
 @every_rule
-def test_a_rule_has_a_version_one_action_that_both_run_and_a_place_for_its_errors(path: Path) -> None:
+def test_a_rule_has_a_version_and_one_action_that_both_run(path: Path) -> None:
     loaded = rule(path)
     assert loaded["AwsIotSqlVersion"] == "2016-03-23"
     assert loaded["RuleDisabled"] is False
     ((name, action),) = actions(path)
     assert name in ACTIONS
     assert action["RoleArn"] == {"Fn::GetAtt": ["RulesRole", "Arn"]}
-    assert loaded["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": "DeadLetters"}
+
+
+@every_rule
+def test_what_a_rule_cannot_put_into_a_queue_is_kept_and_a_row_that_it_cannot_write_is_dropped(
+    path: Path,
+) -> None:
+    loaded = rule(path)
+    ((name, _),) = actions(path)
+    if name == "Sqs":
+        assert loaded["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": "DeadLetters"}
+    else:
+        # A device could fill the dead letters with numbers that DynamoDB refuses.
+        assert "ErrorAction" not in loaded
 
 
 @every_rule

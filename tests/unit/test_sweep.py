@@ -195,5 +195,5 @@ def test_the_sweep_comes_by_the_template_to_the_queue_that_the_averager_reads() 
     properties = found["Properties"]
     assert properties["ScheduleExpression"] == {"Fn::Sub": "rate(${SweepMinutes} minutes)"}
     assert json.loads(properties["Target"]["Input"]) == {"sweep": True}
-    assert properties["Target"]["Arn"] == {"Fn::GetAtt": ["Replies", "Arn"]}
+    assert properties["Target"]["Arn"] == {"Fn::GetAtt": ["Alarms", "Arn"]}
     assert properties["FlexibleTimeWindow"] == {"Mode": "OFF"}

@@ -1,0 +1,94 @@
+"""Files and numbers that an operator gives: read with a limit, and refused in one line that names them."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedgrass.federation.errors import SettingsError
+
+LARGEST_TEXT = 4 * 1024**2  # bytes of settings, a configuration, a recipe
+_LONGEST_SHOWN = 60  # characters of a number that is refused
+
+
+def read(path: Path, largest: int, *, named: str = "") -> bytes:
+    """Return a file's content.
+
+    Args:
+        path: the file; a pipe or a device will do.
+        largest: in bytes.
+        named: what the file is in an error, such as ``--model``; empty: its path alone.
+
+    Raises:
+        SettingsError: it cannot be read, or is larger.
+    """
+    what = f"{named} {path}".strip()
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        message = f"{what} cannot be read: {reason}"
+        raise SettingsError(message) from error
+    if len(content) > largest:
+        message = f"{what} is larger than the {largest:,} bytes that are read"
+        raise SettingsError(message)
+    return content
+
+
+def read_text(path: Path, *, named: str = "") -> str:
+    """Return the text of a small file. Raises SettingsError if it cannot be read or is not UTF-8."""
+    content = read(path, LARGEST_TEXT, named=named)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        message = f"{f'{named} {path}'.strip()} is not a text in UTF-8: {error.reason} at byte {error.start}"
+        raise SettingsError(message) from error
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Return what a JSON text describes. Raises SettingsError, which names ``what``."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        message = f"{what} cannot be read: its JSON is nested too deep"
+        raise SettingsError(message) from error
+    except ValueError as error:
+        message = f"{what} is no JSON: {error}"
+        raise SettingsError(message) from error
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return what argparse reads a whole number by, written in the digits 0 to 9."""
+
+    def read_number(text: str) -> int:
+        digits = text.removeprefix("-")
+        known = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(most)) + _LONGEST_SHOWN
+        if not known or not least <= int(text) <= most:
+            message = f"{_shortened(text)} is no whole number from {least} to {most:,}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return read_number
+
+
+def number_between(least: float, most: float) -> Callable[[str], float]:
+    """Return what argparse reads a number by, which has to lie between two others; nan does not."""
+
+    def read_number(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() else math.nan
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            message = f"{_shortened(text)} is no number from {least} to {most:,}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return read_number
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
