@@ -180,7 +180,7 @@ def test_the_trainer_subscribes_again_and_its_heartbeat_names_the_gap_meanwhile(
 
     broker.answer = answer
     command = [sys.executable, "-m", "components.trainer", "--mqtt", str(tmp_path / "device.json")]
-    trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
     try:
         eventually(lambda: len(broker.said("heartbeat")) > 1, PATIENCE)
         reconnect(broker)

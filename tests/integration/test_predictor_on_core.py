@@ -21,12 +21,12 @@ from awsiot.greengrasscoreipc import model as ipc
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from components.trainer.tasks.digits import Digits, read_digits
-from docs.examples.ask_predictor import Predictor
 from fedgrass.federation import messages, weights
 from fedgrass.federation.messages import NewModel, PredictorReport
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
+from docs.examples.ask_predictor import Predictor
 from package import build_component
 from tests.local_core import CoreInThread, eventually, recipe, settings, temporary_credentials, write_recipe
 
