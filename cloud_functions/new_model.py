@@ -16,7 +16,7 @@ from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_typ
 from cloud_functions.whole_files import whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
-from fedgrass.federation.encodings import encode_model
+from fedgrass.federation.encodings import encode_model, is_encoded
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
@@ -136,7 +136,7 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
         )
         for name in making.guarded.strategy.carried
     }
-    if encoding.kind == "float32":
+    if not is_encoded(making.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > making.cloud.largest_held:
         raise AggregationFailed(

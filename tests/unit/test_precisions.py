@@ -303,6 +303,31 @@ def test_a_run_starts_from_a_file_of_any_precision_and_keeps_it(tmp_path: Path, 
     assert types_of(fleet.bucket.objects["models/run-2/0.safetensors"]) == types_of(data)
 
 
+@pytest.mark.parametrize("download", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["BF16", "F16", "F64"])
+def test_a_model_with_nothing_to_encode_is_downloaded_as_it_is(
+    tmp_path: Path, precision: str, download: str
+) -> None:
+    fleet = SmallFleet(devices=2, rounds=2, download_encoding=download)
+    data = file_in(precision)
+    fleet.bucket.write("models/run-1/0.safetensors", data)
+    fleet.start()
+    for number in (1, 2):
+        announced = fleet.announced("thing-0")[-1]
+        assert announced.download == Encoding()
+        assert announced.model_key == f"models/run-1/{number - 1}.safetensors"
+        opened = fleet.newest()
+        assert opened.number == number
+        file = fleet.bucket.objects[announced.model_key]
+        for device in fleet.names:
+            _, update = perform(tmp_path / device, Counting(), file, settings={"epochs": 1, "seed": 1})
+            fleet.upload(device, opened, update)
+            fleet.say(device, Kind.COMPLETE, fleet.completion(opened, update, device))
+    assert types_of(fleet.bucket.objects["models/run-1/2.safetensors"]) == types_of(data)
+    encoded = [key for key in fleet.bucket.objects if key.startswith("models/") and download in key]
+    assert encoded == []
+
+
 def test_a_file_of_a_type_that_is_not_averaged_is_refused_before_a_run(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(2).to(torch.float8_e5m2)}))
