@@ -6,7 +6,9 @@
 #   make check       style, types, who may import whom, the template
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
+#   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
+#                    the same functions over ports in memory, 2,000 seeded schedules: make chaos SCHEDULES=2000
 #
 # On x86-64 Linux PyPI's torch brings 2 GB for NVIDIA's GPUs; the build without them comes from PyTorch's own
 # index:   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -15,6 +17,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 OPTIONS ?=
 ROUNDS ?= 200
+SCHEDULES ?=
 SEED ?= 1
 
 VENV := .venv
@@ -24,7 +27,7 @@ INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--ext
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 NO_VENV := "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv"
 
-.PHONY: demo test test-fast check test-deploy bench chaos clean
+.PHONY: demo test test-fast check test-deploy bench chaos requirements clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -39,6 +42,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 components fedgrass/federation
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 
@@ -67,7 +71,10 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
-	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
+	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES),--rounds $(ROUNDS)) --seed $(SEED) $(OPTIONS)
+
+requirements: $(VENV)/.for-tests
+	$(BIN)/python .ci/pin_requirements.py
 
 clean:
 	rm -rf $(VENV) .venv-sam .venv-checkov .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

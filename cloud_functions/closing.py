@@ -5,7 +5,8 @@ write on the lease's number.
 """
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
@@ -24,6 +25,8 @@ from fedgrass.federation.rounds import (
     next_event,
 )
 from fedgrass.federation.runs import Run
+
+MOST_METRICS_OF_A_ROUND = 100  # in its row, of 64 characters each; its manifest has all of them
 
 
 def counted(cloud: Cloud, of: Round) -> list[Participant]:
@@ -87,6 +90,9 @@ def _finish(
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
     participants = list(cloud.rounds.participants(leased))
+    run = cloud.rounds.run(leased.run)
+    means = mean_metrics(participants)
+    metrics = _with_room(means, participants, run.settings.target_metric if run else "")
     result: dict[str, object] = {
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
@@ -94,10 +100,12 @@ def _finish(
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,
-        "metrics": mean_metrics(participants),
+        "metrics": metrics,
+        "metrics_left_out": len(means) - len(metrics),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }
-    manifests.draft_round(cloud, leased, participants, result)
+    if run:  # else its row was lost a moment ago: the model tells `repair` that the round was closed
+        manifests.draft_round(cloud, run, leased, participants, result, means)
     return cloud.rounds.move(leased, event, **result), participants
 
 
@@ -116,6 +124,23 @@ def _figures(closed: Round, participants: Iterable[Participant]) -> str:
             subject = "the devices' own models"
         measured.setdefault(subject, []).append(f"{name} {value:.4g}")
     return "".join(f"; of {subject}: {', '.join(measures)}" for subject, measures in measured.items())
+
+
+def _with_room(
+    means: Mapping[str, float], participants: Iterable[Participant], target: str
+) -> dict[str, float]:
+    """Return the metrics for which the round's row has room: ``target``, and those of the most devices.
+
+    Devices name metrics as they like, each up to 24: a thousand devices may have 24,000 names, and DynamoDB
+    refuses a row of more than 400 KB.
+    """
+    if len(means) <= MOST_METRICS_OF_A_ROUND:
+        return dict(means)
+    count = Counter(
+        name for part in participants if part.state is Participation.REPLIED for name in part.reported
+    )
+    ranked = sorted(means, key=lambda name: (name != target, -count[name], name))
+    return {name: means[name] for name in sorted(ranked[:MOST_METRICS_OF_A_ROUND])}
 
 
 def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
@@ -141,7 +166,12 @@ def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
-    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm."""
+    """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm.
+
+    Raises:
+        RunBehind: the bucket has another end of that round; see manifests.py.
+        DraftLost: the model, or what belongs to it, was lost before it was published.
+    """
     cloud.alarms.cancel(deadline_of(closed))
     manifests.keep_round(cloud, closed)
     if closed.work is Work.EVALUATE:

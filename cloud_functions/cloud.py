@@ -116,5 +116,5 @@ def _figures(of: Round) -> RoundFigures:
         opening_seconds=max(0.0, of.opening_seconds),
         averaging_seconds=max(0.0, of.averaging_seconds),
         metrics=metrics,
-        metrics_left_out=len(of.metrics) - len(metrics),
+        metrics_left_out=of.metrics_left_out + len(of.metrics) - len(metrics),
     )

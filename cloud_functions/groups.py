@@ -34,6 +34,7 @@ class Group(Struct, frozen=True):
     """What a group's sum stands for."""
 
     devices: list[str]  # whose updates are in it
+    checksums: list[str]  # of these updates, one for each device
     refused: dict[str, str]  # whose are not, and why
     share: float = 0.0  # of all of them together
     kept: float = 0.0  # the mean factor, by share
@@ -89,7 +90,7 @@ def add_up(cloud: Cloud, job: Job) -> None:
 def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, str]) -> Group:
     """Write the mean of the members' updates, as float64. Raises BadReplies."""
     if not members:
-        return Group([], refused)
+        return Group([], [], refused)
     of = begun.round
     with making.named(members):
         updates = making.open_updates(begun, members)
@@ -107,7 +108,8 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
                 file.write(part, mean)
     kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
-    return Group(devices, refused, total, kept, key, file.stored().sha256)
+    checksums = [member.checksum for member in members]
+    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256)
 
 
 def finished(
@@ -122,12 +124,16 @@ def finished(
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
         manifests = list(pool.map(partial(_manifest, cloud, leased), numbers, timeout=_LONGEST))
     made = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
-    good = {reply.device for reply in replies}
+    good = {reply.device: reply.checksum for reply in replies}
     refused = {device: why for group in made.values() for device, why in group.refused.items()}
     if bad := {device: why for device, why in refused.items() if device in good}:
         raise BadReplies(bad)
+    # Of a table that was restored, the devices may have replied again with other updates since.
     return {
-        number: group for number, group in made.items() if group.devices and good.issuperset(group.devices)
+        number: group
+        for number, group in made.items()
+        if group.devices
+        and all(good.get(one) == of for one, of in zip(group.devices, group.checksums, strict=True))
     }
 
 

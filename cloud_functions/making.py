@@ -49,11 +49,11 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     """Begin to make the model of a round.
 
     Raises:
-        AggregationFailed: the model cannot be read, or the strategy is one's own and was deployed away since
-            the run was started.
+        AggregationFailed: the base model cannot be read, or the strategy is one's own and was deployed away
+            since the run was started.
     """
     settings, base = run.settings, object_keys.model(run.name, of.base)
-    with readable(base):
+    with readable(base, f"the model {base}, from which round {of.number} starts,"):
         layout = cloud.bucket.read_layout(base)
     try:
         strategy = strategies.load(settings)

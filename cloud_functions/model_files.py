@@ -41,8 +41,12 @@ def in_type(layout: Layout, dtype: str) -> Layout:
 
 
 @contextmanager
-def readable(key: str) -> Iterator[None]:
+def readable(key: str, named: str = "") -> Iterator[None]:
     """Name the model or the state that an average needs and that cannot be read inside.
+
+    Args:
+        key: its key.
+        named: what it is, with its key, for the error; empty: its key alone.
 
     Raises:
         AggregationFailed: it is not there, damaged, or not given by the store.
@@ -50,10 +54,10 @@ def readable(key: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        message = f"{key} is not in the bucket"
+        message = f"{named or key} is missing in the bucket: put it back"
         raise AggregationFailed(message) from error
     except UpdateRefused as error:
-        message = f"{key} cannot be read: {error}"
+        message = f"{named or key} cannot be read: {error}"
         raise AggregationFailed(message) from error
 
 

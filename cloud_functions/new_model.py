@@ -7,17 +7,23 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from cloud_functions import strategies, weighing
+from cloud_functions import manifests, strategies, weighing
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import Change, Sum
 from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named, open_updates
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
-from cloud_functions.whole_files import whole
+from cloud_functions.whole_files import fingerprint, whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
 from fedgrass.federation.encodings import encode_model, is_encoded
-from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
+from fedgrass.federation.errors import (
+    AggregationFailed,
+    DraftLost,
+    RunBehind,
+    SettingsError,
+    UpdateRefused,
+)
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
@@ -170,21 +176,52 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
 
 
 def keep(cloud: Cloud, run: Run, closed: Round) -> None:
-    """Give the drafts of the lease that closed a round their lasting keys. Repeating it does no harm."""
-    copies = {"model": object_keys.model(closed.run, closed.number)}
+    """Give the drafts of the lease that closed a round their lasting keys, each once.
+
+    Repeating it does no harm, and what is there is never written over.
+
+    Raises:
+        RunBehind: the bucket has another model of that round.
+        DraftLost: a draft is gone, and what it was to become is not there.
+    """
+    copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
     try:
         names = strategies.load(run.settings).state
     except SettingsError as error:  # it was deployed away in between; the next round says so too
         cloud.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
         names = ()
-    copies |= {name: object_keys.state(closed.run, closed.number, name) for name in names}
+    for name in names:
+        carried = closed.carried.get(name)
+        copies[name] = (object_keys.state(closed.run, closed.number, name), carried.sha256 if carried else "")
     if closed.download_sha256:
         kind = run.settings.download_encoding
-        copies[kind] = object_keys.encoded_model(closed.run, closed.number, kind)
-    for file, key in copies.items():
-        cloud.bucket.copy(draft(closed, file), key)
+        copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
+    for file, (key, expected) in copies.items():
+        _keep_once(cloud, closed, file, key, expected)
+
+
+def _keep_once(cloud: Cloud, closed: Round, file: str, key: str, expected: str) -> None:
+    """Copy a draft to its lasting key, unless the same is there.
+
+    ``expected`` is its SHA-256, if that is known.
+    """
+    try:
+        if cloud.bucket.copy_once(draft(closed, file), key):
+            return
+    except KeyError as error:
+        if not cloud.bucket.exists(key):
+            message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
+            raise DraftLost(message) from error
+    if not expected:  # of the server's state nothing is written down; it goes with the model
+        return
+    try:
+        found = fingerprint(cloud.bucket, key).sha256
+    except UpdateRefused as error:
+        found = str(error)
+    if found != expected:
+        raise RunBehind(manifests.behind(closed.run, key))
 
 
 def draft(of: Round, file: str) -> str:
     """Return the key of a draft of the lease that a round has."""
-    return object_keys.draft(of.run, of.number, of.attempt, of.fence, file)
+    return object_keys.draft(of.run, of.number, of.attempt, of.lease, file)

@@ -14,7 +14,16 @@ import msgspec
 
 from components.trainer.bounds import Bounds
 from components.trainer.events import Call
-from components.trainer.worker_protocol import Answer, Failure, Finish, Progress, Request, Work
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Finish,
+    Progress,
+    Request,
+    TokenExchange,
+    Waiting,
+    Work,
+)
 
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
 GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
@@ -63,6 +72,15 @@ class WorkerProcess:
         except OSError as error:
             log.info("the worker cannot be asked to finish: %s", error)  # its reader tells of its end
 
+    def find_credentials_at(self, address: str) -> None:
+        """Have the process that is there ask for credentials at another address; a later one inherits it."""
+        if self._process is None:
+            return
+        try:
+            _tell(self._process, TokenExchange(address))
+        except OSError as error:
+            log.info("the worker cannot be given the address: %s", error)  # its reader tells of its end
+
     def stop(self) -> None:
         """End the process in the background; nothing is heard of it any more."""
         process, self._process, self._answer = self._process, None, None
@@ -82,7 +100,7 @@ class WorkerProcess:
         self._bounded = self.bounds
         environment = {**os.environ, **self._bounded.environment()}
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
         self._bounded.set_upon(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
@@ -106,7 +124,7 @@ class WorkerProcess:
         if process is not self._process or self._answer is None:
             return  # of work that was given up meanwhile
         tell = self._answer
-        if not isinstance(answer, Progress):
+        if not isinstance(answer, (Progress, Waiting)):
             self._answer = None
         tell(answer)
 

@@ -144,6 +144,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     configuration_error: Annotated[str, Meta(max_length=200)] = ""
     # Why the device does not receive its announcements, or who disturbs its connection; empty: all is well.
     connection_error: Annotated[str, Meta(max_length=200)] = ""
+    # What the work in hand waits for, such as credentials or Stream Manager; empty: it goes on.
+    work_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):

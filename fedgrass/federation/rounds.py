@@ -10,15 +10,15 @@
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 
 from msgspec import Struct
 
 from fedgrass.federation.messages import Carried
+from fedgrass.federation.text_enum import TextEnum
 
 
-class State(StrEnum):
+class State(TextEnum):
     """Where a round is."""
 
     OPEN = "OPEN"
@@ -27,7 +27,7 @@ class State(StrEnum):
     ABANDONED = "ABANDONED"
 
 
-class Event(StrEnum):
+class Event(TextEnum):
     """What moves a round."""
 
     ENOUGH_REPLIES = "enough replies"
@@ -60,7 +60,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 )
 
 
-class Work(StrEnum):
+class Work(TextEnum):
     """What a round asks of its devices."""
 
     TRAIN = "train"
@@ -104,6 +104,7 @@ class Round(Struct, frozen=True, kw_only=True):
     leased_at: int = 0
     lease_until: int = 0
     expired: int = 0  # leases in a row that ended without an end of the averaging
+    failure: str = ""  # the last error of an averager that could not end its lease
     group_size: int = 0  # replies that an averager of their own sums; 0: there are no groups. See division.py
     groups: int = 0  # that were handed over so far
     closed_at: int = 0
@@ -116,6 +117,7 @@ class Round(Struct, frozen=True, kw_only=True):
     download_bytes: int = 0
     carried: Carried = {}  # beside the model that it left to the next round
     metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
+    metrics_left_out: int = 0  # further ones that the round's manifest has
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
@@ -124,6 +126,15 @@ class Round(Struct, frozen=True, kw_only=True):
     def announced(self) -> bool:
         """Whether every device that was asked was announced to."""
         return self.announced_batches >= self.batches
+
+    @property
+    def lease(self) -> str:
+        """The name of its lease, which no other has.
+
+        The fence alone is not enough: in a table that was restored from a backup it counts from there again,
+        while an averager of the time before may still write.
+        """
+        return f"{self.fence}-{self.lease_until}"
 
     @property
     def gone(self) -> int:
@@ -162,7 +173,7 @@ class Round(Struct, frozen=True, kw_only=True):
         return self.asked - self.replied - self.gone
 
 
-class Participation(StrEnum):
+class Participation(TextEnum):
     """What one device of the cohort has done."""
 
     ASKED = "ASKED"

@@ -7,7 +7,7 @@ FAILED     a round of training was abandoned too often; ``retry`` sets it going 
 CANCELLED  the operator ended it
 """
 
-from enum import StrEnum
+import hashlib
 
 import msgspec
 from msgspec import Struct
@@ -15,9 +15,10 @@ from msgspec import Struct
 from fedgrass.federation.message_fields import Options
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.text_enum import TextEnum
 
 
-class RunState(StrEnum):
+class RunState(TextEnum):
     """Where a run is."""
 
     RUNNING = "RUNNING"
@@ -28,6 +29,10 @@ class RunState(StrEnum):
 
 
 LIVING = frozenset({RunState.RUNNING, RunState.PAUSED})
+
+# Remembered by each run, 17 bytes each. A run that is asked once a minute knows its last 100 minutes of
+# actions; Lambda and EventBridge repeat a delivery within minutes, and give up after a day.
+MOST_ACTIONS = 100
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -66,6 +71,28 @@ class Run(Struct, frozen=True, kw_only=True):
     waiting_since: int = 0  # the next round finds no device to ask, since then; 0: it does not wait
     look_at: int = 0  # when the reminder comes that looks after a run which waits
     progress: Progress = Progress()
+    actions: int = 0  # done so far, of those that carry an id
+    done: tuple[str, ...] = ()  # the fingerprints of the last MOST_ACTIONS of their ids
+
+    def has_done(self, action: str) -> bool:
+        """Return whether the action with this id was done already; one without an id never was."""
+        return bool(action) and _fingerprint(action) in self.done
+
+    def with_action(self, action: str) -> dict[str, object]:
+        """Return the changes to the run that remember an action's id; none if it has no id."""
+        if not action:
+            return {}
+        done = (*self.done, _fingerprint(action))[-MOST_ACTIONS:]
+        return {"actions": self.actions + 1, "done": done}
+
+    def has_given_up(self, of: Round) -> bool:
+        """Return whether the operator asked for another attempt in place of this one, with ``retry``."""
+        return of.number == self.granted_round and of.attempt <= self.granted_attempts
+
+
+def _fingerprint(action: str) -> str:
+    """Return an id in 16 characters, however long it is."""
+    return hashlib.sha256(action.encode()).hexdigest()[:16]
 
 
 class Open(Struct, frozen=True):

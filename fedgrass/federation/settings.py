@@ -47,6 +47,9 @@ TrainingByRound = Annotated[
 ]
 
 LARGEST_TRAINING = 3000  # bytes, of JSON: the announcement that carries it has at most 4,096
+LARGEST_SETTINGS = (
+    100 * 1024
+)  # bytes, of JSON: they are in the row of the run, and a row of DynamoDB has 400 KB
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,7 +183,24 @@ def parse_settings(values: object) -> RunSettings:
     check_training(settings)
     for complaint in _contradictions(settings):
         raise SettingsError(complaint)
+    _check_size(settings)
     return settings
+
+
+def _check_size(settings: RunSettings) -> None:
+    """Check that the row of a run has room for its settings, beside all else that it holds."""
+    size = len(msgspec.json.encode(settings))
+    if size > LARGEST_SETTINGS:
+        sizes = {
+            field: len(msgspec.json.encode(value))
+            for field, value in msgspec.structs.asdict(settings).items()
+        }
+        largest = max(sizes, key=lambda field: sizes[field])
+        message = (
+            f"the run's settings have {size:,} bytes of JSON, its {largest} alone {sizes[largest]:,};"
+            f" {LARGEST_SETTINGS:,} is the most"
+        )
+        raise SettingsError(message)
 
 
 def check_training(settings: RunSettings, needs: Options | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from fedgrass.local.component_changes import Change, ComponentChanges
 from fedgrass.local.component_registry import ComponentRegistry
+from fedgrass.local.component_updates import ComponentUpdates
 from fedgrass.local.core_errors import ComponentStateError, CoreError, UnknownDeploymentError
 from fedgrass.local.deployment_records import ComponentSource, Deployment, DeploymentOutcome
 from fedgrass.local.faults import Faults
@@ -32,9 +33,15 @@ class Deployments:
     """Changes which components a core has, one deployment at a time."""
 
     def __init__(
-        self, registry: ComponentRegistry, profile: Profile, faults: Faults, log: logging.Logger
+        self,
+        registry: ComponentRegistry,
+        profile: Profile,
+        faults: Faults,
+        log: logging.Logger,
+        updates: ComponentUpdates,
     ) -> None:
         self._registry = registry
+        self._updates = updates
         self._changes = ComponentChanges(registry, profile, faults, self._supersede)
         self._log = log
         self._turn = asyncio.Lock()
@@ -130,6 +137,7 @@ class Deployments:
         )
         changes: list[Change] = []
         async with self._turn:
+            await self._updates.wait_for_components(record.identifier)
             try:
                 for step in steps:
                     changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
@@ -137,6 +145,7 @@ class Deployments:
                 await self._changes.undo(changes)
                 record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(exc))
                 raise
+        self._updates.report_done(record.identifier)
         self._watch(record, changes)
 
     def _record(self) -> Deployment:

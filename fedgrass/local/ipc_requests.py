@@ -87,6 +87,14 @@ class UpdateStateRequest(Request, frozen=True):
     state: Literal["RUNNING", "ERRORED"]
 
 
+class DeferComponentUpdateRequest(Request, frozen=True):
+    """How long a component wants a deployment to wait."""
+
+    deployment_id: str | None = None
+    message: str | None = None
+    recheck_after_ms: int | None = None
+
+
 class ValidateAuthorizationTokenRequest(Request, frozen=True):
     """A token that somebody has shown to Stream Manager."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from fedgrass.local.component_registry import ComponentRegistry
+from fedgrass.local.component_updates import ComponentUpdates
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.deployed_component import CoreSurroundings, surroundings
 from fedgrass.local.deployment_records import ComponentSource, Deployment
@@ -50,7 +51,10 @@ class GreengrassCore:
         self._log.parent = logging.getLogger("fedgrass.local")
         self._log_file: logging.Handler | None = None
         self._components = ComponentRegistry(self._surroundings, self._log)
-        self.deployments = Deployments(self._components, settings.profile, settings.faults, self._log)
+        self.updates = ComponentUpdates()
+        self.deployments = Deployments(
+            self._components, settings.profile, settings.faults, self._log, self.updates
+        )
         self._bridge: IotBridge | None = None
         self._token_exchange = TokenExchangeService(settings.credentials, self.is_component_token, self._log)
         self._ipc: IpcServer | None = None
@@ -202,6 +206,7 @@ class GreengrassCore:
             DeploymentOperations(registry, self.deployments),
             SecretOperations(registry, self._settings.secrets),
             MessagingOperations(registry, bridge, LocalTopics(), profile),
+            self.updates,
         )
         served = {name: act for part in parts for name, act in part.by_name().items()}
         operations = {name: act for name, act in served.items() if name not in profile.unserved_operations}

@@ -100,6 +100,8 @@ LITE: Final = Profile(
             "StopComponent",
             "GetLocalDeploymentStatus",
             "ListLocalDeployments",
+            "SubscribeToComponentUpdates",
+            "DeferComponentUpdate",
         }
     ),
 )

@@ -236,5 +236,5 @@ def test_a_model_that_cannot_be_read_abandons_the_round_and_names_no_device() ->
         fleet.reply(device, opened)
     abandoned = fleet.newest()
     assert abandoned.state is State.ABANDONED
-    assert abandoned.reason.startswith("models/run-1/0.safetensors cannot be read")
+    assert "object models/run-1/0.safetensors cannot be read, S3 answers" in abandoned.reason
     assert set(fleet.parts(opened).values()) == {Participation.REPLIED}

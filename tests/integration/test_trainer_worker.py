@@ -18,7 +18,15 @@ from components.trainer.bounds import Bounds
 from components.trainer.events import EventLoop
 from components.trainer.tasks.noise import Noise
 from components.trainer.worker_process import WorkerProcess, _how
-from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Progress,
+    Result,
+    TaskOptions,
+    Waiting,
+    Work,
+)
 from fedgrass.federation import weights
 from tests.unit.device import announcement
 
@@ -92,7 +100,7 @@ class Desk:
                 answer = self._answers.get(timeout=0.01)
             except queue.Empty:
                 continue
-            if not isinstance(answer, Progress):
+            if not isinstance(answer, (Progress, Waiting)):
                 return answer
         message = "the worker did not answer"
         raise TimeoutError(message)

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.new_model import draft
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
@@ -168,7 +169,7 @@ class Laws(RuleBasedStateMachine):
                 assert of.model_sha256 == of.base_sha256
             elif of.state is State.CLOSED:
                 objects = self.fleet.bucket.objects
-                model = objects[object_keys.draft(RUN, of.number, of.attempt, of.fence, "model")]
+                model = objects[draft(of, "model")]
                 assert sha256(model) == of.model_sha256
                 # Between closing and publishing, a worker may have died.
                 assert objects.get(object_keys.model(RUN, of.number), model) == model

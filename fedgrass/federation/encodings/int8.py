@@ -17,7 +17,8 @@ def scale_of(largest: float) -> np.float32:
     """Return the scale of an array whose largest magnitude is ``largest``; 0 of an array of zeros."""
     scale = np.float32(largest / LEVELS)
     # Rounded up: were it smaller, the largest value would be cut, and its rounding biased.
-    return np.nextafter(scale, np.float32(np.inf)) if float(scale) * LEVELS < largest else scale
+    above = np.float32(np.nextafter(scale, np.float32(np.inf)))
+    return above if float(scale) * LEVELS < largest else scale
 
 
 def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Generator) -> NDArray[np.int8]:
