@@ -18,7 +18,7 @@ from cloud_functions.server_step import ServerStep
 from cloud_functions.whole_files import fingerprint, whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
-from fedgrass.federation.encodings import encode_model
+from fedgrass.federation.encodings import encode_model, is_encoded
 from fedgrass.federation.errors import (
     AggregationFailed,
     DraftLost,
@@ -173,7 +173,7 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
         )
         for name in making.guarded.strategy.carried
     }
-    if encoding.kind == "float32":
+    if not is_encoded(making.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > making.cloud.largest_held:
         raise AggregationFailed(
