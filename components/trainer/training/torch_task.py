@@ -1,6 +1,5 @@
 """The task for any PyTorch module."""
 
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ from components.trainer.training.corrections import (
 )
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.devices import choose_device
-from components.trainer.training.fitting import Epoch, Fitting, Patience, Scheduler
+from components.trainer.training.fitting import Epoch, Fitting, Patience
+from components.trainer.training.hooks import Hooks, module_factory
 from components.trainer.training.inputs import read_inputs
 from components.trainer.training.losses import Measures, as_loss, balanced_weights, default_loss, loss_of
 from components.trainer.training.network_precision import accept_float32
@@ -34,7 +34,7 @@ from components.trainer.training.settings import TrainingSettings, parse_trainin
 from fedgrass.federation.weights import Arrays
 
 
-class TorchTask:
+class TorchTask(Hooks):
     """A task for an ``nn.Module`` and a data set; see ``tasks/digits.py`` for how little is left to write.
 
     Args:
@@ -67,7 +67,7 @@ class TorchTask:
     ) -> None:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self._place = caller()
-        self._make_model = _factory(make_model, self._place)
+        self._make_model = module_factory(make_model, self._place)
         self._training = training
         self._held_out = held_out
         self._test = held_out if test is None else test
@@ -81,23 +81,6 @@ class TorchTask:
         self._counted: Samples | None = None  # what examples() saw, for the fit that follows
         self._autocast: dict[tuple[object, ...], torch.dtype | None] = {}  # a measurement is made once
 
-    # ------------------------------------------------------------ what a task may override
-    def make_optimizer(self, parameters: list[Parameter], settings: TrainingSettings) -> Optimizer:
-        """Return what moves the parameters; called for each round. Override it for another optimizer.
-
-        As in ``return torch.optim.AdamW(parameters, lr=settings.learning_rate)``.
-        """
-        return Descent(parameters, settings)
-
-    def make_scheduler(self, optimizer: Any, settings: TrainingSettings, steps: int) -> Scheduler | None:
-        """Return what changes the learning rate within a round, called after each of its ``steps``.
-
-        As in ``return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)``. From round to
-        round the run's ``training_by_round`` changes it.
-        """
-        del optimizer, settings, steps  # the learning rate stays as it is
-        return None
-
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and the targets of a batch; structures.py has what is understood."""
         inputs, targets = structures.split(batch, self._model)
@@ -108,11 +91,6 @@ class TorchTask:
             )
             raise refused(message, self._place)
         return inputs, targets
-
-    def compute_metrics(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        """Return further metrics of an evaluation, such as F1 or AUC, of the outputs for all its examples."""
-        del outputs, targets  # no further metrics
-        return {}
 
     def initial_weights(self, seed: int) -> Mapping[str, NDArray[np.generic]]:
         """Return the weights that ``make_model`` gives after ``torch.manual_seed(seed)``."""
@@ -208,7 +186,7 @@ class TorchTask:
     def measure(self, samples: Samples) -> Evaluation:
         """Measure the model as it stands on ``samples``; means over examples, not over batches."""
         self._model.eval()
-        is_own = type(self).compute_metrics is not TorchTask.compute_metrics
+        is_own = type(self).compute_metrics is not Hooks.compute_metrics
         measures = Measures(self._loss, self.compute_metrics if is_own else None)
         for inputs, targets in batches.in_order(samples, self._device, loading=self._loading):
             measures.add(structures.call(self._model, inputs), targets, inputs)
@@ -347,7 +325,7 @@ class TorchTask:
         """Return the optimizer; torch's own descent where a scheduler changes its learning rate."""
         parameters = self._trained_parameters()
         optimizer = self.make_optimizer(parameters, chosen)
-        if isinstance(optimizer, Descent) and type(self).make_scheduler is not TorchTask.make_scheduler:
+        if isinstance(optimizer, Descent) and type(self).make_scheduler is not Hooks.make_scheduler:
             return torch.optim.SGD(parameters, lr=chosen.learning_rate, momentum=chosen.momentum)
         return optimizer
 
@@ -389,21 +367,3 @@ class TorchTask:
         seed = torch.seed() if seed is None else seed
         torch.manual_seed(seed)
         return torch.Generator().manual_seed(seed)
-
-
-def _factory(make_model: Any, place: str) -> Callable[[], nn.Module]:
-    """Return what makes the module: a module itself is copied, with its weights."""
-    if isinstance(make_model, nn.Module):
-        return lambda: copy.deepcopy(make_model)
-    if not callable(make_model):
-        message = f"make_model is {structures.describe(make_model)}: it has to be a function, or an nn.Module"
-        raise refused(message, place)
-
-    def make() -> nn.Module:
-        made: object = make_model()
-        if not isinstance(made, nn.Module):
-            message = f"make_model returns {structures.describe(made)}: it has to return an nn.Module"
-            raise refused(message, make_model, place)
-        return made
-
-    return make
