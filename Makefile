@@ -8,6 +8,7 @@
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
+#                    the same functions over ports in memory, 2,000 seeded schedules: make chaos SCHEDULES=2000
 #
 # On x86-64 Linux PyPI's torch brings 2 GB for NVIDIA's GPUs; the build without them comes from PyTorch's own
 # index:   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,6 +17,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 OPTIONS ?=
 ROUNDS ?= 200
+SCHEDULES ?=
 SEED ?= 1
 
 VENV := .venv
@@ -69,7 +71,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 
 chaos: $(VENV)/.for-tests
-	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) $(OPTIONS)
+	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES),--rounds $(ROUNDS)) --seed $(SEED) $(OPTIONS)
 
 requirements: $(VENV)/.for-tests
 	$(BIN)/python .ci/pin_requirements.py

@@ -43,6 +43,7 @@ PROCESS = (
     "components/aws_access.py",
     "components/component_process.py",
     "components/greengrass_ipc.py",
+    "components/last_configuration.py",
     "components/subscription.py",
     "components/token_exchange.py",
 )
@@ -126,9 +127,15 @@ def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
 
 def _sources(parts: Iterable[str]) -> Iterable[tuple[str, Path]]:
     for part in parts:
-        path = ROOT / part
+        root = _root_of(part)
+        path = root / part
         for file in [path] if path.is_file() else _files(path):
-            yield file.relative_to(ROOT).as_posix(), file
+            yield file.relative_to(root).as_posix(), file
+
+
+def _root_of(part: str) -> Path:
+    """Return the folder that holds a part: in a wheel this file is in the package, at fedgrass/_sources."""
+    return ROOT.parents[1] if ROOT.name == "_sources" and part.startswith("fedgrass") else ROOT
 
 
 def _files(folder: Path) -> list[Path]:

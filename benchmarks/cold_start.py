@@ -28,6 +28,8 @@ from cloud_functions import averager
 imported = time.perf_counter()
 
 class Context:
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self):
         return 300_000
 

@@ -7,11 +7,12 @@ can write its draft and nothing else.
 
 import msgspec
 
-from cloud_functions import closing, groups, making, new_model, shards
+from cloud_functions import closing, groups, making, manifests, new_model, shards
 from cloud_functions.cloud import Cloud
 from cloud_functions.combining import BadSums
 from cloud_functions.making import BadReplies, Making
-from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation import message_fields
+from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, RunBehind, UpdateRefused
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
 from fedgrass.federation.runs import Run
 
@@ -29,9 +30,7 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
     """
     expired = current.expired + 1 if event is Event.LEASE_EXPIRED else 0
     if expired >= MOST_LEASES:
-        died = f"{run.settings.aggregation!r} did not end within the averager's time, {expired} times running"
-        why = "the averager's log says why: too slow, too little memory, or a service that does not answer"
-        closing.give_up(cloud, current, f"aggregation {died} ({why})")
+        closing.give_up(cloud, current, _why_none_ended(current, expired))
         return True
     now = cloud.now()
     leased = cloud.rounds.move(
@@ -43,14 +42,67 @@ def aggregate(cloud: Cloud, run: Run, current: Round, event: Event, *, overdue: 
         lease_until=now + round(cloud.lease_seconds * 1000),
     )
     cloud.tell(leased, f"aggregating: {explain(current, event)}")
-    if leased.work is Work.EVALUATE:
-        closing.close_evaluation(cloud, leased)
-        return True
     try:
+        return _close(cloud, run, leased, overdue=overdue)
+    except (LostRace, NotYet):
+        raise
+    except Exception as error:
+        note_failure(cloud, leased, error)
+        raise
+
+
+def _why_none_ended(current: Round, expired: int) -> str:
+    """Return in words why several leases in a row ended without a model, as far as it is known."""
+    if current.failure:
+        return f"{expired} averagers in a row failed at the round, the last one with {current.failure}"
+    return (
+        f"{expired} averagers in a row did not end within their lease, and none reported an error: their"
+        " function was stopped (its time-out or its memory does not suffice, see the averager's log)"
+    )
+
+
+def note_failure(cloud: Cloud, leased: Round, error: Exception) -> None:
+    """Note in the round why an averager failed at it, so that the reason is known if all fail."""
+    failure = message_fields.shorten(f"{type(error).__name__}: {error}", 300)
+    try:
+        cloud.rounds.note_failure(leased, failure)
+    except Exception as other:  # noqa: BLE001  # what went wrong at first is what has to be known
+        error.add_note(f"and it could not be noted in the round: {other}")
+
+
+def _close(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
+    """Close a round under its lease, or give it up; return whether that is done."""
+    try:
+        manifests.check_not_behind(cloud, leased.run, leased.number)
+        if leased.work is Work.EVALUATE:
+            closing.close_evaluation(cloud, run, leased)
+            return True
         return _average(cloud, run, leased, overdue=overdue)
+    except RunBehind as error:
+        closing.give_up(cloud, leased, str(error))
+        raise
     except AggregationFailed as error:
         closing.give_up(cloud, leased, str(error))
         return True
+
+
+def make_again(cloud: Cloud, run: Run, closed: Round) -> bool:
+    """Make the drafts of a closed round again that were lost; return whether they are as they were.
+
+    The same updates make the same bytes, as long as they are still in the bucket.
+    """
+    replies = closing.counted(cloud, closed)
+    try:
+        begun = making.begin(cloud, run, closed)
+        if cut := shards.of(begun):
+            made = shards.join_again(begun, replies, len(cut))
+        else:
+            made = _made_here(begun, replies)
+    except (AggregationFailed, BadReplies, UpdateRefused, KeyError) as error:
+        cloud.log(f"model {closed.number} of {closed.run} cannot be made again: {error}", "ERROR")
+        return False
+    cloud.tell(closed, f"the drafts of model {closed.number} were lost and are made again")
+    return (made.sha256, made.download_sha256) == (closed.model_sha256, closed.download_sha256)
 
 
 def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
@@ -67,7 +119,7 @@ def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
             replies = [reply for reply in replies if reply.device not in bad.refused]
         else:
             if made:
-                closing.close(cloud, leased, made, settled.good)
+                closing.close(cloud, run, leased, made, settled.good)
             return made is not None
     closing.reopen(cloud, leased, settled)
     return True
@@ -78,6 +130,11 @@ def _made(begun: Making, replies: list[Participant]) -> new_model.Made | None:
     if cut := shards.of(begun):
         shards.hand_over(begun, replies, cut)
         return None
+    return _made_here(begun, replies)
+
+
+def _made_here(begun: Making, replies: list[Participant]) -> new_model.Made:
+    """Make the model of some replies in this process. Raises BadReplies."""
     spoilt: dict[int, str] = {}
     while True:
         done = groups.finished(begun.cloud, begun.round, replies, spoilt)

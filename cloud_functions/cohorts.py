@@ -1,5 +1,6 @@
 """Whom a round asks: the candidates, what the run knows of them, and the strategy's choice."""
 
+import contextlib
 import random
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
 from fedgrass.federation.selection.filters import Requirements, rested
 
+LARGEST_COHORT = 256 * 1024**2  # bytes: more devices than a round can have
 ROUNDS_REMEMBERED = 20  # of a run's history: what a device did before counts for nothing any more
 
 
@@ -57,8 +59,17 @@ def none_once(cloud: Cloud, run: Run, step: Open) -> Cohort:
 
 
 def _keep_once(cloud: Cloud, run: Run, step: Open, cohort: Cohort) -> Cohort:
-    key = object_keys.cohort(run.name, step.number, step.attempt)
-    return _COHORT.decode(cloud.bucket.write_once(key, msgspec.json.encode(cohort)))
+    key, mine = object_keys.cohort(run.name, step.number, step.attempt), msgspec.json.encode(cohort)
+    while True:
+        kept = cloud.bucket.write_once(key, mine)
+        try:
+            return _COHORT.decode(kept)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            cloud.log(f"object {key} is damaged, another cohort is chosen: {error}", "WARNING")
+        with contextlib.suppress(KeyError):  # removed at that moment
+            damaged, version = cloud.bucket.read_version(key, LARGEST_COHORT)
+            if damaged == kept:
+                cloud.bucket.write_over(key, mine, version)
 
 
 def _trainers(cloud: Cloud, run: Run, rng: random.Random) -> Cohort:

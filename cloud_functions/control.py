@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from cloud_functions import coordinator, manifests
 from cloud_functions.cloud import Cloud
@@ -10,10 +11,13 @@ from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
+from fedgrass.federation.message_fields import shorten
 from fedgrass.federation.names import checked_name
-from fedgrass.federation.rounds import Event, State
+from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
+
+_LONGEST_ID = 1024  # characters: of a schedule's ARN and its time, with room
 
 
 def start(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
@@ -56,54 +60,67 @@ def _check_task(cloud: Cloud, old: str, name: str, task: str) -> None:
         raise SettingsError(message)
 
 
-def pause(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def pause(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """Open no more rounds; the open one goes on."""
-    return _change(cloud, name, {RunState.RUNNING}, state=RunState.PAUSED, waiting_since=0)
+
+    def paused(_run: Run) -> dict[str, object]:
+        return {"state": RunState.PAUSED, "waiting_since": 0}
+
+    return _change(cloud, name, event, {RunState.RUNNING}, paused)
 
 
-def resume(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def resume(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """Go on with a paused run."""
-    return _change(cloud, name, {RunState.PAUSED}, state=RunState.RUNNING)
+
+    def resumed(_run: Run) -> dict[str, object]:
+        return {"state": RunState.RUNNING, "reason": ""}
+
+    return _change(cloud, name, event, {RunState.PAUSED}, resumed)
 
 
-def cancel(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def cancel(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """End a run; its open round is abandoned, its models stay."""
-    reason = "cancelled by the operator"
-    return _change(
-        cloud,
-        name,
-        {RunState.RUNNING, RunState.PAUSED},
-        state=RunState.CANCELLED,
-        reason=reason,
-        ended_at=cloud.now(),
-    )
+
+    def cancelled(_run: Run) -> dict[str, object]:
+        reason = "cancelled by the operator"
+        return {"state": RunState.CANCELLED, "reason": reason, "ended_at": cloud.now()}
+
+    return _change(cloud, name, event, {RunState.RUNNING, RunState.PAUSED}, cancelled)
 
 
 def retry(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
-    """Try the newest round again, with as many attempts as at first; an open attempt is given up."""
-    run, allowed = _known(cloud, name), {RunState.RUNNING, RunState.FAILED}
-    _check_state(run, allowed)
-    newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
-    going: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
-    if newest and newest.state in {State.OPEN, State.ABANDONED}:
-        going |= {"granted_attempts": newest.attempt, "granted_round": newest.number}
-    elif run.state is RunState.RUNNING:  # a run can also fail between two rounds, for want of devices
+    """Try the newest round again, with as many attempts as at first; an open attempt is given up.
+
+    The run's row alone says so, in one write with the action's id: the coordinator gives the attempt up.
+    """
+
+    def retried(run: Run) -> dict[str, object]:
+        newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
+        going: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
+        if newest and newest.state in {State.OPEN, State.ABANDONED}:
+            asked.append(newest)
+            return going | {"granted_attempts": newest.attempt, "granted_round": newest.number}
+        if run.state is RunState.RUNNING:  # a run can also fail between two rounds, for want of devices
+            refuse(newest)
+        return going
+
+    def refuse(newest: Round | None) -> NoReturn:
         state = newest.state if newest else "not there"
         message = f"the newest round of run {name!r} is {state}: retry is for open and abandoned ones"
         raise SettingsError(message)
-    if newest and newest.state is State.OPEN:
-        _look_again(cloud, name)
-        try:
-            coordinator.abandon(cloud, newest, Event.GIVEN_UP)
-        except LostRace:
-            return retry(cloud, name, event)  # it moved on at that moment: look at it again
-    return _change(cloud, name, allowed, **going)
+
+    asked: list[Round] = []
+    run = _change(cloud, name, event, {RunState.RUNNING, RunState.FAILED}, retried)
+    if asked:
+        ended = cloud.rounds.round(name, asked[-1].number, asked[-1].attempt)
+        if ended and ended.state is State.CLOSED:  # at that moment: there is nothing to try again
+            refuse(ended)
+    return run
 
 
-def open_next(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def open_next(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
     """Open the next round now, whatever the schedule says."""
-    run = _known(cloud, name)
-    return _change(cloud, name, {RunState.RUNNING}, wanted=run.round + 1)
+    return _change(cloud, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
 
 
 def status(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
@@ -124,6 +141,9 @@ ACTIONS: Mapping[str, Callable[[Cloud, str, Mapping[str, object]], Run]] = {
 
 def act(cloud: Cloud, event: Mapping[str, object]) -> Run:
     """Do what an event asks: ``{"action": "start", "run": name, ...}``; without action it means start.
+
+    An event with an ``id`` is done once: the run remembers the id, and a copy of the event changes nothing.
+    ``start`` needs none, since a run is started once by its name.
 
     Raises:
         SettingsError: the action, the run or a setting cannot be used; the text names it and what may be.
@@ -148,23 +168,51 @@ def _known(cloud: Cloud, name: str) -> Run:
     run = cloud.rounds.run(name)
     if run is None:
         message = f"there is no run {name!r}"
+        if manifests.is_kept(cloud, name):
+            message = f"the row of run {name!r} is lost: `fedgrass repair {name}` rebuilds it"
         raise SettingsError(message)
     return run
 
 
-def _change(cloud: Cloud, name: str, allowed: set[RunState], **changes: object) -> Run:
-    """Change a run that is in one of the ``allowed`` states, and drive it on."""
+def _action_id(event: Mapping[str, object]) -> str:
+    """Return the id of the action that an event asks for; empty if it has none. Raises SettingsError."""
+    found = event.get("id", "")
+    if not isinstance(found, str) or len(found) > _LONGEST_ID:
+        shown = shorten(repr(found), 100)
+        message = f"the event's id is {shown}; it takes a text of at most {_LONGEST_ID} characters"
+        raise SettingsError(message)
+    return found
+
+
+def _change(
+    cloud: Cloud,
+    name: str,
+    event: Mapping[str, object],
+    allowed: set[RunState],
+    changes: Callable[[Run], dict[str, object]],
+) -> Run:
+    """Change a run that is in one of the ``allowed`` states, once per action, and drive it on.
+
+    A copy of an action that was done drives the run on all the same: whoever did it may have died before.
+    """
+    action = _action_id(event)
     while True:
         run = _known(cloud, name)
+        if run.has_done(action):
+            cloud.log(f"{name}: the action {action} was done already")
+            changed = run
+            break
         _check_state(run, allowed)
+        changing = changes(run)
         _look_again(cloud, name)
         try:
-            changed = cloud.rounds.change_run(run, **changes)
+            changed = cloud.rounds.change_run(run, **changing, **run.with_action(action))
         except LostRace:
-            continue  # it moved on at that moment: ask again
-        with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
-            coordinator.advance(cloud, name)
-        return cloud.rounds.run(name) or changed
+            continue  # it moved on at that moment, or this very write was made: look again
+        break
+    with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+        coordinator.advance(cloud, name)
+    return cloud.rounds.run(name) or changed
 
 
 def _look_again(cloud: Cloud, name: str) -> None:

@@ -21,10 +21,10 @@ from cloud_functions import (
 from cloud_functions.cloud import Cloud
 from cloud_functions.initial_models import read_initial, write_for_download
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
-from fedgrass.federation import encodings
+from fedgrass.federation import encodings, message_fields
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.carried import layout_with
-from fedgrass.federation.errors import LostRace, NotYet, SettingsError
+from fedgrass.federation.errors import DraftLost, LostRace, NotYet, RunBehind, SettingsError
 from fedgrass.federation.rounds import Event, Round, State, explain, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 from fedgrass.federation.settings import RunSettings, check_training
@@ -107,6 +107,8 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
     while going:
         run = cloud.rounds.run(name)
         if run is None:
+            if manifests.is_kept(cloud, name):
+                cloud.log(f"{name}: the run's row is lost; `fedgrass repair {name}` rebuilds it", "ERROR")
             return
         newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and newest is None:  # to open round 1 again would spoil the models that are there
@@ -117,6 +119,8 @@ def advance(cloud: Cloud, name: str, alarm: Alarm | None = None) -> None:
             going = _step(cloud, run, newest, alarm)
         except LostRace:
             going = True  # somebody else took the step: look where the run stands now
+        except RunBehind as error:
+            going = _stop(cloud, run, newest, str(error))
 
 
 def look_after(cloud: Cloud, reminder: Reminder) -> None:
@@ -135,7 +139,10 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
     if newest and run.published < newest.number:
         if newest.state is State.CLOSED and not cloud.averages:  # whoever may read drafts publishes the model
             return _send_for_averager(cloud, run)
-        run = _conclude(cloud, run, newest)
+        concluded = _conclude(cloud, run, newest)
+        if concluded is None:
+            return False
+        run = concluded
     if run.state not in LIVING:
         return _wind_up(cloud, run, newest, alarm)
     if not run.round:
@@ -156,16 +163,57 @@ def _step(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> 
     return newest is not None and _drive(cloud, run, newest, alarm)
 
 
-def _conclude(cloud: Cloud, run: Run, newest: Round) -> Run:
-    """Deal once with the end of a round: publish its model, also of a run that was cancelled meanwhile."""
+def _stop(cloud: Cloud, run: Run, newest: Round | None, reason: str) -> bool:
+    """Let a run that is still going wait for the operator, and say why. Return whether to look again."""
+    cloud.log(f"{run.name}: {reason}", "ERROR")
+    if run.state in LIVING and (run.state, run.reason) != (RunState.PAUSED, reason):
+        try:
+            cloud.rounds.change_run(run, state=RunState.PAUSED, reason=reason, waiting_since=0)
+        except LostRace:
+            return True
+        if newest:
+            cloud.tell(newest, f"run PAUSED: {reason}")
+    return False
+
+
+def _conclude(cloud: Cloud, run: Run, newest: Round) -> Run | None:
+    """Deal once with the end of a round: publish its model, also of a run that was cancelled meanwhile.
+
+    Return the run as it is then; None if there is no such model, with which the run has ended.
+    """
     if newest.state is State.CLOSED:
-        closing.conclude(cloud, run, newest)
+        while True:
+            try:
+                closing.conclude(cloud, run, newest)
+            except DraftLost as lost:
+                if not averaging.make_again(cloud, run, newest):
+                    return _end_without_model(cloud, run, newest, str(lost))
+                continue  # once for each draft that is lost
+            break
     elif run.state in LIVING and skipped(run, newest):
         cloud.tell(newest, f"evaluation of model {newest.base} skipped: {newest.reason}")
     else:
         return run
     # Not again with each message while the run waits.
     return cloud.rounds.change_run(run, published=newest.number)
+
+
+def _end_without_model(cloud: Cloud, run: Run, closed: Round, lost: str) -> Run | None:
+    """End a run whose newest model was lost before it was published, and cannot be made again.
+
+    Return it if it had been cancelled: then nothing is left to do.
+    """
+    base = f"{run.name}/{closed.base}"
+    reason = message_fields.shorten(
+        f"model {closed.number} is lost: {lost}; its updates do not make the same model again. Continue from"
+        f" the model before it: `fedgrass run start NAME --continue-from {base}`"
+    )
+    cloud.log(f"{run.name}: {reason}", "ERROR")
+    if run.state is RunState.CANCELLED:  # it has ended, and goes nowhere from that model
+        return cloud.rounds.change_run(run, published=closed.number)
+    if run.state in LIVING:
+        _end(cloud, run, closed, RunState.FAILED, reason)
+    return None
 
 
 def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) -> bool:
@@ -179,6 +227,9 @@ def _wind_up(cloud: Cloud, run: Run, newest: Round | None, alarm: Alarm | None) 
 
 def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
     """Take one step within a round that is OPEN or AGGREGATING."""
+    if newest.state is State.OPEN and run.has_given_up(newest):
+        abandon(cloud, newest, Event.GIVEN_UP)
+        return True
     if newest.state is State.OPEN and not newest.announced:
         opening.announce_all(cloud, run, newest)
         return True
@@ -188,7 +239,7 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return True
     # Only averagers hand groups over: of a reply whose averager died, the message comes back to another.
     is_open = event is None and newest.state is State.OPEN
-    if is_open and cloud.averages and groups.begin_full(cloud, newest):
+    if is_open and cloud.averages and groups.begin_full(cloud, run, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

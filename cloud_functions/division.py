@@ -2,10 +2,11 @@
 
 import contextlib
 
-from cloud_functions import coordinator, groups, shards
+from cloud_functions import averaging, coordinator, groups, shards
 from cloud_functions.cloud import Cloud
 from fedgrass.federation.division import Job
 from fedgrass.federation.errors import LostRace, NotYet
+from fedgrass.federation.rounds import State
 
 _TRIES = 5  # at a job while others move its round
 
@@ -21,6 +22,11 @@ def work(cloud: Cloud, job: Job) -> None:
             (groups.add_up if job.kind == "group" else shards.make)(cloud, job)
         except LostRace:
             continue
+        except NotYet:
+            raise
+        except Exception as error:
+            _note_failure(cloud, job, error)
+            raise
         break
     else:
         message = f"{job.kind} {job.number} of round {job.round} of run {job.run}: others move the round"
@@ -28,3 +34,10 @@ def work(cloud: Cloud, job: Job) -> None:
     if job.kind == "shard":
         with contextlib.suppress(NotYet):  # other shards are still being made
             coordinator.advance(cloud, job.run)
+
+
+def _note_failure(cloud: Cloud, job: Job, error: Exception) -> None:
+    """Note why a shard cannot be made; of a group that is not summed, the updates are read later."""
+    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    if current and current.state is State.AGGREGATING and job.kind == "shard":
+        averaging.note_failure(cloud, current, error)

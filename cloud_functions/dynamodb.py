@@ -68,9 +68,13 @@ class DynamoRounds:
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
-        actions = [self._table.update(run.name, "run", changes, _where_it_stands(run))]
+        stands = _where_it_stands(run)
+        if "actions" in changes:
+            stands["actions"] = run.actions
+        actions = [self._table.update(run.name, "run", changes, stands)]
         if "state" in changes:
-            actions.append(self._table.update(_LIST, run.name, {"state": changes["state"]}))
+            listed = {"state": changes["state"], "settled": False}
+            actions.append(self._table.update(_LIST, run.name, listed))
             actions.append(self._living(run.name, changes["state"]))
         self._table.transact(actions)
         return msgspec.structs.replace(run, **changes)
@@ -157,10 +161,11 @@ class DynamoRounds:
         leased = {"state": State.AGGREGATING, "fence": of.fence}
         self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
 
-    def begin_group(self, of: Round) -> None:
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
         """Count a group more; see ``RoundStore``."""
         stands = {"state": State.OPEN, "groups": of.groups}
-        self._table.write(self._update_round(of, {"groups": of.groups + 1}, stands))
+        values = {"groups": of.groups + 1, "example_cap": example_cap}
+        self._table.write(self._update_round(of, values, stands))
 
     def members(self, of: Round, group: int) -> Iterator[Participant]:
         """Return the participants of a group; see ``RoundStore``."""
@@ -173,19 +178,43 @@ class DynamoRounds:
         values = {"received_at": received_at}
         self._move_participant(of, part, Participation.LATE, values, {"state": of.state})
 
-    def restore_run(self, lost: Run) -> None:
+    def unsettled(self) -> list[str]:
+        """Return the names of the runs that have ended and may have left something; see ``RoundStore``."""
+        rows = self._table.query(_LIST)
+        return [row["item"] for row in rows if row["state"] not in LIVING and not row.get("settled")]
+
+    def settle(self, name: str) -> None:
+        """Note that a run which has ended left nothing undone; see ``RoundStore``."""
+        self._table.write(self._table.update(_LIST, name, {"settled": True}))
+
+    def note_failure(self, of: Round, failure: str) -> None:
+        """Note why an averager cannot end its lease; see ``RoundStore``."""
+        leased = {"state": State.AGGREGATING, "fence": of.fence}
+        self._table.write(self._update_round(of, {"failure": failure}, leased))
+
+    def restore_run(self, lost: Run, over: Run | None = None) -> None:
         """Store a run and its entries in the lists, each where it is missing; see ``RoundStore``."""
+        if over:
+            self.change_run(over, **{name: value for name, value in to_row(lost).items() if name != "name"})
         self._table.put_unless_there(self._table.new(_run_row(lost)))
         self._table.put_unless_there(self._table.new(_listed(lost)))
         if lost.state in LIVING:
             self._table.put_unless_there(self._living(lost.name, lost.state))
 
-    def restore_round(self, lost: Round) -> None:
+    def restore_round(self, lost: Round, over: Round | None = None) -> None:
         """Store a round unless it is there; see ``RoundStore``."""
+        if over:
+            values = {name: value for name, value in to_row(lost).items() if name != "run"}
+            stands = {"state": over.state, "fence": over.fence}
+            self._table.write(self._update_round(lost, values, stands))
+            return
         self._table.put_unless_there(self._table.new(_round_row(lost)))
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
         """Store participants where they are missing; see ``RoundStore``."""
+        if over:
+            self._table.put_all([_participant_row(of, participant) for participant in lost])
+            return
         self._table.put_missing([_participant_row(of, participant) for participant in lost])
 
     def _move_participant(

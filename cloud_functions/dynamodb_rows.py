@@ -63,7 +63,7 @@ def to_record(row: Row, kind: type[Record]) -> Record:
 _PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 _JSON_FIELDS = frozenset(
-    {"base_carried", "carried", "metrics", "needs", "progress", "settings", "train_metrics"}
+    {"base_carried", "carried", "judged", "metrics", "needs", "progress", "settings", "train_metrics"}
 )
 
 
@@ -72,7 +72,8 @@ def update_expression(
 ) -> dict[str, Any]:
     """Return the expressions that set ``values`` and add to counters if the row stands as ``stands``.
 
-    A set of values in ``stands`` means any of them. The row has to exist in any case.
+    A set of values in ``stands`` means any of them. The row has to exist in any case. A count that is to be 0
+    may be missing: rows that were written before the count was introduced do not have it.
     """
     names = {"#run": "run"}
     bound: dict[str, object] = {}
@@ -82,7 +83,10 @@ def update_expression(
         allowed = sorted(value) if isinstance(value, frozenset) else [value]
         places = [f":c{index}_{place}" for place in range(len(allowed))]
         bound.update(zip(places, allowed, strict=True))
-        conditions.append(f"#c{index} IN ({', '.join(places)})")
+        stands_so = f"#c{index} IN ({', '.join(places)})"
+        if value == 0:
+            stands_so = f"(attribute_not_exists(#c{index}) OR {stands_so})"
+        conditions.append(stands_so)
     changes = []
     for index, (name, value) in enumerate(values.items()):
         names[f"#s{index}"] = name
@@ -122,7 +126,18 @@ def translated(error: ClientError) -> Exception:
     code = error.response["Error"]["Code"]
     if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in _reasons(error):
         return LostRace("a row was moved by somebody else first")
-    return error
+    return _with_reasons(error)
+
+
+def _with_reasons(error: ClientError) -> ClientError:
+    """Return the error of a cancelled transaction with the reasons of its rows, which its text lacks."""
+    said = {reason.get("Message") for reason in error.response.get("CancellationReasons", [])} - {None, ""}
+    if not said:
+        return error
+    found = error.response["Error"]
+    message = f"{found.get('Message', '')}: {', '.join(sorted(map(str, said)))}"
+    answer: Any = {**error.response, "Error": {**found, "Message": message}}
+    return ClientError(answer, error.operation_name)
 
 
 def _reasons(error: ClientError) -> set[str]:

@@ -73,6 +73,12 @@ class Table:
         """Return a deletion of the row with this key, if there is one."""
         return {"Delete": {"TableName": self._name, "Key": marshal(row)}}
 
+    def put_all(self, rows: Sequence[Row]) -> None:
+        """Put rows over whatever is there, many at a time."""
+        puts = [self.put(row) for row in rows]
+        for start in range(0, len(puts), _MOST_PER_TRANSACTION):
+            self.transact(puts[start : start + _MOST_PER_TRANSACTION])
+
     def put_missing(self, rows: Sequence[Row]) -> None:
         """Put the rows that are not there yet, many at a time."""
         puts = [self.new(row) for row in rows]

@@ -2,6 +2,12 @@
 
 Invoked directly with ``{"action": "start", "run": name, "settings": {...}}`` (by the console, a timer, or any
 caller with the right to; control.py has all actions), and through the hello queue with what the rule wrote.
+
+Lambda and EventBridge deliver at least once, so an action carries an id and is done once. It is the event's
+own ``id``: the console makes one for each command, a timer names its occasion, an event of EventBridge has
+one from its bus. An event without takes the id of Lambda's request, which stays the same when Lambda repeats
+an asynchronous invocation. A source that itself delivers twice makes two requests of it, and has to give
+an id.
 """
 
 import base64
@@ -23,8 +29,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     cloud = wiring.cloud(context, averages=False)
     if "Records" in event:
         return each_record(event, cloud.log, lambda body: _hello(cloud, body))
-    with cloud.log.about(str(event.get("run", ""))):
-        return _asked(cloud, event)
+    asked = _with_id(event, context.aws_request_id)
+    with cloud.log.about(str(asked.get("run", ""))):
+        return _asked(cloud, asked)
+
+
+def _with_id(event: dict[str, Any], request: str) -> dict[str, Any]:
+    """Return what an event asks, with the id by which it is done once."""
+    detail = event.get("detail")
+    if "detail-type" in event and isinstance(detail, dict):  # as a rule of EventBridge hands it on
+        event = {"id": event.get("id", ""), **detail}
+    return event if event.get("id") else {**event, "id": request}
 
 
 def _asked(cloud: Cloud, event: dict[str, Any]) -> dict[str, Any]:

@@ -2,29 +2,39 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from cloud_functions import strategies, weighing
+from cloud_functions import manifests, strategies, weighing
 from cloud_functions.cloud import Cloud
-from cloud_functions.combining import Change, Sum
+from cloud_functions.combining import Change, Combiner, Sum
 from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named, open_updates
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
-from cloud_functions.whole_files import whole
+from cloud_functions.server_step import ServerStep
+from cloud_functions.whole_files import fingerprint, whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
-from fedgrass.federation.encodings import encode_model
-from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
+from fedgrass.federation.encodings import encode_model, is_encoded
+from fedgrass.federation.errors import (
+    AggregationFailed,
+    DraftLost,
+    RunBehind,
+    SettingsError,
+    UpdateRefused,
+)
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
-from fedgrass.federation.slices import Kind, Slice
+from fedgrass.federation.slices import Slice
+from fedgrass.federation.trained_arrays import averaged_arrays, is_statistic
 from fedgrass.federation.weights import Layout, sha256
 
 Floats = NDArray[np.float64]
+_MOST_SHOWN = 8  # arrays that a warning names
 
 
 class Made(Struct, frozen=True):
@@ -45,14 +55,42 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        changes = weighing.changes(making, combiner(making, open_updates(making, replies)), replies, groups)
-        files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
+        combined = combiner(making, open_updates(making, replies))
+        step = step_of(making, combined, groups)
+        changes = weighing.changes(making, combined, step, replies, groups)
+        files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
+    warn_of_guesses(making, step)
     return finished(making, files)
 
 
-def write(
+def step_of(making: Making, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
+    """Return what makes the new values of a model, once the updates have voted on what gradients move."""
+    votes = sum((group.votes for group in groups), combined.votes)
+    averaged = averaged_arrays(making.arrays, votes)
+    settle = partial(combined.settled, alone=not groups)
+    turn = making.round.number - making.run.progress.evaluations
+    guess = making.guarded.steps and not votes.is_declared
+    return ServerStep(making.guarded, making.layout, averaged, settle, turn=turn, guess=guess)
+
+
+def warn_of_guesses(making: Making, step: ServerStep) -> None:
+    """Warn of arrays that were averaged though the updates do not declare which ones gradients move."""
+    if not step.guess:
+        return
+    by_name = [name for name in making.arrays if is_statistic(name)]
+    if guessed := [*by_name, *sorted(step.guessed)]:
+        shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
+        making.cloud.tell(
+            making.round,
+            "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
+            f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
+        )
+
+
+def write(  # noqa: PLR0913 # it is what a model is made of
     making: Making,
     changes: Generator[Change],
+    step: ServerStep,
     key_of: Callable[[str], str],
     *,
     counted: int,
@@ -63,6 +101,7 @@ def write(
     Args:
         making: what is made.
         changes: the combined changes, in order.
+        step: what makes the new values of them.
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
@@ -73,7 +112,6 @@ def write(
         AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
     """
     guarded = making.guarded
-    turn = making.round.number - making.run.progress.evaluations
     before = _state_before(making)
     with ExitStack() as files:
 
@@ -90,13 +128,12 @@ def write(
         def write_slice(made: Change) -> None:
             part = made.part
             if name := _carried_in(making, part):
-                values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
-                carried[name].write(part, values)
+                kept_before = before[name](part)
+                values = guarded.carry(kept_before.copy(), made.change, counted, making.round.asked)
+                carried[name].write(part, step.carried(part, kept_before, values))
                 return
             kept = {name: before[name](part) for name in states}
-            # No count of batches has a momentum.
-            stepped = guarded.steps and part.kind is not Kind.WHOLE
-            model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
+            model.write(part, step.values(made, kept))
             for name, state in states.items():
                 state.write(part, kept[name])
 
@@ -136,7 +173,7 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
         )
         for name in making.guarded.strategy.carried
     }
-    if encoding.kind == "float32":
+    if not is_encoded(making.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > making.cloud.largest_held:
         raise AggregationFailed(
@@ -170,21 +207,52 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
 
 
 def keep(cloud: Cloud, run: Run, closed: Round) -> None:
-    """Give the drafts of the lease that closed a round their lasting keys. Repeating it does no harm."""
-    copies = {"model": object_keys.model(closed.run, closed.number)}
+    """Give the drafts of the lease that closed a round their lasting keys, each once.
+
+    Repeating it does no harm, and what is there is never written over.
+
+    Raises:
+        RunBehind: the bucket has another model of that round.
+        DraftLost: a draft is gone, and what it was to become is not there.
+    """
+    copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
     try:
         names = strategies.load(run.settings).state
     except SettingsError as error:  # it was deployed away in between; the next round says so too
         cloud.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
         names = ()
-    copies |= {name: object_keys.state(closed.run, closed.number, name) for name in names}
+    for name in names:
+        carried = closed.carried.get(name)
+        copies[name] = (object_keys.state(closed.run, closed.number, name), carried.sha256 if carried else "")
     if closed.download_sha256:
         kind = run.settings.download_encoding
-        copies[kind] = object_keys.encoded_model(closed.run, closed.number, kind)
-    for file, key in copies.items():
-        cloud.bucket.copy(draft(closed, file), key)
+        copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
+    for file, (key, expected) in copies.items():
+        _keep_once(cloud, closed, file, key, expected)
+
+
+def _keep_once(cloud: Cloud, closed: Round, file: str, key: str, expected: str) -> None:
+    """Copy a draft to its lasting key, unless the same is there.
+
+    ``expected`` is its SHA-256, if that is known.
+    """
+    try:
+        if cloud.bucket.copy_once(draft(closed, file), key):
+            return
+    except KeyError as error:
+        if not cloud.bucket.exists(key):
+            message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
+            raise DraftLost(message) from error
+    if not expected:  # of the server's state nothing is written down; it goes with the model
+        return
+    try:
+        found = fingerprint(cloud.bucket, key).sha256
+    except UpdateRefused as error:
+        found = str(error)
+    if found != expected:
+        raise RunBehind(manifests.behind(closed.run, key))
 
 
 def draft(of: Round, file: str) -> str:
     """Return the key of a draft of the lease that a round has."""
-    return object_keys.draft(of.run, of.number, of.attempt, of.fence, file)
+    return object_keys.draft(of.run, of.number, of.attempt, of.lease, file)

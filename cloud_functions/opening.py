@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from cloud_functions import candidates, cohorts, strategies, waiting
+from cloud_functions import candidates, cohorts, manifests, strategies, waiting
 from cloud_functions.cloud import Cloud
 from fedgrass.federation import division, message_fields, messages, object_keys, topics
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.encoding import Encoding
-from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.messages import Announcement, Carried
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Open, Progress, Run, progress_after
@@ -23,8 +23,10 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
 
     Raises:
         LostRace: somebody else opened it, or the run has moved on.
+        RunBehind: there is such a round already.
     """
     began = cloud.now()
+    manifests.check_not_behind(cloud, run.name, step.number)
     cohort = cohorts.choose_once(cloud, run, step) or waiting.for_devices(cloud, run, step)
     if cohort is None:
         return False
@@ -37,10 +39,25 @@ def open_round(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool
     cloud.rounds.ask(opened, cohort.devices)
     # The alarm stands before the round does: a round without an alarm could wait for ever.
     cloud.alarms.set(deadline_of(opened))
-    cloud.rounds.open_round(run, opened, progress)
+    _store(cloud, run, opened, progress)
     aim = f" to evaluate model {opened.base}" if opened.work is Work.EVALUATE else ""
     cloud.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
     return True
+
+
+def _store(cloud: Cloud, run: Run, opened: Round, progress: Progress) -> None:
+    """Store a new round as the run's newest.
+
+    Where somebody else has opened it, the run's row has moved on with it. If that has not, the rows are of
+    different times, and whoever tried again would find that for ever.
+    """
+    try:
+        cloud.rounds.open_round(run, opened, progress)
+    except LostRace as lost:
+        if cloud.rounds.round(opened.run, opened.number, opened.attempt) is None:
+            raise
+        row = f"the row of round {opened.number} attempt {opened.attempt}"
+        raise RunBehind(manifests.behind(run.name, row)) from lost
 
 
 def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
@@ -57,7 +74,7 @@ def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -
         announced_batches=1,
         reason=reason,
     )
-    cloud.rounds.open_round(run, abandoned, progress)
+    _store(cloud, run, abandoned, progress)
     cloud.tell_end(abandoned, f"abandoned: {reason}")
 
 

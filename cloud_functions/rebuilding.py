@@ -6,15 +6,13 @@ from msgspec import Struct
 from cloud_functions import manifests
 from cloud_functions.cloud import Cloud
 from cloud_functions.cohorts import Cohort
-from cloud_functions.manifests import RoundManifest
+from cloud_functions.manifests import WITHOUT_MANIFEST, RoundManifest
 from cloud_functions.whole_files import fingerprint
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run
-
-WITHOUT_MANIFEST = "rebuilt from its cohort; who replied is not known"
 
 _AFTER_REPLIES = {State.AGGREGATING, State.CLOSED}
 
@@ -24,8 +22,14 @@ class Attempt(Struct, frozen=True):
 
     round: Round
     lost: bool  # the round's own row
-    participants: list[Participant]  # those whose rows are missing
+    participants: list[Participant]  # those whose rows are missing, or are to be replaced
     unknown: int  # participants whose rows are missing and of whom the bucket knows too little
+    over: Round | None = None  # the round's row, where the bucket has another end of it
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the round's row is to be written."""
+        return self.lost or self.over is not None
 
 
 class _Base(Struct, frozen=True):
@@ -62,6 +66,8 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
     while run is None or number <= run.round:
         last = run.attempt if run and number == run.round else None
         found = _read_round(cloud, origin.name, number, last, base)
+        if run is None and not found:
+            found = _of_its_model(cloud, origin.name, number, base)
         if run:
             _check_found(run, number, found)
         attempts += found
@@ -77,6 +83,45 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
         base = _Base(made, closed.model_sha256, closed.model_bytes, closed.carried, closed.closed_at)
         number += 1
     return attempts
+
+
+def is_behind(cloud: Cloud, run: Run) -> bool:
+    """Return whether bucket or table have a later history of a run than its row.
+
+    They have after the table was restored from a backup.
+    """
+    for later in ((run.round, run.attempt + 1), (run.round + 1, 1)):
+        if cloud.rounds.round(run.name, *later):
+            return True
+    if run.round:
+        manifest = manifests.round_of(cloud, run.name, run.round)
+        if manifest and manifest.round.attempt != run.attempt:
+            return True
+        newest = cloud.rounds.round(run.name, run.round, run.attempt)
+        if newest and newest.state is not State.CLOSED and _has_end(cloud, run.name, run.round):
+            return True
+        if manifest and newest and not manifests.is_same(manifest.round, newest):
+            return True
+    return _has_end(cloud, run.name, run.round + 1)
+
+
+def _has_end(cloud: Cloud, name: str, number: int) -> bool:
+    keys = (object_keys.round_manifest(name, number), object_keys.model(name, number))
+    return any(cloud.bucket.exists(key) for key in keys)
+
+
+def later_attempts(cloud: Cloud, closed: Round) -> list[Round]:
+    """Return attempts that the table has after one that closed the round, and that go on.
+
+    They were opened in a table that was restored, before it was known that the round had been closed.
+    """
+    found = []
+    attempt = closed.attempt + 1
+    while later := cloud.rounds.round(closed.run, closed.number, attempt):
+        if later.state in {State.OPEN, State.AGGREGATING}:
+            found.append(later)
+        attempt += 1
+    return found
 
 
 def _was_skipped(cloud: Cloud, ended: Round, run: Run | None) -> bool:
@@ -130,8 +175,18 @@ def _read_attempt(
     cohort = manifests.cohort_of(cloud, name, number, attempt)
     if stored is None and kept is None and cohort is None:
         return None
+    if stored and kept and not manifests.is_same(kept.round, stored):
+        return Attempt(kept.round, lost=False, participants=kept.participants, unknown=0, over=stored)
+    if stored and not manifest and stored.state is not State.CLOSED:
+        made = _without_manifest(cloud, name, which, cohort, base)
+        if made.state is State.CLOSED:
+            made = msgspec.structs.replace(made, asked=stored.asked, opened_at=stored.opened_at)
+            return Attempt(made, lost=False, participants=[], unknown=0, over=stored)
     rebuilt = stored or (kept.round if kept else _without_manifest(cloud, name, which, cohort, base))
-    there = {participant.device for participant in cloud.rounds.participants(rebuilt)}
+    there = {participant.device: participant for participant in cloud.rounds.participants(rebuilt)}
+    if kept and stored is None:  # of a table restored to just before the round, the rows may be older ones
+        differing = [part for part in kept.participants if there.get(part.device) != part]
+        return Attempt(rebuilt, lost=True, participants=differing, unknown=0)
     if kept and rebuilt.state in _AFTER_REPLIES:
         parts = kept.participants
     else:  # of a round whose row is there a device may have been counted already: it must not be asked again
@@ -139,6 +194,12 @@ def _read_attempt(
     missing = [participant for participant in parts if participant.device not in there]
     unknown = max(0, rebuilt.asked - len(there) - len(missing))
     return Attempt(rebuilt, stored is None, missing, unknown)
+
+
+def _of_its_model(cloud: Cloud, name: str, number: int, base: _Base) -> list[Attempt]:
+    """Return a round of which nothing but its model is left, as one attempt; none if there is no model."""
+    made = _without_manifest(cloud, name, (number, 1), None, base)
+    return [Attempt(made, lost=True, participants=[], unknown=0)] if made.state is State.CLOSED else []
 
 
 def _asked(of: Round, cohort: Cohort) -> list[Participant]:

@@ -1,12 +1,14 @@
 """``repair``: rebuild the rows of a run that the table has lost, from what the bucket keeps of it.
 
-Rows are only put where none is. The run's own row comes last: until it is there nobody moves the run, and a
-repair that died half-way is simply repeated.
+Both ways are compared. What the table lacks is put where no row is. Where the bucket is ahead, as after the
+table was restored from a backup, the bucket is right, since what was published is never changed: such a row
+is replaced if it still is as it was read. The run's own row comes last: a repair that died half-way is simply
+repeated.
 """
 
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +16,19 @@ import msgspec
 
 from cloud_functions import control, coordinator, manifests
 from cloud_functions.cloud import Cloud
-from cloud_functions.rebuilding import Attempt, read_attempts
+from cloud_functions.rebuilding import Attempt, is_behind, later_attempts, read_attempts
 from cloud_functions.waiting import LOOK_AGAIN_SECONDS
 from cloud_functions.whole_files import fingerprint
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.alarms import Reminder
-from fedgrass.federation.errors import NotYet, SettingsError, UpdateRefused
+from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.rounds import Participant, Round, State, Work
+from fedgrass.federation.rounds import Event, Participant, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
+
+LEFT_OPEN = "left open by a run that had gone on without it, or had ended"
+_UNENDED = frozenset({State.OPEN, State.AGGREGATING})
+_TRIES = 5  # at a run whose rows others move meanwhile
 
 
 @dataclass
@@ -30,44 +36,60 @@ class Plan:
     """The rows that are missing, and what people are told of them."""
 
     lines: list[str] = field(default_factory=list)
-    participants: list[tuple[Round, list[Participant]]] = field(default_factory=list)
-    rounds: list[Round] = field(default_factory=list)
-    run: Run | None = None  # if its row or its entry in the list is missing
+    participants: list[tuple[Attempt, list[Participant]]] = field(default_factory=list)
+    rounds: list[Attempt] = field(default_factory=list)
+    left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run goes on without them
+    run: Run | None = None  # if its row or its entry in the list is missing, or is behind
+    over: Run | None = None  # its row, if that is behind
     advice: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is missing."""
-        return not (self.participants or self.rounds or self.run)
+        """Whether nothing is to be done."""
+        return not (self.participants or self.rounds or self.left_open or self.run)
 
 
 def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
     """Repair the run that an event names; with ``dry_run: true`` only say what would be written.
 
     Raises:
-        SettingsError: there is nothing to rebuild the run from, or the bucket lacks a model or a manifest.
+        SettingsError: there is nothing to rebuild the run from, or the bucket lacks a model or a manifest; or
+            others move the run all the time.
     """
     name, dry_run = control.named_run(event), event.get("dry_run", False)
     if not isinstance(dry_run, bool):
         message = f"dry_run is {dry_run!r}; it may be true or false"
         raise SettingsError(message)
-    plan = make_plan(cloud, name)
-    word = "would write" if dry_run else "wrote"
-    lines = [f"{word} {line}" for line in plan.lines] or ["nothing is missing"]
-    if not plan.empty and not dry_run:
-        _write(cloud, name, plan)
-    return {"run": name, "lines": lines + plan.advice}
+    lines: list[str] = []
+    for _ in range(_TRIES):
+        plan = make_plan(cloud, name)
+        word = "would write" if dry_run else "wrote"
+        lines += [f"{word} {line}" for line in plan.lines]
+        if plan.empty or dry_run:
+            break
+        try:
+            _write(cloud, name, plan)
+        except LostRace:  # a row was moved since it was read: compare again
+            continue
+        break
+    else:
+        message = f"run {name!r} is moved by others all the time: `fedgrass run pause {name}` first"
+        raise SettingsError(message)
+    return {"run": name, "lines": (lines or ["nothing is missing"]) + plan.advice}
 
 
 def _write(cloud: Cloud, name: str, plan: Plan) -> None:
-    for of, participants in plan.participants:
-        cloud.rounds.restore_participants(of, participants)
-    for lost in plan.rounds:
-        cloud.rounds.restore_round(lost)
+    for attempt, participants in plan.participants:
+        cloud.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
+    for attempt in plan.rounds:
+        cloud.rounds.restore_round(attempt.round, attempt.over)
+    for left in plan.left_open:
+        event = Event.GIVEN_UP if left.state is State.OPEN else Event.AGGREGATION_FAILED
+        cloud.rounds.move(left, event, reason=LEFT_OPEN, closed_at=cloud.now())
     # The same as after any change of a run: whoever repairs may die before the run is driven on.
     cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
     if plan.run:
-        cloud.rounds.restore_run(plan.run)
+        cloud.rounds.restore_run(plan.run, plan.over)
     with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
         coordinator.advance(cloud, name)
 
@@ -79,34 +101,63 @@ def make_plan(cloud: Cloud, name: str) -> Plan:
     if origin is None:
         message = f"there is no run {name!r}, neither in the table nor as {object_keys.run_manifest(name)}"
         raise SettingsError(message)
-    attempts = read_attempts(cloud, origin, run)
+    behind = run is not None and is_behind(cloud, run)
+    attempts = read_attempts(cloud, origin, None if behind else run)
     plan = Plan()
     for attempt in attempts:
         _plan_attempt(plan, attempt)
-    if attempts and attempts[-1].lost:
+    if attempts and attempts[-1].rewritten:
         _check_model(cloud, attempts[-1].round)
-    if run is None:
-        plan.run = _rebuilt(cloud, origin, attempts)
-        plan.lines.append(f"the run: {plan.run.state} {plan.run.reason}".rstrip())
-        if plan.run.state is RunState.PAUSED:
-            plan.advice.append(f"`fedgrass run resume {name}` goes on with the run, `cancel` ends it")
-        return plan
+    for left in _left_open(cloud, run, attempts):
+        plan.left_open.append(left)
+        plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")
+    if run is None or behind:
+        _plan_run(cloud, plan, origin, run, attempts)
+    else:
+        _plan_lists(cloud, plan, run, attempts)
+    return plan
+
+
+def _left_open(cloud: Cloud, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
+    """Yield the attempts that have not ended, although the run has, or has gone on without them."""
+    for attempt in attempts:
+        newest = attempt is attempts[-1]
+        if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
+            yield attempt.round
+        if attempt.round.state is State.CLOSED:
+            yield from later_attempts(cloud, attempt.round)
+
+
+def _plan_run(cloud: Cloud, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
+    """Plan the row of a run where it is missing, or in place of ``run``, which is behind."""
+    rebuilt = _rebuilt(cloud, origin, attempts)
+    if run and run.state is RunState.CANCELLED:
+        rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
+    plan.run, plan.over = rebuilt, run
+    plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
+    if rebuilt.state is RunState.PAUSED:
+        plan.advice.append(f"`fedgrass run resume {rebuilt.name}` goes on with the run, `cancel` ends it")
+
+
+def _plan_lists(cloud: Cloud, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
+    """Plan the entries in the lists of runs where they are missing."""
+    name = run.name
     if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
         plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
     if name not in cloud.rounds.runs() or (run.state in LIVING and name not in cloud.rounds.living()):
         plan.run = run
         plan.lines.append(f"the run's entry in the list of runs: {run.state}")
-    return plan
 
 
 def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
     of = attempt.round
     where = f"round {of.number} attempt {of.attempt}"
-    if attempt.lost:
-        plan.rounds.append(of)
-        plan.lines.append(f"{where}: {of.state} {of.reason}".rstrip())
+    if attempt.rewritten:
+        plan.rounds.append(attempt)
+        instead = f" in place of {attempt.over.state}" if attempt.over else ""
+        plan.lines.append(f"{where}: {of.state}{instead} {of.reason}".rstrip())
     if attempt.participants:
-        plan.participants.append((of, attempt.participants))
+        plan.participants.append((attempt, attempt.participants))
         plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
     if attempt.unknown:
         more = "; `fedgrass run retry` tries it again" if of.state in {State.OPEN, State.AGGREGATING} else ""
@@ -179,6 +230,9 @@ def _published(cloud: Cloud, run: Run, closed: Round) -> int:
         said = cloud.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:
         return closed.number - 1
-    latest = messages.decode(said, NewModel)
+    try:
+        latest = messages.decode(said, NewModel)
+    except MessageError:  # damaged: it is written again as the run goes on
+        return closed.number - 1
     # Another run of the task may have a newer model: its pointer is not turned back.
     return closed.number - 1 if latest.run == run.name and latest.round < closed.number else closed.number

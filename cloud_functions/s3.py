@@ -137,16 +137,22 @@ class S3Bucket:
         """Return a writer of an object that comes piece by piece; see ``Bucket``."""
         return S3Writer(self._client, self.name, key)
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy an object within the bucket; see ``Bucket``."""
+    def copy_once(self, source: str, target: str) -> bool:
+        """Copy an object within the bucket unless there is one at ``target``; see ``Bucket``."""
         try:
             self._client.copy_object(
-                Bucket=self.name, Key=target, CopySource={"Bucket": self.name, "Key": source}
+                Bucket=self.name,
+                Key=target,
+                CopySource={"Bucket": self.name, "Key": source},
+                IfNoneMatch="*",
             )
         except ClientError as error:
+            if error.response["Error"]["Code"] == "PreconditionFailed":
+                return False
             if is_missing(error):
                 raise KeyError(source) from error
-            raise
+            raise  # also ConditionalRequestConflict: another copies at this moment, and it may yet fail
+        return True
 
     def _get(self, key: str, **options: str) -> dict[str, Any]:
         """Return S3's answer with an object.

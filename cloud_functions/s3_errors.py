@@ -9,16 +9,18 @@ from botocore.exceptions import ClientError
 
 from fedgrass.federation.aws_errors import is_transient
 
-# Of the account and the bucket, besides what is transient by the common table; see
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. AccessDenied is not among them: an
-# object that is encrypted with a key of another account gets it.
+_SERVER_ERROR = 500  # what an error without a status counts as
+# Answers about the account or the bucket: they say nothing about the object either. AccessDenied is not among
+# them: an object that is encrypted with a key of another account gets it.
 _OF_ACCOUNT_OR_BUCKET = frozenset(
     {
         "AccountProblem",
         "AllAccessDisabled",
+        "AuthFailure",
         "AuthorizationHeaderMalformed",
         "InvalidBucketName",
         "InvalidBucketState",
+        "InvalidSecurity",
         "NoSuchBucket",
         "NotSignedUp",
         "PermanentRedirect",
@@ -41,8 +43,10 @@ def is_missing(error: ClientError) -> bool:
 
 def concerns_all(error: ClientError) -> bool:
     """Return whether an error says nothing about the object that was asked for: it may pass."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return is_transient(code_of(error), status) or code_of(error) in _OF_ACCOUNT_OR_BUCKET
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", _SERVER_ERROR)
+    code = code_of(error)
+    # S3 hands on what KMS says, by names of its own.
+    return code in _OF_ACCOUNT_OR_BUCKET or is_transient(code.removeprefix("KMS."), status)
 
 
 def described(error: ClientError) -> str:

@@ -8,6 +8,7 @@ makes the last one puts them together. A worker that dies costs its shard, which
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +22,7 @@ from cloud_functions.update_files import UpdateFile
 from fedgrass.federation import division, object_keys
 from fedgrass.federation.alarms import Reminder
 from fedgrass.federation.division import Job
-from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.errors import AggregationFailed, LostRace
 from fedgrass.federation.rounds import Event, Participant, Round, State
 from fedgrass.federation.slices import Slice
 
@@ -68,6 +69,9 @@ def make(cloud: Cloud, job: Job) -> None:
     if run is None or current is None or current.state is not State.AGGREGATING:
         return
     replies = closing.counted(cloud, current)
+    if not replies:  # all were refused, and whoever did that died before it opened the round again
+        closing.reopen(cloud, current, msgspec.structs.replace(current, state=State.OPEN))
+        return
     try:
         begun = making.begin(cloud, run, current)
         cut = of(begun)
@@ -81,10 +85,10 @@ def make(cloud: Cloud, job: Job) -> None:
     # They are begun in their order, so while there are any to come the last ones are not there: one look
     # then does, and only whoever may have made the last one looks at all.
     if all(_is_made(cloud, current, replies, number) for number in reversed(range(len(cut)))):
-        _join(begun, replies, len(cut))
+        _join(begun, replies, cut)
 
 
-def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
+def _join(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Put the shards together and close the round, under a lease of one's own.
 
     From that on nobody else can refuse an update of the set, nor join another set under the same lease.
@@ -98,25 +102,47 @@ def _join(begun: Making, replies: Sequence[Participant], count: int) -> None:
         lease_until=now + round(cloud.lease_seconds * 1000),
     )
     held = dataclasses.replace(begun, round=joining)
-    files = _joined(held, replies, count)
-    closing.close(cloud, joining, new_model.finished(held, files), len(replies))
+    try:
+        files = _joined(held, replies, len(cut))
+    except KeyError as error:  # a shard was noted as made, and its file is gone
+        cloud.log(f"{error} is lost: its shard is made again", "WARNING")
+        _make_lost(held, replies, cut)
+        files = _joined(held, replies, len(cut))
+    closing.close(cloud, begun.run, joining, new_model.finished(held, files), len(replies))
+
+
+def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new_model.Made:
+    """Put the shards of a closed round together once more. Raises KeyError if one of them is gone."""
+    return new_model.finished(begun, _joined(begun, replies, count))
 
 
 def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, unless it is there. Raises BadReplies."""
-    cloud, leased = begun.cloud, begun.round
+    if not _is_made(begun.cloud, begun.round, replies, number):
+        _write(begun, replies, shard, number)
 
-    def key_of(file: str) -> str:
-        return _key(leased, replies, f"{number}-{file}")
 
-    if _is_made(cloud, leased, replies, number):
-        return
+def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
+    """Write one shard, and that it is made. Raises BadReplies."""
+    key_of = partial(_shard_key, begun.round, replies, number)
     with making.named(replies):
-        updates = _opened(begun, replies)
-        changes = weighing.changes(begun, making.combiner(begun, updates, shard), replies)
-        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+        combined = making.combiner(begun, _opened(begun, replies), shard)
+        step = new_model.step_of(begun, combined)
+        changes = weighing.changes(begun, combined, step, replies)
+        files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
+    if number == 0:  # once is enough
+        new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
-    cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+    begun.cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+
+
+def _make_lost(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+    """Make the shards again of which a file is gone."""
+    bucket = begun.cloud.bucket
+    names = ("made", "model", *begun.guarded.strategy.state)
+    for number, shard in enumerate(cut):
+        if not all(bucket.exists(_shard_key(begun.round, replies, number, name)) for name in names):
+            _write(begun, replies, shard, number)
 
 
 def _opened(begun: Making, replies: Sequence[Participant]) -> list[UpdateFile]:
@@ -150,7 +176,9 @@ def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> Non
     cloud, leased = begun.cloud, begun.round
     for device, reason in sorted(refused.items()):
         closing.refuse(cloud, leased, device, reason)
-    current = cloud.rounds.round(leased.run, leased.number, leased.attempt) or leased
+    current = cloud.rounds.round(leased.run, leased.number, leased.attempt)
+    if current is None or (current.state, current.fence) != (leased.state, leased.fence):
+        raise LostRace(leased.run)  # another one has refused them too, and opened the round again
     settled = msgspec.structs.replace(current, state=State.OPEN)
     if closing.is_enough(settled, cloud.now(), overdue=cloud.now() >= leased.deadline_at):
         hand_over(begun, closing.counted(cloud, current), cut)
@@ -162,12 +190,13 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
     """Put the shards together into the drafts of the model and of the state, and return these."""
     leased, bucket = begun.round, begun.cloud.bucket
     made = [
-        _SHARD.decode(bucket.read(_key(leased, replies, f"{number}-made"), 4096)) for number in range(count)
+        _SHARD.decode(bucket.read(_shard_key(leased, replies, number, "made"), 4096))
+        for number in range(count)
     ]
     stored = {}
     for file in made[0].files:
         parts = [
-            (_key(leased, replies, f"{number}-{file}"), one.files[file]) for number, one in enumerate(made)
+            (_shard_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)
         ]
         layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
         stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
@@ -176,7 +205,11 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
 
 def _is_made(cloud: Cloud, leased: Round, replies: Sequence[Participant], number: int) -> bool:
     """Return whether a shard of a set of updates is there."""
-    return cloud.bucket.exists(_key(leased, replies, f"{number}-made"))
+    return cloud.bucket.exists(_shard_key(leased, replies, number, "made"))
+
+
+def _shard_key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:
+    return _key(leased, replies, f"{number}-{file}")
 
 
 def _key(leased: Round, replies: Sequence[Participant], file: str) -> str:

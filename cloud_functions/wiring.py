@@ -31,6 +31,10 @@ _CONFIG = Config(
 class LambdaContext(Protocol):
     """What Lambda hands to a handler beside the event."""
 
+    @property
+    def aws_request_id(self) -> str:
+        """The id of the request, the same for every delivery of one asynchronous invocation."""
+
     def get_remaining_time_in_millis(self) -> int:
         """Return how long this call may still take."""
 

@@ -11,6 +11,7 @@ from awscrt.exceptions import AwsCrtError
 from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, StreamClosedError
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import (
+    ComponentUpdatePolicyEvents,
     ConfigurationUpdateEvents,
     IoTCoreMessage,
     ReportedLifecycleState,
@@ -189,6 +190,32 @@ class GreengrassIpc:
             lambda **handlers: self._client.subscribe_to_configuration_update_async(
                 on_stream_event=hear, **handlers
             ),
+        )
+
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Have ``asked`` called, on another thread, with the id of each deployment that is about to begin.
+
+        The nucleus waits for an answer, :meth:`defer_update`. Nucleus Lite does not ask: there this raises.
+        """
+
+        def hear(event: ComponentUpdatePolicyEvents) -> None:
+            if event.pre_update_event and event.pre_update_event.deployment_id:
+                asked(event.pre_update_event.deployment_id)
+
+        self._open(
+            "watch updates of components",
+            lambda **handlers: self._client.subscribe_to_component_updates_async(
+                on_stream_event=hear, **handlers
+            ),
+        )
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Have a deployment wait for some seconds, after which the nucleus asks again; 0 lets it go on."""
+        self._result(
+            lambda: self._client.defer_component_update_async(
+                deployment_id=deployment, recheck_after_ms=round(seconds * 1000), message=reason
+            ),
+            "answer whether an update may begin",
         )
 
     def report_running(self) -> None:

@@ -45,6 +45,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     fleet: FleetName = "fedgrass"
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     warm_seconds: Annotated[float, Meta(ge=0, le=24 * 3600)] = 120.0  # the worker waits so long for more work
+    # So long a deployment waits for the work in hand, where the nucleus asks (Lite does not); 0: not at all.
+    defer_update_seconds: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 3600.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
     niceness: Annotated[int, Meta(ge=0, le=LEAST_PRIORITY)] = 5  # of the training: other programs go first
     memory_megabytes: Annotated[int, Meta(ge=0, le=LARGEST)] = 0  # that a training may take; 0: no limit

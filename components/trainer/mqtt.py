@@ -145,9 +145,15 @@ class MqttConnection:
         if count < REPORTED_TAKE_OVERS:
             return ""
         return (
-            f"another client has taken over the session of thing {self._connection.thing} {count} times in the"
-            " last hour: two devices use one name and certificate"
+            f"another client has taken over the session of thing {self._connection.thing} {count} times"
+            " in the last hour: two devices use one name and certificate"
         )
+
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Do nothing: nothing is deployed to a device without Greengrass."""
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Do nothing: no deployment ever asks."""
 
     def token_exchange_port(self) -> int | None:
         """Return None: credentials come by the certificate."""

@@ -45,6 +45,7 @@ class WorkerProcess:
         self._bounded = self.bounds  # those of the process that is there
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: Callable[[Answer], None] | None = None
+        self._task = ""  # of the work in hand
         self._ending: list[threading.Thread] = []
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
@@ -54,7 +55,7 @@ class WorkerProcess:
         try:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._spawn()
-            self._answer = answer
+            self._answer, self._task = answer, work.announcement.task
             _tell(self._process, work)
         except BrokenPipeError:
             # It died just now. Its reader will say so, and how; nothing more to do here.
@@ -135,7 +136,8 @@ class WorkerProcess:
         tell, self._answer = self._answer, None
         log.warning("the worker %s", _how(exit_code))
         if tell:
-            tell(Failure(f"the worker {_how(exit_code)}"))
+            whose = f"the code of task {self._task!r} may have called os._exit, or a library ended it"
+            tell(Failure(f"the worker {_how(exit_code)}" + (f": {whose}" if exit_code >= 0 else "")))
 
 
 def _tell(process: "subprocess.Popen[bytes]", request: Request) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
@@ -75,7 +76,8 @@ class Operator:
         return lines
 
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
-        event = json.dumps({"action": action, "run": name, **details}).encode()
+        # botocore repeats a request whose answer was lost: the initiator knows the action by its id.
+        event = json.dumps({"action": action, "run": name, "id": uuid4().hex, **details}).encode()
         answer = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
         said = _object(answer["Payload"].read())
         if "FunctionError" in answer:

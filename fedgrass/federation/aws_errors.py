@@ -19,7 +19,6 @@ _BUSY = frozenset(
         "InternalError",
         "InternalFailure",
         "InternalServerError",
-        "KMS.ThrottlingException",
         "LimitExceededException",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
@@ -49,12 +48,10 @@ _CUT_SHORT = frozenset(
 )
 _STALE_CREDENTIALS = frozenset(
     {
-        "AuthFailure",
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
-        "InvalidSecurity",
         "InvalidToken",
         "TokenRefreshRequired",
         "UnrecognizedClientException",

@@ -7,6 +7,8 @@
     ├── AggregationFailed   the strategy's: it cannot make a model of these updates
     ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
     │   └── LateReply       ... because its round is over or has moved on to another attempt
+    ├── RunBehind           the table's, which was restored: the run's row lacks rounds that there are
+    ├── DraftLost           the bucket's: what a closed round had made is gone, and was not published yet
     ├── LostRace            nobody's: another worker moved the round first; read it again
     └── NotYet              nobody's: the same work is under way elsewhere; try again later
 
@@ -40,6 +42,14 @@ class ReplyRefused(FedgrassError):
 
 class LateReply(ReplyRefused):
     """A reply to a round that is over, or to an attempt that was given up."""
+
+
+class RunBehind(FedgrassError):
+    """The bucket, or the table, has a later history of a run than its row: repair it before it goes on."""
+
+
+class DraftLost(FedgrassError):
+    """A draft of a closed round is not in the bucket, nor is what it was to become."""
 
 
 class LostRace(FedgrassError):

@@ -28,7 +28,7 @@ def state(run: str, number: int, name: str) -> str:
     return f"models/{checked_name('run', run)}/{number}.{name}.safetensors"
 
 
-def draft(run: str, number: int, attempt: int, lease: int, file: str) -> str:
+def draft(run: str, number: int, attempt: int, lease: str, file: str) -> str:
     """Return the key of what the averager with a lease made: ``model``, a state, or ``round``, a manifest."""
     ending = "json" if file == "round" else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"

@@ -33,7 +33,11 @@ class RoundStore(Protocol):
         """Return the names of the runs that are RUNNING or PAUSED; runs that ended cost it nothing."""
 
     def change_run(self, run: Run, **changes: object) -> Run:
-        """Change fields of a run. Raises LostRace if its state, round or attempt has changed."""
+        """Change fields of a run.
+
+        Raises LostRace if its state, round or attempt has changed; where ``actions`` is among the changes
+        also if another action was done meanwhile.
+        """
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round that is about to be opened, ASKED at its ``opened_at``.
@@ -102,8 +106,8 @@ class RoundStore(Protocol):
         Raises LostRace if the lease is somebody else's or the participant has moved on.
         """
 
-    def begin_group(self, of: Round) -> None:
-        """Count a group more that was handed over.
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
+        """Count a group more that was handed over, and keep ``example_cap`` as the round's.
 
         Raises LostRace if the round is not OPEN or has not the ``groups`` of ``of`` any more.
         """
@@ -117,14 +121,29 @@ class RoundStore(Protocol):
         Raises LostRace if the round or the participant has moved on.
         """
 
-    def restore_run(self, lost: Run) -> None:
-        """Store a run and its entries in the lists of runs, each only where it is missing."""
+    def unsettled(self) -> list[str]:
+        """Return the names of the runs that have ended and of which ``settle`` was not called since."""
 
-    def restore_round(self, lost: Round) -> None:
-        """Store a round unless it is there."""
+    def settle(self, name: str) -> None:
+        """Note that a run which has ended left nothing undone."""
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
-        """Store participants of a round; those that are there stay as they are."""
+    def note_failure(self, of: Round, failure: str) -> None:
+        """Note why an averager cannot end its lease. Raises LostRace if the lease is another's by now."""
+
+    def restore_run(self, lost: Run, over: Run | None = None) -> None:
+        """Store a run and its entries in the lists of runs, each only where it is missing.
+
+        With ``over``, in place of that row. Raises LostRace if that has moved on from where it stands.
+        """
+
+    def restore_round(self, lost: Round, over: Round | None = None) -> None:
+        """Store a round unless it is there; with ``over``, in place of that row.
+
+        Raises LostRace if the state or the fence of that row has changed.
+        """
+
+    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
+        """Store participants of a round; those that are there stay as they are, unless ``over`` is set."""
 
 
 class DeviceDirectory(Protocol):
@@ -202,8 +221,8 @@ class Bucket(Protocol):
     def create(self, key: str) -> "ObjectWriter":
         """Return a writer of an object that comes piece by piece; it is there once that is finished."""
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy an object of at most 5 GB, over whatever is there."""
+    def copy_once(self, source: str, target: str) -> bool:
+        """Copy an object of at most 5 GB unless there is one at ``target``; return whether it was copied."""
 
 
 class ObjectWriter(Protocol):

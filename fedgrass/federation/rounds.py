@@ -104,6 +104,7 @@ class Round(Struct, frozen=True, kw_only=True):
     leased_at: int = 0
     lease_until: int = 0
     expired: int = 0  # leases in a row that ended without an end of the averaging
+    failure: str = ""  # the last error of an averager that could not end its lease
     group_size: int = 0  # replies that an averager of their own sums; 0: there are no groups. See division.py
     groups: int = 0  # that were handed over so far
     closed_at: int = 0
@@ -116,6 +117,10 @@ class Round(Struct, frozen=True, kw_only=True):
     download_bytes: int = 0
     carried: Carried = {}  # beside the model that it left to the next round
     metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
+    metrics_left_out: int = 0  # further ones that the round's manifest has
+    judged: dict[str, float] = {}  # the target metric as the run's end is judged by it: see round_metrics.py
+    example_cap: int = 0  # the most examples that an update counts for; 0: not known yet, or no cap
+    capped: int = 0  # devices that claimed more examples than count
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
@@ -124,6 +129,15 @@ class Round(Struct, frozen=True, kw_only=True):
     def announced(self) -> bool:
         """Whether every device that was asked was announced to."""
         return self.announced_batches >= self.batches
+
+    @property
+    def lease(self) -> str:
+        """The name of its lease, which no other has.
+
+        The fence alone is not enough: in a table that was restored from a backup it counts from there again,
+        while an averager of the time before may still write.
+        """
+        return f"{self.fence}-{self.lease_until}"
 
     @property
     def gone(self) -> int:

@@ -7,6 +7,8 @@ FAILED     a round of training was abandoned too often; ``retry`` sets it going 
 CANCELLED  the operator ended it
 """
 
+import hashlib
+
 import msgspec
 from msgspec import Struct
 
@@ -27,6 +29,10 @@ class RunState(TextEnum):
 
 
 LIVING = frozenset({RunState.RUNNING, RunState.PAUSED})
+
+# Remembered by each run, 17 bytes each. A run that is asked once a minute knows its last 100 minutes of
+# actions; Lambda and EventBridge repeat a delivery within minutes, and give up after a day.
+MOST_ACTIONS = 100
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -65,6 +71,28 @@ class Run(Struct, frozen=True, kw_only=True):
     waiting_since: int = 0  # the next round finds no device to ask, since then; 0: it does not wait
     look_at: int = 0  # when the reminder comes that looks after a run which waits
     progress: Progress = Progress()
+    actions: int = 0  # done so far, of those that carry an id
+    done: tuple[str, ...] = ()  # the fingerprints of the last MOST_ACTIONS of their ids
+
+    def has_done(self, action: str) -> bool:
+        """Return whether the action with this id was done already; one without an id never was."""
+        return bool(action) and _fingerprint(action) in self.done
+
+    def with_action(self, action: str) -> dict[str, object]:
+        """Return the changes to the run that remember an action's id; none if it has no id."""
+        if not action:
+            return {}
+        done = (*self.done, _fingerprint(action))[-MOST_ACTIONS:]
+        return {"actions": self.actions + 1, "done": done}
+
+    def has_given_up(self, of: Round) -> bool:
+        """Return whether the operator asked for another attempt in place of this one, with ``retry``."""
+        return of.number == self.granted_round and of.attempt <= self.granted_attempts
+
+
+def _fingerprint(action: str) -> str:
+    """Return an id in 16 characters, however long it is."""
+    return hashlib.sha256(action.encode()).hexdigest()[:16]
 
 
 class Open(Struct, frozen=True):
@@ -125,7 +153,7 @@ def _may_retry(run: Run, abandoned: Round) -> bool:
 def _finished(run: Run, newest: Round) -> End | None:
     """Return the end of a run that has all it wants. Devices measure the model that a round starts from."""
     settings, progress = run.settings, progress_after(run, newest)
-    metric, found = settings.target_metric, newest.metrics.get(settings.target_metric)
+    metric, found = settings.target_metric, _found(settings, newest)
     if settings.target_value is not None and found is not None:
         sign = -1 if settings.lower_is_better else 1
         if (found - settings.target_value) * sign >= 0:
@@ -172,6 +200,17 @@ def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) 
     return is_last or (bool(every) and trained % every == 0)
 
 
+def _found(settings: RunSettings, closed: Round) -> float | None:
+    """Return the value of the target metric by which the run's end is judged, None if nobody reported it.
+
+    Where the run has devices that are held out, they alone are believed: rounds of training judge nothing.
+    """
+    metric = settings.target_metric
+    if settings.held_out and closed.work is Work.TRAIN:
+        return None
+    return closed.judged.get(metric, closed.metrics.get(metric))  # an older averager judged by the mean
+
+
 def progress_after(run: Run, closed: Round) -> Progress:
     """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet.
 
@@ -189,7 +228,7 @@ def progress_after(run: Run, closed: Round) -> Progress:
         model=closed.base if evaluated else closed.number,
         evaluations=before.evaluations + evaluated,
     )
-    found = closed.metrics.get(settings.target_metric)
+    found = _found(settings, closed)
     if found is None:
         return counted
     sign = -1 if settings.lower_is_better else 1

@@ -7,6 +7,7 @@
   leaves this machine, and counts as one with.
 - It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
   again, since its answer was lost, it then refuses as another with that token.
+- It copies an object over another although the request forbids that with ``If-None-Match: *``.
 - It serves MQTT clients without a certificate; AWS IoT Core requires one.
 - It pauses a new MQTT connection before the event loop has begun to read from it. CPython before 3.11.5 then
   reads all the same, and the ClientHello is lost: no device can connect.
@@ -29,7 +30,7 @@ from urllib.parse import unquote
 from ministack import app
 from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
-from ministack.services import dynamodb, iot, lambda_svc, scheduler, sts
+from ministack.services import dynamodb, iot, lambda_svc, s3, scheduler, sts
 
 SCHEDULER_TICK_SECONDS = 1.0
 
@@ -39,6 +40,7 @@ def mend() -> None:
     scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
     dynamodb._transact_write_items = remembering(dynamodb._transact_write_items)  # noqa: SLF001
+    s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001
     iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
@@ -81,6 +83,17 @@ def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, A
         return answer
 
     return remember
+
+
+def copying_once(copy_object: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what copies an object, if what the request expects of the target holds."""
+
+    def copy_if(bucket: str, key: str, headers: dict[str, str]) -> Any:
+        there = s3._buckets.get(bucket, {}).get("objects", {}).get(key)  # noqa: SLF001
+        refused = s3._check_put_preconditions(headers, there)  # noqa: SLF001
+        return refused or copy_object(bucket, key, headers)
+
+    return copy_if
 
 
 def requiring_certificates(build: Callable[[], ssl.SSLContext]) -> Callable[[], ssl.SSLContext]:

@@ -1,8 +1,10 @@
 """``make chaos``: at least so many rounds while everything goes wrong that can.
 
     python -m tests.chaos [--rounds 200] [--seed 1] [--seconds 600] [--logs FOLDER]
+    python -m tests.chaos --schedules 2000 [--seed 1]
 
 The same seed draws the same settings and, place by place, the same faults; what they hit is up to the timing.
+With --schedules nothing is started: the functions run over ports in memory, and a seed does exactly the same.
 
 Exit code 0 only if so many rounds were closed, no reply was counted twice, no model is wrong, no run stuck.
 """
@@ -20,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import ended_by_signals
+from tests.chaos import foreign_schedules
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
+from tests.chaos.foreign_schedules import report
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.pace import measured_pace
 from tests.chaos.races import Races
@@ -30,6 +34,7 @@ from tests.chaos.world import World, open_worlds
 
 FLEETS = ("north", "south")
 DEVICES = 4  # of each
+PROCESSES = 2  # that play schedules in memory
 SHORTEST, LONGEST = 75.0, 600.0  # seconds
 TAKE_DOWN_SECONDS = 5.0
 LONG_CAMPAIGN = 100  # rounds, in which each of these happens many times
@@ -88,6 +93,16 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
     runs = ", ".join(f"{count} {state}" for state, count in sorted(ended.items()))
     say(f"{ended.total()} runs ({runs}) in {time.monotonic() - started:.0f} s")
     return _report(findings, faults, rounds, parts)
+
+
+def play_schedules(count: int, seed: int) -> int:
+    """Play schedules over ports in memory and print what was found; return the exit code."""
+    began = time.monotonic()
+    say(f"chaos: {count} schedules in memory, seeds {seed} to {seed + count - 1}")
+    lines, bad = report(foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began)
+    for line in lines:
+        say(line)
+    return int(bad > 0)
 
 
 def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
@@ -173,8 +188,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="so many are to be closed")
     parser.add_argument("--seed", type=int, default=1, help="draws the faults and the runs' settings")
     parser.add_argument("--seconds", type=float, help="after which it ends in any case")
+    parser.add_argument(
+        "--schedules", type=int, help="so many, from the seed on, over ports in memory instead"
+    )
     parser.add_argument("--logs", type=Path, help="a folder for the logs of the cloud and the cores")
     chosen = parser.parse_args()
+    if chosen.schedules:
+        return play_schedules(chosen.schedules, chosen.seed)
     seconds = chosen.seconds or min(LONGEST, max(SHORTEST, 55 + 3 * chosen.rounds))
     if chosen.rounds < 1 or seconds < SHORTEST:
         parser.error(

@@ -218,11 +218,27 @@ def test_an_object_that_cannot_be_finished_leaves_no_parts(
 
 def test_a_copy_has_the_same_bytes_and_the_first_object_stays(bucket: Bucket) -> None:
     bucket.write(KEY, DATA)
-    bucket.write("models/copy", b"something else")
-    bucket.copy(KEY, "models/copy")
+    assert bucket.copy_once(KEY, "models/copy")
     assert bucket.read("models/copy", len(DATA)) == bucket.read(KEY, len(DATA)) == DATA
+
+
+def test_a_copy_is_made_once_and_never_over_what_is_there(bucket: Bucket) -> None:
+    bucket.write(KEY, DATA)
+    bucket.write("models/copy", b"something else")
+    assert not bucket.copy_once(KEY, "models/copy")
+    assert bucket.read("models/copy", len(DATA)) == b"something else"
+
+
+def test_one_of_many_that_copy_at_once_wins(bucket: Bucket) -> None:
+    sources = [f"drafts/{number}" for number in range(8)]
+    for source in sources:
+        bucket.write(source, source.encode())
+    with ThreadPoolExecutor(8) as pool:
+        copied = list(pool.map(lambda source: bucket.copy_once(source, "models/copy"), sources, timeout=60))
+    assert copied.count(True) == 1
+    assert bucket.read("models/copy", 100) == sources[copied.index(True)].encode()
 
 
 def test_a_copy_of_a_missing_object_names_it(bucket: Bucket) -> None:
     with pytest.raises(KeyError, match="models/none"):
-        bucket.copy("models/none", KEY)
+        bucket.copy_once("models/none", KEY)

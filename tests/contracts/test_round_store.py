@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError
 
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
@@ -723,3 +724,89 @@ def test_rows_that_are_there_are_not_restored_over(store: RoundStore, opened: Ro
     *old, new = store.participants(opened)
     assert (store.run("run-1"), store.round("run-1", 1, 1), old) == before
     assert (new, store.runs()) == (failed[-1], {"run-1": RunState.RUNNING})
+
+
+# ---------------------------------------------------------------- actions that are done once
+def test_of_two_actions_at_one_moment_the_second_looks_again(store: RoundStore) -> None:
+    store.create_run(a_run())
+    first = store.change_run(a_run(), wanted=1, **a_run().with_action("a"))
+    with pytest.raises(LostRace):
+        store.change_run(a_run(), wanted=1, **a_run().with_action("b"))
+    store.change_run(first, wanted=2, **first.with_action("b"))
+    run = the_run(store)
+    assert (run.actions, run.has_done("a"), run.has_done("b"), run.wanted) == (2, True, True, 2)
+
+
+def test_one_of_many_copies_of_an_action_is_done(store: RoundStore) -> None:
+    store.create_run(a_run())
+    assert race(lambda _number: store.change_run(a_run(), wanted=1, **a_run().with_action("a"))) == 1
+
+
+# ---------------------------------------------------------------- what a run left
+def test_a_run_that_ended_is_unsettled_until_somebody_has_looked(store: RoundStore) -> None:
+    store.create_run(a_run("a"))
+    store.create_run(a_run("b"))
+    assert store.unsettled() == []
+    ended = store.change_run(a_run("a"), state=RunState.FAILED)
+    assert store.unsettled() == ["a"]
+    store.settle("a")
+    assert store.unsettled() == []
+    going = store.change_run(ended, state=RunState.RUNNING)
+    assert store.unsettled() == []
+    store.change_run(going, state=RunState.SUCCEEDED)
+    assert store.unsettled() == ["a"]
+    assert store.runs() == {"a": RunState.SUCCEEDED, "b": RunState.RUNNING}
+
+
+def test_an_averager_notes_why_it_failed_while_it_holds_the_lease(store: RoundStore, opened: Round) -> None:
+    first = leased(store, opened)
+    store.note_failure(first, "ClientError: no")
+    assert current(store).failure == "ClientError: no"
+    second = store.move(first, Event.LEASE_EXPIRED, fence=first.fence + 1)
+    with pytest.raises(LostRace):
+        store.note_failure(first, "late")
+    assert (second.failure, current(store).failure) == ("ClientError: no", "ClientError: no")
+
+
+# ---------------------------------------------------------------- rows that are replaced
+def test_a_run_is_replaced_where_it_stands_as_it_was_read(store: RoundStore, opened: Round) -> None:
+    assert opened
+    later = msgspec.structs.replace(a_run(), round=3, attempt=1, state=RunState.PAUSED, reason="behind")
+    with pytest.raises(LostRace):
+        store.restore_run(later, over=a_run())
+    store.restore_run(later, over=the_run(store))
+    assert the_run(store) == later
+    assert (store.runs(), store.living()) == ({"run-1": RunState.PAUSED}, ["run-1"])
+    ended = msgspec.structs.replace(later, state=RunState.SUCCEEDED)
+    store.restore_run(ended, over=later)
+    assert (store.runs(), store.living(), store.unsettled()) == (
+        {"run-1": RunState.SUCCEEDED},
+        [],
+        ["run-1"],
+    )
+
+
+def test_a_round_is_replaced_as_it_was_read(store: RoundStore, opened: Round) -> None:
+    closed = a_round(state=State.CLOSED, fence=4, replied=2, metrics={"loss": 0.5}, model_sha256="c" * 64)
+    first = leased(store, opened)
+    with pytest.raises(LostRace):
+        store.restore_round(closed, over=opened)
+    store.restore_round(closed, over=first)
+    assert current(store) == closed
+
+
+def test_participants_are_replaced_where_that_is_asked(store: RoundStore, opened: Round) -> None:
+    parts = [as_read(device, Participation.REPLIED, bytes=7) for device in DEVICES]
+    store.restore_participants(opened, parts)
+    assert state_of(store, "thing-0") is Participation.ASKED
+    store.restore_participants(opened, parts, over=True)
+    assert list(store.participants(opened)) == parts
+
+
+# ---------------------------------------------------------------- the limit of a row
+def test_a_row_of_more_than_400_kb_is_refused_and_the_old_one_stays(store: RoundStore) -> None:
+    store.create_run(a_run())
+    changed = store.change_run(a_run(), reason="x" * 390 * 1024)
+    with pytest.raises(ClientError, match="exceeded the maximum allowed size"):
+        store.change_run(changed, reason="x" * 410 * 1024)
+    assert the_run(store) == changed

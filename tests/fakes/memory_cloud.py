@@ -8,7 +8,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
 import numpy as np
+from botocore.exceptions import ClientError
 
+from cloud_functions.dynamodb_rows import marshal, to_row
 from fedgrass.federation import counters
 from fedgrass.federation.alarms import Alarm, Reminder
 from fedgrass.federation.division import Job
@@ -35,14 +37,52 @@ RoundKey = tuple[str, int, int]
 ParticipantKey = tuple[str, int, int, str]
 
 
+LARGEST_ROW = 400 * 1024  # bytes: DynamoDB's limit of an item
+
+
+class Rows(dict[Any, Any]):
+    """Rows by their keys; one that DynamoDB would refuse as too large is refused as it does."""
+
+    def __setitem__(self, key: Any, row: msgspec.Struct) -> None:
+        # Each takes fewer bytes in DynamoDB than twice those of its JSON: what is far from the limit is not
+        # measured.
+        if len(msgspec.json.encode(row)) * 2 > LARGEST_ROW and row_size(marshal(to_row(row))) > LARGEST_ROW:
+            text = "Item size to update has exceeded the maximum allowed size"
+            answer = {"Error": {"Code": "ValidationException", "Message": text}}
+            raise ClientError(cast(Any, answer), "UpdateItem")
+        super().__setitem__(key, row)
+
+    def setdefault(self, key: Any, row: Any = None) -> Any:
+        if key not in self:
+            self[key] = row
+        return self[key]
+
+
+def row_size(item: Mapping[str, Any]) -> int:
+    """Return the bytes that DynamoDB counts of an item in its typed form."""
+    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(value: Mapping[str, Any]) -> int:
+    ((kind, inner),) = value.items()
+    if kind == "S":
+        return len(inner.encode())
+    if kind == "N":
+        return len(inner) // 2 + 2
+    if kind == "L":
+        return 3 + sum(1 + _value_size(each) for each in inner)
+    return 1  # a truth value, or nothing
+
+
 class MemoryRounds:
-    """The ``RoundStore`` as two dictionaries under one lock."""
+    """The ``RoundStore`` as dictionaries under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._runs: dict[str, Run] = {}
-        self._rounds: dict[RoundKey, Round] = {}
-        self._participants: dict[ParticipantKey, Participant] = {}
+        self._runs: dict[str, Run] = Rows()
+        self._rounds: dict[RoundKey, Round] = Rows()
+        self._participants: dict[ParticipantKey, Participant] = Rows()
+        self._settled: set[str] = set()
         self.items_read = 0  # by what reads many participants at once
 
     def create_run(self, run: Run) -> None:
@@ -62,7 +102,11 @@ class MemoryRounds:
 
     def change_run(self, run: Run, **changes: object) -> Run:
         with self._lock:
-            self._runs[run.name] = msgspec.structs.replace(self._where_it_stands(run), **changes)
+            stored = self._where_it_stands(run)
+            _expect("actions" not in changes or stored.actions == run.actions)
+            self._runs[run.name] = msgspec.structs.replace(stored, **changes)
+            if "state" in changes:
+                self._settled.discard(run.name)
             return self._runs[run.name]
 
     def ask(self, first: Round, devices: Sequence[str]) -> None:
@@ -165,11 +209,11 @@ class MemoryRounds:
             _expect(part is not None)
             self._move(of, cast(Participant, part), Participation.REFUSED, reason=reason)
 
-    def begin_group(self, of: Round) -> None:
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
         with self._lock:
             stored = self._in_state(of, State.OPEN)
             _expect(stored.groups == of.groups)
-            self._change(of, groups=of.groups + 1)
+            self._change(of, groups=of.groups + 1, example_cap=example_cap)
 
     def members(self, of: Round, group: int) -> Iterator[Participant]:
         with self._lock:
@@ -186,18 +230,43 @@ class MemoryRounds:
             self._in_state(of, of.state)
             self._move(of, part, Participation.LATE, received_at=received_at)
 
-    def restore_run(self, lost: Run) -> None:
+    def unsettled(self) -> list[str]:
+        return [
+            name for name, state in self.runs().items() if state not in LIVING and name not in self._settled
+        ]
+
+    def settle(self, name: str) -> None:
+        self._settled.add(name)
+
+    def note_failure(self, of: Round, failure: str) -> None:
         with self._lock:
+            stored = self._in_state(of, State.AGGREGATING)
+            _expect(stored.fence == of.fence)
+            self._change(of, failure=failure)
+
+    def restore_run(self, lost: Run, over: Run | None = None) -> None:
+        with self._lock:
+            if over:
+                self._where_it_stands(over)
+                self._runs[lost.name] = lost
+                self._settled.discard(lost.name)
             self._runs.setdefault(lost.name, lost)
 
-    def restore_round(self, lost: Round) -> None:
+    def restore_round(self, lost: Round, over: Round | None = None) -> None:
         with self._lock:
+            if over:
+                stored = self._stored(over)
+                _expect((stored.state, stored.fence) == (over.state, over.fence))
+                self._rounds[_key(lost)] = lost
             self._rounds.setdefault(_key(lost), lost)
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant]) -> None:
+    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
         with self._lock:
             for participant in lost:
-                self._participants.setdefault((*_key(of), participant.device), participant)
+                key = (*_key(of), participant.device)
+                if over:
+                    self._participants[key] = participant
+                self._participants.setdefault(key, participant)
 
     def lose(self, *, runs: bool = False, rounds: bool = False, participants: bool = False) -> None:
         """Lose rows, as a table that was deleted or emptied does."""
@@ -378,8 +447,13 @@ class MemoryBucket:
     def create(self, key: str) -> "MemoryWriter":
         return MemoryWriter(self, key)
 
-    def copy(self, source: str, target: str) -> None:
-        self.objects[target] = self.objects[source]
+    def copy_once(self, source: str, target: str) -> bool:
+        with self._lock:
+            data = self.objects[source]
+            if target in self.objects:
+                return False
+            self.objects[target] = data
+            return True
 
     def read_layout(self, key: str) -> Layout:
         data = self._given(key)

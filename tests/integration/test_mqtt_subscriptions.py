@@ -138,7 +138,7 @@ def test_pauses_grow_until_a_connection_has_stood_for_minutes(
 ) -> None:
     """A connection that is accepted and ended at once, whoever ends it, is no success."""
     now = 1000.0
-    monkeypatch.setattr(mqtt.time, "monotonic", lambda: now)
+    monkeypatch.setattr("components.trainer.mqtt.time.monotonic", lambda: now)
     adapter, client = device.adapter, device.adapter._client
     adapter._pauses = iter([1.0, 2.0, 4.0, 8.0])
     monkeypatch.setattr(adapter._rng, "random", lambda: 1.0)

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from cloud_functions.cloud import Cloud
+from cloud_functions.new_model import draft
 from cloud_functions.opening import deadline_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.alarms import Reminder
@@ -168,7 +169,7 @@ class Laws(RuleBasedStateMachine):
                 assert of.model_sha256 == of.base_sha256
             elif of.state is State.CLOSED:
                 objects = self.fleet.bucket.objects
-                model = objects[object_keys.draft(RUN, of.number, of.attempt, of.fence, "model")]
+                model = objects[draft(of, "model")]
                 assert sha256(model) == of.model_sha256
                 # Between closing and publishing, a worker may have died.
                 assert objects.get(object_keys.model(RUN, of.number), model) == model
@@ -181,7 +182,8 @@ class Laws(RuleBasedStateMachine):
         for part in self.fleet.rounds.participants(of):
             if part.state is Participation.REPLIED:
                 number = self.fleet.names.index(part.device)
-                weight = part.examples if self.fleet.settings.aggregation == "weighted_mean" else 1
+                counted = min(part.examples, of.example_cap)  # the cap that the round says it had
+                weight = counted if self.fleet.settings.aggregation == "weighted_mean" else 1
                 total += weight * Fraction(value_of(number, of))
                 weights += weight
         return total / weights

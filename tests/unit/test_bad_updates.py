@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgrass.federation import object_keys
+from cloud_functions.new_model import draft
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, encode
@@ -224,7 +224,7 @@ def test_an_update_that_changes_after_a_model_was_drafted_of_it_is_refused() -> 
     fleet.counter.plan_crash(name="move", call=2)
     with pytest.raises(Crash):
         fleet.say("thing-1", Kind.COMPLETE, payload)
-    assert object_keys.draft(RUN, 1, 1, 1, "model") in fleet.bucket.objects
+    assert draft(fleet.newest(), "model") in fleet.bucket.objects
     fleet.upload("thing-1", first, update_full_of(500.0))
     fleet.now += 61_000
     assert fleet.say("thing-1", Kind.COMPLETE, payload)

@@ -251,13 +251,13 @@ def test_an_operators_request_never_averages_and_sends_for_the_averager_instead(
 def test_an_operators_request_leaves_the_publishing_of_a_model_to_the_averager() -> None:
     """What takes requests from people has no right to read drafts, nor to announce a model."""
     fleet = started(devices=2)
-    fleet.counter.plan_crash(name="copy")
+    fleet.counter.plan_crash(name="copy_once")
     with pytest.raises(Crash):
         everybody_replies(fleet)
     assert fleet.newest().state is State.CLOSED
     before = len(fleet.counter.calls)
     control.act(dataclasses.replace(fleet.cloud, averages=False), {"action": "pause", "run": "run-1"})
-    assert "copy" not in fleet.counter.calls[before:]
+    assert "copy_once" not in fleet.counter.calls[before:]
     assert fleet.run().published == 0
     assert fleet.alarms.reminders[-1] == (Reminder(run="run-1"), 0)
     fleet.remind()

@@ -44,7 +44,7 @@ def examples_of(device: str) -> int:
 
 
 def a_fleet(scale: Scale | None, devices: int = DEVICES, **settings: Any) -> SmallFleet:
-    fleet = SmallFleet(devices, scale=scale, initial=MODEL, **{"rounds": 1, **settings})
+    fleet = SmallFleet(devices, scale=scale, initial=MODEL, **{"rounds": 1, "examples_cap": 0, **settings})
     fleet.start()
     return fleet
 
@@ -331,7 +331,8 @@ def test_how_often_shards_are_looked_for_grows_with_their_number_and_not_with_it
     assert shards > 5
     assert first(fleet).state is State.CLOSED
     # Before they are handed over, by each maker its own and the last one, and all by the last maker.
-    assert fleet.counter.calls.count("exists") <= 4 * shards
+    # Six more, for two rounds and a lease: whether the bucket has the end of the round already.
+    assert fleet.counter.calls.count("exists") <= 4 * shards + 6
 
 
 def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:

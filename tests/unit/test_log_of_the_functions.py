@@ -24,6 +24,8 @@ _NUMBERS = itertools.count()
 
 
 class Context:
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self) -> int:
         return 300_000
 

@@ -258,4 +258,4 @@ def test_a_strategy_that_kills_every_averager_is_given_up() -> None:
         fleet.now += 61_000
     fleet.say("thing-0", Kind.COMPLETE, payload)
     assert fleet.run().state is RunState.FAILED
-    assert "'weighted_mean' did not end within the averager's time, 6 times running" in fleet.newest().reason
+    assert "6 averagers in a row did not end within their lease" in fleet.newest().reason

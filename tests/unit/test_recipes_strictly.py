@@ -69,7 +69,7 @@ ACCESS = {
         "aws.greengrass#PublishToIoTCore": filters(of(Kind.PREDICTOR)),
         "aws.greengrass#SubscribeToIoTCore": filters(of_models("plant", "digits")),
         "aws.greengrass#SubscribeToTopic": {LOCAL},
-        "aws.greengrass#PublishToTopic": {LOCAL},  # replies below it, and its own probes
+        "aws.greengrass#PublishToTopic": {LOCAL},  # answers below replies/, and probes
     },
 }
 

@@ -151,7 +151,7 @@ def test_a_repair_that_dies_at_any_call_can_be_repeated() -> None:
     assert fleet.rounds.rows() == before
 
 
-@pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2), ("copy", 1), ("copy", 2)])
+@pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2), ("copy_once", 1), ("copy_once", 2)])
 def test_an_averager_that_dies_around_its_manifest_leaves_one_and_the_takeover_keeps_it(
     name: str, call: int
 ) -> None:

@@ -105,10 +105,17 @@ def test_a_retry_of_a_run_that_succeeded_is_refused() -> None:
 
 def test_a_round_that_closes_at_the_moment_of_its_retry_stays_closed() -> None:
     fleet = started(devices=1, schedule="by_hand")
-    fleet.counter.plan(lambda: fleet.reply("thing-0"), name="move")
+    fleet.counter.plan(lambda: fleet.reply("thing-0"), name="change_run")
     with pytest.raises(SettingsError, match="is CLOSED: retry is for open and abandoned ones"):
         fleet.act("retry")
     assert (fleet.newest().state, fleet.newest().attempt) == (State.CLOSED, 1)
+
+
+def test_a_reply_after_the_retry_was_noted_does_not_close_the_attempt_that_is_given_up() -> None:
+    fleet = started(devices=1, schedule="by_hand")
+    fleet.counter.plan(lambda: fleet.reply("thing-0"), name="move")
+    assert fleet.act("retry").attempt == 2
+    assert [fleet.rounds.round(RUN, 1, attempt).state for attempt in (1, 2)] == [State.ABANDONED, State.OPEN]  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- continue from

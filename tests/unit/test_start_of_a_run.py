@@ -139,5 +139,7 @@ def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pyt
 
 
 class _Context:
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self) -> int:
         return 60_000

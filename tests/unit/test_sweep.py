@@ -56,7 +56,7 @@ def test_an_overdue_round_with_the_minimum_is_closed_with_what_came() -> None:
         "move",
         "create",
         "write",
-        "copy",
+        "copy_once",
         "write_over",
         "publish",
         "change_run",
@@ -141,7 +141,7 @@ def test_a_paused_run_publishes_what_its_last_round_made() -> None:
     fleet = SmallFleet(devices=1, rounds=3)
     fleet.start()
     fleet.act("pause")
-    fleet.counter.plan_crash(name="copy")
+    fleet.counter.plan_crash(name="copy_once")
     with pytest.raises(Crash):
         fleet.reply("thing-0", value=5.0)
     assert (fleet.newest().state, fleet.run().published) == (State.CLOSED, 0)
@@ -169,8 +169,17 @@ def test_a_sweep_reads_the_living_runs_alone_and_each_of_them_once() -> None:
     fleet.start()
     fleet.reply("thing-0")
     fleet.counter.calls.clear()
+    fleet.deliver({"sweep": True})  # a run that has ended is looked at once more, for what it may have left
+    looked = [
+        "run",
+        "round",
+        "round",
+        "round",
+    ]  # at the newest round, then at each attempt until there is no other
+    assert fleet.counter.calls == ["living", "unsettled", *looked, "settle"]
+    fleet.counter.calls.clear()
     fleet.deliver({"sweep": True})
-    assert fleet.counter.calls == ["living"]
+    assert fleet.counter.calls == ["living", "unsettled"]
 
 
 def test_a_run_whose_round_has_lost_its_row_is_left_to_repair() -> None:

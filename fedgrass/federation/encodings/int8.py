@@ -33,6 +33,16 @@ def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Gener
     return rounded
 
 
+def to_int8_inward(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.int8]:
+    """Return ``values`` as multiples of ``scale``, rounded towards zero."""
+    if scale == 0:
+        return np.zeros(values.shape, np.int8)
+    multiples = np.clip(np.trunc(values / scale), -LEVELS, LEVELS)
+    # The division may have rounded up to a whole number.
+    multiples -= np.where(np.abs(multiples * scale) > np.abs(values), np.sign(multiples), 0)
+    return np.asarray(multiples.astype(np.int8))
+
+
 def from_int8(raw: NDArray[np.int8], scale: float, out: NDArray[np.float32]) -> None:
     """Write the values that multiples of ``scale`` stand for to ``out``."""
     np.multiply(raw, np.float32(scale), out=out)
