@@ -6,6 +6,7 @@
 #   make check       style, types, who may import whom, the template
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
+#   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
 #                    the same functions over ports in memory, 2,000 seeded schedules: make chaos SCHEDULES=2000
 #
@@ -26,7 +27,7 @@ INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--ext
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 NO_VENV := "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv"
 
-.PHONY: demo test test-fast check test-deploy bench chaos clean
+.PHONY: demo test test-fast check test-deploy bench chaos requirements clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -41,6 +42,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 components fedgrass/federation
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 
@@ -70,6 +72,9 @@ bench: $(VENV)/.for-tests
 
 chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES),--rounds $(ROUNDS)) --seed $(SEED) $(OPTIONS)
+
+requirements: $(VENV)/.for-tests
+	$(BIN)/python .ci/pin_requirements.py
 
 clean:
 	rm -rf $(VENV) .venv-sam .venv-checkov .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

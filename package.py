@@ -28,17 +28,31 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
-TASKS = ("__init__.py", "errors.py", "install.py", "requirements.txt", "tasks", "training")
+TASKS = (
+    "__init__.py",
+    "errors.py",
+    "install.py",
+    "requirements.txt",
+    "requirements-torch.txt",
+    "tasks",
+    "training",
+)
 # What all components' processes are made of.
 PROCESS = (
     "components/__init__.py",
+    "components/aws_access.py",
     "components/component_process.py",
     "components/greengrass_ipc.py",
+    "components/last_configuration.py",
     "components/subscription.py",
+    "components/token_exchange.py",
 )
+TRAINER = ("trainer", (*PROCESS, "components/trainer", *FEDERATION))
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
 COMPONENTS = {
-    "com.fedgrass.Trainer": ("trainer", (*PROCESS, "components/trainer", *FEDERATION)),
+    "com.fedgrass.Trainer": TRAINER,
+    # The same code; its recipe does not depend on Stream Manager.
+    "com.fedgrass.TrainerLite": TRAINER,
     "com.fedgrass.Predictor": (
         "predictor",
         (
@@ -113,9 +127,15 @@ def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
 
 def _sources(parts: Iterable[str]) -> Iterable[tuple[str, Path]]:
     for part in parts:
-        path = ROOT / part
+        root = _root_of(part)
+        path = root / part
         for file in [path] if path.is_file() else _files(path):
-            yield file.relative_to(ROOT).as_posix(), file
+            yield file.relative_to(root).as_posix(), file
+
+
+def _root_of(part: str) -> Path:
+    """Return the folder that holds a part: in a wheel this file is in the package, at fedgrass/_sources."""
+    return ROOT.parents[1] if ROOT.name == "_sources" and part.startswith("fedgrass") else ROOT
 
 
 def _files(folder: Path) -> list[Path]:

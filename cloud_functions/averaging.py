@@ -75,7 +75,7 @@ def _close(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
     try:
         manifests.check_not_behind(cloud, leased.run, leased.number)
         if leased.work is Work.EVALUATE:
-            closing.close_evaluation(cloud, leased)
+            closing.close_evaluation(cloud, run, leased)
             return True
         return _average(cloud, run, leased, overdue=overdue)
     except RunBehind as error:
@@ -119,7 +119,7 @@ def _average(cloud: Cloud, run: Run, leased: Round, *, overdue: bool) -> bool:
             replies = [reply for reply in replies if reply.device not in bad.refused]
         else:
             if made:
-                closing.close(cloud, leased, made, settled.good)
+                closing.close(cloud, run, leased, made, settled.good)
             return made is not None
     closing.reopen(cloud, leased, settled)
     return True

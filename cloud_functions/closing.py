@@ -6,15 +6,24 @@ write on the lease's number.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cloud_functions import manifests, new_model
 from cloud_functions.cloud import Cloud
 from cloud_functions.metrics import Metric
 from cloud_functions.newest import make_newest
 from cloud_functions.opening import deadline_of
-from fedgrass.federation import local_evaluation, message_fields, messages, object_keys, topics
+from fedgrass.federation import (
+    local_evaluation,
+    message_fields,
+    messages,
+    object_keys,
+    round_metrics,
+    topics,
+)
+from fedgrass.federation.aggregation.example_caps import cap_of
 from fedgrass.federation.messages import NewModel
+from fedgrass.federation.round_metrics import Report
 from fedgrass.federation.rounds import (
     Event,
     Participant,
@@ -25,6 +34,9 @@ from fedgrass.federation.rounds import (
     next_event,
 )
 from fedgrass.federation.runs import Run
+from fedgrass.federation.settings import RunSettings
+
+_MOST_TOLD = 20  # devices whose claims are capped; the round's manifest has all
 
 MOST_METRICS_OF_A_ROUND = 100  # in its row, of 64 characters each; its manifest has all of them
 
@@ -63,15 +75,15 @@ def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
     cloud.tell_end(abandoned, f"abandoned: {reason}")
 
 
-def close(cloud: Cloud, leased: Round, made: new_model.Made, good: int) -> None:
+def close(cloud: Cloud, run: Run, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
-    closed, participants = _finish(cloud, leased, Event.MODEL_WRITTEN, made)
+    closed, participants = _finish(cloud, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     figures = _figures(closed, participants)
     cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{figures}")
 
 
-def close_evaluation(cloud: Cloud, leased: Round) -> None:
+def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
     made = new_model.Made(
         leased.base_sha256,
@@ -80,19 +92,23 @@ def close_evaluation(cloud: Cloud, leased: Round) -> None:
         leased.base_download_bytes,
         leased.base_carried,
     )
-    closed, participants = _finish(cloud, leased, Event.EVALUATED, made)
+    closed, participants = _finish(cloud, run, leased, Event.EVALUATED, made)
     figures = _figures(closed, participants)
     cloud.tell_end(closed, f"closed: {closed.good} devices evaluated the model{figures}")
 
 
 def _finish(
-    cloud: Cloud, leased: Round, event: Event, made: new_model.Made
+    cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model.Made
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
-    participants = list(cloud.rounds.participants(leased))
-    run = cloud.rounds.run(leased.run)
-    means = mean_metrics(participants)
-    metrics = _with_room(means, participants, run.settings.target_metric if run else "")
+    participants, settings = list(cloud.rounds.participants(leased)), run.settings
+    stored = cloud.rounds.run(leased.run)
+    reports = round_metrics.reports(participants, settings.examples_cap)
+    means = round_metrics.mean_metrics(reports)
+    metrics = _with_room(means, participants, settings.target_metric)
+    counted = [part for part in participants if part.state is Participation.REPLIED]
+    cap = cap_of(leased, counted, settings.examples_cap)
+    over = round_metrics.over_claims(counted, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": cloud.now(),
         "model_sha256": made.sha256,
@@ -102,11 +118,26 @@ def _finish(
         "carried": made.carried,
         "metrics": metrics,
         "metrics_left_out": len(means) - len(metrics),
+        "judged": _judged(settings, reports),
+        "example_cap": int(cap) if math.isfinite(cap) else 0,
+        "capped": len(over),
         "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
     }
-    if run:  # else its row was lost a moment ago: the model tells `repair` that the round was closed
-        manifests.draft_round(cloud, run, leased, participants, result, means)
-    return cloud.rounds.move(leased, event, **result), participants
+    if stored:  # else its row was lost a moment ago: the model tells `repair` that the round was closed
+        manifests.draft_round(cloud, stored, leased, participants, result, means)
+    closed = cloud.rounds.move(leased, event, **result)
+    for device, text in sorted(over.items())[:_MOST_TOLD]:
+        cloud.tell(closed, text, device=device)
+    return closed, participants
+
+
+def _judged(settings: RunSettings, reports: Mapping[str, Sequence[Report]]) -> dict[str, float]:
+    """Return the target metric as the run's end is judged by it; empty if there is none."""
+    metric = settings.target_metric
+    value = round_metrics.judged(
+        reports.get(metric, ()), settings.target_by, lower_is_better=settings.lower_is_better
+    )
+    return {} if value is None else {metric: value}
 
 
 def _figures(closed: Round, participants: Iterable[Participant]) -> str:
@@ -141,28 +172,6 @@ def _with_room(
     )
     ranked = sorted(means, key=lambda name: (name != target, -count[name], name))
     return {name: means[name] for name in sorted(ranked[:MOST_METRICS_OF_A_ROUND])}
-
-
-def mean_metrics(participants: Iterable[Participant]) -> dict[str, float]:
-    """Return what the counted devices measured, each metric weighted by the examples that it is a mean of.
-
-    ``loss`` and ``accuracy`` are of the global model before the round, ``local_loss`` and ``local_accuracy``
-    of the devices' own models after it: weighted by the examples evaluated. ``train_loss`` is what training
-    reports: weighted by the examples trained on.
-    """
-    found: dict[str, list[tuple[float, int]]] = {}
-    for part in participants:
-        if part.state is Participation.REPLIED:
-            evaluated = part.examples if part.examples_evaluated is None else part.examples_evaluated
-            for name, value in part.reported.items():
-                examples = part.examples if name in part.train_metrics else evaluated
-                found.setdefault(name, []).append((value, examples))
-    means = {}
-    for name, measured in found.items():
-        if examples := sum(count for _, count in measured):  # a mean of no examples says nothing
-            # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
-            means[name] = math.fsum(value * (count / examples) for value, count in measured)
-    return means
 
 
 def conclude(cloud: Cloud, run: Run, closed: Round) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from msgspec import UNSET
+
 from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.log import Log
 from cloud_functions.metrics import of_ended
@@ -117,4 +119,5 @@ def _figures(of: Round) -> RoundFigures:
         averaging_seconds=max(0.0, of.averaging_seconds),
         metrics=metrics,
         metrics_left_out=of.metrics_left_out + len(of.metrics) - len(metrics),
+        capped=of.capped or UNSET,
     )

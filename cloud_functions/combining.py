@@ -24,10 +24,12 @@ from cloud_functions.lanes import AHEAD, WIDEST, Lanes, Readable
 from cloud_functions.measuring import products_of, squared_norm
 from cloud_functions.model_files import ModelReader
 from cloud_functions.outliers import outliers
+from cloud_functions.whole_numbers import settled
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.slices import Kind, Slice, cut, cut_further
+from fedgrass.federation.trained_arrays import NO_VOTES, Votes
 from fedgrass.federation.weights import DTYPES, Layout
 
 TOGETHER = 16  # updates whose lengths are measured in one block
@@ -36,7 +38,7 @@ SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows together; for larger models
 LARGEST_BUFFERS = 256 * 1024**2
 
 Floats = NDArray[np.float64]
-Combine = Callable[[NDArray[Any], Floats], NDArray[Any]]
+Combine = Callable[[Slice, NDArray[Any], Floats], NDArray[Any]]
 
 
 class BadUpdates(Exception):  # it is no error of anybody's who calls: the others are combined then
@@ -61,6 +63,7 @@ class Change:
     total: Floats
     share: float
     refuse_outliers: Callable[[Slice], None]  # once a strategy has failed at the slice
+    weight: float = 1.0  # of all updates together; 0 if some weigh less than nothing
 
     @cached_property
     def model(self) -> Floats:
@@ -80,6 +83,18 @@ class Change:
         no digit of a small one is lost beside a large value of the model.
         """
         return self.total if self.share == 1 else self.total + (1 - self.share) * self.model
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the weights of the updates sum to 1, so that the change is a mean."""
+        return math.isclose(self.weight, 1.0, rel_tol=1e-9)
+
+    @property
+    def averaged(self) -> Floats:
+        """The mean of the updates, by their weights; the model where weights below zero make no mean."""
+        if self.is_mean:
+            return self.changed
+        return self.model + self.change / self.weight if self.weight else self.model
 
 
 class Factors(NamedTuple):
@@ -107,6 +122,7 @@ class Sum(NamedTuple):
     file: Readable  # the mean, as float64
     share: float  # of all of them together
     kept: float  # the mean factor, by share
+    votes: Votes = NO_VOTES  # on the arrays that gradients move
 
 
 class BadSums(Exception):  # it is no device's fault: the updates in them are read again then
@@ -128,6 +144,7 @@ class Combiner:
         check: is called before each slice, and may raise.
         part: the part of the model to combine; all of it if None.
         carried: arrays that updates carry the changes of, behind the model's.
+        votes: of the updates, on the arrays that gradients move.
     """
 
     def __init__(  # noqa: PLR0913 # it is what an average is made of
@@ -140,7 +157,9 @@ class Combiner:
         check: Callable[[], None],
         part: Slice | None = None,
         carried: Layout | None = None,
+        votes: Votes = NO_VOTES,
     ) -> None:
+        self.votes = votes
         self._updates = updates
         self._base = base
         self._layout = layout
@@ -192,7 +211,9 @@ class Combiner:
 
     def weighted_change(self, weights: Floats, factors: Factors) -> Generator[Change]:
         """Yield the sum of the changes, each times its weight and its factor; raises as :meth:`sums` does."""
-        return self._changes_of(self.sums(weights, factors), float((weights * factors.model).sum()))
+        share = float((weights * factors.model).sum())
+        weight = float(weights.sum()) if (weights >= 0).all() else 0.0
+        return self._changes_of(self.sums(weights, factors), share, weight=weight)
 
     def mean_change(self, shares: Floats, factors: Factors, groups: Sequence[Sum] = ()) -> Generator[Change]:
         """Yield the mean of the changes, each times its factor and counted by its share.
@@ -230,20 +251,40 @@ class Combiner:
         for (part, sum_), (_, more) in zip(of_updates, of_groups, strict=True):
             yield part, (sum_ + more) / rest
 
+    def settled(self, part: Slice, mean: Floats, *, alone: bool) -> NDArray[Any]:
+        """Return a slice of whole numbers with the digits that float64 has not; see whole_numbers.py.
+
+        ``alone`` says that no other updates are in the mean than those that are read here.
+        """
+        return settled(part, mean, self._base, self._updates if alone else ())
+
     def _by_part(self, model: Floats, carried: Floats) -> Callable[[Slice], Floats]:
         """Return what returns the weights of a slice."""
         return lambda part: carried if self._is_carried(part) else model
 
     def _changes_of(
-        self, sums: Iterable[tuple[Slice, Floats]], share: float, groups: Sequence[Sum] = ()
+        self,
+        sums: Iterable[tuple[Slice, Floats]],
+        share: float,
+        groups: Sequence[Sum] = (),
+        *,
+        weight: float = 1.0,
     ) -> Generator[Change]:
-        """Yield the changes that sums of updates are, the weights of the updates being ``share`` together."""
+        """Yield the changes that sums of updates are.
+
+        Args:
+            sums: of the updates.
+            share: the weights of all updates together, each times its factor.
+            groups: sums that were made before.
+            weight: the weights alone.
+        """
 
         def refuse(part: Slice) -> None:
             self._refuse_outliers(part, groups)
 
         for part, total in sums:
-            yield Change(part, self._values, total, 0.0 if self._has_changes(part) else share, refuse)
+            own = 0.0 if self._has_changes(part) else share
+            yield Change(part, self._values, total, own, refuse, weight)
 
     def _refuse_outliers(self, part: Slice, groups: Sequence[Sum] = ()) -> None:
         """Refuse what no strategy can be expected to use in a slice. Raises BadUpdates or BadSums."""
@@ -275,7 +316,7 @@ class Combiner:
             if (own != 1).any():
                 changes *= own[:, None].astype(changes.dtype)
             try:
-                combined = combine(changes, weights).astype(np.float64)
+                combined = combine(block.part, changes, weights).astype(np.float64)
             except AggregationFailed:
                 self._refuse_outliers(block.part)
                 raise

@@ -239,7 +239,7 @@ def _drive(cloud: Cloud, run: Run, newest: Round, alarm: Alarm | None) -> bool:
         return True
     # Only averagers hand groups over: of a reply whose averager died, the message comes back to another.
     is_open = event is None and newest.state is State.OPEN
-    if is_open and cloud.averages and groups.begin_full(cloud, newest):
+    if is_open and cloud.averages and groups.begin_full(cloud, run, newest):
         return True
     if event is None:
         if newest.state is State.AGGREGATING:

@@ -161,10 +161,11 @@ class DynamoRounds:
         leased = {"state": State.AGGREGATING, "fence": of.fence}
         self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
 
-    def begin_group(self, of: Round) -> None:
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
         """Count a group more; see ``RoundStore``."""
         stands = {"state": State.OPEN, "groups": of.groups}
-        self._table.write(self._update_round(of, {"groups": of.groups + 1}, stands))
+        values = {"groups": of.groups + 1, "example_cap": example_cap}
+        self._table.write(self._update_round(of, values, stands))
 
     def members(self, of: Round, group: int) -> Iterator[Participant]:
         """Return the participants of a group; see ``RoundStore``."""

@@ -63,7 +63,7 @@ def to_record(row: Row, kind: type[Record]) -> Record:
 _PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 _JSON_FIELDS = frozenset(
-    {"base_carried", "carried", "metrics", "needs", "progress", "settings", "train_metrics"}
+    {"base_carried", "carried", "judged", "metrics", "needs", "progress", "settings", "train_metrics"}
 )
 
 

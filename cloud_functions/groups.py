@@ -7,6 +7,7 @@ other updates itself, so a group's averager that died, or a sum that was spoilt,
 """
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,9 +22,12 @@ from cloud_functions.making import BadReplies, Making
 from cloud_functions.model_files import ModelWriter, in_type
 from cloud_functions.sum_files import SumFile
 from fedgrass.federation import object_keys
+from fedgrass.federation.aggregation.example_caps import example_cap
 from fedgrass.federation.division import Job
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.runs import Run
+from fedgrass.federation.trained_arrays import NO_VOTES, Votes, count_votes
 
 LARGEST_MANIFEST = 4 * 1024**2  # bytes: of 10,000 devices with the longest names and reasons it has less
 _MANIFESTS_AT_ONCE = 16
@@ -40,26 +44,36 @@ class Group(Struct, frozen=True):
     kept: float = 0.0  # the mean factor, by share
     key: str = ""  # of the file; empty if no update is in it
     sha256: str = ""  # of the file
+    votes: Votes = NO_VOTES  # of its updates, on the arrays that gradients move
 
 
 _GROUP = msgspec.json.Decoder(Group)
 
 
-def begin_full(cloud: Cloud, current: Round) -> bool:
-    """Hand the replies of a group to another averager once it is full; nothing is read for that.
+def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
+    """Hand the replies of a group to another averager once it is full.
+
+    The first group's claims of examples fix how much an update of the round may weigh: see example_caps.py.
 
     Return whether there may be another group to begin. Raises LostRace if the round has moved on.
     """
     size = current.group_size
     if not size or current.replied < (current.groups + 1) * size:
         return False
-    cloud.rounds.begin_group(current)
     number = current.groups + 1
+    cap = current.example_cap if current.groups else _cap(cloud, run, current)
+    cloud.rounds.begin_group(current, cap)
     # A worker that dies here leaves a group that nobody sums: whoever closes the round reads its updates.
     job = Job(run=current.run, round=current.number, attempt=current.attempt, kind="group", number=number)
     cloud.alarms.hand_over(job)
     cloud.tell(current, f"group {number}: {size} updates are being summed")
     return True
+
+
+def _cap(cloud: Cloud, run: Run, current: Round) -> int:
+    members = [part for part in cloud.rounds.members(current, 1) if part.state is Participation.REPLIED]
+    cap = example_cap((part.examples for part in members), run.settings.examples_cap)
+    return int(cap) if math.isfinite(cap) else 0
 
 
 def add_up(cloud: Cloud, job: Job) -> None:
@@ -109,7 +123,7 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
     kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     checksums = [member.checksum for member in members]
-    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256)
+    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combiner.votes)
 
 
 def finished(
@@ -141,9 +155,16 @@ def sums_of(begun: Making, finished_groups: Mapping[int, Group]) -> list[Sum]:
     """Return the sums of groups, to be read and checked."""
     bucket, layout = begun.cloud.bucket, in_type(begun.layout, "F64")
     return [
-        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept)
+        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(begun, group))
         for group in finished_groups.values()
     ]
+
+
+def _votes(begun: Making, group: Group) -> Votes:
+    """Return the votes of a group; of one that an older averager summed, those of its arrays' names."""
+    if group.votes.updates == len(group.devices) and len(group.votes.trained) == len(begun.arrays):
+        return group.votes
+    return count_votes(begun.arrays, [""] * len(group.devices))
 
 
 def _manifest(cloud: Cloud, of: Round, number: int) -> Group | None:

@@ -42,7 +42,7 @@ def write_for_download(cloud: Cloud, name: str, settings: RunSettings, model: Fi
         SettingsError: the model is too large to be encoded here.
     """
     kind = settings.download_encoding
-    if kind == "float32":
+    if not encodings.is_encoded(model.layout, settings.download):
         return Download()
     if model.bytes > cloud.largest_held:
         raise SettingsError(too_large(cloud, f"the run's download_encoding is {kind!r}", model.bytes))

@@ -34,8 +34,8 @@ class Readable(Protocol):
     def finish(self) -> None:
         """Check what was read to the end."""
 
-    def peek(self, part: Slice) -> NDArray[Any]:
-        """Return a slice's values, read once more."""
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
+        """Return a slice's values, read once more; in their own type unless another is given."""
 
 
 class Lanes:

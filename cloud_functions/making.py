@@ -18,7 +18,8 @@ from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsErro
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.slices import Slice
-from fedgrass.federation.weights import Layout
+from fedgrass.federation.trained_arrays import count_votes
+from fedgrass.federation.weights import Layout, in_file_order
 
 _HEADERS_OF_A_LANE = 2  # at once: they are small
 _LARGEST_HEADERS = 16 * 1024**2  # bytes of all that are read at once: to parse them takes some 14 times that
@@ -44,16 +45,21 @@ class Making:
     form: Form  # of the updates
     guarded: Guarded
 
+    @property
+    def arrays(self) -> list[str]:
+        """The model's arrays, in the order of its file."""
+        return list(in_file_order(self.layout))
+
 
 def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     """Begin to make the model of a round.
 
     Raises:
-        AggregationFailed: the model cannot be read, or the strategy is one's own and was deployed away since
-            the run was started.
+        AggregationFailed: the base model cannot be read, or the strategy is one's own and was deployed away
+            since the run was started.
     """
     settings, base = run.settings, object_keys.model(run.name, of.base)
-    with readable(base):
+    with readable(base, f"the model {base}, from which round {of.number} starts,"):
         layout = cloud.bucket.read_layout(base)
     try:
         strategy = strategies.load(settings)
@@ -75,6 +81,7 @@ def combiner(making: Making, updates: Sequence[UpdateFile], shard: Slice | None 
         differences=making.form.encoding.difference,
         check=_clock(making.cloud, making.round),
         part=shard,
+        votes=count_votes(making.arrays, [update.declaration for update in updates]),
     )
 
 

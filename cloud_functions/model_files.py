@@ -18,7 +18,7 @@ from fedgrass.federation.weights import DTYPES, Array, Layout, finite, header, i
 
 Floats = NDArray[np.float64]
 # The largest int64 is no float64, and the nearest one would wrap round.
-_LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
+LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
 
 
 class Stored(NamedTuple):
@@ -41,8 +41,12 @@ def in_type(layout: Layout, dtype: str) -> Layout:
 
 
 @contextmanager
-def readable(key: str) -> Iterator[None]:
+def readable(key: str, named: str = "") -> Iterator[None]:
     """Name the model or the state that an average needs and that cannot be read inside.
+
+    Args:
+        key: its key.
+        named: what it is, with its key, for the error; empty: its key alone.
 
     Raises:
         AggregationFailed: it is not there, damaged, or not given by the store.
@@ -50,10 +54,10 @@ def readable(key: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        message = f"{key} is not in the bucket"
+        message = f"{named or key} is missing in the bucket: put it back"
         raise AggregationFailed(message) from error
     except UpdateRefused as error:
-        message = f"{key} cannot be read: {error}"
+        message = f"{named or key} cannot be read: {error}"
         raise AggregationFailed(message) from error
 
 
@@ -89,9 +93,11 @@ class ModelReader:
     def finish(self) -> None:
         """End: there is nothing left to check."""
 
-    def peek(self, part: Slice) -> NDArray[Any]:
-        """Return a slice's values as float64, as :meth:`values` does."""
-        return self.values(part)
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
+        """Return a slice's values, shape (L,), in a type: float64 unless it is given."""
+        row = np.empty(part.length, dtype=dtype or np.float64)
+        self._read_into(part, row)
+        return row
 
     def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:  # noqa: ARG002
         """Read a slice's values into ``row``, shape (L,), float32 or float64."""
@@ -202,7 +208,9 @@ def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     if target.kind == "f":
         with np.errstate(over="ignore"):  # infinite then, and refused as that
             return np.ascontiguousarray(values, dtype=target)
+    if values.dtype.kind == "i":  # digits that no float has
+        return np.asarray(values.astype(target))
     whole = np.rint(values)
     if target == np.int64:
-        whole = np.minimum(whole, _LARGEST_INT64)
+        whole = np.minimum(whole, LARGEST_INT64)
     return np.asarray(whole.astype(target))

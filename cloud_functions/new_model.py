@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 
 from cloud_functions import manifests, strategies, weighing
 from cloud_functions.cloud import Cloud
-from cloud_functions.combining import Change, Sum
+from cloud_functions.combining import Change, Combiner, Sum
 from cloud_functions.initial_models import too_large
 from cloud_functions.making import Making, combiner, named, open_updates
 from cloud_functions.model_files import ModelReader, ModelWriter, Stored, in_type, readable
+from cloud_functions.server_step import ServerStep
 from cloud_functions.whole_files import fingerprint, whole
 from fedgrass.federation import object_keys
 from fedgrass.federation.carried import carried_layout
-from fedgrass.federation.encodings import encode_model
+from fedgrass.federation.encodings import encode_model, is_encoded
 from fedgrass.federation.errors import (
     AggregationFailed,
     DraftLost,
@@ -27,10 +29,12 @@ from fedgrass.federation.errors import (
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
-from fedgrass.federation.slices import Kind, Slice
+from fedgrass.federation.slices import Slice
+from fedgrass.federation.trained_arrays import averaged_arrays, is_statistic
 from fedgrass.federation.weights import Layout, sha256
 
 Floats = NDArray[np.float64]
+_MOST_SHOWN = 8  # arrays that a warning names
 
 
 class Made(Struct, frozen=True):
@@ -51,14 +55,42 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     with named(replies):
-        changes = weighing.changes(making, combiner(making, open_updates(making, replies)), replies, groups)
-        files = write(making, changes, lambda file: draft(making.round, file), counted=len(replies))
+        combined = combiner(making, open_updates(making, replies))
+        step = step_of(making, combined, groups)
+        changes = weighing.changes(making, combined, step, replies, groups)
+        files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
+    warn_of_guesses(making, step)
     return finished(making, files)
 
 
-def write(
+def step_of(making: Making, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
+    """Return what makes the new values of a model, once the updates have voted on what gradients move."""
+    votes = sum((group.votes for group in groups), combined.votes)
+    averaged = averaged_arrays(making.arrays, votes)
+    settle = partial(combined.settled, alone=not groups)
+    turn = making.round.number - making.run.progress.evaluations
+    guess = making.guarded.steps and not votes.is_declared
+    return ServerStep(making.guarded, making.layout, averaged, settle, turn=turn, guess=guess)
+
+
+def warn_of_guesses(making: Making, step: ServerStep) -> None:
+    """Warn of arrays that were averaged though the updates do not declare which ones gradients move."""
+    if not step.guess:
+        return
+    by_name = [name for name in making.arrays if is_statistic(name)]
+    if guessed := [*by_name, *sorted(step.guessed)]:
+        shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
+        making.cloud.tell(
+            making.round,
+            "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
+            f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
+        )
+
+
+def write(  # noqa: PLR0913 # it is what a model is made of
     making: Making,
     changes: Generator[Change],
+    step: ServerStep,
     key_of: Callable[[str], str],
     *,
     counted: int,
@@ -69,6 +101,7 @@ def write(
     Args:
         making: what is made.
         changes: the combined changes, in order.
+        step: what makes the new values of them.
         key_of: the key of the file ``model``, and of each state by its name.
         counted: of how many updates.
         bare: whether the files are parts of others, without a header.
@@ -79,7 +112,6 @@ def write(
         AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
     """
     guarded = making.guarded
-    turn = making.round.number - making.run.progress.evaluations
     before = _state_before(making)
     with ExitStack() as files:
 
@@ -96,13 +128,12 @@ def write(
         def write_slice(made: Change) -> None:
             part = made.part
             if name := _carried_in(making, part):
-                values = guarded.carry(before[name](part), made.change, counted, making.round.asked)
-                carried[name].write(part, values)
+                kept_before = before[name](part)
+                values = guarded.carry(kept_before.copy(), made.change, counted, making.round.asked)
+                carried[name].write(part, step.carried(part, kept_before, values))
                 return
             kept = {name: before[name](part) for name in states}
-            # No count of batches has a momentum.
-            stepped = guarded.steps and part.kind is not Kind.WHOLE
-            model.write(part, guarded.step(made.model, made.change, kept, turn) if stepped else made.changed)
+            model.write(part, step.values(made, kept))
             for name, state in states.items():
                 state.write(part, kept[name])
 
@@ -142,7 +173,7 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
         )
         for name in making.guarded.strategy.carried
     }
-    if encoding.kind == "float32":
+    if not is_encoded(making.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > making.cloud.largest_held:
         raise AggregationFailed(

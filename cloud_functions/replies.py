@@ -2,12 +2,13 @@
 
 from typing import NoReturn
 
+import msgspec
 from msgspec import Struct
 
 from cloud_functions.cloud import Cloud
 from cloud_functions.device_limits import Excess
 from cloud_functions.metrics import Metric
-from fedgrass.federation import message_fields, messages, topics
+from fedgrass.federation import message_fields, messages, round_metrics, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict
 from fedgrass.federation.rounds import Participant, Participation, Round, State, announced_at, before
@@ -108,7 +109,10 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
         raise ReplyRefused(reason)
     try:
         if current.state is State.OPEN:
-            cloud.rounds.count_reply(current, participant, reply, message.received_at)
+            kept, left_out = _bounded(reply)
+            cloud.rounds.count_reply(current, participant, kept, message.received_at)
+            if left_out:  # they are in the row too
+                cloud.tell(current, f"metrics left out: {'; '.join(left_out)}", device=message.device)
             turnaround = max(0, message.received_at - announced) / 1000
             cloud.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:
@@ -121,6 +125,20 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
         reason = f"late: this attempt is {current.state}"
         raise LateReply(reason)
     _answer(cloud, current, message.device)
+
+
+def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
+    """Return a completion without the metrics that cannot be true, and texts on these; its update counts."""
+    metrics, train_metrics, left_out = round_metrics.bounded_reply(reply.metrics, reply.train_metrics)
+    kept = msgspec.structs.replace(
+        reply,
+        metrics=metrics,
+        train_metrics=train_metrics,
+        unsent_metrics=message_fields.shorten(
+            "; ".join(filter(None, [reply.unsent_metrics, *left_out])), message_fields.LONGEST_UNSENT
+        ),
+    )
+    return kept, left_out
 
 
 def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:

@@ -7,44 +7,22 @@ an outage, this would keep a round waiting for a device that means harm.
 
 from botocore.exceptions import ClientError
 
-_SERVER_ERROR = 500  # from here on S3 says that the fault is its own
-_PASSING_STATUS = frozenset({408, 429})
-# Those of the 4xx that say nothing about the object, of
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. AccessDenied is not among them: an
-# object that is encrypted with a key of another account gets it.
-_OF_ALL_OF_S3 = frozenset(
+from fedgrass.federation.aws_errors import is_transient
+
+_SERVER_ERROR = 500  # what an error without a status counts as
+# Answers about the account or the bucket: they say nothing about the object either. AccessDenied is not among
+# them: an object that is encrypted with a key of another account gets it.
+_OF_ACCOUNT_OR_BUCKET = frozenset(
     {
-        # throttled
-        "BandwidthLimitExceeded",
-        "KMS.ThrottlingException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        # the caller's credentials and clock
-        "AuthFailure",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidSecurity",
-        "InvalidToken",
-        "NotSignedUp",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "RequestTimeout",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-        "UnrecognizedClientException",
-        # the account and the bucket
         "AccountProblem",
         "AllAccessDisabled",
+        "AuthFailure",
         "AuthorizationHeaderMalformed",
         "InvalidBucketName",
         "InvalidBucketState",
+        "InvalidSecurity",
         "NoSuchBucket",
+        "NotSignedUp",
         "PermanentRedirect",
         "Redirect",
         "TemporaryRedirect",
@@ -66,7 +44,9 @@ def is_missing(error: ClientError) -> bool:
 def concerns_all(error: ClientError) -> bool:
     """Return whether an error says nothing about the object that was asked for: it may pass."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", _SERVER_ERROR)
-    return status >= _SERVER_ERROR or status in _PASSING_STATUS or code_of(error) in _OF_ALL_OF_S3
+    code = code_of(error)
+    # S3 hands on what KMS says, by names of its own.
+    return code in _OF_ACCOUNT_OR_BUCKET or is_transient(code.removeprefix("KMS."), status)
 
 
 def described(error: ClientError) -> str:

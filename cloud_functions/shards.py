@@ -8,6 +8,7 @@ makes the last one puts them together. A worker that dies costs its shard, which
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -107,7 +108,7 @@ def _join(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -
         cloud.log(f"{error} is lost: its shard is made again", "WARNING")
         _make_lost(held, replies, cut)
         files = _joined(held, replies, len(cut))
-    closing.close(cloud, joining, new_model.finished(held, files), len(replies))
+    closing.close(cloud, begun.run, joining, new_model.finished(held, files), len(replies))
 
 
 def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new_model.Made:
@@ -123,14 +124,14 @@ def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: i
 
 def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, and that it is made. Raises BadReplies."""
-
-    def key_of(file: str) -> str:
-        return _key(begun.round, replies, f"{number}-{file}")
-
+    key_of = partial(_shard_key, begun.round, replies, number)
     with making.named(replies):
-        updates = _opened(begun, replies)
-        changes = weighing.changes(begun, making.combiner(begun, updates, shard), replies)
-        files = new_model.write(begun, changes, key_of, counted=len(replies), bare=True)
+        combined = making.combiner(begun, _opened(begun, replies), shard)
+        step = new_model.step_of(begun, combined)
+        changes = weighing.changes(begun, combined, step, replies)
+        files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
+    if number == 0:  # once is enough
+        new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
     begun.cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 
@@ -140,7 +141,7 @@ def _make_lost(begun: Making, replies: Sequence[Participant], cut: Sequence[Slic
     bucket = begun.cloud.bucket
     names = ("made", "model", *begun.guarded.strategy.state)
     for number, shard in enumerate(cut):
-        if not all(bucket.exists(_key(begun.round, replies, f"{number}-{name}")) for name in names):
+        if not all(bucket.exists(_shard_key(begun.round, replies, number, name)) for name in names):
             _write(begun, replies, shard, number)
 
 
@@ -189,12 +190,13 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
     """Put the shards together into the drafts of the model and of the state, and return these."""
     leased, bucket = begun.round, begun.cloud.bucket
     made = [
-        _SHARD.decode(bucket.read(_key(leased, replies, f"{number}-made"), 4096)) for number in range(count)
+        _SHARD.decode(bucket.read(_shard_key(leased, replies, number, "made"), 4096))
+        for number in range(count)
     ]
     stored = {}
     for file in made[0].files:
         parts = [
-            (_key(leased, replies, f"{number}-{file}"), one.files[file]) for number, one in enumerate(made)
+            (_shard_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)
         ]
         layout = begun.layout if file == "model" else in_type(begun.layout, "F32")
         stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
@@ -203,7 +205,11 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
 
 def _is_made(cloud: Cloud, leased: Round, replies: Sequence[Participant], number: int) -> bool:
     """Return whether a shard of a set of updates is there."""
-    return cloud.bucket.exists(_key(leased, replies, f"{number}-made"))
+    return cloud.bucket.exists(_shard_key(leased, replies, number, "made"))
+
+
+def _shard_key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:
+    return _key(leased, replies, f"{number}-{file}")
 
 
 def _key(leased: Round, replies: Sequence[Participant], file: str) -> str:

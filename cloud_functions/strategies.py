@@ -132,9 +132,9 @@ class Guarded:
         self.strategy = strategy
         self.steps = type(strategy).step is not Strategy.step  # otherwise the model is changed, no more
         self._seconds = seconds
-        self._own = bool(OWN.fullmatch(name))
+        self.is_own = bool(OWN.fullmatch(name))
         # What is built in ends: no timer is set, which only the main thread may do.
-        self._timed = self._own and _in_main_thread()
+        self._timed = self.is_own and _in_main_thread()
 
     def unusable(self, contributions: Sequence[Contribution]) -> dict[int, str]:
         """Return the places of updates that the strategy cannot use, and why; see ``Strategy.check``."""
@@ -250,7 +250,7 @@ class Guarded:
             ):
                 yield
         except AggregationFailed as error:
-            if not self._own:  # those that are built in say what is wrong in their own words
+            if not self.is_own:  # those that are built in say what is wrong in their own words
                 raise
             message = f"aggregation {self.name!r}: {method}: {error}"
             raise AggregationFailed(message) from error

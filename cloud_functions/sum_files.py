@@ -53,11 +53,11 @@ class SumFile:
             )
             raise UpdateRefused(message)
 
-    def peek(self, part: Slice) -> NDArray[Any]:
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
         """Return a slice's values, shape (L,), read again and not checked."""
         row = np.empty(part.length)
         self._read_into(part, row)
-        return row
+        return row.astype(dtype or row.dtype, copy=False)
 
     def _read_into(self, part: Slice, row: NDArray[Any]) -> None:
         first = part.pieces[0]

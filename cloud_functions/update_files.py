@@ -16,6 +16,7 @@ from fedgrass.federation.encodings.layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.slices import Kind, Piece, Slice
+from fedgrass.federation.trained_arrays import TRAINED
 from fedgrass.federation.weights import (
     CHUNK_BYTES,
     DTYPES,
@@ -141,6 +142,7 @@ class UpdateFile:
             raise UpdateRefused(message)
         self._header_bytes = found.header_bytes
         self._checksums = checksums_in(metadata, found.data_bytes)
+        self.declaration = metadata.get(TRAINED, "")  # of the arrays that gradients move
         self._scales: dict[str, float] = {}
 
     def begin(self, first: Slice | None = None) -> None:
@@ -179,11 +181,11 @@ class UpdateFile:
         self._fetch(start, raw)
         self._form.decode(raw, part, row, self._scales)
 
-    def peek(self, part: Slice) -> NDArray[Any]:
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
         """Return a slice's values, read again and not checked: to look what is wrong with them."""
         start, end, _ = self._form.place_of(part)
         raw = self._read_at(self._header_bytes + start, end - start)
-        row = np.empty(part.length, dtype=part.dtype)
+        row = np.empty(part.length, dtype=dtype or part.dtype)
         self._form.decode(raw, part, row, self._scales)
         return row
 

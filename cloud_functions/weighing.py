@@ -1,15 +1,19 @@
 """What each update counts: the strategy's weights, and how far long changes are shortened before."""
 
 from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.combining import BadUpdates, Change, Combiner, Factors, Measured, Sum
+from cloud_functions.combining import BadUpdates, Change, Combine, Combiner, Factors, Measured, Sum
 from cloud_functions.making import Making
+from cloud_functions.server_step import ServerStep
 from fedgrass.federation.aggregation import Contribution, Survey
+from fedgrass.federation.aggregation.example_caps import cap_of
 from fedgrass.federation.rounds import Participant
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.slices import Slice
 
 Floats = NDArray[np.float64]
 
@@ -17,9 +21,20 @@ _LARGEST_NORM = 1e75  # what is longer has squares and products that float64 can
 
 
 def changes(
-    making: Making, combiner: Combiner, replies: Sequence[Participant], groups: Sequence[Sum] = ()
+    making: Making,
+    combiner: Combiner,
+    step: ServerStep,
+    replies: Sequence[Participant],
+    groups: Sequence[Sum] = (),
 ) -> Generator[Change]:
     """Yield the combined changes of replies, and of groups that were summed before, slice by slice.
+
+    Args:
+        making: what is made.
+        combiner: of the replies' updates.
+        step: knows which arrays are averaged.
+        replies: whose updates are read.
+        groups: sums of the other updates.
 
     Raises:
         BadUpdates: some updates must not enter the average.
@@ -34,8 +49,23 @@ def changes(
     factors = clip_factors(measured, making.run.settings.clip_norm, len(replies))
     weights = guarded.weigh(contributions, _shortened(measured, factors))
     if guarded.strategy.reads == "columns":
-        return combiner.columns(guarded.combine, weights, factors)
+        return combiner.columns(_combine_of(making, step), weights, factors)
     return combiner.weighted_change(weights, factors)
+
+
+def _combine_of(making: Making, step: ServerStep) -> Combine:
+    """Return what combines columns: only trained values may leave the range of the updates."""
+    guarded = making.guarded
+
+    def combine(part: Slice, rows: NDArray[Any], weights: Floats) -> NDArray[Any]:
+        averaged = step.mask(part) if guarded.is_own else None
+        if averaged is None:
+            return guarded.combine(rows, weights)
+        lowest, highest = rows.min(axis=0), rows.max(axis=0)  # before: the rows may be written to
+        combined = guarded.combine(rows, weights)
+        return np.where(averaged, np.clip(combined, lowest, highest), combined)
+
+    return combine
 
 
 def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Factors]:
@@ -57,7 +87,7 @@ def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]
 
 def _usable(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
     """Return what the strategy may know of each update. Raises BadUpdates for those it cannot use."""
-    contributions = [_contribution(reply) for reply in replies]
+    contributions = _contributions(making, replies)
     if refused := making.guarded.unusable(contributions):
         raise BadUpdates(refused)
     return contributions
@@ -119,5 +149,7 @@ def _shortened(measured: Measured | None, factors: Factors) -> Survey | None:
     return Survey(survey.squared_norms * own**2, products)
 
 
-def _contribution(reply: Participant) -> Contribution:
-    return Contribution(reply.device, reply.examples, reply.reported)
+def _contributions(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
+    """Return what a strategy may know of the updates: of their examples no more than may count."""
+    cap = cap_of(making.round, replies, making.run.settings.examples_cap)
+    return [Contribution(part.device, int(min(part.examples, cap)), part.reported) for part in replies]

@@ -3,19 +3,23 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Self, TypeVar
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the same one from Python 3.11 on
+from typing import Any, ClassVar, TypeVar
 
 import awsiot.greengrasscoreipc
 from awscrt.exceptions import AwsCrtError
 from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, StreamClosedError
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import (
+    ComponentUpdatePolicyEvents,
     ConfigurationUpdateEvents,
     IoTCoreMessage,
     ReportedLifecycleState,
     UnauthorizedError,
 )
+from typing_extensions import Self
 
+from components.token_exchange import COMPONENT, PORT_KEYS
 from fedgrass.federation.errors import FedgrassError
 
 CALL_SECONDS = 10.0  # the SDK's own calls wait for ever
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("awsiot").setLevel(logging.CRITICAL + 1)
 Lost = Callable[[str], None]
 T = TypeVar("T")
+Ipc = TypeVar("Ipc", bound="GreengrassIpc")
 
 
 class _Lifecycle(LifecycleHandler):  # type: ignore[misc] # the SDK has no types
@@ -89,7 +94,7 @@ class GreengrassIpc:
         self._closing = False
 
     @classmethod
-    def connect(cls, lost: Lost) -> Self:
+    def connect(cls, lost: Lost) -> "Self":
         """Connect to the nucleus that started this process.
 
         Raises:
@@ -156,6 +161,24 @@ class GreengrassIpc:
         answer = self._result(self._client.get_configuration_async, "read the configuration")
         return dict(answer.value or {})
 
+    def token_exchange_port(self) -> int | None:
+        """Return where the token exchange service listens on this machine now; None if nobody knows."""
+        for key in PORT_KEYS:
+            try:
+                answer = self._result(
+                    lambda key=key: self._client.get_configuration_async(  # type: ignore[misc] # no types
+                        component_name=COMPONENT, key_path=[key]
+                    ),
+                    f"read the {key} of {COMPONENT}",
+                )
+            except (self.not_now, self.forbidden) as error:
+                log.debug("%s", error)
+                continue
+            port = str((answer.value or {}).get(key, ""))
+            if port.isdecimal() and int(port) > 0:
+                return int(port)
+        return None
+
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called, on another thread, once per changed value."""
 
@@ -167,6 +190,32 @@ class GreengrassIpc:
             lambda **handlers: self._client.subscribe_to_configuration_update_async(
                 on_stream_event=hear, **handlers
             ),
+        )
+
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Have ``asked`` called, on another thread, with the id of each deployment that is about to begin.
+
+        The nucleus waits for an answer, :meth:`defer_update`. Nucleus Lite does not ask: there this raises.
+        """
+
+        def hear(event: ComponentUpdatePolicyEvents) -> None:
+            if event.pre_update_event and event.pre_update_event.deployment_id:
+                asked(event.pre_update_event.deployment_id)
+
+        self._open(
+            "watch updates of components",
+            lambda **handlers: self._client.subscribe_to_component_updates_async(
+                on_stream_event=hear, **handlers
+            ),
+        )
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Have a deployment wait for some seconds, after which the nucleus asks again; 0 lets it go on."""
+        self._result(
+            lambda: self._client.defer_component_update_async(
+                deployment_id=deployment, recheck_after_ms=round(seconds * 1000), message=reason
+            ),
+            "answer whether an update may begin",
         )
 
     def report_running(self) -> None:
@@ -242,7 +291,7 @@ class GreengrassIpc:
         except (ConnectionClosedError, StreamClosedError) as error:
             message = f"could not {what}: the connection to the nucleus is closed"
             raise self.connection_lost(message) from error
-        except TimeoutError as error:
+        except (TimeoutError, FutureTimeoutError) as error:
             message = f"could not {what}: the nucleus did not answer within {CALL_SECONDS:g} s"
             raise self.not_now(message) from error
         except (RuntimeError, AwsCrtError) as error:  # the root of all that the SDK raises is RuntimeError

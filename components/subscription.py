@@ -53,6 +53,7 @@ class Subscription:
         self._permanent = permanent
         self._acknowledged = acknowledged
         self._acknowledged_at: float | None = None
+        self.requests = 0
         self._request_due = False
         self._closed = False
 
@@ -89,6 +90,7 @@ class Subscription:
 
     def _try(self) -> None:
         repeated = self._transient + (self._permanent if self._acknowledged_at is not None else ())
+        self.requests += 1
         try:
             self._request()
         except repeated as error:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
+from fedgrass.local.component_process import ComponentProcess
 from fedgrass.local.deployment_records import Deployment
+from fedgrass.local.fault_injection import FaultInjector
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC
 from tests.local_core import COMPONENT, FakeBroker, FakeIotConnection, eventually, settings, write_recipe
 
 SECONDS = 15
+
+
+class StandIn:
+    """In the place of a Stream Manager, for the fault that takes it away."""
+
+    def __init__(self) -> None:
+        self.is_there = True
+
+    async def interrupt(self) -> None:
+        self.is_there = False
+
+    async def resume(self) -> None:
+        self.is_there = True
 
 
 class Device:
@@ -24,9 +41,12 @@ class Device:
         self.artifacts = folder / "artifacts"
         self.broker = FakeBroker()
         profile = changes.pop("profile", CLASSIC)
+        self.streams = StandIn()
+        options = {"stream_manager": self.streams, **changes}
         self.core = GreengrassCore(
-            settings(self.root, profile, **changes), lambda: FakeIotConnection(self.broker)
+            settings(self.root, profile, **options), lambda: FakeIotConnection(self.broker)
         )
+        self._injector = FaultInjector(self.core)
 
     async def deploy(
         self, content: Mapping[str, object], configuration: Mapping[str, object] | None = None
@@ -35,6 +55,23 @@ class Device:
 
     async def reach(self, state: str, component: str = COMPONENT) -> None:
         await self.core.wait_for(component, state, SECONDS)
+
+    async def inject(self, fault: str) -> None:
+        await self._injector.inject(fault)
+
+    async def clear(self, fault: str) -> None:
+        await self._injector.clear(fault)
+
+    async def kill(self, component: str) -> None:
+        """Kill a component that has written its process id to `pid`."""
+        file = self.root / "work" / component / "pid"
+        os.kill(int(await asyncio.to_thread(eventually, lambda: file.exists() and file.read_text())), SIGKILL)
+
+    def process(self, component: str = COMPONENT) -> ComponentProcess | None:
+        return self.core._components.get(component).process
+
+    def tree(self, component: str = COMPONENT) -> Mapping[str, object]:
+        return self.core._components.get(component).configuration.tree
 
     def log(self, component: str = COMPONENT) -> str:
         file = self.root / "logs" / f"{component}.log"

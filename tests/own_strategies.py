@@ -251,3 +251,29 @@ class ReadsRows(Strategy, frozen=True):
 
 class NoStrategy:
     pass
+
+
+class DoubleWeights(Strategy, frozen=True):
+    """Goes twice as far as the mean."""
+
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+        return np.full(len(contributions), 2.0 / len(contributions))
+
+
+class NegativeWeights(Strategy, frozen=True):
+    """Goes away from its first update."""
+
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+        weights = np.full(len(contributions), 2.0 / (len(contributions) - 1))
+        weights[0] = -1.0
+        return weights
+
+
+class BeyondAll(Strategy, frozen=True):
+    """Goes three times as far as the update that goes farthest."""
+
+    reads: ClassVar[Literal["sums", "columns"]] = "columns"
+
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+        farthest = np.take_along_axis(changes, np.abs(changes).argmax(axis=0)[None], axis=0)[0]
+        return np.asarray(3 * farthest)

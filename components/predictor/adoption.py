@@ -54,20 +54,22 @@ class Change:
 class Adoption:
     """Puts new models into service; ``tell`` is given each change in words."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is another matter
         self,
         tasks: Mapping[str, PredictingTask],
         folder: Path,
         serving: Serving,
         configuration: Configuration,
         tell: Callable[[str], None],
+        *,
+        bucket: ModelBucket | None = None,
     ) -> None:
         self._folder = folder
         self._offers = {name: Offer(task, Shelf(folder / name)) for name, task in tasks.items()}
         self._serving = serving
         self._configuration = configuration
         self._tell = tell
-        self._bucket = ModelBucket()
+        self._bucket = bucket or ModelBucket()
         self._heard: queue.SimpleQueue[NewModel | Change | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter

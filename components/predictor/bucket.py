@@ -1,14 +1,17 @@
 """The bucket, read with the credentials of the token exchange service."""
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
+from components import token_exchange
+from components.aws_access import AWS_ERRORS, describe, make_s3_client, remedy_of
 from components.predictor.errors import ModelRefused, NotNow
 from fedgrass.federation import messages, object_keys, weights
+from fedgrass.federation.aws_errors import Remedy
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import NewModel
 
@@ -22,10 +25,15 @@ NOTHING_THERE = {"NoSuchKey", "404", "AccessDenied", "403"}
 
 
 class ModelBucket:
-    """Reads which model is the newest, and models. The client is made at first use."""
+    """Reads which model is the newest, and models. The client is made at first use.
 
-    def __init__(self) -> None:
+    Args:
+        ask_port: returns where the token exchange service listens now, None if nobody knows.
+    """
+
+    def __init__(self, ask_port: Callable[[], int | None] = lambda: None) -> None:
         self._client: S3Client | None = None
+        self._ask_port = ask_port
 
     def newest(self, bucket: str, task: str) -> NewModel | None:
         """Return what ``models/<task>/latest.json`` says, None if there is none.
@@ -37,14 +45,11 @@ class ModelBucket:
         key = object_keys.latest_model(task)
         try:
             data = self._read(bucket, key, messages.LARGEST_MESSAGE)
-        except ClientError as error:
-            if error.response["Error"].get("Code") in NOTHING_THERE:
+        except AWS_ERRORS as error:
+            if isinstance(error, ClientError) and error.response["Error"].get("Code") in NOTHING_THERE:
                 log.info("there is no newest model at s3://%s/%s, or it may not be read", bucket, key)
                 return None
-            message = f"s3://{bucket}/{key} cannot be read: {error}"
-            raise NotNow(message) from error
-        except BotoCoreError as error:
-            message = f"s3://{bucket}/{key} cannot be read: {error}"
+            message = f"s3://{bucket}/{key} cannot be read: {describe(error)}"
             raise NotNow(message) from error
         try:
             return messages.decode(data, NewModel)
@@ -62,8 +67,8 @@ class ModelBucket:
         where = f"s3://{model.bucket}/{model.key}"
         try:
             data = self._read(model.bucket, model.key, model.bytes)
-        except (ClientError, BotoCoreError) as error:
-            message = f"the model {where} cannot be downloaded: {error}"
+        except AWS_ERRORS as error:
+            message = f"the model {where} cannot be downloaded: {describe(error)}"
             raise NotNow(message) from error
         if len(data) != model.bytes:
             message = f"the model {where} has not the {model.bytes} bytes that were announced"
@@ -74,7 +79,13 @@ class ModelBucket:
         return data
 
     def _read(self, bucket: str, key: str, most: int) -> bytes:
-        self._client = self._client or boto3.client("s3", config=CONFIG)
-        with self._client.get_object(Bucket=bucket, Key=key)["Body"] as body:
-            # One byte more shows that it is too large, without taking it all into memory.
-            return body.read(most + 1)
+        try:
+            self._client = self._client or make_s3_client(CONFIG)
+            with self._client.get_object(Bucket=bucket, Key=key)["Body"] as body:
+                # One byte more shows that it is too large, without taking it all into memory.
+                return body.read(most + 1)
+        except AWS_ERRORS as error:
+            if remedy_of(error) is Remedy.RENEW_CREDENTIALS:
+                self._client = None
+                token_exchange.find_again(self._ask_port)
+            raise

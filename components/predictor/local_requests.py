@@ -2,9 +2,9 @@
 
     fedgrass/predict/<task>   {"inputs": [...], "reply": "fedgrass/predict/<task>/replies/<anything>"}
 
-The answer goes to the reply topic, in the form in which the request came: as JSON or as bytes. What Greengrass
-Nucleus Lite would not carry is refused: an IPC packet over 10,000 bytes closes the connection, and JSON of more
-than some 50 parts ends the subscription of whoever waits for it, silently.
+The answer goes to the reply topic, in the form in which the request came: as JSON or as bytes. What
+Greengrass Nucleus Lite would not carry is refused: an IPC packet over 10,000 bytes closes the connection, and
+JSON of more than some 50 parts silently ends the subscription of its receiver.
 """
 
 import logging
@@ -108,7 +108,8 @@ class LocalRequests:
 def _check_size(content: bytes, *, as_json: bool) -> None:
     """Raise RequestRefused if a local message cannot carry an answer on every nucleus."""
     if len(content) > LARGEST_REPLY:
-        message = f"the answer has {len(content):,} bytes; a local message has room for {LARGEST_REPLY:,}: {WAY_OUT}"
+        room = f"a local message has room for {LARGEST_REPLY:,}"
+        message = f"the answer has {len(content):,} bytes; {room}: {WAY_OUT}"
         raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if as_json and (count := _parts(msgspec.json.decode(content))) > MOST_JSON_PARTS:
         message = (

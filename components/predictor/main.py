@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from components.component_process import (
     LOST,
     WRONG_CONFIGURATION,
@@ -17,8 +19,10 @@ from components.component_process import (
     end_on_signals,
     thing_name,
 )
+from components.last_configuration import LastConfiguration
 from components.predictor.adoption import Adoption
 from components.predictor.agenda import Agenda
+from components.predictor.bucket import ModelBucket
 from components.predictor.configuration import Configuration, parse_configuration
 from components.predictor.echo_check import EchoCheck
 from components.predictor.errors import ConfigurationError, Forbidden, NotNow
@@ -56,8 +60,7 @@ def main() -> int:
     nucleus: Nucleus | None = None
     try:
         nucleus = Nucleus.connect(lost)
-        configuration = parse_configuration(nucleus.configuration())
-        predictor = Predictor(agenda, nucleus, configuration, thing_name())
+        predictor = _predictor(agenda, nucleus)
         predictor.start()
         try:
             return agenda.run()
@@ -74,11 +77,38 @@ def main() -> int:
             nucleus.close()
 
 
+def _predictor(agenda: Agenda, nucleus: Nucleus) -> "Predictor":
+    """Return the predictor by the configuration or, if that cannot be used, by the last one that could.
+
+    Raises:
+        ConfigurationError: neither can be used.
+    """
+    last, thing = LastConfiguration(Path.cwd()), thing_name()
+    try:
+        return Predictor(agenda, nucleus, parse_configuration(nucleus.configuration()), thing, last)
+    except ConfigurationError as error:
+        earlier = last.usable(parse_configuration)
+        if earlier is None:
+            raise
+        log.warning("the configuration stays as it was before this start: %s", error)
+        predictor = Predictor(agenda, nucleus, earlier, thing, last)
+        predictor.note_refusal(str(error))
+        return predictor
+
+
 class Predictor:
     """The predictor of one device."""
 
-    def __init__(self, agenda: Agenda, nucleus: Nucleus, configuration: Configuration, thing: str) -> None:
+    def __init__(
+        self,
+        agenda: Agenda,
+        nucleus: Nucleus,
+        configuration: Configuration,
+        thing: str,
+        last: LastConfiguration,
+    ) -> None:
         self._agenda = agenda
+        self._last = last
         self._nucleus = nucleus
         self.configuration = configuration
         self.tasks = make_tasks(configuration)
@@ -89,7 +119,14 @@ class Predictor:
         self._rng = random.Random()  # noqa: S311 - jitter
         self._ticks = 0  # number of the configuration that the timers go by
         self._serving = Serving(tuple(self.tasks))
-        self._adoption = Adoption(self.tasks, Path.cwd() / "models", self._serving, configuration, self._tell)
+        self._adoption = Adoption(
+            self.tasks,
+            Path.cwd() / "models",
+            self._serving,
+            configuration,
+            self._tell,
+            bucket=ModelBucket(nucleus.token_exchange_port),
+        )
         self._adoption.on_unannounced = self._unannounced
         self._echo = EchoCheck(self._probe, self._not_heard)
         self._requests = LocalRequests(nucleus, self._serving, self._echo.is_echo)
@@ -97,6 +134,7 @@ class Predictor:
             agenda, nucleus, self._rng, on_model=self._hear_model, on_request=self._requests.hear
         )
         self._web = Server(configuration.http_port, self._serving, self.health)
+        last.keep(msgspec.to_builtins(configuration))
 
     def start(self) -> None:
         """Serve what lies on disk, then hear of new models."""
@@ -125,6 +163,7 @@ class Predictor:
         if configuration.threads != former.threads:
             log.warning("threads is %d from the next start on", configuration.threads)
         self.configuration, self.tasks, self._refused = configuration, tasks, ""
+        self._last.keep(msgspec.to_builtins(configuration))
         self._serving.offer(tuple(tasks))
         self._adoption.configure(configuration, tasks)
         self._subscribe()
@@ -132,8 +171,12 @@ class Predictor:
 
     def refuse_configuration(self, reason: str) -> None:
         """Go on as before, and let reports say why a changed configuration could not be used."""
-        self._refused = shorten_to_bytes(reason, LONGEST_REFUSAL)
+        self.note_refusal(reason)
         self._report()
+
+    def note_refusal(self, reason: str) -> None:
+        """Let later reports say why the configuration could not be used."""
+        self._refused = shorten_to_bytes(reason, LONGEST_REFUSAL)
 
     def _open(self) -> None:
         threading.Thread(target=self._web.serve_forever, daemon=True, name="http").start()

@@ -7,7 +7,8 @@ thread, which may take long: requests are answered meanwhile. Only then anything
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from components.predictor.agenda import Agenda
 from components.predictor.configuration import Configuration, parse_configuration
 from components.predictor.errors import ConfigurationError, NotNow, PredictorError
 from components.predictor.task_making import Tasks, make_tasks
+from components.subscription import Subscription
 
 SETTLING_SECONDS = 0.5  # a deployment changes many values: they are read once, when it is done
 FIRST_DELAY = 2.0  # seconds at most, between tries to read
@@ -58,11 +60,30 @@ class Reconfiguration:
         self._newest = 0  # number of the last change: what belongs to an earlier one counts for nothing
 
     def watch(self) -> None:
-        """Begin to watch; a nucleus that cannot tell of changes is logged, and needs a restart for them."""
+        """Begin to watch; a nucleus that does not allow it is logged, and needs a restart for changes."""
+        self._watching = Subscription(
+            "changes of the configuration",
+            lambda: self._source.watch_configuration(lambda: self._agenda.post(self._changed)),
+            clock=time.monotonic,
+            call_later=self._agenda.later,
+            pauses=self._pauses,
+            transient=(NotNow,),
+            acknowledged=self._watched,
+        )
         try:
-            self._source.watch_configuration(lambda: self._agenda.post(self._changed))
+            self._watching.renew()
         except PredictorError as error:
             log.warning("%s", error)
+
+    def _watched(self) -> None:
+        if self._watching.requests > 1:  # it may have changed since it was read
+            self._changed()
+
+    def _pauses(self) -> Iterator[float]:
+        bound = FIRST_DELAY
+        while True:
+            yield self._rng.uniform(0.0, bound)
+            bound = min(LARGEST_DELAY, bound * 2)
 
     def _changed(self) -> None:
         self._newest += 1

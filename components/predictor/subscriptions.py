@@ -1,4 +1,4 @@
-"""The predictor's subscriptions: per task one for new models and one for local requests, each kept by itself."""
+"""The predictor's subscriptions: for each task one to new models and one to local requests."""
 
 import logging
 import random

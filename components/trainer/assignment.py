@@ -10,12 +10,21 @@ from components.trainer.errors import UploadFailed
 from components.trainer.finished_work import finished
 from components.trainer.journal import Accepted, Reply
 from components.trainer.statements import status
-from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work, id_of
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Progress,
+    Result,
+    TaskOptions,
+    Waiting,
+    Work,
+    id_of,
+)
 from components.trainer.workplace import Workplace
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 
-UPLOAD_TRIES = 5
+UPLOAD_TRIES = 5  # with errors that are not known to be transient
 FIRST_DELAY = 4.0  # seconds at most, between uploads: long enough in all for a restart of Stream Manager
 LARGEST_DELAY = 60.0
 log = logging.getLogger(__name__)
@@ -80,6 +89,7 @@ class Assignment:
         """Drop the work; nothing is heard of it any more."""
         self._cancelled.set()
         self._deadline.cancel()
+        self._place.trouble.over()
         if self._training:
             self._training = False
             self._place.worker.stop()
@@ -97,11 +107,18 @@ class Assignment:
 
     def _overdue(self) -> None:
         doing = "training" if self._training else "uploading"
-        self._fail(f"deadline: the work was still {doing} after {self.announcement.deadline_seconds:g} s")
+        why = f": {self._place.trouble.reason}" if self._place.trouble.reason else ""
+        self._fail(
+            f"deadline: the work was still {doing} after {self.announcement.deadline_seconds:g} s{why}"
+        )
 
     def _answered(self, answer: Answer) -> None:
         if self._cancelled.is_set():
             return
+        if isinstance(answer, Waiting):
+            self._place.trouble.note(answer.reason)
+            return
+        self._place.trouble.over()
         if isinstance(answer, Progress):
             self._progress(answer.fraction)
             return
@@ -121,11 +138,13 @@ class Assignment:
             return
         self._upload(answer)
 
-    def _upload(self, result: Result, attempt: int = 1) -> None:
+    def _upload(self, result: Result) -> None:
+        self._upload_started = self._place.loop.clock()
+        self._try_upload(result, tries=1)
+
+    def _try_upload(self, result: Result, tries: int) -> None:
         if self._cancelled.is_set():
             return
-        if attempt == 1:
-            self._upload_started = self._place.loop.clock()
         path = self._place.update_path(self.announcement)
         key = object_keys.update(
             self._place.thing, self.announcement.run, self.announcement.round, self.announcement.attempt
@@ -136,21 +155,27 @@ class Assignment:
             try:
                 uploader.upload(path, self.announcement.bucket, key, self._cancelled)
             except Exception as error:  # noqa: BLE001 - an SDK's own mistake must not lose the work
-                reason = str(error) if isinstance(error, UploadFailed) else repr(error)
-                self._place.loop.post(lambda: self._not_uploaded(result, attempt, reason))
+                failure = error if isinstance(error, UploadFailed) else UploadFailed(repr(error))
+                self._place.loop.post(lambda: self._not_uploaded(result, tries, failure))
             else:
                 self._place.loop.post(lambda: self._uploaded(result))
 
         self._place.background(upload)
 
-    def _not_uploaded(self, result: Result, attempt: int, reason: str) -> None:
+    def _not_uploaded(self, result: Result, tries: int, failure: UploadFailed) -> None:
+        """Upload again later: for a transient failure until the deadline, otherwise a few times."""
         if self._cancelled.is_set():
             return
-        log.warning("%s: upload %d of %d failed: %s", self.name, attempt, UPLOAD_TRIES, reason)
-        if attempt >= UPLOAD_TRIES:
-            self._fail(f"the update could not be uploaded in {UPLOAD_TRIES} tries: {reason}")
-            return
-        self._place.loop.call_later(next(self._delays), lambda: self._upload(result, attempt + 1))
+        if failure.transient:
+            log.warning("%s: the upload failed, and goes on: %s", self.name, failure)
+        else:
+            log.warning("%s: upload %d of %d failed: %s", self.name, tries, UPLOAD_TRIES, failure)
+            if tries >= UPLOAD_TRIES:
+                self._fail(f"the update could not be uploaded in {UPLOAD_TRIES} tries: {failure}")
+                return
+            tries += 1
+        self._place.trouble.note(str(failure))
+        self._place.loop.call_later(next(self._delays), lambda: self._try_upload(result, tries))
 
     def _uploaded(self, result: Result) -> None:
         if self._cancelled.is_set():

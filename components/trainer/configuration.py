@@ -28,7 +28,7 @@ MOST_ATTRIBUTES = 14
 # What heartbeats say otherwise, and what has a meaning in a run's `where`.
 TAKEN_ATTRIBUTES = {"state", "version", "component_version", "uptime_seconds", "examples", "tasks", "metrics"}
 TAKEN_ATTRIBUTES |= {"device", "last_seen", "expires_at", "attributes", "configuration_error"}
-TAKEN_ATTRIBUTES |= {"connection_error", *WORDS}
+TAKEN_ATTRIBUTES |= {"connection_error", "work_error", *WORDS}
 Tasks = Annotated[
     dict[TaskName, TaskOptions],
     Meta(description="an object of task names, each with an object of the task's options"),
@@ -45,6 +45,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     fleet: FleetName = "fedgrass"
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     warm_seconds: Annotated[float, Meta(ge=0, le=24 * 3600)] = 120.0  # the worker waits so long for more work
+    # So long a deployment waits for the work in hand, where the nucleus asks (Lite does not); 0: not at all.
+    defer_update_seconds: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 3600.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1  # of one training
     niceness: Annotated[int, Meta(ge=0, le=LEAST_PRIORITY)] = 5  # of the training: other programs go first
     memory_megabytes: Annotated[int, Meta(ge=0, le=LARGEST)] = 0  # that a training may take; 0: no limit

@@ -3,6 +3,8 @@
 The arithmetic is fedgrass/federation/scaffold.py; the corrected training is the task's ``fit_corrected``.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from fedgrass.federation.carried import carried_layout, carried_name, layout_wit
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import Carried
 from fedgrass.federation.scaffold import Control
+from fedgrass.federation.trained_arrays import statistics_among
 from fedgrass.federation.weights import Arrays, Layout, Written
 
 
@@ -96,8 +99,9 @@ class Corrected:
             WorkFailed: the task does not say its steps, or made what the cloud would refuse.
         """
         steps = self._checked_steps(fit)
+        trained = fit.trained if steps.arrays is None else steps.arrays
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
-            change = self._change(start, fit.weights, steps)
+            change = self._change(start, fit.weights, steps, trained)
             control = scaffold.control_after(self._own, change)
         carried = {carried_name(CONTROL, name): array for name, array in change.items()}
         zeros = {name: np.zeros_like(array) for name, array in carried.items()}
@@ -107,6 +111,7 @@ class Corrected:
             {**start, **zeros},
             layout_with(self._model, [CONTROL]),
             control,
+            trained=trained,
         )
 
     def _checked_steps(self, fit: Fit) -> GradientSteps:
@@ -125,12 +130,14 @@ class Corrected:
                 raise WorkFailed(message)
         return steps
 
-    def _change(self, start: Arrays, trained: Arrays, steps: GradientSteps) -> Control:
+    def _change(
+        self, start: Arrays, after: Arrays, steps: GradientSteps, trained: Collection[str] | None
+    ) -> Control:
         # What no gradient moves, such as a layer's running mean, has no control: its change is zero.
-        moved = [name for name in self._shapes if steps.arrays is None or name in steps.arrays]
+        moved = self._shapes.keys() - statistics_among(self._shapes, trained)
         change = scaffold.control_change(
             {name: self._floats(name, start) for name in moved},
-            {name: self._floats(name, trained) for name in moved},
+            {name: self._floats(name, after) for name in moved},
             self._server,
             steps.count,
             steps.learning_rate,

@@ -28,7 +28,14 @@ class WorkFailed(TrainerError):
 
 
 class UploadFailed(WorkFailed):
-    """The update could not be brought to S3 this time."""
+    """The update could not be brought to S3 this time.
+
+    If that is ``transient``, it is worth trying until the work's deadline.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 class NotSent(TrainerError):

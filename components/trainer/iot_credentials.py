@@ -18,7 +18,7 @@ import ssl
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,7 +75,7 @@ def _cached(cache: Path) -> dict[str, Any] | None:
     try:
         kept: dict[str, Any] = json.loads(cache.read_bytes())
         renew = _time(kept["expiration"]) - RENEW_BEFORE - random.random() * SPREAD  # noqa: S311 - jitter
-        return kept if all(kept[name] for name in REQUIRED) and datetime.now(UTC) < renew else None
+        return kept if all(kept[name] for name in REQUIRED) and datetime.now(timezone.utc) < renew else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -145,8 +145,8 @@ def _read(body: bytes) -> dict[str, Any]:
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 reads no "Z"
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def _keep(cache: Path, credentials: dict[str, Any]) -> None:

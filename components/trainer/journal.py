@@ -48,6 +48,7 @@ class State(Struct, frozen=True):
     replies: tuple[Reply, ...] = ()
     examples: dict[str, int] = {}
     metrics: dict[str, tuple[str, ...]] = {}
+    fleet: str = ""  # that work and replies belong to; empty in a journal of an older version
 
 
 def known_metrics(state: State, tasks: Iterable[str]) -> str:
@@ -67,6 +68,17 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal.json"
         self.state = self._load()
+
+    def enter(self, fleet: str) -> None:
+        """Write down the fleet; work and replies of another one are of no use in it, and are forgotten."""
+        former = self.state.fleet
+        if former == fleet:
+            return
+        changed = msgspec.structs.replace(self.state, fleet=fleet)
+        if former:
+            log.info("what is left of fleet %s is dropped: the device is in fleet %s now", former, fleet)
+            changed = msgspec.structs.replace(changed, work=None, replies=())
+        self._save(changed)
 
     def take(self, work: Accepted | None) -> None:
         """Write down the work that is in hand; None when it is out of hand with no reply."""

@@ -1,6 +1,7 @@
 """How good the device's own model is, measured on its own data once its update is written."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -36,10 +37,12 @@ def with_local_metrics(
     if result.partial or needed > seconds_left:
         log.info("the trained model is not evaluated: the deadline is near")
         return result
-    began = time.monotonic()
+    began, own = time.monotonic(), os.getpid()
     try:
         measured = evaluate(trained).metrics
     except BaseException:  # the task is the user's code, and may raise anything
+        if os.getpid() != own:  # in a process that it forked, which must not go on as the worker
+            raise
         log.warning("the trained model could not be evaluated", exc_info=True)
         measured = {}
     return msgspec.structs.replace(

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
+from components import token_exchange
 from components.component_process import (
     LOST,
     WRONG_CONFIGURATION,
@@ -21,6 +24,7 @@ from components.component_process import (
     end_on_signals,
     thing_name,
 )
+from components.last_configuration import LastConfiguration
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.events import EventLoop
@@ -31,13 +35,14 @@ from components.trainer.ports import Host
 from components.trainer.power import read_power
 from components.trainer.reconfiguration import Reconfiguration
 from components.trainer.session import Session
+from components.trainer.trouble import WorkTrouble
+from components.trainer.update_deferral import UpdateDeferral
 from components.trainer.uploaders import Uploaders
 from components.trainer.worker_process import WorkerProcess
 from components.trainer.workplace import Workplace
 from fedgrass.federation.errors import SettingsError
 
 UPDATES = "updates"  # folder of the updates, in the component's work folder
-GIVEN_BY_NUCLEUS = "SVCUID"  # a variable of every component's process
 log = logging.getLogger("trainer")
 
 
@@ -57,7 +62,7 @@ def main(words: Sequence[str] = ()) -> int:
         # The operator's to mend: a nucleus that gives the component up shows it.
         log.error("%s", error)  # noqa: TRY400
         return LOST
-    return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(GIVEN_BY_NUCLEUS) else code
+    return _leave(ExitBudget(Path.cwd())) if code and os.environ.get(token_exchange.FROM_NUCLEUS) else code
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
@@ -108,7 +113,9 @@ def _connect_and_run(plain_file: Path | None) -> int:
 
     host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
     try:
-        return _run(loop, host, ExitBudget(Path.cwd()))
+        # Without Greengrass a file that cannot be used ends the service, where its operator sees it.
+        last = None if plain_file else LastConfiguration(Path.cwd())
+        return _run(loop, host, ExitBudget(Path.cwd()), last)
     finally:
         host.close()
 
@@ -129,11 +136,16 @@ def _leave(exits: ExitBudget) -> int:
     return LOST
 
 
-def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
-    configuration = parse_configuration(nucleus.configuration())
+def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfiguration | None) -> int:
+    configuration, refused = _configuration(nucleus, last)
     rng = random.Random()  # noqa: S311 - jitter, no secret
     worker = WorkerProcess(loop.post, configuration.bounds)
     uploaders = Uploaders(Path.cwd(), configuration)
+
+    def look_again() -> None:
+        if token_exchange.find_again(nucleus.token_exchange_port):
+            worker.find_credentials_at(os.environ[token_exchange.ADDRESS])
+
     workplace = Workplace(
         thing=thing_name(),
         folder=Path.cwd() / UPDATES,
@@ -144,26 +156,67 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget) -> int:
         uploader=uploaders.current,
         rng=rng,
         measure=read_power,
+        trouble=WorkTrouble(look_again),
     )
     session = Session(
-        workplace, nucleus, configuration, component_version(), nucleus.report_running, nucleus.trouble
+        workplace,
+        nucleus,
+        configuration,
+        component_version(),
+        ready=nucleus.report_running,
+        connection_trouble=nucleus.trouble,
     )
     nucleus.watch_subscriptions(
         lambda topic, reason: loop.post(lambda: session.subscription_lost(topic, reason))
     )
 
+    def keep(usable: Configuration) -> None:
+        if last:
+            last.keep(msgspec.to_builtins(usable))
+
+    if refused:
+        session.refuse_configuration(refused)
+    else:
+        keep(configuration)
+
     def configure(changed: Configuration) -> None:
+        keep(changed)
         worker.bounds = changed.bounds
         uploaders.configure(changed)
         session.configure(changed)
 
     Reconfiguration(loop, nucleus, rng, configure=configure, refuse=session.refuse_configuration).watch()
+    UpdateDeferral(
+        loop,
+        nucleus,
+        work=lambda: session.work_in_hand,
+        longest=lambda: session.configuration.defer_update_seconds,
+    ).watch()
     session.start()
     try:
         return loop.run()
     finally:
         worker.close()
         uploaders.close()
+
+
+def _configuration(host: Host, last: LastConfiguration | None) -> tuple[Configuration, str]:
+    """Return the configuration to work by, and why it is not the deployed one; empty if it is.
+
+    Nucleus Lite restarts a component whose configuration changes, and rolls nothing back: a process that
+    ended over a wrong value would be given up after three starts, and the device would be lost to its fleet.
+
+    Raises:
+        ConfigurationError: the configuration cannot be used, and there is no earlier one.
+    """
+    try:
+        return parse_configuration(host.configuration()), ""
+    except ConfigurationError as error:
+        earlier = last.usable(parse_configuration) if last else None
+        if earlier is None:
+            raise
+        log.warning("the configuration stays as it was before this start: %s", error)
+        return earlier, str(error)
 
 
 def _give_up(loop: EventLoop, reason: str) -> None:

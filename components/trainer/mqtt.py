@@ -145,9 +145,19 @@ class MqttConnection:
         if count < REPORTED_TAKE_OVERS:
             return ""
         return (
-            f"another client has taken over the session of thing {self._connection.thing} {count} times in the"
-            " last hour: two devices use one name and certificate"
+            f"another client has taken over the session of thing {self._connection.thing} {count} times"
+            " in the last hour: two devices use one name and certificate"
         )
+
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Do nothing: nothing is deployed to a device without Greengrass."""
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Do nothing: no deployment ever asks."""
+
+    def token_exchange_port(self) -> int | None:
+        """Return None: credentials come by the certificate."""
+        return None
 
     def report_running(self) -> None:
         """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
@@ -244,7 +254,7 @@ class MqttConnection:
 
     def _on_connect_fail(self, _: paho.Client, __: object) -> None:
         # paho calls this while it handles the error, which it does not hand over.
-        self._tell(str(sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]))
+        self._tell(str(sys.exc_info()[1]))
         self._pause()
 
     def _on_disconnect(

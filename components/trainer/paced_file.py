@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from components.trainer.errors import UploadFailed
 
@@ -54,7 +54,7 @@ class PacedFile:
         self._cancelled = cancelled
         self._sending = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PacedFile":  # noqa: PYI034 - Python 3.10 has no typing.Self
         return self
 
     def __exit__(

@@ -5,7 +5,7 @@ deployment of the component would say, read again at SIGHUP.
 """
 
 import json
-import tomllib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,10 +79,19 @@ def read_device_file(path: Path) -> tuple[Connection, dict[str, Any]]:
     return _placed(connection, path.parent), _for_no_greengrass(trainer, path)
 
 
+def _toml(text: str, path: Path) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - Python 3.10 has none
+
+        return tomllib.loads(text)
+    message = f"the device's file {path} is TOML, which needs Python 3.11: write the same as JSON"
+    raise ConfigurationError(message)
+
+
 def _tables(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        found = json.loads(text) if path.suffix == ".json" else _toml(text, path)
     except OSError as error:
         message = (
             f"the device's file {path} cannot be read: {error.strerror}; name it as --mqtt FILE"

@@ -53,6 +53,18 @@ class Host(Messaging, Protocol):
     def trouble(self) -> str:
         """Return what disturbs the connection, for the operator; empty if nothing does."""
 
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Have ``asked`` called, perhaps on another thread, with the id of each deployment about to begin.
+
+        Raises NotSent where updates are not announced.
+        """
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Have a deployment wait ``seconds`` and ask again; 0 lets it go on. Raises as ``publish`` does."""
+
+    def token_exchange_port(self) -> int | None:
+        """Return the port of the token exchange service now; None where there is none, or nobody knows."""
+
     def report_running(self) -> None:
         """Tell whoever started this process that the device does its work."""
 

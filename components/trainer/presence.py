@@ -1,9 +1,9 @@
 """The device's presence: its subscriptions, its hello, its heartbeats and their echo.
 
-Each of the two subscriptions is confirmed by itself. Heartbeats come back to the device, so a missing echo shows
-that their subscription, or the whole connection, is dead. A device may not publish to its own announce topic, so
-that subscription is confirmed by its acknowledgement: it is requested again after every outage, whenever the
-connection reports it lost, and once nothing has arrived on it for RENEW_SECONDS.
+Each of the two subscriptions is confirmed by itself. Heartbeats come back to the device, so a missing echo
+shows that their subscription, or the whole connection, is dead. A device may not publish to its own announce
+topic, so that subscription is confirmed by its acknowledgement: it is requested again after every outage,
+whenever the connection reports it lost, and once nothing has arrived on it for RENEW_SECONDS.
 """
 
 import logging
@@ -77,7 +77,7 @@ class Presence:
                 Kind.HEARTBEAT, self._hear_heartbeat, AT_MOST_ONCE, self._stands
             ),
         }
-        log.info("entering fleet %s as %s", fleet, thing)
+        log.info("in fleet %s as %s", fleet, thing)
         self.resubscribe()
 
     def topic(self, kind: Kind) -> str:
@@ -148,7 +148,7 @@ class Presence:
 
     def _announcements_stand(self) -> None:
         self._renew_later()
-        # In an outage the hello follows once the echo is back; without heartbeats' subscription there is none.
+        # In an outage the hello follows once the echo is back; a refused heartbeat topic has no echo.
         if not self._heart.missed or self._subscriptions[Kind.HEARTBEAT].error:
             self._hello()
         self._stands()

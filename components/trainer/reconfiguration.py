@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from components.subscription import Subscription
 from components.trainer.backoff import delays
 from components.trainer.configuration import Configuration, parse_configuration
 from components.trainer.errors import ConfigurationError, NotSent, TrainerError
@@ -46,11 +47,24 @@ class Reconfiguration:
         self._reading: Timer | None = None
 
     def watch(self) -> None:
-        """Begin to watch; a nucleus that cannot tell of changes is logged, and needs a restart for them."""
+        """Begin to watch; a nucleus that does not allow it is logged, and needs a restart for changes."""
+        self._watching = Subscription(
+            "changes of the configuration",
+            lambda: self._source.watch_configuration(lambda: self._loop.post(self._changed)),
+            clock=self._loop.clock,
+            call_later=self._loop.call_later,
+            pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
+            transient=(NotSent,),
+            acknowledged=self._watched,
+        )
         try:
-            self._source.watch_configuration(lambda: self._loop.post(self._changed))
+            self._watching.renew()
         except TrainerError as error:
             log.warning("%s", error)
+
+    def _watched(self) -> None:
+        if self._watching.requests > 1:  # it may have changed since it was read
+            self._changed()
 
     def _changed(self) -> None:
         self._read_in(SETTLING_SECONDS, delays(FIRST_DELAY, LARGEST_DELAY, self._rng))

@@ -71,6 +71,12 @@ class Replies:
                 log.info("%s: no verdict came, but the run has moved on", reply.round_id)
                 self._settle(reply)
 
+    def stop(self) -> None:
+        """Repeat no reply any more: the device has left the fleet that would give the verdict."""
+        for timer in self._repeating.values():
+            timer.cancel()
+        self._repeating.clear()
+
     def _begin(self, name: str, completion: Completion, seconds_left: float) -> None:
         if timer := self._repeating.get(name):
             timer.cancel()

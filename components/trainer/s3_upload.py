@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-import boto3
 import msgspec
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from components.aws_access import AWS_ERRORS, describe, make_s3_client, remedy_of
 from components.trainer.errors import UploadFailed
 from components.trainer.paced_file import PacedFile, Pacer
+from fedgrass.federation.aws_errors import Remedy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,7 +53,7 @@ UPLOAD = msgspec.json.Decoder(Upload)
 
 
 class S3Uploader:
-    """An :class:`~components.trainer.ports.Uploader` that puts files into S3, with boto3's credentials.
+    """An :class:`~components.trainer.ports.Uploader` that puts files into S3 with the device's credentials.
 
     Args:
         folder: the work folder.
@@ -74,9 +75,12 @@ class S3Uploader:
                 return
             try:
                 self._put(path, bucket, key, cancelled)
-            except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error, OSError) as error:
-                message = f"{path.name} cannot be put to s3://{bucket}/{key}: {error}"
-                raise UploadFailed(message) from error
+            except (*AWS_ERRORS, OSError) as error:
+                message = f"{path.name} cannot be put to s3://{bucket}/{key}: {describe(error)}"
+                found = remedy_of(error)
+                if found is Remedy.RENEW_CREDENTIALS:
+                    self._client = None
+                raise UploadFailed(message, transient=found is not Remedy.GIVE_UP) from error
 
     def _put(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
         client = self._client = self._client or _make_client()
@@ -149,7 +153,7 @@ class S3Uploader:
 
 
 def _make_client() -> "S3Client":
-    client = boto3.client("s3", config=CONFIG)
+    client = make_s3_client(CONFIG)
     for operation in ("PutObject", "UploadPart"):
         # The body is read twice: to sign it, and to send it. Only the second time the link is used.
         client.meta.events.register_first(f"request-created.s3.{operation}", _signs)

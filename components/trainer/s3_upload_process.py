@@ -35,6 +35,7 @@ class Outcome(Struct, frozen=True):
     """Process to trainer: why the object does not lie there; empty if it does."""
 
     failure: str
+    transient: bool = False
 
 
 # Made before any thread can: see fedgrass/federation/messages.py.
@@ -70,7 +71,7 @@ class S3UploadProcess:
             try:
                 # A group of its own: a Ctrl-C at a terminal is for the trainer to answer.
                 process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-                    COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+                    COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
                 )
             except OSError as error:
                 message = f"the process that uploads {path.name} cannot be started: {error}"
@@ -118,14 +119,14 @@ def _converse(
 def _check(path: Path, said: bytes, exit_code: int) -> None:
     """Raise UploadFailed unless the process said that all is well."""
     try:
-        failure = OUTCOME.decode(said).failure
+        outcome = OUTCOME.decode(said)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         known = -exit_code in set(signal.Signals)
         ended = signal.Signals(-exit_code).name if known else f"exit code {exit_code}"
         message = f"the process that uploads {path.name} was ended in the middle ({ended})"
         raise UploadFailed(message) from error
-    if failure:
-        raise UploadFailed(failure)
+    if outcome.failure:
+        raise UploadFailed(outcome.failure, transient=outcome.transient)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

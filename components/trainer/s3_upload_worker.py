@@ -25,7 +25,7 @@ def perform(order: Order) -> Outcome:
         uploader = S3Uploader(Path(order.folder), order.bytes_per_second)
         uploader.upload(Path(order.path), order.bucket, order.key, threading.Event())
     except UploadFailed as error:
-        return Outcome(str(error))
+        return Outcome(str(error), error.transient)
     except Exception as error:  # noqa: BLE001 - the trainer tries again, and says why it had to
         return Outcome(repr(error))
     return Outcome("")

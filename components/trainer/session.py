@@ -45,12 +45,13 @@ log = logging.getLogger(__name__)
 class Session:
     """One device's part in the federation, over whatever :class:`Messaging` brings its messages."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last two are what its host has to tell and to be told
         self,
         workplace: Workplace,
         messaging: Messaging,
         configuration: Configuration,
         version: str = "",
+        *,
         ready: Callable[[], None] = lambda: None,
         connection_trouble: Callable[[], str] = str,
     ) -> None:
@@ -77,6 +78,7 @@ class Session:
 
     def start(self) -> None:
         """Enter the fleet, and take up what a former process left."""
+        self._place.journal.enter(self._configuration.fleet)
         self._presence.enter(self._configuration.fleet, self._place.thing)
         self._resume()
 
@@ -86,6 +88,8 @@ class Session:
         self._refused = ""
         if configuration.fleet != former.fleet:
             self._drop(f"the device moves to fleet {configuration.fleet}")
+            self._replies.stop()
+            self._place.journal.enter(configuration.fleet)
             self._presence.enter(configuration.fleet, self._place.thing)
 
     def refuse_configuration(self, reason: str) -> None:
@@ -95,6 +99,16 @@ class Session:
     def subscription_lost(self, topic: str, reason: str) -> None:
         """Take note that the connection has lost a subscription."""
         self._presence.lost(topic, reason)
+
+    @property
+    def work_in_hand(self) -> str:
+        """The attempt that is trained or uploaded now; empty if there is none."""
+        return self._assignment.name if self._assignment else ""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration by which the device works now."""
+        return self._configuration
 
     def _resume(self) -> None:
         """Go on with an update that was written; training that was cut short waits for its announcement."""
@@ -243,6 +257,7 @@ class Session:
             attributes=self._attributes(),
             metrics=known_metrics(self._place.journal.state, tasks),
             configuration_error=self._refused,
+            work_error=self._place.trouble.reason,
             connection_error=_fitting(self._presence.trouble() or self._connection_trouble()),
             speaks=message_versions.spoken(),
         )

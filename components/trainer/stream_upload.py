@@ -29,10 +29,16 @@ from stream_manager import (
     StreamManagerClient,
     StreamManagerException,
 )
-from stream_manager.exceptions import NotEnoughMessagesException
+from stream_manager.exceptions import (
+    InvalidRequestException,
+    NotEnoughMessagesException,
+    UnauthorizedException,
+    ValidationException,
+)
 from stream_manager.util import Util
 
 from components.trainer.errors import UploadFailed
+from components.trainer.stream_definitions import ensure_streams
 
 STREAM = "fedgrass-trainer-updates"
 STATUS_STREAM = "fedgrass-trainer-updates-status"
@@ -44,6 +50,8 @@ STATUSES_PER_READ = 50
 STREAM_BYTES = 16 * 1024 * 1024
 SEGMENT_BYTES = 1024 * 1024
 MULTIPART_BYTES = 5 * 1024 * 1024
+# Stream Manager refuses the request; all else may be its restart, or that it is not there yet.
+REFUSALS = (InvalidRequestException, UnauthorizedException, ValidationException)
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 # The SDK logs, with a traceback, what it raises as well.
@@ -105,7 +113,7 @@ class StreamUploader:
                 # (KeyError, AttributeError): make a new one.
                 self._discard()
                 message = f"Stream Manager: {type(error).__name__}: {error}".removesuffix(": ")
-                raise UploadFailed(message) from error
+                raise UploadFailed(message, transient=not isinstance(error, REFUSALS)) from error
 
     def _connected(self) -> StreamManagerClient:
         if self._client is None:
@@ -115,7 +123,11 @@ class StreamUploader:
                 CONNECT_SECONDS, lambda: _Client(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT)
             )
             self._client = client
-            _make_streams(client)
+            try:
+                ensure_streams(client, _definitions())
+            except UploadFailed:
+                self._discard()  # the next upload looks at the streams again
+                raise
         return self._client
 
     def _discard(self) -> None:
@@ -208,25 +220,23 @@ def _statuses(
             yield Util.deserialize_json_bytes_to_obj(message.payload, StatusMessage)
 
 
-def _make_streams(client: StreamManagerClient) -> None:
-    """Make what is missing of the two streams, that of the statuses first."""
-    existing = set(client.list_streams())
+def _definitions() -> list[MessageStreamDefinition]:
+    """Return the two streams, that of the statuses first: the other one names it."""
     exporter = S3ExportTaskExecutorConfig(
         identifier="updates",
         size_threshold_for_multipart_upload_bytes=MULTIPART_BYTES,
         status_config=StatusConfig(status_level=StatusLevel.INFO, status_stream_name=STATUS_STREAM),
     )
     exports = {STATUS_STREAM: None, STREAM: ExportDefinition(s3_task_executor=[exporter])}
-    for name, export in exports.items():
-        if name not in existing:
-            client.create_message_stream(
-                MessageStreamDefinition(
-                    name=name,
-                    max_size=STREAM_BYTES,
-                    stream_segment_size=SEGMENT_BYTES,
-                    strategy_on_full=StrategyOnFull.OverwriteOldestData,
-                    persistence=Persistence.File,
-                    flush_on_write=True,
-                    export_definition=export,
-                )
-            )
+    return [
+        MessageStreamDefinition(
+            name=name,
+            max_size=STREAM_BYTES,
+            stream_segment_size=SEGMENT_BYTES,
+            strategy_on_full=StrategyOnFull.OverwriteOldestData,
+            persistence=Persistence.File,
+            flush_on_write=True,
+            export_definition=export,
+        )
+        for name, export in exports.items()
+    ]

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.token_exchange import ADDRESS
 from components.trainer.bounds import out_of_memory
 from components.trainer.storage import ModelStore
 from components.trainer.worker_protocol import (
@@ -24,6 +25,8 @@ from components.trainer.worker_protocol import (
     Progress,
     Request,
     Result,
+    TokenExchange,
+    Waiting,
     Work,
     id_of,
 )
@@ -86,6 +89,8 @@ class Inbox:
             request = REQUEST.decode(line)
             if isinstance(request, Finish):
                 self._to_finish = request.round_id
+            elif isinstance(request, TokenExchange):
+                os.environ[ADDRESS] = request.address  # read whenever credentials are asked for
             else:
                 self._work.put(request)
         self.closed.set()
@@ -111,8 +116,12 @@ def perform(workshop: Workshop, work: Work, channel: Channel, stop: Callable[[],
 
 
 def _failure(reason: str) -> Failure:
+    return Failure(_sendable(reason))
+
+
+def _sendable(reason: str) -> str:
     # A file's name can hold what is no Unicode: it could not be sent.
-    return Failure(shorten(reason.encode(errors="backslashreplace").decode()))
+    return shorten(reason.encode(errors="backslashreplace").decode())
 
 
 def main() -> None:
@@ -127,7 +136,11 @@ def main() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     lines, output = take_pipes()
     inbox = Inbox(lines)
-    workshop = Workshop(ModelStore().fetch)
+
+    def waiting(reason: str) -> None:
+        Channel(output).answer(Waiting(_sendable(reason)))
+
+    workshop = Workshop(ModelStore(waiting).fetch)
     own = os.getpid()
     while work := inbox.next():
         channel = Channel(output)

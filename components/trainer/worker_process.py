@@ -14,7 +14,16 @@ import msgspec
 
 from components.trainer.bounds import Bounds
 from components.trainer.events import Call
-from components.trainer.worker_protocol import Answer, Failure, Finish, Progress, Request, Work
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Finish,
+    Progress,
+    Request,
+    TokenExchange,
+    Waiting,
+    Work,
+)
 
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
 GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
@@ -36,6 +45,7 @@ class WorkerProcess:
         self._bounded = self.bounds  # those of the process that is there
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: Callable[[Answer], None] | None = None
+        self._task = ""  # of the work in hand
         self._ending: list[threading.Thread] = []
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
@@ -45,7 +55,7 @@ class WorkerProcess:
         try:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._spawn()
-            self._answer = answer
+            self._answer, self._task = answer, work.announcement.task
             _tell(self._process, work)
         except BrokenPipeError:
             # It died just now. Its reader will say so, and how; nothing more to do here.
@@ -62,6 +72,15 @@ class WorkerProcess:
             _tell(self._process, Finish(round_id))
         except OSError as error:
             log.info("the worker cannot be asked to finish: %s", error)  # its reader tells of its end
+
+    def find_credentials_at(self, address: str) -> None:
+        """Have the process that is there ask for credentials at another address; a later one inherits it."""
+        if self._process is None:
+            return
+        try:
+            _tell(self._process, TokenExchange(address))
+        except OSError as error:
+            log.info("the worker cannot be given the address: %s", error)  # its reader tells of its end
 
     def stop(self) -> None:
         """End the process in the background; nothing is heard of it any more."""
@@ -82,7 +101,7 @@ class WorkerProcess:
         self._bounded = self.bounds
         environment = {**os.environ, **self._bounded.environment()}
         process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
         self._bounded.set_upon(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
@@ -106,7 +125,7 @@ class WorkerProcess:
         if process is not self._process or self._answer is None:
             return  # of work that was given up meanwhile
         tell = self._answer
-        if not isinstance(answer, Progress):
+        if not isinstance(answer, (Progress, Waiting)):
             self._answer = None
         tell(answer)
 
@@ -117,7 +136,8 @@ class WorkerProcess:
         tell, self._answer = self._answer, None
         log.warning("the worker %s", _how(exit_code))
         if tell:
-            tell(Failure(f"the worker {_how(exit_code)}"))
+            whose = f"the code of task {self._task!r} may have called os._exit, or a library ended it"
+            tell(Failure(f"the worker {_how(exit_code)}" + (f": {whose}" if exit_code >= 0 else "")))
 
 
 def _tell(process: "subprocess.Popen[bytes]", request: Request) -> None:

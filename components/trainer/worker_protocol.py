@@ -22,6 +22,18 @@ class Finish(Struct, frozen=True, tag="finish"):
     round_id: str
 
 
+class TokenExchange(Struct, frozen=True, tag="token_exchange"):
+    """Trainer to worker: the token exchange service, which gives credentials, is at another address now."""
+
+    address: str
+
+
+class Waiting(Struct, frozen=True, tag="waiting"):
+    """Worker to trainer: the work waits for something that is transient, and what."""
+
+    reason: str
+
+
 class Progress(Struct, frozen=True, tag="progress"):
     """Worker to trainer: so much of the training is done, 0 to 1."""
 
@@ -56,8 +68,8 @@ class Failure(Struct, frozen=True, tag="failure"):
     reason: str
 
 
-Request = Work | Finish
-Answer = Progress | Result | Failure
+Request = Work | Finish | TokenExchange
+Answer = Progress | Waiting | Result | Failure
 
 
 def id_of(announcement: Announcement) -> str:

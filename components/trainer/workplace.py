@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.trainer.events import Call, EventLoop
@@ -13,6 +13,7 @@ from components.trainer.journal import Journal
 from components.trainer.memory import Memory, beside
 from components.trainer.ports import Uploader, Worker
 from components.trainer.surroundings import Surroundings, look_around
+from components.trainer.trouble import WorkTrouble
 from fedgrass.federation.messages import Announcement, WorkMessage
 
 Background = Callable[[Call], None]
@@ -38,6 +39,7 @@ class Workplace:
     background: Background = in_thread
     measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
     surroundings: Callable[[Path], Surroundings] = look_around
+    trouble: WorkTrouble = field(default_factory=WorkTrouble)
 
     def update_path(self, work: WorkMessage) -> Path:
         """Return where the update of a work is written."""

@@ -4,6 +4,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -26,6 +27,7 @@ Unsent = dict[str, str]  # metrics by name, with the reason why they cannot be s
 Fetch = Callable[[str, str, int], bytes]  # of bucket, key and size
 MODEL_TRIES = 2
 MOST_EXAMPLES = 2**53  # what a message takes
+_PROJECT = str(Path(__file__).parents[2] / "components") + "/"
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +81,11 @@ class Workshop:
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
-        written = corrected.write(fit, model) if corrected else write_update(work, fit.weights, model, layout)
+        written = (
+            corrected.write(fit, model)
+            if corrected
+            else write_update(work, fit.weights, model, layout, trained=fit.trained)
+        )
         trained = time.monotonic()
         told = _told(result, fit, written, trained - evaluated, unsent)
         left = announcement.deadline_seconds - (trained - began)
@@ -164,7 +170,8 @@ def describe(error: BaseException) -> str:
     """Return an exception of the user's code in one line: its type, its text, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename]
-    place = (own or frames)[-1:]
+    users = [frame for frame in own if not frame.filename.startswith((_PROJECT, "<"))]
+    place = (users or own or frames)[-1:]
     where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
     try:
         text = " ".join(str(error).split())

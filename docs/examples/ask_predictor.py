@@ -1,7 +1,7 @@
 """Asks the predictor from another component of the device, in the form that both Greengrass nuclei deliver.
 
-Requests go as binary messages that hold JSON text: on Greengrass Nucleus Lite a JSON message of more than some 50
-keys and values is lost, and ends the subscription of its receiver.
+Requests go as binary messages that hold JSON text: on Greengrass Nucleus Lite a JSON message of more than
+some 50 keys and values is lost, and ends the subscription of its receiver.
 """
 
 import json

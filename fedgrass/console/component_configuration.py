@@ -13,6 +13,7 @@ import yaml
 
 from fedgrass.console.component_names import FULL_NAMES
 from fedgrass.console.device_deployment import merge
+from fedgrass.console.interpreter_path import check_python
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.sources import recipe_of
 
@@ -36,6 +37,7 @@ def check_configuration(name: str, merged: Mapping[str, Any]) -> list[str]:
     if reader is None:
         return []
     values = merge(_defaults(name), merged)
+    check_python(name, values)
     with _Warnings() as warnings:
         try:
             reader(values)

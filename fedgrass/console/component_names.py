@@ -2,7 +2,12 @@
 
 from fedgrass.federation.errors import SettingsError
 
-FULL_NAMES = {"trainer": "com.fedgrass.Trainer", "predictor": "com.fedgrass.Predictor"}
+FULL_NAMES = {
+    "trainer": "com.fedgrass.Trainer",
+    "trainer-lite": "com.fedgrass.TrainerLite",  # without Stream Manager, and so without Java
+    "predictor": "com.fedgrass.Predictor",
+}
+TRAINERS = (FULL_NAMES["trainer"], FULL_NAMES["trainer-lite"])
 
 
 def full_name(given: str) -> str:

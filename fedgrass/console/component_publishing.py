@@ -6,7 +6,6 @@ import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -154,17 +153,12 @@ class Publisher:
 
 
 def build(name: str, version: str, bucket: str) -> Built:
-    """Return a component that is built from this checkout, its recipe naming its artifact in ``bucket``.
+    """Return a component that is built from the sources, its recipe naming its artifact in ``bucket``.
 
     Raises:
-        SettingsError: this is no checkout, or the recipe is larger than Greengrass takes.
+        SettingsError: the recipe is larger than Greengrass takes.
     """
-    if find_spec("package") is None:
-        message = (
-            "components are built from fedgrass's sources: run this in a checkout, installed by `pip -e`"
-        )
-        raise SettingsError(message)
-    import package  # noqa: PLC0415  # a file of the checkout, which an installed fedgrass does not have
+    import package  # noqa: PLC0415  # of the sources, in a checkout or in the wheel
 
     with tempfile.TemporaryDirectory(prefix="fedgrass-component-") as folder:
         package.build_component(name, version, "fedgrass", Path(folder))

@@ -137,13 +137,14 @@ def _told(act: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Names
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from fedgrass.local.plain_paths import folder_name  # noqa: PLC0415
     from fedgrass.local.run_core import RunOptions, run  # noqa: PLC0415
 
     options = RunOptions(
         recipes=arguments.recipe,
         artifacts=core_arguments.artifacts(arguments),
         thing=arguments.thing,
-        root=arguments.root or Path("greengrass-core") / arguments.thing,
+        root=arguments.root or Path("greengrass-core") / folder_name(arguments.thing),
         profile=arguments.profile,
         configuration=core_arguments.json_object("--config", arguments.config),
         secrets=core_arguments.secrets(arguments.secrets),

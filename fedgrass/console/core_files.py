@@ -13,6 +13,9 @@ KEY, CERTIFICATE, CONFIGURATION, INSTALLER = "private.key", "certificate.pem", "
 RECORD = "provisioned.json"
 FILES = (KEY, CERTIFICATE, CONFIGURATION, INSTALLER, RECORD)
 NUCLEI = {"classic": "/greengrass/v2", "lite": "/var/lib/greengrass"}  # and where each has its root
+# Last of its folder by name; what Nucleus Lite came with, such as its Debian package's file, lies there too.
+LITE_CONFIGURATION = "/etc/greengrass/config.d/zz-fedgrass.yaml"
+LITE_USER = "gg_component:gg_component"  # runs components; ggcore owns the device's private key
 _PRIVATE = 0o600
 _OWN_FOLDER = 0o700
 
@@ -43,7 +46,7 @@ def configuration(device: CoreDevice) -> dict[str, Any]:
     if device.nucleus == "classic":
         service["version"] = device.nucleus_version
     else:
-        own["runWithDefault"] = {"posixUser": "gg_component:gg_component"}
+        own["runWithDefault"] = {"posixUser": LITE_USER}
         own["greengrassDataPlanePort"] = "8443"
     name = "aws.greengrass.Nucleus" if device.nucleus == "classic" else "aws.greengrass.NucleusLite"
     system = {
@@ -60,7 +63,12 @@ def configuration(device: CoreDevice) -> dict[str, Any]:
 def installer(device: CoreDevice) -> str:
     """Return the shell script that installs the nucleus, or configures the lite one, on the device."""
     return (_CLASSIC if device.nucleus == "classic" else _LITE).format(
-        thing=device.thing, version=device.nucleus_version, releases=RELEASES, root_ca=ROOT_CA
+        thing=device.thing,
+        version=device.nucleus_version,
+        releases=RELEASES,
+        root_ca=ROOT_CA,
+        lite_configuration=LITE_CONFIGURATION,
+        lite_user=LITE_USER,
     )
 
 
@@ -107,11 +115,11 @@ java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$unpacked/nucleus/lib/Greengra
     --init-config config.yaml --component-default-user ggc_user:ggc_group --setup-system-service true
 """
 
-_LITE = """\
-#!/bin/sh
+_LITE = r"""#!/bin/sh
 # Configures Greengrass Nucleus Lite, which has to be installed already, for {thing}.
 # Run it as root in the folder that holds it:   sudo sh install.sh
-# Undo:   systemctl stop greengrass-lite.target; rm -r /etc/greengrass/config.yaml /var/lib/greengrass/*
+# Undo:   systemctl stop greengrass-lite.target; rm -r {lite_configuration} /var/lib/greengrass/*
+#         (the posixUser of other files in config.d stays as this script set it)
 set -eu
 cd "$(dirname "$0")"
 getent passwd ggcore >/dev/null || {{ echo "install Greengrass Nucleus Lite first" >&2; exit 1; }}
@@ -121,7 +129,15 @@ curl --fail --silent --show-error --output /var/lib/greengrass/credentials/Amazo
 chmod 644 /var/lib/greengrass/credentials/AmazonRootCA1.pem
 systemctl stop greengrass-lite.target
 rm -f /var/lib/greengrass/config.db
-install -d /etc/greengrass
-install -m 644 config.yaml /etc/greengrass/config.yaml
+# Every file of config.d is read after config.yaml, in no order that is promised, and the last one wins. The
+# Debian package has one there that runs components as ggcore, the owner of the private key: so all of them
+# have to name the same user.
+install -d /etc/greengrass/config.d
+for other in /etc/greengrass/config.yaml /etc/greengrass/config.d/*; do
+    [ -f "$other" ] || continue
+    sed -i 's/^\([[:space:]]*posixUser:\).*/\1 "{lite_user}"/' "$other"
+done
+install -m 644 config.yaml {lite_configuration}
+getent passwd gg_component >/dev/null || useradd --system --user-group --no-create-home gg_component
 systemctl start greengrass-lite.target
 """

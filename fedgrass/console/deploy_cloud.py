@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from botocore.exceptions import ClientError
+
 from fedgrass.console.deploy_artifacts import Artifacts
 from fedgrass.console.deploy_stack import Say, Stack
 from fedgrass.console.deploy_template import packaged, read_template
+from fedgrass.console.policy_sizes import check_policy_sizes
 from fedgrass.console.stack import StackError
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
@@ -20,6 +23,9 @@ Clients = Callable[[str], Any]
 TIMEOUT_SECONDS = 1800.0
 MARK = "InitiatorName"  # the output by which a stack of fedgrass is known
 ALIAS = "DeviceRoleAlias"
+RESERVED = ("InitiatorConcurrency", "AveragerConcurrency")  # parameters that reserve functions; 0 for none
+LEAST_UNRESERVED = 100  # functions that AWS keeps for all others of an account, or all of a smaller quota
+_MORE = "ask AWS for more (Service Quotas, `Concurrent executions` of Lambda)"
 STACK_NAME = "[a-zA-Z][-a-zA-Z0-9]{0,127}"  # as CloudFormation takes it
 
 
@@ -32,6 +38,7 @@ class CloudOptions:
     account: str = ""
     artifact_bucket: str = ""
     timeout: float = TIMEOUT_SECONDS
+    dry_run: bool = False
     poll_seconds: float = 2.0
 
 
@@ -52,7 +59,7 @@ def emulated(client: Any) -> bool:
 
 
 def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[str, str]:
-    """Create or change the stack of a fleet from this checkout; return its outputs.
+    """Create or change the stack of a fleet from this checkout; return its outputs, none for a dry run.
 
     All that can be wrong is looked at before anything is made; a deployment that fails takes back what it
     brought.
@@ -77,9 +84,15 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     if emulated(cloudformation) and kind == "CREATE":
         given.setdefault(ALIAS, "no")  # MiniStack knows no such resource
     template = checkout / "template.yaml"
-    known = read_template(template).get("Parameters", {})
+    document = read_template(template)
+    known = document.get("Parameters", {})
     parameters = choose_parameters(known, given, before)
     _check_fleet(cloudformation, options.stack, _chosen("FleetName", known, given, before))
+    chosen = {name: _chosen(name, known, given, before) for name in known}
+    check_policy_sizes(document, {**chosen, **_pseudo_parameters(clients, account)})
+    if not emulated(cloudformation):
+        reserved = _reserved(chosen) - _reserved({name: _chosen(name, known, {}, before) for name in known})
+        check_concurrency(clients, reserved, started_at_once(document, chosen), say)
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
     artifacts.check()
     architecture = _chosen("Architecture", known, given, before)
@@ -89,7 +102,14 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
         artifacts.prepare()
         try:
             body = packaged(template, code, artifacts.upload)
-            changed = stack.apply(artifacts.upload_template(body), parameters, options.timeout)
+            url = artifacts.upload_template(body)
+            if options.dry_run:
+                for line in stack.preview(url, parameters, options.timeout) or ["nothing would change"]:
+                    say(line)
+                artifacts.take_back()
+                say("nothing was changed (--dry-run)")
+                return {}
+            changed = stack.apply(url, parameters, options.timeout)
         except BaseException:
             if not stack.is_under_way():  # what AWS goes on with needs them
                 artifacts.take_back()
@@ -151,14 +171,62 @@ def _chosen(name: str, known: Mapping[str, Any], given: Mapping[str, str], befor
     return str(given.get(name, previous.get(name, known[name]["Default"])))
 
 
-def _checkout() -> Path:
+def _pseudo_parameters(clients: Clients, account: str) -> dict[str, str]:
+    meta = clients("cloudformation").meta
+    return {"AWS::Region": meta.region_name, "AWS::Partition": meta.partition, "AWS::AccountId": account}
+
+
+def started_at_once(template: Mapping[str, Any], chosen: Mapping[str, str]) -> int:
+    """Return how many functions the queues of a template start at most, with these parameters."""
+    events = (
+        event
+        for resource in template["Resources"].values()
+        for event in resource.get("Properties", {}).get("Events", {}).values()
+    )
+    limits = [one.get("Properties", {}).get("ScalingConfig", {}).get("MaximumConcurrency") for one in events]
+    return sum(int(chosen[one["Ref"]] if isinstance(one, Mapping) else one) for one in limits if one)
+
+
+def _reserved(chosen: Mapping[str, str]) -> int:
+    return sum(int(chosen[name]) for name in RESERVED if chosen[name].isdecimal())
+
+
+def check_concurrency(clients: Clients, reserved: int, started: int, say: Say) -> None:
+    """Check that the account may run as many functions at a time as a stack reserves and starts.
+
+    Args:
+        clients: gives the boto3 client of a service.
+        reserved: functions, more than the stack has reserved already.
+        started: functions at most, by its queues.
+        say: gets a note if the account's quota is smaller than that, or cannot be read.
+
+    Raises:
+        SettingsError: AWS would refuse what the stack reserves.
+    """
     try:
-        import package  # noqa: PLC0415  # only a checkout has it
-    except ImportError as error:
+        limits = clients("lambda").get_account_settings()["AccountLimit"]
+    except ClientError:
+        say("note: these credentials may not read how many functions the account runs at a time")
+        return
+    most, free = limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"]
+    if reserved > 0 and free - reserved < min(LEAST_UNRESERVED, most):
         message = (
-            "fedgrass deploy works from a checkout of the project, which has template.yaml: this is none"
+            f"{' and '.join(RESERVED)} reserve {reserved} functions, and the account, which runs"
+            f" {most} at a time, has {free} that are not reserved, of which AWS keeps"
+            f" {min(LEAST_UNRESERVED, most)}: reserve fewer, or 0, or {_MORE}"
         )
-        raise StackError(message) from error
+        raise SettingsError(message)
+    if most < started:
+        say(
+            f"note: the account runs at most {most} functions at a time, as new accounts do, and this stack"
+            f" starts up to {started}: rounds of many devices take longer, and the account's other"
+            f" functions wait; {_MORE}"
+        )
+
+
+def _checkout() -> Path:
+    import package  # noqa: PLC0415  # of the sources, in a checkout or in the wheel
+
     return package.ROOT
 
 

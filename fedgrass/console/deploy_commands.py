@@ -25,6 +25,7 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
         metavar="NAME=VALUE",
         help="of template.yaml, such as FleetName=garden; what is not given stays, or takes its default",
     )
+    cloud.add_argument("--dry-run", action="store_true", help="only list the resources that would change")
     cloud.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="to wait for AWS (30)")
     _add_common(cloud)
     cloud.set_defaults(run=_cloud)
@@ -64,6 +65,7 @@ def _cloud(arguments: argparse.Namespace) -> None:
         account=arguments.account,
         artifact_bucket=arguments.artifact_bucket,
         timeout=arguments.timeout_minutes * 60,
+        dry_run=arguments.dry_run,
     )
     with stack.refusals():
         outputs = deploy_cloud(stack.client, options, say)

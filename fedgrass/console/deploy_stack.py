@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -90,15 +90,9 @@ class Stack:
             StackError: it was refused, or failed (the text names the resource and its reason), or is not
                 done after ``timeout`` seconds.
         """
-        kind = self.check()
         change_set = f"fedgrass-{uuid.uuid4().hex[:12]}"
-        wanted = {"TemplateURL": template_url, "Parameters": list(parameters), "Capabilities": CAPABILITIES}
-        if kind == "CREATE":
-            wanted["OnStackFailure"] = "DELETE"
         try:
-            made = self._cloudformation.create_change_set(
-                StackName=self.name, ChangeSetName=change_set, ChangeSetType=kind, **wanted
-            )
+            made = self._create_change_set(change_set, template_url, parameters)
             stack = made["StackId"]
             if not self._has_changes(made["Id"], stack, timeout):
                 self._discard(change_set)
@@ -117,6 +111,42 @@ class Stack:
         }.get(status, f"it is {status} now: `fedgrass deploy down --stack {self.name}` removes it")
         message = f"stack {self.name!r} failed, and {left}. {self._first_failure(stack, seen)}"
         raise StackError(message)
+
+    def preview(
+        self, template_url: str, parameters: Sequence[Mapping[str, Any]], timeout: float
+    ) -> list[str]:
+        """Return a line per resource that ``apply`` would add, modify or remove; changes nothing.
+
+        Raises:
+            StackError: the changes were refused, or are not known after ``timeout`` seconds.
+        """
+        change_set = f"fedgrass-{uuid.uuid4().hex[:12]}"
+        try:
+            made = self._create_change_set(change_set, template_url, parameters)
+            if not self._has_changes(made["Id"], made["StackId"], timeout):
+                return []
+            return [_change(one["ResourceChange"]) for one in self._changes(made["Id"])]
+        finally:
+            self._discard(change_set)
+
+    def _create_change_set(
+        self, change_set: str, template_url: str, parameters: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, str]:
+        kind = self.check()
+        wanted = {"TemplateURL": template_url, "Parameters": list(parameters), "Capabilities": CAPABILITIES}
+        if kind == "CREATE":
+            wanted["OnStackFailure"] = "DELETE"
+        made: Mapping[str, str] = self._cloudformation.create_change_set(
+            StackName=self.name, ChangeSetName=change_set, ChangeSetType=kind, **wanted
+        )
+        return made
+
+    def _changes(self, change_set: str) -> Iterator[Mapping[str, Any]]:
+        token: Mapping[str, str] | None = {}
+        while token is not None:
+            page = self._cloudformation.describe_change_set(ChangeSetName=change_set, **token)
+            yield from page["Changes"]
+            token = {"NextToken": page["NextToken"]} if page.get("NextToken") else None
 
     def delete(self, timeout: float) -> None:
         """Delete the stack. Raises StackError, which names the resources that could not be deleted."""
@@ -213,6 +243,12 @@ class Stack:
 
     def _reason(self, stack: str) -> str:
         return str(self.describe(stack).get("StackStatusReason") or "its events name no failed resource")
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    action = change["Action"].lower()
+    replaced = ", replaced" if change.get("Replacement") == "True" else ""
+    return f"{action:>8}  {change['LogicalResourceId']} ({change['ResourceType']}){replaced}"
 
 
 def _told(event: Mapping[str, Any], reason: str | None) -> str:

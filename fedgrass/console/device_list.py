@@ -48,11 +48,12 @@ def table(devices: Sequence[Candidate], now: int) -> "Table":
 _COMPLAINTS = (
     ("configuration_error", "its changed configuration was refused"),
     ("connection_error", "its connection"),
+    ("work_error", "its work waits"),
 )
 
 
 def complaints(devices: Iterable[Candidate]) -> Iterator[str]:
-    """Yield a line for each refused configuration and each trouble with a connection."""
+    """Yield a line for each refused configuration, trouble with a connection, and work that waits."""
     for device in devices:
         for name, heading in _COMPLAINTS:
             if reason := device.attributes.get(name, ""):

@@ -13,7 +13,7 @@ from fedgrass.console.component_configuration import (
     document_parts,
     nulls,
 )
-from fedgrass.console.component_names import full_name
+from fedgrass.console.component_names import TRAINERS, full_name
 from fedgrass.console.device_deployment import (
     Limits,
     Rollout,
@@ -158,7 +158,7 @@ def _of_stack(name: str, stack: Mapping[str, str]) -> dict[str, Any]:
     """Return what the stack's outputs say in a component's configuration."""
     fleet, bucket = stack["Fleet"], stack["BucketName"]
     known = {
-        full_name("trainer"): {"fleet": fleet},
+        **{trainer: {"fleet": fleet} for trainer in TRAINERS},
         full_name("predictor"): {"fleet": fleet, "bucket": bucket},
     }
     return dict(known.get(name, {}))

@@ -53,15 +53,22 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "bytes_up": current.bytes_up,
         "bytes_down": current.bytes_down,
         "metrics": current.metrics,
+        "judged": current.judged,
+        "example_cap": current.example_cap,
+        "capped": current.capped,
         "held_out": dict(evaluations.get(current.number, {})) if closed else {},
-        "devices": [_device(p) for p in record.participants],
+        "devices": [_device(p, current.example_cap) for p in record.participants],
     }
 
 
-def _device(part: Participant) -> dict[str, Any]:
-    """Return one device's part, with its turnaround if it replied."""
+def _device(part: Participant, cap: int) -> dict[str, Any]:
+    """Return one device's part, with its turnaround if it replied, and the examples that it counts for."""
     fields: dict[str, Any] = msgspec.to_builtins(part)
-    return {**fields, "turnaround_seconds": part.turnaround_seconds if part.received_at else None}
+    return {
+        **fields,
+        "counted_examples": min(part.examples, cap) if cap else part.examples,
+        "turnaround_seconds": part.turnaround_seconds if part.received_at else None,
+    }
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> "Table":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from fedgrass.federation.errors import SettingsError
 
 LARGEST_TEXT = 4 * 1024**2  # bytes of settings, a configuration, a recipe
+# Python reads other spellings too: underscores, spaces around, digits of other scripts.
+_FLOAT = re.compile(r"[-+0-9.eE]+", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a number that is refused
 
 
@@ -79,7 +82,7 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
 
     def read_number(text: str) -> float:
         try:
-            value = float(text) if text.isascii() else math.nan
+            value = float(text) if _FLOAT.fullmatch(text) else math.nan
         except ValueError:
             value = math.nan
         if not least <= value <= most:

@@ -48,6 +48,16 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an error is a signal's KeyboardInterrupt, and not one that other code raised."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_code.co_filename == __file__
+
+
 def _is_called_by_crt(frame: FrameType | None) -> bool:
     """Return whether the main thread is inside the AWS Common Runtime, which signs and reads S3's requests.
 

@@ -32,7 +32,7 @@ _STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "ye
 
 def _line_of(figures: RoundFigures) -> str:
     """Return the figures of a round that has ended, without what did not happen in it."""
-    names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late")
+    names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped")
     counts = [f"{getattr(figures, name)} {name}" for name in names if getattr(figures, name)]
     return (
         f"{', '.join(counts) or 'nobody asked'}; {figures.bytes_up / 1e6:.2f} MB up, "

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedgrass import __version__
 from fedgrass.console import (
     core_commands,
+    cost_commands,
     deploy_commands,
     device_commands,
     fleet_commands,
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     task_commands.add(commands)
     queue_commands.add(commands)
     fleet_commands.add(commands)
+    cost_commands.add(commands)
     deploy = commands.add_parser("deploy", help="bring the cloud and the devices into an AWS account")
     kinds = deploy.add_subparsers(required=True, metavar="what")
     deploy_commands.add_to(kinds)

@@ -70,16 +70,21 @@ def refusals() -> Iterator[None]:
     except (BotoCoreError, ClientError) as error:
         if _is_unknown_here(error):
             message = f"the cloud on this machine ({os.environ['AWS_ENDPOINT_URL']}) knows no such call:"
-            message += f" {error.operation_name}. What needs Greengrass itself works on AWS alone"
+            message += f" {error.operation_name}. It has no Greengrass and no role aliases:"
+            message += (
+                " use an AWS account, or `fedgrass demo` and `fedgrass core run` for devices on this machine"
+            )
             raise StackError(message) from error
         message = f"AWS did not do it: {_reason(error)}"
         raise StackError(message) from error
 
 
 def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientError]:
-    """Return whether an emulator refuses a call without a word: it has none of that service."""
-    silent = isinstance(error, ClientError) and not error.response.get("Error", {}).get("Message")
-    return silent and bool(_hint(error))
+    """Return whether an emulator refuses a call that it does not have, mostly without a message."""
+    if not isinstance(error, ClientError):
+        return False
+    missing = not error.response.get("Error", {}).get("Message") or error.operation_name.endswith("RoleAlias")
+    return missing and bool(_hint(error))
 
 
 @cache
@@ -121,6 +126,14 @@ def _hint(error: Exception) -> str:
     return f" (AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that demo still up?)"
 
 
+class _Outputs(dict[str, str]):
+    """Outputs of a stack; one that is missing is an error of the stack, not of the program."""
+
+    def __missing__(self, name: str) -> str:
+        message = f"the stack has no output {name}: `fedgrass deploy cloud` brings it up to this version"
+        raise StackError(message)
+
+
 def outputs(stack: str) -> Mapping[str, str]:
     """Return the outputs of a deployed stack.
 
@@ -134,7 +147,7 @@ def outputs(stack: str) -> Mapping[str, str]:
         # The wrong region, or another name, is the likeliest mistake: both are said.
         message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {_reason(error)}"
         raise StackError(message) from error
-    found = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    found = _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})
     if "InitiatorName" not in found:
         message = f"the stack {stack!r} is none of fedgrass: it has no output InitiatorName"
         raise StackError(message)

@@ -3,15 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedgrass.console.input_files import whole_number
 from fedgrass.console.key_values import parse_key_values
-from fedgrass.console.task_process import run_apart
-from fedgrass.console.terminal import complain, say
-
-if TYPE_CHECKING:
-    from fedgrass.local.task_check import CheckOptions
+from fedgrass.console.terminal import say
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -82,7 +77,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from fedgrass.local.task_check import CheckOptions  # noqa: PLC0415
+    from fedgrass.local.task_check import CheckOptions, check_task_apart  # noqa: PLC0415
 
     options = CheckOptions(
         name=arguments.name,
@@ -92,32 +87,17 @@ def _check(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         seconds=arguments.seconds,
     )
-    sys.exit(run_apart(_check_options, options, _report_failure))
-
-
-def _check_options(options: "CheckOptions") -> int:
-    from fedgrass.local.task_check import check_task  # noqa: PLC0415
-
-    return check_task(options, say)
+    sys.exit(check_task_apart(options, say))
 
 
 def _weights(arguments: argparse.Namespace) -> None:
-    parse_key_values("--option", arguments.option)
-    sys.exit(run_apart(_write_weights, argparse.Namespace(**{**vars(arguments), "run": None}), _report_error))
+    from fedgrass.local.task_process import in_process_of_its_own  # noqa: PLC0415
 
-
-def _write_weights(arguments: argparse.Namespace) -> int:
-    from fedgrass.local.task_weights import write_weights  # noqa: PLC0415
-
-    options = parse_key_values("--option", arguments.option)
-    size = write_weights(arguments.name, arguments.path, options, arguments.seed, arguments.out)
-    say(f"wrote {arguments.out} ({size:,} bytes): the initial model of {arguments.name}")
-    return 0
-
-
-def _report_failure(reason: str) -> None:
-    say(f"FAIL  {reason}")
-
-
-def _report_error(reason: str) -> None:
-    complain(f"fedgrass: {reason}")
+    options = {
+        "name": arguments.name,
+        "path": str(arguments.path),
+        "options": parse_key_values("--option", arguments.option),
+        "seed": arguments.seed,
+        "target": str(arguments.out),
+    }
+    sys.exit(in_process_of_its_own("fedgrass.local.task_weights:write_in_child", options, say))

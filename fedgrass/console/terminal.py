@@ -80,10 +80,10 @@ def prompt(question: str) -> str:
 
 
 def accept_all_characters() -> None:
-    """Write characters that the terminal's encoding lacks as escapes: printing must not raise an error."""
+    """Print a question mark for a character that the terminal's encoding lacks, and raise no error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="replace")
 
 
 def console(**options: Any) -> "Console":

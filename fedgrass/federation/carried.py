@@ -19,6 +19,11 @@ def carried_name(what: str, array: str) -> str:
     return f"{what}:{array}"
 
 
+def array_of(name: str, model: Layout) -> str:
+    """Return the array of a model that a name is of: its own, or of what is carried of it."""
+    return name if name in model.arrays else name.partition(":")[2]
+
+
 def carried_layout(model: Layout, carried: Sequence[str], start: int = 0) -> Layout:
     """Return the arrays that updates of a model carry beside it, the first at byte ``start``."""
     arrays, position = {}, start

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from fedgrass.federation import message_versions
 from fedgrass.federation.encoding import Encoding, check_encoding, check_model_encoding
@@ -144,6 +144,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     configuration_error: Annotated[str, Meta(max_length=200)] = ""
     # Why the device does not receive its announcements, or who disturbs its connection; empty: all is well.
     connection_error: Annotated[str, Meta(max_length=200)] = ""
+    # What the work in hand waits for, such as credentials or Stream Manager; empty: it goes on.
+    work_error: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RoundFigures(Struct, frozen=True, kw_only=True):
@@ -163,6 +165,7 @@ class RoundFigures(Struct, frozen=True, kw_only=True):
     opening_seconds: Seconds
     averaging_seconds: Seconds
     metrics: Metrics = {}
+    capped: Count | UnsetType = UNSET  # devices that claimed more examples than count, if any
     metrics_left_out: Count = 0  # a message has room for 24, the first by their names
 
 

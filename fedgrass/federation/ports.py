@@ -106,8 +106,8 @@ class RoundStore(Protocol):
         Raises LostRace if the lease is somebody else's or the participant has moved on.
         """
 
-    def begin_group(self, of: Round) -> None:
-        """Count a group more that was handed over.
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
+        """Count a group more that was handed over, and keep ``example_cap`` as the round's.
 
         Raises LostRace if the round is not OPEN or has not the ``groups`` of ``of`` any more.
         """

@@ -10,15 +10,15 @@
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 
 from msgspec import Struct
 
 from fedgrass.federation.messages import Carried
+from fedgrass.federation.text_enum import TextEnum
 
 
-class State(StrEnum):
+class State(TextEnum):
     """Where a round is."""
 
     OPEN = "OPEN"
@@ -27,7 +27,7 @@ class State(StrEnum):
     ABANDONED = "ABANDONED"
 
 
-class Event(StrEnum):
+class Event(TextEnum):
     """What moves a round."""
 
     ENOUGH_REPLIES = "enough replies"
@@ -60,7 +60,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 )
 
 
-class Work(StrEnum):
+class Work(TextEnum):
     """What a round asks of its devices."""
 
     TRAIN = "train"
@@ -118,6 +118,9 @@ class Round(Struct, frozen=True, kw_only=True):
     carried: Carried = {}  # beside the model that it left to the next round
     metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
     metrics_left_out: int = 0  # further ones that the round's manifest has
+    judged: dict[str, float] = {}  # the target metric as the run's end is judged by it: see round_metrics.py
+    example_cap: int = 0  # the most examples that an update counts for; 0: not known yet, or no cap
+    capped: int = 0  # devices that claimed more examples than count
     choosing_at: int = 0  # when the choice of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was handed over
     averaging_seconds: float = 0.0
@@ -173,7 +176,7 @@ class Round(Struct, frozen=True, kw_only=True):
         return self.asked - self.replied - self.gone
 
 
-class Participation(StrEnum):
+class Participation(TextEnum):
     """What one device of the cohort has done."""
 
     ASKED = "ASKED"

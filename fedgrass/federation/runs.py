@@ -8,7 +8,6 @@ CANCELLED  the operator ended it
 """
 
 import hashlib
-from enum import StrEnum
 
 import msgspec
 from msgspec import Struct
@@ -16,9 +15,10 @@ from msgspec import Struct
 from fedgrass.federation.message_fields import Options
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.text_enum import TextEnum
 
 
-class RunState(StrEnum):
+class RunState(TextEnum):
     """Where a run is."""
 
     RUNNING = "RUNNING"
@@ -153,7 +153,7 @@ def _may_retry(run: Run, abandoned: Round) -> bool:
 def _finished(run: Run, newest: Round) -> End | None:
     """Return the end of a run that has all it wants. Devices measure the model that a round starts from."""
     settings, progress = run.settings, progress_after(run, newest)
-    metric, found = settings.target_metric, newest.metrics.get(settings.target_metric)
+    metric, found = settings.target_metric, _found(settings, newest)
     if settings.target_value is not None and found is not None:
         sign = -1 if settings.lower_is_better else 1
         if (found - settings.target_value) * sign >= 0:
@@ -200,6 +200,17 @@ def _wants_evaluation(settings: RunSettings, closed: Round, progress: Progress) 
     return is_last or (bool(every) and trained % every == 0)
 
 
+def _found(settings: RunSettings, closed: Round) -> float | None:
+    """Return the value of the target metric by which the run's end is judged, None if nobody reported it.
+
+    Where the run has devices that are held out, they alone are believed: rounds of training judge nothing.
+    """
+    metric = settings.target_metric
+    if settings.held_out and closed.work is Work.TRAIN:
+        return None
+    return closed.judged.get(metric, closed.metrics.get(metric))  # an older averager judged by the mean
+
+
 def progress_after(run: Run, closed: Round) -> Progress:
     """Return what a run knows once ``closed`` is counted in; ``run`` has not counted it yet.
 
@@ -217,7 +228,7 @@ def progress_after(run: Run, closed: Round) -> Progress:
         model=closed.base if evaluated else closed.number,
         evaluations=before.evaluations + evaluated,
     )
-    found = closed.metrics.get(settings.target_metric)
+    found = _found(settings, closed)
     if found is None:
         return counted
     sign = -1 if settings.lower_is_better else 1

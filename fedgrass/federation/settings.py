@@ -15,6 +15,7 @@ from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.message_fields import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
+from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.where import parse_expression
 from fedgrass.federation.training_settings import check_sendable, not_plain
@@ -80,6 +81,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aggregation_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 60.0  # for a call of one's own strategy
     clip_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer change of an update is shortened to it
     largest_norm: Annotated[float, Meta(gt=0)] | None = None  # a longer one is refused
+    # A device's examples count up to this multiple of the median of the cohort's claims; 0: as it claims.
+    examples_cap: Annotated[float, Meta(ge=0, le=1_000_000)] = 3.0
     # What the wire carries of the model's float32 arrays; docs/encodings.md has them.
     upload_encoding: Kind = "float32"
     upload_difference: bool = False  # what training changed is sent, and not the trained weights
@@ -105,6 +108,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_metric: Annotated[str, Meta(max_length=64)] = ""
     target_value: float | None = None
     lower_is_better: bool = False
+    target_by: TargetBy = "trimmed_mean"  # of the devices' reports: how the metric is judged
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
 
@@ -234,13 +238,12 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
             " true, or choose another upload_encoding"
         )
-    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    without = chosen.without if chosen else ()
-    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    yield from _contradictions_of_the_aggregation(settings)
     yield from _contradictions_of_the_evaluation(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': say how many minutes in every_minutes"
-    for field in ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds"):
+    finite = ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds")
+    for field in (*finite, "examples_cap"):
         value = getattr(settings, field)
         if value is not None and not math.isfinite(value):
             yield f"the run's {field} is {value}: it takes a finite number"
@@ -252,11 +255,28 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
             f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
         )
-    of_a_metric = {"target_value": None, "patience": 0, "smallest_improvement": 0.0, "lower_is_better": False}
+    of_a_metric = {
+        "target_value": None,
+        "patience": 0,
+        "smallest_improvement": 0.0,
+        "lower_is_better": False,
+        "target_by": "trimmed_mean",
+    }
     for field, unset in of_a_metric.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
             named = str(value).lower() if isinstance(value, bool) else value
             yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
+
+
+def _contradictions_of_the_aggregation(settings: RunSettings) -> Iterator[str]:
+    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
+    without = chosen.without if chosen else ()
+    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    if 0 < settings.examples_cap < 1:
+        yield (
+            f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"
+            " round's claims, or 0 for no cap"
+        )
 
 
 def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:

@@ -4,15 +4,14 @@ The recipe's access control, the IoT policy and the topic rules spell them again
 ``tests/unit/test_topics.py`` holds those against this file.
 """
 
-from enum import StrEnum
-
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.names import checked_name
+from fedgrass.federation.text_enum import TextEnum
 
 ROOT = "fedgrass"
 
 
-class Kind(StrEnum):
+class Kind(TextEnum):
     """The last level of a device's topics: what is said there, and by whom."""
 
     ANNOUNCE = "announce"  # cloud to device: work, and the verdict on a reply

@@ -101,21 +101,24 @@ def header_length(layout: Layout) -> int:
     return len(_header_text(layout, _blank(layout)))
 
 
-def write(arrays: Mapping[str, Encoded], target: BinaryIO) -> Written:
+def write(
+    arrays: Mapping[str, Encoded], target: BinaryIO, metadata: Mapping[str, str] | None = None
+) -> Written:
     """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
 
     ``target`` is written from where it stands, and has to be seekable: the header comes last, since it has
-    the checksums of the data. On an error the file is left unfinished.
+    the checksums of the data. On an error the file is left unfinished. ``metadata`` has more entries of the
+    header's metadata.
 
     Raises:
         UpdateRefused: the names of the arrays cannot be in a header, or make it too large.
         ValueError: an array's blocks have not the size that its type and shape say.
     """
     layout = layout_of(arrays)
-    size = len(_header(layout, _blank(layout)))
+    size = len(_header(layout, _blank(layout), metadata))
     start = target.tell()
     target.write(bytes(size))
-    head = _header(layout, _write_data(arrays, target))
+    head = _header(layout, _write_data(arrays, target), metadata)
     target.seek(start)
     target.write(head)
     target.seek(start + size + layout.data_bytes)
@@ -162,12 +165,14 @@ def _blank(layout: Layout) -> list[str]:
     return ["0" * DIGITS] * chunk_count(layout.data_bytes)
 
 
-def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
+def _header(
+    layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Return a header with its length. Raises UpdateRefused if no file may have it."""
     if METADATA in layout.arrays:
         message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
         raise UpdateRefused(message)
-    text = _header_text(layout, checksums)
+    text = _header_text(layout, checksums, metadata)
     if len(text) > LARGEST_HEADER:
         message = (
             f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
@@ -177,8 +182,12 @@ def _header(layout: Layout, checksums: Sequence[str] | None) -> bytes:
     return len(text).to_bytes(PREFIX, "little") + text
 
 
-def _header_text(layout: Layout, checksums: Sequence[str] | None) -> bytes:
-    entries: dict[str, Any] = {} if checksums is None else {METADATA: {CHECKSUMS: ",".join(checksums)}}
+def _header_text(
+    layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    entries: dict[str, Any] = {}
+    if checksums is not None:
+        entries[METADATA] = {CHECKSUMS: ",".join(checksums), **(metadata or {})}
     for name, array in in_file_order(layout).items():
         entries[name] = {
             "dtype": array.dtype,

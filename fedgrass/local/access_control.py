@@ -85,6 +85,19 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
     return len(wanted) == len(levels)
 
 
+def filter_covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that the filter `narrow` takes in is taken in by the filter `wide` too."""
+    wide_levels, narrow_levels = wide.split("/"), narrow.split("/")
+    for position, level in enumerate(wide_levels):
+        if level == "#":
+            return True
+        if position >= len(narrow_levels) or narrow_levels[position] == "#":
+            return False
+        if level not in {"+", narrow_levels[position]}:
+            return False
+    return len(wide_levels) == len(narrow_levels)
+
+
 def check_access_control(access_control: object) -> None:
     """Raise InvalidAccessControlError unless this maps services to policies to operations and resources."""
     for service, policy_id, policy in _policies(access_control):

@@ -17,8 +17,10 @@ def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
     return packages / "artifacts" / below, packages / "artifacts-unarchived" / below
 
 
-def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages: Path) -> None:
-    """Copy a manifest's artifacts from `source` and unpack the archives among them.
+def install_artifacts(
+    recipe: Recipe, manifest: Manifest, source: Path, packages: Path, *, unpacks: bool = True
+) -> None:
+    """Copy a manifest's artifacts from `source` and, if it `unpacks`, unpack the archives among them.
 
     They lie in `source`/<component>/<version>/, as GDK builds them, or in `source` itself.
 
@@ -42,7 +44,7 @@ def install_artifacts(recipe: Recipe, manifest: Manifest, source: Path, packages
         copy = folder / artifact.file_name
         shutil.copyfile(file, copy)
         _permit([copy], artifact)
-        if artifact.unarchive == "ZIP":
+        if artifact.unarchive == "ZIP" and unpacks:
             _unpack(copy, unpacked / copy.stem, artifact)
 
 

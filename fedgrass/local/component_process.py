@@ -50,6 +50,8 @@ class ComponentProcess:
         self._needs_install = True
         self._reported_error = asyncio.Event()
         self._is_retired = False
+        self.is_being_stopped = False
+        """Whether the core stops it at this moment: what it does now is no failure of its own."""
         self._turn = asyncio.Lock()
         self.state = NEW
 
@@ -58,10 +60,10 @@ class ComponentProcess:
         if not self._is_retired and (self._supervisor is None or self._supervisor.done()):
             self._supervisor = asyncio.create_task(self._supervise())
 
-    async def stop(self) -> None:
-        """End the component and everything that it started. May be called again."""
+    async def stop(self, next_state: str = FINISHED) -> None:
+        """End the component and everything that it started; `next_state` follows. May be called again."""
         async with self._turn:
-            await self._stop(FINISHED)
+            await self._stop(next_state)
 
     async def retire(self) -> None:
         """Stop for good: a restart that somebody has asked for meanwhile does not bring it back."""
@@ -90,14 +92,18 @@ class ComponentProcess:
         if self._supervisor is None:
             return
         was_running = self.state in {STARTING, RUNNING}
-        if was_running:
-            self._enter(STOPPING)
-        self._supervisor.cancel()
-        await asyncio.wait({self._supervisor})
-        self._supervisor = None
-        if was_running:
-            await self._shut_down()
-            self._enter(next_state)
+        self.is_being_stopped = True
+        try:
+            if was_running:
+                self._enter(STOPPING)
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+            self._supervisor = None
+            if was_running:
+                await self._shut_down()
+                self._enter(next_state)
+        finally:
+            self.is_being_stopped = False
 
     async def _supervise(self) -> None:
         while True:

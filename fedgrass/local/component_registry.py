@@ -12,8 +12,10 @@ from typing import Any, Final
 from fedgrass.local.component_process import BROKEN, FINISHED, RUNNING, STATES, ComponentProcess
 from fedgrass.local.configuration import Configuration
 from fedgrass.local.core_errors import ComponentStateError, UnknownComponentError
+from fedgrass.local.dependency_watch import DependencyWatch
 from fedgrass.local.deployed_component import CoreSurroundings, DeployedComponent, log_file
 from fedgrass.local.lifecycle_scripts import LifecycleScripts
+from fedgrass.local.profiles import Profile
 from fedgrass.local.recipe_platform import RecipeVariables
 
 LOG_TAIL_BYTES: Final = 2_000
@@ -22,8 +24,12 @@ LOG_TAIL_BYTES: Final = 2_000
 class ComponentRegistry:
     """Knows every component of a core by name. `deployments.py` decides which they are."""
 
-    def __init__(self, core: Callable[[], CoreSurroundings], log: logging.Logger) -> None:
+    def __init__(self, core: Callable[[], CoreSurroundings], profile: Profile, log: logging.Logger) -> None:
         self._surroundings = core
+        self.dependencies = DependencyWatch(
+            lambda: self._components, log, binds=profile.binds_hard_dependencies
+        )
+        self._provided: dict[str, Callable[[], Mapping[str, object]]] = {}
         self._log = log
         self._components: dict[str, DeployedComponent] = {}
         self._waiters: list[tuple[str, Collection[str], asyncio.Future[None]]] = []
@@ -57,7 +63,7 @@ class ComponentRegistry:
         # Not in logging's own table, as the core's logger.
         log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
         log.parent = self._log
-        component.process = ComponentProcess(scripts, lambda state: self._entered(component.name, state), log)
+        component.process = ComponentProcess(scripts, lambda state: self._entered(component, state), log)
         component.process.start()
 
     def start_all(self) -> None:
@@ -68,6 +74,7 @@ class ComponentRegistry:
 
     async def stop_all(self) -> None:
         """End every component."""
+        await self.dependencies.close()
         for task in self._restarts:
             task.cancel()
         processes = [component.process for component in self._components.values() if component.process]
@@ -130,8 +137,13 @@ class ComponentRegistry:
 
     def configuration_of(self, component: str) -> Configuration | None:
         """The configuration of a deployed component, or None."""
-        deployed = self._components.get(component)
-        return deployed.configuration if deployed else None
+        if deployed := self._components.get(component):
+            return deployed.configuration
+        return Configuration(self._provided[component](), 0) if component in self._provided else None
+
+    def provide(self, name: str, configuration: Callable[[], Mapping[str, object]]) -> None:
+        """Let the configuration of what the core itself stands in for be read under a component's name."""
+        self._provided[name] = configuration
 
     def report_state(self, component: str, state: str) -> None:
         """A component says of itself that it is RUNNING or ERRORED."""
@@ -178,9 +190,12 @@ class ComponentRegistry:
         finally:
             self._waiters.remove(waiter)
 
-    def _entered(self, name: str, state: str) -> None:
-        for component, wanted, reached in self._waiters:
-            if component != name or reached.done():
+    def _entered(self, component: DeployedComponent, state: str) -> None:
+        name = component.name
+        if component.process and not component.process.is_being_stopped:
+            self.dependencies.entered(name, state)
+        for waiting_for, wanted, reached in self._waiters:
+            if waiting_for != name or reached.done():
                 continue
             if state in wanted:
                 reached.set_result(None)

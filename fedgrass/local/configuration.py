@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
+
+from fedgrass.local.configuration_rows import RowError, RowWriter
 
 KeyPath = tuple[str, ...]
 
@@ -13,10 +15,21 @@ class StaleUpdateError(Exception):
     """The value that is there is newer than the update."""
 
 
-class Configuration:
-    """The tree, the time of each leaf's last change, and who wants to be told of changes."""
+class MergeError(Exception):
+    """The configuration cannot take the update; the message names the key and the reason."""
 
-    def __init__(self, initial: Mapping[str, object], timestamp: float) -> None:
+
+class Configuration:
+    """The tree, the time of each leaf's last change, and who wants to be told of changes.
+
+    With `largest_value` it is kept as Nucleus Lite keeps it, see `configuration_rows.py`; without, it is one
+    tree, in which anything replaces anything.
+    """
+
+    def __init__(
+        self, initial: Mapping[str, object], timestamp: float, largest_value: int | None = None
+    ) -> None:
+        self._largest_value = largest_value
         self._tree: dict[str, object] = copy.deepcopy(dict(initial))
         self._changed_at = {path: timestamp for path, _ in leaves(self._tree)}
         self._listeners: list[tuple[KeyPath, Callable[[KeyPath], None]]] = []
@@ -41,9 +54,12 @@ class Configuration:
     def merge(self, path: Sequence[str], value: object, timestamp: float) -> list[KeyPath]:
         """Merge `value` into the node at `path`: maps key by key, everything else replaces what was there.
 
-        `timestamp` (seconds of the epoch) is the update's. Raises StaleUpdateError if a leaf that would
-        change is newer; then nothing changes. Returns the paths of the changed leaves, after all listeners
-        have been told of them.
+        `timestamp` (seconds of the epoch) is the update's. Returns the paths of the changed leaves, after all
+        listeners have been told of them.
+
+        Raises StaleUpdateError if a leaf that would change is newer; then nothing changes. As Nucleus Lite
+        keeps it, newer leaves are passed over instead, and MergeError is raised at the first leaf that cannot
+        be written; those before it stay.
         """
         update = value
         for key in reversed(path):
@@ -51,6 +67,8 @@ class Configuration:
         if not isinstance(update, Mapping):
             message = f"the top of a configuration is a map, not {value!r}"
             raise TypeError(message)
+        if self._largest_value is not None:
+            return self._write_rows(cast("Mapping[str, object]", update), timestamp, self._largest_value)
         merged = merge_trees(self._tree, cast("Mapping[str, object]", update))
         changed = self._changed_leaves(merged)
         for leaf in changed:
@@ -59,6 +77,23 @@ class Configuration:
                 raise StaleUpdateError(message)
         self._become(merged, changed, timestamp)
         self._tell(changed)
+        return changed
+
+    def _write_rows(
+        self, update: Mapping[str, object], timestamp: float, largest_value: int
+    ) -> list[KeyPath]:
+        tree = copy.deepcopy(self._tree)
+        writer = RowWriter(tree, self._changed_at, largest_value)
+        refusal: RowError | None = None
+        try:
+            writer.write(copy.deepcopy(update), timestamp)
+        except RowError as exc:
+            refusal = exc
+        changed = self._changed_leaves(tree)
+        self._become(tree, writer.written, timestamp)
+        self._tell(changed)
+        if refusal:
+            raise MergeError(str(refusal)) from refusal
         return changed
 
     def replace(self, tree: Mapping[str, object], timestamp: float) -> None:
@@ -81,7 +116,7 @@ class Configuration:
         before = dict(leaves(self._tree))
         return [leaf for leaf, new in leaves(tree) if leaf not in before or before[leaf] != new]
 
-    def _become(self, tree: dict[str, object], changed: Sequence[KeyPath], timestamp: float) -> None:
+    def _become(self, tree: dict[str, object], changed: Iterable[KeyPath], timestamp: float) -> None:
         self._tree = tree
         self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf, _ in leaves(tree)}
         self._changed_at.update(dict.fromkeys(changed, timestamp))

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fedgrass.local.faults import Faults
 from fedgrass.local.profiles import Profile
+
+
+class Interruptible(Protocol):
+    """A service of the core that a fault can take away for a while."""
+
+    async def interrupt(self) -> None:
+        """Be gone, as a service whose process has died."""
+
+    async def resume(self) -> None:
+        """Serve again. Raises OSError if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class CoreSettings:
     profile: Profile
     faults: Faults = field(default_factory=Faults)
     """Shared with the core's Stream Manager, so that one switch reaches both."""
+    stream_manager: Interruptible | None = None
+    """The core's Stream Manager, for the fault that takes it away; None: there is none."""
     secrets: Mapping[str, str | bytes] = field(default_factory=dict)
     """What GetSecretValue hands out, by secret id."""
     interpolate_component_configuration: bool = False

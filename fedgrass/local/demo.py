@@ -16,7 +16,7 @@ from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.key_values import parse_key_values
 from fedgrass.console.live import LiveView
 from fedgrass.console.terminal import console as plain_console
-from fedgrass.console.terminal import styled
+from fedgrass.console.terminal import show, styled
 from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
@@ -102,6 +102,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             enforces=True,
             check=task.raise_if_failed,
         ) as site,
+        _stop_announced(say),
     ):
         if options.keep:
             _say_how_to_watch(site, console)
@@ -109,7 +110,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
         made = [number for number in evaluations if number]
         model = site.operator.model(run.name, max(made)) if made else None
-        console.print(history.table(summaries))
+        show(history.table(summaries))
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 say(line)
@@ -268,6 +269,16 @@ def _how_to_disturb(site: Site) -> list[str]:
         "What a core does when its link breaks (`fedgrass core inject` lists the faults):",
         f"  fedgrass core inject broker-cut --seconds 30 --thing {min(names)}",
     ]
+
+
+@contextmanager
+def _stop_announced(say: Callable[[str], None]) -> Iterator[None]:
+    """Print at once that the demo is stopping: ending the devices and the cloud takes seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopping the devices and the cloud ...")
+        raise
 
 
 def _wait_for_ever() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.trainer.tasks.registry import BUILT_IN, find_class, make_task
+from components.trainer.tasks.task import Task
 from fedgrass.console.key_values import Value
 from fedgrass.federation.array_types import read_for_a_task
 from fedgrass.federation.errors import SettingsError
@@ -47,7 +48,7 @@ class DemoTask:
         self._path = {"path": str(path.absolute())} if path else {}
         self._devices = devices
         self._chosen = {key: _from_here(key, value) for key, value in (options or {}).items()}
-        self._class: list[Callable[..., Any]] = []
+        self._class: list[type[Task]] = []
         self._found = threading.Event()  # the class was found, or could not be
         self._loaded: list[Any] = []
         self._failed: list[BaseException] = []
@@ -107,7 +108,7 @@ class DemoTask:
         metrics: Mapping[str, float] = task.evaluate_held_out(read_for_a_task(model)).metrics
         return metrics
 
-    def _imported(self) -> Callable[..., Any]:
+    def _imported(self) -> type[Task]:
         """Return the class of the task once it is imported; raises what importing it raised."""
         if not self._found.wait(LOAD_SECONDS):
             message = f"the module of task {self.name!r} was not imported within {LOAD_SECONDS:.0f} s"

@@ -11,17 +11,16 @@ from typing import Final
 
 from fedgrass.local.artifacts import artifact_folders
 from fedgrass.local.component_process import ComponentProcess
+from fedgrass.local.component_surroundings import base_environment
 from fedgrass.local.configuration import Configuration
 from fedgrass.local.core_settings import CoreSettings
 from fedgrass.local.guarded_script import Script
 from fedgrass.local.lifecycle_scripts import LifecycleScripts, TimedScript
 from fedgrass.local.recipe import Manifest, Recipe
-from fedgrass.local.recipe_lifecycle import Phase
 from fedgrass.local.recipe_platform import RecipeVariables, environment
 
+STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
 TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
-_NOT_INHERITED: Final = ("AWS_", "GG", "PYTHON", "SVCUID", "STREAM_MANAGER_", "VIRTUAL_ENV")
-"""What the operator's shell says of these is not meant for a component."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,19 @@ class CoreSurroundings:
     """Whether recipe variables in a component's configuration are replaced when it is deployed."""
     reads_dependencies: bool = False
     """Whether a recipe variable may ask a direct dependency, as in `{com.example.Model:artifacts:path}`."""
+    quotes_setenv: bool = True
+    """Whether the shell reads each value of a recipe's Setenv as one word."""
     variables_of: Callable[[str], RecipeVariables | None] = lambda _: None
     """The variables of another deployed component."""
 
 
-def surroundings(settings: CoreSettings, ipc_socket: str, token_exchange_url: str) -> CoreSurroundings:
-    """What a running core of these settings tells its components."""
+def surroundings(
+    settings: CoreSettings, root: Path, ipc_socket: str, token_exchange_url: str
+) -> CoreSurroundings:
+    """What a running core of these settings tells its components; `root` is the core's folder."""
     profile = settings.profile
     environment = {
+        **base_environment(os.environ, home_folder(root), profile.component_user),
         **settings.environment,
         "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": ipc_socket,
         "AWS_IOT_THING_NAME": settings.thing_name,
@@ -53,13 +57,13 @@ def surroundings(settings: CoreSettings, ipc_socket: str, token_exchange_url: st
         "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
     }
     return CoreSurroundings(
-        # Components run in folders of their own: a relative path would mean another place there.
-        settings.root.absolute(),
+        root,
         settings.thing_name,
         environment,
         token_exchange_url,
         settings.interpolate_component_configuration and profile.interpolates_configuration,
         profile.reads_dependencies,
+        profile.quotes_setenv,
     )
 
 
@@ -107,33 +111,37 @@ class DeployedComponent:
 
     def environment(self, core: CoreSurroundings) -> dict[str, str]:
         """The environment of the component's process, without the recipe's Setenv."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
         own = {"SVCUID": self.token, "AWS_CONTAINER_AUTHORIZATION_TOKEN": self.token}
-        if TOKEN_EXCHANGE in self.recipe.component_dependencies:
+        if TOKEN_EXCHANGE in self.recipe.component_dependencies:  # HARD or SOFT
             own["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = core.token_exchange_url
-        # The SDKs would take the operator's own keys from these files before they ask the token exchange
-        # service.
-        no_keys = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
-        return {**inherited, **no_keys, **core.environment, **own}
+        return {**core.environment, **own}
 
     def _timed(self, name: str, variables: RecipeVariables, core: CoreSurroundings) -> TimedScript | None:
         phase = self.manifest.lifecycle.phase(name)
         if phase is None:
             return None
         log = log_file(core.root, self.name)
-        script = Script(
-            variables.fill(phase.script), self._setenv(phase, variables, core), variables.work, log
-        )
-        return TimedScript(script, phase.timeout)
-
-    def _setenv(self, phase: Phase, variables: RecipeVariables, core: CoreSurroundings) -> dict[str, str]:
-        general, own = self.manifest.lifecycle.setenv, phase.setenv
-        return {**self.environment(core), **environment(general, variables), **environment(own, variables)}
+        text, own = variables.fill(phase.script), self.environment(core)
+        setenv = {
+            **environment(self.manifest.lifecycle.setenv, variables),
+            **environment(phase.setenv, variables),
+        }
+        if core.quotes_setenv:
+            own |= setenv
+        else:
+            # As Nucleus Lite 2.6.0 writes them: the shell reads a value with a space as several words.
+            text = "".join(f"export {name}={value}\n" for name, value in setenv.items()) + text
+        return TimedScript(Script(text, own, variables.work, log), phase.timeout)
 
 
 def work_folder(root: Path, component: str) -> Path:
     """A component's working directory."""
     return root / "work" / component
+
+
+def home_folder(root: Path) -> Path:
+    """The home of the user that components run as."""
+    return root / "home"
 
 
 def log_file(root: Path, component: str) -> Path:

@@ -38,6 +38,8 @@ class ComponentSource:
     artifacts: Path
     """Holds <component>/<version>/<file>."""
     configuration: Mapping[str, object] = field(default_factory=dict)
+    is_local: bool = False
+    """Whether it comes from a local deployment, as `ggl-cli` makes it, and not from the cloud."""
 
 
 @dataclass(eq=False)

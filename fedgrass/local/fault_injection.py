@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from fedgrass.local.core_errors import InjectionError
-from fedgrass.local.fault_kinds import BROKER_CUT, FAULTS, IPC_RESTART, SILENT_SUBSCRIPTIONS, Fault
+from fedgrass.local.fault_kinds import (
+    BROKER_CUT,
+    FAULTS,
+    IPC_RESTART,
+    SERVICES_DOWN,
+    SILENT_SUBSCRIPTIONS,
+    Fault,
+)
 from fedgrass.local.nucleus import GreengrassCore
 
 
@@ -37,6 +44,9 @@ class FaultInjector:
             await self._core.restart_ipc_daemon()
         elif name == BROKER_CUT:
             await self._core.cut_mqtt()
+        elif name in SERVICES_DOWN:
+            if name not in self.active:
+                await self._core.interrupt_service(SERVICES_DOWN[name])
         else:
             setattr(self._core.faults, fault.field, True if value is None else value)
         if fault.lasts:
@@ -50,9 +60,13 @@ class FaultInjector:
             message = f"fault {name} happens once: there is nothing to clear"
             raise InjectionError(message)
         self._cancel_end(name)
+        was_active = name in self.active
         self.active.pop(name, None)
         if name == BROKER_CUT:
             await self._core.restore_mqtt()
+        elif name in SERVICES_DOWN:
+            if was_active:
+                await self._core.resume_service(SERVICES_DOWN[name])
         else:
             setattr(self._core.faults, fault.field, None if fault.unit else False)
 

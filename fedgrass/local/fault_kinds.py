@@ -9,6 +9,11 @@ from typing import Final
 BROKER_CUT: Final = "broker-cut"
 SILENT_SUBSCRIPTIONS: Final = "silent-subscriptions"
 IPC_RESTART: Final = "ipc-restart"
+SERVICES_DOWN: Final[Mapping[str, str]] = {
+    "stream-manager-down": "aws.greengrass.StreamManager",
+    "token-exchange-down": "aws.greengrass.TokenExchangeService",
+}
+"""The faults that take a service of the core away, with the service's component name."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ FAULTS: Final[Mapping[str, Fault]] = {
         "no message arrives for today's subscriptions, and nobody is told", lasts=False
     ),
     IPC_RESTART: Fault("the IPC daemon dies and comes back: streams close, tokens change", lasts=False),
+    "stream-manager-down": Fault("the process of Stream Manager dies; cleared, it is started again"),
+    "token-exchange-down": Fault(
+        "the process of the token exchange service dies; cleared, it is started again"
+    ),
     "duplicates": Fault("every message of IoT Core comes twice, both ways", "duplicates"),
     "oversize": Fault("messages above so many bytes are too large", "payload_limit", "bytes", 0, 0),
     "spool-full": Fault("no QoS 1 message is taken for IoT Core", "spool_full"),

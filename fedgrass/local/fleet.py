@@ -5,7 +5,6 @@ what they run, the components, are processes of their own.
 """
 
 import asyncio
-import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import Any, Self, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from fedgrass.local.child_environment import local_variables
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.core_control import Outside
 from fedgrass.local.core_errors import IotConnectionError
@@ -27,6 +25,7 @@ from fedgrass.local.faults import Faults
 from fedgrass.local.iot_connection import IotMessage
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.plain_devices import PlainDevices
+from fedgrass.local.plain_paths import folder_name
 from fedgrass.local.profiles import Profile
 from fedgrass.local.stream_manager import StreamManager
 
@@ -191,7 +190,7 @@ class Fleet:
     async def _start_one(
         self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]
     ) -> None:
-        folder = self._folder / thing
+        folder = self._folder / folder_name(thing)
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
@@ -216,12 +215,12 @@ class Fleet:
                 region=self._cloud.region,
                 credentials=credentials.get,
                 environment={
-                    **local_variables(os.environ),
                     "AWS_ENDPOINT_URL": self._endpoint_url,
                     "STREAM_MANAGER_SERVER_PORT": str(port),
                 },
                 profile=self._profile,
                 faults=faults,
+                stream_manager=streams,
             )
         )
         outside = Outside(self._publish, lambda: self._switch_off(thing))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from fedgrass.local.access_control import topic_matches
+from fedgrass.local.access_control import filter_covers, topic_matches
 from fedgrass.local.core_errors import IotConnectionError
 from fedgrass.local.faults import Faults
 from fedgrass.local.iot_connection import IotConnection, IotMessage, QualityOfService
@@ -16,6 +16,8 @@ from fedgrass.local.ipc_errors import ConnectionMustCloseError, InvalidArguments
 from fedgrass.local.profiles import Profile
 
 SUBSCRIBE_SECONDS: Final = 30.0
+RECONNECT_SECONDS: Final = 1.4
+"""So long Nucleus Lite needs, at the least, until it publishes again after IoT Core has hung up."""
 LONGEST_TOPIC_BYTES: Final = 256
 MOST_SLASHES: Final = 7
 
@@ -25,6 +27,7 @@ class Subscription:
     """One component's interest in a topic filter."""
 
     topic_filter: str
+    qos: QualityOfService
     deliver: Callable[[IotMessage], None]
 
 
@@ -40,6 +43,12 @@ class IotBridge:
         self._faults = faults or Faults()
         self._on_the_line: set[asyncio.TimerHandle] = set()
         self._subscriptions: list[Subscription] = []
+        self._asked: set[str] = set()
+        """The filters that IoT Core was asked for."""
+        self._hanging_up: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self.link_is_cut = False
+        """Whether a fault keeps the connection away."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._unacknowledged_messages = 0
         self._unacknowledged_bytes = 0
@@ -50,12 +59,16 @@ class IotBridge:
         Raises ServiceError where the profile refuses it, InvalidArgumentsError for an impossible topic, and
         ConnectionMustCloseError for a payload that Nucleus Lite does not survive.
         """
-        check_topic(message.topic)
+        if self._profile.checks_mqtt_requests:
+            check_topic(message.topic)
         self._check_size(message)
         size = len(message.payload)
         if not self._connection.connected and not (self._profile.spools_offline and message.qos):
             text = "there is no connection to IoT Core: try again later"
             raise ServiceError(text)
+        if not is_topic(message.topic):
+            self.hang_up(f"a message for topic {message.topic!r}")
+            return
         if message.qos:
             self._check_room(size)
             self._unacknowledged_messages += 1
@@ -73,17 +86,19 @@ class IotBridge:
 
         Raises ServiceError, InvalidArgumentsError.
         """
-        check_topic(topic_filter, wildcards=True)
+        if self._profile.checks_mqtt_requests:
+            check_topic(topic_filter, wildcards=True)
         if not self._connection.connected and not self._profile.spools_offline:
             text = "there is no connection to IoT Core: try again later"
             raise ServiceError(text)
-        subscription = Subscription(topic_filter, deliver)
+        subscription = Subscription(topic_filter, qos, deliver)
+        if not is_topic(topic_filter, wildcards=True):
+            self.hang_up(f"a subscription to {topic_filter!r}")
+            return subscription
         async with self._lock(topic_filter):
-            is_first = not self._is_subscribed(topic_filter)
             self._subscriptions.append(subscription)
             try:
-                if is_first:
-                    await self._connection.subscribe(topic_filter, qos, SUBSCRIBE_SECONDS)
+                await self._ask_for(subscription)
             except BaseException as exc:
                 self._subscriptions.remove(subscription)
                 if isinstance(exc, IotConnectionError):
@@ -97,8 +112,45 @@ class IotBridge:
             return
         self._subscriptions.remove(subscription)
         async with self._lock(subscription.topic_filter):
-            if not self._is_subscribed(subscription.topic_filter):
-                await self._connection.unsubscribe(subscription.topic_filter)
+            if self._is_subscribed(subscription.topic_filter):
+                return
+            await self._give_up(subscription.topic_filter)
+        # What this filter has covered has to be asked for now.
+        for other in list(self._subscriptions):
+            async with self._lock(other.topic_filter):
+                if other in self._subscriptions and not self._is_closed:
+                    try:
+                        await self._ask_for(other)
+                    except IotConnectionError as exc:
+                        self._log.warning("a subscription is lost: %s", exc)
+
+    def hang_up(self, reason: str) -> None:
+        """IoT Core drops the connection over a request that breaks MQTT's or its own rules."""
+        self._log.warning("IoT Core drops the connection over %s", reason)
+        if self._hanging_up is None or self._hanging_up.done():
+            self._hanging_up = asyncio.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        await self._connection.cut()
+        await asyncio.sleep(RECONNECT_SECONDS)
+        if not self.link_is_cut:
+            await self._connection.restore()
+
+    async def _ask_for(self, subscription: Subscription) -> None:
+        """Ask IoT Core for a subscription's filter, unless it sends those messages already."""
+        topic_filter = subscription.topic_filter
+        covered = self._profile.reuses_wider_filters and any(
+            filter_covers(other, topic_filter) for other in self._asked
+        )
+        if topic_filter in self._asked or covered:
+            return
+        await self._connection.subscribe(topic_filter, subscription.qos, SUBSCRIBE_SECONDS)
+        self._asked.add(topic_filter)
+
+    async def _give_up(self, topic_filter: str) -> None:
+        if topic_filter in self._asked:
+            self._asked.discard(topic_filter)
+            await self._connection.unsubscribe(topic_filter)
 
     async def forget_subscriptions(self) -> None:
         """A fault: no message comes for the subscriptions there are; nobody is told, streams stay open.
@@ -110,10 +162,13 @@ class IotBridge:
         for topic_filter in filters:
             async with self._lock(topic_filter):
                 if not self._is_subscribed(topic_filter):
-                    await self._connection.unsubscribe(topic_filter)
+                    await self._give_up(topic_filter)
 
     def close(self) -> None:
-        """Drop what a slow line still carries."""
+        """Drop what a slow line still carries, and ask IoT Core for nothing more."""
+        self._is_closed = True
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
         for timer in self._on_the_line:
             timer.cancel()
         self._on_the_line.clear()
@@ -188,6 +243,15 @@ class IotBridge:
     def _lock(self, topic_filter: str) -> asyncio.Lock:
         # Subscribing and unsubscribing one filter at the same time could end with IoT Core not sending it.
         return self._locks.setdefault(topic_filter, asyncio.Lock())
+
+
+def is_topic(topic: str, *, wildcards: bool = False) -> bool:
+    """Whether IoT Core takes this topic, or topic filter with `wildcards`, or hangs up on it."""
+    try:
+        check_topic(topic, wildcards=wildcards)
+    except InvalidArgumentsError:
+        return False
+    return True
 
 
 def check_topic(topic: str, *, wildcards: bool = False) -> None:

@@ -35,6 +35,14 @@ class Service:
     log: logging.Logger
     answers_wrong_token: bool = True
     """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    names_errors: bool = True
+    """Whether the text of an error stands where the SDK looks for it."""
+    packet_limit: int | None = None
+    """A client's packet with more bytes after its prelude closes the connection without a word."""
+
+
+class PacketTooLargeError(Exception):
+    """A client's packet is larger than what the nucleus takes in."""
 
 
 class IpcConnection:
@@ -56,6 +64,12 @@ class IpcConnection:
                 await self._shake_hands()
             while True:
                 self._take(await self._read_frame(event_stream.LARGEST_FRAME_BYTES))
+        except PacketTooLargeError as exc:
+            self._service.log.warning(
+                "IPC client %s: %s; its connection is closed, as Nucleus Lite does",
+                self.component or "(unknown)",
+                exc,
+            )
         except FrameError as exc:
             self._service.log.warning(
                 "IPC client %s broke the protocol: %s", self.component or "(unknown)", exc
@@ -98,6 +112,10 @@ class IpcConnection:
     async def _read_frame(self, limit: int) -> Frame:
         prelude = await self._reader.readexactly(event_stream.PRELUDE_BYTES)
         length = event_stream.frame_length(prelude, limit)
+        largest, rest = self._service.packet_limit, length - len(prelude)
+        if largest is not None and rest > largest:
+            message = f"a packet of {rest} bytes is over the {largest} that fit"
+            raise PacketTooLargeError(message)
         return event_stream.decode(prelude + await self._reader.readexactly(length - len(prelude)))
 
     def _take(self, frame: Frame) -> None:
@@ -145,10 +163,11 @@ class IpcConnection:
             self.close()
         except IpcError as exc:
             log.info("%s: %s: %s: %s", call.component, call.operation, type(exc).__name__, exc)
-            call.stream.fail(exc)
+            call.stream.fail(exc, named=self._service.names_errors)
         except Exception as exc:  # a fault of this server may not cost other components their nucleus
             log.exception("%s: %s failed inside the core", call.component, call.operation)
-            call.stream.fail(ServiceError(f"{call.operation} failed inside the local core: {exc}"))
+            error = ServiceError(f"{call.operation} failed inside the local core: {exc}")
+            call.stream.fail(error, named=self._service.names_errors)
 
     def _forget(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)

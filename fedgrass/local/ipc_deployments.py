@@ -70,7 +70,9 @@ class DeploymentOperations:
         recipes = recipes_in(Path(request.recipe_directory_path))
         artifacts = Path(request.artifacts_directory_path or request.recipe_directory_path)
         return [
-            ComponentSource(file, artifacts, configurations.get(recipes[file].component_name, {}))
+            ComponentSource(
+                file, artifacts, configurations.get(recipes[file].component_name, {}), is_local=True
+            )
             for file in choose(recipes, add, self._registry.components)
         ]
 

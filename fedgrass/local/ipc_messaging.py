@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Mapping
 from typing import cast
 
@@ -29,11 +30,12 @@ class MessagingOperations:
     """PublishToIoTCore, SubscribeToIoTCore, PublishToTopic, SubscribeToTopic."""
 
     def __init__(
-        self, components: Components, bridge: IotBridge, topics: LocalTopics, profile: Profile
+        self, components: Components, bridge: IotBridge, profile: Profile, log: logging.Logger
     ) -> None:
         self._components = components
         self._bridge = bridge
-        self._topics = topics
+        self._topics = LocalTopics(profile.local_message_parts)
+        self._log = log
         self._profile = profile
         self._unsubscribing: set[asyncio.Task[None]] = set()
 
@@ -49,7 +51,10 @@ class MessagingOperations:
     async def _publish_to_iot_core(self, call: Call) -> Mapping[str, object]:
         request = parse(PublishToIoTCoreRequest, call.body)
         authorize(self._components, call, IOT_CORE, request.topic_name)
-        qos = _quality_of_service(request.qos)
+        qos = self._quality_of_service(request.qos)
+        if qos is None:
+            self._bridge.hang_up(f"a message of quality of service {request.qos}")
+            return {}
         self._bridge.publish(IotMessage(request.topic_name, request.payload, qos, bool(request.retain)))
         return {}
 
@@ -68,9 +73,12 @@ class MessagingOperations:
                 body["retain"] = message.retain
             call.stream.send_event("IoTCoreMessage", {"message": body})
 
-        subscription = await self._bridge.subscribe(
-            request.topic_name, _quality_of_service(request.qos), deliver
-        )
+        qos = self._quality_of_service(request.qos)
+        if qos is None:
+            self._bridge.hang_up(f"a subscription of quality of service {request.qos}")
+            call.stream.keep_open(lambda: None)
+            return {}
+        subscription = await self._bridge.subscribe(request.topic_name, qos, deliver)
 
         def unsubscribe() -> None:
             task = asyncio.create_task(self._bridge.unsubscribe(subscription))
@@ -80,30 +88,53 @@ class MessagingOperations:
         call.stream.keep_open(unsubscribe)
         return {}
 
+    def _quality_of_service(self, text: str) -> QualityOfService | None:
+        """Return the quality of service, or None for 2, on which IoT Core hangs up.
+
+        Raises InvalidArgumentsError for any other.
+        """
+        if text in {"0", "1"}:
+            return cast("QualityOfService", int(text))
+        if text == "2" and not self._profile.checks_mqtt_requests:
+            return None
+        message = f'qos {text!r} has to be "0" or "1"'
+        raise InvalidArgumentsError(message)
+
     async def _publish_to_topic(self, call: Call) -> Mapping[str, object]:
         request = parse(PublishToTopicRequest, call.body)
         authorize(self._components, call, LOCAL_TOPICS, request.topic)
         check_topic(request.topic)
-        self._topics.publish(call.component, request.topic, _event(request.topic, request.publish_message))
+        message = request.publish_message
+        content = message.json_message.message if message.json_message else None
+        self._topics.publish(call.component, request.topic, _event(request.topic, message), content)
         return {}
 
     async def _subscribe_to_topic(self, call: Call) -> Mapping[str, object]:
         request = parse(SubscribeToTopicRequest, call.body)
         authorize(self._components, call, LOCAL_TOPICS, request.topic)
         check_topic(request.topic, wildcards=True)
+
+        def lose() -> None:
+            # The nucleus drops its own subscription over it and closes nothing: nobody is told but this log.
+            call.stream.deaf = True
+            self._log.warning(
+                "%s: a local message has too many parts for nucleus %s: it is lost, and with it the"
+                " subscription to %s",
+                call.component,
+                self._profile.name,
+                request.topic,
+            )
+
         subscription = LocalSubscription(
             call.component,
             request.topic,
             from_others_only=request.receive_mode == "RECEIVE_MESSAGES_FROM_OTHERS",
             deliver=lambda event: call.stream.send_event("SubscriptionResponseMessage", event),
+            lose=lose,
         )
         self._topics.subscribe(subscription)
         call.stream.keep_open(lambda: self._topics.unsubscribe(subscription))
         return {"topicName": request.topic}
-
-
-def _quality_of_service(text: str) -> QualityOfService:
-    return cast("QualityOfService", int(text))
 
 
 def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from fedgrass.local.access_control import is_allowed
-from fedgrass.local.configuration import Configuration, KeyPath, StaleUpdateError
+from fedgrass.local.configuration import Configuration, KeyPath, MergeError, StaleUpdateError
 from fedgrass.local.ipc_errors import (
     FailedUpdateConditionCheckError,
     InvalidArgumentsError,
     InvalidTokenError,
     ResourceNotFoundError,
+    ServiceError,
     UnauthorizedError,
 )
 from fedgrass.local.ipc_requests import (
@@ -22,6 +23,7 @@ from fedgrass.local.ipc_requests import (
     parse,
 )
 from fedgrass.local.ipc_stream import Call, Operation
+from fedgrass.local.profiles import Profile
 
 ACCESS_CONTROL: Final = "accessControl"
 STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
@@ -56,8 +58,9 @@ def authorize(components: Components, call: Call, service: str, resource: str) -
 class ComponentOperations:
     """GetConfiguration, UpdateConfiguration, SubscribeToConfigurationUpdate, UpdateState and the like."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, profile: Profile) -> None:
         self._components = components
+        self._profile = profile
 
     def by_name(self) -> Mapping[str, Operation]:
         """The operations, by the names that requests call them by."""
@@ -76,14 +79,17 @@ class ComponentOperations:
             raise ResourceNotFoundError(message)
         return configuration
 
-    async def _get_configuration(self, call: Call) -> Mapping[str, object]:
-        request = parse(GetConfigurationRequest, call.body)
-        component, path = request.component_name or call.component, request.key_path or []
+    def _read(self, component: str, path: Sequence[str]) -> object:
         try:
-            value = self._configuration(component).read(path)
+            return self._configuration(component).read(path)
         except KeyError as exc:
             message = f"{component} has no configuration {'/'.join(path)}: no key {exc}"
             raise ResourceNotFoundError(message) from exc
+
+    async def _get_configuration(self, call: Call) -> Mapping[str, object]:
+        request = parse(GetConfigurationRequest, call.body)
+        component, path = request.component_name or call.component, request.key_path or []
+        value = self._read(component, path)
         # A leaf comes wrapped in its own name: the answer's `value` is a map in the IPC model.
         return {
             "componentName": component,
@@ -105,11 +111,15 @@ class ComponentOperations:
             self._configuration(call.component).merge(path, value, request.timestamp)
         except StaleUpdateError as exc:
             raise FailedUpdateConditionCheckError(str(exc)) from exc
+        except MergeError as exc:
+            raise ServiceError(str(exc)) from exc
         return {}
 
     async def _subscribe_to_configuration_update(self, call: Call) -> Mapping[str, object]:
         request = parse(GetConfigurationRequest, call.body)
         component, path = request.component_name or call.component, request.key_path or []
+        if self._profile.largest_configuration_value is not None:
+            self._read(component, path)  # there has to be a row that the subscription can be kept with
 
         def tell(changed: KeyPath) -> None:
             event = {"componentName": component, "keyPath": list(changed)}
@@ -119,7 +129,9 @@ class ComponentOperations:
         return {}
 
     async def _update_state(self, call: Call) -> Mapping[str, object]:
-        self._components.report_state(call.component, parse(UpdateStateRequest, call.body).state)
+        state = parse(UpdateStateRequest, call.body).state
+        if state == "RUNNING" or self._profile.restarts_on_errored:
+            self._components.report_state(call.component, state)
         return {}
 
     async def _validate_authorization_token(self, call: Call) -> Mapping[str, object]:

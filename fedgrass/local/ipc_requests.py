@@ -20,7 +20,7 @@ class PublishToIoTCoreRequest(Request, frozen=True):
     """A message for IoT Core."""
 
     topic_name: str
-    qos: Literal["0", "1"] = "0"
+    qos: str = "0"
     payload: bytes = b""
     retain: bool | None = None
 
@@ -29,7 +29,7 @@ class SubscribeToIoTCoreRequest(Request, frozen=True):
     """A topic filter of IoT Core."""
 
     topic_name: str
-    qos: Literal["0", "1"] = "0"
+    qos: str = "0"
 
 
 class GetConfigurationRequest(Request, frozen=True):
@@ -85,6 +85,14 @@ class UpdateStateRequest(Request, frozen=True):
     """What a component says of itself."""
 
     state: Literal["RUNNING", "ERRORED"]
+
+
+class DeferComponentUpdateRequest(Request, frozen=True):
+    """How long a component wants a deployment to wait."""
+
+    deployment_id: str | None = None
+    message: str | None = None
+    recheck_after_ms: int | None = None
 
 
 class ValidateAuthorizationTokenRequest(Request, frozen=True):

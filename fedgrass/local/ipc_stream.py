@@ -41,6 +41,8 @@ class IpcStream:
         self._on_closed: Callable[[], None] | None = None
         self._waiting_events: list[Frame] = []
         self.answered = False
+        self.deaf = False
+        """Whether no event is sent any more, although the stream stays open."""
         self.closed = False
 
     def keep_open(self, on_closed: Callable[[], None]) -> None:
@@ -65,16 +67,20 @@ class IpcStream:
         if not self._on_closed:
             self.close()
 
-    def fail(self, error: IpcError) -> None:
-        """Send an error and end the stream."""
+    def fail(self, error: IpcError, *, named: bool = True) -> None:
+        """Send an error and end the stream.
+
+        Unless `named`, its text stands where the SDK does not look for it, as Nucleus Lite sends it.
+        """
         if not self.closed:
             flags = MessageFlag.TERMINATE_STREAM
-            self._send(self._frame(MessageType.APPLICATION_ERROR, flags, error.model, _error_body(error)))
+            body = _error_body(error) if named else _error_body_of_lite(error)
+            self._send(self._frame(MessageType.APPLICATION_ERROR, flags, error.model, body))
             self.close()
 
     def send_event(self, model: str, body: Mapping[str, object]) -> None:
         """Send one event of a subscription, whose shape's name is `model`, such as `IoTCoreMessage`."""
-        if self.closed:
+        if self.closed or self.deaf:
             return
         event = self._frame(
             MessageType.APPLICATION_MESSAGE, MessageFlag.NONE, f"aws.greengrass#{model}", body
@@ -109,3 +115,7 @@ def _error_body(error: IpcError) -> dict[str, object]:
     if isinstance(error, ServiceError):
         body["error"] = "ServiceError"
     return body
+
+
+def _error_body_of_lite(error: IpcError) -> dict[str, object]:
+    return {"_message": str(error), "_errorCode": type(error).__name__}

@@ -114,13 +114,16 @@ class LoopbackIotCore:
             self.publish(message, on_acknowledged)
 
     def _pass_on(self, message: IotMessage) -> None:
-        if not any(topic_matches(topic_filter, message.topic) for topic_filter in self._filters):
+        # One copy for each filter that matches, as IoT Core sends them.
+        copies = sum(topic_matches(topic_filter, message.topic) for topic_filter in self._filters)
+        if not copies:
             return
         if not self.connected:
             if self._keeps_session and message.qos:
                 self._missed.append(message)
         elif self._deliver is not None:
-            self._deliver(message)
+            for _ in range(copies):
+                self._deliver(message)
 
     def _write_down(self, message: IotMessage) -> None:
         try:

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from fedgrass.local.component_registry import ComponentRegistry
-from fedgrass.local.core_settings import CoreSettings
-from fedgrass.local.deployed_component import CoreSurroundings, surroundings
+from fedgrass.local.component_updates import ComponentUpdates
+from fedgrass.local.core_errors import InjectionError
+from fedgrass.local.core_settings import CoreSettings, Interruptible
+from fedgrass.local.deployed_component import (
+    STREAM_MANAGER,
+    TOKEN_EXCHANGE,
+    CoreSurroundings,
+    surroundings,
+)
 from fedgrass.local.deployment_records import ComponentSource, Deployment
 from fedgrass.local.deployments import Deployments
 from fedgrass.local.faults import Faults
@@ -26,8 +33,8 @@ from fedgrass.local.ipc_messaging import MessagingOperations
 from fedgrass.local.ipc_operations import ComponentOperations
 from fedgrass.local.ipc_secrets import SecretOperations
 from fedgrass.local.ipc_server import IpcServer
-from fedgrass.local.local_topics import LocalTopics
 from fedgrass.local.paho_connection import connection_of
+from fedgrass.local.plain_paths import PlainRoot
 from fedgrass.local.token_exchange import TokenExchangeService
 
 CONNECT_SECONDS: Final = 30.0
@@ -44,15 +51,24 @@ class GreengrassCore:
         self._settings = settings
         # Components run in folders of their own: a relative path would mean another place there.
         self._root = settings.root.absolute()
+        self._plain_root = PlainRoot(self._root)
         self._connect = connect or self._connect_by_mqtt
         self._log = logging.Logger(f"fedgrass.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001
         # Not in logging's own table of loggers, which would keep every core of a long-lived process.
         self._log.parent = logging.getLogger("fedgrass.local")
         self._log_file: logging.Handler | None = None
-        self._components = ComponentRegistry(self._surroundings, self._log)
-        self.deployments = Deployments(self._components, settings.profile, settings.faults, self._log)
+        self._components = ComponentRegistry(self._surroundings, settings.profile, self._log)
+        self.updates = ComponentUpdates()
+        self.deployments = Deployments(
+            self._components, settings.profile, settings.faults, self._log, self.updates
+        )
         self._bridge: IotBridge | None = None
         self._token_exchange = TokenExchangeService(settings.credentials, self.is_component_token, self._log)
+        self._services: dict[str, Interruptible | None] = {
+            STREAM_MANAGER: settings.stream_manager,
+            TOKEN_EXCHANGE: self._token_exchange,
+        }
+        self._provide_configurations()
         self._ipc: IpcServer | None = None
         self._connection: IotConnection | None = None
 
@@ -63,13 +79,14 @@ class GreengrassCore:
         """
         if self._ipc is not None:
             return
-        for folder in ("work", "logs", "packages"):
+        for folder in ("work", "logs", "packages", "home"):
             (self._root / folder).mkdir(parents=True, exist_ok=True)
+        self._plain_root.make()
         self._open_log()
         connection = self._connect()
         bridge = IotBridge(connection, self._settings.profile, self._log, self._settings.faults)
         self._bridge = bridge
-        self._ipc = IpcServer(self._root, self._service(bridge))
+        self._ipc = IpcServer(self._plain_root.path, self._service(bridge))
         try:
             await self._ipc.start()
             await self._token_exchange.start()
@@ -158,6 +175,7 @@ class GreengrassCore:
         if self._connection is not None:
             await self._connection.stop()
             self._connection = None
+        self._plain_root.remove()
         if self._log_file is not None:
             self._log.removeHandler(self._log_file)
             self._log_file.close()
@@ -179,6 +197,25 @@ class GreengrassCore:
         if self._ipc is not None:
             self._ipc.close_connections()
 
+    async def interrupt_service(self, name: str) -> None:
+        """A fault: the process of Stream Manager or of the token exchange service dies.
+
+        It stays away until `resume_service`.
+        Components that need it are stopped, see `dependency_watch.py`. Raises InjectionError if the core has
+        no such service.
+        """
+        await self._service_of(name).interrupt()
+        self._components.dependencies.lost(name)
+
+    async def resume_service(self, name: str) -> None:
+        """Let a service come back. Raises InjectionError if it cannot."""
+        try:
+            await self._service_of(name).resume()
+        except OSError as exc:
+            message = f"{name} cannot come back: {exc}"
+            raise InjectionError(message) from exc
+        self._components.dependencies.back(name)
+
     async def kill_subscriptions(self) -> None:
         """A fault: the MQTT daemon has forgotten all subscriptions, and says nothing."""
         if self._bridge is not None:
@@ -186,30 +223,61 @@ class GreengrassCore:
 
     async def cut_mqtt(self) -> None:
         """A fault: break the connection to IoT Core without a word, until `restore_mqtt`."""
+        if self._bridge is not None:
+            self._bridge.link_is_cut = True
         if self._connection is not None:
             await self._connection.cut()
 
     async def restore_mqtt(self) -> None:
         """Let the connection to IoT Core come back."""
+        if self._bridge is not None:
+            self._bridge.link_is_cut = False
         if self._connection is not None:
             await self._connection.restore()
+
+    def _service_of(self, name: str) -> Interruptible:
+        service = self._services.get(name)
+        if service is None or self._ipc is None:
+            message = f"core {self.thing_name} has no {name} that runs"
+            raise InjectionError(message)
+        return service
+
+    def _provide_configurations(self) -> None:
+        """Let components read the configuration of the nucleus and of the token exchange service."""
+        settings = self._settings
+        nucleus = {
+            "awsRegion": settings.region,
+            "iotDataEndpoint": settings.iot_endpoint,
+            "greengrassDataPlanePort": str(settings.iot_port),
+        }
+        self._components.provide(settings.profile.nucleus_component, lambda: nucleus)
+        key = settings.profile.exchange_port_key
+        self._components.provide(TOKEN_EXCHANGE, lambda: {key: str(self._token_exchange.port)})
 
     def _service(self, bridge: IotBridge) -> Service:
         profile, registry = self._settings.profile, self._components
         parts = (
-            ComponentOperations(registry),
+            ComponentOperations(registry, profile),
             LifecycleOperations(registry),
             DeploymentOperations(registry, self.deployments),
             SecretOperations(registry, self._settings.secrets),
-            MessagingOperations(registry, bridge, LocalTopics(), profile),
+            MessagingOperations(registry, bridge, profile, self._log),
+            self.updates,
         )
         served = {name: act for part in parts for name, act in part.by_name().items()}
         operations = {name: act for name, act in served.items() if name not in profile.unserved_operations}
-        return Service(registry.component_of, operations, self._log, profile.answers_wrong_token)
+        return Service(
+            registry.component_of,
+            operations,
+            self._log,
+            profile.answers_wrong_token,
+            profile.names_errors,
+            profile.ipc_packet_limit,
+        )
 
     def _surroundings(self) -> CoreSurroundings:
         socket = str(self._ipc.path) if self._ipc else ""
-        return surroundings(self._settings, socket, self._token_exchange.url)
+        return surroundings(self._settings, self._plain_root.path, socket, self._token_exchange.url)
 
     def _connect_by_mqtt(self) -> IotConnection:
         return connection_of(self._settings, self._log)

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedgrass import sources
 from fedgrass.local.child_environment import local_variables
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.credentials_provider import Credentials, CredentialsProvider
 from fedgrass.local.guarded_script import GuardedScript, Script
+from fedgrass.local.plain_paths import folder_name
 
-SOURCES: Final = Path(__file__).resolve().parents[2]
 DEVICE_FILE: Final = "device.json"
 RESTART_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 5.0
@@ -101,7 +102,7 @@ class PlainDevices:
     async def _add(
         self, thing: str, configuration: Mapping[str, object], provider: CredentialsProvider, roots: Path
     ) -> None:
-        folder = self._folder / thing
+        folder = self._folder / folder_name(thing)
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
@@ -130,7 +131,7 @@ class PlainDevices:
             **own,
             **local_variables(os.environ),
             "AWS_ENDPOINT_URL": self._endpoint_url,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), own.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(sources.ROOT), own.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
         }
         script = Script("exec " + shlex.join(command), environment, folder, folder / "trainer.log")

@@ -55,7 +55,11 @@ def _fits(wanted: Mapping[str, str], here: Mapping[str, str], profile: Profile) 
         return False
     if runtime not in {None, "*", profile.runtime}:
         return False
-    return all(value in {"*", "all", here.get(key)} for key, value in wanted.items() if key != "runtime")
+    return all(
+        value in {"*", "all", here.get(key)}
+        for key, value in wanted.items()
+        if key != "runtime" and (key in here or profile.reads_every_attribute)
+    )
 
 
 @dataclass(frozen=True)

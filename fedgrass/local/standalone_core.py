@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fedgrass.local.child_environment import local_variables
 from fedgrass.local.component_process import BROKEN, FINISHED
 from fedgrass.local.control_server import ControlServer
 from fedgrass.local.core_control import CoreControl, Outside
@@ -72,7 +71,7 @@ class StandaloneCore:
             self._is_component_token,
             faults=faults,
         )
-        self._environment = local_variables(os.environ)
+        self._environment: dict[str, str] = {}
         authorities = ssl.get_default_verify_paths().cafile
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         settings = CoreSettings(
@@ -88,6 +87,7 @@ class StandaloneCore:
             environment=self._environment,
             profile=options.profile,
             faults=faults,
+            stream_manager=self._streams,
             secrets=options.secrets,
             interpolate_component_configuration=options.interpolate_component_configuration,
         )

@@ -47,18 +47,31 @@ class StreamManager:
         self._first_retry_seconds = first_retry_seconds
         self._faults = faults or Faults()
         self._running: _Running | None = None
+        self._port = 0
 
     async def start(self) -> int:
         """Serve on a free port of 127.0.0.1 and return it; exports that were waiting go on.
 
         Raises StreamManagerError if the folder is in use or cannot be read.
         """
+        self._port = await self._start(0)
+        return self._port
+
+    async def interrupt(self) -> None:
+        """Be gone, as a service whose process has died, until `resume`."""
+        await self.stop()
+
+    async def resume(self) -> None:
+        """Serve again where it was before. Raises OSError if another process has taken the port."""
+        await self._start(self._port)
+
+    async def _start(self, port: int) -> int:
         if self._running is None:
             self._running = _Running(
                 self._root, self._s3_client, self._first_retry_seconds, self._is_component_token, self._faults
             )
             try:
-                await self._running.serve()
+                await self._running.serve(port)
             except BaseException:
                 await self.stop()
                 raise
@@ -92,9 +105,9 @@ class _Running:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
-    async def serve(self) -> None:
+    async def serve(self, port: int) -> None:
         """Listen, and take up the exports that the last run left."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
         for name in self._store.names():
             self._exporter.wake(name)

@@ -13,6 +13,7 @@ import msgspec
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ParamValidationError
 
+from fedgrass.federation.aws_errors import is_transient
 from fedgrass.local.stream_protocol import ProtocolMap
 from fedgrass.local.stream_requests import SMALLEST_PART_BYTES
 
@@ -27,23 +28,6 @@ _KEY: Final = r"\A([^\\{ }%`\[\]\"'><~#^?|\n]|!\{[a-zA-Z]+:[a-zA-Z/]+\})*\Z"
 _PLACEHOLDER: Final = re.compile(r"!\{([a-zA-Z]+):([a-zA-Z/]+)\}")
 _LARGEST_KEY_BYTES: Final = 1024
 _RESERVED_METADATA: Final = "$aws-gg-"
-
-_HTTP_SERVER_ERROR: Final = 500
-_PASSING_HTTP_STATUS: Final = frozenset({408, 429})
-_PASSING_CODES: Final = frozenset(
-    {
-        "ExpiredToken",
-        "NoSuchUpload",  # the parts of an upload were cleaned away: the next attempt starts anew
-        "OperationAborted",
-        "RequestLimitExceeded",
-        "RequestTimeTooSkewed",
-        "RequestTimeout",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TokenRefreshRequired",
-    }
-)
 
 # Java's DateTimeFormatter, as far as the letters of dates and times go; the number is the width of the run.
 _TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
@@ -166,8 +150,7 @@ def _timestamp_field(run: str, at: datetime) -> str:
 def is_final(error: Exception) -> bool:
     """Say whether trying again cannot help: no such file or bucket, no access, a request that S3 refuses."""
     if isinstance(error, ClientError):
-        status = error.response["ResponseMetadata"].get("HTTPStatusCode", _HTTP_SERVER_ERROR)
-        passing = status >= _HTTP_SERVER_ERROR or status in _PASSING_HTTP_STATUS
-        return not passing and error.response["Error"].get("Code") not in _PASSING_CODES
+        code = str(error.response["Error"].get("Code", ""))
+        return not is_transient(code, error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
     unreadable = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     return isinstance(error, (TaskError, ParamValidationError, *unreadable))

@@ -76,10 +76,11 @@ class Examination:
         if not _is_torch(self._task):
             return ""
         try:
-            batch = self._task.first_batch()
-        except Exception:  # noqa: BLE001 - then that is the mistake, and it is told already
+            from components.trainer.training.structures import describe  # noqa: PLC0415 - imports PyTorch
+
+            inputs, targets = map(describe, self._task.first_batch())
+        except Exception:  # noqa: BLE001 - then that is the mistake, and it is reported already
             return ""
-        inputs, targets = (f"{part.dtype} {tuple(part.shape)}" for part in batch)
         return f" (the first batch has inputs {inputs}, targets {targets})"
 
     def needs(self) -> str:

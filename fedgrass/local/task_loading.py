@@ -6,6 +6,7 @@ from pathlib import Path
 from components.trainer.errors import TrainerError
 from components.trainer.tasks.registry import BUILT_IN, load_task
 from components.trainer.tasks.task import Task
+from fedgrass.console.interruption import is_interruption
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.task_mistakes import explain, explain_loading
 
@@ -31,7 +32,9 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
         task = load_task(class_name.lower() or name, {**options, **own})
     except TrainerError as error:
         raise SettingsError(explain_loading(error, module)) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         raise SettingsError(explain(error)) from error
     if missing := [method for method in METHODS if not callable(getattr(task, method, None))]:
         message = f"{name} has no method {missing[0]!r}; a task has {', '.join(METHODS)}"

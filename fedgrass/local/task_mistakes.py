@@ -5,8 +5,13 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[2]
-OURS = tuple(str(PROJECT / folder) + "/" for folder in ("fedgrass", "components", "cloud_functions"))
+from fedgrass import sources
+
+PROJECT = sources.ROOT
+OURS = (
+    str(Path(__file__).parents[1]) + "/",
+    *(str(PROJECT / folder) + "/" for folder in ("components", "cloud_functions")),
+)
 LIBRARIES = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 # Built-in tasks and examples are anybody's file too.
 TASKS = str(PROJECT / "components" / "trainer" / "tasks") + "/"

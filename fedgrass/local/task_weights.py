@@ -1,15 +1,27 @@
 """``fedgrass task weights``: the initial model of a task, with which a run starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from components.trainer.tasks.task import Task
+from fedgrass.console.interruption import is_interruption
+from fedgrass.console.terminal import say
 from fedgrass.federation import weights
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_demands import check_arrays, through_a_file
 from fedgrass.local.task_loading import Value, load
 from fedgrass.local.task_mistakes import explain
+
+
+def write_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
+    """Write a task's initial weights in a process of its own: the task may end its process."""
+    note("weights")
+    name, target = options["name"], Path(options["target"])
+    size = write_weights(name, Path(options["path"]), options["options"], options["seed"], target)
+    say(f"wrote {target} ({size:,} bytes): the initial model of {name}")
+    return 0
 
 
 def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int, target: Path) -> int:
@@ -41,9 +53,14 @@ def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int
 
 def _check(target: Path) -> None:
     """Check the place before the task is made, which may take its time."""
-    if target.exists():
+    try:
+        is_there, has_folder = target.exists(), target.absolute().parent.is_dir()
+    except OSError as error:  # a name that is too long
+        message = f"the weights cannot be written to {target}: {error.strerror}"
+        raise SettingsError(message) from error
+    if is_there:
         raise _is_there(target)
-    if not target.absolute().parent.is_dir():
+    if not has_folder:
         message = f"the weights cannot be written to {target}: there is no folder {target.parent}"
         raise SettingsError(message)
 
@@ -61,6 +78,8 @@ def _drawn(task: Task, name: str, seed: int) -> Arrays:
     except FedgrassError as error:
         message = f"the task {name!r} has no weights to start from: {error}"
         raise SettingsError(message) from error
-    except (Exception, SystemExit) as error:  # the task is the person's code
+    except BaseException as error:  # the task is the user's code
+        if is_interruption(error):
+            raise
         message = f"the task {name!r} has no weights to start from: {explain(error)}"
         raise SettingsError(message) from error

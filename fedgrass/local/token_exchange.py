@@ -31,10 +31,20 @@ class TokenExchangeService:
         self._log = log
         self._server = JsonServer("token exchange service", self._answer, log)
         self.url = ""
+        self.port = 0
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1; `url` says where."""
-        self.url = f"http://127.0.0.1:{await self._server.start()}{PATH}"
+        self.port = await self._server.start()
+        self.url = f"http://127.0.0.1:{self.port}{PATH}"
+
+    async def interrupt(self) -> None:
+        """Be gone, as a service whose process has died, until `resume`."""
+        await self._server.stop()
+
+    async def resume(self) -> None:
+        """Listen again, on another port, which a component can read in the configuration."""
+        await self.start()
 
     async def stop(self) -> None:
         """Stop listening and drop the requests under way. May be called again."""

@@ -122,7 +122,8 @@ def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[
     if set(model) != set(base):
         yield f"the model has the arrays {sorted(model)}, its base {sorted(base)}"
         return
-    expected = next_model(base, updates, settings, server, one.asked)
+    fixed = one.example_cap if one.groups else 0
+    expected = next_model(base, updates, settings, server, one.asked, fixed)
     allowed = CLOSE_ENOUGH if is_a_mean(settings) else ROUNDED
     if (worst := _distance(model, expected)) > allowed:
         yield f"the model differs from the {settings.aggregation} of {one.good} updates by {worst:.3g}"

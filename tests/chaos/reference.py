@@ -4,9 +4,10 @@ Nothing here is the averager's: files are read by safetensors alone, their encod
 strategies are written down once more from docs/encodings.md and docs/aggregation.md.
 """
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import safetensors
@@ -37,6 +38,13 @@ class Update:
     data: bytes
     examples: int
     loss: float  # of the global model, on the device
+
+    @property
+    def trained(self) -> set[str] | None:
+        """The arrays that gradients move, as the header declares them."""
+        size = int.from_bytes(self.data[:8], "little")
+        metadata = json.loads(self.data[8 : 8 + size]).get("__metadata__", {})
+        return set(json.loads(metadata["trained"])) if "trained" in metadata else None
 
 
 @dataclass
@@ -86,10 +94,20 @@ def _of_rows(rows: NDArray[np.uint8], count: int) -> Floats:
     return values
 
 
-def next_model(
-    base: Model, updates: Sequence[Update], settings: RunSettings, server: Server, asked: int
+def next_model(  # noqa: PLR0913, PLR0917 - what a round is made of
+    base: Model,
+    updates: Sequence[Update],
+    settings: RunSettings,
+    server: Server,
+    asked: int,
+    cap: int = 0,
 ) -> Model:
-    """Return the model of a round in which ``asked`` devices were asked; the server's state is moved on."""
+    """Return the model of a round in which ``asked`` devices were asked; the server's state is moved on.
+
+    ``cap`` is how many examples an update counts for at most, where the round's first group has fixed it.
+    """
+    updates = _capped(updates, settings.examples_cap, cap)
+    averaged = _averaged(base, updates)
     shapes = {name: array.shape for name, array in base.items()}
     sent = [read_file(update.data, shapes) for update in updates]
     whole = not settings.upload_difference
@@ -97,15 +115,34 @@ def next_model(
     _clip(changes, settings.clip_norm)
     options = {**DEFAULTS.get(settings.aggregation, {}), **settings.aggregation_options}
     numbers = {name: float(value) for name, value in options.items()}
-    change = _combined(changes, updates, settings.aggregation, numbers)
+    change, weight = _combined(changes, updates, settings.aggregation, numbers)
+    mean = {name: change[name] / weight for name in averaged}
     server.turn += 1
     if settings.aggregation == "scaffold":
-        _move_control(server, sent, base, asked)
+        _move_control(server, sent, base, asked, averaged)
     step = _STEPS.get(settings.aggregation)
-    if step is None:
-        return {name: base[name] + change[name] for name in base}
-    moved = step(change, server, numbers)
-    return {name: base[name] + moved[name] for name in base}
+    if step is not None:
+        still = {name: np.zeros_like(base[name]) for name in averaged}
+        change = step({**change, **still}, server, numbers)
+    return {name: base[name] + (mean[name] if name in averaged else change[name]) for name in base}
+
+
+def _capped(updates: Sequence[Update], multiple: float, cap: int) -> Sequence[Update]:
+    """Return the updates with as many examples as count: a multiple of the median claim at most."""
+    claims = sorted(update.examples for update in updates)
+    if not multiple:
+        return updates
+    most = cap or int(multiple * claims[(len(claims) - 1) // 2])
+    return [replace(update, examples=min(update.examples, most)) for update in updates]
+
+
+def _averaged(base: Model, updates: Sequence[Update]) -> set[str]:
+    """Return the arrays that half of the updates, or more, do not declare as moved by gradients.
+
+    The campaign's arrays have no names of statistics: what declares nothing declares all of them.
+    """
+    votes = [set(base) if update.trained is None else update.trained for update in updates]
+    return {name for name in base if 2 * sum(name in vote for vote in votes) <= len(votes)}
 
 
 def _clip(changes: Sequence[Model], longest: float | None) -> None:
@@ -121,15 +158,16 @@ def _product(one: Model, other: Model) -> float:
 
 def _combined(
     changes: Sequence[Model], updates: Sequence[Update], name: str, options: Mapping[str, float]
-) -> Model:
-    """Return the one change that many become."""
+) -> tuple[Model, float]:
+    """Return the one change that many become, and the sum of their weights."""
     if name == "median":
-        return _columns(changes, lambda column: np.median(column, axis=0))
+        return _columns(changes, lambda column: np.median(column, axis=0)), 1.0
     if name == "trimmed_mean":
         cut = int(options["cut"] * len(changes))
-        return _columns(changes, lambda column: np.sort(column, axis=0)[cut : len(column) - cut].mean(axis=0))
+        kept = slice(cut, len(changes) - cut)
+        return _columns(changes, lambda column: np.sort(column, axis=0)[kept].mean(axis=0)), 1.0
     weights = _weights(changes, updates, name, options)
-    return _columns(changes, lambda column: np.tensordot(weights, column, axes=1))
+    return _columns(changes, lambda column: np.tensordot(weights, column, axes=1)), float(weights.sum())
 
 
 def _columns(changes: Sequence[Model], reduce: Callable[[Floats], Floats]) -> Model:
@@ -185,11 +223,16 @@ def _adaptive(remember: Callable[[Floats, Floats, float], Floats], *, corrected:
     return step
 
 
-def _move_control(server: Server, sent: Sequence[Model], base: Model, asked: int) -> None:
+def _move_control(
+    server: Server, sent: Sequence[Model], base: Model, asked: int, averaged: Collection[str]
+) -> None:
     before = server.of("control", base)
     share = min(1.0, len(sent) / asked)
     server.state["control"] = {
-        name: before[name] + share * np.mean([one[CARRIED + name] for one in sent], axis=0) for name in base
+        name: before[name]
+        if name in averaged
+        else before[name] + share * np.mean([one[CARRIED + name] for one in sent], axis=0)
+        for name in base
     }
 
 

@@ -12,6 +12,7 @@ from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, 
 from fedgrass.federation.weights import Arrays
 
 LARGE = 50_000  # values of a model
+TRAINED = frozenset({"body"})  # the other array stands for a statistic that no gradient moves
 
 
 class RestlessNoise(Noise):
@@ -41,7 +42,7 @@ class RestlessNoise(Noise):
             name: np.add(array, random.standard_normal(array.shape), dtype=np.float32)
             for name, array in fitted.weights.items()
         }
-        return Fit(trained, fitted.examples, fitted.metrics)
+        return Fit(trained, fitted.examples, fitted.metrics, trained=TRAINED)
 
     def fit_corrected(
         self, weights: Arrays, settings: Settings, report: Report, stop: Stop, correction: Arrays
@@ -53,4 +54,5 @@ class RestlessNoise(Noise):
             for name, array in correction.items()
         }
         steps = GradientSteps(count=1, learning_rate=1.0)
-        return Fit({**fitted.weights, **trained}, fitted.examples, fitted.metrics, steps=steps)
+        weights = {**fitted.weights, **trained}
+        return Fit(weights, fitted.examples, fitted.metrics, steps=steps, trained=TRAINED)

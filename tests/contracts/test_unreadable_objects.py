@@ -99,7 +99,7 @@ def client(answer: Callable[..., object]) -> Any:
 def answering(status: int, code: str) -> S3Bucket:
     """Return a bucket whose every object gets the same answer."""
     text = f"<Error><Code>{code}</Code><Message>as it\n is</Message></Error>".encode()
-    headers = {"content-type": "application/xml", "x-amz-bucket-region": "us-east-1"}
+    headers: Any = {"content-type": "application/xml", "x-amz-bucket-region": "us-east-1"}
     return S3Bucket(client(lambda **_: AWSResponse("https://nowhere", status, headers, Raw(text))), NAME)
 
 
@@ -138,7 +138,9 @@ def test_a_network_that_is_gone_is_no_fault_of_one_object() -> None:
 def test_an_answer_with_another_range_than_was_asked_for_is_refused(
     found: str | None,
 ) -> None:
-    headers = {"etag": '"tag"', "content-length": "3"} | ({} if found is None else {"content-range": found})
+    headers: Any = {"etag": '"tag"', "content-length": "3"} | (
+        {} if found is None else {"content-range": found}
+    )
     bucket = S3Bucket(client(lambda **_: AWSResponse("https://nowhere", 206, headers, Raw(b"abc"))), NAME)
     with pytest.raises(UpdateRefused, match=KEY):
         READS["read_into"](bucket)
@@ -210,9 +212,8 @@ def test_a_store_that_gives_nothing_refuses_nobody_and_the_message_comes_back() 
     opened = fleet.newest()
     fleet.reply("thing-0", value=1.0)
     plain = fleet.bucket.read_into
-    outage = ClientError(
-        {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "GetObject"
-    )
+    said: Any = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
+    outage = ClientError(said, "GetObject")
     fleet.bucket.read_into = Mock(side_effect=outage)  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="SlowDown"):  # it is logged as an error
         fleet.reply("thing-1", opened, value=3.0)
@@ -235,5 +236,5 @@ def test_a_model_that_cannot_be_read_abandons_the_round_and_names_no_device() ->
         fleet.reply(device, opened)
     abandoned = fleet.newest()
     assert abandoned.state is State.ABANDONED
-    assert abandoned.reason.startswith("models/run-1/0.safetensors cannot be read")
+    assert "object models/run-1/0.safetensors cannot be read, S3 answers" in abandoned.reason
     assert set(fleet.parts(opened).values()) == {Participation.REPLIED}

@@ -316,3 +316,14 @@ def test_a_mistake_is_told_in_one_line(laptop: Laptop, arguments: list[str], com
     assert complaint in said
     assert len(said.splitlines()) == 1
     assert laptop.left() == []
+
+
+@pytest.mark.parametrize("profile", ["classic", "lite"])
+def test_a_thing_with_a_colon_in_its_name_has_a_core_like_any_other(laptop: Laptop, profile: str) -> None:
+    (laptop.folder / "found.py").write_text("print('found', end='')")
+    run = f"cp {laptop.folder}/found.py . && {sys.executable} -m found"
+    file = laptop.recipe(run, lifecycle={"Setenv": {"PYTHONPATH": "{work:path}"}})
+    laptop.do("run", "--recipe", file, "--thing", "line:2", "--profile", profile, "--once")
+    (core,) = (laptop.folder / "greengrass-core").iterdir()
+    assert (core / "logs" / f"{COMPONENT}.log").read_text() == "found"
+    assert ":" not in core.name

@@ -17,12 +17,13 @@ SMALL = ("demo", "--devices", "2", "--rounds", "2", "--task", "noise")
 def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path: Path) -> None:
     with (
         command(tmp_path / "a", *SMALL) as first,
-        command(tmp_path / "b", *SMALL, "--profile", "lite") as second,
+        command(tmp_path / "b", *SMALL, "--profile", "lite", "--setting", "evaluate_last=false") as second,
     ):
         for demo in (first, second):
             demo.wait_for("opened")
             demo.look()
         assert (first.wait(), second.wait()) == (0, 0), first.said() + second.said()
+        assert "model 2, evaluated by 2 devices on their own data: loss" in first.said()
         assert first.left_behind() == []
         assert second.left_behind() == []
         assert first.seen, "the demo started no process: it cannot have run the fleet"
@@ -35,9 +36,10 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         ]
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
-        assert [line["replied"] for line in history["rounds"]] == [2, 2, 2]
-        # The last model is evaluated too: no round of training measures it.
-        assert [(line["work"], line["base"]) for line in history["rounds"]][-1] == ("evaluate", 2)
+        works = [(line["work"], line["base"], line["replied"]) for line in history["rounds"]]
+        # The last model is evaluated too, since no round of training measures it.
+        last = [("evaluate", 2, 2)] if folder == "a" else []
+        assert works == [("train", 0, 2), ("train", 1, 2), *last]
         assert history["rounds"][-1]["metrics"]["loss"] > 0
         assert history["state"] == "SUCCEEDED"
 
@@ -181,4 +183,5 @@ def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
         assert "SUCCEEDED" in demo.said()
         demo.interrupt()
         assert demo.wait() == 130
+        assert demo.said().splitlines()[-2:] == ["stopping the devices and the cloud ...", "stopped"]
         assert demo.left_behind() == []

@@ -209,11 +209,11 @@ class MemoryRounds:
             _expect(part is not None)
             self._move(of, cast(Participant, part), Participation.REFUSED, reason=reason)
 
-    def begin_group(self, of: Round) -> None:
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
         with self._lock:
             stored = self._in_state(of, State.OPEN)
             _expect(stored.groups == of.groups)
-            self._change(of, groups=of.groups + 1)
+            self._change(of, groups=of.groups + 1, example_cap=example_cap)
 
     def members(self, of: Round, group: int) -> Iterator[Participant]:
         with self._lock:

@@ -1,7 +1,7 @@
-"""An MQTT 5 broker over TLS on 127.0.0.1 whose answers a test decides: subscriptions refused, lost or unanswered.
+"""An MQTT 5 broker over TLS on 127.0.0.1 whose answers to subscriptions a test decides.
 
-It speaks as much of the protocol as the device's client does: CONNECT, SUBSCRIBE with one filter, PUBLISH at QoS 0
-and 1, PINGREQ. No session outlives its connection.
+It speaks as much of the protocol as the device's client does: CONNECT, SUBSCRIBE with one filter, PUBLISH at
+QoS 0 and 1, PINGREQ. No session outlives its connection.
 """
 
 import contextlib

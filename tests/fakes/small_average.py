@@ -5,7 +5,7 @@ in a bucket in memory, as it does in a round.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.trained_arrays import statistics_among, to_metadata
 from fedgrass.federation.weights import as_it_is, checksum, decode, dtype_of, read_layout, sha256, write
 from tests.fakes.memory_cloud import (
     MemoryAlarms,
@@ -68,20 +69,27 @@ class SmallAverage:
         """Return what the server keeps beside the newest model."""
         return decode(self.bucket.objects[object_keys.state(RUN, self.number, name)])
 
-    def upload(self, updates: Sequence[Arrays | bytes]) -> None:
-        """Put the updates of the next round into the bucket: the full weights that training has given."""
+    def upload(self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None) -> None:
+        """Put the updates of the next round into the bucket: the full weights that training has given.
+
+        All declare ``trained``, the arrays that gradients move; None: none does.
+        """
         for place, update in enumerate(updates):
-            data = update if isinstance(update, bytes) else self.encode(update, seed=place)
+            data = update if isinstance(update, bytes) else self.encode(update, seed=place, trained=trained)
             self.bucket.write(object_keys.update(_device(place), RUN, self.number + 1, 1), data)
 
-    def encode(self, update: Arrays, seed: int = 0) -> bytes:
+    def encode(self, update: Arrays, seed: int = 0, trained: Collection[str] | None = None) -> bytes:
         """Return the file of an update, given as full weights; what it should carry is zero unless given."""
         file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
         start = {**self.model, **carried} if self.encoding.difference else None
         target = io.BytesIO()
         layout = layout_with(read_layout(file, len(file)), strategies.load(self.settings).carried)
         rng = np.random.default_rng(seed)
-        write(encoded({**carried, **update}, layout, self.encoding, rng, start=start), target)
+        statistics = statistics_among(update, trained)
+        arrays = encoded(
+            {**carried, **update}, layout, self.encoding, rng, start=start, statistics=statistics
+        )
+        write(arrays, target, to_metadata(trained))
         return target.getvalue()
 
     def _carried(self) -> dict[str, NDArray[Any]]:
@@ -122,9 +130,11 @@ class SmallAverage:
         self.number = number
         return self.model
 
-    def round(self, updates: Sequence[Arrays | bytes], **replies: Any) -> dict[str, NDArray[Any]]:
+    def round(
+        self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None, **replies: Any
+    ) -> dict[str, NDArray[Any]]:
         """Upload and average."""
-        self.upload(updates)
+        self.upload(updates, trained)
         return self.make(len(updates), **replies)
 
     def _run(self, evaluations: int) -> Run:

@@ -110,6 +110,17 @@ class Dying(Noise):
         return super().evaluate(weights)
 
 
+class Exiting(Noise):
+    """Ends its process as it likes."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(0.01)
+        self._code = code
+
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+        os._exit(self._code)
+
+
 class Diverging(Noise):
     """Makes values that are not finite."""
 
@@ -198,6 +209,8 @@ class Raising(Noise):
             "surrogate": FileNotFoundError("no file \udcff"),
             "no text": _NoText(),
             "interrupt": KeyboardInterrupt(),
+            "exit": SystemExit(3),
+            "another": type("Another", (BaseException,), {})("odd"),
         }[self._what]
 
 

@@ -106,15 +106,41 @@ def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
     code, said = fedgrass(cloud, tmp_path, "deploy", "cloud", "--stack", "shown", "--parameter", parameter)
     assert code == 0, said
     assert "…" not in said
-    rows = [line.split("│")[1:3] for line in said.splitlines() if line.startswith("│")]
-    shown = "".join(value.strip() for _, value in rows)
+    rows = [line.split() for line in said.splitlines()]
+    shown = {row[0]: row[1] for row in rows if len(row) == 2}
     found = cloud.client("cloudformation").describe_stacks(StackName="shown")["Stacks"][0]["Outputs"]
     assert len(found) > 10
-    assert [output for output in found if output["OutputValue"] not in shown] == []
+    assert {output["OutputKey"]: output["OutputValue"] for output in found}.items() <= shown.items()
     code, said = fedgrass(cloud, tmp_path, "deploy", "component", "trainer", "--stack", "shown")
     assert (code, len(said.splitlines())) == (1, 1)
     assert said.startswith(f"fedgrass: the cloud on this machine ({cloud.endpoint_url}) knows no such call")
+    for nucleus in ("lite", "classic"):
+        code, said = fedgrass(
+            cloud, tmp_path, "fleet", "provision", "--stack", "shown", "--nucleus", nucleus,
+            "--things", "press-1", "--group", "presses", "--out", str(tmp_path / "devices"),
+        )  # fmt: skip
+        assert (code, len(said.splitlines())) == (1, 1)
+        assert "use an AWS account, or `fedgrass demo` and `fedgrass core run`" in said
     take_down(cloud, "shown")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_dry_run_shows_the_changes_and_makes_none(cloud: EmbeddedCloud, tmp_path: Path) -> None:
+    code, said = fedgrass(cloud, tmp_path, "deploy", "cloud", "--stack", "dry", "--dry-run")
+    assert code == 0, said
+    assert "     add  Bucket (AWS::S3::Bucket)" in said.splitlines()
+    assert said.splitlines()[-1] == "nothing was changed (--dry-run)"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_policy_that_aws_would_not_take_is_refused_before_the_stack_is_made(
+    cloud: EmbeddedCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedgrass.console.policy_sizes.LARGEST_DOCUMENT", 1_700)
+    options = CloudOptions(stack="long", parameters={"FleetName": "f" * 32})
+    with pytest.raises(SettingsError, match=r"DevicePolicy would have .* 1,700: choose a shorter FleetName"):
+        deploy_cloud(cloud.client, options, print)
+    del tmp_path
 
 
 @pytest.mark.usefixtures("untouched")

@@ -169,6 +169,10 @@ def test_a_deployment_that_never_began_does_not_bring_older_artifacts_back(tmp_p
         device.core.faults.disk_full = True
         with pytest.raises(CoreError, match="No space left"):
             await device.deploy(content)
+        await device.reach("RUNNING")  # it has run on
+        process = device.core._components.get(COMPONENT).process
+        assert process
+        await process.restart()
         await asyncio.to_thread(eventually, lambda: device.log().endswith("second\nsecond\n"))
 
     on_device(tmp_path, scenario)

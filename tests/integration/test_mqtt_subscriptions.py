@@ -138,7 +138,7 @@ def test_pauses_grow_until_a_connection_has_stood_for_minutes(
 ) -> None:
     """A connection that is accepted and ended at once, whoever ends it, is no success."""
     now = 1000.0
-    monkeypatch.setattr(mqtt.time, "monotonic", lambda: now)
+    monkeypatch.setattr("components.trainer.mqtt.time.monotonic", lambda: now)
     adapter, client = device.adapter, device.adapter._client
     adapter._pauses = iter([1.0, 2.0, 4.0, 8.0])
     monkeypatch.setattr(adapter._rng, "random", lambda: 1.0)
@@ -180,7 +180,7 @@ def test_the_trainer_subscribes_again_and_its_heartbeat_names_the_gap_meanwhile(
 
     broker.answer = answer
     command = [sys.executable, "-m", "components.trainer", "--mqtt", str(tmp_path / "device.json")]
-    trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
+    trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: len(broker.said("heartbeat")) > 1, PATIENCE)
         reconnect(broker)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -26,10 +27,18 @@ from fedgrass.federation.messages import NewModel, PredictorReport
 from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
-from docs.examples.ask_predictor import Predictor
 from package import build_component
-from tests.local_core import CoreInThread, eventually, recipe, settings, temporary_credentials, write_recipe
+from tests.local_core import (
+    CoreInThread,
+    eventually,
+    recipe,
+    settings,
+    temporary_credentials,
+    without_default_tasks,
+    write_recipe,
+)
 
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ask_predictor.py"
 NAME = "com.fedgrass.Predictor"
 ASKER = "com.example.Asker"
 TOPIC = "fedgrass/plant/clients/device-1/predictor"
@@ -40,13 +49,18 @@ CONFIGURATION: dict[str, object] = {
     "fleet": "plant",
     "heartbeat_seconds": "0.5",  # as the nucleus may give it
     "http_port": "0",
-    "tasks": {"digits": None, "noise": {}},
+    "tasks": {"noise": {}},
 }
 ASKERS_ACCESS = {
     "aws.greengrass.ipc.pubsub": {
         f"{ASKER}:pubsub:1": {"operations": ["*"], "resources": ["fedgrass/predict/*"]}
     }
 }
+
+
+def documented_client(client: GreengrassCoreIPCClientV2) -> Any:
+    """Return what docs/predictor.md shows to ask the task ``noise`` with."""
+    return runpy.run_path(str(EXAMPLE))["Predictor"](client, "noise", "example")
 
 
 def biased(by: float) -> bytes:
@@ -191,6 +205,7 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     build_component(NAME, "1.2.3", "tests", folder / "build")
+    without_default_tasks(folder / "build" / "recipes" / f"{NAME}.yaml")
     with ExitStack() as stack:
         root = folder / "core"
         running = CoreInThread(root, profile)
@@ -207,9 +222,18 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
 
 
 @pytest.fixture
-def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
-    with site_on(tmp_path, embedded_cloud, LITE) as site:
+def profile() -> Profile:
+    return LITE
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
+
+
+# Nucleus Lite restarts a component whose configuration a deployment has changed.
+ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 @pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])
@@ -430,6 +454,7 @@ def test_the_digits_are_told_apart(site: Site) -> None:
     assert "(accuracy " in site.waits_for_event("digits: serves")
 
 
+@ON_CLASSIC
 @pytest.mark.parametrize(
     ("configuration", "words"),
     [
@@ -453,6 +478,7 @@ def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
     assert "Traceback" not in site.log
 
 
+@ON_CLASSIC
 def test_a_changed_bound_lets_a_model_in_that_was_too_bad_before(site: Site) -> None:
     site.deploy(worse_by=0.5, check_seconds=1)
     site.hears_of_models()
@@ -469,6 +495,7 @@ def test_a_changed_bound_lets_a_model_in_that_was_too_bad_before(site: Site) -> 
     assert site.process == process
 
 
+@ON_CLASSIC
 def test_tasks_come_and_go_with_no_restart(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
@@ -488,6 +515,7 @@ def test_tasks_come_and_go_with_no_restart(site: Site) -> None:
     assert site.process == process
 
 
+@ON_CLASSIC
 def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
@@ -514,6 +542,7 @@ def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
     assert site.process == process
 
 
+@ON_CLASSIC
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -544,6 +573,24 @@ def test_a_changed_configuration_that_cannot_be_used_changes_nothing_and_is_repo
     eventually(lambda: not site.reports()[-1].configuration_error, PATIENCE)
 
 
+def test_a_predictor_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
+) -> None:
+    """The real Lite restarts the component by itself, and rolls nothing back."""
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy()
+        eventually(site.reports, PATIENCE)  # it watches its configuration by then
+        site.configure(tasks={"nonsense": {}})
+        eventually(lambda: site.reports()[-1].configuration_error, PATIENCE)
+        first = site.process
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: "the configuration stays as it was before this start" in site.log, PATIENCE)
+        before = len(site.reports())
+        eventually(lambda: len(site.reports()) > before, PATIENCE)
+        assert "there is no task 'nonsense'" in site.reports()[-1].configuration_error
+        assert site.process != first
+
+
 def test_local_requests_are_heard_again_after_their_subscription_has_died_silently(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
@@ -554,8 +601,7 @@ def test_local_requests_are_heard_again_after_their_subscription_has_died_silent
     (dead,) = [each for each in topics._subscriptions if each.topic_filter == "fedgrass/predict/noise"]
     dead.deliver = lambda _: None  # as on Lite after a JSON message of more than some 50 parts
     site.waits_for_event("noise: local requests did not arrive any more: subscribing to them again")
-    client = site.other_component()
-    asked = Predictor(client, "noise", "example")
+    asked = documented_client(site.other_component())
     eventually(lambda: dead not in topics._subscriptions, PATIENCE)
     assert asked.ask([1], PATIENCE)["outputs"] == [1.5]
 
@@ -565,7 +611,7 @@ def test_the_documented_client_asks_with_more_numbers_than_json_carries(site: Si
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
     site.serves("run-a/1")
-    asked = Predictor(site.other_component(), "noise", "example")
+    asked = documented_client(site.other_component())
     numbers: list[object] = [float(number) for number in range(200)]
     assert asked.ask(numbers, PATIENCE)["outputs"] == [number + 0.5 for number in range(200)]
     long: list[object] = [1e-9] * 800  # short to ask, long to answer

@@ -1,8 +1,11 @@
 """The trainer as it is built and deployed: its recipe on a local core, the SDKs unmodified."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,7 @@ from fedgrass.local.cloud import EmbeddedCloud
 from fedgrass.local.nucleus import GreengrassCore
 from fedgrass.local.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.local_core import CoreInThread, eventually, settings, temporary_credentials
+from tests.local_core import CoreInThread, eventually, settings, temporary_credentials, without_default_tasks
 from tests.noise_work import MODEL, MODEL_KEY, announced
 from tests.stream_manager_server import stream_manager
 
@@ -39,7 +42,7 @@ CONFIGURATION: dict[str, object] = {
     "python": sys.executable,
     "fleet": "plant",
     "heartbeat_seconds": "1",  # as the nucleus may give it
-    "tasks": {"digits": None, "noise": {"megabytes": "0.1"}},
+    "tasks": {"noise": {"megabytes": "0.1"}},
 }
 KINDS: dict[str, type[Message]] = {
     "complete": Completion,
@@ -124,6 +127,7 @@ def site_on(
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
     build_component(NAME, "1.2.3", "tests", folder / "build")
+    without_default_tasks(folder / "build" / "recipes" / f"{NAME}.yaml")
     with ExitStack() as stack:
         port = stack.enter_context(stream_manager(folder / "streams", clients(s3)))
         root = folder / "core"
@@ -139,9 +143,18 @@ def site_on(
 
 
 @pytest.fixture
-def site(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Site]:
-    with site_on(tmp_path, embedded_cloud, LITE) as site:
+def profile() -> Profile:
+    return LITE
+
+
+@pytest.fixture
+def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
+    with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
+
+
+# Nucleus Lite restarts a component whose configuration a deployment has changed.
+ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 def work(number: int = 1, **other: Any) -> Announcement:
@@ -218,6 +231,32 @@ def test_a_device_says_hello_after_an_outage(site: Site) -> None:
     assert len(site.processes) == 1
 
 
+def test_a_deployment_waits_for_the_training_in_hand_but_not_for_ever(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
+) -> None:
+    """On the classic nucleus; the training that has to end all the same begins again after the next hello."""
+    options = {"module": "tests.integration.slow_tasks:Endless", "path": str(Path.cwd()), "deaf": True}
+    tasks = {"noise": options}
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy(tasks=tasks, defer_update_seconds=6)
+        site.waits_for("hello")
+        site.tells(work())
+        site.waits_for("status")
+        before, begun = site.processes, time.monotonic()
+        with ThreadPoolExecutor(1) as deployer:
+            deployment = deployer.submit(site.deploy, tasks=tasks, defer_update_seconds=6)
+            eventually(lambda: "an update waits for run-a/1/1, at most 6 s more" in site.log, PATIENCE)
+            assert set(before) <= set(site.processes)
+            deployment.result(PATIENCE)
+        assert time.monotonic() - begun >= 6
+        assert "an update begins though run-a/1/1 is in hand" in site.log
+        site.waits_for("hello", 2)
+        assert not set(before) & set(site.processes)
+        site.tells(work())
+        assert site.waits_for("status", 2).state == "accepted"
+
+
+@ON_CLASSIC
 def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None:
     site.deploy(heartbeat_seconds=3600)
     site.waits_for("heartbeat")
@@ -230,6 +269,7 @@ def test_a_changed_configuration_is_taken_up_with_no_restart(site: Site) -> None
     assert site.processes == [process]
 
 
+@ON_CLASSIC
 def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None:
     site.deploy()
     site.waits_for("heartbeat")
@@ -239,6 +279,27 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site: Site) -> None
     assert newest.configuration_error.startswith("the configuration's heartbeat_seconds is 'often'")
     site.running.run(site.running.core.update_configuration(NAME, {"heartbeat_seconds": "0.5"}))
     eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
+
+
+def test_a_trainer_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(
+    tmp_path: Path, embedded_cloud: EmbeddedCloud
+) -> None:
+    """The real Lite restarts the component by itself, and rolls nothing back."""
+    with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
+        site.deploy()
+        site.waits_for("hello")
+        site.running.run(site.running.core.update_configuration(NAME, {"threads": "many"}))
+        eventually(lambda: "the configuration stays as it was" in site.log, PATIENCE)
+        for number in (2, 3):
+            (process,) = site.processes
+            os.kill(process, signal.SIGKILL)
+            site.waits_for("hello", number)
+        heartbeat = site.waits_for("heartbeat", len(site.said("heartbeat")) + 1)
+        assert heartbeat.configuration_error.startswith("the configuration's threads is 'many'")
+        site.tells(work())
+        assert site.waits_for("complete").round == 1
+        site.running.run(site.running.core.update_configuration(NAME, {"threads": 2}))
+        eventually(lambda: site.said("heartbeat")[-1].configuration_error == "", PATIENCE)
 
 
 def test_a_first_configuration_that_cannot_be_used_is_told_in_one_line(site: Site) -> None:

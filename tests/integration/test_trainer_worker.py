@@ -18,7 +18,15 @@ from components.trainer.bounds import Bounds
 from components.trainer.events import EventLoop
 from components.trainer.tasks.noise import Noise
 from components.trainer.worker_process import WorkerProcess, _how
-from components.trainer.worker_protocol import Answer, Failure, Progress, Result, TaskOptions, Work
+from components.trainer.worker_protocol import (
+    Answer,
+    Failure,
+    Progress,
+    Result,
+    TaskOptions,
+    Waiting,
+    Work,
+)
 from fedgrass.federation import weights
 from tests.unit.device import announcement
 
@@ -92,7 +100,7 @@ class Desk:
                 answer = self._answers.get(timeout=0.01)
             except queue.Empty:
                 continue
-            if not isinstance(answer, Progress):
+            if not isinstance(answer, (Progress, Waiting)):
                 return answer
         message = "the worker did not answer"
         raise TimeoutError(message)
@@ -236,6 +244,18 @@ def test_a_worker_that_dies_is_a_failure_with_the_way_it_died(desk: Desk) -> Non
     assert isinstance(desk.answer(), Result)
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_task_that_ends_the_workers_process_is_named(desk: Desk, code: int) -> None:
+    desk.start("leaving", own("Exiting", code=code))
+    expected = (
+        f"the worker ended in the middle with exit code {code}: the code of task 'leaving' may have called"
+        " os._exit, or a library ended it"
+    )
+    assert desk.failure() == expected
+    desk.start()
+    assert isinstance(desk.answer(), Result)
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001
     desk.start("endless", own("Endless", deaf=deaf))
@@ -298,7 +318,13 @@ def test_an_impossible_number_of_examples_is_refused(
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("surrogate", r"no file \\udcff"), ("no text", "_NoText"), ("interrupt", "KeyboardInterrupt")],
+    [
+        ("surrogate", r"no file \\udcff"),
+        ("no text", "_NoText"),
+        ("interrupt", "task 'noise' failed: KeyboardInterrupt"),
+        ("exit", r"task 'noise' failed: SystemExit: 3 \(.*slow_tasks\.py:\d+\)"),
+        ("another", r"task 'noise' failed: Another: odd"),
+    ],
 )
 def test_whatever_a_task_raises_is_told_in_a_line(desk: Desk, what: str, reason: str) -> None:
     desk.start(options=own("Raising", what=what))

@@ -1,6 +1,7 @@
 """A site on which policies count, and all that operators, devices and rounds can do on it."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from fedgrass.local.site import open_site
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until
+from tests.permissions.recorder.sitecustomize import FOLDER
 
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
 THINGS = (*CORES, PLAIN)
@@ -63,11 +65,13 @@ def opened_site(folder: Path) -> Iterator[Watched]:
 
 
 def _recorded_python(folder: Path) -> Path:
-    """Return an interpreter for components that finds the recorder: they inherit no PYTHONPATH."""
+    """Return an interpreter for components that finds the recorder: they inherit nothing."""
     recorder = Path(__file__).parent / "recorder"
+    calls = os.environ.get(FOLDER, "")
     script = folder / "recorded-python"
     script.write_text(
-        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{recorder}" exec "{sys.executable}" "$@"\n', encoding="utf-8"
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{recorder}" {FOLDER}="{calls}" exec "{sys.executable}" "$@"\n',
+        encoding="utf-8",
     )
     script.chmod(0o755)
     return script

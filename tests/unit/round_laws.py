@@ -182,7 +182,8 @@ class Laws(RuleBasedStateMachine):
         for part in self.fleet.rounds.participants(of):
             if part.state is Participation.REPLIED:
                 number = self.fleet.names.index(part.device)
-                weight = part.examples if self.fleet.settings.aggregation == "weighted_mean" else 1
+                counted = min(part.examples, of.example_cap)  # the cap that the round says it had
+                weight = counted if self.fleet.settings.aggregation == "weighted_mean" else 1
                 total += weight * Fraction(value_of(number, of))
                 weights += weight
         return total / weights

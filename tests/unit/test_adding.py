@@ -45,7 +45,7 @@ class Values:
     def finish(self) -> None:
         assert self._position == LENGTH
 
-    def peek(self, part: Slice) -> NDArray[Any]:
+    def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
         raise NotImplementedError(part)
 
 

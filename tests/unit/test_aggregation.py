@@ -34,6 +34,7 @@ def mean_of(name: str, updates: list[tuple[Any, int]], model: Any = None, **opti
     arrays = [{"w": values} for values, _ in updates]
     start = None if model is None else {"w": model}
     counts = [count for _, count in updates]
+    options = {"examples_cap": 0, **options}
     return average(arrays, start, examples=counts, aggregation=name, **options)["w"]
 
 

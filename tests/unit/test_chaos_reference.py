@@ -1,6 +1,6 @@
 """What the campaign recomputes models by: every strategy and encoding, beside the averager's own code."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,21 +40,24 @@ def wide(model: Mapping[str, Any]) -> Model:
     return {name: array.astype(np.float64) for name, array in model.items()}
 
 
-def play(average: SmallAverage) -> float:
+def play(
+    average: SmallAverage, examples: Sequence[int] = EXAMPLES, declared: Collection[str] | None = None
+) -> float:
     """Play some rounds; return by how much the two models, or their states, differ at most."""
     server, worst = Server(), 0.0
     for number in range(1, ROUNDS + 1):
         base = average.model
         average.upload(
-            [_with_control(average, trained(base, device, number), number) for device in range(DEVICES)]
+            [_with_control(average, trained(base, device, number), number) for device in range(DEVICES)],
+            declared,
         )
         files = [
             average.bucket.objects[object_keys.update(f"thing-{device:04}", RUN, number, 1)]
             for device in range(DEVICES)
         ]
-        updates = [Update(*one) for one in zip(files, EXAMPLES, LOSSES, strict=True)]
+        updates = [Update(*one) for one in zip(files, examples, LOSSES, strict=True)]
         expected = next_model(wide(base), updates, average.settings, server, DEVICES)
-        made = average.make(DEVICES, EXAMPLES, [{"loss": loss} for loss in LOSSES])
+        made = average.make(DEVICES, examples, [{"loss": loss} for loss in LOSSES])
         worst = max(worst, *(float(np.abs(made[name] - expected[name]).max()) for name in INITIAL))
         for name, kept in server.state.items():
             found = {array.removeprefix(CARRIED): values for array, values in average.state(name).items()}
@@ -76,6 +79,13 @@ def _with_control(average: SmallAverage, update: dict[str, Any], number: int) ->
 @pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
 def test_the_reference_makes_the_model_that_the_averager_makes(aggregation: str, encoding: Encoding) -> None:
     assert play(SmallAverage(INITIAL, encoding=encoding, aggregation=aggregation)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_the_reference_caps_claims_and_averages_statistics_as_the_averager_does(aggregation: str) -> None:
+    claims = [3, 2**53, 1, 7, 400]
+    assert play(SmallAverage(INITIAL, aggregation=aggregation), claims, declared={"body"}) < 1e-5
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "fedadam", "median", "multi_krum"])

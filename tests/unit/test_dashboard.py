@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from docs import count_costs
+from fedgrass.console import costs as count_costs
 from tests.unit.cloud_files import PROJECT, template
 
 # What the functions write into the namespace fedgrass, each with the one dimension Fleet.

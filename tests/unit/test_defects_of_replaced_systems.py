@@ -238,8 +238,8 @@ def test_each_device_hears_its_own_commands_alone() -> None:
 
 
 def test_batches_are_not_counted_as_examples() -> None:
-    """The weight is what the device says of its examples, exactly."""
-    fleet = SmallFleet(devices=2, rounds=1)
+    """The weight is what the device says of its examples, exactly, if the run does not cap it."""
+    fleet = SmallFleet(devices=2, rounds=1, examples_cap=0)
     fleet.start()
     fleet.reply("thing-0", value=0.0, examples=64)
     fleet.reply("thing-1", value=65.0, examples=1)

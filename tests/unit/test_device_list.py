@@ -62,3 +62,9 @@ def test_the_last_line_counts_those_that_are_missing() -> None:
 )
 def test_a_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
     assert ago(seconds) == words
+
+
+def test_a_device_that_does_not_receive_its_announcements_is_named_with_the_reason() -> None:
+    reason = "announcements are not received: IoT Core said Quota exceeded"
+    deaf = Candidate("thing-3", NOW, frozenset({"digits"}), 40, {"connection_error": reason})
+    assert list(complaints([*FLEET, deaf]))[-1] == f"thing-3: its connection: {reason}"

@@ -44,7 +44,7 @@ def examples_of(device: str) -> int:
 
 
 def a_fleet(scale: Scale | None, devices: int = DEVICES, **settings: Any) -> SmallFleet:
-    fleet = SmallFleet(devices, scale=scale, initial=MODEL, **{"rounds": 1, **settings})
+    fleet = SmallFleet(devices, scale=scale, initial=MODEL, **{"rounds": 1, "examples_cap": 0, **settings})
     fleet.start()
     return fleet
 

@@ -47,7 +47,8 @@ def test_a_target_of_zero_is_a_target() -> None:
 
 
 def test_the_metric_of_a_round_is_weighted_by_the_examples_of_its_devices() -> None:
-    fleet = SmallFleet(devices=2, rounds=9, target_metric="accuracy", target_value=0.5)
+    settings: dict[str, Any] = {"target_by": "mean", "examples_cap": 0}
+    fleet = SmallFleet(devices=2, rounds=9, target_metric="accuracy", target_value=0.5, **settings)
     fleet.start()
     for accuracies, ends in (((1.0, 0.3), False), ((0.3, 1.0), True)):  # the means are 0.44 and 0.86
         for device, accuracy, examples in zip(fleet.names, accuracies, (10, 40), strict=True):

@@ -2,11 +2,13 @@
 
 import argparse
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,6 +273,43 @@ def test_a_pipe_gets_plain_rows_that_nothing_folds(capsys: pytest.CaptureFixture
     url = "https://example.com/" + "a" * 200
     terminal.show(terminal.table("name", "url", rows=[("a", url), ("b", "short")]))
     assert capsys.readouterr().out.splitlines() == ["name url", f"a    {url}", "b    short"]
+
+
+NAME = "press-" + "0123456789" * 6
+
+
+@pytest.mark.parametrize("width", [80, 60, 132])
+@pytest.mark.parametrize("kind", ["devices", "runs", "history", "faults", "costs"])
+def test_no_table_is_wider_than_the_terminal_or_cuts_a_value_off(kind: str, width: int) -> None:
+    attributes = {"state": "training", "version": "0.1.0+with-a-long-suffix"}
+    devices = [Candidate(NAME, 0, frozenset({"digits", "air_quality", "cracks"}), 10**9, attributes)]
+    summaries = [
+        history.summarize(record, {1: {"accuracy": 0.98765, "loss": 12345.678}})
+        for record in Fleet(NAME).rounds(Fleet(NAME).state)
+    ]
+    tables = {
+        "devices": (
+            device_list.table(devices, 10**9),
+            [NAME, "air_quality", "1000000000", "0.1.0+with-a-long-suffix"],
+        ),
+        "runs": (terminal.table("run", "state", rows=[(NAME, "SUCCEEDED")]), [NAME, "SUCCEEDED"]),
+        "history": (history.table(summaries), ["abandoned", "0.00"]),
+        "faults": (
+            terminal.table(
+                "fault", "amount", "what happens", rows=[("broker-cut", "seconds (30)", "words " * 30)]
+            ),
+            ["broker-cut", "seconds (30)"],
+        ),
+        "costs": (terminal.table("a", "b", rows=[("egress", "1,234,567")]), ["egress", "1,234,567"]),
+    }
+    made, values = tables[kind]
+    output = io.StringIO()
+    terminal.console(file=output, width=width).print(made)
+    shown = output.getvalue()
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert "\u2026" not in shown
+    # A narrow column folds a value over several lines: every letter of it is there.
+    assert Counter("".join(values)) - Counter(" ") <= Counter(shown)
 
 
 def test_a_line_is_never_wrapped(capsys: pytest.CaptureFixture[str]) -> None:

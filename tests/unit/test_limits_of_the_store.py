@@ -162,7 +162,10 @@ def test_a_model_that_is_missing_is_named_at_once() -> None:
         fleet.reply(device)
     del fleet.bucket.objects[f"models/{RUN}/0.safetensors"]
     fleet.reply(fleet.names[-1])
-    assert fleet.newest().reason == "models/run-1/0.safetensors is not in the bucket"
+    assert fleet.newest().reason == (
+        "the model models/run-1/0.safetensors, from which round 1 starts, is missing in the bucket:"
+        " put it back"
+    )
 
 
 def test_the_store_in_memory_refuses_a_row_as_dynamodb_does() -> None:

@@ -243,7 +243,7 @@ def test_heartbeats_name_what_can_be_a_target_and_no_metric_of_local_models(tmp_
 
 # ---------------------------------------------------------------- in the cloud
 def test_metrics_of_evaluations_are_weighted_by_the_examples_evaluated() -> None:
-    fleet = SmallFleet(devices=2)
+    fleet = SmallFleet(devices=2, examples_cap=0)
     fleet.start()
     opened = fleet.newest()
     told = {"thing-0": (1.0, 30, 1000), "thing-1": (0.0, 10, 9000)}

@@ -89,6 +89,7 @@ LARGEST: list[Message] = [
         attributes={f"{'a' * 30}{number:02}": "\u20ac" * 16 for number in range(16)},
         metrics=",".join(["m" * 64] * 7),
         configuration_error="x" * 200,
+        connection_error="x" * 200,
     ),
     RoundChange(
         run=RUN, round=MOST, attempt=MOST, state="AGGREGATING", device="d" * 128, text=LONGEST_REASON

@@ -1,5 +1,6 @@
 """Whatever an operator gets wrong ends in one line and an exit code above 0, never in a traceback."""
 
+import argparse
 import contextlib
 import os
 import re
@@ -451,6 +452,8 @@ NUMBER_ARGUMENTS = [
     "deploy devices --group g --cpus",
     "deploy devices --group g --memory-megabytes",
     "deploy devices --group g --watch",
+    *(f"costs --{name}" for name in ("devices", "devices-per-round", "model-megabytes", "up-megabytes")),
+    *(f"costs --{name}" for name in ("down-megabytes", "rounds-per-month", "heartbeat-seconds")),
 ]
 
 
@@ -578,3 +581,64 @@ def test_a_task_that_ends_its_process_or_raises_anything_is_told(
         assert "Traceback" not in said, ending
         assert "\x1b" not in said, ending
         assert not (tmp_path / "new.safetensors").exists()
+
+
+def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every command with its parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for name, inner in group.choices.items():
+            yield from leaves(inner, f"{words} {name}".strip())
+    if not groups:
+        yield words, parser
+
+
+# What needs neither AWS nor a file, and has nothing to get wrong but its words.
+HARMLESS = {"core list", "core stop"}
+
+
+def test_every_command_is_in_one_of_these_tables() -> None:
+    tried = [*COMMANDS, *FILE_ARGUMENTS, *FOLDER_ARGUMENTS, *NUMBER_ARGUMENTS]
+    missing = {
+        command
+        for command, _ in leaves(main.parser())
+        if command not in HARMLESS and not any(one.startswith(command) for one in tried)
+    }
+    assert not missing
+
+
+def test_every_number_and_every_file_of_a_command_line_is_tried() -> None:
+    """Numbers are read by input_files, and each is in NUMBER_ARGUMENTS; files are read with a limit."""
+    for command, parser in leaves(main.parser()):
+        for action in parser._actions:
+            flag = action.option_strings[-1] if action.option_strings else action.dest
+            assert action.type not in {int, float}, f"{command} {flag}: read it by input_files"
+            if getattr(action.type, "__name__", "") == "read_number":
+                assert any(one.startswith(command) and one.endswith(flag) for one in NUMBER_ARGUMENTS), (
+                    f"{command} {flag}"
+                )
+
+
+ONE_OUTPUT = (
+    "<Outputs><member><OutputKey>InitiatorName</OutputKey><OutputValue>i</OutputValue></member></Outputs>"
+)
+READERS = [one for one in COMMANDS if not one.startswith(("deploy cloud", "deploy down"))]
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_stack_that_lacks_an_output_is_one_line(
+    command: str, words: Callable[[str], list[str]], aws: Endpoint, said: Said
+) -> None:
+    """A stack of an older version has the output by which it is known, and may lack any other."""
+    older = re.sub("<Outputs>.*</Outputs>", ONE_OUTPUT, STACK).encode()
+
+    def serve(connection: socket.socket, request: bytes) -> None:
+        if b"Action=DescribeStacks" in request:
+            connection.sendall(http_answer("200 OK", older, XML))
+        elif b"Action=GetCallerIdentity" in request:
+            connection.sendall(http_answer("200 OK", IDENTITY.encode(), XML))
+        else:
+            connection.sendall(ANSWERS["a page that refuses"])
+
+    aws.serve = serve
+    said(words(command))

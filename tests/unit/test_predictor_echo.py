@@ -1,4 +1,4 @@
-"""The predictor notices that its local requests do not arrive, and answers with what every nucleus delivers."""
+"""The predictor notices that local requests do not arrive, and answers with what every nucleus delivers."""
 
 import json
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def answer_to(outputs: Sequence[object], *, as_json: bool, **request: object) ->
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_reply_that_no_local_message_carries_is_refused_with_the_way_out(as_json: bool) -> None:
+def test_a_reply_that_no_local_message_carries_is_refused_with_the_way_out(*, as_json: bool) -> None:
     _, text, _ = answer_to(["x" * LARGEST_REPLY], as_json=as_json, id=7)
     answer = json.loads(text)
     assert answer["id"] == 7
@@ -124,7 +124,7 @@ def test_one_answer_about_the_digits_passes_as_json() -> None:
 
 
 @pytest.mark.parametrize("error", [False, True])
-def test_an_id_as_long_as_a_request_ends_no_connection(error: bool) -> None:
+def test_an_id_as_long_as_a_request_ends_no_connection(*, error: bool) -> None:
     serving, topics = Serving(("noise",)), Topics()
     serving.serve("noise", Served(MODEL, lambda inputs: ["x" * 7_000] if error else list(inputs)))
     requests = LocalRequests(topics, serving)

@@ -20,6 +20,7 @@ class Nucleus:
         self.values: dict[str, Any] = {"fleet": "plant", "tasks": {"digits": {}}}
         self.failures = 0
         self.reads = 0
+        self.unwatched = 0  # requests to watch that fail first
         self._changed: Callable[[], None] | None = None
 
     def configuration(self) -> dict[str, Any]:
@@ -31,6 +32,10 @@ class Nucleus:
         return self.values
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
+        if self.unwatched:
+            self.unwatched -= 1
+            message = "could not watch the configuration: the nucleus did not answer within 10 s"
+            raise NotSent(message)
         self._changed = changed
 
     def change(self, *, times: int = 1, **values: Any) -> None:
@@ -43,9 +48,10 @@ class Nucleus:
 class Configured:
     """A device whose session is configured by a nucleus."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, unwatched: int = 0) -> None:
         self.device = Device(folder, heartbeat_seconds=10)
         self.nucleus = Nucleus()
+        self.nucleus.unwatched = unwatched
         Reconfiguration(
             self.device.loop,
             self.nucleus,
@@ -131,3 +137,11 @@ def test_a_bandwidth_that_stream_manager_does_not_heed_is_refused_with_the_way_o
     configured.nucleus.change(uploader="s3")
     assert configured.beat().configuration_error == ""
     assert configure(uploader="s3", upload_bytes_per_second="50000").upload_bytes_per_second == 50_000
+
+
+def test_a_configuration_that_could_not_be_watched_at_first_is_watched_and_read_later(tmp_path: Path) -> None:
+    configured = Configured(tmp_path, unwatched=3)
+    configured.nucleus.values["tasks"] = {"noise": {}}  # which nobody reports
+    assert configured.beat().tasks == "noise"
+    configured.nucleus.change(tasks={"digits": {}})
+    assert configured.beat().tasks == "digits"

@@ -143,7 +143,7 @@ def do_work(odd: object, folder: Path, **announced: Any) -> Result:
     task = Task(odd)
     file = weights.encode(task.initial_weights(0))
     shop = Workshop(lambda *_: file)
-    shop._tasks["own"] = ({}, task)  # type: ignore[assignment]
+    shop._tasks["own"] = ({}, task)
     told = announcement(task="own", model_sha256=weights.sha256(file), model_bytes=len(file), **announced)
     work = Work(announcement=told, options={}, update=str(folder / "update.safetensors"))
     return shop.perform(work, lambda _: None, lambda: False)

@@ -1,10 +1,10 @@
-"""The costs in docs/scaling.md and docs/costs.md are those that docs/count_costs.py counts."""
+"""The costs in docs/scaling.md and docs/costs.md are those that `fedgrass costs --tables` prints."""
 
 import math
 
 import package
 from cloud_functions import combining, lanes
-from docs import count_costs
+from fedgrass.console import costs as count_costs
 from fedgrass.federation.encodings import BLOCK
 
 

@@ -154,4 +154,6 @@ def test_a_state_that_is_lost_abandons_the_round_by_its_key() -> None:
     del fleet.bucket.objects[object_keys.state(RUN, 1, "mean")]
     train(fleet, 2)()
     assert fleet.run().state is RunState.FAILED
-    assert "the server's state models/run-1/1.mean.safetensors is not in the bucket" in fleet.newest().reason
+    assert (
+        "the server's state models/run-1/1.mean.safetensors is missing in the bucket" in fleet.newest().reason
+    )

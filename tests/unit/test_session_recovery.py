@@ -253,3 +253,31 @@ def test_a_device_that_moves_to_another_fleet_may_subscribe_anew_there(tmp_path:
     device.session.configure(configure(fleet="other", heartbeat_seconds=10))
     device.passes(36)
     assert len(device.broker.subscribed) == subscribed + 4  # on entering, and for want of an echo
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["uploading", "replied"])
+def test_what_belongs_to_another_fleet_is_dropped_by_a_restart_in_a_new_one(
+    tmp_path: Path,
+    finished: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """Nucleus Lite restarts the component when a deployment changes its fleet."""
+    first = Device(tmp_path)
+    first.hold_uploads = not finished
+    first.hears(announcement())
+    first.finishes()
+    again = Device(tmp_path, fleet="orchard")
+    again.passes(60)
+    assert again.completions == []
+    assert again.bucket.objects == {}
+    assert again.workplace.journal.state.fleet == "orchard"
+
+
+def test_a_reply_is_not_repeated_in_a_fleet_that_did_not_ask(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    device.finishes()
+    said = len(device.completions)
+    device.session.configure(configure(fleet="orchard"))
+    device.passes(90)
+    assert len(device.completions) == said
+    assert [topic for topic, _, _ in device.broker.sent if "orchard" in topic and "complete" in topic] == []

@@ -1,4 +1,4 @@
-"""Each subscription is confirmed by itself, requested until it stands, and named by the heartbeat while it fails."""
+"""Each subscription is confirmed by itself, requested until it stands, and named while it fails."""
 
 import random
 from collections.abc import Callable
@@ -230,3 +230,25 @@ def test_who_disturbs_the_connection_is_named_by_the_heartbeat(device: Device) -
     named = last_heartbeat(device).connection_error
     assert named.startswith("another client has taken over the session")
     assert len(named) <= 200
+
+
+class Hasty(random.Random):
+    """The shortest pauses that can be drawn."""
+
+    def random(self) -> float:
+        return 0.001
+
+    def uniform(self, a: float, b: float) -> float:
+        return min(a, b)
+
+
+def test_a_process_is_not_ended_before_a_new_subscription_had_the_time_of_a_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.unit.device.random.Random", Hasty)
+    device = Device(tmp_path, heartbeat_seconds=60)
+    device.broker.deaf = True
+    device.passes(4 * 60, step=1)
+    device.broker.deaf = False
+    device.passes(3 * 60, step=1)
+    assert (device.exit_code, hellos(device)) == (None, 2)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -67,14 +68,14 @@ def key_of(device: str) -> str:
     return object_keys.update(device, RUN, 1, 1)
 
 
-def swapped_at(fleet: SmallFleet, device: str, swap: Callable[[], object], read: int) -> None:
-    """Let ``device`` act just before the ``read``-th read of its own update, as the bucket counts them."""
+def swapped_at(fleet: SmallFleet, swapped: str, swap: Callable[[], object], read: int) -> None:
+    """Let something happen just before the ``read``-th read of the object ``swapped``."""
     reads = 0
     plain = fleet.bucket.read_into
 
     def read_into(key: str, start: int, target: memoryview, version: str = "") -> str:
         nonlocal reads
-        if key == key_of(device):
+        if key == swapped:
             reads += 1
             if reads == read:
                 swap()
@@ -92,7 +93,8 @@ def test_an_update_that_is_swapped_for_one_of_the_same_checksums_never_enters_th
     fleet = SmallFleet(devices=3, initial=MODEL, rounds=1, threshold=1.0, minimum_replies=1, **settings)
     fleet.start()
     opened = fleet.newest()
-    swapped_at(fleet, "thing-1", lambda: fleet.bucket.write(key_of("thing-1"), encode({"w": hostile})), read)
+    key = key_of("thing-1")
+    swapped_at(fleet, key, lambda: fleet.bucket.write(key, encode({"w": hostile})), read)
     for device in fleet.names:
         data = fleet.upload(device, opened, {"w": honest})
         fleet.say(device, Kind.COMPLETE, fleet.completion(opened, data, device))
@@ -185,17 +187,8 @@ def test_a_model_that_is_replaced_while_updates_are_averaged_abandons_the_round(
     fleet = SmallFleet(devices=2, largest_norm=10.0, on_abandoned="fail")
     fleet.start()
     opened, key = fleet.newest(), object_keys.model(RUN, 0)
-    model, reads = fleet.bucket.objects[key], []
-    plain = fleet.bucket.read_into
-
-    def read_into(wanted: str, start: int, target: memoryview, version: str = "") -> str:
-        if wanted == key:
-            reads.append(start)
-            if len(reads) == 2:
-                fleet.bucket.write(key, model)
-        return plain(wanted, start, target, version)
-
-    fleet.bucket.read_into = read_into  # type: ignore[method-assign]
+    model = fleet.bucket.objects[key]
+    swapped_at(fleet, key, lambda: fleet.bucket.write(key, model), read=2)
     for device in fleet.names:
         fleet.reply(device, opened, value=1.0)
     assert fleet.newest().state is State.ABANDONED
@@ -208,8 +201,12 @@ def test_headers_are_read_a_few_at_a_time_where_they_are_large(monkeypatch: pyte
     fleet.start()
     opened = fleet.newest()
     at_once: list[int] = []
-    pool = making.ThreadPoolExecutor
-    monkeypatch.setattr(making, "ThreadPoolExecutor", lambda count: at_once.append(count) or pool(count))
+
+    def pool(count: int) -> ThreadPoolExecutor:
+        at_once.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(making, "ThreadPoolExecutor", pool)
     monkeypatch.setattr(making, "_LARGEST_HEADERS", 40_000)  # two of this model's
     for device in fleet.names:
         fleet.reply(device, opened)

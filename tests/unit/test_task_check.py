@@ -80,7 +80,7 @@ def test_a_new_task_passes_its_check_and_its_own_test(tmp_path: Path) -> None:
     assert "FAIL" not in checked.stdout
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "."]
     tested = subprocess.run(tests, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert "3 passed" in tested.stdout, tested.stdout
+    assert "5 passed" in tested.stdout, tested.stdout
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

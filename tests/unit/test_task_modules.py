@@ -16,6 +16,7 @@ from components.predictor import task_making
 from components.predictor.configuration import Configuration
 from components.trainer.errors import ConfigurationError
 from components.trainer.tasks.registry import is_current, load_task
+from components.trainer.worker_protocol import TaskOptions
 from components.trainer.workshop import Workshop
 
 
@@ -147,7 +148,7 @@ def test_a_changed_file_is_loaded_again(tmp_path: Path, file: str) -> None:
     }
     write(tmp_path, files)
     workshop = Workshop(lambda *_: b"")
-    options = {"module": "model:Task", "path": str(tmp_path)}
+    options: TaskOptions = {"module": "model:Task", "path": str(tmp_path)}
     first = workshop._task("own", options)
     assert workshop._task("own", options) is first
     rewrite(tmp_path / file, files[file].replace("1", "2"))
@@ -242,7 +243,7 @@ def test_a_module_that_is_nowhere_is_refused_with_the_folder(tmp_path: Path) -> 
 
 
 def test_an_installed_module_needs_no_folder(tmp_path: Path) -> None:
-    options = {"module": "components.trainer.tasks.noise:Noise", "examples": 7}
+    options: TaskOptions = {"module": "components.trainer.tasks.noise:Noise", "examples": 7}
     assert load_task("own", options).examples() == 7
     assert load_task("own", {**options, "path": str(tmp_path)}).examples() == 7
     assert json.__name__ == "json"

@@ -85,6 +85,7 @@ def test_whatever_a_configuration_has_its_heartbeat_is_never_too_large() -> None
         attributes={"battery": 99.9, "mains": False, **configuration.attributes},
         metrics="m" * LONGEST_METRICS,
         configuration_error="e" * LONGEST_REFUSAL,
+        connection_error="e" * LONGEST_REFUSAL,
     )
     assert len(heartbeat.tasks) > LONGEST_TASK_LIST - 40
     assert len(msgspec.json.encode(configuration.attributes)) > LARGEST_ATTRIBUTES - 40

@@ -208,7 +208,7 @@ def test_a_strategy_that_breaks_at_honest_updates_is_to_blame_itself(devices: in
 @pytest.mark.parametrize("setting", [{"largest_norm": 10.0}, {"clip_norm": 10.0}, {}], ids=str)
 @pytest.mark.parametrize("value", [1e30, 3e38, 100.0])
 def test_the_control_variate_of_an_update_is_bounded_as_the_update_is(
-    value: float, setting: dict[str, float]
+    value: float, setting: dict[str, Any]
 ) -> None:
     run = SmallAverage(start(), aggregation="scaffold", **setting)
     zeros = run._carried()

@@ -6,9 +6,7 @@ from functools import cache
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.trainer.tasks.task import Evaluation
-from components.trainer.training import TorchTask, TrainingSettings, load_arrays
-from fedgrass.federation.weights import Arrays
+from components.trainer.training import TorchTask, TrainingSettings
 
 
 class DealtTask(TorchTask):
@@ -38,13 +36,8 @@ class DealtTask(TorchTask):
             TensorDataset(*(part[list(chosen)] for part in examples))
             for chosen in (places[cut:], places[:cut])
         )
-        super().__init__(make_model, training, held_out, defaults=defaults)
-        self._read_test = cache(read_test)
-
-    def evaluate_held_out(self, weights: Arrays) -> Evaluation:
-        """Measure a model on the examples that no device trains on."""
-        load_arrays(self._model, weights)
-        return self.measure(TensorDataset(*self._read_test()))
+        test = cache(lambda: TensorDataset(*read_test()))
+        super().__init__(make_model, training, held_out, defaults=defaults, test=test)
 
 
 class Pixels(nn.Module):

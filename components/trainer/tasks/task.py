@@ -29,7 +29,8 @@ class Evaluation:
 class GradientSteps:
     """Plain steps of gradient descent: so many, each by ``learning_rate`` times the gradient.
 
-    ``arrays`` are the model's arrays that gradients move; None is all arrays of floats.
+    ``arrays`` are the model's arrays that gradients move; None is all arrays of floats but those that their
+    names tell to be statistics, such as a running mean.
     """
 
     count: int
@@ -42,7 +43,9 @@ class Fit:
     """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile.
 
     ``partial`` says that the training was stopped, and that ``examples`` are those really seen by then.
-    ``steps`` says how it was trained; only ``fit_corrected`` has to.
+    ``steps`` says how it was trained; only ``fit_corrected`` has to. ``trained`` are the names of the arrays
+    that gradients move: server optimizers step these, and average all others, such as running means. None: it
+    is guessed from the names.
     """
 
     weights: Arrays
@@ -50,6 +53,7 @@ class Fit:
     metrics: Mapping[str, float] = field(default_factory=dict)
     partial: bool = False
     steps: GradientSteps | None = None
+    trained: frozenset[str] | None = None
 
 
 class Task(Protocol):

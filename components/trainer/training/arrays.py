@@ -6,16 +6,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from components.trainer.errors import WorkFailed
-from fedgrass.federation.weights import BFLOAT16, Arrays
+from fedgrass.federation.weights import BFLOAT16, Arrays, finite
 
 
 def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
     """Return the parameters and buffers of a model as numpy arrays of their own; bfloat16 as ``BFLOAT16``.
 
     Raises:
-        WorkFailed: an array has a type that numpy does not know, such as float8.
+        WorkFailed: an array has a type that numpy does not know, such as float8, or is no array at all.
     """
     return {name: _array(name, value) for name, value in model.state_dict().items()}
+
+
+def trained_arrays(model: nn.Module) -> frozenset[str]:
+    """Return the names of the arrays that gradients move; a tied parameter has several names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, parameter in parameters if parameter.requires_grad)
 
 
 def load_arrays(model: nn.Module, weights: Arrays) -> None:
@@ -24,7 +30,7 @@ def load_arrays(model: nn.Module, weights: Arrays) -> None:
     Raises:
         WorkFailed: the weights are not this model's; the text names the first array that differs.
     """
-    own = model.state_dict()
+    own = {name: _entry(name, value) for name, value in model.state_dict().items()}
     expected = {name: tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(array.shape) for name, array in weights.items()}
     for name in sorted({*expected, *found}):
@@ -73,8 +79,55 @@ def _kind(tensor: Tensor) -> str:
     return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole number"
 
 
-def _array(name: str, value: Tensor) -> NDArray[np.generic]:
-    value = value.detach().cpu()
+def check_finite_state(model: nn.Module, arrays: Arrays, way_out: str, before: Arrays | None = None) -> None:
+    """Check that no parameter or buffer holds infinities or NaN.
+
+    Args:
+        model: whose arrays they are.
+        arrays: by their names.
+        way_out: for a parameter, or a buffer that training changed.
+        before: the arrays before the training; None: there was none.
+
+    Raises:
+        WorkFailed: the text names the first such array, and what is likely to be done.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, array in arrays.items():
+        good = finite(array)
+        if good.all():
+            continue
+        was_finite = before is not None and finite(before[name]).all()
+        is_nan = array.dtype.kind == "f" and bool(np.isnan(array).any())
+        if name in parameters or was_finite or is_nan:
+            count = int((~good).sum())
+            message = f"array {name!r} has {count} values that are not finite: {way_out}"
+            raise WorkFailed(message)
+        message = (
+            f"the buffer {name!r} holds infinite values, such as those of an attention mask, which cannot be"
+            " averaged: register it with persistent=False, so that it is not sent, or keep a bool mask"
+        )
+        raise WorkFailed(message)
+
+
+def _entry(name: str, value: object) -> Tensor:
+    """Return an entry of a model's state, if it is a tensor with values."""
+    if not isinstance(value, Tensor):
+        message = (
+            f"the model's state has {name!r}, a {type(value).__name__}: only tensors can be averaged. Keep it"
+            " in an attribute instead of get_extra_state, or make it a tensor (register_buffer)"
+        )
+        raise WorkFailed(message)
+    if nn.parameter.is_lazy(value):
+        message = (
+            f"the model's array {name!r} has no shape yet, as of a lazy layer: give the layer its sizes, or"
+            " let make_model call the model once"
+        )
+        raise WorkFailed(message)
+    return value
+
+
+def _array(name: str, state: object) -> NDArray[np.generic]:
+    value = _entry(name, state).detach().cpu()
     if value.dtype is torch.bfloat16:
         return np.array(value.contiguous().view(torch.int16).numpy()).view(BFLOAT16)
     try:

@@ -1,42 +1,160 @@
-"""Data sets and their batches."""
+"""Data sets and their batches: pairs of inputs and targets, each a tensor or a structure of tensors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
     TensorDataset,
+    default_collate,
 )
 
-from components.trainer.errors import WorkFailed
+from components.trainer.training import structures
+from components.trainer.training.places import place_of, refused
 
 EVALUATION_BATCH = 256
 Samples = Dataset[Any]
-Source = Samples | Sequence[Any] | Callable[[], Samples | Sequence[Any]]
-Batches = Iterator[tuple[Tensor, Tensor]]
+Source = Samples | Sequence[Any] | DataLoader[Any] | Callable[[], Samples | Sequence[Any] | DataLoader[Any]]
+Batches = Iterator[tuple[Any, Any]]
+Split = Callable[[Any], tuple[Any, Any]]
+Collate = Callable[[list[Any]], Any]
 
 
-def read(source: Source) -> Samples:
+class Loading:
+    """How examples become batches.
+
+    Args:
+        split: takes a batch apart, into inputs and targets.
+        collate: puts a list of examples into one batch; None: as PyTorch does.
+        place: in the user's file, for messages.
+    """
+
+    def __init__(self, split: Split = tuple, collate: Collate | None = None, place: str = "") -> None:
+        self.split = split
+        self.own_collate = collate
+        self.place = place
+
+    def collate(self, samples: Samples) -> Collate:
+        """Return what puts a data set's examples into a batch: a DataLoader's may have its own."""
+        own = self.own_collate or getattr(samples, "collate_of_loader", None)
+        return own if own is not None else self._default
+
+    def _default(self, examples: list[Any]) -> Any:
+        try:
+            return default_collate(examples)
+        except (RuntimeError, TypeError) as error:
+            message = (
+                f"examples such as {structures.describe(examples[0])} cannot be put into one batch"
+                f" ({_first_line(error)}): give TorchTask a `collate`, a function of a list of examples, such"
+                " as one that pads them by torch.nn.utils.rnn.pad_sequence"
+            )
+            raise refused(message, self.place) from error
+
+
+PLAIN = Loading()
+
+
+class _OfLoader(Dataset[Any]):
+    """The data set of a ``DataLoader``, which puts its examples into batches in its own way."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._samples = _sized(loader.dataset)
+        self.collate_of_loader = loader.collate_fn
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._samples[index]
+
+
+class _FirstOf(IterableDataset[Any]):
+    """The first examples of a stream."""
+
+    def __init__(self, samples: Samples, most: int) -> None:
+        self._samples = samples
+        self._most = most
+
+    def __len__(self) -> int:
+        return self._most
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(cast("IterableDataset[Any]", self._samples)), self._most)
+
+
+def read(source: Source, place: str = "") -> Samples:
     """Return the data set, or what the function that makes it returns now.
 
     Raises:
-        WorkFailed: it has no length, so that its examples cannot be counted.
+        WorkFailed: it is no data set, or its examples cannot be counted; the text names the way out.
     """
-    samples = source if isinstance(source, Dataset) or not callable(source) else source()
-    if not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+    is_data = isinstance(source, Dataset | DataLoader) or not callable(source)
+    found: Any = source if is_data else cast("Callable[[], Any]", source)()
+    place = place if is_data else place_of(source) or place
+    if isinstance(found, DataLoader):
+        return _of_loader(found, place)
+    if _are_columns(found):
+        return TensorDataset(*(torch.as_tensor(part) for part in found))
+    kind = type(found).__name__
+    if isinstance(found, IterableDataset) and not hasattr(found, "__len__"):
         message = (
-            f"the task's data set is a {type(samples).__name__}: it needs __len__ and __getitem__, so that"
+            f"the task's data set is a {kind}, an IterableDataset without a length: give it __len__, the"
+            " number of examples that this device has, by which its update is weighted"
+        )
+        raise refused(message, place)
+    if isinstance(found, Mapping) or hasattr(found, "iloc"):
+        message = (
+            f"the task's data set is a {kind}: give a list of examples, a TensorDataset, or any"
+            " torch.utils.data.Dataset"
+        )
+        raise refused(message, place)
+    if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
+        message = (
+            f"the task's data set is a {kind}: it needs __len__ and __getitem__, so that"
             " its examples can be counted and put into another order"
         )
-        raise WorkFailed(message)
-    return cast("Samples", samples)
+        raise refused(message, place)
+    return cast("Samples", found)
+
+
+def _are_columns(found: object) -> bool:
+    """Return whether this is (inputs, targets), each with all examples in one array."""
+    if not isinstance(found, tuple) or not all(isinstance(part, Tensor | np.ndarray) for part in found):
+        return False
+    return len({len(part) for part in found}) == 1
+
+
+def _of_loader(loader: DataLoader[Any], place: str) -> Samples:
+    """Return the data set of a loader: its size of batches and its order are the run's to choose."""
+    if isinstance(loader.dataset, IterableDataset):
+        if loader.collate_fn is not default_collate:
+            message = (
+                "the DataLoader reads an IterableDataset with a collate_fn of its own: hand in the data set,"
+                " and the function as TorchTask's `collate`"
+            )
+            raise refused(message, place)
+        return read(loader.dataset, place)
+    usual = (RandomSampler, SequentialSampler)
+    if type(loader.batch_sampler) is not BatchSampler or not isinstance(loader.sampler, usual):
+        own_batches = type(loader.batch_sampler) is not BatchSampler
+        sampler = loader.batch_sampler if own_batches else loader.sampler
+        message = (
+            f"the DataLoader has a {type(sampler).__name__}, which TorchTask cannot keep: hand in the data"
+            " set (the settings batch_size and class_weights choose the batches and the weights of classes)"
+        )
+        raise refused(message, place)
+    samples = read(loader.dataset, place)
+    return samples if loader.collate_fn is default_collate else _OfLoader(loader)
 
 
 def length(samples: Samples) -> int:
@@ -46,60 +164,94 @@ def length(samples: Samples) -> int:
 
 def first(samples: Samples, most: int) -> Samples:
     """Return at most ``most`` examples, spread evenly over the data set, which may be in order of class."""
-    count = length(samples)
-    if count <= most:
+    total = length(samples)
+    if total <= most:
         return samples
-    chosen = [place * count // most for place in range(most)]
+    if isinstance(samples, IterableDataset):
+        return _FirstOf(samples, most)
+    chosen = [place * total // most for place in range(most)]
     if isinstance(samples, TensorDataset):
         return TensorDataset(*(part[chosen] for part in samples.tensors))
-    return torch.utils.data.Subset(samples, chosen)
+    subset = torch.utils.data.Subset(samples, chosen)
+    if own := getattr(samples, "collate_of_loader", None):
+        subset.collate_of_loader = own  # type: ignore[attr-defined]
+    return subset
 
 
-def in_order(samples: Samples, device: torch.device, size: int = EVALUATION_BATCH) -> Batches:
-    """Yield all examples as they come, in batches of ``size`` on ``device``."""
-    if isinstance(samples, TensorDataset):
-        yield from _indexed(samples, torch.arange(length(samples)), size, device)
-    else:
-        yield from _loaded(samples, SequentialSampler(_sized(samples)), size, device)
-
-
-def shuffled(samples: Samples, device: torch.device, size: int, generator: torch.Generator) -> Batches:
-    """Yield all examples in the order that ``generator`` draws, in batches of ``size`` on ``device``."""
-    # Batch normalization cannot train on one example: a last batch of one is left out.
-    count = length(samples)
-    lonely = count % size == 1 and count > size
-    if isinstance(samples, TensorDataset):
-        order = torch.randperm(count, generator=generator)
-        yield from _indexed(samples, order[: count - lonely], size, device)
-    else:
-        sampler = RandomSampler(_sized(samples), generator=generator)
-        yield from _loaded(samples, sampler, size, device, drop_last=lonely)
-
-
-def targets_of(samples: Samples) -> Tensor:
-    """Return the targets of all examples in one tensor."""
-    if isinstance(samples, TensorDataset):
-        return samples.tensors[-1]
-    return torch.cat([targets for _, targets in in_order(samples, torch.device("cpu"))])
-
-
-def _indexed(samples: TensorDataset, order: Tensor, size: int, device: torch.device) -> Batches:
-    """Index tensors by whole batches: a data loader would take an eighth of a small model's time."""
-    for first in range(0, len(order), size):
-        inputs, targets = samples[order[first : first + size]]
-        yield inputs.to(device), targets.to(device)
-
-
-def _loaded(
-    samples: Samples, order: Sampler[int], size: int, device: torch.device, *, drop_last: bool = False
+def in_order(
+    samples: Samples, device: torch.device, size: int = EVALUATION_BATCH, loading: Loading = PLAIN
 ) -> Batches:
-    loader: DataLoader[Any] = DataLoader(
-        samples, batch_sampler=BatchSampler(order, size, drop_last=drop_last)
-    )
-    for inputs, targets in loader:
-        yield inputs.to(device), targets.to(device)
+    """Yield all examples as they come, in batches of ``size`` on ``device``."""
+    if isinstance(samples, TensorDataset) and loading.own_collate is None:
+        yield from _indexed(samples, torch.arange(length(samples)), size, device, loading)
+    else:
+        sampler = None if isinstance(samples, IterableDataset) else SequentialSampler(_sized(samples))
+        yield from _loaded(_loader(samples, sampler, size, loading), device, loading)
+
+
+def shuffled(
+    samples: Samples,
+    device: torch.device,
+    size: int,
+    generator: torch.Generator,
+    loading: Loading = PLAIN,
+) -> Batches:
+    """Yield all examples in the order that ``generator`` draws, in batches of ``size`` on ``device``.
+
+    Those of an ``IterableDataset`` come in its own order.
+    """
+    # Batch normalization cannot train on one example: a last batch of one is left out.
+    total = length(samples)
+    lonely = total % size == 1 and total > size
+    if isinstance(samples, TensorDataset) and loading.own_collate is None:
+        order = torch.randperm(total, generator=generator)
+        yield from _indexed(samples, order[: total - lonely], size, device, loading)
+    else:
+        sampler = None
+        if not isinstance(samples, IterableDataset):
+            sampler = RandomSampler(_sized(samples), generator=generator)
+        loader = _loader(samples, sampler, size, loading, drop_last=lonely)
+        yield from _loaded(loader, device, loading)
+
+
+def targets_of(samples: Samples, loading: Loading = PLAIN) -> Any:
+    """Return the targets of all examples, in one tensor where they are tensors of one shape."""
+    batches = in_order(samples, torch.device("cpu"), loading=loading)
+    return structures.joined([targets for _, targets in batches])
+
+
+def _indexed(
+    samples: TensorDataset, order: Tensor, size: int, device: torch.device, loading: Loading
+) -> Batches:
+    """Index tensors by whole batches: a data loader would take an eighth of a small model's time."""
+    for begin in range(0, len(order), size):
+        yield _split(samples[order[begin : begin + size]], device, loading)
+
+
+def _loader(
+    samples: Samples, order: Sampler[int] | None, size: int, loading: Loading, *, drop_last: bool = False
+) -> DataLoader[Any]:
+    """Return a loader in an order of examples; None: a stream has an order of its own."""
+    if order is None:
+        return DataLoader(samples, size, drop_last=drop_last, collate_fn=loading.collate(samples))
+    batch_sampler = BatchSampler(order, size, drop_last=drop_last)
+    return DataLoader(samples, batch_sampler=batch_sampler, collate_fn=loading.collate(samples))
+
+
+def _loaded(loader: DataLoader[Any], device: torch.device, loading: Loading) -> Batches:
+    for batch in loader:
+        yield _split(batch, device, loading)
+
+
+def _split(batch: Any, device: torch.device, loading: Loading) -> tuple[Any, Any]:
+    inputs, targets = loading.split(batch)
+    return structures.to_device(inputs, device), structures.to_device(targets, device)
 
 
 def _sized(samples: Samples) -> Any:
     """Return ``samples``, which torch's types do not know to have a length."""
     return samples
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,12 +12,13 @@ from torch.nn import Parameter
 
 from components.trainer.errors import WorkFailed
 from components.trainer.tasks.task import GradientSteps, Settings
+from components.trainer.training.arrays import trained_arrays
 from components.trainer.training.descent import Descent, Optimizer
 from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
 
 # Early stopping goes back to a state of some steps ago.
-_PLAIN = {"momentum": 0.0, "patience_epochs": 0}
+_PLAIN = {"momentum": 0.0, "patience_epochs": 0, "max_grad_norm": 0.0}
 
 
 def parse_plain_settings(settings: Settings, defaults: TrainingSettings) -> TrainingSettings:
@@ -69,5 +70,4 @@ def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter
 
 def plain_steps(model: nn.Module, count: int, chosen: TrainingSettings) -> GradientSteps:
     """Return the steps that a training has taken."""
-    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return GradientSteps(count, chosen.learning_rate, frozenset(trained))
+    return GradientSteps(count, chosen.learning_rate, trained_arrays(model))

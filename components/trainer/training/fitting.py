@@ -3,15 +3,25 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from components.trainer.tasks.task import Stop
+from components.trainer.training import structures
 from components.trainer.training.batches import Batches
 from components.trainer.training.descent import Optimizer
 from components.trainer.training.losses import Loss, loss_of
+from components.trainer.training.places import refused
+
+
+class Scheduler(Protocol):
+    """What changes the learning rate after each step: any scheduler of torch's, or the user's."""
+
+    def step(self) -> object:
+        """Set the learning rate of the next step."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Fitting:
         autocast: the type of mixed precision, or none.
         corrections: trained parameters, each with what is added to its gradient in every step: SCAFFOLD, see
             fedgrass/federation/scaffold.py.
+        max_grad_norm: the longest gradient, over all parameters; a longer one is scaled down. 0: no limit.
+        scheduler: called after each step.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of the training that can be chosen by itself
@@ -52,6 +64,8 @@ class Fitting:
         class_weights: Tensor | None = None,
         autocast: torch.dtype | None = None,
         corrections: Sequence[tuple[Parameter, Tensor]] = (),
+        max_grad_norm: float = 0.0,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self._model = model
         self._loss = loss
@@ -60,6 +74,8 @@ class Fitting:
         self._class_weights = class_weights
         self._autocast = autocast
         self._corrections = corrections
+        self._max_grad_norm = max_grad_norm
+        self._scheduler = scheduler
         self.steps = 0  # that were taken so far
         kept = model.parameters() if proximal else ()
         self._anchor = [parameter.detach().clone() for parameter in kept]
@@ -74,23 +90,34 @@ class Fitting:
                 break
             self._model.zero_grad()
             loss = loss_of(self._loss, self._outputs(inputs), targets, self._class_weights)
+            if not loss.requires_grad:
+                message = (
+                    "the loss does not depend on the model's trained parameters: was it computed by detach(),"
+                    " item() or argmax(), or under torch.no_grad()?"
+                )
+                raise refused(message, self._loss, self._model)
             loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
             self._pull_back()
             self._correct()
+            if self._max_grad_norm:
+                nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
             self._optimizer.step()
+            if self._scheduler is not None:
+                self._scheduler.step()
             self.steps += 1
-            total += loss.item() * len(targets)
-            count += len(targets)
+            examples = structures.count(inputs, targets)
+            total += loss.item() * examples
+            count += examples
         return Epoch(total / count if count else float("nan"), count, stopped)
 
-    def _outputs(self, inputs: Tensor) -> Tensor:
+    def _outputs(self, inputs: Any) -> Any:
         if self._autocast is None:
-            outputs: Tensor = self._model(inputs)
-            return outputs
-        with torch.autocast(inputs.device.type, dtype=self._autocast):
-            outputs = self._model(inputs)
+            return structures.call(self._model, inputs)
+        device = next(self._model.parameters()).device
+        with torch.autocast(device.type, dtype=self._autocast):
+            outputs = structures.call(self._model, inputs)
         # The loss is a sum over many examples: bfloat16's 8 bits are too few for it.
-        return outputs.float() if outputs.is_floating_point() else outputs
+        return structures.to_float(outputs)
 
     @torch.no_grad()
     def _pull_back(self) -> None:

@@ -5,16 +5,18 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from components.trainer.training import structures
 from components.trainer.training.losses import Loss, loss_of
 from components.trainer.training.settings import TrainingSettings
 
 PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64 and of ARM, as Linux names them
 SMALLEST_BATCH_SECONDS = 0.02  # below it the conversions cost more than the arithmetic gains
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]  # inputs and targets
 log = logging.getLogger(__name__)
 LEAST_GAIN = 1.2  # a measurement is noisy: less is no reason to change the arithmetic
 
@@ -40,8 +42,9 @@ def choose(
         if plain < SMALLEST_BATCH_SECONDS:
             return None
         mixed = _seconds(model, loss, batch, torch.bfloat16)
-    except (RuntimeError, TypeError) as error:
-        # A model that cannot be copied, a layer without bfloat16: a real mistake will show in the training.
+    except Exception as error:  # noqa: BLE001
+        # A model that cannot be copied, a layer without bfloat16, too little memory for a copy: whatever a
+        # trial runs into, the training does without it, and meets a real mistake itself.
         log.info("the training stays with float32, since bfloat16 cannot be tried: %s", error)
         return None
     log.info("a batch takes %.3f s in float32 and %.3f s in bfloat16", plain, mixed)
@@ -61,15 +64,13 @@ def processor_has_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
 def _seconds(model: nn.Module, loss: Loss, batch: Batch, dtype: torch.dtype | None) -> float:
     """Return how long a batch takes there and back, once warm; neither model nor random numbers are moved."""
     model = copy.deepcopy(model).train()
-    seconds = 0.0
+    seconds, kind = 0.0, next(model.parameters()).device.type
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             started = time.perf_counter()
-            with torch.autocast(
-                batch[0].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None
-            ):
-                outputs = model(batch[0])
-            loss_of(loss, outputs.float() if dtype else outputs, batch[1]).backward()  # type: ignore[no-untyped-call]
+            with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+                outputs = structures.call(model, batch[0])
+            loss_of(loss, structures.to_float(outputs) if dtype else outputs, batch[1]).backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - started
             if seconds < SMALLEST_BATCH_SECONDS and dtype is None:
                 break

@@ -22,6 +22,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     proximal: Annotated[float, Meta(ge=0)] = 0.0  # FedProx's mu; see fitting.py
     class_weights: Literal["none", "balanced"] = "none"
     patience_epochs: Annotated[int, Meta(ge=0, le=10_000)] = 0  # 0: all epochs are trained
+    max_grad_norm: Annotated[float, Meta(ge=0)] = 0.0  # longer gradients are shortened to it; 0: none is
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, never of the weights
 
 

@@ -21,7 +21,11 @@ class Scaffold(Mean, frozen=True):
 
     state: ClassVar[tuple[str, ...]] = ("control",)
     carried: ClassVar[tuple[str, ...]] = ("control",)
-    without: ClassVar[tuple[str, ...]] = ("momentum", "patience_epochs")  # the steps have to be plain
+    without: ClassVar[tuple[str, ...]] = (
+        "momentum",
+        "patience_epochs",
+        "max_grad_norm",
+    )  # the steps have to be plain
 
     server_rate: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
     population: Annotated[int, Meta(ge=1)] | None = None  # as many as the round asked unless it is given

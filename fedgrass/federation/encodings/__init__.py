@@ -20,6 +20,7 @@ from fedgrass.federation.encodings.layouts import (
     check_file,
     check_places,
     file_layout,
+    is_encoded,
     model_layout,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "encode",
     "encode_model",
     "file_layout",
+    "is_encoded",
     "model_layout",
 ]

@@ -6,7 +6,7 @@ et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2
 not say is kept and added to the next one, so that sent + kept = wanted, and nothing is lost but time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
     rng: np.random.Generator,
     feedback: Feedback | None = None,
     start: Arrays | None = None,
+    *,
+    statistics: Collection[str] = (),
 ) -> dict[str, Encoded]:
     """Return the arrays of an encoded file, in its order, for :func:`fedgrass.federation.weights.write`.
 
@@ -45,6 +47,9 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
             this update leaves over, which holds once the whole file was written. What is missing begins at 0.
         start: the arrays from which the training began, to be subtracted from the float32 arrays. Other
             arrays (counters, say) are sent as they are, in files of differences too.
+        statistics: the arrays that no gradient moves, such as running variances. Their differences are
+            rounded towards zero and have no feedback, so that the start with what is sent is never beyond the
+            value: a variance stays above zero. What was not sent is in the next round's difference again.
 
     Raises:
         UpdateRefused: the arrays, the start or the feedback are not the model's. Also while the file is
@@ -59,8 +64,9 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
     for name, array in model.arrays.items():
         if array.dtype == ENCODED:
             begun = None if start is None else _row(start[name])
-            kept = None if feedback is None else _kept(feedback, name, array)
-            wanted = Wanted(name, _row(arrays[name]), begun, kept)
+            inward = begun is not None and name in statistics
+            kept = None if feedback is None or inward else _kept(feedback, name, array)
+            wanted = Wanted(name, _row(arrays[name]), begun, kept, inward)
             scale = int8.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
             if name + SCALE in layout.arrays:
                 found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
@@ -102,7 +108,7 @@ def _blocks(
     """Yield the encoded pieces of an array; what they do not say is kept."""
     for place, values in wanted.pieces():
         wanted.checked(values, encoding)
-        encoded = _encoded(values, encoding, placed, scale, rng)
+        encoded = (_rounded_inward if wanted.inward else _encoded)(values, encoding, placed, scale, rng)
         if wanted.kept is not None:
             said = np.empty_like(values)
             decode_into(said, encoded.reshape(-1).view(np.uint8).data, encoding, float(scale))
@@ -124,3 +130,18 @@ def _encoded(
             return int8.to_int8(values, scale, rng)
         case "top_k":
             return top_k.to_top_k(values, encoding.fraction, placed.shape[1])
+
+
+def _rounded_inward(
+    values: Row, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
+) -> NDArray[np.generic]:
+    """Encode as ``_encoded`` does, but by rounding towards zero."""
+    match encoding.kind:
+        case "float16":
+            return floats.to_float16_inward(values)
+        case "bfloat16":
+            return floats.to_bfloat16_inward(values)
+        case "int8":
+            return int8.to_int8_inward(values, scale)
+        case _:  # these have the values themselves
+            return _encoded(values, encoding, placed, scale, rng)

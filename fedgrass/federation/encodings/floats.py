@@ -18,6 +18,19 @@ def to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
     return values.astype("<f2")
 
 
+def to_float16_inward(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return ``values``, none above ``LARGEST_FLOAT16``, as float16, rounded towards zero."""
+    halves = values.astype("<f2")
+    return np.where(
+        np.abs(halves.astype(np.float32)) > np.abs(values), np.nextafter(halves, np.float16(0)), halves
+    )
+
+
+def to_bfloat16_inward(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return ``values`` as the bits of bfloat16, rounded towards zero."""
+    return (values.view(np.uint32) >> _BITS_DROPPED).astype("<u2")
+
+
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Return ``values``, none above ``LARGEST_BFLOAT16``, as the bits of bfloat16."""
     bits = values.view(np.uint32)

@@ -15,9 +15,10 @@ LEVELS = 127
 
 def scale_of(largest: float) -> np.float32:
     """Return the scale of an array whose largest magnitude is ``largest``; 0 of an array of zeros."""
-    scale = np.float32(largest / LEVELS)
+    scale: np.float32 = np.float32(largest / LEVELS)
     # Rounded up: were it smaller, the largest value would be cut, and its rounding biased.
-    return np.nextafter(scale, np.float32(np.inf)) if float(scale) * LEVELS < largest else scale
+    above: np.float32 = np.float32(np.nextafter(scale, np.float32(np.inf)))
+    return above if float(scale) * LEVELS < largest else scale
 
 
 def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -30,6 +31,16 @@ def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Gener
     below += rng.random(values.shape, dtype=np.float32) < multiples
     rounded: NDArray[np.int8] = np.clip(below, -LEVELS, LEVELS, out=below).astype(np.int8)
     return rounded
+
+
+def to_int8_inward(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.int8]:
+    """Return ``values`` as multiples of ``scale``, rounded towards zero."""
+    if scale == 0:
+        return np.zeros(values.shape, np.int8)
+    multiples = np.clip(np.trunc(values / scale), -LEVELS, LEVELS)
+    # The division may have rounded up to a whole number.
+    multiples -= np.where(np.abs(multiples * scale) > np.abs(values), np.sign(multiples), 0)
+    return np.asarray(multiples.astype(np.int8))
 
 
 def from_int8(raw: NDArray[np.int8], scale: float, out: NDArray[np.float32]) -> None:

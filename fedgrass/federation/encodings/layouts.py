@@ -84,6 +84,11 @@ def check_places(found: Layout, expected: Layout) -> None:
             raise UpdateRefused(message)
 
 
+def is_encoded(model: Layout, encoding: Encoding) -> bool:
+    """Return whether an encoding changes anything of a model: only its arrays of float32 are encoded."""
+    return encoding.kind != "float32" and any(array.dtype == ENCODED for array in model.arrays.values())
+
+
 def check_download(model: Layout, encoding: Encoding) -> None:
     """Check that devices can tell from an encoded model which model it is of.
 

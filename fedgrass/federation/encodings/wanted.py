@@ -26,6 +26,7 @@ class Wanted:
     values: Row
     start: Row | None  # to be subtracted
     kept: Row | None  # to be added; written to by whoever encodes
+    inward: bool = False  # whether the difference is rounded towards zero: start + difference stays between
 
     def pieces(self) -> Iterator[tuple[slice, Row]]:
         """Yield where each piece lies, and what is to be said of it."""
@@ -34,10 +35,18 @@ class Wanted:
             wanted = self.values[place]
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
                 if self.start is not None:
-                    wanted = wanted - self.start[place]
+                    wanted = self._difference(wanted, self.start[place])
                 if self.kept is not None:
                     wanted = wanted + self.kept[place]
             yield place, wanted
+
+    def _difference(self, values: Row, start: Row) -> Row:
+        difference = values - start
+        if self.inward:
+            exact = values.astype(np.float64) - start
+            further = np.abs(difference) > np.abs(exact)
+            difference[further] = np.nextafter(difference[further], np.float32(0))
+        return np.asarray(difference)
 
     def largest(self) -> float:
         """Return the largest magnitude.

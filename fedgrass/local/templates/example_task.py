@@ -11,25 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from components.trainer.tasks.partition import Partition
 from components.trainer.training import TorchTask, TrainingSettings
 
-HELD_OUT = 10  # every tenth example is kept for the evaluation and never trained on
+TEST = 10  # every tenth example is for the test: no device trains on it
+HELD_OUT = 10  # every tenth of a device's own is for its evaluation: it never trains on it
 
 
 class ExampleTask(TorchTask):
     """Tells whether a point lies inside a circle.
 
     The arguments are the task's options in the device's configuration: numbers, texts or truths. Give each
-    one a default, so that the demo can make the task.
+    one a default, so that the demo can make the task. The demo gives each device its share of the examples;
+    a real device has data of its own, and leaves `share` and `shares` out.
     """
 
-    def __init__(self, points: int = 1000, seed: int = 0) -> None:
+    def __init__(self, points: int = 2000, seed: int = 0, share: int = 0, shares: int = 1) -> None:
         inputs, targets = read_examples(points, seed)
-        held_out = torch.arange(len(targets)) % HELD_OUT == 0
+        test = torch.arange(len(targets)) % TEST == 0
+        data = TensorDataset(inputs[~test], targets[~test])
+        own = Partition(share=share, shares=shares).places(data.tensors[1].tolist())
         super().__init__(
             make_model,
-            training=TensorDataset(inputs[~held_out], targets[~held_out]),
-            held_out=TensorDataset(inputs[held_out], targets[held_out]),
+            training=TensorDataset(*data[[place for turn, place in enumerate(own) if turn % HELD_OUT]]),
+            held_out=TensorDataset(*data[own[::HELD_OUT]]),
+            test=TensorDataset(inputs[test], targets[test]),
             defaults=TrainingSettings(epochs=2, learning_rate=0.05, batch_size=32),
         )
 

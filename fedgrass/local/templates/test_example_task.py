@@ -21,3 +21,17 @@ def test_a_round_makes_the_loss_smaller() -> None:
     weights = task.initial_weights(0)
     fit = task.fit(weights, {"epochs": 5}, lambda done: None, lambda: False)
     assert task.evaluate(fit.weights).metrics["loss"] < task.evaluate(weights).metrics["loss"]
+
+
+def test_the_global_model_is_judged_by_examples_that_no_device_trains_on() -> None:
+    task = ExampleTask()
+    found = task.evaluate_held_out(task.initial_weights(0))
+    assert found.examples > 0
+    assert "loss" in found.metrics
+
+
+def test_devices_of_the_demo_share_the_examples() -> None:
+    alone = ExampleTask().examples()
+    assert sum(ExampleTask(share=share, shares=3).examples() for share in range(3)) in range(
+        alone - 6, alone + 1
+    )

@@ -1,23 +1,17 @@
-"""Counts what fedgrass costs on AWS, from published prices, for docs/scaling.md and docs/costs.md.
-
-    python docs/count_costs.py            prints the tables: of a round, of a month's heartbeats
-    python docs/count_costs.py --write    puts them into the pages
+"""What fedgrass costs on AWS, counted from published prices: of a round, of a month's heartbeats, of a fleet.
 
 Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
-Lambda function from what it reads, at the rate that AWS's own figures allow (facts: 400 to 700 Mbit/s).
+Lambda function from what it reads, at the rate that AWS's own figures allow (400 to 700 Mbit/s).
 """
 
-import argparse
 import math
-import re
 from collections.abc import Mapping
-from pathlib import Path
+
+from msgspec import Struct
 
 from fedgrass.federation.aggregation.means import Mean
 from fedgrass.federation.division import Scale, group_size
 
-SCALING = Path(__file__).parent / "scaling.md"
-COSTS = Path(__file__).parent / "costs.md"
 DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
 HEARTBEATS = (60, 300, 900)  # seconds from one to the next
@@ -119,7 +113,7 @@ def standing_table() -> str:
     heads = [f"a heartbeat every {seconds} s" for seconds in HEARTBEATS]
     lines = [f"| devices | {' | '.join(heads)} |", "| ---: |" + " ---: |" * len(HEARTBEATS)]
     for devices in DEVICES:
-        cells = [_dollars(standing(devices, seconds)) for seconds in HEARTBEATS]
+        cells = [dollars(standing(devices, seconds)) for seconds in HEARTBEATS]
         lines.append(f"| {devices:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -134,31 +128,38 @@ def table() -> str:
         for size in MEGABYTES:
             costs = count(devices, size, size)
             small = sum(count(devices, size / 4, size / 4, size).values())
-            cells = [f"{devices:,}", f"{size} MB", *(_dollars(cost) for cost in costs.values())]
-            lines.append(f"| {' | '.join([*cells, _dollars(sum(costs.values())), _dollars(small)])} |")
+            cells = [f"{devices:,}", f"{size} MB", *(dollars(cost) for cost in costs.values())]
+            lines.append(f"| {' | '.join([*cells, dollars(sum(costs.values())), dollars(small)])} |")
     return "\n".join(lines)
 
 
-def _dollars(cost: float) -> str:
+def dollars(cost: float) -> str:
+    """Return a sum to read: whole dollars from 100 on, otherwise two digits or one decimal."""
     return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004
 
 
-def main() -> None:
-    """Print the tables, or write them into the pages."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true")
-    if parser.parse_args().write:
-        _put(SCALING, r"(?s)\| devices \| model .*?(?=\n\n)", table())
-        _put(COSTS, r"(?s)\| devices \| a heartbeat .*?(?=\n\n)", standing_table())
-    else:
-        print(table(), standing_table(), sep="\n\n")
+_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as the page has them
 
 
-def _put(page: Path, pattern: str, text: str) -> None:
-    page.write_text(re.sub(pattern, lambda _: text, page.read_text()))
+class Fleet(Struct, frozen=True, kw_only=True):
+    """A fleet's own numbers."""
+
+    devices: int  # connected
+    model_megabytes: float  # of the model in float32
+    devices_per_round: int = 0  # all
+    rounds_per_month: float = 30
+    up_megabytes: float = 0.0  # of an update; as the model
+    down_megabytes: float = 0.0  # that a device downloads; as the model
+    heartbeat_seconds: float = 60.0
 
 
-if __name__ == "__main__":
-    main()
+def month(fleet: Fleet) -> list[tuple[str, float, float]]:
+    """Return each cost of a fleet: its name, the dollars of one round (0 if it is none's) and of a month."""
+    asked = fleet.devices_per_round or fleet.devices
+    up, down = (fleet.up_megabytes or fleet.model_megabytes), (fleet.down_megabytes or fleet.model_megabytes)
+    parts = count(asked, up, down, fleet.model_megabytes)
+    found = [(_NAMES.get(name, name), cost, cost * fleet.rounds_per_month) for name, cost in parts.items()]
+    # A month's downloads pass the steps of the price together.
+    total = egress(asked * down / GIGABYTE * fleet.rounds_per_month)
+    found[0] = ("egress", parts["egress"], total)
+    return [*found, ("heartbeats", 0.0, standing(fleet.devices, fleet.heartbeat_seconds))]
