@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from cloud_functions import repair
@@ -483,3 +484,23 @@ def test_a_round_that_a_run_went_on_without_is_found_when_the_run_has_ended() ->
     assert fleet.run().state is RunState.SUCCEEDED
     fleet.deliver({"sweep": True})
     assert fleet.rounds.unsettled() == []
+
+
+def test_a_model_that_is_there_is_not_taken_for_the_one_that_was_drafted() -> None:
+    fleet = closed_and_not_published()
+    del fleet.bucket.objects[draft(fleet.newest(), "round")]
+    other = fleet.upload("thing-0", fleet.newest(), {"w": np.ones(3, np.float32)})
+    fleet.bucket.write(object_keys.model(RUN, 1), other)
+    fleet.deliver({"reminder": {"run": RUN}})
+    assert fleet.run().state is RunState.PAUSED
+    assert "there is models/run-1/1.safetensors of another time" in fleet.run().reason
+    assert fleet.bucket.objects[object_keys.model(RUN, 1)] == other
+    assert object_keys.latest_model("digits") not in fleet.bucket.objects
+
+
+def test_the_drafts_of_two_leases_with_one_fence_are_kept_apart() -> None:
+    """An averager of the time before a restore may still write while another one holds the same fence."""
+    fleet = closed_and_not_published()
+    first = fleet.newest()
+    second = msgspec.structs.replace(first, lease_until=first.lease_until + 1)
+    assert draft(first, "model") != draft(second, "model")
