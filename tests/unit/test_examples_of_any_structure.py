@@ -255,7 +255,7 @@ def test_a_last_example_of_a_stream_that_would_be_alone_is_left_out() -> None:
         (nn.MultiMarginLoss, 2),
         (lambda outputs, targets: nn.functional.cross_entropy(outputs, targets).reshape(1), 2),
     ],
-    ids=str,
+    ids=["a class", "smoothed", "weighted", "a function", "with margins", "of one element"],
 )
 def test_a_loss_is_a_function_an_object_or_a_class(loss: Any, classes: int) -> None:
     assert learns(TorchTask(lambda: nn.Linear(4, classes), PAIRS, PAIRS, loss=loss))["accuracy"] > 0.6

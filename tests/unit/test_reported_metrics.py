@@ -72,7 +72,7 @@ class Raises:
         (10**400, "too large for a float"),
         (Raises(), "a Raises that raises RuntimeError"),
     ],
-    ids=repr,
+    ids=range(16),
 )
 def test_what_is_no_finite_number_is_left_out_with_the_reason(value: object, reason: str) -> None:
     assert sendable({"odd": value, "loss": 0.5}) == ({"loss": 0.5}, {"odd": reason})
