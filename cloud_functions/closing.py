@@ -182,10 +182,13 @@ def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
         DraftLost: the model, or what belongs to it, was lost before it was published.
     """
     cloud.alarms.cancel(deadline_of(closed))
+    if closed.work is Work.TRAIN:
+        # Before the manifest: `repair` takes a model without a manifest for a closed round, but cannot go on
+        # from a manifest without its model, should this worker die in between and the table be restored.
+        new_model.keep(cloud, run, closed)
     manifests.keep_round(cloud, closed)
     if closed.work is Work.EVALUATE:
         return
-    new_model.keep(cloud, run, closed)
     news = NewModel(
         task=run.settings.task,
         run=run.name,

@@ -29,7 +29,7 @@ def test_no_schedule_ends_with_a_wrong_average_a_reply_counted_twice_or_a_run_th
 # Each has shown a defect: a run with a row older than its rounds, a shard that was noted as made and gone, a
 # round without participants after a repair, one left open, a damaged cohort.
 @pytest.mark.parametrize(
-    "seed", [38, 144, 194, 254, 451, 627, 825, 867, 916, 1310, 1498, 1611, 2081, 2149, 2761, 2848]
+    "seed", [38, 144, 194, 254, 451, 627, 825, 867, 916, 1310, 1498, 1611, 2081, 2149, 2761, 2848, 30156]
 )
 def test_schedules_that_have_shown_a_defect(seed: int) -> None:
     assert problems([seed]) == []
