@@ -12,6 +12,7 @@ from enum import Enum
 _WINDOW_SECONDS = 60
 _USELESS_MESSAGES = 30
 _HELLOS = 12
+_TOLD = 8
 _MOST_DEVICES = 10_000  # that one function remembers; a thing name has 128 characters at most
 
 
@@ -19,7 +20,7 @@ class Excess(Enum):
     """How a device stands after a useless message."""
 
     NONE = "none"
-    FIRST = "first"  # useless message within this window
+    FEW = "few"  # so far within this window: each is worth a line for the people who watch
     REACHED = "reached"  # with this message: the device is ignored from now on
 
 
@@ -67,4 +68,4 @@ class DeviceLimits:
             self._counts.popitem(last=False)
         if count == self._most:
             return Excess.REACHED
-        return Excess.FIRST if count == 1 else Excess.NONE
+        return Excess.FEW if count <= _TOLD else Excess.NONE

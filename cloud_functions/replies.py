@@ -193,9 +193,9 @@ def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> Non
 
 
 def _refuse_unplaced(cloud: Cloud, device: str, text: str) -> None:
-    """Refuse a message that names no round. It costs no read, but for the first and the last in a minute."""
+    """Refuse a message that names no round; only the first few in a minute, and the last, cost reads."""
     match cloud.useless_messages.useless(device, cloud.now()):
-        case Excess.FIRST:
+        case Excess.FEW:
             _tell_runs_of(cloud, device, text)
         case Excess.REACHED:
             _tell_runs_of(cloud, device, cloud.useless_messages.reason)

@@ -14,7 +14,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "costs",
         allow_abbrev=False,
         help="count what a fleet costs on AWS, from published prices",
-        description="In US dollars, by the prices of us-east-1 in 2025, without the free tier. Nothing is"
+        description="In US dollars, by Northern Virginia's prices of 2025, without the free tier. Nothing is"
         " measured: docs/costs.md says what is counted, and what is not.",
     )
     costs.add_argument("--devices", type=whole_number(1, 10**8), default=100, help="of the fleet (100)")

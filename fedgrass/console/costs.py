@@ -16,7 +16,7 @@ DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
 HEARTBEATS = (60, 300, 900)  # seconds from one to the next
 
-# US dollars in us-east-1, as AWS published them in 2025; look at https://aws.amazon.com/pricing first.
+# US dollars in Northern Virginia, as AWS published them in 2025; see https://aws.amazon.com/pricing first.
 PRICES: Mapping[str, float] = {
     "lambda_gigabyte_second": 0.0000166667,
     "lambda_request": 0.20 / 1e6,

@@ -123,7 +123,7 @@ def test_what_a_killed_demo_left_is_removed_by_the_next_one_and_what_a_living_on
             assert third.wait() == 0, third.said()
             assert "removed" not in third.said()
         second.interrupt()
-        assert second.wait() == 130
+        assert second.wait() == 130, second.said()
         assert second.left_behind() == []
 
 
@@ -145,9 +145,9 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
     ("arguments", "words"),
     [
         (("--task", "nonsense"), ["'nonsense'", "digits"]),
-        (("--devices", "0"), ["0 devices", "1 to 64"]),
-        (("--devices", "1000"), ["1000 devices", "1 to 64"]),
-        (("--mqtt-devices", "-1"), ["-1 devices", "1 to 64"]),
+        (("--devices", "0"), ["--devices", "'0'", "1 to 64"]),
+        (("--devices", "1000"), ["--devices", "'1000'", "1 to 64"]),
+        (("--mqtt-devices", "-1"), ["--mqtt-devices", "'-1'", "0 to 64"]),
         (("--mqtt-devices", "63"), ["69 devices", "1 to 64"]),
         (("--rounds", "0"), ["rounds", "1"]),
         (("--profile", "heavy"), ["heavy", "classic", "lite"]),

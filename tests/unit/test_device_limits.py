@@ -66,9 +66,12 @@ def test_a_flood_of_useless_messages_costs_no_reads_once_its_limit_is_reached(
     assert len(fleet.journal.values(Metric.MESSAGES_IGNORED)) >= 1900
 
 
-def test_garbage_that_is_not_told_costs_no_reads_from_the_second_message_on(fleet: SmallFleet) -> None:
-    garbage(fleet)
+def test_only_the_first_few_bad_messages_in_a_minute_cost_reads_and_are_told(fleet: SmallFleet) -> None:
+    for _ in range(8):
+        garbage(fleet)
+    assert len(fleet.told_of(FLOODER)) == 8
     assert reads(fleet, lambda: garbage(fleet)) == 0
+    assert len(fleet.told_of(FLOODER)) == 8
 
 
 def test_the_round_closes_with_the_others_while_one_device_is_ignored(fleet: SmallFleet) -> None:
