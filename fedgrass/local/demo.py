@@ -198,17 +198,19 @@ def _watch_run(
 
 
 def _models(site: Site, run: Run, newest: int, *, ended: bool) -> list[int]:
-    """Return the numbers of the models that the run has made since model ``newest``.
+    """Return the numbers of the models that the run has published since model ``newest``.
 
-    Round n makes model n, but a round of evaluation makes none.
+    Round n makes model n, but a round of evaluation makes none. A closed round's model is published once the
+    run has gone on to the next round, or has succeeded.
     """
     if run.round <= newest + 1 and not ended:  # the round that follows model ``newest`` is still open
         return []
     rounds = [record.round for record in site.operator.rounds(run)]
+    published = run.round if run.state is RunState.SUCCEEDED else run.round - 1
     return [
         closed.number
         for closed in rounds
-        if closed.number > newest and closed.state is State.CLOSED and closed.work is Work.TRAIN
+        if newest < closed.number <= published and closed.state is State.CLOSED and closed.work is Work.TRAIN
     ]
 
 

@@ -173,7 +173,7 @@ def test_the_trainer_subscribes_again_and_its_heartbeat_names_the_gap_meanwhile(
 
     def answer(number: int, topic: str) -> int:
         nonlocal refused
-        if number > 1 and topic == ANNOUNCE and refused < 4:
+        if number > 1 and topic == ANNOUNCE and refused < 2:
             refused += 1
             return QUOTA_EXCEEDED
         return GRANTED
