@@ -19,7 +19,10 @@ from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, re
 
 # How far values may differ, relative to values above 1: of means, which are rounded once; of what is made in
 # several steps, some of them in float32; of the int8 of a model whose largest value is about 10.
-CLOSE_ENOUGH, ROUNDED, COARSE = 1e-6, 2e-5, 0.1
+CLOSE_ENOUGH, ROUNDED = 1e-6, 2e-5
+# What an encoding may lose of a value, as a share of it; int8 has 127 steps up to an array's largest value.
+LOST = {"float16": 2**-11, "bfloat16": 2**-8}
+INT8_STEPS = 127
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,18 @@ def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) 
         data = evidence.objects.get(object_keys.encoded_model(one.run, one.number, kind), b"")
         if hashlib.sha256(data).hexdigest() != one.download_sha256:
             yield f"the model as {kind} in the bucket is not the one that the round published"
-        elif (worst := _distance(read_file(data, shapes), model)) > COARSE:
-            yield f"the model as {kind} differs from the model by {worst:.3g}"
+        elif (worst := _lost(read_file(data, shapes), model, kind)) > 1 + ROUNDED:
+            yield f"the model as {kind} differs from the model by {worst:.3g} times what the encoding loses"
+
+
+def _lost(found: Model, model: Model, kind: str) -> float:
+    """Return the largest difference, as a multiple of what an encoding may lose of that value."""
+    worst = 0.0
+    for name, values in model.items():
+        largest = float(np.max(np.abs(values), initial=0.0))
+        most = largest / INT8_STEPS if kind == "int8" else np.abs(values) * LOST[kind]
+        worst = max(worst, float(np.max(np.abs(found[name] - values) / (most + np.finfo(np.float16).tiny))))
+    return worst if np.isfinite(worst) else np.inf
 
 
 def _distance(found: Model, expected: Model) -> float:

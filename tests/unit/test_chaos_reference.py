@@ -1,7 +1,7 @@
 """What the campaign recomputes models by: every strategy and encoding, beside the averager's own code."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding, encode_model
 from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.weights import encode
+from tests.chaos.audit import _lost
 from tests.chaos.drawing import OPTIONS
 from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, read_file
 from tests.fakes.small_average import RUN, SmallAverage
@@ -114,3 +116,18 @@ def test_the_reference_reads_a_model_as_devices_download_it(kind: Any) -> None:
     assert found.keys() == INITIAL.keys()
     for name, array in INITIAL.items():
         np.testing.assert_allclose(found[name], array, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [0.01, 1.0, 40.0])
+def test_an_encoded_download_may_lose_what_its_encoding_loses_and_no_more(
+    kind: Literal["int8", "float16", "bfloat16"], size: float
+) -> None:
+    rng = np.random.default_rng(1)
+    model = {name: (rng.normal(size=(50, 40)) * size).astype(np.float32) for name in ("body", "bias")}
+    exact = {name: values.astype(np.float64) for name, values in model.items()}
+    shapes = {name: values.shape for name, values in model.items()}
+    found = read_file(encode_model(encode(model), Encoding(kind=kind)), shapes)
+    assert _lost(found, exact, kind) <= 1
+    spoilt = {name: values * 1.02 for name, values in found.items()}
+    assert _lost(spoilt, exact, kind) > 2
