@@ -253,7 +253,7 @@ def test_a_day_of_outages_loses_no_work_for_good_and_leaves_nothing(tmp_path: Pa
     }
     gc.collect()
     assert threading.active_count() == threads
-    assert open_files() == files
+    assert open_files() <= files  # what an earlier test left open may have been closed since
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert set(left) <= {"journal.json", "exits.json"}
     assert (tmp_path / "journal.json").stat().st_size < 20_000
