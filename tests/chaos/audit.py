@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -128,7 +129,7 @@ def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[
     fixed = one.example_cap if one.groups else 0
     expected = next_model(base, updates, settings, server, one.asked, fixed)
     allowed = CLOSE_ENOUGH if is_a_mean(settings) else ROUNDED
-    if (worst := _distance(model, expected)) > allowed:
+    if (worst := _distance(model, expected, server.uncertain)) > allowed:
         yield f"the model differs from the {settings.aggregation} of {one.good} updates by {worst:.3g}"
     yield from _wrong_beside(evidence, one, server, model)
 
@@ -139,7 +140,7 @@ def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) 
     for name, expected in server.state.items():
         data = evidence.objects.get(object_keys.state(one.run, one.number, name))
         kept = {a.removeprefix(CARRIED): v for a, v in read_file(data, shapes).items()} if data else {}
-        if not kept or (worst := _distance(kept, expected)) > ROUNDED:
+        if not kept or (worst := _distance(kept, expected, server.uncertain)) > ROUNDED:
             yield f"the state {name!r} differs by {worst:.3g}" if kept else f"the state {name!r} is missing"
     kind = evidence.run.settings.download_encoding
     if kind != "float32":
@@ -160,12 +161,15 @@ def _lost(found: Model, model: Model, kind: str) -> float:
     return worst if np.isfinite(worst) else np.inf
 
 
-def _distance(found: Model, expected: Model) -> float:
-    """Return the largest difference, relative to values above 1; infinite for what is no number."""
-    worst = max(
-        float(np.max(np.abs(found[name] - expected[name]) / np.maximum(1.0, np.abs(expected[name]))))
-        for name in expected
-    )
+def _distance(found: Model, expected: Model, uncertain: Mapping[str, Any]) -> float:
+    """Return the largest difference, relative to values above 1; infinite for what is no number.
+
+    ``uncertain`` says by array which values are not compared.
+    """
+    worst = 0.0
+    for name, values in expected.items():
+        off = np.abs(found[name] - values) / np.maximum(1.0, np.abs(values))
+        worst = max(worst, float(np.max(np.where(uncertain.get(name, False), 0.0, off))))
     return worst if np.isfinite(worst) else np.inf
 
 

@@ -31,6 +31,9 @@ DEFAULTS: Mapping[str, Mapping[str, float]] = {
 }
 
 
+NEAR = 1e-5  # a relative difference of float32 sums that may have either sign
+
+
 @dataclass(frozen=True)
 class Update:
     """One update that was counted."""
@@ -53,6 +56,8 @@ class Server:
 
     turn: int = 0
     state: dict[str, Model] = field(default_factory=dict)
+    uncertain: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """By array: where Yogi's variance has hung on the sign of a difference that rounding decides."""
 
     def of(self, name: str, like: Model) -> Model:
         """Return a part of the state, zeros at first."""
@@ -208,6 +213,10 @@ def _momentum(change: Model, server: Server, options: Mapping[str, float]) -> Mo
     return {name: options["server_rate"] * values for name, values in velocity.items()}
 
 
+def _yogi(old: Floats, square: Floats, beta: float) -> Floats:
+    return old - (1 - beta) * square * np.sign(old - square)
+
+
 def _adaptive(remember: Callable[[Floats, Floats, float], Floats], *, corrected: bool = False) -> "Step":
     def step(change: Model, server: Server, options: Mapping[str, float]) -> Model:
         means, variances = server.of("mean", change), server.of("variance", change)
@@ -217,6 +226,10 @@ def _adaptive(remember: Callable[[Floats, Floats, float], Floats], *, corrected:
             rate *= math.sqrt(1 - beta_2**server.turn) / (1 - beta_1**server.turn)
         mean = {name: beta_1 * means[name] + (1 - beta_1) * change[name] for name in change}
         variance = {name: remember(variances[name], change[name] ** 2, beta_2) for name in change}
+        if remember is _yogi:
+            for name, values in change.items():
+                near = np.abs(variances[name] - values**2) <= NEAR * values**2
+                server.uncertain[name] = server.uncertain.get(name, False) | (near & (values != 0))
         server.state |= {"mean": mean, "variance": variance}
         return {name: rate * mean[name] / (np.sqrt(variance[name]) + options["tau"]) for name in change}
 
@@ -241,5 +254,5 @@ _STEPS: Mapping[str, Step] = {
     "fedavgm": _momentum,
     "fedadagrad": _adaptive(lambda old, square, _: old + square),
     "fedadam": _adaptive(lambda old, square, beta: beta * old + (1 - beta) * square, corrected=True),
-    "fedyogi": _adaptive(lambda old, square, beta: old - (1 - beta) * square * np.sign(old - square)),
+    "fedyogi": _adaptive(_yogi),
 }

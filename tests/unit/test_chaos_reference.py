@@ -11,9 +11,9 @@ from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding, encode_model
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import encode
-from tests.chaos.audit import _lost
+from tests.chaos.audit import _distance, _lost
 from tests.chaos.drawing import OPTIONS
-from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, read_file
+from tests.chaos.reference import _STEPS, CARRIED, Model, Server, Update, next_model, read_file
 from tests.fakes.small_average import RUN, SmallAverage
 
 DEVICES, ROUNDS = 5, 3
@@ -131,3 +131,13 @@ def test_an_encoded_download_may_lose_what_its_encoding_loses_and_no_more(
     assert _lost(found, exact, kind) <= 1
     spoilt = {name: values * 1.02 for name, values in found.items()}
     assert _lost(spoilt, exact, kind) > 2
+
+
+def test_what_hangs_on_the_sign_of_a_rounding_error_is_not_compared_and_the_rest_is() -> None:
+    change = {"body": np.array([0.1, 0.1 + 1e-9, 0.2, 0.0])}
+    server = Server(state={"variance": {"body": np.array([0.01, 0.01, 0.01, 0.0])}})
+    _STEPS["fedyogi"](change, server, {"server_rate": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3})
+    assert server.uncertain["body"].tolist() == [True, True, False, False]
+    expected = server.state["variance"]
+    assert _distance({"body": expected["body"] + [1, 1, 0, 0]}, expected, server.uncertain) == 0
+    assert _distance({"body": expected["body"] + [0, 0, 1e-4, 0]}, expected, server.uncertain) > 2e-5
