@@ -24,6 +24,8 @@ from fedgrass.federation.messages import NewModel
 from fedgrass.local import stream_upload
 from tests.fakes.stubbed_device_cloud import Answer, DeviceCloud, device_cloud, error
 
+pytestmark = pytest.mark.slow
+
 BODY = b"12345678"
 MODEL = NewModel(
     task="digits",

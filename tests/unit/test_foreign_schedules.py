@@ -14,6 +14,8 @@ from tests.chaos.simulated_queue import Clockwork, Queue
 from tests.chaos.simulation import KILLED, Disturbances, Simulation, is_stated
 from tests.fakes.memory_cloud import MemoryBucket, MemoryRounds
 
+pytestmark = pytest.mark.slow
+
 
 def problems(seeds: Iterable[int]) -> list[str]:
     return [f"seed {one.seed}: {problem}" for one in map(play, seeds) for problem in one.problems]

@@ -18,6 +18,8 @@ from botocore.config import Config
 
 from fedgrass.console import main, stack
 
+pytestmark = pytest.mark.slow
+
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head>\n<body>proxy\n</body></html>"
 
 
