@@ -169,13 +169,13 @@ def _base(run: Run, newest: Round | None) -> _Base:
 
 def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:
     """Announce a round to the devices of the batches that were not announced yet, then note that."""
-    waiting: dict[int, list[Participant]] = {
+    unaccepted: dict[int, list[Participant]] = {
         batch: [] for batch in range(opened.announced_batches + 1, opened.batches + 1)
     }
     for part in cloud.rounds.participants(opened):
-        if part.state is Participation.ASKED and part.batch in waiting:
-            waiting[part.batch].append(part)
-    for batch, parts in waiting.items():
+        if part.state is Participation.ASKED and part.batch in unaccepted:
+            unaccepted[part.batch].append(part)
+    for batch, parts in unaccepted.items():
         announce(cloud, run, opened, parts)
         remind_of_unaccepted(cloud, run, opened, batch=batch, turn=1)
     cloud.rounds.mark_announced(opened, cloud.now())
