@@ -30,7 +30,6 @@ FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
 # The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
 TASKS = (
     "__init__.py",
-    "errors.py",
     "install.py",
     "requirements.txt",
     "requirements-torch.txt",
@@ -40,12 +39,7 @@ TASKS = (
 # What all components' processes are made of.
 PROCESS = (
     "components/__init__.py",
-    "components/aws_access.py",
-    "components/component_process.py",
-    "components/greengrass_ipc.py",
-    "components/last_configuration.py",
-    "components/subscription.py",
-    "components/token_exchange.py",
+    "components/runtime",
 )
 TRAINER = ("trainer", (*PROCESS, "components/trainer", *FEDERATION))
 # A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.

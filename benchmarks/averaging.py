@@ -4,12 +4,12 @@
 
 Ours reads the updates of N devices from files in the page cache (and once from the embedded cloud's S3),
 checks header, layout, checksums and finiteness, averages, and writes the new model with its SHA-256: what
-``cloud_functions.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N replies in
-memory, which it needs, and decodes and averages them; making the replies is not timed. Each measurement is a
-process of its own; its memory is the peak of the resident set above what the imports took. The read limit is
-what one core reads of the same files from the page cache, by read(2) into one buffer and nothing else. To
-map them takes twice that time, for the faults. Beside it is how fast one core goes through pages that are
-mapped already, which is memory's own speed.
+``cloud_functions.aggregation.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N
+replies in memory, which it needs, and decodes and averages them; making the replies is not timed. Each
+measurement is a process of its own; its memory is the peak of the resident set above what the imports took.
+The read limit is what one core reads of the same files from the page cache, by read(2) into one buffer and
+nothing else. To map them takes twice that time, for the faults. Beside it is how fast one core goes through
+pages that are mapped already, which is memory's own speed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.file_bucket import FileBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation
 from fedgrass.federation.weights import checksum, encode
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 TIMES = 5  # each is measured, in turns: the machines that this runs on have neighbours
 STRATEGIES = ("weighted_mean", "fedadam", "median", "trimmed_mean", "krum", "multi_krum", "q_fedavg")

@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 
 from benchmarks.file_bucket import FileBucket
-from cloud_functions import making, new_model
-from cloud_functions.cloud import Cloud
-from cloud_functions.powertools_log import PowertoolsLog
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aggregation import aggregation_context, new_model
+from cloud_functions.aws.powertools_log import PowertoolsLog
+from cloud_functions.aws.s3 import S3Bucket
+from cloud_functions.services import Cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run, RunState
@@ -82,7 +82,7 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         log=PowertoolsLog("bench", sys.stderr),
         lease_seconds=900,
     )
-    new_model.make(making.begin(cloud, run, leased), replies, [])
+    new_model.make(aggregation_context.begin(cloud, run, leased), replies, [])
 
 
 def from_s3(folder: Path, clients: int, strategy: str) -> dict[str, float]:

@@ -35,7 +35,7 @@ from components.trainer.training import TorchTask
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings
-from fedgrass.local.site import Site, open_site, thing_names
+from fedgrass.local.testbed import Site, open_site, thing_names
 
 EXAMPLES, EPOCHS, BATCH = 4096, 2, 32
 LEARNING_RATE, MOMENTUM = 0.05, 0.9

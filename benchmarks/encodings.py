@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from components.trainer.tasks.digits import Digits
 from fedgrass.federation import encodings, weights
-from fedgrass.federation.encoding import Encoding
 from fedgrass.federation.encodings import Feedback
+from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.weights import Layout
 
 DEVICES, ROUNDS, EPOCHS = 6, 10, 1

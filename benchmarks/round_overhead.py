@@ -21,11 +21,11 @@ import psutil
 
 from benchmarks.processes import running
 from components.trainer.tasks.noise import Noise
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
-from fedgrass.local.site import TRAINER, Site, open_site, thing_names
+from fedgrass.local.testbed import TRAINER, Site, open_site, thing_names
 
 MEGABYTES = 1
 FLOWER_SECONDS = {1: 6.46, 4: 10.75, 16: 38.58}  # Flower 1.42 on two cores; ../shared/facts/cloud.md

@@ -30,9 +30,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.selection_reads import NOW, HashedTable, reads
-from cloud_functions.devices import DynamoDevices
+from cloud_functions.aws.device_directory import DynamoDevices
 from fedgrass.federation.selection import SELECTIONS, Candidate, Choose, average_turnaround
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 COHORT = 100
 DEAD_SHARE = 0.1

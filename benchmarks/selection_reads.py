@@ -5,9 +5,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from cloud_functions import cohorts
-from cloud_functions.cloud import Cloud
-from cloud_functions.powertools_log import PowertoolsLog
+from cloud_functions.aws.powertools_log import PowertoolsLog
+from cloud_functions.selection import cohorts
+from cloud_functions.services import Cloud
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Open, Run, RunState

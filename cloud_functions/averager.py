@@ -1,25 +1,32 @@
 """The averager: counts replies, and when they are enough makes the next global model.
 
-Reads three queues: that of the replies, which the rules fill with devices' completions and statuses; that of
-the alarms (deadlines, reminders, the sweep over all living runs, the count of devices), which no device can
-fill; and that of the jobs, parts of large averages that other averagers hand over.
+Reads three queues: that of the replies, which the rules fill with devices' completions and statuses; that
+of the alarms (deadlines, reminders, the sweep over all living runs, the count of devices), which no
+device can fill; and that of the jobs, parts of large averages (sums of groups, shards of a model) that
+other averagers hand over.
 """
 
 import base64
+import contextlib
 import json
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from cloud_functions import census, coordinator, division, replies, sweeping, wiring
-from cloud_functions.cloud import Cloud
-from cloud_functions.queue import each_record
-from cloud_functions.replies import DeviceMessage
+from cloud_functions import wiring
+from cloud_functions.aggregation import partial_sums
+from cloud_functions.aws.sqs_batch import each_record
+from cloud_functions.rounds import aggregate_round, driver, replies, shards, sweep
+from cloud_functions.rounds.replies import DeviceMessage
+from cloud_functions.selection import candidate_search
+from cloud_functions.services import Cloud
 from cloud_functions.wiring import LambdaContext
-from fedgrass.federation.alarms import Alarm, Reminder
-from fedgrass.federation.division import Job
-from fedgrass.federation.message_fields import Count, RunName
+from fedgrass.federation.aggregation.sharding_plan import Job
+from fedgrass.federation.errors import LostRace, NotYet
+from fedgrass.federation.messages.alarms import Alarm, Reminder
+from fedgrass.federation.messages.message_fields import Count, RunName
+from fedgrass.federation.rounds import State
 from fedgrass.federation.topics import Kind
 
 
@@ -46,19 +53,19 @@ def take(cloud: Cloud, body: str) -> str | None:
     if "alarm" in said:
         alarm = msgspec.convert(said["alarm"], Alarm)
         with cloud.log.about(alarm.run, alarm.round):
-            coordinator.advance(cloud, alarm.run, alarm)
+            driver.advance(cloud, alarm.run, alarm)
     elif "reminder" in said:
         reminder = msgspec.convert(said["reminder"], Reminder)
         with cloud.log.about(reminder.run, reminder.round):
-            coordinator.look_after(cloud, reminder)
+            driver.look_after(cloud, reminder)
     elif "sweep" in said:
-        sweeping.sweep(cloud)
+        sweep.sweep(cloud)
     elif "census" in said:
-        census.count(cloud)
+        candidate_search.count(cloud)
     elif "job" in said:
         job = msgspec.convert(said["job"], Job)
         with cloud.log.about(job.run, job.round):
-            division.work(cloud, job)
+            do_job(cloud, job)
     else:
         return _reply(cloud, said)
     return None
@@ -67,7 +74,7 @@ def take(cloud: Cloud, body: str) -> str | None:
 def drive(cloud: Cloud, run: str) -> None:
     """Drive a run on as far as it goes."""
     with cloud.log.about(run):
-        coordinator.advance(cloud, run)
+        driver.advance(cloud, run)
 
 
 def _reply(cloud: Cloud, said: dict[str, Any]) -> str | None:
@@ -90,3 +97,38 @@ def _named(payload: bytes) -> _Named:
         return _NAMED.decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return _Named()
+
+
+_TRIES_OF_A_JOB = 5  # at a job while others move its round
+
+
+def do_job(cloud: Cloud, job: Job) -> None:
+    """Do a job, and drive the run on if it ended the round.
+
+    Raises:
+        NotYet: the round is being moved by others all the time; the message has to come back.
+    """
+    for _ in range(_TRIES_OF_A_JOB):
+        try:
+            (partial_sums.add_up if job.kind == "group" else shards.make)(cloud, job)
+        except LostRace:
+            continue
+        except NotYet:
+            raise
+        except Exception as error:
+            _note_failure_of_job(cloud, job, error)
+            raise
+        break
+    else:
+        message = f"{job.kind} {job.number} of round {job.round} of run {job.run}: others move the round"
+        raise NotYet(message)
+    if job.kind == "shard":
+        with contextlib.suppress(NotYet):  # other shards are still being made
+            driver.advance(cloud, job.run)
+
+
+def _note_failure_of_job(cloud: Cloud, job: Job, error: Exception) -> None:
+    """Note why a shard cannot be made; of a group that is not summed, the updates are read later."""
+    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    if current and current.state is State.AGGREGATING and job.kind == "shard":
+        aggregate_round.note_failure(cloud, current, error)

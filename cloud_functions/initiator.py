@@ -1,24 +1,27 @@
-"""The initiator: does what it is asked of a run, and announces open work again to devices that say hello.
+"""The initiator: performs actions on runs, and announces open work again to devices that send a hello.
 
-Invoked directly with ``{"action": "start", "run": name, "settings": {...}}`` (by the console, a timer, or any
-caller with the right to; control.py has all actions), and through the hello queue with what the rule wrote.
+Invoked directly with ``{"action": "start", "run": name, "settings": {...}}`` (by the console, a timer, or
+any caller with the right to; rounds/run_actions.py has all actions), and through the hello queue with
+what the rule wrote.
 
-Lambda and EventBridge deliver at least once, so an action carries an id and is done once. It is the event's
-own ``id``: the console makes one for each command, a timer names its occasion, an event of EventBridge has
-one from its bus. An event without takes the id of Lambda's request, which stays the same when Lambda repeats
-an asynchronous invocation. A source that itself delivers twice makes two requests of it, and has to give
-an id.
+Lambda and EventBridge deliver at least once, so an action carries an id and is performed once. It is the
+event's own ``id``: the console makes one for each command, a timer names its occasion, an event of
+EventBridge has one from its bus. An event without takes the id of Lambda's request, which stays the same
+when Lambda repeats an asynchronous invocation. A source that itself delivers twice makes two requests of
+it, and has to give an id.
 """
 
 import base64
 import json
 from typing import Any
 
-from cloud_functions import control, hellos, repair, wiring
-from cloud_functions.cloud import Cloud
+from cloud_functions import wiring
+from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Excess
-from cloud_functions.metrics import Metric
-from cloud_functions.queue import each_record
+from cloud_functions.monitoring import Metric
+from cloud_functions.recovery import repair
+from cloud_functions.rounds import hellos, run_actions
+from cloud_functions.services import Cloud
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
 from fedgrass.federation.errors import FedgrassError, MessageError
@@ -47,7 +50,7 @@ def _asked(cloud: Cloud, event: dict[str, Any]) -> dict[str, Any]:
     try:
         if event.get("action") == "repair":
             return repair.act(cloud, event)
-        run = control.act(cloud, event)
+        run = run_actions.act(cloud, event)
     except FedgrassError as error:
         cloud.log(f"refused: {error}", "WARNING")
         return {"refused": str(error)}

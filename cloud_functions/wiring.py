@@ -9,15 +9,14 @@ from typing import Any, Protocol
 import boto3
 from botocore.config import Config
 
-from cloud_functions.aws import IotPublisher, Queue, SchedulerAlarms
-from cloud_functions.cloud import Cloud
+from cloud_functions.aws.device_directory import DynamoDevices, IotThingGroups
+from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from cloud_functions.aws.messaging import IotPublisher, Queue, SchedulerAlarms
+from cloud_functions.aws.powertools_log import PowertoolsLog
+from cloud_functions.aws.s3 import S3Bucket
 from cloud_functions.device_limits import DeviceLimits
-from cloud_functions.devices import DynamoDevices
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.powertools_log import PowertoolsLog
-from cloud_functions.s3 import S3Bucket
-from cloud_functions.thing_groups import IotThingGroups
-from fedgrass.federation.division import Scale
+from cloud_functions.services import Cloud
+from fedgrass.federation.aggregation.sharding_plan import Scale
 
 _MEGABYTE = 1024**2
 _CONFIG = Config(

@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 PROJECT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import package
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 
 def fedgrass(cloud: EmbeddedCloud, folder: Path, *words: str) -> tuple[int, str]:

@@ -16,9 +16,9 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 import package
-from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.observer import create_observer
-from tests.local_core import eventually
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.local.testbed import create_observer
+from tests.emulator.local_core import eventually
 
 PATIENCE = 40.0  # seconds
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from components.predictor.main import main
+from components.predictor.predictor_main import main
 
 exit_code = main()
 sys.stdout.flush()

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from components.predictor.errors import PredictorError, RequestRefused
 from components.predictor.serving import Serving, encode_answer, parse_request
-from fedgrass.federation.message_fields import shorten
+from components.runtime.predictor_errors import PredictorError, RequestRefused
+from fedgrass.federation.messages.message_fields import shorten
 
 ROOT = "fedgrass/predict"
 REPLIES = re.compile(r"replies/[A-Za-z0-9._:/-]{1,128}\Z")

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from components.predictor.errors import RequestRefused
+from components.runtime.predictor_errors import RequestRefused
 from components.trainer.tasks.task import InputRefused, Predict
-from fedgrass.federation.message_fields import shorten
 from fedgrass.federation.messages import NewModel
+from fedgrass.federation.messages.message_fields import shorten
 
 MOST_INPUTS = 1024  # of one request
 LARGEST_REQUEST = 8 * 1024 * 1024  # bytes

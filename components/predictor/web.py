@@ -11,8 +11,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from components.predictor.errors import ConfigurationError, RequestRefused
 from components.predictor.serving import LARGEST_REQUEST, Serving, encode_answer, parse_request
+from components.runtime.predictor_errors import ConfigurationError, RequestRefused
 
 HOST = "127.0.0.1"
 OWN_NAMES = {"127.0.0.1", "localhost"}

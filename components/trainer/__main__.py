@@ -3,7 +3,7 @@
 import os
 import sys
 
-from components.trainer.main import main
+from components.trainer.trainer_main import main
 
 exit_code = main(sys.argv[1:])
 sys.stdout.flush()

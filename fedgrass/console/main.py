@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console import (
+from fedgrass.console.commands import (
     core_commands,
     cost_commands,
     deploy_commands,
@@ -19,8 +19,8 @@ from fedgrass.console import (
     run_commands,
     task_commands,
 )
-from fedgrass.console.input_files import whole_number
 from fedgrass.console.interruption import ended_by_signals
+from fedgrass.console.options import whole_number
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
 from fedgrass.federation.errors import FedgrassError
 

@@ -14,7 +14,7 @@
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
 
-from fedgrass.federation.encoding import Kind
+from fedgrass.federation.messages.encoding_settings import Kind
 from fedgrass.federation.names import checked_name
 
 

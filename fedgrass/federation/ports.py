@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Protocol
 
-from fedgrass.federation.alarms import Alarm, Reminder
-from fedgrass.federation.division import Job
+from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.messages import Completion
+from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.rounds import Event, Participant, Participation, Round
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from fedgrass.federation.aggregation.example_caps import example_cap
-from fedgrass.federation.message_fields import MOST_METRICS
+from fedgrass.federation.aggregation.means import example_cap
+from fedgrass.federation.messages.message_fields import MOST_METRICS
 from fedgrass.federation.rounds import Participant, Participation
 
 TargetBy = Literal["mean", "median", "trimmed_mean"]

@@ -2,11 +2,12 @@
 
     OPEN         devices were asked; their replies are counted
     AGGREGATING  one averager holds the lease and makes the new global model; replies come too late
-    CLOSED       the new global model lies in the bucket
+    CLOSED       the new global model is in the bucket
     ABANDONED    too few replies came; no model was made, and the reason says why
 
-``TRANSITIONS`` is the whole law. The diagram in docs/round.md is drawn from it. Nothing here reads a clock:
-``now`` comes in as milliseconds since the epoch, always of the cloud.
+``TRANSITIONS`` is complete; the diagram in docs/round.md is drawn from it. Nothing here reads a clock:
+``now`` is an argument, in milliseconds since the epoch, always of the cloud. Of two closed rounds,
+``is_newer`` tells which one has the newer global model.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from fedgrass.federation.messages import Carried
-from fedgrass.federation.text_enum import TextEnum
+from fedgrass.federation.messages import Carried, NewModel
+from fedgrass.federation.messages.message_fields import TextEnum
 
 
 class State(TextEnum):
@@ -294,3 +295,13 @@ def explain(current: Round, event: Event) -> str:
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH, Event.TOO_FEW_GOOD_UPDATES}:
         counts.append(f"{current.minimum} needed at least")
     return f"{event} ({', '.join(counts)})"
+
+
+def is_newer(model: NewModel, than: NewModel) -> bool:
+    """Return whether ``model`` is newer than another.
+
+    Of one run the later round has the newer model; of two runs, the round that closed later.
+    """
+    if model.run == than.run:
+        return model.round > than.round
+    return model.closed_at > than.closed_at

@@ -12,10 +12,9 @@ import hashlib
 import msgspec
 from msgspec import Struct
 
-from fedgrass.federation.message_fields import Options
+from fedgrass.federation.messages.message_fields import Options, TextEnum
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.text_enum import TextEnum
 
 
 class RunState(TextEnum):

@@ -9,15 +9,15 @@ from msgspec import Meta, Struct
 
 from fedgrass.federation import aggregation
 from fedgrass.federation.aggregation import OWN, STRATEGIES
-from fedgrass.federation.alarms import LONGEST_REMINDER
 from fedgrass.federation.conversion import convert, shown
-from fedgrass.federation.encoding import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.message_fields import MOST_OPTIONS, Options, TaskName
+from fedgrass.federation.messages.alarms import LONGEST_REMINDER
+from fedgrass.federation.messages.encoding_settings import Encoding, Fraction, Kind, ModelKind
+from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options, TaskName
 from fedgrass.federation.names import RULES, THING_NAME
 from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS, strategy
-from fedgrass.federation.selection.where import parse_expression
+from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.training_settings import check_sendable, not_plain
 
 Share = Annotated[float, Meta(gt=0, le=1)]

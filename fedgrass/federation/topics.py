@@ -1,12 +1,12 @@
 """The MQTT topics of a fleet: the one place where Python spells them.
 
 The recipe's access control, the IoT policy and the topic rules spell them again in their own languages;
-``tests/unit/test_topics.py`` holds those against this file.
+``tests/unit/federation/test_topics.py`` holds those against this file.
 """
 
 from fedgrass.federation.errors import MessageError
+from fedgrass.federation.messages.message_fields import TextEnum
 from fedgrass.federation.names import checked_name
-from fedgrass.federation.text_enum import TextEnum
 
 ROOT = "fedgrass"
 

@@ -1,14 +1,39 @@
-"""What a run says to the devices' training: whether it can be sent, and whether the strategy stands it."""
+"""The settings of a run that go to the devices' training.
+
+They have to fit an announcement and the run's aggregation strategy. One of them, ``local_evaluation``, is
+not the task's own: whether a device also evaluates its own model after training.
+"""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
-from fedgrass.federation import local_evaluation
 from fedgrass.federation.conversion import key_shown, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.message_fields import Options
+from fedgrass.federation.messages.message_fields import Options
+
+LOCAL_EVALUATION = "local_evaluation"  # of a run's training; on unless that says false
+LOCAL_PREFIX = "local_"  # of the metrics of a device's own model; without it they are the global model's
+
+
+def wants_local_evaluation(training: Options) -> bool:
+    """Return whether devices are to evaluate what they trained."""
+    return training.get(LOCAL_EVALUATION, True) is not False
+
+
+def without_local_metrics(names: Collection[str]) -> set[str]:
+    """Return the names of metrics without those that say of the device's own model what others do."""
+    return {
+        name
+        for name in names
+        if name.removeprefix(LOCAL_PREFIX) == name or name[len(LOCAL_PREFIX) :] not in names
+    }
+
+
+def task_settings(training: Options) -> Options:
+    """Return the training settings that are the task's own: all but this one."""
+    return {name: value for name, value in training.items() if name != LOCAL_EVALUATION}
 
 
 def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
@@ -22,9 +47,9 @@ def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
             message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
             raise SettingsError(message)
     for place, options in _places(training, by_round):
-        own = options.get(local_evaluation.SETTING, True)
+        own = options.get(LOCAL_EVALUATION, True)
         if not isinstance(own, bool):
-            message = f"the run's {place}.{local_evaluation.SETTING} is {shown(own)}: it takes true or false"
+            message = f"the run's {place}.{LOCAL_EVALUATION} is {shown(own)}: it takes true or false"
             raise SettingsError(message)
         for name, value in options.items():
             _check_option(f"{place}.{key_shown(name)}", name, value)

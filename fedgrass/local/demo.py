@@ -10,23 +10,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from components.trainer.errors import TrainerError
-from fedgrass.console import history
+from components.runtime.trainer_errors import TrainerError
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.key_values import parse_key_values
-from fedgrass.console.live import LiveView
+from fedgrass.console.options import parse_key_values
+from fedgrass.console.runs import history
+from fedgrass.console.runs.live_view import LiveView, Watcher
 from fedgrass.console.terminal import console as plain_console
 from fedgrass.console.terminal import show, styled
-from fedgrass.console.watcher import Watcher
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.weights import encode
 from fedgrass.local.demo_task import DemoTask
-from fedgrass.local.errors import FedgrassLocalError
-from fedgrass.local.site import Site, open_site, thing_names
-from fedgrass.local.temporary_folder import temporary_folder
+from fedgrass.local.local_errors import FedgrassLocalError
+from fedgrass.local.testbed import Site, open_site, thing_names
+from greengrass_emulator.emulator_errors import EmulatorError
+from greengrass_emulator.temporary_folder import temporary_folder
 
 FLEET = "demo"
 TARGET_ACCURACY = 0.95
@@ -63,7 +63,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     try:
         with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
-    except (FedgrassError, FedgrassLocalError, TrainerError) as error:
+    except (FedgrassError, FedgrassLocalError, EmulatorError, TrainerError) as error:
         console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:

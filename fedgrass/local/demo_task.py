@@ -8,11 +8,11 @@ from typing import Any
 
 from components.trainer.tasks.registry import BUILT_IN, find_class, make_task
 from components.trainer.tasks.task import Task
-from fedgrass.console.key_values import Value
-from fedgrass.federation.array_types import read_for_a_task
+from fedgrass.console.options import Value
+from fedgrass.federation.encodings.array_types import read_for_a_task
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
-from fedgrass.local.task_mistakes import explain
+from fedgrass.local.task_loading import explain
 
 LOAD_SECONDS = 120.0
 SHARE, SHARES = "share", "shares"

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from fedgrass import sources
-from fedgrass.local.child_environment import local_variables
-from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.credentials_provider import Credentials, CredentialsProvider
-from fedgrass.local.guarded_script import GuardedScript, Script
-from fedgrass.local.plain_paths import folder_name
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.local.aws.thing_credentials import Credentials, CredentialsProvider
+from greengrass_emulator.child_environment import local_variables
+from greengrass_emulator.core.core_folders import folder_name
+from greengrass_emulator.lifecycle.guarded_script import GuardedScript, Script
 
 DEVICE_FILE: Final = "device.json"
 RESTART_SECONDS: Final = 1.0

@@ -10,8 +10,7 @@ from fedgrass.console import terminal
 from fedgrass.console.interruption import is_interruption
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.local.task_examination import Examination
-from fedgrass.local.task_loading import Value, load
-from fedgrass.local.task_mistakes import explain
+from fedgrass.local.task_loading import Value, explain, load
 from fedgrass.local.task_process import in_process_of_its_own
 
 

@@ -107,7 +107,7 @@ def _child() -> None:
         complain(f"fedgrass: {error}")  # as the command itself does
         code = 1
     except Exception as error:  # noqa: BLE001 - a line, and never a traceback of ours
-        from fedgrass.local.task_mistakes import explain  # noqa: PLC0415
+        from fedgrass.local.task_loading import explain  # noqa: PLC0415
 
         complain(f"fedgrass: {explain(error)}")
         code = 1

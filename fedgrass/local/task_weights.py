@@ -10,9 +10,8 @@ from fedgrass.console.terminal import say
 from fedgrass.federation import weights
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.weights import Arrays
-from fedgrass.local.task_demands import check_arrays, through_a_file
-from fedgrass.local.task_loading import Value, load
-from fedgrass.local.task_mistakes import explain
+from fedgrass.local.task_examination import check_arrays, through_a_file
+from fedgrass.local.task_loading import Value, explain, load
 
 
 def write_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:

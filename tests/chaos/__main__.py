@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import ended_by_signals
-from tests.chaos import foreign_schedules
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
-from tests.chaos.foreign_schedules import report
+from tests.chaos.in_memory import foreign_schedules
+from tests.chaos.in_memory.foreign_schedules import report
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.pace import measured_pace
 from tests.chaos.races import Races

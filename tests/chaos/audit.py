@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import UpdateRefused

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participation
 from fedgrass.federation.runs import Run

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from fedgrass.local.cloud_process import LOOPBACK
+from fedgrass.local.aws.cloud_process import LOOPBACK
 from tests.chaos.bad_answers import Answer, draw_fault, failure
 from tests.chaos.faults import Faults
 from tests.chaos.kills import Kills

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from fedgrass.local.iot_connection import IotConnection, IotMessage, QualityOfService
+from greengrass_emulator.iot.iot_connection import IotConnection, IotMessage, QualityOfService
 from tests.chaos.faults import Faults
 
 DROP, DOUBLE, DELAY, REORDER = 0.04, 0.05, 0.05, 0.05  # of the messages

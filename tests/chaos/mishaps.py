@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import psutil
 
-from fedgrass.local.component_process import BROKEN
-from fedgrass.local.fleet import Device
-from fedgrass.local.site import TRAINER
+from fedgrass.local.local_fleet import Device
+from fedgrass.local.testbed import TRAINER
+from greengrass_emulator.lifecycle.component_lifecycle import BROKEN
 from tests.chaos.world import World
 
 TRAINER_MODULE, WORKER_MODULE = "components.trainer", "components.trainer.worker"

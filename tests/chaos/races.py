@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fedgrass.console.watcher import Watcher
+from fedgrass.console.runs.live_view import Watcher
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.topics import Kind, parse_device_topic
 from tests.chaos.world import World

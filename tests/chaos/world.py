@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import package
-from fedgrass.console.operator import Operator
-from fedgrass.console.watcher import Broker
-from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.core_settings import CoreSettings
-from fedgrass.local.fleet import ComponentBuild, Fleet
-from fedgrass.local.iot_connection import IotConnection
-from fedgrass.local.nucleus import GreengrassCore
-from fedgrass.local.observer import create_observer
-from fedgrass.local.profiles import profile_named
-from fedgrass.local.site import build_trainer, thing_names
+from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.live_view import Broker
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.local.local_fleet import ComponentBuild, Fleet
+from fedgrass.local.testbed import build_trainer, create_observer, thing_names
+from greengrass_emulator.core.core_settings import CoreSettings
+from greengrass_emulator.core.nucleus import GreengrassCore
+from greengrass_emulator.core.profiles import profile_named
+from greengrass_emulator.iot.iot_connection import IotConnection
 from tests.chaos.faults import Faults
 from tests.chaos.gateway import Gateway
 from tests.chaos.kills import Kills

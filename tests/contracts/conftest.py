@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.devices import DynamoDevices
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aws.device_directory import DynamoDevices
+from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.ports import Bucket, DeviceDirectory, RoundStore
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryBucket, MemoryDevices, MemoryRounds
 
 _numbers = itertools.count(1)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from cloud_functions.aws import Queue, SchedulerAlarms
-from fedgrass.federation.alarms import LONGEST_REMINDER, Alarm, Reminder
+from cloud_functions.aws.messaging import Queue, SchedulerAlarms
+from fedgrass.federation.messages.alarms import LONGEST_REMINDER, Alarm, Reminder
 from fedgrass.federation.ports import Alarms
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryAlarms
 from tests.fakes.small_fleet import message_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from botocore.config import Config
 
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.weights import encode
 
 KEY = "models/run-1/0.safetensors"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.weights import encode, read_layout
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 KEY = "updates/thing:1_a-b/run-1/1-1.safetensors"
 

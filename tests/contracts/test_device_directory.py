@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.devices import DynamoDevices
-from cloud_functions.dynamodb_rows import marshal
+from cloud_functions.aws.device_directory import DynamoDevices
+from cloud_functions.aws.dynamodb_table import marshal
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.selection import Candidate
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.contracts.conftest import Heartbeat, make_table
 from tests.fakes.memory_cloud import MemoryDevices
 

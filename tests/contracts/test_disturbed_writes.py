@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.dynamodb_rows import disturbed, translated
+from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from cloud_functions.aws.dynamodb_table import disturbed, translated
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Progress
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
 from tests.contracts.test_round_store import (
     DEVICES,

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from fedgrass.federation import message_versions, messages
+from fedgrass.federation import messages
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.message_versions import newest_common, parse_versions
-from fedgrass.federation.messages import Message, WorkMessage
+from fedgrass.federation.messages import Message, WorkMessage, message_versions
+from fedgrass.federation.messages.message_versions import newest_common, parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.filters import Requirements
 from fedgrass.federation.topics import Kind

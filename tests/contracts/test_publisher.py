@@ -8,9 +8,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cloud_functions.aws import IotPublisher
+from cloud_functions.aws.messaging import IotPublisher
 from fedgrass.federation.ports import Publisher
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryPublisher
 
 POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]}'

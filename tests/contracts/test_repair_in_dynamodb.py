@@ -5,15 +5,15 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_functions import repair
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.dynamodb_rows import marshal, unmarshal
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from cloud_functions.aws.dynamodb_table import marshal, unmarshal
+from cloud_functions.aws.s3 import S3Bucket
+from cloud_functions.recovery import repair
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.weights import encode
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
 

@@ -2,10 +2,10 @@
 
 import time
 
-from cloud_functions.dynamodb import DynamoRounds
-from cloud_functions.dynamodb_rows import marshal
+from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from cloud_functions.aws.dynamodb_table import marshal
 from fedgrass.federation.runs import RunState
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.contracts.conftest import make_table
 from tests.contracts.test_round_store import a_run
 

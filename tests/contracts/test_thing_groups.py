@@ -9,9 +9,9 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from cloud_functions.thing_groups import IotThingGroups
+from cloud_functions.aws.device_directory import IotThingGroups
 from fedgrass.federation.ports import ThingGroups
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryThingGroups
 
 _numbers = itertools.count(1)

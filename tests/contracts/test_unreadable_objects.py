@@ -12,14 +12,14 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from cloud_functions.s3 import S3Bucket
+from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import encode
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.memory_cloud import MemoryBucket
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet, update_full_of
 

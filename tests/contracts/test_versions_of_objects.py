@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_functions.s3 import S3Bucket
-from cloud_functions.whole_files import fingerprint, whole
+from cloud_functions.aggregation.model_files import fingerprint, whole
+from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.weights import encode, sha256
-from fedgrass.local.cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 KEY = "updates/thing-1/run-1/1-1.safetensors"
 FIRST, SECOND = b"the first version", b"and the second one"

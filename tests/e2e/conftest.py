@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from components.trainer.tasks.noise import Noise
-from fedgrass.console.operator import RoundRecord
-from fedgrass.console.watcher import Watcher
+from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.console.runs.live_view import Watcher
 from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.site import Site, open_site, thing_names
+from fedgrass.local.testbed import Site, open_site, thing_names
 from tests.e2e.processes import wait_until
 
 FLEET = "greenhouse"  # not the default: nothing may depend on that

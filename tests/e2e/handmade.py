@@ -11,7 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.weights import checksum
-from fedgrass.local.site import Site
+from fedgrass.local.testbed import Site
 
 
 class HandmadeDevice:

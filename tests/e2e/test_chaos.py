@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import package
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from fedgrass.local.fault_kinds import FAULTS
-from tests.core_device import is_alive
+from greengrass_emulator.faults.fault_state import FAULTS
 from tests.e2e.processes import wait_until
-from tests.local_core import recipe, write_recipe
+from tests.emulator.core_device import is_alive
+from tests.emulator.local_core import recipe, write_recipe
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "thermostat" / "com.example.Thermostat.yaml"
 THERMOSTAT = "com.example.Thermostat"

@@ -12,7 +12,7 @@ import package
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
-from fedgrass.local.site import TRAINER
+from fedgrass.local.testbed import TRAINER
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until
@@ -27,7 +27,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched(make_site: Callable[..., Watched], gate: Path) -> Watched:
     """Two devices whose task `gated` waits for a test, and whose task `broken` raises."""
     module = {"module": "tests.e2e.gated_task:Gated", "path": str(package.ROOT), "gate": str(gate)}
-    broken = {"module": "tests.integration.slow_tasks:Broken", "path": str(package.ROOT)}
+    broken = {"module": "tests.integration.device.slow_tasks:Broken", "path": str(package.ROOT)}
     return make_site(2, tasks={"noise": {"megabytes": 0.1}, "gated": module, "broken": broken})
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from cloud_functions.metrics import Metric
-from fedgrass.local.cloud import EmbeddedCloud
+from cloud_functions.monitoring import Metric
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.e2e.conftest import FLEET, Watched
 from tests.permissions import scenario
 from tests.permissions.grants import Grant, Statement, grants, missing, statements_of_role, unused

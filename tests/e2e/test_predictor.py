@@ -15,7 +15,7 @@ from fedgrass.federation import weights
 from fedgrass.federation.messages import PredictorReport, decode
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.site import open_site
+from fedgrass.local.testbed import open_site
 from tests.e2e.processes import wait_until
 from tests.plain_device import Operator
 

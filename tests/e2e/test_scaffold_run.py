@@ -11,10 +11,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from components.trainer.tasks.digits import Digits
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.site import Site, open_site, thing_names
+from fedgrass.local.testbed import Site, open_site, thing_names
 from tests.e2e.processes import wait_until
 
 DEVICES, ROUNDS, RUN = 3, 3, "run-1"

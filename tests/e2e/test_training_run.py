@@ -13,11 +13,11 @@ import safetensors.torch
 import torch
 
 from components.trainer.tasks.digits import Digits
-from fedgrass.console import history
-from fedgrass.console.operator import RoundRecord
+from fedgrass.console.runs import history
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.site import Site, open_site, thing_names
+from fedgrass.local.testbed import Site, open_site, thing_names
 from tests.e2e.processes import listening_ports, wait_until
 
 DEVICES, ROUNDS = 3, 2

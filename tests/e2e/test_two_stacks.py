@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from components.trainer.tasks.noise import Noise
-from fedgrass.console.operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import decode
-from fedgrass.local.cloud import EmbeddedCloud
-from fedgrass.local.fleet import Fleet
-from fedgrass.local.profiles import profile_named
-from fedgrass.local.site import build_trainer
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.local.local_fleet import Fleet
+from fedgrass.local.testbed import build_trainer
+from greengrass_emulator.core.profiles import profile_named
 from tests.deployed import fedgrass, inventory
 from tests.e2e.processes import wait_until
 

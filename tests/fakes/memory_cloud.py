@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 from botocore.exceptions import ClientError
 
-from cloud_functions.dynamodb_rows import marshal, to_row
+from cloud_functions.aws.dynamodb_table import marshal, to_row
 from fedgrass.federation import counters
-from fedgrass.federation.alarms import Alarm, Reminder
-from fedgrass.federation.division import Job
+from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.errors import LostRace, UpdateRefused
 from fedgrass.federation.messages import Completion
+from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.rounds import (
     TRANSITIONS,
     Event,

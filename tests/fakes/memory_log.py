@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cloud_functions.log import Level
-from cloud_functions.metrics import Metric
+from cloud_functions.monitoring import Level, Metric
 
 
 class MemoryLog:

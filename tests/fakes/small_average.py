@@ -11,17 +11,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions import making, new_model, strategies
-from cloud_functions.cloud import Cloud
+from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
+from cloud_functions.services import Cloud
 from fedgrass.federation import object_keys
-from fedgrass.federation.carried import carried_layout, layout_with
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.federation.trained_arrays import statistics_among, to_metadata
 from fedgrass.federation.weights import as_it_is, checksum, decode, dtype_of, read_layout, sha256, write
+from fedgrass.federation.weights.auxiliary_state import carried_layout, layout_with
+from fedgrass.federation.weights.trained_arrays import statistics_among, to_metadata
 from tests.fakes.memory_cloud import (
     MemoryAlarms,
     MemoryBucket,
@@ -83,7 +83,7 @@ class SmallAverage:
         file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
         start = {**self.model, **carried} if self.encoding.difference else None
         target = io.BytesIO()
-        layout = layout_with(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        layout = layout_with(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
         rng = np.random.default_rng(seed)
         statistics = statistics_among(update, trained)
         arrays = encoded(
@@ -94,7 +94,7 @@ class SmallAverage:
 
     def _carried(self) -> dict[str, NDArray[Any]]:
         file = self.bucket.objects[object_keys.model(RUN, self.number)]
-        layout = carried_layout(read_layout(file, len(file)), strategies.load(self.settings).carried)
+        layout = carried_layout(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
         return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
 
     def unchecked(self, update: Arrays, carried: Arrays | None = None) -> bytes:
@@ -125,7 +125,7 @@ class SmallAverage:
                 )
             )
         run, leased = self._run(evaluations), self._round(number, count)
-        new_model.make(making.begin(self.cloud, run, leased), replies, [])
+        new_model.make(aggregation_context.begin(self.cloud, run, leased), replies, [])
         new_model.keep(self.cloud, run, leased)
         self.number = number
         return self.model

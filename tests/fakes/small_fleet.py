@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions import averager, control, coordinator
-from cloud_functions.cloud import Cloud
-from cloud_functions.queue import each_record
+from cloud_functions import averager
+from cloud_functions.aws.sqs_batch import each_record
+from cloud_functions.rounds import driver, run_actions
+from cloud_functions.services import Cloud
 from fedgrass.federation import messages, object_keys, topics
-from fedgrass.federation.alarms import Alarm, Reminder
-from fedgrass.federation.division import Scale
+from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
+from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Participant, Participation, Round, announced_at
 from fedgrass.federation.runs import Run
@@ -107,11 +108,11 @@ class SmallFleet:
             self.devices.heartbeat(name, self.now, self.tasks)
 
     def start(self) -> Run:
-        return coordinator.start(self.cloud, RUN, self.settings)
+        return driver.start(self.cloud, RUN, self.settings)
 
     def act(self, action: str, name: str = RUN, **event: object) -> Run:
         """Ask something of a run, as an operator does."""
-        return control.act(self.cloud, {"action": action, "run": name, **event})
+        return run_actions.act(self.cloud, {"action": action, "run": name, **event})
 
     def run(self, name: str = RUN) -> Run:
         run = self.rounds.run(name)

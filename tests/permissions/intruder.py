@@ -11,9 +11,9 @@ from typing import Any, Self
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from fedgrass.local.cloud import EmbeddedCloud, ThingCertificate
-from fedgrass.local.device_role import assume
-from fedgrass.local.site import Site
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud, ThingCertificate
+from fedgrass.local.aws.thing_credentials import assume
+from fedgrass.local.testbed import Site
 
 SECONDS = 10.0
 REFUSED = 0x80  # and above: MQTT 5, section 2.4

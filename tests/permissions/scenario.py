@@ -12,14 +12,14 @@ import numpy as np
 import psutil
 
 import package
-from cloud_functions.dynamodb_rows import marshal, unmarshal
+from cloud_functions.aws.dynamodb_table import marshal, unmarshal
 from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.site import open_site
+from fedgrass.local.testbed import open_site
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.trainer.errors import ConfigurationError
-from components.trainer.tasks.files import Publication
+from components.runtime.trainer_errors import ConfigurationError
+from components.trainer.tasks.data_sets import Publication
 from components.trainer.tasks.partition import Option, Partition, parse_partition
 from components.trainer.tasks.task import Evaluation
 from components.trainer.training import TorchTask, TrainingSettings, load_arrays

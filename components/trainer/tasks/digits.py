@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.trainer.errors import ConfigurationError
-from components.trainer.tasks.dealt import DealtTask
+from components.runtime.trainer_errors import ConfigurationError
+from components.trainer.tasks.data_sets import DealtTask
 from components.trainer.tasks.partition import SEED, Option, parse_partition, shuffled
 from components.trainer.training import TrainingSettings
 

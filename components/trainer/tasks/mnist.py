@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.trainer.errors import ConfigurationError
-from components.trainer.tasks.dealt import DealtTask, Pixels
-from components.trainer.tasks.files import Publication
+from components.runtime.trainer_errors import ConfigurationError
+from components.trainer.tasks.data_sets import DealtTask, Pixels, Publication
 from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings
 

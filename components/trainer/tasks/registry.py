@@ -1,7 +1,13 @@
-"""Which tasks there are, and how the worker makes one. Imports no task before it is wanted.
+"""The registry of tasks: which tasks are enabled, and how the worker makes one. Imports a task only on use.
 
 A user's task is named in the configuration by ``module: package.module:ClassName``, with ``path`` for the
-folder of its file; all other options are handed to the class by name.
+folder of its file; all other options are passed to the class by name.
+
+``{digits: {enabled: false}}`` disables a task: a deployment is merged into the recipe's configuration, so
+  a
+task of the recipe cannot be left out. ``null`` in its place removes it on the classic nucleus only:
+  Nucleus
+Lite fails a deployment that merges a null over an object, and every later one that still has it.
 """
 
 import importlib
@@ -10,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from components.trainer.errors import ConfigurationError
+from components.runtime.trainer_errors import ConfigurationError
 
 if TYPE_CHECKING:  # the trainer's light main process reads this file, and task.py needs numpy
     from components.trainer.tasks.task import Task
@@ -129,3 +135,37 @@ def _find(
         message = f"task {name!r} cannot be loaded from {module}:{class_name}: {plain(str(error))}"
         raise ConfigurationError(message) from error
     return cast("type[Task]", found)
+
+
+OPTION = "enabled"
+_WORDS = {True: True, False: False, "true": True, "false": False}  # the classic nucleus may give texts
+
+
+def enabled_tasks(tasks: object) -> object:
+    """Return the tasks that are enabled, without that option; anything but an object is returned as it is.
+
+    Raises:
+        ValueError: ``enabled`` is neither true nor false.
+    """
+    if not isinstance(tasks, Mapping):
+        return tasks
+    return {
+        name: _options(options)
+        for name, options in tasks.items()
+        if options is not None and _is_enabled(name, options)
+    }
+
+
+def _is_enabled(name: object, options: object) -> bool:
+    given = options.get(OPTION, True) if isinstance(options, Mapping) else True
+    word = given.lower() if isinstance(given, str) else given
+    if not isinstance(word, bool | str) or word not in _WORDS:
+        message = f"the configuration's tasks.{name}.{OPTION} is {given!r}: it takes true or false"
+        raise ValueError(message)
+    return _WORDS[word]
+
+
+def _options(options: object) -> object:
+    if not isinstance(options, Mapping):
+        return options
+    return {name: value for name, value in options.items() if name != OPTION}

@@ -2,9 +2,8 @@
 
 from components.trainer.training.arrays import load_arrays, state_arrays
 from components.trainer.training.batches import Samples
-from components.trainer.training.descent import Optimizer
 from components.trainer.training.fitting import Scheduler
-from components.trainer.training.settings import TrainingSettings, parse_training_settings
+from components.trainer.training.sgd import Optimizer, TrainingSettings, parse_training_settings
 from components.trainer.training.torch_task import TorchTask
 
 __all__ = [

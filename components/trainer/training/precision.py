@@ -1,4 +1,8 @@
-"""Which arithmetic a training uses: float32, or bfloat16 where that was found to be faster."""
+"""Where and in which precision a training computes: CPU or GPU, float32 or bfloat16.
+
+bfloat16 is used where it was measured to be faster. Networks whose parameters are float16, bfloat16 or
+float64 still take data in float32.
+"""
 
 import copy
 import logging
@@ -8,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.trainer.training import structures
 from components.trainer.training.losses import Loss, loss_of
-from components.trainer.training.settings import TrainingSettings
+from components.trainer.training.sgd import TrainingSettings
 
 PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64 and of ARM, as Linux names them
 SMALLEST_BATCH_SECONDS = 0.02  # below it the conversions cost more than the arithmetic gains
@@ -75,3 +79,61 @@ def _seconds(model: nn.Module, loss: Loss, batch: Batch, dtype: torch.dtype | No
             if seconds < SMALLEST_BATCH_SECONDS and dtype is None:
                 break
     return seconds
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def accept_float32(model: nn.Module) -> nn.Module:
+    """Return the model; if all its parameters are of one other precision, its inputs are converted to that.
+
+    A data set has float32, whatever the network computes in. The outputs of a half precision are converted
+    back for the loss: a mean over many examples needs more than the 8 binary digits of bfloat16. Models of
+    mixed precision convert by themselves where they want it.
+    """
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(types) != 1 or types == {torch.float32}:
+        return model
+    own = types.pop()
+
+    def to_own(tensor: Tensor) -> Tensor:
+        return tensor.to(own)
+
+    def before(_model: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _each_float(args, to_own), _each_float(kwargs, to_own)
+
+    def after(_model: nn.Module, _args: Any, outputs: Any) -> Any:
+        return _each_float(outputs, Tensor.float)
+
+    model.register_forward_pre_hook(before, with_kwargs=True)
+    if own in _HALVES:
+        model.register_forward_hook(after)
+    return model
+
+
+def _each_float(values: Any, convert: Callable[[Tensor], Tensor]) -> Any:
+    """Return tensors, and plain lists, tuples and dicts of them, with the floats among them converted."""
+    if isinstance(values, Tensor):
+        return convert(values) if values.is_floating_point() else values
+    if type(values) in {list, tuple}:
+        return type(values)(_each_float(value, convert) for value in values)
+    if type(values) is dict:
+        return {name: _each_float(value, convert) for name, value in values.items()}
+    return values
+
+
+def choose_device(is_available: Callable[[], bool] = torch.cuda.is_available) -> torch.device:
+    """Return the GPU where there is one that works, else the processor.
+
+    A GPU that is listed may not work all the same: its memory is full, or the installed PyTorch was not built
+    for it. A work is better done slowly than not at all.
+    """
+    if not is_available():
+        return torch.device("cpu")
+    gpu = torch.device("cuda")
+    try:
+        torch.zeros(1, device=gpu).add_(1)
+    except (RuntimeError, AssertionError) as error:  # a PyTorch without CUDA asserts that it has it
+        log.warning("the GPU cannot be used, the processor is: %s", str(error).splitlines()[0])
+        return torch.device("cpu")
+    return gpu

@@ -11,26 +11,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from components.trainer.errors import WorkFailed
+from components.runtime.trainer_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.training import batches, precision, structures
-from components.trainer.training.arrays import check_finite_state, load_arrays, state_arrays, trained_arrays
+from components.trainer.training.arrays import (
+    check_finite_state,
+    load_arrays,
+    read_inputs,
+    state_arrays,
+    trained_arrays,
+)
 from components.trainer.training.batches import Collate, Loading, Samples, Source
-from components.trainer.training.corrections import (
+from components.trainer.training.fitting import Epoch, Fitting, Hooks, Patience, module_factory
+from components.trainer.training.losses import Measures, as_loss, balanced_weights, default_loss, loss_of
+from components.trainer.training.places import caller, refused
+from components.trainer.training.precision import accept_float32, choose_device
+from components.trainer.training.sgd import (
+    Descent,
+    Optimizer,
+    TrainingSettings,
     check_plain,
     corrections_of,
     parse_plain_settings,
+    parse_training_settings,
     plain_steps,
 )
-from components.trainer.training.descent import Descent, Optimizer
-from components.trainer.training.devices import choose_device
-from components.trainer.training.fitting import Epoch, Fitting, Patience
-from components.trainer.training.hooks import Hooks, module_factory
-from components.trainer.training.inputs import read_inputs
-from components.trainer.training.losses import Measures, as_loss, balanced_weights, default_loss, loss_of
-from components.trainer.training.network_precision import accept_float32
-from components.trainer.training.places import caller, refused
-from components.trainer.training.settings import TrainingSettings, parse_training_settings
 from fedgrass.federation.weights import Arrays
 
 

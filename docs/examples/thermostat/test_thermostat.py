@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedgrass.local.deployment_records import ComponentSource
-from fedgrass.local.profiles import profile_named
-from fedgrass.local.standalone_core import StandaloneCore, StandaloneOptions
+from greengrass_emulator.core.profiles import profile_named
+from greengrass_emulator.core.standalone_core import StandaloneCore, StandaloneOptions
+from greengrass_emulator.deployment.deployment_records import ComponentSource
 
 FOLDER = Path(__file__).parent
 RECIPE = FOLDER / "com.example.Thermostat.yaml"

@@ -1,13 +1,13 @@
 """How the updates of a round become the next global model.
 
-    strategy.py            what a strategy is
-    means.py               mean, weighted mean, FedProx
-    server_optimizers.py   FedAvgM, FedAdagrad, FedAdam, FedYogi
-    medians.py, krum.py    strategies that stand updates that are wrong
-    fairness.py            q-FedAvg
-    scaffold.py            SCAFFOLD
+    aggregation_strategy.py   what a strategy is
+    means.py                  mean, weighted mean, FedProx, q-FedAvg; the cap on claimed examples
+    server_optimizers.py      FedAvgM, FedAdagrad, FedAdam, FedYogi
+    byzantine_robust.py       median, trimmed mean, Krum, Multi-Krum
+    scaffold.py               SCAFFOLD, the server's part and the device's
+    sharding_plan.py          how the work is divided among averagers
 
-A strategy of one's own derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
+A custom strategy derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
 ``module:Class`` where the averager can import it.
 """
 
@@ -16,13 +16,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fedgrass.federation.aggregation.fairness import QFedAvg
-from fedgrass.federation.aggregation.krum import Krum, MultiKrum
-from fedgrass.federation.aggregation.means import FedProx, Mean, WeightedMean
-from fedgrass.federation.aggregation.medians import Median, TrimmedMean
+from fedgrass.federation.aggregation.aggregation_strategy import Contribution, Strategy, Survey
+from fedgrass.federation.aggregation.byzantine_robust import Krum, Median, MultiKrum, TrimmedMean
+from fedgrass.federation.aggregation.means import FedProx, Mean, QFedAvg, WeightedMean
 from fedgrass.federation.aggregation.scaffold import Scaffold
 from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
-from fedgrass.federation.aggregation.strategy import Contribution, Strategy, Survey
 from fedgrass.federation.conversion import convert, nearest
 from fedgrass.federation.errors import SettingsError
 

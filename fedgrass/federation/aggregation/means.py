@@ -1,10 +1,45 @@
-"""Averages: federated averaging, and the strategies whose other half is in the training on the device."""
+"""Means of updates: federated averaging, FedProx (its other half is in the device's training), q-FedAvg.
 
-from typing import Annotated, ClassVar
+The number of examples is the device's own claim, and is its weight. A claim counts up to a multiple of
+the median of the cohort's claims (the setting ``examples_cap``). Truncated weights keep a liar from
+dominating the mean: Portnoy, Tirosh and Hendler, "Towards Federated Learning with Byzantine-Robust Client
+Weighting" (2020). Of an even number of claims the lower median is taken, so that half of the cohort may
+claim too much without moving it.
+"""
 
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
 from msgspec import Meta
 
-from fedgrass.federation.aggregation.strategy import Contribution, Strategy
+from fedgrass.federation.aggregation.aggregation_strategy import Contribution, Floats, Strategy, Survey
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.messages.message_fields import LARGEST_NUMBER
+from fedgrass.federation.rounds import Participant, Round
+
+
+def example_cap(claims: Iterable[int], multiple: float) -> float:
+    """Return the most examples that a claim counts for.
+
+    Args:
+        claims: of all devices of the cohort; those of 0 count for nothing.
+        multiple: of their median, 1 or more; 0: there is no cap.
+    """
+    ordered = sorted(claim for claim in claims if claim > 0)
+    if not ordered or not multiple:
+        return math.inf
+    return min(LARGEST_NUMBER, math.floor(multiple * ordered[(len(ordered) - 1) // 2]))
+
+
+def cap_of(of: Round, cohort: Iterable[Participant], multiple: float) -> float:
+    """Return the most examples that an update of a round counts for.
+
+    Where groups are summed before all replies are there, the first group's claims fix it for the round: all
+    averagers have to weigh alike.
+    """
+    return of.example_cap or example_cap((part.examples for part in cohort), multiple)
 
 
 class WeightedMean(Strategy, frozen=True):
@@ -40,3 +75,44 @@ class FedProx(WeightedMean, frozen=True):
     def training(self) -> dict[str, float]:
         """Return the factor, which the device's part needs."""
         return {"proximal": self.proximal}
+
+
+_SMALLEST_LOSS = 1e-10  # as in the authors' code: a loss of 0 has no power below 0
+_LARGEST_PULL = 1e140  # of a loss to the power of q: times a squared norm it still is a number
+
+
+class QFedAvg(Strategy, frozen=True):
+    """Weighs each change by its device's loss to the power of ``q``; q = 0 is the plain mean.
+
+    Li et al., "Fair Resource Allocation in Federated Learning" (2020), algorithm 2, with the loss F_k of the
+    global model on the device's data and the change c_k: the step is
+    sum(F_k^q * L * c_k) / sum(q * F_k^(q-1) * ||L * c_k||^2 + L * F_k^q), where L = 1 / ``learning_rate``.
+    """
+
+    survey: ClassVar[Literal["", "norms", "products"]] = "norms"
+
+    q: Annotated[float, Meta(ge=0, le=100)] = 0.1
+    learning_rate: Annotated[float, Meta(gt=0)] = 0.1  # of the devices' training
+
+    def check(self, contribution: Contribution) -> None:
+        """Refuse an update whose device did not report its ``loss``, or one that has no weight.
+
+        Raises:
+            UpdateRefused: the loss is missing, negative, or too large to be raised to the power of ``q``.
+        """
+        loss = contribution.metrics.get("loss")
+        if loss is None or not 0 <= loss <= _LARGEST_PULL ** (1 / max(1.0, self.q)):
+            message = (
+                f"q_fedavg weighs by the metric 'loss', and {contribution.device} reported {loss}: the task's"
+                " evaluate must return a loss that is 0 or more, and not too large to calculate with"
+            )
+            raise UpdateRefused(message)
+
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
+        """Return the weights; their sum is not 1, since the step has a length of its own."""
+        losses = np.array([contribution.metrics["loss"] for contribution in contributions]) + _SMALLEST_LOSS
+        lipschitz = 1 / self.learning_rate
+        norms = np.zeros(len(losses)) if survey is None else survey.squared_norms
+        pulls = losses**self.q
+        curvature = self.q * losses ** (self.q - 1) * norms * lipschitz**2 + lipschitz * pulls
+        return np.asarray(pulls * lipschitz / curvature.sum())

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
+from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.aggregation.means import WeightedMean
-from fedgrass.federation.aggregation.strategy import Floats
 
 Rate = Annotated[float, Meta(gt=0, le=1_000)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]

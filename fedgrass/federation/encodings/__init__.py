@@ -1,20 +1,19 @@
-"""What the wire carries: how the float32 arrays of a model lie in an update, or in a model to download.
+"""How the float32 arrays of a model are encoded in an update, or in a model that devices download.
 
-    ../encoding.py which encoding: kind, difference or full weights, fraction
-    layouts.py     where everything lies in an encoded file
-    encoder.py     arrays to a file, with error feedback      wanted.py    what is to be said of an array
-    decoding.py    any range of a file to float32             downloads.py whole models
-    floats.py  int8.py  top_k.py                              the arithmetic of each kind
+    ../messages/encoding_settings.py   which encoding: kind, difference or full weights, fraction
+    encoding_layouts.py                where everything is in an encoded file
+    encoder.py                         arrays to a file, with error feedback
+    decoding.py                        any range of a file to float32
+    model_encoding.py                  whole models, for download
+    quantization.py, top_k.py          the arithmetic of each kind
+    array_types.py                     arrays in another precision than the model's
 
-Pure: no input, no output; randomness comes in.
+Pure: no input, no output; random generators are arguments.
 """
 
-from fedgrass.federation.encoding import Encoding, check_encoding
-from fedgrass.federation.encodings.blocks import BLOCK
 from fedgrass.federation.encodings.decoding import decode, decode_into
-from fedgrass.federation.encodings.downloads import decode_model, encode_model
 from fedgrass.federation.encodings.encoder import Feedback, encode
-from fedgrass.federation.encodings.layouts import (
+from fedgrass.federation.encodings.encoding_layouts import (
     byte_range,
     check_download,
     check_file,
@@ -23,6 +22,9 @@ from fedgrass.federation.encodings.layouts import (
     is_encoded,
     model_layout,
 )
+from fedgrass.federation.encodings.model_encoding import decode_model, encode_model
+from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
+from fedgrass.federation.weights.slices import BLOCK
 
 __all__ = [
     "BLOCK",

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.encoding import Encoding
-from fedgrass.federation.encodings import floats, int8, top_k
-from fedgrass.federation.encodings.layouts import ENCODED, SCALE, check_file
+from fedgrass.federation.encodings import quantization, top_k
+from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, check_file
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights_layout import DTYPES, Array, Layout, read_layout
+from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, read_layout
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
@@ -36,10 +36,10 @@ def decode_into(out: NDArray[np.float32], raw: memoryview, encoding: Encoding, s
     elif encoding.kind == "float16":
         np.copyto(out, np.frombuffer(raw, "<f2"))
     elif encoding.kind == "bfloat16":
-        floats.from_bfloat16(np.frombuffer(raw, "<u2"), out)
+        quantization.from_bfloat16(np.frombuffer(raw, "<u2"), out)
     else:
         with np.errstate(over="ignore", invalid="ignore"):  # a scale that is not finite is found by the sum
-            int8.from_int8(np.frombuffer(raw, np.int8), scale, out)
+            quantization.from_int8(np.frombuffer(raw, np.int8), scale, out)
 
 
 def decode(data: bytes | memoryview, model: Layout, encoding: Encoding) -> dict[str, NDArray[np.generic]]:

@@ -1,24 +1,94 @@
-"""From arrays to what a file holds of them: lazily, a piece at a time, with error feedback if it is wanted.
+"""Encode arrays for a file: lazily, a piece at a time, with error feedback where it is asked for.
+
+``Wanted`` has the pending values of one array: its values, less those that training started from, plus
+  what
+earlier updates left unsent.
 
 Error feedback (Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel
 Distributed Training of Speech DNNs", 2014; Stich et al., "Sparsified SGD with Memory", 2018; Karimireddy
 et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019): what an update could
-not say is kept and added to the next one, so that sent + kept = wanted, and nothing is lost but time.
+not carry is kept and added to the next one, so that sent + kept = wanted, and nothing is lost but time.
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.encoding import Encoding, check_encoding
-from fedgrass.federation.encodings import floats, int8, top_k
+from fedgrass.federation.encodings import quantization, top_k
 from fedgrass.federation.encodings.decoding import decode_into
-from fedgrass.federation.encodings.layouts import ENCODED, SCALE, file_layout
-from fedgrass.federation.encodings.wanted import Row, Wanted
+from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, file_layout
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights_file import Encoded, as_it_is, dtype_of, layout_of
-from fedgrass.federation.weights_layout import DTYPES, Array, Layout, check_layout
+from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
+from fedgrass.federation.weights.slices import BLOCK
+from fedgrass.federation.weights.weights_file import Encoded, as_it_is, dtype_of, layout_of
+from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, check_layout
+
+PIECE = 64 * BLOCK  # values that are in hand at a time: 1 MB
+_LARGEST = {"float16": quantization.LARGEST_FLOAT16, "bfloat16": quantization.LARGEST_BFLOAT16}
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+Row = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One float32 array on its way into an update; all rows have one dimension and the same length."""
+
+    name: str
+    values: Row
+    start: Row | None  # to be subtracted
+    kept: Row | None  # to be added; written to by whoever encodes
+    inward: bool = False  # whether the difference is rounded towards zero: start + difference stays between
+
+    def pieces(self) -> Iterator[tuple[slice, Row]]:
+        """Yield where each piece lies, and what is to be said of it."""
+        for first in range(0, len(self.values), PIECE):
+            place = slice(first, min(first + PIECE, len(self.values)))
+            wanted = self.values[place]
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+                if self.start is not None:
+                    wanted = self._difference(wanted, self.start[place])
+                if self.kept is not None:
+                    wanted = wanted + self.kept[place]
+            yield place, wanted
+
+    def _difference(self, values: Row, start: Row) -> Row:
+        difference = values - start
+        if self.inward:
+            exact = values.astype(np.float64) - start
+            further = np.abs(difference) > np.abs(exact)
+            difference[further] = np.nextafter(difference[further], np.float32(0))
+        return np.asarray(difference)
+
+    def largest(self) -> float:
+        """Return the largest magnitude.
+
+        Raises:
+            UpdateRefused: a value is not finite.
+        """
+        return max((self.checked(wanted, Encoding()) for _, wanted in self.pieces()), default=0.0)
+
+    def checked(self, wanted: Row, encoding: Encoding) -> float:
+        """Return the largest magnitude of a piece.
+
+        Raises:
+            UpdateRefused: a value is not finite, or larger than the encoding can hold.
+        """
+        largest = max(float(wanted.max()), -float(wanted.min()))
+        if not largest <= _LARGEST_FLOAT32:  # it may be no number, which compares with nothing
+            message = f"array {self.name!r} has values that are not finite"
+            raise UpdateRefused(message)
+        limit = _LARGEST.get(encoding.kind, _LARGEST_FLOAT32)
+        if largest > limit:
+            message = (
+                f"array {self.name!r} has the magnitude {largest:.6g}; {encoding.kind} holds at most"
+                f" {limit:.6g}: choose another encoding"
+            )
+            raise UpdateRefused(message)
+        return largest
+
 
 Arrays = Mapping[str, NDArray[np.generic]]
 Feedback = dict[str, NDArray[np.float32]]
@@ -67,7 +137,7 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
             inward = begun is not None and name in statistics
             kept = None if feedback is None or inward else _kept(feedback, name, array)
             wanted = Wanted(name, _row(arrays[name]), begun, kept, inward)
-            scale = int8.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
+            scale = quantization.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
             if name + SCALE in layout.arrays:
                 found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
             placed = layout.arrays[name]
@@ -123,11 +193,11 @@ def _encoded(
         case "float32":
             return values
         case "float16":
-            return floats.to_float16(values)
+            return quantization.to_float16(values)
         case "bfloat16":
-            return floats.to_bfloat16(values)
+            return quantization.to_bfloat16(values)
         case "int8":
-            return int8.to_int8(values, scale, rng)
+            return quantization.to_int8(values, scale, rng)
         case "top_k":
             return top_k.to_top_k(values, encoding.fraction, placed.shape[1])
 
@@ -138,10 +208,10 @@ def _rounded_inward(
     """Encode as ``_encoded`` does, but by rounding towards zero."""
     match encoding.kind:
         case "float16":
-            return floats.to_float16_inward(values)
+            return quantization.to_float16_inward(values)
         case "bfloat16":
-            return floats.to_bfloat16_inward(values)
+            return quantization.to_bfloat16_inward(values)
         case "int8":
-            return int8.to_int8_inward(values, scale)
+            return quantization.to_int8_inward(values, scale)
         case _:  # these have the values themselves
             return _encoded(values, encoding, placed, scale, rng)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.encodings.blocks import BLOCK, block_count
 from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights.slices import BLOCK, block_count
 
 INDEX_BYTES = 2
 ENTRY_BYTES = INDEX_BYTES + 4

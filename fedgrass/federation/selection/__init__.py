@@ -1,12 +1,14 @@
 """Which devices a round asks: candidates, filters over them, and the strategies that choose among them.
 
-    candidates.py   a candidate, and the average of its turnarounds
-    filters.py      who is a candidate at all: seen, task, examples, attributes, thing group, cool-down
-    where.py        the language of attribute conditions
-    sampling.py     some candidates of a fleet too large to read
-    strategy.py     what a strategy is; basic.py, by_speed.py, by_utility.py have them
+    selection_strategy.py     a candidate, and what a strategy is
+    filters.py                which devices are candidates: seen, task, examples, attributes, group, cool-
+  down
+    attribute_conditions.py   the language of the setting ``where``
+    sampling.py               a sample of a fleet that is too large to read
+    by_speed.py               everybody, random, fastest, and strategies by turnaround
+    by_utility.py             strategies by loss, examples and speed
 
-A strategy of one's own derives from ``Strategy`` and gets a line in ``SELECTIONS``.
+A custom strategy derives from ``Strategy`` and gets a line in ``SELECTIONS``.
 """
 
 from collections.abc import Mapping
@@ -15,11 +17,9 @@ import msgspec
 
 from fedgrass.federation.conversion import convert
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.selection.basic import Everybody, Fastest, Uniform
-from fedgrass.federation.selection.by_speed import Probabilistic, WeightedBySpeed
+from fedgrass.federation.selection.by_speed import Everybody, Fastest, Probabilistic, Uniform, WeightedBySpeed
 from fedgrass.federation.selection.by_utility import Oort, PowerOfChoice
-from fedgrass.federation.selection.candidates import Candidate, Choose, average_turnaround
-from fedgrass.federation.selection.strategy import Strategy
+from fedgrass.federation.selection.selection_strategy import Candidate, Choose, Strategy, average_turnaround
 
 __all__ = [
     "SELECTIONS",

@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from fedgrass.federation.selection.candidates import Candidate
-from fedgrass.federation.selection.strategy import Strategy, by_name, draw, names
+from fedgrass.federation.selection.selection_strategy import Candidate, Strategy, by_name, draw, names
 
 _LARGEST_LOSS = 1e200  # of a device that diverged: times its examples it is still a number
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from fedgrass.federation import message_versions
-from fedgrass.federation.attributes import Expression, Value
-from fedgrass.federation.selection.candidates import Candidate
+from fedgrass.federation.messages import message_versions
+from fedgrass.federation.selection.attribute_conditions import Expression, Value
+from fedgrass.federation.selection.selection_strategy import Candidate
 
 Holds = Callable[[Candidate], bool]
 Hint = Callable[[Collection[str]], str]

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 
-from fedgrass.federation.selection.candidates import Candidate
+from fedgrass.federation.selection.selection_strategy import Candidate
 
 # A fleet of a million has about 15 devices in such a segment.
 FINEST = 65_536

@@ -1,0 +1,295 @@
+"""The table of runs, rounds and participants, moved by conditional writes alone.
+
+One partition per run; the sort key ``item`` says what a row is:
+
+    run                                       the run
+    round/<number>/<attempt>                  one attempt at a round
+    participant/<number>/<attempt>/<device>   one device's part in it
+    member/<number>/<attempt>/<group>/<device>  that its reply is in a group, so that a group finds its own
+
+and two partitions list runs ('#' can be in no run's name): ``#runs`` all of them with their states,
+``#living`` those that have not ended. A hello reads only the second, which does not grow with the years.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from cloud_functions.aws.dynamodb_table import Row, Table, to_record, to_row
+from fedgrass.federation import counters
+from fedgrass.federation.errors import LostRace
+from fedgrass.federation.messages import Completion
+from fedgrass.federation.rounds import (
+    TRANSITIONS,
+    Event,
+    Participant,
+    Participation,
+    Round,
+    State,
+    before,
+)
+from fedgrass.federation.runs import LIVING, Progress, Run, RunState
+
+_LIST = "#runs"
+_LIVING = "#living"
+
+
+class DynamoRounds:
+    """The ``RoundStore`` in DynamoDB. All reads are consistent.
+
+    Args:
+        client: boto3's ``dynamodb`` client.
+        table: the name of the table, with the keys ``run`` and ``item``.
+        pause: waits so many seconds before a disturbed transaction is tried again.
+    """
+
+    def __init__(self, client: Any, table: str, pause: Callable[[float], None]) -> None:
+        self._table = Table(client, table, pause)
+
+    def create_run(self, run: Run) -> None:
+        """Store a new run; see ``RoundStore``."""
+        new = [self._table.new(row) for row in (_run_row(run), _listed(run))]
+        self._table.transact([*new, self._living(run.name, run.state)])
+
+    def run(self, name: str) -> Run | None:
+        """Return a run, or None."""
+        return self._table.get(name, "run", Run)
+
+    def runs(self) -> dict[str, RunState]:
+        """Return the state of every run there is, by name."""
+        return {row["item"]: RunState(row["state"]) for row in self._table.query(_LIST)}
+
+    def living(self) -> list[str]:
+        """Return the names of the runs that have not ended; see ``RoundStore``."""
+        return [row["item"] for row in self._table.query(_LIVING)]
+
+    def change_run(self, run: Run, **changes: object) -> Run:
+        """Change fields of a run; see ``RoundStore``."""
+        stands = _where_it_stands(run)
+        if "actions" in changes:
+            stands["actions"] = run.actions
+        actions = [self._table.update(run.name, "run", changes, stands)]
+        if "state" in changes:
+            listed = {"state": changes["state"], "settled": False}
+            actions.append(self._table.update(_LIST, run.name, listed))
+            actions.append(self._living(run.name, changes["state"]))
+        self._table.transact(actions)
+        return msgspec.structs.replace(run, **changes)
+
+    def ask(self, first: Round, devices: Sequence[str]) -> None:
+        """Store the participants of a round; see ``RoundStore``."""
+        self._table.put_missing([_asked(first, device) for device in devices])
+
+    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
+        """Store a new round and make it the run's newest; see ``RoundStore``."""
+        newest = {
+            "round": first.number,
+            "attempt": first.attempt,
+            "progress": progress,
+            "waiting_since": 0,
+        }
+        moved = self._table.update(run.name, "run", newest, _where_it_stands(run))
+        self._table.transact([self._table.new(_round_row(first)), moved])
+
+    def round(self, run: str, number: int, attempt: int) -> Round | None:
+        """Return one attempt at a round, or None."""
+        return self._table.get(run, _round_key(number, attempt), Round)
+
+    def mark_announced(self, current: Round, at: int) -> None:
+        """Note that all batches were announced; see ``RoundStore``."""
+        values: dict[str, object] = {"announced_batches": current.batches}
+        if not current.announced_batches:
+            values["opening_seconds"] = (at - current.choosing_at) / 1000
+        stands = {"batches": current.batches, "announced_batches": current.announced_batches}
+        self._table.write(self._update_round(current, values, stands))
+
+    def replace(
+        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+    ) -> None:
+        """Ask devices in place of others; see ``RoundStore``."""
+        batch = current.batches + 1
+        values: Row = {"replaced": current.replaced + replaced + len(silent)}
+        values |= {"asked": current.asked + len(devices), "batches": batch} if devices else {}
+        stands = {"state": State.OPEN, "batches": current.batches, "replaced": current.replaced}
+        add: Counter[str] = Counter()
+        left = []
+        for part in silent:
+            moved = counters.moved(part, Participation.SILENT, {})
+            add.update(counters.difference(part, moved))
+            key = _participant_key(current, part.device)
+            left.append(self._table.update(current.run, key, {"state": moved.state}, {"state": part.state}))
+        came = [self._table.new(_asked(current, device, batch, at)) for device in devices]
+        self._table.transact([self._update_round(current, values, stands, add), *left, *came])
+
+    def move(self, current: Round, event: Event, **changes: object) -> Round:
+        """Move a round as the table of transitions says; see ``RoundStore``."""
+        values = {"state": TRANSITIONS[current.state, event], **changes}
+        stands = {"state": current.state, "fence": current.fence}
+        if event is Event.SHARDS_MADE:  # they are of the updates that had not been refused by then
+            stands["refused"] = current.refused
+        return to_record(self._table.write(self._update_round(current, values, stands)), Round)
+
+    def participant(self, of: Round, device: str) -> Participant | None:
+        """Return one device's part in a round, or None."""
+        return self._table.get(of.run, _participant_key(of, device), Participant)
+
+    def participants(self, of: Round) -> Iterator[Participant]:
+        """Return all participants of a round, by device name."""
+        for row in self._table.query(of.run, _participant_key(of, "")):
+            yield to_record(row, Participant)
+
+    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
+        """Make a participant REPLIED and count it; see ``RoundStore``."""
+        fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
+        values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
+        if group := of.next_group:
+            values["group"] = group
+        self._move_participant(of, part, Participation.REPLIED, values, {"state": State.OPEN})
+
+    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
+        """Move a participant and the round's counters; see ``RoundStore``."""
+        self._move_participant(of, part, target, {"reason": reason}, {"state": State.OPEN})
+
+    def refuse_update(self, of: Round, device: str, reason: str) -> None:
+        """Make a REPLIED participant REFUSED; see ``RoundStore``."""
+        part = self.participant(of, device)
+        if part is None:
+            raise LostRace(device)
+        leased = {"state": State.AGGREGATING, "fence": of.fence}
+        self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
+
+    def begin_group(self, of: Round, example_cap: int = 0) -> None:
+        """Count a group more; see ``RoundStore``."""
+        stands = {"state": State.OPEN, "groups": of.groups}
+        values = {"groups": of.groups + 1, "example_cap": example_cap}
+        self._table.write(self._update_round(of, values, stands))
+
+    def members(self, of: Round, group: int) -> Iterator[Participant]:
+        """Return the participants of a group; see ``RoundStore``."""
+        for row in self._table.query(of.run, _member_key(of, group, "")):
+            if found := self.participant(of, row["device"]):
+                yield found
+
+    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
+        """Make a participant LATE and count that; see ``RoundStore``."""
+        values = {"received_at": received_at}
+        self._move_participant(of, part, Participation.LATE, values, {"state": of.state})
+
+    def unsettled(self) -> list[str]:
+        """Return the names of the runs that have ended and may have left something; see ``RoundStore``."""
+        rows = self._table.query(_LIST)
+        return [row["item"] for row in rows if row["state"] not in LIVING and not row.get("settled")]
+
+    def settle(self, name: str) -> None:
+        """Note that a run which has ended left nothing undone; see ``RoundStore``."""
+        self._table.write(self._table.update(_LIST, name, {"settled": True}))
+
+    def note_failure(self, of: Round, failure: str) -> None:
+        """Note why an averager cannot end its lease; see ``RoundStore``."""
+        leased = {"state": State.AGGREGATING, "fence": of.fence}
+        self._table.write(self._update_round(of, {"failure": failure}, leased))
+
+    def restore_run(self, lost: Run, over: Run | None = None) -> None:
+        """Store a run and its entries in the lists, each where it is missing; see ``RoundStore``."""
+        if over:
+            self.change_run(over, **{name: value for name, value in to_row(lost).items() if name != "name"})
+        self._table.put_unless_there(self._table.new(_run_row(lost)))
+        self._table.put_unless_there(self._table.new(_listed(lost)))
+        if lost.state in LIVING:
+            self._table.put_unless_there(self._living(lost.name, lost.state))
+
+    def restore_round(self, lost: Round, over: Round | None = None) -> None:
+        """Store a round unless it is there; see ``RoundStore``."""
+        if over:
+            values = {name: value for name, value in to_row(lost).items() if name != "run"}
+            stands = {"state": over.state, "fence": over.fence}
+            self._table.write(self._update_round(lost, values, stands))
+            return
+        self._table.put_unless_there(self._table.new(_round_row(lost)))
+
+    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
+        """Store participants where they are missing; see ``RoundStore``."""
+        if over:
+            self._table.put_all([_participant_row(of, participant) for participant in lost])
+            return
+        self._table.put_missing([_participant_row(of, participant) for participant in lost])
+
+    def _move_participant(
+        self, of: Round, part: Participant, target: Participation, values: Row, stands: Row
+    ) -> None:
+        """Move a participant and count it in its round, which is as it ``stands``; both or neither.
+
+        The condition on the participant is what counts a message once: of two copies that both read ASKED,
+        the second finds the participant moved, and its transaction changes nothing. It is on the very state
+        that was read, since what the counters change by depends on it.
+        """
+        if part.state not in before(target):
+            raise LostRace(part.device)
+        after = counters.moved(part, target, values)
+        written = {"state": target, "accepted": after.accepted, **values}
+        moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
+        counted = self._update_round(of, {}, stands, counters.difference(part, after))
+        joined = after.group and not part.group
+        member = [self._table.put(_member_row(of, after))] if joined else []
+        self._table.transact([moved, counted, *member])
+
+    def _living(self, name: str, state: object) -> dict[str, Any]:
+        """Return what puts a run into the list of the living, or takes it out."""
+        row = {"run": _LIVING, "item": name}
+        if state in LIVING:
+            return self._table.put(row)
+        return self._table.delete(row)
+
+    def _update_round(
+        self,
+        of: Round,
+        values: Row,
+        stands: Mapping[str, object] | None = None,
+        add: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        return self._table.update(of.run, _round_key(of.number, of.attempt), values, stands, add)
+
+
+def _where_it_stands(run: Run) -> Row:
+    return {"state": run.state, "round": run.round, "attempt": run.attempt}
+
+
+def _asked(of: Round, device: str, batch: int = 1, at: int = 0) -> Row:
+    asked = Participant(
+        device=device, state=Participation.ASKED, announced_at=at or of.opened_at, batch=batch
+    )
+    return _participant_row(of, asked)
+
+
+def _run_row(run: Run) -> Row:
+    return {**to_row(run), "run": run.name, "item": "run"}
+
+
+def _listed(run: Run) -> Row:
+    return {"run": _LIST, "item": run.name, "state": run.state}
+
+
+def _round_row(of: Round) -> Row:
+    return {**to_row(of), "item": _round_key(of.number, of.attempt)}
+
+
+def _participant_row(of: Round, participant: Participant) -> Row:
+    return {**to_row(participant), "run": of.run, "item": _participant_key(of, participant.device)}
+
+
+def _round_key(number: int, attempt: int) -> str:
+    return f"round/{number:06}/{attempt:03}"
+
+
+def _member_row(of: Round, part: Participant) -> Row:
+    return {"run": of.run, "item": _member_key(of, part.group, part.device), "device": part.device}
+
+
+def _member_key(of: Round, group: int, device: str) -> str:
+    return f"member/{of.number:06}/{of.attempt:03}/{group:06}/{device}"
+
+
+def _participant_key(of: Round, device: str) -> str:
+    return f"participant/{of.number:06}/{of.attempt:03}/{device}"

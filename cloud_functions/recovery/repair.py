@@ -1,0 +1,239 @@
+"""``repair``: rebuild the rows of a run that the table has lost, from what the bucket keeps of it.
+
+Both ways are compared. What the table lacks is put where no row is. Where the bucket is ahead, as after the
+table was restored from a backup, the bucket is right, since what was published is never changed: such a row
+is replaced if it still is as it was read. The run's own row comes last: a repair that died half-way is simply
+repeated.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from cloud_functions.aggregation.model_files import fingerprint
+from cloud_functions.recovery import manifests
+from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
+from cloud_functions.rounds import driver, run_actions
+from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
+from cloud_functions.services import Cloud
+from fedgrass.federation import messages, object_keys
+from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
+from fedgrass.federation.messages import NewModel
+from fedgrass.federation.messages.alarms import Reminder
+from fedgrass.federation.rounds import Event, Participant, Round, State, Work
+from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
+
+LEFT_OPEN = "left open by a run that had gone on without it, or had ended"
+_UNENDED = frozenset({State.OPEN, State.AGGREGATING})
+_TRIES = 5  # at a run whose rows others move meanwhile
+
+
+@dataclass
+class Plan:
+    """The rows that are missing, and what people are told of them."""
+
+    lines: list[str] = field(default_factory=list)
+    participants: list[tuple[Attempt, list[Participant]]] = field(default_factory=list)
+    rounds: list[Attempt] = field(default_factory=list)
+    left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run goes on without them
+    run: Run | None = None  # if its row or its entry in the list is missing, or is behind
+    over: Run | None = None  # its row, if that is behind
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be done."""
+        return not (self.participants or self.rounds or self.left_open or self.run)
+
+
+def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
+    """Repair the run that an event names; with ``dry_run: true`` only say what would be written.
+
+    Raises:
+        SettingsError: there is nothing to rebuild the run from, or the bucket lacks a model or a manifest; or
+            others move the run all the time.
+    """
+    name, dry_run = run_actions.named_run(event), event.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        message = f"dry_run is {dry_run!r}; it may be true or false"
+        raise SettingsError(message)
+    lines: list[str] = []
+    for _ in range(_TRIES):
+        plan = make_plan(cloud, name)
+        word = "would write" if dry_run else "wrote"
+        lines += [f"{word} {line}" for line in plan.lines]
+        if plan.empty or dry_run:
+            break
+        try:
+            _write(cloud, name, plan)
+        except LostRace:  # a row was moved since it was read: compare again
+            continue
+        break
+    else:
+        message = f"run {name!r} is moved by others all the time: `fedgrass run pause {name}` first"
+        raise SettingsError(message)
+    return {"run": name, "lines": (lines or ["nothing is missing"]) + plan.advice}
+
+
+def _write(cloud: Cloud, name: str, plan: Plan) -> None:
+    for attempt, participants in plan.participants:
+        cloud.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
+    for attempt in plan.rounds:
+        cloud.rounds.restore_round(attempt.round, attempt.over)
+    for left in plan.left_open:
+        event = Event.GIVEN_UP if left.state is State.OPEN else Event.AGGREGATION_FAILED
+        cloud.rounds.move(left, event, reason=LEFT_OPEN, closed_at=cloud.now())
+    # The same as after any change of a run: whoever repairs may die before the run is driven on.
+    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    if plan.run:
+        cloud.rounds.restore_run(plan.run, plan.over)
+    with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+        driver.advance(cloud, name)
+
+
+def make_plan(cloud: Cloud, name: str) -> Plan:
+    """Compare table and bucket; return what the table lacks. Raises as ``act`` does."""
+    run, created = cloud.rounds.run(name), manifests.run_of(cloud, name)
+    origin = created or run
+    if origin is None:
+        message = f"there is no run {name!r}, neither in the table nor as {object_keys.run_manifest(name)}"
+        raise SettingsError(message)
+    behind = run is not None and is_behind(cloud, run)
+    attempts = read_attempts(cloud, origin, None if behind else run)
+    plan = Plan()
+    for attempt in attempts:
+        _plan_attempt(plan, attempt)
+    if attempts and attempts[-1].rewritten:
+        _check_model(cloud, attempts[-1].round)
+    for left in _left_open(cloud, run, attempts):
+        plan.left_open.append(left)
+        plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")
+    if run is None or behind:
+        _plan_run(cloud, plan, origin, run, attempts)
+    else:
+        _plan_lists(cloud, plan, run, attempts)
+    return plan
+
+
+def _left_open(cloud: Cloud, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
+    """Yield the attempts that have not ended, although the run has, or has gone on without them."""
+    for attempt in attempts:
+        newest = attempt is attempts[-1]
+        if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
+            yield attempt.round
+        if attempt.round.state is State.CLOSED:
+            yield from later_attempts(cloud, attempt.round)
+
+
+def _plan_run(cloud: Cloud, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
+    """Plan the row of a run where it is missing, or in place of ``run``, which is behind."""
+    rebuilt = _rebuilt(cloud, origin, attempts)
+    if run and run.state is RunState.CANCELLED:
+        rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
+    plan.run, plan.over = rebuilt, run
+    plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
+    if rebuilt.state is RunState.PAUSED:
+        plan.advice.append(f"`fedgrass run resume {rebuilt.name}` goes on with the run, `cancel` ends it")
+
+
+def _plan_lists(cloud: Cloud, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
+    """Plan the entries in the lists of runs where they are missing."""
+    name = run.name
+    if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
+        plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
+    if name not in cloud.rounds.runs() or (run.state in LIVING and name not in cloud.rounds.living()):
+        plan.run = run
+        plan.lines.append(f"the run's entry in the list of runs: {run.state}")
+
+
+def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
+    of = attempt.round
+    where = f"round {of.number} attempt {of.attempt}"
+    if attempt.rewritten:
+        plan.rounds.append(attempt)
+        instead = f" in place of {attempt.over.state}" if attempt.over else ""
+        plan.lines.append(f"{where}: {of.state}{instead} {of.reason}".rstrip())
+    if attempt.participants:
+        plan.participants.append((attempt, attempt.participants))
+        plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
+    if attempt.unknown:
+        more = "; `fedgrass run retry` tries it again" if of.state in {State.OPEN, State.AGGREGATING} else ""
+        plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")
+
+
+def _participants(count: int) -> str:
+    return f"{count} participant{'s' if count > 1 else ''}"
+
+
+def _check_model(cloud: Cloud, newest: Round) -> None:
+    """Refuse to go on from a model that the bucket has not, or not as it was."""
+    made = newest.state is State.CLOSED and newest.work is Work.TRAIN
+    number = newest.number if made else newest.base
+    expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
+    key = object_keys.model(newest.run, number)
+    try:
+        found = fingerprint(cloud.bucket, key).sha256
+    except KeyError as error:
+        message = f"the model {key} is missing in the bucket: put it back, then repair again"
+        raise SettingsError(message) from error
+    except UpdateRefused as error:
+        message = f"the model {key} is damaged ({error}): put the right object back, then repair"
+        raise SettingsError(message) from error
+    if found != expected:
+        message = (
+            f"the SHA-256 of {key} is {found}, and was {expected}: put the right object back, then repair"
+        )
+        raise SettingsError(message)
+
+
+def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
+    """Return a run whose row was lost, as it stands after its newest round.
+
+    Nothing says whether it had been paused or cancelled meanwhile, so it waits for the operator unless it
+    has all that it wants.
+    """
+    run, progress = created, Progress()
+    closed = [attempt for attempt in attempts if attempt.round.state is State.CLOSED]
+    for attempt, later in itertools.pairwise(attempts):  # the newest is counted in when the next is opened
+        if later.round.number > attempt.round.number:
+            progress = progress_after(msgspec.structs.replace(created, progress=progress), attempt.round)
+    manifest = manifests.round_of(cloud, created.name, closed[-1].round.number) if closed else None
+    if manifest:
+        run = manifest.run
+    newest = attempts[-1].round if attempts else None
+    run = msgspec.structs.replace(
+        run,
+        state=RunState.RUNNING,
+        reason="",
+        ended_at=0,
+        round=newest.number if newest else 0,
+        attempt=newest.attempt if newest else 0,
+        progress=progress,
+        published=_published(cloud, run, closed[-1].round) if closed else 0,
+    )
+    if newest and attempts[-1].lost and newest.state is State.ABANDONED:
+        # It may have been open when it was lost: that must not cost the run an attempt.
+        run = msgspec.structs.replace(run, granted_round=newest.number, granted_attempts=newest.attempt)
+    step = next_step(run, newest, cloud.now())
+    if isinstance(step, End):
+        ended = newest.closed_at if newest else 0
+        return msgspec.structs.replace(run, state=step.state, reason=step.reason, ended_at=ended)
+    return msgspec.structs.replace(run, state=RunState.PAUSED)
+
+
+def _published(cloud: Cloud, run: Run, closed: Round) -> int:
+    """Return the newest round whose model need not be made the newest of its task any more."""
+    try:
+        said = cloud.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
+    except KeyError:
+        return closed.number - 1
+    try:
+        latest = messages.decode(said, NewModel)
+    except MessageError:  # damaged: it is written again as the run goes on
+        return closed.number - 1
+    # Another run of the task may have a newer model: its pointer is not turned back.
+    return closed.number - 1 if latest.run == run.name and latest.round < closed.number else closed.number

@@ -1,0 +1,7 @@
+"""Which devices a round asks.
+
+Read in this order:
+
+- candidate_search: the devices that could be asked, read from the devices table, and their hourly count
+- cohorts: the strategy's choice among them, kept in the bucket
+"""

@@ -1,0 +1,1 @@
+"""How the trainer reaches AWS: the Greengrass nucleus, or MQTT with the device's own certificate."""

@@ -1,0 +1,224 @@
+"""One assignment: from its announcement until its update is stored in S3, or until it has failed."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from components.runtime.retries import delays
+from components.runtime.trainer_errors import UploadFailed
+from components.trainer.session.deadline import Deadline, margin_before
+from components.trainer.session.device_context import Workplace
+from components.trainer.session.journal import Accepted, Reply, finished
+from components.trainer.session.outbox import status
+from components.trainer.worker.worker_protocol import (
+    Answer,
+    Failure,
+    Progress,
+    Result,
+    TaskOptions,
+    Waiting,
+    Work,
+    id_of,
+)
+from fedgrass.federation import object_keys
+from fedgrass.federation.messages import Announcement, Completion
+
+UPLOAD_TRIES = 5  # with errors that are not known to be transient
+FIRST_DELAY = 4.0  # seconds at most, between uploads: long enough in all for a restart of Stream Manager
+LARGEST_DELAY = 60.0
+log = logging.getLogger(__name__)
+
+
+class Assignment:
+    """Does one work; calls ``finished`` once, with the reply and the seconds left, unless it is cancelled."""
+
+    def __init__(
+        self,
+        workplace: Workplace,
+        announcement: Announcement,
+        finished: Callable[[Reply, float], None],
+        progress: Callable[[float], None],
+    ) -> None:
+        self.announcement = announcement
+        self.name = id_of(announcement)
+        self._place = workplace
+        self._finished = finished
+        self._progress = progress
+        self._cancelled = threading.Event()
+        self._deadline = Deadline(
+            workplace.loop,
+            announcement.deadline_seconds,
+            margin=lambda seconds: margin_before(seconds, self._last_upload_seconds()),
+            closing_in=self._closing_in if announcement.allow_partial else None,
+            overdue=self._overdue,
+        )
+        self._delays = delays(FIRST_DELAY, LARGEST_DELAY, workplace.rng)
+        self._upload_started = 0.0
+        self._training = False
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, at least 0."""
+        return self._deadline.seconds_left
+
+    def begin(self, options: TaskOptions) -> None:
+        """Start the worker."""
+        self._training = True
+        self._place.journal.take(Accepted(self.announcement))
+        run, memory = self.announcement.run, self._place.memory
+        if self.announcement.work == "train":
+            memory.sweep(run)
+        work = Work(
+            announcement=self.announcement,
+            options=options,
+            update=str(self._place.update_path(self.announcement)),
+            memory=str(memory.path(run)),
+        )
+        self._place.worker.start(work, self._answered)
+
+    def resume(self, result: Result) -> None:
+        """After a restart: go on with the update that was written."""
+        self._upload(result)
+
+    def hurry(self, seconds: float) -> None:
+        """Take note of an announcement that came again: its deadline holds if it is the earlier one."""
+        self._deadline.bring_forward(seconds)
+
+    def cancel(self) -> None:
+        """Drop the work; nothing is heard of it any more."""
+        self._cancelled.set()
+        self._deadline.cancel()
+        self._place.trouble.over()
+        if self._training:
+            self._training = False
+            self._place.worker.stop()
+
+    def _last_upload_seconds(self) -> float:
+        """Return what the last upload of an update of this run took, 0 if there was none."""
+        replies = self._place.journal.state.replies
+        said = [reply.completion for reply in replies if reply.announcement.run == self.announcement.run]
+        return next((completion.upload_seconds for completion in reversed(said) if completion), 0.0)
+
+    def _closing_in(self) -> None:
+        if self._training:
+            log.info("%s: the deadline is near: the training is asked for what it has", self.name)
+            self._place.worker.finish(self.name)
+
+    def _overdue(self) -> None:
+        doing = "training" if self._training else "uploading"
+        why = f": {self._place.trouble.reason}" if self._place.trouble.reason else ""
+        self._fail(
+            f"deadline: the work was still {doing} after {self.announcement.deadline_seconds:g} s{why}"
+        )
+
+    def _answered(self, answer: Answer) -> None:
+        if self._cancelled.is_set():
+            return
+        if isinstance(answer, Waiting):
+            self._place.trouble.note(answer.reason)
+            return
+        self._place.trouble.over()
+        if isinstance(answer, Progress):
+            self._progress(answer.fraction)
+            return
+        self._training = False
+        if isinstance(answer, Failure):
+            made = finished(self._place.update_path(self.announcement), self.announcement)
+            if made is None:
+                self._fail(answer.reason)
+                return
+            log.info("%s: the update was written before that: %s", self.name, answer.reason)
+            answer = made
+        self._place.journal.finish(self.announcement, answer)
+        part = " (stopped by the deadline)" if answer.partial else ""
+        log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
+        if self.announcement.work == "evaluate":
+            self._complete(answer, 0.0)
+            return
+        self._upload(answer)
+
+    def _upload(self, result: Result) -> None:
+        self._upload_started = self._place.loop.clock()
+        self._try_upload(result, tries=1)
+
+    def _try_upload(self, result: Result, tries: int) -> None:
+        if self._cancelled.is_set():
+            return
+        path = self._place.update_path(self.announcement)
+        key = object_keys.update(
+            self._place.thing, self.announcement.run, self.announcement.round, self.announcement.attempt
+        )
+        uploader = self._place.uploader()
+
+        def upload() -> None:
+            try:
+                uploader.upload(path, self.announcement.bucket, key, self._cancelled)
+            except Exception as error:  # noqa: BLE001 - an SDK's own mistake must not lose the work
+                failure = error if isinstance(error, UploadFailed) else UploadFailed(repr(error))
+                self._place.loop.post(lambda: self._not_uploaded(result, tries, failure))
+            else:
+                self._place.loop.post(lambda: self._uploaded(result))
+
+        self._place.background(upload)
+
+    def _not_uploaded(self, result: Result, tries: int, failure: UploadFailed) -> None:
+        """Upload again later: for a transient failure until the deadline, otherwise a few times."""
+        if self._cancelled.is_set():
+            return
+        if failure.transient:
+            log.warning("%s: the upload failed, and goes on: %s", self.name, failure)
+        else:
+            log.warning("%s: upload %d of %d failed: %s", self.name, tries, UPLOAD_TRIES, failure)
+            if tries >= UPLOAD_TRIES:
+                self._fail(f"the update could not be uploaded in {UPLOAD_TRIES} tries: {failure}")
+                return
+            tries += 1
+        self._place.trouble.note(str(failure))
+        self._place.loop.call_later(next(self._delays), lambda: self._try_upload(result, tries))
+
+    def _uploaded(self, result: Result) -> None:
+        if self._cancelled.is_set():
+            return
+        seconds = self._place.loop.clock() - self._upload_started
+        log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
+        self._place.memory.adopt(self._place.update_path(self.announcement), self.announcement.run)
+        self._complete(result, seconds)
+
+    def _complete(self, result: Result, upload_seconds: float) -> None:
+        announcement = self.announcement
+        completion = Completion(
+            version=announcement.version,
+            run=announcement.run,
+            round=announcement.round,
+            attempt=announcement.attempt,
+            round_id=self.name,
+            announced_at=announcement.announced_at,
+            bytes=result.bytes,
+            checksum=result.checksum,
+            examples=result.examples,
+            metrics=result.metrics,
+            examples_evaluated=result.examples_evaluated,
+            train_metrics=result.train_metrics,
+            unsent_metrics=result.unsent_metrics,
+            download_seconds=result.download_seconds,
+            evaluate_seconds=result.evaluate_seconds,
+            train_seconds=result.train_seconds,
+            upload_seconds=upload_seconds,
+            partial=result.partial,
+        )
+        self._end(Reply(announcement=announcement, completion=completion))
+
+    def _fail(self, reason: str) -> None:
+        log.warning("%s: failed: %s", self.name, reason)
+        failed = status(self.announcement, "failed", reason)
+        self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
+
+    def _end(self, reply: Reply) -> None:
+        seconds_left = self.seconds_left
+        self.cancel()
+        self._finished(reply, seconds_left)
+
+
+def _measured(result: Result) -> str:
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.reported.items())
+    return f"{metrics or 'no metrics'}; trained for {result.train_seconds:.2f} s"

@@ -1,0 +1,165 @@
+"""What fedgrass costs on AWS, counted from published prices: of a round, of a month's heartbeats, of a fleet.
+
+Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
+Lambda function from what it reads, at the rate that AWS's own figures allow (400 to 700 Mbit/s).
+"""
+
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from fedgrass.federation.aggregation.means import Mean
+from fedgrass.federation.aggregation.sharding_plan import Scale, group_size
+
+DEVICES = (100, 10_000, 1_000_000)
+MEGABYTES = (1, 20, 500)
+HEARTBEATS = (60, 300, 900)  # seconds from one to the next
+
+# US dollars in Northern Virginia, as AWS published them in 2025; see https://aws.amazon.com/pricing first.
+PRICES: Mapping[str, float] = {
+    "lambda_gigabyte_second": 0.0000166667,
+    "lambda_request": 0.20 / 1e6,
+    "s3_put": 0.005 / 1e3,
+    "s3_get": 0.0004 / 1e3,
+    "s3_gigabyte_month": 0.023,
+    "iot_message": 1.00 / 1e6,  # of up to 5 KB
+    "iot_connected_minute": 0.08 / 1e6,
+    "iot_rule": 0.15 / 1e6,  # triggered, and again for each action
+    "dynamodb_write": 0.625 / 1e6,
+    "dynamodb_read": 0.125 / 1e6,
+    "sqs_request": 0.40 / 1e6,
+}
+# Out to the internet: up to so many gigabytes a month at so much each.
+EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
+
+GIGABYTE = 1000  # megabytes
+MONTH_MINUTES = 730 * 60
+AVERAGER_GIGABYTES = 1.769  # of memory
+READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
+ROWS = 64  # of float32 that an averager holds: eight lanes of eight
+LEAST_BUFFERS = 50  # megabytes of all rows together; of larger models as much as the model
+LARGEST_RANGE = 2  # megabytes
+PART_MEGABYTES = 5  # of a multipart upload
+KEPT_DAYS = 7  # updates, before the lifecycle rule removes them
+MESSAGES = 4  # announce, accepted, complete, verdict
+RULES = 3  # accepted: statuses; complete: replies and turnarounds
+SQS_REQUESTS = 2 * 1.2  # sent, and received and deleted in tens
+WRITES = 2 + 4 + 4 + 1  # asked and counted in transactions, which cost double; the turnaround
+READS = 4 + 3 / 10  # of the round and the participant, twice; the run and the round once for ten; consistent
+QUERIED = 4 / 10  # announced, and read by whoever closes, ten in a unit
+WRITES_OF_GROUPS = 2  # whose group a reply is in, in the transaction that counts it
+READS_OF_GROUPS = 1 + 1 / 30  # the participant, and whose group it is in
+WIDE = 2  # a group's sum is float64
+REPLY_SECONDS = 0.03  # of a function, for a message of a device
+CALLS = 2 / 10  # of the averager, which takes messages in tens
+
+
+def egress(gigabytes: float) -> float:
+    """Return what it costs to send so much to devices in one month in which nothing else is sent."""
+    cost = before = 0.0
+    for limit, price in EGRESS:
+        cost += max(0.0, min(gigabytes, limit) - before) * price
+        before = limit
+    return cost
+
+
+def count(devices: int, up: float, down: float, model: float | None = None) -> dict[str, float]:
+    """Return the dollars of one round of the mean.
+
+    Args:
+        devices: that are asked and reply.
+        up: megabytes of one update.
+        down: megabytes of the file that each of them downloads.
+        model: megabytes of the model in float32, if that is not the file.
+    """
+    model = model or down
+    size = group_size(Scale(), Mean(), devices, round(model * 1e6))
+    grouped, sums = int(size > 0), devices / size * WIDE * model if size else 0.0
+    puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
+    puts += math.ceil(sums / PART_MEGABYTES)
+    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, model) / ROWS)
+    gets = devices * (1 + 1 + math.ceil(up / range_)) + math.ceil(sums / range_)
+    seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
+    seconds += 2 * sums / READ_MEGABYTES_PER_SECOND  # written and read
+    writes, reads = WRITES + grouped * WRITES_OF_GROUPS, READS + QUERIED + grouped * READS_OF_GROUPS
+    return {
+        "egress": egress(devices * down / GIGABYTE),
+        "s3": puts * PRICES["s3_put"]
+        + gets * PRICES["s3_get"]
+        + devices * up / GIGABYTE * PRICES["s3_gigabyte_month"] * KEPT_DAYS / 30,
+        "messages": devices
+        * (
+            MESSAGES * PRICES["iot_message"]
+            + 2 * RULES * PRICES["iot_rule"]
+            + SQS_REQUESTS * PRICES["sqs_request"]
+        ),
+        "rounds": devices * (writes * PRICES["dynamodb_write"] + reads * PRICES["dynamodb_read"]),
+        "lambda": seconds * AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
+        + devices * CALLS * PRICES["lambda_request"],
+    }
+
+
+def standing(devices: int, seconds: float) -> float:
+    """Return the dollars of a month of ``devices`` connections with a heartbeat every ``seconds``."""
+    # It goes out and comes back to its device; one rule writes one row of at most 1 KB.
+    heartbeat = 2 * PRICES["iot_message"] + 2 * PRICES["iot_rule"] + PRICES["dynamodb_write"]
+    minutes = MONTH_MINUTES * PRICES["iot_connected_minute"]
+    return devices * (MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
+
+
+def standing_table() -> str:
+    """Return the table of a month's heartbeats."""
+    heads = [f"a heartbeat every {seconds} s" for seconds in HEARTBEATS]
+    lines = [f"| devices | {' | '.join(heads)} |", "| ---: |" + " ---: |" * len(HEARTBEATS)]
+    for devices in DEVICES:
+        cells = [dollars(standing(devices, seconds)) for seconds in HEARTBEATS]
+        lines.append(f"| {devices:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """Return the table of a round."""
+    lines = [
+        "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | in int8, both ways |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for devices in DEVICES:
+        for size in MEGABYTES:
+            costs = count(devices, size, size)
+            small = sum(count(devices, size / 4, size / 4, size).values())
+            cells = [f"{devices:,}", f"{size} MB", *(dollars(cost) for cost in costs.values())]
+            lines.append(f"| {' | '.join([*cells, dollars(sum(costs.values())), dollars(small)])} |")
+    return "\n".join(lines)
+
+
+def dollars(cost: float) -> str:
+    """Return a sum to read: whole dollars from 100 on, otherwise two digits or one decimal."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004
+
+
+_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as the page has them
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """A fleet's own numbers."""
+
+    devices: int  # connected
+    model_megabytes: float  # of the model in float32
+    devices_per_round: int = 0  # all
+    rounds_per_month: float = 30
+    up_megabytes: float = 0.0  # of an update; as the model
+    down_megabytes: float = 0.0  # that a device downloads; as the model
+    heartbeat_seconds: float = 60.0
+
+
+def month(fleet: Fleet) -> list[tuple[str, float, float]]:
+    """Return each cost of a fleet: its name, the dollars of one round (0 if it is none's) and of a month."""
+    asked = fleet.devices_per_round or fleet.devices
+    up, down = (fleet.up_megabytes or fleet.model_megabytes), (fleet.down_megabytes or fleet.model_megabytes)
+    parts = count(asked, up, down, fleet.model_megabytes)
+    found = [(_NAMES.get(name, name), cost, cost * fleet.rounds_per_month) for name, cost in parts.items()]
+    # A month's downloads pass the steps of the price together.
+    total = egress(asked * down / GIGABYTE * fleet.rounds_per_month)
+    found[0] = ("egress", parts["egress"], total)
+    return [*found, ("heartbeats", 0.0, standing(fleet.devices, fleet.heartbeat_seconds))]

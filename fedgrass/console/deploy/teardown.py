@@ -1,0 +1,210 @@
+"""``fedgrass deploy down``: what a stack consists of, and taking all of it away."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
+from fedgrass.console.deploy.deploy_package import Artifacts
+from fedgrass.console.deploy.deploy_stack import Say, Stack
+from fedgrass.console.stack import StackError
+
+Clients = Callable[[str], Any]
+BUCKET, TABLE, IOT_POLICY = "AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::IoT::Policy"
+KEPT = frozenset(
+    {"Bucket", "BucketPolicy", "RoundsTable"}
+)  # by the template's own word: they hold what was learned
+DELETED_AT_ONCE = 1000  # keys in one request, the most that S3 takes
+_GONE = frozenset({"404", "NoSuchBucket", "ResourceNotFoundException"})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One resource of a stack."""
+
+    name: str
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What there is of a stack, and what it left behind."""
+
+    status: str
+    parts: tuple[Part, ...]
+    data: tuple[Part, ...]  # the bucket and the table that outlive the stack
+    artifacts: tuple[str, ...]
+    logs: tuple[str, ...]
+    certificates: tuple[tuple[str, str], ...]  # the device policy's name, and what it is attached to
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to take away."""
+        return not (self.status or self.data or self.artifacts or self.logs)
+
+
+class Removal:
+    """Lists and removes what belongs to one stack.
+
+    Args:
+        clients: gives the boto3 client of a service.
+        account: the 12 digits of the account.
+        stack: the stack's name.
+        say: told of each step.
+        artifact_bucket: where its artifacts were put, if that was chosen.
+        poll_seconds: between two looks at CloudFormation.
+    """
+
+    def __init__(  # noqa: PLR0913  # each is a choice of the command line
+        self,
+        clients: Clients,
+        account: str,
+        stack: str,
+        say: Say,
+        *,
+        artifact_bucket: str = "",
+        poll_seconds: float = 2.0,
+    ) -> None:
+        self._clients = clients
+        self._say = say
+        self._stack = Stack(clients("cloudformation"), stack, say, poll_seconds)
+        self._artifacts = Artifacts(clients("s3"), account, stack, artifact_bucket)
+
+    def inventory(self) -> Inventory:
+        """Return what there is. Raises StackError if the stack is none of fedgrass."""
+        described = self._stack.describe()
+        status = described.get("StackStatus", "")
+        status = "" if status == "DELETE_COMPLETE" else status
+        if (
+            status.endswith("_COMPLETE")
+            and status != "ROLLBACK_COMPLETE"
+            and MARK not in outputs_of(described)
+        ):
+            message = f"the stack {self._stack.name!r} is none of fedgrass, and is left alone"
+            raise StackError(message)
+        parts = tuple(self._parts()) if status else ()
+        left = [part for part in parts if part.name in KEPT] or list(self._left_by_deleted_stacks())
+        return Inventory(
+            status=status,
+            parts=parts,
+            data=tuple(part for part in left if part.kind in {BUCKET, TABLE} and self._exists(part)),
+            artifacts=tuple(self._artifacts.keys()),
+            logs=tuple(self._log_groups()),
+            certificates=tuple(self._attached(parts)),
+        )
+
+    def describe(self, found: Inventory) -> Iterator[str]:
+        """Yield a line for each thing that there is."""
+        if found.status:
+            yield f"the stack {self._stack.name!r} ({found.status}), {len(found.parts)} resources:"
+            yield from (f"    {part.name} ({part.kind})  {part.id}" for part in found.parts)
+        for _, target in found.certificates:
+            yield f"the device policy is detached from {target}"
+        for part in found.data:
+            yield f"data: {self._size(part)}"
+        if found.artifacts:
+            yield f"artifacts: {len(found.artifacts)} files in s3://{self._artifacts.bucket}/{self._artifacts.prefix}"
+        yield from (f"logs: {name}" for name in found.logs if name not in {part.id for part in found.parts})
+
+    def remove(self, found: Inventory, *, data: bool, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Take away what was found; the data only if asked.
+
+        May be called again after it was interrupted: what the stack has left is found by its events.
+        """
+        iot = self._clients("iot") if found.certificates else None
+        for policy, target in found.certificates:
+            iot.detach_policy(policyName=policy, target=target)  # type: ignore[union-attr]  # made if there are any
+            self._say(f"detached  {policy} from {target}")
+        if found.status:
+            self._stack.delete(timeout)
+        for part in found.data if data else ():
+            self._remove_data(part)
+        gone = self._artifacts.remove()
+        if found.artifacts or gone:
+            self._say(f" deleted  {len(found.artifacts)} artifacts{' and their bucket' if gone else ''}")
+        for name in self._log_groups():
+            self._clients("logs").delete_log_group(logGroupName=name)
+            self._say(f" deleted  logs {name}")
+
+    def _parts(self) -> Iterator[Part]:
+        cloudformation = self._clients("cloudformation")
+        for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=self._stack.name):
+            for one in page["StackResourceSummaries"]:
+                if one.get("PhysicalResourceId") and one["ResourceStatus"] != "DELETE_COMPLETE":
+                    yield Part(one["LogicalResourceId"], one["ResourceType"], one["PhysicalResourceId"])
+
+    def _left_by_deleted_stacks(self) -> Iterator[Part]:
+        """Yield what stacks of this name kept when they were deleted; CloudFormation remembers 90 days."""
+        cloudformation = self._clients("cloudformation")
+        deleted = cloudformation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
+        stacks = [one for page in deleted for one in page["StackSummaries"]]
+        for stack in (one["StackId"] for one in stacks if one["StackName"] == self._stack.name):
+            pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
+            for event in (event for page in pages for event in page["StackEvents"]):
+                if event["ResourceStatus"] == "DELETE_SKIPPED" and event["LogicalResourceId"] in KEPT:
+                    yield Part(event["LogicalResourceId"], event["ResourceType"], event["PhysicalResourceId"])
+
+    def _exists(self, part: Part) -> bool:
+        try:
+            if part.kind == BUCKET:
+                self._clients("s3").head_bucket(Bucket=part.id)
+            else:
+                self._clients("dynamodb").describe_table(TableName=part.id)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _GONE:
+                return False
+            raise
+        return True
+
+    def _size(self, part: Part) -> str:
+        if part.kind == TABLE:
+            table = self._clients("dynamodb").describe_table(TableName=part.id)["Table"]
+            return f"table {part.id}, about {table['ItemCount']} rows: every run and round"
+        pages = self._clients("s3").get_paginator("list_objects_v2").paginate(Bucket=part.id)
+        sizes = [entry["Size"] for page in pages for entry in page.get("Contents", [])]
+        return (
+            f"bucket {part.id}, {len(sizes)} objects of {sum(sizes) / 1e6:,.1f} MB: models, rounds, updates"
+        )
+
+    def _remove_data(self, part: Part) -> None:
+        if part.kind == TABLE:
+            self._clients("dynamodb").delete_table(TableName=part.id)
+        else:
+            empty_bucket(self._clients("s3"), part.id)
+            self._clients("s3").delete_bucket(Bucket=part.id)
+        self._say(f" deleted  {part.name} ({part.kind})  {part.id}")
+
+    def _log_groups(self) -> list[str]:
+        prefix = f"/fedgrass/{self._stack.name}/"
+        pages = self._clients("logs").get_paginator("describe_log_groups").paginate(logGroupNamePrefix=prefix)
+        return [group["logGroupName"] for page in pages for group in page["logGroups"]]
+
+    def _attached(self, parts: tuple[Part, ...]) -> Iterator[tuple[str, str]]:
+        """Yield what device policies are attached to: CloudFormation deletes no policy that is in use."""
+        for policy in (part.id for part in parts if part.kind == IOT_POLICY):
+            listed: Mapping[str, Any] = {"nextMarker": ""}
+            while "nextMarker" in listed:
+                marker = {"marker": listed["nextMarker"]} if listed["nextMarker"] else {}
+                listed = self._clients("iot").list_targets_for_policy(policyName=policy, **marker)
+                yield from ((policy, target) for target in listed["targets"])
+
+
+def empty_bucket(s3: Any, bucket: str) -> None:
+    """Delete every version of every object, and every upload that was not finished. Raises StackError."""
+    for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+        for upload in page.get("Uploads", []):
+            s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    for page in s3.get_paginator("list_object_versions").paginate(
+        Bucket=bucket, PaginationConfig={"PageSize": DELETED_AT_ONCE}
+    ):
+        versions = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        doomed = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in versions]
+        if not doomed:
+            continue
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": doomed, "Quiet": True})
+        for error in answer.get("Errors", []):
+            message = f"{error['Key']} in the bucket {bucket} cannot be deleted: {error.get('Message', '')}"
+            raise StackError(message)

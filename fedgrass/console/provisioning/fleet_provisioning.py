@@ -1,0 +1,217 @@
+"""Makes core devices of names: thing, certificate, policies, group, and the files that go onto each device.
+
+A device's key is made here and never leaves its folder: AWS signs a request. A certificate is active only
+once all is attached: a run that was cut short leaves nothing that could connect, and the next run goes on.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from msgspec import Struct
+
+from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
+from fedgrass.console.provisioning.core_installation import (
+    CERTIFICATE,
+    FILES,
+    KEY,
+    RECORD,
+    CoreDevice,
+    core_policy,
+    policy_name,
+    write_device_files,
+    write_private,
+)
+from fedgrass.console.provisioning.thing_registry import ThingRegistry
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.names import checked_name
+
+NUCLEUS = "aws.greengrass.Nucleus"
+
+
+class Devices(Struct, frozen=True, kw_only=True):
+    """Which devices are to be provisioned, and how."""
+
+    things: Sequence[str]
+    group: str
+    folder: Path
+    role_alias: str = ""  # the stack's, or fedgrass-<fleet>
+    nucleus: str = "classic"
+    nucleus_version: str = ""  # the newest
+
+
+class FleetProvisioning:
+    """Provisions devices of one fleet, and removes them.
+
+    Args:
+        registry: AWS IoT's.
+        cloud: tells the newest nucleus.
+        account: of both.
+        stack: the outputs of the fleet's stack.
+    """
+
+    def __init__(
+        self, registry: ThingRegistry, cloud: GreengrassCloud, account: Account, stack: Mapping[str, str]
+    ) -> None:
+        self._registry = registry
+        self._cloud = cloud
+        self._account = account
+        self._stack = stack
+
+    def provision(self, devices: Devices) -> Iterator[str]:
+        """Provision every device; yield a line per step. What was done before is not done again.
+
+        Raises:
+            SettingsError: a name cannot be one; a thing has a certificate whose key is not in the folder.
+        """
+        for thing in devices.things:
+            checked_name("thing", thing)
+        # All that can be wrong is found before anything is made.
+        described = self._describe(devices)
+        for thing in devices.things:
+            self._policy(thing, described.role_alias)
+            self._check_certificates(thing, devices.folder / thing)
+        if self._registry.ensure_role_alias(described.role_alias, self._stack["DeviceRoleArn"]):
+            yield f"made the role alias {described.role_alias}"
+        if self._registry.ensure_group(devices.group):
+            yield f"made the thing group {devices.group}"
+        for thing in devices.things:
+            yield self._provision(thing, devices, described)
+
+    def remove(self, things: Sequence[str], folder: Path | None) -> Iterator[str]:
+        """Remove things with their certificates, policies and files; yield a line per thing."""
+        for thing in things:
+            checked_name("thing", thing)
+        for thing in things:
+            known = self._registry.has_thing(thing)
+            for certificate in self._registry.certificates(thing):
+                self._registry.delete_certificate(certificate, thing)
+            record = _record(folder / thing) if folder else ""
+            if record and self._registry.certificate_text(record):
+                self._registry.delete_certificate(record)
+            self._registry.delete_thing(thing)
+            self._registry.delete_policy(policy_name(self._stack["Fleet"], thing))
+            if folder:
+                _delete_files(folder / thing)
+            yield f"removed {thing}" if known else f"there was no thing {thing}"
+
+    def tell(self, thing: str) -> str:
+        """Return what ``remove`` would delete of a thing, in a line."""
+        if not self._registry.has_thing(checked_name("thing", thing)):
+            return f"there is no thing {thing}"
+        certificates = ", ".join(self._registry.certificates(thing)) or "no certificate"
+        return f"would delete {thing}, {certificates}, {policy_name(self._stack['Fleet'], thing)}"
+
+    def _describe(self, devices: Devices) -> CoreDevice:
+        """Return what all the devices have in common."""
+        data, credentials = self._registry.endpoints()
+        version = devices.nucleus_version
+        if devices.nucleus == "classic" and not version:
+            version = next(iter(self._cloud.versions(NUCLEUS)), "")
+        if devices.nucleus == "classic" and not version:
+            message = f"{NUCLEUS} has no version in {self._account.region}: name one by --nucleus-version"
+            raise SettingsError(message)
+        fallback = f"fedgrass-{self._stack['Fleet']}"
+        return CoreDevice(
+            thing="",
+            region=self._account.region,
+            data_endpoint=data,
+            credentials_endpoint=credentials,
+            role_alias=devices.role_alias or self._stack.get("DeviceRoleAlias") or fallback,
+            nucleus=devices.nucleus,
+            nucleus_version=version,
+        )
+
+    def _check_certificates(self, thing: str, folder: Path) -> None:
+        own = _record(folder)
+        strangers = [arn for arn in self._registry.certificates(thing) if arn != own]
+        if strangers:
+            message = (
+                f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): give"
+                " the folder of the run that made it, or remove it by"
+                f" `fedgrass fleet remove --things {thing}`"
+            )
+            raise SettingsError(message)
+
+    def _provision(self, thing: str, devices: Devices, described: CoreDevice) -> str:
+        folder = devices.folder / thing
+        own = policy_name(self._stack["Fleet"], thing)
+        certificate = self._certificate(thing, folder)
+        self._registry.ensure_policy(own, self._policy(thing, described.role_alias))
+        self._registry.ensure_thing(thing, devices.group)
+        self._registry.attach(thing, certificate, [self._stack["DevicePolicyName"], own])
+        values = {name: getattr(described, name) for name in described.__struct_fields__ if name != "thing"}
+        write_device_files(folder, CoreDevice(thing=thing, **values))
+        return f"{thing} is ready: copy {folder} to the device, and there `sudo sh install.sh`"
+
+    def _policy(self, thing: str, role_alias: str) -> dict[str, Any]:
+        account = self._account
+        return core_policy(
+            thing, role_alias, partition=account.partition, region=account.region, account=account.number
+        )
+
+    def _certificate(self, thing: str, folder: Path) -> str:
+        """Return the ARN of the device's certificate: that of an earlier run, or a new one."""
+        if known := _record(folder):
+            if (folder / KEY).is_file() and (text := self._registry.certificate_text(known)):
+                write_private(folder / CERTIFICATE, text.encode())
+                return known
+            if known in self._registry.certificates(thing):
+                self._registry.delete_certificate(known, thing)
+        arn, text = self._registry.sign(_signing_request(thing, folder / KEY))
+        try:
+            # The record first: a run that is cut short here is told of the certificate by it.
+            write_private(folder / RECORD, json.dumps({"certificateArn": arn, "thing": thing}).encode())
+            write_private(folder / CERTIFICATE, text.encode())
+        except BaseException:
+            self._registry.delete_certificate(arn)
+            raise
+        return arn
+
+
+def _signing_request(thing: str, key_file: Path) -> str:
+    """Return a request for a certificate of the key in a file; the key is made if there is none."""
+    if not key_file.exists():
+        # The kind and the spelling of the keys that AWS itself makes: every nucleus reads it.
+        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        private = made.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        write_private(key_file, private)
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        message = f"{key_file} holds no private key: {error}. Remove it, and a new one is made"
+        raise SettingsError(message) from error
+    if not isinstance(key, rsa.RSAPrivateKey):
+        message = f"{key_file} holds no RSA key, as is made here: remove it, and a new one is made"
+        raise SettingsError(message)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, thing[:64])])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _record(folder: Path) -> str:
+    """Return the ARN of the certificate that a run before has made for a folder; empty if there is none."""
+    try:
+        found = json.loads((folder / RECORD).read_bytes())
+    except FileNotFoundError:
+        return ""
+    except (ValueError, OSError) as error:
+        message = f"{folder / RECORD} cannot be read: {error}"
+        raise SettingsError(message) from error
+    return str(found.get("certificateArn", "")) if isinstance(found, dict) else ""
+
+
+def _delete_files(folder: Path) -> None:
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,149 @@
+"""Weights as safetensors files: their layout, their checks, and no way to run code.
+
+    weights_layout.py      what a file contains, read from its header
+    weights_checksums.py   the checksums in its header
+    weights_file.py        how a file is written
+    slices.py              a model cut into slices, for averaging
+    trained_arrays.py      which arrays gradients move
+    auxiliary_state.py     arrays that updates carry in addition to the model's
+
+This module reads the values of a file, and rejects those that must not be in it.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights.weights_checksums import (
+    CHUNK_BYTES,
+    ChunkCheck,
+    check_data,
+    checksum,
+    checksums_in,
+    chunk_checksums,
+    header_checksum,
+)
+from fedgrass.federation.weights.weights_file import (
+    Encoded,
+    Written,
+    as_it_is,
+    dtype_of,
+    encode,
+    header,
+    header_length,
+    layout_of,
+    write,
+)
+from fedgrass.federation.weights.weights_layout import (
+    BFLOAT16,
+    DTYPES,
+    LARGEST_HEADER,
+    PREFIX,
+    Array,
+    Layout,
+    check_layout,
+    header_size,
+    in_file_order,
+    read_layout,
+    read_layout_and_metadata,
+)
+
+__all__ = [
+    "BFLOAT16",
+    "CHUNK_BYTES",
+    "DTYPES",
+    "LARGEST_HEADER",
+    "PREFIX",
+    "Array",
+    "Arrays",
+    "ChunkCheck",
+    "Encoded",
+    "Layout",
+    "Written",
+    "as_it_is",
+    "check_data",
+    "check_finite",
+    "check_layout",
+    "checksum",
+    "checksums_in",
+    "chunk_checksums",
+    "decode",
+    "dtype_of",
+    "encode",
+    "finite",
+    "header",
+    "header_checksum",
+    "header_length",
+    "header_size",
+    "in_file_order",
+    "layout_of",
+    "read_layout",
+    "read_layout_and_metadata",
+    "sha256",
+    "views",
+    "write",
+]
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+_EXPONENT_OF_BFLOAT16 = 0x7F80
+
+
+def decode(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of a weights file, as read-only views into ``data``.
+
+    Raises:
+        UpdateRefused: the file is truncated or its header is wrong.
+    """
+    layout = read_layout(data, len(data))
+    return views(data, layout)
+
+
+def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays that ``layout`` finds in ``data``, without copying them.
+
+    Arrays of BF16, for which numpy has no type, come as their bits in uint16.
+    """
+    return {
+        name: np.frombuffer(
+            data,
+            dtype=DTYPES[array.dtype],
+            count=math.prod(array.shape),
+            offset=layout.header_bytes + array.start,
+        ).reshape(array.shape)
+        for name, array in layout.arrays.items()
+    }
+
+
+def check_finite(arrays: Arrays) -> None:
+    """Check that no value is infinite or not a number; uint16 and ``BFLOAT16`` are bits of BF16.
+
+    Raises:
+        UpdateRefused: the text names the array, how many values, and where the first is.
+    """
+    for name, array in arrays.items():
+        good = finite(array)
+        if not good.all():
+            first = tuple(int(index) for index in np.argwhere(~good)[0])
+            count = int(array.size - good.sum())
+            message = f"array {name!r} has {count} values that are not finite, the first at {first}"
+            raise UpdateRefused(message)
+
+
+def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Return which values are finite, in the array's shape; uint16 and ``BFLOAT16`` are bits of BF16."""
+    if array.dtype == BFLOAT16:
+        array = array.view(np.uint16)
+    if array.dtype == DTYPES["BF16"]:
+        bits = array.astype(np.uint16, copy=False)
+        return np.asarray((bits & _EXPONENT_OF_BFLOAT16) != _EXPONENT_OF_BFLOAT16)
+    return np.asarray(np.isfinite(array))
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of a model as 64 hexadecimal digits: devices trust what it vouches for."""
+    return hashlib.sha256(data).hexdigest()

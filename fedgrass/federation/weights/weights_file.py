@@ -1,0 +1,198 @@
+"""Weights files are written here: arrays in the order in which they come, from one pass over their values.
+
+safetensors' own writer wants all arrays at once and a second copy of them; this one streams, so that an array
+may be encoded while it is written, and puts the checksums of the chunks into the header.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from math import prod
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights.weights_checksums import (
+    CHECKSUMS,
+    DIGITS,
+    ChunkHasher,
+    chunk_count,
+    header_checksum,
+)
+from fedgrass.federation.weights.weights_layout import (
+    BFLOAT16,
+    DTYPES,
+    LARGEST_HEADER,
+    METADATA,
+    PREFIX,
+    Array,
+    Layout,
+    in_file_order,
+)
+
+_ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
+_NAMES = {**{dtype: name for name, dtype in DTYPES.items() if name != "BF16"}, BFLOAT16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One array on its way into a file: its type and shape there, and its values in C order, in blocks.
+
+    The blocks together have the bytes that type and shape say; they are taken once, as the file is written.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    blocks: Iterable[NDArray[np.generic]]
+
+    @property
+    def bytes(self) -> int:
+        """The size of the array in the file."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written: its size, its checksum, and where its arrays lie."""
+
+    bytes: int
+    checksum: str  # as in a completion
+    layout: Layout
+
+
+def dtype_of(name: str, array: NDArray[np.generic]) -> str:
+    """Return the type that an array has in a file.
+
+    Raises:
+        UpdateRefused: no weights file holds that type; the text names the array.
+    """
+    found = _NAMES.get(array.dtype.newbyteorder("<"))
+    if found is None:
+        message = f"array {name!r} has the type {array.dtype}; fedgrass averages {', '.join(DTYPES)}"
+        raise UpdateRefused(message)
+    return found
+
+
+def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
+    """Return an array to be written with no change; its type in the file is ``dtype``."""
+    array = array.view(np.uint16) if array.dtype == BFLOAT16 else array
+    return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
+
+
+def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
+    """Return the layout of a file that has ``arrays`` in their order."""
+    found, position = {}, 0
+    for name, array in arrays.items():
+        found[name] = Array(array.dtype, array.shape, position, position + array.bytes)
+        position += array.bytes
+    return Layout(found, header_bytes, position)
+
+
+def header(layout: Layout) -> bytes:
+    """Return the header, with its length, of a file with the arrays of ``layout``; without checksums."""
+    return _header(layout, None)
+
+
+def header_length(layout: Layout) -> int:
+    """Return how many bytes the header of a file with the arrays of ``layout`` has, with its checksums."""
+    return len(_header_text(layout, _blank(layout)))
+
+
+def write(
+    arrays: Mapping[str, Encoded], target: BinaryIO, metadata: Mapping[str, str] | None = None
+) -> Written:
+    """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
+
+    ``target`` is written from where it stands, and has to be seekable: the header comes last, since it has
+    the checksums of the data. On an error the file is left unfinished. ``metadata`` has more entries of the
+    header's metadata.
+
+    Raises:
+        UpdateRefused: the names of the arrays cannot be in a header, or make it too large.
+        ValueError: an array's blocks have not the size that its type and shape say.
+    """
+    layout = layout_of(arrays)
+    size = len(_header(layout, _blank(layout), metadata))
+    start = target.tell()
+    target.write(bytes(size))
+    head = _header(layout, _write_data(arrays, target), metadata)
+    target.seek(start)
+    target.write(head)
+    target.seek(start + size + layout.data_bytes)
+    layout = msgspec.structs.replace(layout, header_bytes=size)
+    return Written(layout.file_bytes, header_checksum(head), layout)
+
+
+def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = None) -> bytes:
+    """Return ``arrays`` as the bytes of a file; the same arrays give the same bytes.
+
+    Sorted by name, the widest types first as safetensors does, so that each lies where its type wants.
+
+    Args:
+        arrays: bfloat16 as ``BFLOAT16``.
+        layout: says of which arrays of uint16 these are the bits of BF16, as files are read.
+
+    Raises:
+        UpdateRefused: an array has a type that no weights file holds.
+    """
+    by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
+    target = BytesIO()
+    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
+    return target.getvalue()
+
+
+def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
+    """Write the values and return the checksums of their chunks."""
+    hasher, checksums = ChunkHasher(), list[str]()
+    for name, array in arrays.items():
+        written = 0
+        for block in array.blocks:
+            data = np.asarray(block, order="C").reshape(-1).view(np.uint8).data
+            checksums += hasher.feed(data)
+            written += target.write(data)
+        if written != array.bytes:
+            message = f"array {name!r} gave {written} bytes, its type and shape say {array.bytes}"
+            raise ValueError(message)
+    return [*checksums, hasher.end()] if hasher.pending else checksums
+
+
+def _blank(layout: Layout) -> list[str]:
+    """Return as many checksums as a file's data has, before they are known."""
+    return ["0" * DIGITS] * chunk_count(layout.data_bytes)
+
+
+def _header(
+    layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a header with its length. Raises UpdateRefused if no file may have it."""
+    if METADATA in layout.arrays:
+        message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
+        raise UpdateRefused(message)
+    text = _header_text(layout, checksums, metadata)
+    if len(text) > LARGEST_HEADER:
+        message = (
+            f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
+            f" {LARGEST_HEADER} is the most"
+        )
+        raise UpdateRefused(message)
+    return len(text).to_bytes(PREFIX, "little") + text
+
+
+def _header_text(
+    layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    entries: dict[str, Any] = {}
+    if checksums is not None:
+        entries[METADATA] = {CHECKSUMS: ",".join(checksums), **(metadata or {})}
+    for name, array in in_file_order(layout).items():
+        entries[name] = {
+            "dtype": array.dtype,
+            "shape": array.shape,
+            "data_offsets": (array.start, array.end),
+        }
+    text = msgspec.json.encode(entries)
+    return text + b" " * (-len(text) % _ALIGNMENT)

@@ -1,0 +1,222 @@
+"""The embedded cloud: AWS on a laptop, as a MiniStack child process with a temporary state of its own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from fedgrass.console.deploy.deploy_cloud import outputs_of
+from fedgrass.console.deploy.deploy_package import Artifacts, packaged
+from fedgrass.console.deploy.deploy_stack import Stack
+from fedgrass.console.stack import StackError
+from fedgrass.local.aws.cloud_process import LOOPBACK, REGION, CloudProcess
+from fedgrass.local.local_errors import CloudNotRunningError, DeploymentError, ThingCreationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from mypy_boto3_iot import IoTClient
+
+ACCOUNT = "000000000000"  # MiniStack's
+DEPLOY_SECONDS = 120.0
+DEPLOY_POLL_SECONDS = 0.1
+# Calls of Lambda may take a minute; the pool lets a fleet upload at once.
+CLIENT_CONFIG = Config(
+    connect_timeout=5,
+    read_timeout=70,
+    retries={"mode": "standard", "max_attempts": 5},
+    max_pool_connections=32,
+    proxies={},  # never through a proxy: it is this machine
+    s3={"addressing_style": "path"},
+)
+
+
+@dataclass(frozen=True)
+class ThingCertificate:
+    """An IoT thing's name and the files with which it proves to be that thing."""
+
+    thing_name: str
+    certificate: Path
+    private_key: Path
+
+
+class EmbeddedCloud:
+    """AWS in one child process, on 127.0.0.1 only; a context manager.
+
+    Several live side by side. However this process dies, the child and all that it started end with it.
+    """
+
+    region = REGION
+    iot_endpoint = "localhost"  # in the broker's certificate, and resolved on every machine
+
+    def __init__(
+        self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0, enforces: bool = False
+    ) -> None:
+        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port.
+
+        `enforces` makes policies count: every role may do what its policies allow and nothing else, and so
+        may every certificate. `client` has the rights of the account's owner.
+        """
+        self.enforces = enforces
+        self._state = state
+        self._wanted_ports = (gateway_port, mqtt_port)
+        self._running: CloudProcess | None = None
+        self._clients: dict[str, Any] = {}
+        self._clients_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Start the cloud."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the cloud."""
+        self.stop()
+
+    def start(self, timeout: float = 30) -> None:
+        """Start the cloud and return when it answers.
+
+        Raises PortUnavailableError, or CloudStartError when it is not ready within `timeout` seconds.
+        """
+        if self._running is not None:
+            return
+        self._running = CloudProcess(self._state, *self._wanted_ports, enforces=self.enforces)
+        try:
+            self._running.wait_until_ready(timeout)
+            self.root_ca.write_bytes(self._running.get_root_ca())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the cloud and remove its temporary state; may be called twice."""
+        running, self._running = self._running, None
+        with self._clients_lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+        if running is not None:
+            running.stop()
+
+    @property
+    def endpoint_url(self) -> str:
+        """Address of the AWS API."""
+        return f"http://{LOOPBACK}:{self._process.gateway_port}"
+
+    @property
+    def mqtt_port(self) -> int:
+        """Port of IoT Core's MQTT broker (TLS)."""
+        return self._process.mqtt_port
+
+    @property
+    def root_ca(self) -> Path:
+        """Certificate of the authority that signed the MQTT broker's."""
+        return self._process.folder / "root_ca.pem"
+
+    @property
+    def log(self) -> Path:
+        """What MiniStack logs, with the output of the Lambda functions that queues start."""
+        return self._process.log
+
+    def client(self, service: str) -> Any:  # the stubs have a type per literal name
+        """Return the boto3 client of `service`, made once and shared: boto3's clients are safe in threads.
+
+        Callers name its type: `s3: S3Client = cloud.client("s3")`.
+        """
+        process, endpoint_url = self._process, self.endpoint_url
+        with self._clients_lock:
+            if service not in self._clients:
+                session = _session(process.sdk_variables())
+                create: Any = session.client
+                self._clients[service] = create(service, endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+            return self._clients[service]
+
+    def client_with(self, service: str, credentials: Mapping[str, str], endpoint_url: str = "") -> Any:
+        """Return a new client with other credentials, such as a device's; by another way if one is given."""
+        create: Any = _session(self._process.sdk_variables()).client
+        return create(
+            service,
+            endpoint_url=endpoint_url or self.endpoint_url,
+            config=CLIENT_CONFIG,
+            aws_access_key_id=credentials["AccessKeyId"],
+            aws_secret_access_key=credentials["SecretAccessKey"],
+            aws_session_token=credentials["Token"],
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which a child process's AWS SDK finds this cloud and no other."""
+        return self._process.sdk_variables()
+
+    def deploy(
+        self, stack: str, template: Path, lambda_zip: Path, parameters: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Create `stack` from a SAM template, `lambda_zip` being every function's code; return its outputs.
+
+        It is what `fedgrass deploy cloud` does, in fewer steps. Raises DeploymentError, which names the
+        failing resource and its reason.
+        """
+        made = Stack(self.client("cloudformation"), stack, lambda _: None, DEPLOY_POLL_SECONDS)
+        artifacts = Artifacts(self.client("s3"), ACCOUNT, stack)
+        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+        try:
+            if made.check() != "CREATE":
+                message = f"the stack {stack!r} exists already"
+                raise DeploymentError(message)
+            artifacts.prepare()
+            url = artifacts.upload_template(packaged(template, lambda_zip, artifacts.upload))
+            made.apply(url, given, DEPLOY_SECONDS)
+            return outputs_of(made.describe())
+        except (ClientError, BotoCoreError, StackError) as exc:
+            message = f"stack {stack!r} from {template}: {exc}"
+            raise DeploymentError(message) from exc
+
+    def create_thing(self, name: str, folder: Path, policy: str) -> ThingCertificate:
+        """Make an IoT thing with a certificate under `policy`, which must exist; write its files to `folder`.
+
+        Raises ThingCreationError.
+        """
+        iot: IoTClient = self.client("iot")
+        try:
+            iot.create_thing(thingName=name)
+            made = iot.create_keys_and_certificate(setAsActive=True)
+            iot.attach_policy(policyName=policy, target=made["certificateArn"])
+            iot.attach_thing_principal(thingName=name, principal=made["certificateArn"])
+        except (ClientError, BotoCoreError) as exc:
+            message = f"thing {name!r} with policy {policy!r} could not be made: {exc}"
+            raise ThingCreationError(message) from exc
+        thing = ThingCertificate(name, folder / "certificate.pem", folder / "private.key")
+        folder.mkdir(parents=True, exist_ok=True)
+        thing.certificate.write_text(made["certificatePem"], encoding="ascii")
+        thing.private_key.touch(mode=0o600)
+        thing.private_key.write_text(made["keyPair"]["PrivateKey"], encoding="ascii")
+        return thing
+
+    @property
+    def _process(self) -> CloudProcess:
+        if self._running is None:
+            message = "the embedded cloud is not running: call start() first"
+            raise CloudNotRunningError(message)
+        return self._running
+
+
+def _session(variables: Mapping[str, str]) -> boto3.Session:
+    """Return a session that reads nothing of the person's own AWS settings, such as a missing profile."""
+    core = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
+    core.set_config_variable("config_file", variables["AWS_CONFIG_FILE"])
+    core.set_config_variable("credentials_file", variables["AWS_SHARED_CREDENTIALS_FILE"])
+    return boto3.Session(
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        region_name=variables["AWS_REGION"],
+        botocore_session=core,
+    )

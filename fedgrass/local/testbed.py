@@ -1,0 +1,176 @@
+"""A testbed on a laptop: the embedded cloud with the stack deployed, and a fleet of Greengrass cores.
+
+An observer certificate lets a developer on this machine subscribe to the topics of the fleet.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+import package
+from fedgrass import __version__
+from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.live_view import Broker
+from fedgrass.federation import topics
+from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
+from fedgrass.local.local_errors import FedgrassLocalError, ThingCreationError
+from fedgrass.local.local_fleet import ComponentBuild, Fleet
+from greengrass_emulator.core.profiles import profile_named
+
+if TYPE_CHECKING:
+    from mypy_boto3_iot import IoTClient
+
+THING = "observer"
+CLIENT_PREFIX = "observer-"
+
+
+def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
+    """Create an observer of ``fleet``, write its certificate and key to ``folder``; return how it connects.
+
+    Raises ThingCreationError.
+    """
+    name, everything = f"{THING}-{fleet}", f"{topics.everything(fleet).removesuffix('#')}*"
+    resources = {
+        "iot:Connect": f"client/{CLIENT_PREFIX}*",
+        "iot:Subscribe": f"topicfilter/{everything}",
+        "iot:Receive": f"topic/{everything}",
+    }
+    statements = [
+        {"Effect": "Allow", "Action": action, "Resource": f"arn:aws:iot:{cloud.region}:{ACCOUNT}:{resource}"}
+        for action, resource in resources.items()
+    ]
+    iot: IoTClient = cloud.client("iot")
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    try:
+        with suppress(iot.exceptions.ResourceAlreadyExistsException):
+            iot.create_policy(policyName=name, policyDocument=document)
+    except (ClientError, BotoCoreError) as error:
+        message = f"the policy {name!r} of the fleet's observer could not be created: {error}"
+        raise ThingCreationError(message) from error
+    files = cloud.create_thing(name, folder, name)
+    return Broker(
+        cloud.iot_endpoint,
+        cloud.mqtt_port,
+        cloud.root_ca,
+        files.certificate,
+        files.private_key,
+        CLIENT_PREFIX,
+    )
+
+
+TRAINER = "com.fedgrass.Trainer"
+MOST_DEVICES = 64  # processes: each device has one or two
+_REGISTER_SECONDS = 60.0
+
+
+class SiteError(FedgrassLocalError):
+    """The site cannot be set up as asked."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The parts of a running site."""
+
+    cloud: EmbeddedCloud
+    stack: Mapping[str, str]
+    fleet: Fleet
+    operator: Operator
+    observer: Broker
+    folder: Path
+
+
+def thing_names(devices: int, kind: str = "device") -> list[str]:
+    """Return the names of ``devices`` things. Raises SiteError if there may not be so many."""
+    if not 1 <= devices <= MOST_DEVICES:
+        message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
+        raise SiteError(message)
+    width = len(str(devices))
+    return [f"{kind}-{number:0{width}}" for number in range(1, devices + 1)]
+
+
+@contextmanager
+def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
+    folder: Path,
+    configurations: Mapping[str, Mapping[str, object]],
+    *,
+    fleet_name: str = "fedgrass",
+    profile: str = "classic",
+    ports: tuple[int, int] = (0, 0),
+    plain: Mapping[str, Mapping[str, object]] | None = None,
+    parameters: Mapping[str, str] | None = None,
+    enforces: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Site]:
+    """Set a site up in ``folder``, and take it down whatever happens.
+
+    Args:
+        folder: for the state of the cloud and of the cores.
+        configurations: the trainer's configuration for each thing name.
+        fleet_name: the fleet, which is the second level of its topics.
+        profile: the nucleus that the cores imitate, ``classic`` or ``lite``.
+        ports: of the cloud's AWS API and of its MQTT broker; 0 takes a free one.
+        plain: the trainer's configuration for each thing that runs without Greengrass.
+        parameters: for the template, beside the fleet's name.
+        enforces: whether IAM and IoT policies count, as on AWS.
+        say: told of each step, for people who wait.
+        check: asked again and again while the devices start; what it raises ends it all.
+    """
+    chosen = profile_named(profile)
+    build = build_trainer(folder / "build")
+    functions = folder / "build" / "cloud_functions.zip"
+    package.build_functions(functions)
+    with ExitStack() as stack:
+        started = time.monotonic()
+        cloud = stack.enter_context(
+            EmbeddedCloud(folder / "cloud", gateway_port=ports[0], mqtt_port=ports[1], enforces=enforces)
+        )
+        outputs = cloud.deploy(
+            "fedgrass",
+            package.ROOT / "template.yaml",
+            functions,
+            {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
+        )
+        say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
+        observer = create_observer(cloud, fleet_name, folder / "observer")
+        check()
+        started = time.monotonic()
+        fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
+        common = {"fleet": fleet_name, "python": sys.executable}
+        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()})
+        without = {thing: {"fleet": fleet_name, **chosen} for thing, chosen in (plain or {}).items()}
+        if without:
+            fleet.start_plain(without)
+        operator = Operator(cloud.client, outputs)
+        _wait_for_devices(operator, len(configurations) + len(without), check)
+        beside = f", {len(without)} devices without Greengrass do the same by plain MQTT," if without else ""
+        say(
+            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
+            f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
+        )
+        yield Site(cloud, outputs, fleet, operator, observer, folder)
+
+
+def build_trainer(folder: Path) -> ComponentBuild:
+    """Build the trainer component as ``gdk component build`` would, in the package's own version."""
+    package.build_component(TRAINER, __version__, "fedgrass", folder)
+    return ComponentBuild(TRAINER, folder / "recipes" / f"{TRAINER}.yaml", folder / "artifacts")
+
+
+def _wait_for_devices(operator: Operator, count: int, check: Callable[[], None]) -> None:
+    deadline = time.monotonic() + _REGISTER_SECONDS
+    while (registered := len(operator.devices())) < count:
+        check()
+        if time.monotonic() > deadline:
+            message = (
+                f"only {registered} of {count} devices sent a heartbeat within {_REGISTER_SECONDS:.0f} s"
+            )
+            raise SiteError(message)
+        time.sleep(0.1)

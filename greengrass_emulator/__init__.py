@@ -1,0 +1,9 @@
+"""An emulator of an AWS IoT Greengrass V2 core device, for developers of components.
+
+Components run unchanged, from their recipes and with the AWS SDKs, under the rules of the classic nucleus
+or of Nucleus Lite.
+
+Read in this order: core/nucleus (what a core consists of), recipe, deployment, lifecycle, ipc, iot,
+stream_manager; then control and faults (what tests and the command line do with a running core), and
+core/standalone_core (a core without AWS).
+"""

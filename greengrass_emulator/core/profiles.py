@@ -1,0 +1,198 @@
+"""How the two Greengrass nuclei differ where a component can notice it.
+
+The figures were measured on Nucleus Lite 2.6.0, or read in the source of the classic (Java) nucleus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from greengrass_emulator.emulator_errors import UnknownProfileError
+
+KIB: Final = 1024
+MQTT_MESSAGE_LIMIT: Final = 128 * KIB
+"""The largest message of AWS IoT Core, in bytes."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The limits and habits of one nucleus. Sizes are bytes of payload."""
+
+    name: str
+    nucleus_version: str
+    component_user: str
+    """The user that components run as on a device. Here they run as the developer, under that name."""
+    nucleus_component: str
+    """The component name under which any component can read the configuration of the nucleus."""
+    exchange_port_key: str
+    """Where the token exchange service's configuration has the port that it listens on."""
+    needs_runtime_field: bool
+    """Whether a manifest counts only if its platform has `runtime`, as `*` or this nucleus's own."""
+    runtime: str | None
+    """The nucleus's own value of a platform's `runtime` field."""
+    yaml_scalars_are_strings: bool
+    """Whether `3` and `true` in a YAML recipe that is deployed locally reach the component as strings."""
+    unpacks_local_archives: bool
+    """Whether a local deployment unpacks the archives among a component's artifacts."""
+    reads_every_attribute: bool
+    """Whether any attribute of a platform may exclude a manifest, or only runtime, os and architecture."""
+    quotes_setenv: bool
+    """Whether a value of Setenv may hold what the shell reads as more than one word."""
+    binds_hard_dependencies: bool
+    """Whether a component whose HARD dependency dies is stopped for good, or started again after it."""
+    rolls_back: bool
+    """Whether a failed deployment brings back what was there before."""
+    configuration_restart_seconds: float | None
+    """So long after a deployment has changed a component's configuration the component is restarted.
+
+    None: at once, and only if its run step reads what changed.
+    """
+    largest_configuration_value: int | None
+    """Bytes of JSON of one value in the configuration, where each value is a row of a database.
+
+    There a map never takes the place of a value, nor a value that of a map, and what is older than the row is
+    passed over. None: the configuration is one tree, in which anything replaces anything.
+    """
+    job_document_parts: int | None
+    """How many keys and values the document of a cloud deployment may have; None: as many as it likes."""
+    local_message_parts: int | None
+    """How many keys and values the event of a local JSON message may have.
+
+    A larger one is lost, and the subscription with it. None: as many as it likes.
+    """
+    ipc_packet_limit: int | None
+    """A packet of a client with more bytes after its prelude closes the connection; None: 24 MiB."""
+    checks_mqtt_requests: bool
+    """Whether a topic or a quality of service that IoT Core hangs up on is refused, or sent to IoT Core."""
+    reuses_wider_filters: bool
+    """Whether IoT Core is not asked for a filter that another one of the core covers.
+
+    It sends a message once for each filter that it was asked for, and each copy goes to all subscriptions.
+    """
+    restarts_on_errored: bool
+    """Whether a component that reports ERRORED is restarted."""
+    names_errors: bool
+    """Whether an error of IPC has its text where the SDK looks for it."""
+    inbound_limit: int
+    """A larger message from IoT Core is dropped and nobody is told."""
+    outbound_limit: int
+    """The largest payload that a component may publish, if its packet is not too large before that."""
+    oversize_closes_connection: bool
+    """Whether a larger payload costs the component its IPC connection, or only gets a ServiceError."""
+    in_flight_messages: int
+    """How many QoS 1 messages go out before IoT Core acknowledges the first."""
+    unacknowledged_messages: int | None
+    """Publishing is refused at once when this many QoS 1 messages are unacknowledged; None: no such limit."""
+    unacknowledged_bytes: int
+    """The same in bytes: on the classic nucleus this is its spool."""
+    spools_offline: bool
+    """Whether QoS 1 messages are kept while there is no connection, and the session is resumed after it."""
+    keeps_retain: bool
+    """Whether the retain flag is passed on, both ways."""
+    answers_wrong_token: bool
+    """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    reads_classic_lifecycles: bool
+    """Whether a recipe's steps may be in capitals, and `bootstrap`, `startup` and `recover` among them."""
+    reads_dependencies: bool
+    """Whether a recipe variable may ask a direct dependency."""
+    interpolates_configuration: bool
+    """Whether `interpolateComponentConfiguration` exists, which replaces variables in configurations."""
+    unserved_operations: frozenset[str] = frozenset()
+    """IPC operations of the local core that this nucleus does not have."""
+
+
+CLASSIC: Final = Profile(
+    name="classic",
+    nucleus_version="2.14.0",
+    component_user="ggc_user",
+    nucleus_component="aws.greengrass.Nucleus",
+    exchange_port_key="activePort",
+    needs_runtime_field=False,
+    reads_every_attribute=True,
+    quotes_setenv=True,
+    binds_hard_dependencies=False,
+    rolls_back=True,
+    configuration_restart_seconds=None,
+    largest_configuration_value=None,
+    job_document_parts=None,
+    local_message_parts=None,
+    ipc_packet_limit=None,
+    checks_mqtt_requests=True,
+    reuses_wider_filters=True,
+    restarts_on_errored=True,
+    names_errors=True,
+    runtime=None,
+    yaml_scalars_are_strings=False,
+    unpacks_local_archives=True,
+    inbound_limit=MQTT_MESSAGE_LIMIT,
+    outbound_limit=MQTT_MESSAGE_LIMIT,
+    oversize_closes_connection=False,
+    in_flight_messages=5,
+    unacknowledged_messages=None,
+    unacknowledged_bytes=2_500 * KIB,
+    spools_offline=True,
+    keeps_retain=True,
+    answers_wrong_token=True,
+    reads_classic_lifecycles=True,
+    reads_dependencies=True,
+    interpolates_configuration=True,
+)
+LITE: Final = Profile(
+    name="lite",
+    nucleus_version="2.6.0",
+    component_user="gg_component",
+    nucleus_component="aws.greengrass.NucleusLite",
+    exchange_port_key="port",
+    needs_runtime_field=True,
+    reads_every_attribute=False,
+    quotes_setenv=False,
+    binds_hard_dependencies=True,
+    rolls_back=False,
+    configuration_restart_seconds=10.0,
+    largest_configuration_value=1024,
+    job_document_parts=255,
+    local_message_parts=50,
+    ipc_packet_limit=10_000,
+    checks_mqtt_requests=False,
+    reuses_wider_filters=False,
+    restarts_on_errored=False,
+    names_errors=False,
+    runtime="aws_nucleus_lite",
+    yaml_scalars_are_strings=True,
+    unpacks_local_archives=False,
+    inbound_limit=4_980,
+    outbound_limit=MQTT_MESSAGE_LIMIT,  # the packet is too large from some 7,310 bytes on
+    oversize_closes_connection=True,
+    in_flight_messages=10,
+    unacknowledged_messages=10,
+    unacknowledged_bytes=15_000,
+    spools_offline=False,
+    keeps_retain=False,
+    answers_wrong_token=False,
+    reads_classic_lifecycles=False,
+    reads_dependencies=False,
+    interpolates_configuration=False,
+    unserved_operations=frozenset(
+        {
+            "GetSecretValue",
+            "ListComponents",
+            "GetComponentDetails",
+            "StopComponent",
+            "GetLocalDeploymentStatus",
+            "ListLocalDeployments",
+            "SubscribeToComponentUpdates",
+            "DeferComponentUpdate",
+        }
+    ),
+)
+PROFILES: Final = {profile.name: profile for profile in (CLASSIC, LITE)}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name. Raises UnknownProfileError, which lists the names there are."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        message = f"no Greengrass profile is called {name!r}: choose {' or '.join(PROFILES)}"
+        raise UnknownProfileError(message) from None

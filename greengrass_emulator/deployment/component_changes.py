@@ -1,0 +1,228 @@
+"""The changes that a deployment makes to single components, each with the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from greengrass_emulator.core.profiles import Profile
+from greengrass_emulator.deployment.component_artifacts import (
+    forget_artifacts,
+    install_artifacts,
+    restore_artifacts,
+)
+from greengrass_emulator.deployment.component_dependencies import (
+    check_dependencies,
+    check_not_needed,
+    check_policies,
+)
+from greengrass_emulator.deployment.deployment_records import ComponentSource
+from greengrass_emulator.emulator_errors import CoreError
+from greengrass_emulator.faults.fault_state import Faults
+from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
+from greengrass_emulator.lifecycle.configuration_tree import (
+    Configuration,
+    KeyPath,
+    MergeError,
+    StaleUpdateError,
+    merge_trees,
+)
+from greengrass_emulator.lifecycle.deployed_component import DeployedComponent, work_folder
+from greengrass_emulator.recipe.recipe_platform import interpolate, select_manifest
+from greengrass_emulator.recipe.recipe_reader import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to one component, and what it takes to undo it."""
+
+    old: DeployedComponent | None
+    old_tree: Mapping[str, object]
+    new: DeployedComponent | None
+    restart_is_due: bool = False
+    """Whether the component has yet to be restarted with its changed configuration."""
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        component = self.new or self.old
+        return component.name if component else ""
+
+
+class ComponentChanges:
+    """Replaces, configures and removes components. `on_begin` hears the name just before one changes.
+
+    Every method is called while no other change is under way.
+    """
+
+    def __init__(
+        self,
+        registry: ComponentRegistry,
+        profile: Profile,
+        faults: Faults,
+        on_begin: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._profile = profile
+        self._faults = faults
+        self._on_begin = on_begin
+
+    async def replace(self, source: ComponentSource) -> Change:
+        """Put a component in the place of what is there under its name, and start it.
+
+        Raises a CoreError if it cannot be installed; what was there runs on.
+        """
+        new, tree = await self._prepare(source)
+        old = self._registry.components.get(new.name)
+        change = Change(old, old.configuration.tree if old else {}, new)
+        core = self._registry.core
+        self._on_begin(new.name)
+        try:
+            # What an earlier deployment has put aside is no longer the way back from here.
+            await asyncio.to_thread(forget_artifacts, new.recipe, self._packages)
+            self._faults.check_disk()
+            await asyncio.to_thread(
+                install_artifacts,
+                new.recipe,
+                new.manifest,
+                source.artifacts,
+                self._packages,
+                unpacks=self._profile.unpacks_local_archives or not source.is_local,
+            )
+            work_folder(core.root, new.name).mkdir(parents=True, exist_ok=True)
+        except BaseException as exc:
+            await asyncio.to_thread(restore_artifacts, new.recipe, self._packages)
+            if isinstance(exc, OSError):
+                message = f"{new.name} cannot be installed in {core.root}: {exc}"
+                raise CoreError(message) from exc
+            raise
+        if old and old.process:
+            await old.process.retire()
+        if old:
+            # The same object goes on: other components may be listening to it.
+            new.configuration = old.configuration
+            new.configuration.replace(tree, time.time())
+        self._registry.put(new)
+        self._registry.launch(new)
+        return change
+
+    async def remove(self, name: str) -> Change:
+        """End a component and forget it. Raises UnknownComponentError, DependencyError."""
+        component = self._registry.get(name)
+        check_not_needed(name, self._registry.components)
+        self._on_begin(name)
+        if component.process:
+            await component.process.retire()
+        self._registry.discard(name)
+        return Change(component, component.configuration.tree, None)
+
+    async def configure(self, name: str, merge: Mapping[str, object]) -> Change:
+        """Merge into a component's configuration, which may restart it.
+
+        It is restarted at once if its run step reads what changed or, where the profile has it so, later: the
+        change is marked then. Raises a CoreError if the configuration cannot be merged.
+        """
+        component = self._registry.get(name)
+        tree = component.configuration.tree
+        trial = DeployedComponent(
+            component.recipe,
+            component.manifest,
+            self._configuration(tree),
+            component.token,  # it is in the run step's environment, which is compared below
+        )
+        with suppress(MergeError):  # the merge below tells, and keeps what Nucleus Lite keeps of it
+            trial.configuration.merge([], merge, time.time())
+            check_policies(trial, self._registry.components)
+        rendered = trial.render(self._registry.core)
+        changed = self._merge(component, merge)
+        if self._profile.configuration_restart_seconds is not None:
+            if changed:
+                self._on_begin(name)
+            return Change(component, tree, component, restart_is_due=bool(changed))
+        if component.process and component.scripts and rendered.run != component.scripts.run:
+            self._on_begin(name)
+            await component.process.restart()
+        return Change(component, tree, component)
+
+    async def restart(self, changes: Sequence[Change]) -> None:
+        """Restart the components whose change is marked so."""
+        for change in changes:
+            if change.restart_is_due and change.new and change.new.process:
+                await change.new.process.restart()
+
+    async def undo(self, changes: Sequence[Change]) -> None:
+        """Bring back what was there before, the last change first."""
+        for change in reversed(changes):
+            if change.new and change.new.process:
+                await change.new.process.retire()
+            if change.new and change.new is not change.old:
+                await asyncio.to_thread(restore_artifacts, change.new.recipe, self._packages)
+                self._registry.discard(change.new.name)
+            if change.old:
+                change.old.configuration.replace(change.old_tree, time.time())
+                self._registry.put(change.old)
+                self._registry.launch(change.old)
+
+    async def settle(self, changes: Sequence[Change]) -> None:
+        """There is no way back from here: remove what was kept for it."""
+        for change in changes:
+            if change.new:
+                await asyncio.to_thread(forget_artifacts, change.new.recipe, self._packages)
+
+    async def _prepare(self, source: ComponentSource) -> tuple[DeployedComponent, Mapping[str, object]]:
+        """The component as it will be, checked against the core as it is, and its configuration."""
+        recipe = await self.read(source)
+        manifest = select_manifest(recipe, self._profile)
+        core, there = self._registry.core, self._registry.components
+        check_dependencies(recipe, there, core.thing_name)
+        old = there.get(recipe.component_name)
+        # A later deployment keeps what was configured before, and takes its defaults only where nothing was.
+        tree = merge_trees(recipe.default_configuration, old.configuration.tree if old else {})
+        component = DeployedComponent(recipe, manifest, self._configuration(tree))
+        try:
+            self._merge(component, source.configuration)
+        except CoreError:
+            if old and not self._profile.rolls_back:
+                with suppress(MergeError):
+                    old.configuration.merge([], source.configuration, time.time())
+            raise
+        tree = dict(component.configuration.tree)
+        component.configuration = self._configuration(tree, time.time())
+        if core.interpolates_configuration:
+            tree = {key: interpolate(value, component.variables(core)) for key, value in tree.items()}
+            component.configuration = self._configuration(tree, time.time())
+        check_policies(component, there)
+        component.render(core)
+        return component, tree
+
+    async def read(self, source: ComponentSource) -> Recipe:
+        """The recipe of a component, as the nucleus reads it. Raises RecipeError."""
+        return await asyncio.to_thread(
+            read_recipe,
+            source.recipe,
+            # From the cloud a recipe comes as JSON, with its numbers.
+            scalars_are_strings=self._profile.yaml_scalars_are_strings and source.is_local,
+            classic=self._profile.reads_classic_lifecycles,
+        )
+
+    def _configuration(self, tree: Mapping[str, object], timestamp: float = 0) -> Configuration:
+        """A configuration whose values are older than any deployment, unless `timestamp` is given."""
+        return Configuration(tree, timestamp, self._profile.largest_configuration_value)
+
+    @staticmethod
+    def _merge(component: DeployedComponent, merge: Mapping[str, object]) -> list[KeyPath]:
+        """Merge into a component's configuration; the changed paths. Raises CoreError."""
+        try:
+            return component.configuration.merge([], merge, time.time())
+        except (MergeError, StaleUpdateError) as exc:
+            why = "; the component itself has set it so" if isinstance(exc, StaleUpdateError) else ""
+            message = f"the configuration of {component.name} cannot be merged: {exc}{why}"
+            raise CoreError(message) from exc
+
+    @property
+    def _packages(self) -> Path:
+        return self._registry.core.root / "packages"

@@ -1,0 +1,240 @@
+"""Deployments to one core: new components, new versions, configuration merges, removals, and the way back.
+
+A deployment has succeeded when each of its components has finished, or has run for a while without failing.
+If one is given up before that, the classic nucleus brings back what was there before: version, artifacts and
+configuration. Nucleus Lite has no rollback; and every later deployment repeats what earlier ones have merged,
+since that stays in the thing group's configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from greengrass_emulator.core.json_limits import check_job_document, job_document
+from greengrass_emulator.core.profiles import Profile
+from greengrass_emulator.deployment.component_changes import Change, ComponentChanges
+from greengrass_emulator.deployment.component_updates import ComponentUpdates
+from greengrass_emulator.deployment.deployment_records import ComponentSource, Deployment, DeploymentOutcome
+from greengrass_emulator.emulator_errors import ComponentStateError, CoreError, UnknownDeploymentError
+from greengrass_emulator.faults.fault_state import Faults
+from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
+from greengrass_emulator.lifecycle.configuration_tree import merge_trees
+
+SETTLE_SECONDS: Final = 5.0
+"""So long a component has to run without failing for its deployment to have succeeded."""
+COMPONENT_SECONDS: Final = 3_600.0
+"""How long a component may take to come to rest."""
+REMEMBERED: Final = 100
+"""Deployments whose outcome can still be asked for."""
+
+
+class Deployments:
+    """Changes which components a core has, one deployment at a time."""
+
+    def __init__(
+        self,
+        registry: ComponentRegistry,
+        profile: Profile,
+        faults: Faults,
+        log: logging.Logger,
+        updates: ComponentUpdates,
+    ) -> None:
+        self._registry = registry
+        self._updates = updates
+        self._changes = ComponentChanges(registry, profile, faults, self._supersede)
+        self._profile = profile
+        self._log = log
+        self._merged: dict[str, Mapping[str, object]] = {}
+        """What the cloud has merged into each component's configuration so far, by name."""
+        self._turn = asyncio.Lock()
+        self._scheduled: set[asyncio.Task[None]] = set()
+        self._watches: dict[Deployment, asyncio.Task[None]] = {}
+        self._records: deque[Deployment] = deque(maxlen=REMEMBERED)
+        self.settle_seconds = SETTLE_SECONDS
+        self.configuration_restart_seconds = profile.configuration_restart_seconds or 0.0
+
+    @property
+    def records(self) -> Sequence[Deployment]:
+        """The last deployments, the oldest first."""
+        return list(self._records)
+
+    async def deploy(self, sources: Sequence[ComponentSource], remove: Sequence[str] = ()) -> Deployment:
+        """Install and start components, or new versions of them, in this order; remove others.
+
+        Returns when all lifecycles have begun; `wait_for` tells the outcome. Raises a CoreError, after
+        undoing everything, if one cannot be installed or removed.
+        """
+        record = self._record()
+        await self._carry_out(record, sources, remove, {})
+        return record
+
+    async def update_configuration(self, name: str, merge: Mapping[str, object]) -> Deployment:
+        """Merge into a component's configuration.
+
+        A component whose run step reads what changed is restarted, under Nucleus Lite any component whose
+        configuration changed; if it fails then, the merge is undone where the nucleus rolls back.
+        """
+        record = self._record()
+        await self._carry_out(record, [], [], {name: merge})
+        return record
+
+    def schedule(
+        self,
+        sources: Sequence[ComponentSource],
+        remove: Sequence[str],
+        merges: Mapping[str, Mapping[str, object]],
+    ) -> Deployment:
+        """Begin a local deployment soon; the record tells what becomes of it. `merges` are by component."""
+        record = self._record()
+
+        async def carry_out() -> None:
+            try:
+                await self._carry_out(record, sources, remove, merges, is_local=True)
+            except CoreError as exc:
+                self._log.warning("deployment %s cannot be made: %s", record.identifier, exc)
+
+        task = asyncio.create_task(carry_out())
+        self._scheduled.add(task)
+        task.add_done_callback(self._scheduled.discard)
+        return record
+
+    async def wait_for(self, identifier: str, seconds: float) -> Deployment:
+        """Wait until a deployment has succeeded or failed.
+
+        Raises UnknownDeploymentError, and ComponentStateError if it is still under way after `seconds`.
+        """
+        record = self.get(identifier)
+        try:
+            async with asyncio.timeout(seconds):
+                await record.ended.wait()
+        except TimeoutError:
+            message = f"deployment {identifier} is still under way after {seconds:g} s"
+            raise ComponentStateError(message) from None
+        return record
+
+    def get(self, identifier: str) -> Deployment:
+        """A deployment of the last ones. Raises UnknownDeploymentError."""
+        for record in self._records:
+            if record.identifier == identifier:
+                return record
+        message = f"there is no deployment {identifier!r} among the last {REMEMBERED}"
+        raise UnknownDeploymentError(message)
+
+    async def stop(self) -> None:
+        """Stop watching. What is deployed stays as it is."""
+        tasks = [*self._watches.values(), *self._scheduled]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry_out(
+        self,
+        record: Deployment,
+        sources: Sequence[ComponentSource],
+        remove: Sequence[str],
+        merges: Mapping[str, Mapping[str, object]],
+        *,
+        is_local: bool = False,
+    ) -> None:
+        changes: list[Change] = []
+        asked = {*remove, *merges}
+        async with self._turn:
+            await self._updates.wait_for_components(record.identifier)
+            try:
+                if not self._profile.rolls_back and not is_local:
+                    sources, merges = await self._as_the_group_has_it(sources, remove, merges)
+                steps = (
+                    *(partial(self._changes.remove, name) for name in remove),
+                    *(partial(self._changes.replace, source) for source in sources),
+                    *(partial(self._changes.configure, name, merge) for name, merge in merges.items()),
+                )
+                for step in steps:
+                    changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
+                asked |= {change.name for change in changes if change.new is not change.old}
+            except BaseException as exc:
+                if self._profile.rolls_back:
+                    await self._changes.undo(changes)
+                    record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(exc))
+                else:
+                    record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(exc))
+                raise
+            await self._registry.dependencies.release()
+        self._updates.report_done(record.identifier)
+        # What earlier deployments have merged into other components changes them rarely.
+        self._watch(record, [change for change in changes if change.name in asked or change.restart_is_due])
+
+    async def _as_the_group_has_it(
+        self,
+        sources: Sequence[ComponentSource],
+        remove: Sequence[str],
+        merges: Mapping[str, Mapping[str, object]],
+    ) -> tuple[list[ComponentSource], dict[str, Mapping[str, object]]]:
+        """Return the deployment with all that the cloud has merged before, also into other components.
+
+        Raises CoreError if its document is too large.
+        """
+        recipes = [await self._changes.read(source) for source in sources]
+        added = {recipe.component_name: source for recipe, source in zip(recipes, sources, strict=True)}
+        new = {**{name: source.configuration for name, source in added.items()}, **merges}
+        merged = {name: merge for name, merge in self._merged.items() if name not in remove}
+        merged |= {name: merge_trees(merged.get(name, {}), merge) for name, merge in new.items()}
+        there = self._registry.components
+        versions = {name: one.recipe.component_version for name, one in there.items() if name not in remove}
+        versions |= {recipe.component_name: recipe.component_version for recipe in recipes}
+        check_job_document(job_document(versions, merged), self._profile.job_document_parts)
+        for name in merges:
+            self._registry.get(name)  # one that is not there leaves nothing in the group's configuration
+        self._merged = merged
+        return (
+            [replace(source, configuration=merged[name]) for name, source in added.items()],
+            {name: merge for name, merge in merged.items() if name not in added and name in there},
+        )
+
+    def _record(self) -> Deployment:
+        record = Deployment()
+        self._records.append(record)
+        return record
+
+    def _watch(self, record: Deployment, changes: Sequence[Change]) -> None:
+        record.components = [change.name for change in changes]
+        task = asyncio.create_task(self._see_through(record, changes))
+        self._watches[record] = task
+        task.add_done_callback(lambda _: self._watches.pop(record, None))
+
+    def _supersede(self, name: str) -> None:
+        """What becomes of a component from now on is no longer the outcome of an earlier deployment."""
+        for record, watch in list(self._watches.items()):
+            if name in record.components:
+                watch.cancel()
+                record.cancel(f"{name} was deployed anew before it had come to rest")
+
+    async def _see_through(self, record: Deployment, changes: Sequence[Change]) -> None:
+        names = [change.new.name for change in changes if change.new]
+        if any(change.restart_is_due for change in changes):
+            await asyncio.sleep(self.configuration_restart_seconds)
+            await self._changes.restart(changes)
+        try:
+            for name in names:
+                await self._registry.settle(name, self.settle_seconds, COMPONENT_SECONDS)
+        except CoreError as exc:
+            async with self._turn:
+                await self._give_up(record, changes, str(exc))
+            return
+        async with self._turn:
+            await self._changes.settle(changes)
+        record.succeed()
+
+    async def _give_up(self, record: Deployment, changes: Sequence[Change], reason: str) -> None:
+        """Go back, unless there is nothing to go back to: then the component stays, given up."""
+        if not self._profile.rolls_back or not any(change.old for change in changes):
+            record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, reason)
+            return
+        self._log.error("deployment %s failed and is rolled back: %s", record.identifier, reason)
+        await self._changes.undo(changes)
+        record.fail(DeploymentOutcome.ROLLBACK_COMPLETE, reason)

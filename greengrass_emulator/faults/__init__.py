@@ -1,0 +1,1 @@
+"""Faults that tests and the command line inject into a running core."""

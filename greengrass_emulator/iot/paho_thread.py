@@ -1,0 +1,221 @@
+"""The paho-mqtt client with its network thread: its callbacks are handed to an event loop.
+
+A duplicate of the client's TCP socket lets another thread break the connection (the link fault).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, QualityOfService
+
+
+class SeverableLink:
+    """Breaks a connection that belongs to another thread. Every method may be called from any thread.
+
+    The client tells of each socket when it opens it and before it closes it. Asking the client for its socket
+    later would be a race: between the question and the answer's use the client's thread may close the socket,
+    and its number may by then be somebody else's connection.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hold: socket.socket | None = None
+        self._is_severed = False
+
+    def opened(self, descriptor: int) -> None:
+        """The client has opened a socket: keep a hold of it, or break it if the link is severed."""
+        with self._lock:
+            self._let_go()
+            self._hold = socket.socket(fileno=os.dup(descriptor))
+            if self._is_severed:
+                self._break()
+
+    def closing(self) -> None:
+        """The client is about to close its socket: the peer sees the end only when this hold is gone too."""
+        with self._lock:
+            self._let_go()
+
+    def sever(self) -> None:
+        """Break the connection without a word, and every further one until `mend`."""
+        with self._lock:
+            self._is_severed = True
+            self._break()
+
+    def mend(self) -> None:
+        """Leave the next connection alone."""
+        with self._lock:
+            self._is_severed = False
+
+    def _break(self) -> None:
+        if self._hold is not None:
+            with suppress(OSError):  # the peer has broken it already
+                self._hold.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
+
+
+if TYPE_CHECKING:
+    from paho.mqtt.reasoncodes import ReasonCode
+
+KEEP_ALIVE_SECONDS: Final = 60
+FIRST_RETRY_SECONDS: Final = 1
+LONGEST_RETRY_SECONDS: Final = 30
+SESSION_SECONDS: Final = 3_600
+"""How long IoT Core keeps a persistent session by default."""
+
+
+class PahoListener(Protocol):
+    """Hears of what happened on the network, in its event loop."""
+
+    def accepted(self, *, session_present: bool) -> None:
+        """IoT Core has accepted a connection, and knows its session from before or not."""
+
+    def refused(self, reason: str) -> None:
+        """IoT Core has refused a connection."""
+
+    def lost(self, reason: str) -> None:
+        """The connection has ended."""
+
+    def received(self, message: IotMessage) -> None:
+        """A message has come."""
+
+    def acknowledged(self, identifier: int, refusal: str | None) -> None:
+        """IoT Core has acknowledged a QoS 1 message, if only to refuse it."""
+
+    def answered(self, identifier: int, refusal: str | None) -> None:
+        """IoT Core has answered a subscription."""
+
+
+class PahoThread:
+    """A paho client that connects again and again; its listener is called in an event loop."""
+
+    def __init__(
+        self, endpoint: IotEndpoint, listener: PahoListener, *, in_flight_messages: int, keeps_session: bool
+    ) -> None:
+        self._endpoint = endpoint
+        self._listener = listener
+        self._keeps_session = keeps_session
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link = SeverableLink()
+        self.client = self._make_client(in_flight_messages)
+
+    def connect(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the connection; the listener is called in `loop`. Blocks. Raises OSError, ValueError."""
+        self._loop = loop
+        endpoint = self._endpoint
+        self.client.tls_set(
+            str(endpoint.root_ca),
+            str(endpoint.certificate),
+            str(endpoint.private_key),
+            tls_version=ssl.PROTOCOL_TLS_CLIENT,
+        )
+        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = SESSION_SECONDS if self._keeps_session else 0
+        self.client.connect(
+            endpoint.host,
+            endpoint.port,
+            KEEP_ALIVE_SECONDS,
+            clean_start=not self._keeps_session,
+            properties=session,
+        )
+
+    async def stop(self) -> None:
+        """Disconnect and end the thread. May be called again."""
+        self.client.disconnect()
+        await asyncio.to_thread(self.client.loop_stop)
+        self._link.closing()
+
+    async def cut(self) -> None:
+        """Break the link without a DISCONNECT, and end the thread until `restore`."""
+        # The thread ends on its broken socket: on a sound one it would first wait for acknowledgements.
+        self._link.sever()
+        await asyncio.to_thread(self.client.loop_stop)
+
+    def restore(self) -> None:
+        """Start the thread again, which connects anew."""
+        self._link.mend()
+        # Not after the pause that the attempts before have grown to.
+        self.client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        self.client.loop_start()
+
+    def _make_client(self, in_flight_messages: int) -> paho.Client:
+        client = paho.Client(CallbackAPIVersion.VERSION2, self._endpoint.thing_name, protocol=paho.MQTTv5)
+        client.max_inflight_messages_set(in_flight_messages)
+        client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        return client
+
+    # From here on: called by paho's thread.
+
+    def _on_socket_open(self, _: paho.Client, __: object, opened: Any) -> None:
+        self._link.opened(opened.fileno())
+
+    def _on_socket_close(self, _: paho.Client, __: object, ___: object) -> None:
+        self._link.closing()
+
+    def _on_connect(
+        self,
+        _: paho.Client,
+        __: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        ___: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._in_loop(lambda: self._listener.refused(str(reason)))
+        else:
+            present = self._keeps_session and flags.session_present
+            self._in_loop(lambda: self._listener.accepted(session_present=present))
+
+    def _on_disconnect(
+        self,
+        _: paho.Client,
+        __: object,
+        ___: paho.DisconnectFlags,
+        reason: ReasonCode,
+        ____: Properties | None,
+    ) -> None:
+        self._in_loop(lambda: self._listener.lost(str(reason)))
+
+    def _on_message(self, _: paho.Client, __: object, message: paho.MQTTMessage) -> None:
+        qos: QualityOfService = 1 if message.qos else 0
+        received = IotMessage(message.topic, bytes(message.payload), qos, message.retain)
+        self._in_loop(lambda: self._listener.received(received))
+
+    def _on_publish(
+        self, _: paho.Client, __: object, identifier: int, reason: ReasonCode, ___: Properties | None
+    ) -> None:
+        refusal = str(reason) if reason.is_failure else None
+        self._in_loop(lambda: self._listener.acknowledged(identifier, refusal))
+
+    def _on_subscribe(
+        self, _: paho.Client, __: object, identifier: int, reasons: list[ReasonCode], ___: Properties | None
+    ) -> None:
+        refusal = str(reasons[0]) if reasons and reasons[0].is_failure else None
+        self._in_loop(lambda: self._listener.answered(identifier, refusal))
+
+    def _in_loop(self, call: Callable[[], None]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)

@@ -1,0 +1,187 @@
+"""The IPC operations with which a component administers its core.
+
+It lists, describes, restarts and stops other components, and makes local deployments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from greengrass_emulator.deployment.component_dependencies import choose, recipes_in
+from greengrass_emulator.deployment.core_deployments import Deployments
+from greengrass_emulator.deployment.deployment_records import ComponentSource, Deployment
+from greengrass_emulator.emulator_errors import CoreError, UnknownDeploymentError
+from greengrass_emulator.ipc.ipc_model import (
+    ComponentRequest,
+    CreateLocalDeploymentRequest,
+    GetLocalDeploymentStatusRequest,
+    InvalidArgumentsError,
+    ResourceNotFoundError,
+    parse,
+)
+from greengrass_emulator.ipc.ipc_operations import Components, authorize
+from greengrass_emulator.ipc.ipc_stream import Call, Operation
+from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
+from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
+from greengrass_emulator.recipe.access_control import CLI
+
+EVERY_COMPONENT: Final = "*"
+"""The resource of operations that are about no single component."""
+
+
+class Inventory(Components, Protocol):
+    """What these operations need of the core that they belong to."""
+
+    @property
+    def components(self) -> Mapping[str, DeployedComponent]:
+        """All deployed components by name."""
+
+    def state(self, name: str) -> str:
+        """The state of a deployed component."""
+
+    def schedule_restart(self, component: str) -> None:
+        """Restart a deployed component soon, after the answer has been sent."""
+
+    def schedule_stop(self, component: str) -> None:
+        """Stop a deployed component soon, after the answer has been sent."""
+
+
+class LifecycleOperations:
+    """RestartComponent, StopComponent, ListComponents, GetComponentDetails."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+
+    def by_name(self) -> Mapping[str, Operation]:
+        """The operations, by the names that requests call them by."""
+        return {
+            "RestartComponent": self._restart_component,
+            "StopComponent": self._stop_component,
+            "ListComponents": self._list_components,
+            "GetComponentDetails": self._get_component_details,
+        }
+
+    def _allowed(self, call: Call) -> str:
+        """The component that a request names. Raises UnauthorizedError, ResourceNotFoundError."""
+        name = parse(ComponentRequest, call.body).component_name
+        authorize(self._inventory, call, CLI, name)
+        if name not in self._inventory.components:
+            message = f"no component {name} is deployed here"
+            raise ResourceNotFoundError(message)
+        return name
+
+    async def _restart_component(self, call: Call) -> Mapping[str, object]:
+        self._inventory.schedule_restart(self._allowed(call))
+        return {"restartStatus": "SUCCEEDED"}
+
+    async def _stop_component(self, call: Call) -> Mapping[str, object]:
+        self._inventory.schedule_stop(self._allowed(call))
+        return {"stopStatus": "SUCCEEDED"}
+
+    async def _list_components(self, call: Call) -> Mapping[str, object]:
+        authorize(self._inventory, call, CLI, EVERY_COMPONENT)
+        return {"components": [self._describe(name) for name in self._inventory.components]}
+
+    async def _get_component_details(self, call: Call) -> Mapping[str, object]:
+        return {"componentDetails": self._describe(self._allowed(call))}
+
+    def _describe(self, name: str) -> Mapping[str, object]:
+        component = self._inventory.components[name]
+        return {
+            "componentName": name,
+            "version": component.recipe.component_version,
+            "state": self._inventory.state(name),
+            "configuration": component.configuration.tree,
+        }
+
+
+class DeploymentOperations:
+    """CreateLocalDeployment, GetLocalDeploymentStatus, ListLocalDeployments."""
+
+    def __init__(self, registry: ComponentRegistry, deployments: Deployments) -> None:
+        self._registry = registry
+        self._deployments = deployments
+
+    def by_name(self) -> Mapping[str, Operation]:
+        """The operations, by the names that requests call them by."""
+        return {
+            "CreateLocalDeployment": self._create_local_deployment,
+            "GetLocalDeploymentStatus": self._get_local_deployment_status,
+            "ListLocalDeployments": self._list_local_deployments,
+        }
+
+    async def _create_local_deployment(self, call: Call) -> Mapping[str, object]:
+        request = parse(CreateLocalDeploymentRequest, call.body)
+        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        configurations = {
+            name: _merge_of(name, update)
+            for name, update in (request.component_to_configuration or {}).items()
+        }
+        add, remove = request.root_component_versions_to_add or {}, request.root_components_to_remove or []
+        if strange := sorted(set(configurations) - set(add) - set(self._registry.components)):
+            message = f"componentToConfiguration names {strange[0]}, which is neither added nor deployed"
+            raise InvalidArgumentsError(message)
+        try:
+            sources = await asyncio.to_thread(self._sources, request, add, configurations)
+        except CoreError as exc:
+            raise InvalidArgumentsError(str(exc)) from exc
+        only_configured = {name: merge for name, merge in configurations.items() if name not in add}
+        # The answer goes out first: the deployment may replace the component that asks for it.
+        record = self._deployments.schedule(sources, remove, only_configured)
+        return {"deploymentId": record.identifier}
+
+    def _sources(
+        self,
+        request: CreateLocalDeploymentRequest,
+        add: Mapping[str, str],
+        configurations: Mapping[str, Mapping[str, object]],
+    ) -> list[ComponentSource]:
+        if not add:
+            return []
+        if request.recipe_directory_path is None:
+            message = "rootComponentVersionsToAdd needs recipeDirectoryPath, the folder with the recipes"
+            raise InvalidArgumentsError(message)
+        recipes = recipes_in(Path(request.recipe_directory_path))
+        artifacts = Path(request.artifacts_directory_path or request.recipe_directory_path)
+        return [
+            ComponentSource(
+                file, artifacts, configurations.get(recipes[file].component_name, {}), is_local=True
+            )
+            for file in choose(recipes, add, self._registry.components)
+        ]
+
+    async def _get_local_deployment_status(self, call: Call) -> Mapping[str, object]:
+        request = parse(GetLocalDeploymentStatusRequest, call.body)
+        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        try:
+            return {"deployment": _describe(self._deployments.get(request.deployment_id))}
+        except UnknownDeploymentError as exc:
+            raise ResourceNotFoundError(str(exc)) from exc
+
+    async def _list_local_deployments(self, call: Call) -> Mapping[str, object]:
+        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        return {"localDeployments": [_describe(record) for record in self._deployments.records]}
+
+
+def _merge_of(name: str, update: Mapping[str, object]) -> Mapping[str, object]:
+    merge = update.get("MERGE", {})
+    if not isinstance(merge, Mapping) or set(update) - {"MERGE"}:
+        message = f"componentToConfiguration of {name} has to be a map with the one key MERGE, a map itself"
+        raise InvalidArgumentsError(message)
+    return cast("Mapping[str, object]", merge)
+
+
+def _describe(record: Deployment) -> Mapping[str, object]:
+    details: dict[str, object] = {"detailedDeploymentStatus": record.outcome} if record.outcome else {}
+    if record.reason:
+        details["deploymentFailureCause"] = record.reason
+    return {
+        "deploymentId": record.identifier,
+        "status": record.status,
+        "createdOn": datetime.fromtimestamp(record.created_at, UTC).isoformat(timespec="milliseconds"),
+        "deploymentStatusDetails": details,
+    }

@@ -1,0 +1,225 @@
+"""The life of one component: install, run, restart after a failure, give up after the third, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Container
+from typing import Final
+
+from greengrass_emulator.emulator_errors import CoreError, ScriptFailedError
+from greengrass_emulator.lifecycle.guarded_script import (
+    GuardedScript,
+    LifecycleScripts,
+    RestartLimits,
+    Script,
+    TimedScript,
+)
+
+NEW: Final = "NEW"
+INSTALLED: Final = "INSTALLED"
+STARTING: Final = "STARTING"
+RUNNING: Final = "RUNNING"
+STOPPING: Final = "STOPPING"
+ERRORED: Final = "ERRORED"
+BROKEN: Final = "BROKEN"
+FINISHED: Final = "FINISHED"
+RESTART_WANTED: Final = (0, 100, 101)
+"""Exit codes of a bootstrap that is done; 100 and 101 ask for a restart of nucleus or machine."""
+STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
+
+
+class ComponentProcess:
+    """Runs a component's lifecycle.
+
+    `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every
+    change.
+    """
+
+    def __init__(
+        self,
+        scripts: Callable[[], LifecycleScripts],
+        on_state: Callable[[str], None],
+        log: logging.Logger,
+        limits: RestartLimits | None = None,
+    ) -> None:
+        self._scripts = scripts
+        self._on_state = on_state
+        self._log = log
+        self._limits = limits or RestartLimits()
+        self._failures: deque[float] = deque()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._current: GuardedScript | None = None
+        self._needs_install = True
+        self._reported_error = asyncio.Event()
+        self._is_retired = False
+        self.is_being_stopped = False
+        """Whether the core stops it at this moment: what it does now is no failure of its own."""
+        self._turn = asyncio.Lock()
+        self.state = NEW
+
+    def start(self) -> None:
+        """Begin the lifecycle in the background: install, unless that is done, and run."""
+        if not self._is_retired and (self._supervisor is None or self._supervisor.done()):
+            self._supervisor = asyncio.create_task(self._supervise())
+
+    async def stop(self, next_state: str = FINISHED) -> None:
+        """End the component and everything that it started; `next_state` follows. May be called again."""
+        async with self._turn:
+            await self._stop(next_state)
+
+    async def retire(self) -> None:
+        """Stop for good: a restart that somebody has asked for meanwhile does not bring it back."""
+        self._is_retired = True
+        await self.stop()
+
+    async def restart(self) -> None:
+        """Stop and start again, without the install step."""
+        # Two restarts at once would each start a process, and the core would know of one.
+        async with self._turn:
+            await self._stop(INSTALLED)
+            self._failures.clear()
+            self.start()
+
+    def report(self, state: str) -> None:
+        """The component says of itself that it is RUNNING or ERRORED."""
+        if state == ERRORED and self.state in {STARTING, RUNNING}:
+            self._reported_error.set()
+            if self._current is not None:
+                self._log.warning("the component reports ERRORED: it is restarted")
+                self._current.terminate()
+        elif state == RUNNING and self.state == STARTING:
+            self._enter(RUNNING)
+
+    async def _stop(self, next_state: str) -> None:
+        if self._supervisor is None:
+            return
+        was_running = self.state in {STARTING, RUNNING}
+        self.is_being_stopped = True
+        try:
+            if was_running:
+                self._enter(STOPPING)
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+            self._supervisor = None
+            if was_running:
+                await self._shut_down()
+                self._enter(next_state)
+        finally:
+            self.is_being_stopped = False
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._live()
+            except (CoreError, OSError) as exc:
+                self._log.warning("%s", exc)
+            else:
+                return
+            if self._is_one_failure_too_many():
+                self._log.error("given up after %d failures: the component is BROKEN", self._limits.failures)
+                self._enter(BROKEN)
+                return
+            self._enter(ERRORED)
+            await self._recover()
+            await asyncio.sleep(self._limits.pause_seconds)
+
+    async def _live(self) -> None:
+        scripts = self._scripts()
+        if self._needs_install and scripts.bootstrap:
+            await self._run_in_time("bootstrap", scripts.bootstrap, RESTART_WANTED)
+        if self._needs_install and scripts.install:
+            await self._run_in_time("install", scripts.install)
+        if self._needs_install:
+            self._needs_install = False
+            self._enter(INSTALLED)
+        self._reported_error.clear()
+        self._enter(STARTING)
+        if scripts.startup:
+            await self._start_up(scripts.startup)
+        if scripts.run:
+            await self._run(scripts.run)
+        self._enter(FINISHED)
+
+    async def _run(self, script: Script) -> None:
+        running = await GuardedScript.start(script)
+        self._enter(RUNNING)
+        code = await self._attend(running)
+        if self._reported_error.is_set():
+            message = "run ended after the component had reported ERRORED"
+            raise ScriptFailedError(message)
+        if code:
+            message = f"run ended with exit code {code}"
+            raise ScriptFailedError(message)
+
+    async def _start_up(self, timed: TimedScript) -> None:
+        """Run the startup step, and keep what it has left running until the component fails or is stopped."""
+        running = await GuardedScript.start(timed.script, keep_children=True)
+        self._current = running
+        try:
+            async with asyncio.timeout(timed.seconds):
+                code = await running.wait()
+            if code:
+                message = f"startup ended with exit code {code}"
+                raise ScriptFailedError(message)
+            self._enter(RUNNING)
+            await self._reported_error.wait()
+            message = "the component has reported ERRORED"
+            raise ScriptFailedError(message)
+        except TimeoutError:
+            message = f"startup took longer than its Timeout of {timed.seconds:g} s"
+            raise ScriptFailedError(message) from None
+        finally:
+            self._current = None
+            await running.stop(self._limits.stop_seconds)
+
+    async def _recover(self) -> None:
+        """Run the recover step, which follows a failure that does not end the component."""
+        try:
+            if timed := self._scripts().recover:
+                await self._run_in_time("recover", timed)
+        except (CoreError, OSError) as exc:
+            self._log.warning("%s", exc)
+
+    async def _run_in_time(self, name: str, timed: TimedScript, fine: Container[int] = (0,)) -> None:
+        running = await GuardedScript.start(timed.script)
+        try:
+            async with asyncio.timeout(timed.seconds):
+                code = await self._attend(running)
+        except TimeoutError:
+            message = f"{name} took longer than its Timeout of {timed.seconds:g} s"
+            raise ScriptFailedError(message) from None
+        if code not in fine:
+            message = f"{name} ended with exit code {code}"
+            raise ScriptFailedError(message)
+
+    async def _attend(self, running: GuardedScript) -> int:
+        """Wait for a script's end; it is stopped if this task is."""
+        self._current = running
+        try:
+            return await running.wait()
+        finally:
+            self._current = None
+            await running.stop(self._limits.stop_seconds)
+
+    async def _shut_down(self) -> None:
+        try:
+            if timed := self._scripts().shutdown:
+                await self._run_in_time("shutdown", timed)
+        except (CoreError, OSError) as exc:
+            self._log.warning("%s", exc)
+
+    def _is_one_failure_too_many(self) -> bool:
+        now = time.monotonic()
+        self._failures.append(now)
+        while self._failures[0] < now - self._limits.window_seconds:
+            self._failures.popleft()
+        return len(self._failures) >= self._limits.failures
+
+    def _enter(self, state: str) -> None:
+        if state != self.state:
+            self._log.info("%s -> %s", self.state, state)
+            self.state = state
+            self._on_state(state)

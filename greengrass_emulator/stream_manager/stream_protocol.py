@@ -1,0 +1,268 @@
+"""Stream Manager's TCP protocol: frames, the CBOR maps in them, and the typed requests.
+
+Requests are bounded as the SDK bounds them.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypeVar
+
+import cbor2
+import msgspec
+
+from greengrass_emulator.emulator_errors import EmulatorError
+
+CONNECT_VERSION: Final = b"\x01"
+PROTOCOL_VERSIONS: Final = ("1.1.0", "1.0.0")
+SERVER_VERSION: Final = "2.1.0"
+FRAME_PREFIX_BYTES: Final = 4
+LARGEST_FRAME_BYTES: Final = 1 << 30
+
+_PREFIX: Final = struct.Struct(">i")
+_HEAD: Final = struct.Struct(">ib")
+
+
+class Operation(enum.IntEnum):
+    """What a frame asks for, or answers."""
+
+    CONNECT = 1
+    CREATE = 2
+    DELETE = 3
+    APPEND = 4
+    READ = 5
+    CONNECT_RESPONSE = 6
+    CREATE_RESPONSE = 7
+    DELETE_RESPONSE = 8
+    APPEND_RESPONSE = 9
+    READ_RESPONSE = 10
+    LIST = 11
+    LIST_RESPONSE = 12
+    DESCRIBE = 13
+    DESCRIBE_RESPONSE = 14
+    UPDATE = 15
+    UPDATE_RESPONSE = 16
+    UNKNOWN_OPERATION = 17
+
+
+class ResponseStatus(enum.IntEnum):
+    """How a request ended; the SDK raises one exception class per status."""
+
+    SUCCESS = 0
+    UNKNOWN_FAILURE = 1
+    UNAUTHORIZED = 2
+    INVALID_REQUEST = 3
+    REQUEST_TOO_LARGE = 4
+    NOT_FOUND = 5
+    RESPONSE_TOO_LARGE = 7
+    UNSUPPORTED_CONNECT_VERSION = 8
+    UNEXPECTED_OPERATION = 9
+    UNSUPPORTED_PROTOCOL_VERSION = 10
+    NOT_ENOUGH_MESSAGES = 13
+    UPDATE_NOT_ALLOWED = 17
+    UNKNOWN_OPERATION = 18
+
+
+class StreamManagerError(EmulatorError):
+    """A request that cannot be done; `status` is what its answer carries."""
+
+    def __init__(self, status: ResponseStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StrategyOnFull(enum.IntEnum):
+    """What an append to a full stream does."""
+
+    REJECT_NEW_DATA = 0
+    OVERWRITE_OLDEST_DATA = 1
+
+
+class Persistence(enum.IntEnum):
+    """Where a stream's messages are kept."""
+
+    FILE = 0
+    MEMORY = 1
+
+
+class StatusLevel(enum.IntEnum):
+    """How much of an export is told on its status stream; each level includes those before it."""
+
+    ERROR = 0
+    WARN = 1
+    INFO = 2
+    DEBUG = 3
+    TRACE = 4
+
+
+class ProtocolMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A map whose fields are spelled in camelCase on the wire; a field that is None is left out."""
+
+
+_Map = TypeVar("_Map", bound=ProtocolMap)
+
+
+def parse(fields: Mapping[str, Any], kind: type[_Map]) -> _Map:
+    """Check a map's fields and return them typed; an error names the field and the bound that it breaks."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"Invalid request: {exc}") from exc
+
+
+def without_none(value: Any) -> Any:
+    """Return a structure of plain values with every field that is None left out, as both sides expect it."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value, builtin_types=(bytes,))
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return [without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def encode_frame(operation: int, fields: Mapping[str, Any]) -> bytes:
+    """Return a whole frame: the SDK reads the prefix at one go, so a frame must be written at one go.
+
+    Raises StreamManagerError if the map is too large for a frame.
+    """
+    payload = cbor2.dumps(without_none(dict(fields)))
+    if len(payload) + 1 > LARGEST_FRAME_BYTES:
+        raise StreamManagerError(
+            ResponseStatus.RESPONSE_TOO_LARGE,
+            f"The answer has {len(payload)} bytes, a frame {LARGEST_FRAME_BYTES}: ask for fewer messages.",
+        )
+    return _HEAD.pack(len(payload) + 1, operation) + payload
+
+
+def decode_prefix(prefix: bytes) -> int:
+    """Return the number of bytes that follow a frame's four-byte prefix: the operation and the map."""
+    if len(prefix) != FRAME_PREFIX_BYTES:
+        raise StreamManagerError(
+            ResponseStatus.INVALID_REQUEST, f"A frame starts with 4 bytes, not {len(prefix)}."
+        )
+    (length,) = _PREFIX.unpack(prefix)
+    if not 1 < length <= LARGEST_FRAME_BYTES:
+        raise StreamManagerError(
+            ResponseStatus.INVALID_REQUEST,
+            f"A frame has 2 to {LARGEST_FRAME_BYTES} bytes, this one claims {length}.",
+        )
+    return int(length)
+
+
+def decode_body(body: bytes) -> tuple[int, dict[str, Any]]:
+    """Return a frame's operation and its map; the map's fields are still unchecked."""
+    try:
+        fields = cbor2.loads(body[1:])
+    except Exception as exc:  # besides its own errors cbor2 lets those of Decimal, re and others out
+        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"The frame holds no CBOR: {exc}") from exc
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise StreamManagerError(
+            ResponseStatus.INVALID_REQUEST, "The frame holds no CBOR map with text keys."
+        )
+    return int.from_bytes(body[:1], signed=True), fields
+
+
+SMALLEST_PART_BYTES: Final = 5 * 1024 * 1024
+
+# `\Z`, not `$`: a `$` would let a newline through at the end.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[\w ,.\-]*\Z")]
+_RequestId = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[\w ,.\-]*\Z")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+_LARGEST_MILLISECONDS: Final = 9_223_372_036_854
+
+
+class StatusConfig(ProtocolMap, frozen=True):
+    """Which stream an export tells its progress to, and how much."""
+
+    status_level: StatusLevel | None = None
+    status_stream_name: Name | None = None
+
+
+class S3TaskExecutor(ProtocolMap, frozen=True):
+    """An export that uploads the files which the stream's messages name."""
+
+    identifier: Name
+    size_threshold_for_multipart_upload_bytes: Annotated[int, msgspec.Meta(ge=SMALLEST_PART_BYTES)] | None = (
+        None
+    )
+    priority: Annotated[int, msgspec.Meta(ge=1, le=10)] | None = None
+    disabled: bool | None = None
+    status_config: StatusConfig | None = None
+
+
+class ExportDefinition(ProtocolMap, frozen=True):
+    """A stream's exports. The stand-in serves S3; the other kinds are read so that they can be refused."""
+
+    s3_task_executor: list[S3TaskExecutor] | None = None
+    http: list[Any] | None = None
+    iot_analytics: list[Any] | None = None
+    kinesis: list[Any] | None = None
+    iot_sitewise: list[Any] | None = msgspec.field(default=None, name="IotSitewise")
+
+
+class StreamDefinition(ProtocolMap, frozen=True, kw_only=True):
+    """A stream as its creator wants it: sizes in bytes, time to live in milliseconds."""
+
+    name: Name
+    max_size: Annotated[int, msgspec.Meta(ge=1024, le=(1 << 63) - 1)] = 256 * 1024 * 1024
+    stream_segment_size: Annotated[int, msgspec.Meta(ge=1024, le=(1 << 31) - 1)] = 16 * 1024 * 1024
+    time_to_live_millis: Annotated[int, msgspec.Meta(ge=60_000, le=_LARGEST_MILLISECONDS)] | None = None
+    strategy_on_full: StrategyOnFull
+    persistence: Persistence | None = None
+    flush_on_write: bool | None = None
+    export_definition: ExportDefinition | None = None
+
+    def s3_exports(self) -> dict[str, S3TaskExecutor]:
+        """Return the S3 exports by their identifiers."""
+        exports = self.export_definition.s3_task_executor if self.export_definition else None
+        return {export.identifier: export for export in exports or ()}
+
+
+class Request(ProtocolMap, frozen=True):
+    """What all requests have; alone it is ListStreams."""
+
+    request_id: _RequestId
+
+
+class ConnectRequest(Request, frozen=True):
+    """The first frame of a connection."""
+
+    protocol_version: str
+    other_supported_protocol_versions: list[str] | None = None
+    sdk_version: str | None = None
+    auth_token: str | None = None
+
+
+class DefinitionRequest(Request, frozen=True):
+    """CreateMessageStream, UpdateMessageStream."""
+
+    definition: StreamDefinition
+
+
+class NameRequest(Request, frozen=True):
+    """DeleteMessageStream, DescribeMessageStream."""
+
+    name: Name
+
+
+class AppendRequest(NameRequest, frozen=True):
+    """AppendMessage."""
+
+    payload: Annotated[bytes, msgspec.Meta(min_length=1)]
+
+
+class ReadOptions(ProtocolMap, frozen=True):
+    """From where, how many, and for how many milliseconds to wait for the minimum."""
+
+    desired_start_sequence_number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
+    min_message_count: _Count | None = None
+    max_message_count: _Count | None = None
+    read_timeout_millis: Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_MILLISECONDS)] | None = None
+
+
+class ReadRequest(Request, frozen=True):
+    """ReadMessages."""
+
+    stream_name: Name
+    read_messages_options: ReadOptions | None = None

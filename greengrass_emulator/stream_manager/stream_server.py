@@ -1,0 +1,267 @@
+"""The server of the Stream Manager emulation on 127.0.0.1, for the unmodified `stream_manager` SDK.
+
+Each client has a connection: a handshake, then requests and responses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from greengrass_emulator.faults.fault_state import Faults
+from greengrass_emulator.stream_manager.stream_export import StreamExporter
+from greengrass_emulator.stream_manager.stream_operations import StreamOperations
+from greengrass_emulator.stream_manager.stream_protocol import (
+    CONNECT_VERSION,
+    FRAME_PREFIX_BYTES,
+    PROTOCOL_VERSIONS,
+    SERVER_VERSION,
+    ConnectRequest,
+    Operation,
+    Request,
+    ResponseStatus,
+    StreamManagerError,
+    decode_body,
+    decode_prefix,
+    encode_frame,
+    parse,
+)
+from greengrass_emulator.stream_manager.stream_store import StreamStore
+
+_CONNECT_SECONDS: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """Serves one client until it goes, or until it sends what is no frame."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        operations: StreamOperations,
+        is_component_token: Callable[[str], bool] | None,
+    ) -> None:
+        """Serve over `reader` and `writer`; `is_component_token`, unless None, judges the client's token."""
+        self._reader = reader
+        self._writer = writer
+        self._operations = operations
+        self._is_component_token = is_component_token
+        self._reads: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Answer requests until the connection ends, then leave nothing behind."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                accepted = await self._handshake()
+            while accepted:
+                await self._serve_request(*await self._frame())
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            _log.debug("A client went: %s", exc)
+        except TimeoutError:
+            _log.warning("A client did not say Connect within %g s", _CONNECT_SECONDS)
+        except StreamManagerError as exc:
+            # Without a request id there is no answer that the SDK could read.
+            _log.warning("Closed a client's connection: %s", exc)
+        finally:
+            await self._leave()
+
+    async def _handshake(self) -> bool:
+        version = await self._reader.readexactly(len(CONNECT_VERSION))
+        if version != CONNECT_VERSION:
+            message = f"Connect version {version!r} is not {CONNECT_VERSION!r}."
+            status = ResponseStatus.UNSUPPORTED_CONNECT_VERSION
+            return await self._answer_connect({"status": status, "errorMessage": message})
+        operation, fields = await self._frame()
+        return await self._answer_connect(self._connect(operation, fields))
+
+    def _connect(self, operation: int, fields: dict[str, Any]) -> dict[str, Any]:
+        if operation != Operation.CONNECT:
+            message = f"The first operation is Connect ({Operation.CONNECT}), not {operation}."
+            return {"status": ResponseStatus.UNEXPECTED_OPERATION, "errorMessage": message}
+        request = parse(fields, ConnectRequest)
+        offered = [request.protocol_version, *(request.other_supported_protocol_versions or [])]
+        common = next((version for version in offered if version in PROTOCOL_VERSIONS), None)
+        answer: dict[str, Any] = {
+            "requestId": request.request_id,
+            "supportedProtocolVersions": list(PROTOCOL_VERSIONS),
+            "serverVersion": SERVER_VERSION,
+        }
+        if common is None:
+            message = f"Protocol versions {offered} are none of {list(PROTOCOL_VERSIONS)}."
+            return {**answer, "status": ResponseStatus.UNSUPPORTED_PROTOCOL_VERSION, "errorMessage": message}
+        if self._is_component_token and not (
+            request.auth_token and self._is_component_token(request.auth_token)
+        ):
+            message = "The token is of no component: AWS_CONTAINER_AUTHORIZATION_TOKEN must hold its SVCUID."
+            return {**answer, "status": ResponseStatus.UNAUTHORIZED, "errorMessage": message}
+        return {**answer, "status": ResponseStatus.SUCCESS, "protocolVersion": common}
+
+    async def _answer_connect(self, fields: dict[str, Any]) -> bool:
+        self._writer.write(CONNECT_VERSION + encode_frame(Operation.CONNECT_RESPONSE, fields))
+        await self._writer.drain()
+        accepted = fields["status"] is ResponseStatus.SUCCESS
+        if not accepted:
+            _log.warning("Refused a client: %s", fields["errorMessage"])
+        return accepted
+
+    async def _frame(self) -> tuple[int, dict[str, Any]]:
+        length = decode_prefix(await self._reader.readexactly(FRAME_PREFIX_BYTES))
+        return decode_body(await self._reader.readexactly(length))
+
+    async def _serve_request(self, operation: int, fields: dict[str, Any]) -> None:
+        request_id = parse(fields, Request).request_id
+        if operation != Operation.READ:
+            await self._answer(request_id, operation, fields)
+            return
+        # A read may wait for long; the same client's other requests do not wait for it.
+        read = asyncio.create_task(self._answer(request_id, operation, fields))
+        self._reads.add(read)
+        read.add_done_callback(self._reads.discard)
+
+    async def _answer(self, request_id: str, operation: int, fields: dict[str, Any]) -> None:
+        response, answer = await self._operations.answer(operation, fields)
+        try:
+            frame = encode_frame(response, {"requestId": request_id, **answer})
+        except StreamManagerError as exc:
+            frame = encode_frame(
+                response, {"requestId": request_id, "status": exc.status, "errorMessage": str(exc)}
+            )
+        if not self._writer.is_closing():
+            self._writer.write(frame)
+            await self._writer.drain()
+
+    async def _leave(self) -> None:
+        for read in self._reads:
+            read.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
+        self._writer.close()
+        await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
+
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_STOP_SECONDS: Final = 5.0
+
+
+class StreamManager:
+    """Stream Manager of one local core: create it, `await start()`, `await stop()`."""
+
+    def __init__(
+        self,
+        root: Path,
+        s3_client: Callable[[], S3Client],
+        is_component_token: Callable[[str], bool] | None = None,
+        first_retry_seconds: float = 1.0,
+        faults: Faults | None = None,
+    ) -> None:
+        """Keep streams in `root`, export them with clients of `s3_client`, which an export thread calls.
+
+        `is_component_token` says whether a token (a component's SVCUID) may connect; None lets everyone in. A
+        failed export is tried again after `first_retry_seconds`, then after twice that, up to five minutes.
+        `faults` are those of the core.
+        """
+        self._root = root
+        self._s3_client = s3_client
+        self._is_component_token = is_component_token
+        self._first_retry_seconds = first_retry_seconds
+        self._faults = faults or Faults()
+        self._running: _Running | None = None
+        self._port = 0
+
+    async def start(self) -> int:
+        """Serve on a free port of 127.0.0.1 and return it; exports that were waiting go on.
+
+        Raises StreamManagerError if the folder is in use or cannot be read.
+        """
+        self._port = await self._start(0)
+        return self._port
+
+    async def interrupt(self) -> None:
+        """Be gone, as a service whose process has died, until `resume`."""
+        await self.stop()
+
+    async def resume(self) -> None:
+        """Serve again where it was before. Raises OSError if another process has taken the port."""
+        await self._start(self._port)
+
+    async def _start(self, port: int) -> int:
+        if self._running is None:
+            self._running = _Running(
+                self._root, self._s3_client, self._first_retry_seconds, self._is_component_token, self._faults
+            )
+            try:
+                await self._running.serve(port)
+            except BaseException:
+                await self.stop()
+                raise
+        return self._running.port
+
+    async def stop(self) -> None:
+        """End connections, uploads and threads; what is not exported yet will be after the next start."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop()
+
+
+class _Running:
+    """A started Stream Manager: its store, its exporter and its server."""
+
+    def __init__(
+        self,
+        root: Path,
+        s3_client: Callable[[], S3Client],
+        first_retry_seconds: float,
+        is_component_token: Callable[[str], bool] | None,
+        faults: Faults,
+    ) -> None:
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self._changes: dict[str, asyncio.Event] = {}
+        self._store = StreamStore(root, self._on_change, faults=faults)
+        self._exporter = StreamExporter(self._store, s3_client, first_retry_seconds, faults=faults)
+        self._operations = StreamOperations(self._store, self._exporter, self._changes)
+        self._is_component_token = is_component_token
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def serve(self, port: int) -> None:
+        """Listen, and take up the exports that the last run left."""
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        for name in self._store.names():
+            self._exporter.wake(name)
+
+    async def stop(self) -> None:
+        """End everything that `serve` began."""
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._exporter.stop(_STOP_SECONDS)
+        self._operations.close()
+        self._store.close()
+
+    def _on_change(self, name: str) -> None:
+        """Hear of a change from any thread and pass it to the loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._changed, name)
+
+    def _changed(self, name: str) -> None:
+        if event := self._changes.pop(name, None):
+            event.set()
+        self._exporter.wake(name)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that asyncio starts for a coroutine here complains aloud when it is canceled.
+        connection = Connection(reader, writer, self._operations, self._is_component_token)
+        task = self._loop.create_task(connection.serve())
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)

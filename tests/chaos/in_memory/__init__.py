@@ -1,0 +1,1 @@
+"""Seeded schedules over ports in memory (``python -m tests.chaos --schedules``)."""

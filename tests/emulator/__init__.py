@@ -1,0 +1,1 @@
+"""Tests of the Greengrass emulator, which need nothing of fedgrass."""

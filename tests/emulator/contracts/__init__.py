@@ -1,0 +1,1 @@
+"""The emulator's servers, through the unmodified AWS SDKs."""

@@ -1,0 +1,1 @@
+"""Components on an emulated core: processes, deployments, faults."""

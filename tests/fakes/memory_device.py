@@ -1,0 +1,265 @@
+"""A device without SDKs: fakes that keep the contracts of the session's ports, and a clock that is told."""
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import time
+from pathlib import Path
+
+from components.runtime.event_loop import Call, EventLoop
+from components.runtime.trainer_errors import NotSent, UploadFailed
+from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_session import Session
+from components.trainer.session.host_metrics import Surroundings
+from components.trainer.session.journal import Journal
+from components.trainer.session.restarts import ExitBudget
+from components.trainer.trainer_configuration import Configuration, parse_configuration
+from components.trainer.worker.worker_protocol import Answer, Result, Work
+from fedgrass.federation.messages import (
+    Announcement,
+    Completion,
+    Heartbeat,
+    Hello,
+    Message,
+    Status,
+    Verdict,
+    decode,
+    encode,
+)
+
+THING = "press-1"
+TOPICS = f"fedgrass/plant/clients/{THING}"
+KINDS: dict[str, type[Message]] = {
+    "complete": Completion,
+    "status": Status,
+    "hello": Hello,
+    "heartbeat": Heartbeat,
+}
+
+
+class Clock:
+    """Seconds that pass only when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Broker:
+    """A Messaging in memory: takes messages while it is online, and echoes what is subscribed."""
+
+    def __init__(self) -> None:
+        self.online = True
+        self.deaf = False  # takes messages and delivers none, as after a restart of Lite's MQTT daemon
+        self.sent: list[tuple[str, bytes, int]] = []
+        self.subscribed: list[str] = []
+        self.handlers: dict[str, Callable[[bytes], None]] = {}
+
+    def publish(self, topic: str, payload: bytes, qos: int) -> None:
+        self._check()
+        self.sent.append((topic, payload, qos))
+        self.deliver(topic, payload)
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
+        assert qos in {0, 1}
+        self._check()
+        self.subscribed.append(topic)
+        self.handlers[topic] = handler
+
+    def unsubscribe(self, topic: str) -> None:
+        self.handlers.pop(topic, None)
+
+    def deliver(self, topic: str, payload: bytes) -> None:
+        if topic in self.handlers and not self.deaf:
+            self.handlers[topic](payload)
+
+    def _check(self) -> None:
+        if not self.online:
+            message = "offline"
+            raise NotSent(message)
+
+
+class Bench:
+    """A Worker that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self.stops = 0
+        self.to_finish: list[str] = []
+        self._answer: Callable[[Answer], None] | None = None
+
+    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+        self.works.append(work)
+        self._answer = answer
+
+    def finish(self, round_id: str) -> None:
+        self.to_finish.append(round_id)
+
+    def stop(self) -> None:
+        self.stops += 1
+        self._answer = None
+
+    def says(self, answer: Answer) -> None:
+        """Answer as the process would; one that was stopped is not heard."""
+        if self._answer:
+            self._answer(answer)
+
+    def finishes(self, size: int = 8) -> None:
+        """Write the update and give the result."""
+        work = self.works[-1]
+        if work.announcement.work == "train":
+            Path(work.update).parent.mkdir(exist_ok=True)
+            Path(work.update).write_bytes(b"x" * size)
+        self.says(result(size if work.announcement.work == "train" else 0))
+
+
+class Bucket:
+    """An Uploader in memory, with as many failures first as a test wants."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.objects: dict[str, bytes] = {}
+        self.tries = 0
+
+    def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
+        if cancelled.is_set():
+            return
+        self.tries += 1
+        if self.tries <= self.failures:
+            message = "no route to S3"
+            raise UploadFailed(message)
+        self.objects[f"{bucket}/{key}"] = path.read_bytes()
+
+
+class Device:
+    """A session with its fakes, in a work folder; another Device of the same folder is its restart."""
+
+    def __init__(
+        self, folder: Path, *, online: bool = True, clock: Clock | None = None, **configuration: object
+    ) -> None:
+        self.clock = clock or Clock()
+        self.loop = EventLoop(self.clock)
+        self.broker = Broker()
+        self.broker.online = online
+        self.bench = Bench()
+        self.bucket = Bucket()
+        self.waiting: list[Call] = []  # uploads, while they are held
+        self.hold_uploads = False
+        self.ready = 0
+        self.measured: dict[str, float | bool] = {}  # what it can tell of itself
+        self.surroundings = Surroundings(time=time(12))
+        self.folder = folder
+        self.workplace = Workplace(
+            thing=THING,
+            folder=folder / "updates",
+            loop=self.loop,
+            journal=Journal(folder),
+            worker=self.bench,
+            exits=ExitBudget(folder, self.clock),
+            uploader=lambda: self.bucket,
+            rng=random.Random(7),  # noqa: S311 - jitter
+            background=self._background,
+            measure=lambda: self.measured,
+            surroundings=lambda _folder: self.surroundings,
+        )
+        self.session = Session(
+            self.workplace, self.broker, configure(**configuration), "1.2.3", ready=self._ready
+        )
+        self.session.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everything happen that is due now."""
+        for _ in range(10):
+            self.loop.run_due()
+
+    def passes(self, seconds: float, step: float = 0.25) -> None:
+        """Let time pass."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now = min(until, self.clock.now + step)
+            self.loop.run_due()
+        self.settle()
+
+    def hears(self, message: Message | bytes) -> None:
+        """Deliver an announcement or a verdict."""
+        payload = encode(message) if isinstance(message, Message) else message
+        self.broker.deliver(f"{TOPICS}/announce", payload)
+        self.settle()
+
+    def finishes(self, size: int = 8) -> None:
+        self.bench.finishes(size)
+        self.settle()
+
+    def said(self, kind: str) -> list[Message]:
+        """Return what the device published on one of its topics."""
+        return [
+            decode(payload, KINDS[kind])
+            for topic, payload, _ in self.broker.sent
+            if topic.endswith("/" + kind)
+        ]
+
+    @property
+    def completions(self) -> list[Completion]:
+        return [message for message in self.said("complete") if isinstance(message, Completion)]
+
+    @property
+    def states(self) -> list[str]:
+        return [message.state for message in self.statuses]
+
+    @property
+    def statuses(self) -> list[Status]:
+        return [message for message in self.said("status") if isinstance(message, Status)]
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code that the session asked for."""
+        return self.loop._exit_code
+
+    def _ready(self) -> None:
+        self.ready += 1
+
+    def _background(self, call: Call) -> None:
+        if self.hold_uploads:
+            self.waiting.append(call)
+        else:
+            call()
+
+
+def configure(**values: object) -> Configuration:
+    return parse_configuration({"fleet": "plant", "tasks": {"digits": {}, "noise": {}}, **values})
+
+
+def announcement(
+    number: int = 1, attempt: int = 1, *, run: str = "run-a", task: str = "digits", **other: object
+) -> Announcement:
+    values: dict[str, object] = {
+        "work": "train",
+        "announced_at": 1_700_000_000_000,
+        "deadline_seconds": 100.0,
+        "bucket": "fleet-bucket",
+        "model_key": f"models/{run}/{number - 1}.safetensors",
+        "model_sha256": "0" * 64,
+        "model_bytes": 8,
+        **other,
+    }
+    return Announcement(run=run, round=number, attempt=attempt, task=task, **values)  # type: ignore[arg-type]
+
+
+def verdict(number: int = 1, attempt: int = 1, *, counted: bool = True, reason: str = "") -> Verdict:
+    return Verdict(run="run-a", round=number, attempt=attempt, counted=counted, reason=reason)
+
+
+def result(size: int = 8, examples: int = 40) -> Result:
+    return Result(
+        bytes=size,
+        checksum="9" * 32,
+        examples=examples,
+        examples_of_task=examples,
+        metrics={"loss": 0.5},
+        download_seconds=0.1,
+        evaluate_seconds=0.2,
+        train_seconds=0.3,
+    )

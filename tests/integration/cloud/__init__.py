@@ -1,0 +1,1 @@
+"""The embedded cloud and what is deployed into it."""

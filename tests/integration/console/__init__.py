@@ -1,0 +1,1 @@
+"""The fedgrass command against the embedded cloud."""

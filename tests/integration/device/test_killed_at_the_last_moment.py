@@ -1,0 +1,121 @@
+"""A worker is killed between the update's last byte and its answer: the update counts if it has its name.
+
+The kill is real, at each renaming of the worker; the trainer's session is the real one, on disk.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import package
+from components.trainer.tasks.noise import Noise
+from components.trainer.worker.worker_protocol import Failure, Work
+from fedgrass.federation import weights
+from fedgrass.federation.messages import Announcement
+from fedgrass.federation.messages.encoding_settings import Encoding
+from tests.fakes.memory_device import Device, announcement
+
+MODEL = weights.encode(Noise(0.01).initial_weights(0))
+KILLS = [(number, when) for number in (1, 2, 3) for when in ("before", "after")]
+TOP_K = Encoding(
+    kind="top_k", difference=True, fraction=0.1
+)  # leaves something to be remembered: a third file
+OPTIONS = {"megabytes": 0.01, "device": "press-1"}
+
+
+def asked(upload: Encoding) -> Announcement:
+    digest = weights.sha256(MODEL)
+    return announcement(task="noise", model_sha256=digest, model_bytes=len(MODEL), upload=upload)
+
+
+def dies(folder: Path, work: Work, number: int, when: str) -> None:
+    """Do a work in a process that dies at a renaming."""
+    model = folder / "model.safetensors"
+    model.write_bytes(MODEL)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.integration.device.dying_worker", str(number), when],
+        input=msgspec.json.encode(work).decode() + f"\n{model}\n",
+        cwd=package.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, (ended.stdout, ended.stderr)
+
+
+def is_whole(device: Device) -> bool:
+    """Whether the update has its name."""
+    return (device.folder / "updates" / "run-a-1-1.safetensors").exists()
+
+
+def check(device: Device, *, whole: bool) -> None:
+    """An update that has its name was uploaded, and one reply speaks of it; otherwise nothing was."""
+    stored = list(device.bucket.objects.values())
+    said = device.completions[:1]
+    assert all(other == said[0] for other in device.completions)  # a reply is said until the verdict
+    assert len(stored) == len(said) == (1 if whole else 0)
+    for data, completion in zip(stored, said, strict=True):
+        weights.check_data(data)
+        assert (len(data), weights.checksum(data)) == (completion.bytes, completion.checksum)
+        assert completion.examples == 100
+
+
+@pytest.mark.parametrize("upload", [Encoding(), TOP_K], ids=["whole", "top_k"])
+@pytest.mark.parametrize(("number", "when"), KILLS)
+def test_trainer_and_worker_are_killed(tmp_path: Path, number: int, when: str, upload: Encoding) -> None:
+    last = 3 if upload == TOP_K else 2
+    if number > last:
+        pytest.skip("there is no third file")
+    first = Device(tmp_path, tasks={"noise": OPTIONS})
+    first.hears(asked(upload))
+    dies(tmp_path, first.bench.works[0], number, when)
+    whole = is_whole(first)
+    assert whole == ((number, when) == (last, "after"))
+
+    again = Device(tmp_path, tasks={"noise": OPTIONS})
+    again.hears(asked(upload))  # as the cloud does after a hello
+    assert len(again.bench.works) == (0 if whole else 1)
+    check(again, whole=whole)
+    assert again.workplace.journal.state.examples == ({"noise": 100} if whole else {})
+
+
+@pytest.mark.parametrize(("number", "when"), KILLS[:4])
+def test_the_worker_alone_is_killed(tmp_path: Path, number: int, when: str) -> None:
+    device = Device(tmp_path, tasks={"noise": OPTIONS})
+    device.hears(asked(Encoding()))
+    dies(tmp_path, device.bench.works[0], number, when)
+    whole = is_whole(device)
+    device.bench.says(Failure("the worker was killed (SIGKILL)"))
+    device.settle()
+    assert device.states == ["accepted"] + ([] if whole else ["failed"])
+    check(device, whole=whole)
+
+
+def test_an_update_of_another_announcement_of_that_name_is_not_taken(tmp_path: Path) -> None:
+    """A run that was deleted may come back under its name, with another model."""
+    first = Device(tmp_path, tasks={"noise": OPTIONS})
+    first.hears(asked(Encoding()))
+    dies(tmp_path, first.bench.works[0], 2, "after")
+    journal = first.workplace.journal
+    assert journal.state.work
+    other = msgspec.structs.replace(journal.state.work.announcement, model_key="models/other.safetensors")
+    journal.take(msgspec.structs.replace(journal.state.work, announcement=other))
+    again = Device(tmp_path, tasks={"noise": OPTIONS})
+    assert again.bucket.objects == {}
+    assert not is_whole(again)
+
+
+def test_a_result_that_cannot_be_read_costs_the_training_and_nothing_else(tmp_path: Path) -> None:
+    first = Device(tmp_path, tasks={"noise": OPTIONS})
+    first.hears(asked(Encoding()))
+    dies(tmp_path, first.bench.works[0], 2, "after")
+    (beside,) = (tmp_path / "updates").glob("*.result")
+    beside.write_bytes(b"\xff{")
+    again = Device(tmp_path, tasks={"noise": OPTIONS})
+    again.hears(asked(Encoding()))
+    assert len(again.bench.works) == 1

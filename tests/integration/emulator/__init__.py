@@ -1,0 +1,1 @@
+"""The Greengrass emulator against the embedded cloud."""

@@ -1,0 +1,1 @@
+"""Unit tests of how a round's updates become its model."""

@@ -1,0 +1,1 @@
+"""Unit tests of repair and of restored tables."""

@@ -1,0 +1,1 @@
+"""Property tests: any order of messages, crashes and races in a run."""

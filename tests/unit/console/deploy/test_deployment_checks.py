@@ -1,0 +1,157 @@
+"""What AWS would refuse only after minutes is looked at before a stack is deployed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import package
+from fedgrass.console.deploy.deploy_cloud import (
+    check_concurrency,
+    check_policy_sizes,
+    policy_sizes,
+    started_at_once,
+)
+from fedgrass.console.deploy.deploy_package import read_template
+from fedgrass.console.deploy.deploy_stack import Stack
+from fedgrass.federation.errors import SettingsError
+from tests.fakes.stubbed_aws import StubbedAws
+
+LONG = "f" * 32
+
+
+def values(fleet: str, region: str, partition: str = "aws") -> dict[str, str]:
+    return {
+        "FleetName": fleet,
+        "AWS::Region": region,
+        "AWS::Partition": partition,
+        "AWS::AccountId": "1" * 12,
+    }
+
+
+def account(aws: StubbedAws, most: int, free: int) -> None:
+    limits = {"ConcurrentExecutions": most, "UnreservedConcurrentExecutions": free}
+    aws.expect("lambda", "get_account_settings", {"AccountLimit": limits})
+
+
+def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
+    aws, said = StubbedAws(), list[str]()
+    account(aws, 10, 10)
+    check_concurrency(aws.client, 0, 26, said.append)
+    (line,) = said
+    assert "at most 10 functions at a time" in line
+    assert "Service Quotas" in line
+
+
+def test_a_usual_quota_is_no_matter() -> None:
+    aws, said = StubbedAws(), list[str]()
+    account(aws, 1000, 900)
+    check_concurrency(aws.client, 25, 26, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(("most", "free", "reserved"), [(10, 10, 3), (1000, 120, 22), (100, 100, 1)])
+def test_what_cannot_be_reserved_is_refused(most: int, free: int, reserved: int) -> None:
+    aws = StubbedAws()
+    account(aws, most, free)
+    with pytest.raises(
+        SettingsError, match=rf"InitiatorConcurrency.* reserve {reserved} functions.* has {free} that"
+    ):
+        check_concurrency(aws.client, reserved, 26, print)
+
+
+def test_credentials_that_may_not_read_the_quota_get_a_note() -> None:
+    aws, said = StubbedAws(), list[str]()
+    aws.refuse("lambda", "get_account_settings", "AccessDeniedException")
+    check_concurrency(aws.client, 0, 26, said.append)
+    assert said == ["note: these credentials may not read how many functions the account runs at a time"]
+
+
+def test_the_functions_that_the_queues_start_are_counted_with_the_parameters_of_the_template() -> None:
+    template = read_template(package.ROOT / "template.yaml")
+    defaults = {name: str(one.get("Default", "")) for name, one in template["Parameters"].items()}
+    assert started_at_once(template, defaults) == 2 + 2 + 2 + 20
+    assert started_at_once(template, {**defaults, "ReplyConcurrency": "10"}) == 34
+
+
+@pytest.mark.parametrize(
+    ("fleet", "region", "partition", "fits"),
+    [
+        ("fedgrass", "us-east-1", "aws", True),
+        ("fedgrass", "us-gov-west-1", "aws-us-gov", True),
+        (LONG, "us-east-1", "aws", True),
+        (LONG, "ap-southeast-1", "aws", False),
+        (LONG, "us-gov-west-1", "aws-us-gov", False),
+    ],
+)
+def test_a_long_fleet_name_in_a_long_region_is_refused(
+    fleet: str,
+    region: str,
+    partition: str,
+    fits: bool,  # noqa: FBT001
+) -> None:
+    template = read_template(package.ROOT / "template.yaml")
+    chosen = values(fleet, region, partition)
+    (size,) = [size for name, size in policy_sizes(template, chosen) if name == "DevicePolicy"]
+    assert (size <= 2048) == fits
+    if fits:
+        check_policy_sizes(template, chosen)
+        return
+    with pytest.raises(
+        SettingsError, match=rf"DevicePolicy would have .* in {region}, .* a shorter FleetName"
+    ):
+        check_policy_sizes(template, chosen)
+
+
+def test_a_policy_is_counted_with_its_variables_filled_in_and_those_of_iot_kept(tmp_path: Path) -> None:
+    file = tmp_path / "template.yaml"
+    file.write_text(
+        "Resources:\n  P:\n    Type: AWS::IoT::Policy\n    Properties:\n      PolicyDocument:\n"
+        '        - !Sub "${AWS::Region}/${!iot:Thing}"\n        - !Ref FleetName\n'
+    )
+    found = dict(policy_sizes(read_template(file), values("garden", "eu-west-1")))
+    assert found == {"P": len('["eu-west-1/${iot:Thing}","garden"]')}
+
+
+class CloudFormation:
+    """A stack that exists, and a change set of two pages."""
+
+    def __init__(self, *, changes: bool) -> None:
+        self.deleted: list[str] = []
+        self._changes = changes
+
+    def describe_stacks(self, **_: Any) -> dict[str, Any]:
+        return {"Stacks": [{"StackStatus": "UPDATE_COMPLETE"}]}
+
+    def create_change_set(self, **wanted: Any) -> dict[str, str]:
+        assert wanted["ChangeSetType"] == "UPDATE"
+        return {"Id": "set", "StackId": "stack"}
+
+    def describe_change_set(self, ChangeSetName: str, NextToken: str = "") -> dict[str, Any]:  # noqa: N803
+        assert ChangeSetName == "set"
+        if not self._changes:
+            return {"Status": "FAILED", "StatusReason": "The submitted information didn't contain changes."}
+        change = {
+            "Action": "Modify",
+            "LogicalResourceId": f"P{NextToken}",
+            "ResourceType": "T",
+            "Replacement": "True",
+        }
+        more = {} if NextToken else {"NextToken": "2"}
+        return {"Status": "CREATE_COMPLETE", "Changes": [{"ResourceChange": change}], **more}
+
+    def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:  # noqa: N803
+        self.deleted.append(f"{StackName} {ChangeSetName}")
+
+
+def test_a_preview_lists_every_change_and_leaves_no_change_set() -> None:
+    cloudformation = CloudFormation(changes=True)
+    lines = Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5)
+    assert lines == ["  modify  P (T), replaced", "  modify  P2 (T), replaced"]
+    assert len(cloudformation.deleted) == 1
+
+
+def test_a_preview_of_no_changes_is_empty() -> None:
+    cloudformation = CloudFormation(changes=False)
+    assert Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5) == []
+    assert len(cloudformation.deleted) == 1

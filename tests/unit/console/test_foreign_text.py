@@ -1,0 +1,360 @@
+"""Text of devices, and of whatever answered a request, cannot control the operator's terminal."""
+
+import argparse
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgrass.console import main, terminal
+from fedgrass.console.commands import core_commands, queue_commands
+from fedgrass.console.commands.queue_commands import Letter
+from fedgrass.console.runs import history, operator_actions
+from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.console.runs.live_view import LiveView
+from fedgrass.console.terminal import printable
+from fedgrass.federation import messages, topics
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages import Completion, RoundChange, Status
+from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.selection import Candidate
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.topics import Kind
+from greengrass_emulator.control import control_client
+
+PROJECT = Path(__file__).parents[3]
+HOSTILE = {
+    "markup": "[/red] [bold]x[/] :bomb: [link=http://evil]y[/link]",
+    "clear the screen": "\x1b[2J\x1b[H",
+    "set the title": "\x1b]0;owned\x07",
+    "C1 control": "\x9b2J\x9d0;owned\x9c",
+    "bidi override": "safe\u202e\u2066evil\u2069",
+    "newline": "done\nfedgrass: all is well\r\noverwritten\rx\x0b\x0c\x85\u2028\u2029",
+    "backspace": "ok\x08\x08failed\x7f",
+    "zero width": "ad\u200bmin\u200d\ufeff\u2060\u00ad\u180e",
+    "invisible letters": "\u3164\u115f\ufe0f\U000e0041\U000e0100",
+    "a pile of marks": "z" + "\u0301" * 500,
+    "surrogate": "\ud800",
+    "private use and unassigned": "\ue000\U0010ffff\u0378",
+    "10 kB": "x" * 10_000,
+}
+each_hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+
+
+def assert_harmless(output: str, most_lines: int = 20) -> None:
+    """Check that an output has nothing in it but lines of visible characters."""
+    for character in output.replace("\n", ""):
+        assert unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}, output
+    assert "\u3164" not in output
+    assert "\ufe0f" not in output
+    assert "\u0301" * 3 not in output
+    assert len(output.splitlines()) <= most_lines
+    assert all(len(line) < 2_100 for line in output.splitlines())
+
+
+@given(st.text())
+def test_whatever_a_text_is_made_of_it_becomes_one_harmless_line(text: str) -> None:
+    assert_harmless(printable(text), most_lines=1)
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="\u115f\u1160\u3164\uffa0")))
+def test_letters_numbers_and_signs_of_all_scripts_stay_as_they_are(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_a_long_text_is_cut_with_its_length() -> None:
+    assert printable("x" * 10_000, 5) == "xxxxx... (10,000 characters)"
+
+
+class Fleet:
+    """An operator whose fleet gives every text of its own as ``text``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.state = Run(
+            name="run-1",
+            settings=RunSettings(task="digits"),
+            started_at=1,
+            state=RunState.FAILED,
+            reason=text,
+            initial_sha256="0" * 64,
+            initial_bytes=1,
+        )
+
+    def devices(self) -> list[Candidate]:
+        attributes = {"state": self.text, "version": self.text, "configuration_error": self.text}
+        return [Candidate(self.text, 0, frozenset({self.text}), 1, attributes)]
+
+    def runs(self) -> dict[str, str]:
+        return {self.text: self.text}
+
+    def act(self, *_: object) -> Run:
+        return self.state
+
+    def repair(self, *_: object, **__: object) -> list[str]:
+        return [self.text]
+
+    def rounds(self, _: Run) -> Iterator[RoundRecord]:
+        lost = Participant(device=self.text, state=Participation.FAILED, reason=self.text, announced_at=1)
+        times: dict[str, Any] = {"opened_at": 1, "deadline_at": 9, "needed": 1, "minimum": 1}
+        named: dict[str, Any] = {"run": "run-1", "number": 1, "attempt": 1, "asked": 1, "failed": 1}
+        base: dict[str, Any] = {"base_sha256": "0" * 64, "base_bytes": 1}
+        yield RoundRecord(Round(state=State.ABANDONED, reason=self.text, **named, **base, **times), [lost])
+
+
+OPERATORS = ("list_runs", "list_devices", "act", "repair")
+
+
+@each_hostile
+@pytest.mark.parametrize("command", OPERATORS)
+def test_no_command_of_a_run_hands_on_what_a_device_wrote(
+    command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operator_actions, "_operator", lambda _: Fleet(text))
+    arguments = argparse.Namespace(
+        action="status", name="run-1", task="", missing=False, within_seconds=3, dry_run=False
+    )
+    operator_actions.ACTIONS[command](arguments)
+    assert_harmless(capsys.readouterr().out)
+
+
+@each_hostile
+@pytest.mark.parametrize("terminal_width", [None, 80])
+def test_the_live_view_hands_on_nothing_of_it(text: str, terminal_width: int | None) -> None:
+    console = terminal.console(record=True, width=terminal_width or 80, force_terminal=False)
+    live = LiveView(console, "run-1", 3)
+    work: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
+    reason = text.encode(errors="replace").decode()[:500]
+    of_thing = topics.of_device("fedgrass", "thing-1", Kind.STATUS)
+    live.hear(of_thing, messages.encode(Status(**work, state="failed", reason=reason)))
+    done = Completion(
+        **work, round_id="run-1/1/1", announced_at=1, bytes=1, checksum="0" * 32, examples=3,
+        metrics={"accuracy": 1.0},
+    )  # fmt: skip
+    live.hear(topics.of_device("fedgrass", "thing-2", Kind.COMPLETE), messages.encode(done))
+    change = RoundChange(run="run-1", round=1, attempt=1, state="OPEN", text=reason, device=reason[:50])
+    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    live.hear(of_thing, reason.encode())
+    live.round_closed(1, reason)
+    console.print(live._render())
+    assert_harmless(console.export_text(), most_lines=60)
+
+
+@each_hostile
+def test_an_error_is_one_harmless_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: argparse.Namespace) -> None:
+        raise SettingsError(text)
+
+    monkeypatch.setattr(main, "parse", lambda _: argparse.Namespace(run=refuse))
+    with pytest.raises(SystemExit) as ended:
+        main.command()
+    assert_harmless(str(ended.value.code), most_lines=1)
+    assert ended.value.code
+
+
+@each_hostile
+def test_a_dead_letter_is_one_harmless_line(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = json.dumps({"ruleName": text, "topic": text, "failures": [{"errorMessage": text}]})
+    letters = [
+        Letter("receipt", body, "", 1) for body in (text, json.dumps({"a": text}), failed, json.dumps([text]))
+    ]
+    monkeypatch.setattr(queue_commands, "_dead_letters", lambda _: Letters(letters))
+    queue_commands._show(argparse.Namespace(stack="s"))
+    assert_harmless(capsys.readouterr().out)
+
+
+class Letters:
+    def __init__(self, letters: list[Any]) -> None:
+        self._letters = letters
+
+    def show(self) -> list[Any]:
+        return self._letters
+
+
+@each_hostile
+def test_the_picture_of_a_table_on_a_terminal_has_only_our_own_colours(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.console(force_terminal=True, width=80).print(
+        operator_actions.device_table(Fleet(text).devices(), 0), text, history.table([])
+    )
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert_harmless(shown, most_lines=80)
+
+
+PRINTERS = {"print", "input", "breakpoint"}
+
+
+def calls_around_the_terminal(source: str) -> list[str]:
+    """Return the places of a module that print without ``fedgrass.console.terminal``."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            # What only draws (bars, layout) is made of no text.
+            drawing = isinstance(node, ast.ImportFrom) and not {"Text", "Console"} & {
+                a.name for a in node.names
+            }
+            if any(name.partition(".")[0] == "rich" for name in names) and not drawing:
+                found.append(f"{node.lineno}: imports {', '.join(names)}")
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called in PRINTERS or re.search(r"\b(stdout|stderr)\.write|Console$|Text\.from_markup$", called):
+            found.append(f"{node.lineno}: {called}()")
+        if called in {"sys.exit", "SystemExit", "exit"} and node.args and _is_text(node.args[0]):
+            found.append(f"{node.lineno}: {called}() with a text")
+        if called == "TextColumn" and not any(key.arg == "markup" for key in node.keywords):
+            found.append(f"{node.lineno}: a TextColumn reads markup")
+    return found
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+# A process of its own beside the console: its lines go to its parent or to a log, never to the terminal.
+OWN_PROCESSES = {"fedgrass/console/terminal.py"}
+# For the type alone, under TYPE_CHECKING or as a parameter; they construct none.
+TYPES_ONLY = {"fedgrass/local/demo.py", "fedgrass/console/runs/live_view.py"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "fedgrass").rglob("*.py")), ids=lambda path: str(path.relative_to(PROJECT))
+)
+def test_nothing_is_printed_around_the_terminal_module(path: Path) -> None:
+    name = str(path.relative_to(PROJECT))
+    if name in OWN_PROCESSES:
+        return
+    found = calls_around_the_terminal(path.read_text(encoding="utf-8"))
+    if name in TYPES_ONLY:
+        found = [line for line in found if "imports rich" not in line]
+    assert not found, f"{name}: print foreign text by fedgrass.console.terminal"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(reason)",
+        "sys.stdout.write(reason)",
+        "from rich.console import Console",
+        "import rich",
+        "from rich.text import Text",
+        "sys.exit(f'fedgrass: {error}')",
+        "rich.console.Console().print(x)",
+        "TextColumn('run {x}')",
+    ],
+)
+def test_the_guard_finds_what_goes_around(source: str) -> None:
+    assert calls_around_the_terminal(source)
+
+
+def test_a_pipe_gets_plain_rows_that_nothing_folds(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://example.com/" + "a" * 200
+    terminal.show(terminal.table("name", "url", rows=[("a", url), ("b", "short")]))
+    assert capsys.readouterr().out.splitlines() == ["name url", f"a    {url}", "b    short"]
+
+
+NAME = "press-" + "0123456789" * 6
+
+
+@pytest.mark.parametrize("width", [80, 60, 132])
+@pytest.mark.parametrize("kind", ["devices", "runs", "history", "faults", "costs"])
+def test_no_table_is_wider_than_the_terminal_or_cuts_a_value_off(kind: str, width: int) -> None:
+    attributes = {"state": "training", "version": "0.1.0+with-a-long-suffix"}
+    devices = [Candidate(NAME, 0, frozenset({"digits", "air_quality", "cracks"}), 10**9, attributes)]
+    summaries = [
+        history.summarize(record, {1: {"accuracy": 0.98765, "loss": 12345.678}})
+        for record in Fleet(NAME).rounds(Fleet(NAME).state)
+    ]
+    tables = {
+        "devices": (
+            operator_actions.device_table(devices, 10**9),
+            [NAME, "air_quality", "1000000000", "0.1.0+with-a-long-suffix"],
+        ),
+        "runs": (terminal.table("run", "state", rows=[(NAME, "SUCCEEDED")]), [NAME, "SUCCEEDED"]),
+        "history": (history.table(summaries), ["abandoned", "0.00"]),
+        "faults": (
+            terminal.table(
+                "fault", "amount", "what happens", rows=[("broker-cut", "seconds (30)", "words " * 30)]
+            ),
+            ["broker-cut", "seconds (30)"],
+        ),
+        "costs": (terminal.table("a", "b", rows=[("egress", "1,234,567")]), ["egress", "1,234,567"]),
+    }
+    made, values = tables[kind]
+    output = io.StringIO()
+    terminal.console(file=output, width=width).print(made)
+    shown = output.getvalue()
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert "\u2026" not in shown
+    # A narrow column folds a value over several lines: every letter of it is there.
+    assert Counter("".join(values)) - Counter(" ") <= Counter(shown)
+
+
+def test_a_line_is_never_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://example.com/" + "a" * 300
+    terminal.say(url)
+    assert capsys.readouterr().out == url + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_what_it_can(encoding: str) -> None:
+    code = (
+        "from fedgrass.console import terminal;"
+        "terminal.accept_all_characters(); terminal.say('caf\\u00e9 \\u6f22')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONIOENCODING": encoding, "PYTHONPATH": str(PROJECT)},
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode(encoding).startswith("caf")
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
+    code = (
+        "import sys; from fedgrass.console import main, terminal\n"
+        "def run(_):\n"
+        "    for number in range(100_000): terminal.say('line ' * 20)\n"
+        "main.parse = lambda _: __import__('argparse').Namespace(run=run)\n"
+        "main.command()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+@each_hostile
+def test_a_core_s_list_is_harmless(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
+    core_commands._list(argparse.Namespace())
+    assert_harmless(capsys.readouterr().out)
+
+
+def core_of(text: str) -> Any:
+    component = argparse.Namespace(name=text, version=text, state=text)
+    return argparse.Namespace(
+        thing=text, profile=text, pid=1, root=text, components=[component], faults={text: None}
+    )

@@ -1,0 +1,1 @@
+"""Unit tests of subscriptions, credentials and the device file."""

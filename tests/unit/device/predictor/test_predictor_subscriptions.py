@@ -1,0 +1,143 @@
+"""The predictor's subscriptions, each kept by itself, over a nucleus in memory."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from components.predictor.predictor_subscriptions import RENEW_SECONDS, Subscriptions
+from components.runtime.predictor_errors import NotNow
+from tests.fakes.memory_device import Clock
+
+REQUESTS, MODELS = "fedgrass/predict/digits", "fedgrass/plant/models/digits"
+
+
+class Agenda:
+    """An agenda whose clock a test moves."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
+    def post(self, call: Callable[[], None]) -> None:
+        call()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.calls.append((self.clock.now + seconds, call))
+
+    def passes(self, seconds: float) -> None:
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += 0.25
+            due = [item for item in self.calls if item[0] <= self.clock.now]
+            self.calls = [item for item in self.calls if item not in due]
+            for _, call in due:
+                call()
+
+
+class Nucleus:
+    """A nucleus that refuses the topics that a test names."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.subscribed: list[str] = []
+        self.models: dict[str, Callable[[bytes], None]] = {}
+        self.requests: dict[str, Callable[[bytes, bool], None]] = {}
+        self.lost: Callable[[str, str], None] = lambda _topic, _reason: None
+
+    def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
+        self.lost = lost
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
+        assert qos == 1
+        self._take(topic)
+        self.models[topic] = handler
+
+    def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
+        self._take(topic)
+        self.requests[topic] = handler
+
+    def _take(self, topic: str) -> None:
+        if topic in self.refused:
+            message = f"could not subscribe to {topic}: Quota exceeded"
+            raise NotNow(message)
+        self.subscribed.append(topic)
+
+
+class Kept:
+    """Subscriptions with what they heard."""
+
+    def __init__(self, *refused: str) -> None:
+        self.agenda, self.nucleus = Agenda(), Nucleus()
+        self.nucleus.refused = set(refused)
+        self.heard: list[bytes] = []
+        self.kept = Subscriptions(
+            self.agenda,  # type: ignore[arg-type] # what is used of it
+            self.nucleus,  # type: ignore[arg-type]
+            random.Random(5),  # noqa: S311 - jitter
+            on_model=lambda _task, _topic, payload: self.heard.append(payload),
+            on_request=lambda _task, _text, _as_json: None,
+        )
+        self.kept.cover("plant", "digits")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time of each test be that of its agenda."""
+    made: list[Clock] = []
+    monkeypatch.setattr(Agenda, "__init__", _noting(made))
+    monkeypatch.setattr(
+        "components.predictor.predictor_subscriptions.time.monotonic", lambda: made[-1].now if made else 0.0
+    )
+
+
+def _noting(made: list[Clock]) -> Callable[[Agenda], None]:
+    def prepare(agenda: Agenda) -> None:
+        agenda.clock, agenda.calls = Clock(), []
+        made.append(agenda.clock)
+
+    return prepare
+
+
+@pytest.mark.parametrize("topic", [REQUESTS, MODELS])
+def test_one_refused_subscription_is_requested_until_it_stands(topic: str) -> None:
+    site = Kept(topic)
+    site.agenda.passes(600)
+    assert site.nucleus.subscribed == [({REQUESTS, MODELS} - {topic}).pop()]
+    site.nucleus.refused.clear()
+    site.agenda.passes(31)
+    assert sorted(site.nucleus.subscribed) == sorted([REQUESTS, MODELS])
+
+
+@pytest.mark.parametrize("topic", [REQUESTS, MODELS])
+def test_a_stream_that_ends_is_opened_again_and_the_other_one_left_alone(topic: str) -> None:
+    site = Kept()
+    site.agenda.passes(200)
+    site.nucleus.lost(topic, "the nucleus closed its stream")
+    assert site.nucleus.subscribed[2:] == [topic]
+
+
+def test_a_topic_is_subscribed_to_once_however_often_it_is_configured() -> None:
+    site = Kept()
+    site.kept.cover("plant", "digits")
+    assert site.nucleus.subscribed == [REQUESTS, MODELS]
+
+
+def test_models_that_no_message_announced_and_requests_without_echo_renew_their_topic() -> None:
+    site = Kept()
+    site.agenda.passes(200)
+    site.kept.renew_models("plant", "digits")
+    site.kept.renew_requests("digits")
+    assert site.nucleus.subscribed[2:] == [MODELS, REQUESTS]
+
+
+def test_models_are_subscribed_to_again_once_nothing_was_announced_for_long() -> None:
+    site = Kept()
+    site.agenda.passes(RENEW_SECONDS - 10)
+    site.nucleus.models[MODELS](b"model")
+    site.agenda.passes(20)
+    site.kept.renew_silent_models()
+    assert site.nucleus.subscribed[2:] == []
+    site.agenda.passes(RENEW_SECONDS)
+    site.kept.renew_silent_models()
+    assert (site.nucleus.subscribed[2:], site.heard) == ([MODELS], [b"model"])

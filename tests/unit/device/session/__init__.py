@@ -1,0 +1,1 @@
+"""Unit tests of the trainer's session, its configuration and its restarts."""

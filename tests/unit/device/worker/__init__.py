@@ -1,0 +1,1 @@
+"""Unit tests of the worker: from an announcement to an update file."""

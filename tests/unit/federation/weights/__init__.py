@@ -1,0 +1,1 @@
+"""Unit tests of weights files, layouts and data types."""
