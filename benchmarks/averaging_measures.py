@@ -19,7 +19,7 @@ from benchmarks.file_bucket import FileBucket
 from cloud_functions.aggregation import aggregation_context, new_model
 from cloud_functions.aws.powertools_log import PowertoolsLog
 from cloud_functions.aws.s3 import S3Bucket
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run, RunState
@@ -70,7 +70,7 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         base_bytes=0,
         lease_until=FAR,
     )
-    cloud = Cloud(
+    cloud = Services(
         fleet="bench",
         rounds=cast(Any, None),
         devices=cast(Any, None),

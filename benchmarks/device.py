@@ -35,7 +35,7 @@ from components.trainer.training import TorchTask
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings
-from fedgrass.local.testbed import Site, open_site, thing_names
+from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 
 EXAMPLES, EPOCHS, BATCH = 4096, 2, 32
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
@@ -66,7 +66,7 @@ def measure(seconds: float, pairs: int) -> dict[str, float]:
     }
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
-        open_site(Path(folder), devices) as site,
+        open_testbed(Path(folder), devices) as site,
     ):
         update_bytes = _one_round(site)
         trainers = _resting_trainers()
@@ -85,7 +85,7 @@ def measure(seconds: float, pairs: int) -> dict[str, float]:
         }
 
 
-def _one_round(site: Site) -> int:
+def _one_round(site: Testbed) -> int:
     """Train one round, and return the bytes of a device's update."""
     settings = RunSettings(task="digits", rounds=1, deadline_seconds=int(_SECONDS))
     site.operator.start("bench", settings, Digits().initial_weights(seed=0))

@@ -25,7 +25,7 @@ from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
-from fedgrass.local.testbed import TRAINER, Site, open_site, thing_names
+from fedgrass.local.testbed import TRAINER, Testbed, open_testbed, thing_names
 
 MEGABYTES = 1
 FLOWER_SECONDS = {1: 6.46, 4: 10.75, 16: 38.58}  # Flower 1.42 on two cores; ../shared/facts/cloud.md
@@ -38,7 +38,7 @@ def measure(devices: int, rounds: int) -> dict[str, float]:
     configuration = {"tasks": {"noise": {"megabytes": MEGABYTES}}, "warm_seconds": _WARM_SECONDS}
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
-        open_site(Path(folder), dict.fromkeys(thing_names(devices), configuration)) as site,
+        open_testbed(Path(folder), dict.fromkeys(thing_names(devices), configuration)) as site,
     ):
         settings = RunSettings(task="noise", rounds=rounds, deadline_seconds=120)
         processor_before = _processor_seconds()
@@ -53,7 +53,7 @@ def measure(devices: int, rounds: int) -> dict[str, float]:
         }
 
 
-def _run(site: Site, settings: RunSettings) -> Run:
+def _run(site: Testbed, settings: RunSettings) -> Run:
     site.operator.start("bench", settings, Noise(megabytes=MEGABYTES).initial_weights(seed=0))
     deadline = time.monotonic() + _RUN_SECONDS
     while time.monotonic() < deadline:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from cloud_functions.aws.powertools_log import PowertoolsLog
 from cloud_functions.selection import cohorts
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Open, Run, RunState
@@ -121,9 +121,9 @@ def _run(**settings: object) -> Run:
     )
 
 
-def _cloud(directory: DeviceDirectory) -> Cloud:
+def _cloud(directory: DeviceDirectory) -> Services:
     nothing = cast("Any", None)  # a choice reads the devices and nothing else
-    return Cloud(
+    return Services(
         fleet="bench",
         rounds=nothing,
         devices=directory,

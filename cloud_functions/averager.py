@@ -20,7 +20,7 @@ from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.rounds import aggregate_round, driver, replies, shards, sweep
 from cloud_functions.rounds.replies import DeviceMessage
 from cloud_functions.selection import candidate_search
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.errors import LostRace, NotYet
@@ -43,41 +43,43 @@ _NAMED = msgspec.json.Decoder(_Named)
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Take a batch of replies and alarms; drive the runs on once, when all its replies are counted."""
-    cloud = wiring.cloud(context)
-    return each_record(event, cloud.log, partial(take, cloud), partial(drive, cloud), wiring.postpone)
+    services = wiring.services(context)
+    return each_record(
+        event, services.log, partial(take, services), partial(drive, services), wiring.postpone
+    )
 
 
-def take(cloud: Cloud, body: str) -> str | None:
+def take(services: Services, body: str) -> str | None:
     """Take a message; return the run that may go on because of it, if that is not done yet."""
     said = json.loads(body)
     if "alarm" in said:
         alarm = msgspec.convert(said["alarm"], Alarm)
-        with cloud.log.about(alarm.run, alarm.round):
-            driver.advance(cloud, alarm.run, alarm)
+        with services.log.about(alarm.run, alarm.round):
+            driver.advance(services, alarm.run, alarm)
     elif "reminder" in said:
         reminder = msgspec.convert(said["reminder"], Reminder)
-        with cloud.log.about(reminder.run, reminder.round):
-            driver.look_after(cloud, reminder)
+        with services.log.about(reminder.run, reminder.round):
+            driver.look_after(services, reminder)
     elif "sweep" in said:
-        sweep.sweep(cloud)
+        sweep.sweep(services)
     elif "census" in said:
-        candidate_search.count(cloud)
+        candidate_search.count(services)
     elif "job" in said:
         job = msgspec.convert(said["job"], Job)
-        with cloud.log.about(job.run, job.round):
-            do_job(cloud, job)
+        with services.log.about(job.run, job.round):
+            do_job(services, job)
     else:
-        return _reply(cloud, said)
+        return _reply(services, said)
     return None
 
 
-def drive(cloud: Cloud, run: str) -> None:
+def drive(services: Services, run: str) -> None:
     """Drive a run on as far as it goes."""
-    with cloud.log.about(run):
-        driver.advance(cloud, run)
+    with services.log.about(run):
+        driver.advance(services, run)
 
 
-def _reply(cloud: Cloud, said: dict[str, Any]) -> str | None:
+def _reply(services: Services, said: dict[str, Any]) -> str | None:
     message = DeviceMessage(
         kind=Kind(said["kind"]),
         device=said["device"],
@@ -86,9 +88,9 @@ def _reply(cloud: Cloud, said: dict[str, Any]) -> str | None:
         payload=base64.b64decode(said["payload"]),
     )
     named = _named(message.payload)
-    with cloud.log.about(named.run, named.round, message.device):
-        cloud.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-        return replies.take(cloud, message)
+    with services.log.about(named.run, named.round, message.device):
+        services.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
+        return replies.take(services, message)
 
 
 def _named(payload: bytes) -> _Named:
@@ -102,7 +104,7 @@ def _named(payload: bytes) -> _Named:
 _TRIES_OF_A_JOB = 5  # at a job while others move its round
 
 
-def do_job(cloud: Cloud, job: Job) -> None:
+def do_job(services: Services, job: Job) -> None:
     """Do a job, and drive the run on if it ended the round.
 
     Raises:
@@ -110,13 +112,13 @@ def do_job(cloud: Cloud, job: Job) -> None:
     """
     for _ in range(_TRIES_OF_A_JOB):
         try:
-            (partial_sums.add_up if job.kind == "group" else shards.make)(cloud, job)
+            (partial_sums.add_up if job.kind == "group" else shards.make)(services, job)
         except LostRace:
             continue
         except NotYet:
             raise
         except Exception as error:
-            _note_failure_of_job(cloud, job, error)
+            _note_failure_of_job(services, job, error)
             raise
         break
     else:
@@ -124,11 +126,11 @@ def do_job(cloud: Cloud, job: Job) -> None:
         raise NotYet(message)
     if job.kind == "shard":
         with contextlib.suppress(NotYet):  # other shards are still being made
-            driver.advance(cloud, job.run)
+            driver.advance(services, job.run)
 
 
-def _note_failure_of_job(cloud: Cloud, job: Job, error: Exception) -> None:
+def _note_failure_of_job(services: Services, job: Job, error: Exception) -> None:
     """Note why a shard cannot be made; of a group that is not summed, the updates are read later."""
-    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    current = services.rounds.round(job.run, job.round, job.attempt)
     if current and current.state is State.AGGREGATING and job.kind == "shard":
-        aggregate_round.note_failure(cloud, current, error)
+        aggregate_round.note_failure(services, current, error)

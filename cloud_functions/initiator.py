@@ -21,7 +21,7 @@ from cloud_functions.device_limits import Excess
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
 from fedgrass.federation.errors import FedgrassError, MessageError
@@ -29,12 +29,12 @@ from fedgrass.federation.errors import FedgrassError, MessageError
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Do what is asked of a run, or take a batch of hellos."""
-    cloud = wiring.cloud(context, averages=False)
+    services = wiring.services(context, averages=False)
     if "Records" in event:
-        return each_record(event, cloud.log, lambda body: _hello(cloud, body))
+        return each_record(event, services.log, lambda body: _hello(services, body))
     asked = _with_id(event, context.aws_request_id)
-    with cloud.log.about(str(asked.get("run", ""))):
-        return _asked(cloud, asked)
+    with services.log.about(str(asked.get("run", ""))):
+        return _asked(services, asked)
 
 
 def _with_id(event: dict[str, Any], request: str) -> dict[str, Any]:
@@ -45,30 +45,30 @@ def _with_id(event: dict[str, Any], request: str) -> dict[str, Any]:
     return event if event.get("id") else {**event, "id": request}
 
 
-def _asked(cloud: Cloud, event: dict[str, Any]) -> dict[str, Any]:
+def _asked(services: Services, event: dict[str, Any]) -> dict[str, Any]:
     """Do what is asked of a run; answer how it stands then, or why it is refused."""
     try:
         if event.get("action") == "repair":
-            return repair.act(cloud, event)
-        run = run_actions.act(cloud, event)
+            return repair.act(services, event)
+        run = run_actions.act(services, event)
     except FedgrassError as error:
-        cloud.log(f"refused: {error}", "WARNING")
+        services.log(f"refused: {error}", "WARNING")
         return {"refused": str(error)}
     return {"run": run.name, "state": run.state, "round": run.round, "reason": run.reason}
 
 
-def _hello(cloud: Cloud, body: str) -> None:
+def _hello(services: Services, body: str) -> None:
     said = json.loads(body)
-    device, now = said["device"], cloud.now()
-    with cloud.log.about(device=device):
-        if cloud.hellos.ignores(device, now):
-            cloud.log.measure(Metric.MESSAGES_IGNORED, 1)
+    device, now = said["device"], services.now()
+    with services.log.about(device=device):
+        if services.hellos.ignores(device, now):
+            services.log.measure(Metric.MESSAGES_IGNORED, 1)
             return
-        if cloud.hellos.useless(device, now) is Excess.REACHED:
-            cloud.log(f"{device}: hellos are {cloud.hellos.reason}", "WARNING")
+        if services.hellos.useless(device, now) is Excess.REACHED:
+            services.log(f"{device}: hellos are {services.hellos.reason}", "WARNING")
         try:
             messages.decode(base64.b64decode(said["payload"]), messages.Hello)
         except MessageError as error:
-            cloud.log(f"{device}: hello refused: {error}", "WARNING")
+            services.log(f"{device}: hello refused: {error}", "WARNING")
             return
-        hellos.hear(cloud, device)
+        hellos.hear(services, device)

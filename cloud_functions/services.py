@@ -19,7 +19,7 @@ _LONGEST_LAST_WORD = 512  # bytes of JSON, of a line beside which the figures ha
 
 
 @dataclass(frozen=True)
-class Cloud:
+class Services:
     """The ports, the fleet's name, the cloud's clock and a log."""
 
     fleet: str

@@ -15,7 +15,7 @@ from cloud_functions.aws.messaging import IotPublisher, Queue, SchedulerAlarms
 from cloud_functions.aws.powertools_log import PowertoolsLog
 from cloud_functions.aws.s3 import S3Bucket
 from cloud_functions.device_limits import DeviceLimits
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation.aggregation.sharding_plan import Scale
 
 _MEGABYTE = 1024**2
@@ -38,7 +38,7 @@ class LambdaContext(Protocol):
         """Return how long this call may still take."""
 
 
-def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
+def services(context: LambdaContext, *, averages: bool = True) -> Services:
     """Return the ports on AWS for one call of a function, which its environment names.
 
     The lease of an aggregation ends when the call that took it must have ended. ``averages`` says whether the
@@ -46,7 +46,7 @@ def cloud(context: LambdaContext, *, averages: bool = True) -> Cloud:
     """
     bucket, rounds, devices, publisher, alarms = _ports()
     useless_messages, hellos = _limits()
-    return Cloud(
+    return Services(
         fleet=os.environ["FLEET"],
         rounds=rounds,
         devices=devices,

@@ -19,7 +19,7 @@ from cloud_functions.aggregation.guarded_strategy import Guarded
 from cloud_functions.aggregation.model_files import ModelReader, readable
 from cloud_functions.aggregation.server_step import ServerStep
 from cloud_functions.aggregation.update_reader import Form, UpdateFile
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import Contribution, Survey
 from fedgrass.federation.aggregation.means import cap_of
@@ -46,10 +46,10 @@ class BadReplies(Exception):  # it is no error of anybody's who calls: the other
 
 
 @dataclass(frozen=True)
-class Making:
+class AggregationContext:
     """What the steps of one making have in common."""
 
-    cloud: Cloud
+    services: Services
     run: Run
     round: Round
     layout: Layout  # of the model
@@ -62,7 +62,7 @@ class Making:
         return list(in_file_order(self.layout))
 
 
-def begin(cloud: Cloud, run: Run, of: Round) -> Making:
+def begin(services: Services, run: Run, of: Round) -> AggregationContext:
     """Begin to make the model of a round.
 
     Raises:
@@ -71,33 +71,37 @@ def begin(cloud: Cloud, run: Run, of: Round) -> Making:
     """
     settings, base = run.settings, object_keys.model(run.name, of.base)
     with readable(base, f"the model {base}, from which round {of.number} starts,"):
-        layout = cloud.bucket.read_layout(base)
+        layout = services.bucket.read_layout(base)
     try:
         strategy = guarded_strategy.load(settings)
     except SettingsError as error:
         raise AggregationFailed(str(error)) from error
     guarded = Guarded(settings.aggregation, strategy, settings.aggregation_seconds)
     form = Form(layout_with(layout, strategy.carried), settings.upload)
-    return Making(cloud, run, of, layout, form, guarded)
+    return AggregationContext(services, run, of, layout, form, guarded)
 
 
-def combiner(making: Making, updates: Sequence[UpdateFile], shard: Slice | None = None) -> Combiner:
+def combiner(
+    making: AggregationContext, updates: Sequence[UpdateFile], shard: Slice | None = None
+) -> Combiner:
     """Return what combines some updates, of a shard of the model or of all of it."""
     key = object_keys.model(making.run.name, making.round.base)
     return Combiner(
         updates,
-        ModelReader(making.cloud.bucket, key, making.layout),
+        ModelReader(making.services.bucket, key, making.layout),
         making.layout,
         carried=carried_layout(making.layout, making.guarded.strategy.carried),
         differences=making.form.encoding.difference,
-        check=_clock(making.cloud, making.round),
+        check=_clock(making.services, making.round),
         part=shard,
         votes=count_votes(making.arrays, [update.declaration for update in updates]),
     )
 
 
 def open_updates(
-    making: Making, replies: Sequence[Participant], versions: Mapping[str, str] = MappingProxyType({})
+    making: AggregationContext,
+    replies: Sequence[Participant],
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> list[UpdateFile]:
     """Open the updates of some replies, several at a time.
 
@@ -110,7 +114,7 @@ def open_updates(
         BadUpdates: the headers of some are not what they must be.
     """
     refused: dict[int, str] = {}
-    of, bucket = making.round, making.cloud.bucket
+    of, bucket = making.round, making.services.bucket
 
     def opened(place: int) -> UpdateFile | None:
         reply = replies[place]
@@ -139,11 +143,11 @@ def named(replies: Sequence[Participant]) -> Iterator[None]:
         raise BadReplies({replies[place].device: text for place, text in bad.refused.items()}) from bad
 
 
-def _clock(cloud: Cloud, of: Round) -> Callable[[], None]:
+def _clock(services: Services, of: Round) -> Callable[[], None]:
     """Return what stops an averager whose lease is over: somebody else averages by then."""
 
     def check() -> None:
-        if of.state is State.AGGREGATING and cloud.now() >= of.lease_until:
+        if of.state is State.AGGREGATING and services.now() >= of.lease_until:
             raise LostRace(of.run)
 
     return check
@@ -155,7 +159,7 @@ _LARGEST_NORM = 1e75  # what is longer has squares and products that float64 can
 
 
 def changes(
-    making: Making,
+    making: AggregationContext,
     combiner: Combiner,
     step: ServerStep,
     replies: Sequence[Participant],
@@ -187,7 +191,7 @@ def changes(
     return combiner.weighted_change(weights, factors)
 
 
-def _combine_of(making: Making, step: ServerStep) -> Combine:
+def _combine_of(making: AggregationContext, step: ServerStep) -> Combine:
     """Return what combines columns: only trained values may leave the range of the updates."""
     guarded = making.guarded
 
@@ -202,7 +206,9 @@ def _combine_of(making: Making, step: ServerStep) -> Combine:
     return combine
 
 
-def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]) -> tuple[Floats, Factors]:
+def shares_of(
+    making: AggregationContext, combiner: Combiner, replies: Sequence[Participant]
+) -> tuple[Floats, Factors]:
     """Return what each update counts, shape (N,), and by what its change is multiplied.
 
     Raises:
@@ -219,7 +225,7 @@ def shares_of(making: Making, combiner: Combiner, replies: Sequence[Participant]
     return shares, factors
 
 
-def _usable(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
+def _usable(making: AggregationContext, replies: Sequence[Participant]) -> list[Contribution]:
     """Return what the strategy may know of each update. Raises BadUpdates for those it cannot use."""
     contributions = _contributions(making, replies)
     if refused := making.guarded.unusable(contributions):
@@ -232,7 +238,7 @@ def is_surveyed(settings: RunSettings) -> bool:
     return settings.clip_norm is not None or settings.largest_norm is not None
 
 
-def _measured(making: Making, combiner: Combiner) -> Measured | None:
+def _measured(making: AggregationContext, combiner: Combiner) -> Measured | None:
     """Measure the changes, where somebody wants to know; refuse those that are too long.
 
     Raises:
@@ -283,7 +289,7 @@ def _shortened(measured: Measured | None, factors: Factors) -> Survey | None:
     return Survey(survey.squared_norms * own**2, products)
 
 
-def _contributions(making: Making, replies: Sequence[Participant]) -> list[Contribution]:
+def _contributions(making: AggregationContext, replies: Sequence[Participant]) -> list[Contribution]:
     """Return what a strategy may know of the updates: of their examples no more than may count."""
     cap = cap_of(making.round, replies, making.run.settings.examples_cap)
     return [Contribution(part.device, int(min(part.examples, cap)), part.reported) for part in replies]

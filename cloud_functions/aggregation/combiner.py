@@ -23,8 +23,8 @@ from cloud_functions.aggregation.reader_threads import (
     WIDEST,
     Block,
     Blocks,
-    Lanes,
     Readable,
+    ReaderThreads,
     products_of,
     settled,
     squared_norm,
@@ -378,9 +378,9 @@ class Combiner:
                 yield block, lanes.refused
 
     @contextmanager
-    def _reading(self, updates: Sequence[Readable], count: int, length: int) -> Iterator[Lanes]:
+    def _reading(self, updates: Sequence[Readable], count: int, length: int) -> Iterator[ReaderThreads]:
         """Begin and finish all updates; raises BadUpdates at the end, if there are any."""
-        with Lanes(updates, count, length) as lanes:
+        with ReaderThreads(updates, count, length) as lanes:
             lanes.each(lambda update: update.begin(self._part))
             yield lanes
             lanes.each(lambda update: update.finish())

@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy
-from cloud_functions.aggregation.aggregation_context import Making, combiner, named, open_updates
+from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner, named, open_updates
 from cloud_functions.aggregation.combiner import Change, Combiner, Sum
 from cloud_functions.aggregation.model_files import (
     ModelReader,
@@ -23,7 +23,7 @@ from cloud_functions.aggregation.model_files import (
 from cloud_functions.aggregation.server_step import ServerStep
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.initial_models import too_large
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import encode_model, is_encoded
 from fedgrass.federation.errors import (
@@ -55,7 +55,7 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # what devices need beside it for their training
 
 
-def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
+def make(making: AggregationContext, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
     """Write the drafts of a round's new model and of the server's state, in this process.
 
     Raises:
@@ -71,7 +71,7 @@ def make(making: Making, replies: Sequence[Participant], groups: Sequence[Sum]) 
     return finished(making, files)
 
 
-def step_of(making: Making, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
+def step_of(making: AggregationContext, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
     """Return what makes the new values of a model, once the updates have voted on what gradients move."""
     votes = sum((group.votes for group in groups), combined.votes)
     averaged = averaged_arrays(making.arrays, votes)
@@ -81,14 +81,14 @@ def step_of(making: Making, combined: Combiner, groups: Sequence[Sum] = ()) -> S
     return ServerStep(making.guarded, making.layout, averaged, settle, turn=turn, guess=guess)
 
 
-def warn_of_guesses(making: Making, step: ServerStep) -> None:
+def warn_of_guesses(making: AggregationContext, step: ServerStep) -> None:
     """Warn of arrays that were averaged though the updates do not declare which ones gradients move."""
     if not step.guess:
         return
     by_name = [name for name in making.arrays if is_statistic(name)]
     if guessed := [*by_name, *sorted(step.guessed)]:
         shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
-        making.cloud.tell(
+        making.services.tell(
             making.round,
             "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
             f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
@@ -96,7 +96,7 @@ def warn_of_guesses(making: Making, step: ServerStep) -> None:
 
 
 def write(  # noqa: PLR0913 # it is what a model is made of
-    making: Making,
+    making: AggregationContext,
     changes: Generator[Change],
     step: ServerStep,
     key_of: Callable[[str], str],
@@ -125,7 +125,7 @@ def write(  # noqa: PLR0913 # it is what a model is made of
 
         def begun(file: str, of: Layout) -> ModelWriter:
             writer = ModelWriter(
-                making.cloud.bucket, key_of(file), of, f"aggregation {guarded.name!r}", bare=bare
+                making.services.bucket, key_of(file), of, f"aggregation {guarded.name!r}", bare=bare
             )
             return files.enter_context(writer)
 
@@ -155,25 +155,25 @@ def write(  # noqa: PLR0913 # it is what a model is made of
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 
-def _state_layout(making: Making, name: str) -> Layout:
+def _state_layout(making: AggregationContext, name: str) -> Layout:
     """Return the arrays of a part of the server's state."""
     if name in making.guarded.strategy.carried:
         return carried_layout(making.layout, [name])
     return in_type(making.layout, "F32")
 
 
-def _carried_in(making: Making, part: Slice) -> str:
+def _carried_in(making: AggregationContext, part: Slice) -> str:
     """Return what a slice carries beside the model; empty if it is of the model."""
     first = part.pieces[0].name
     return "" if first in making.layout.arrays else first.partition(":")[0]
 
 
-def finished(making: Making, files: Mapping[str, Stored]) -> Made:
+def finished(making: AggregationContext, files: Mapping[str, Stored]) -> Made:
     """Return what was made, once its files are drafted.
 
     Drafts the file that devices download in the model's place too, if the run has them download another.
     """
-    encoding, bucket, of = making.run.settings.download, making.cloud.bucket, making.round
+    encoding, bucket, of = making.run.settings.download, making.services.bucket, making.round
     model = files["model"]
     carried: Carried = {
         name: CarriedFile(
@@ -183,9 +183,9 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
     }
     if not is_encoded(making.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
-    if model.bytes > making.cloud.largest_held:
+    if model.bytes > making.services.largest_held:
         raise AggregationFailed(
-            too_large(making.cloud, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
+            too_large(making.services, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
         )
     try:
         encoded = encode_model(whole(bucket, model.key, model.bytes), encoding)
@@ -196,9 +196,9 @@ def finished(making: Making, files: Mapping[str, Stored]) -> Made:
     return Made(model.sha256, model.bytes, sha256(encoded), len(encoded), carried)
 
 
-def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
+def _state_before(making: AggregationContext) -> Mapping[str, Callable[[Slice], Floats]]:
     """Return how each array of the server's state is read as the last model left it; zeros at first."""
-    names, bucket, of = making.guarded.strategy.state, making.cloud.bucket, making.round
+    names, bucket, of = making.guarded.strategy.state, making.services.bucket, making.round
     if not of.base:
         return dict.fromkeys(names, lambda part: np.zeros(part.length))
     found = {}
@@ -214,7 +214,7 @@ def _state_before(making: Making) -> Mapping[str, Callable[[Slice], Floats]]:
     return found
 
 
-def keep(cloud: Cloud, run: Run, closed: Round) -> None:
+def keep(services: Services, run: Run, closed: Round) -> None:
     """Give the drafts of the lease that closed a round their lasting keys, each once.
 
     Repeating it does no harm, and what is there is never written over.
@@ -227,7 +227,7 @@ def keep(cloud: Cloud, run: Run, closed: Round) -> None:
     try:
         names = guarded_strategy.load(run.settings).state
     except SettingsError as error:  # it was deployed away in between; the next round says so too
-        cloud.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
+        services.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
         names = ()
     for name in names:
         carried = closed.carried.get(name)
@@ -236,25 +236,25 @@ def keep(cloud: Cloud, run: Run, closed: Round) -> None:
         kind = run.settings.download_encoding
         copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
     for file, (key, expected) in copies.items():
-        _keep_once(cloud, closed, file, key, expected)
+        _keep_once(services, closed, file, key, expected)
 
 
-def _keep_once(cloud: Cloud, closed: Round, file: str, key: str, expected: str) -> None:
+def _keep_once(services: Services, closed: Round, file: str, key: str, expected: str) -> None:
     """Copy a draft to its lasting key, unless the same is there.
 
     ``expected`` is its SHA-256, if that is known.
     """
     try:
-        if cloud.bucket.copy_once(draft(closed, file), key):
+        if services.bucket.copy_once(draft(closed, file), key):
             return
     except KeyError as error:
-        if not cloud.bucket.exists(key):
+        if not services.bucket.exists(key):
             message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
             raise DraftLost(message) from error
     if not expected:  # of the server's state nothing is written down; it goes with the model
         return
     try:
-        found = fingerprint(cloud.bucket, key).sha256
+        found = fingerprint(services.bucket, key).sha256
     except UpdateRefused as error:
         found = str(error)
     if found != expected:

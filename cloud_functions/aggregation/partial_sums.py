@@ -20,10 +20,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context
-from cloud_functions.aggregation.aggregation_context import BadReplies, Making
+from cloud_functions.aggregation.aggregation_context import AggregationContext, BadReplies
 from cloud_functions.aggregation.combiner import Sum
 from cloud_functions.aggregation.model_files import ModelWriter, in_type
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.means import example_cap
 from fedgrass.federation.aggregation.sharding_plan import Job
@@ -56,7 +56,7 @@ class Group(Struct, frozen=True):
 _GROUP = msgspec.json.Decoder(Group)
 
 
-def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
+def begin_full(services: Services, run: Run, current: Round) -> bool:
     """Hand the replies of a group to another averager once it is full.
 
     The first group's claims of examples fix how much an update of the round may weigh: see example_caps.py.
@@ -67,47 +67,47 @@ def begin_full(cloud: Cloud, run: Run, current: Round) -> bool:
     if not size or current.replied < (current.groups + 1) * size:
         return False
     number = current.groups + 1
-    cap = current.example_cap if current.groups else _cap(cloud, run, current)
-    cloud.rounds.begin_group(current, cap)
+    cap = current.example_cap if current.groups else _cap(services, run, current)
+    services.rounds.begin_group(current, cap)
     # A worker that dies here leaves a group that nobody sums: whoever closes the round reads its updates.
     job = Job(run=current.run, round=current.number, attempt=current.attempt, kind="group", number=number)
-    cloud.alarms.hand_over(job)
-    cloud.tell(current, f"group {number}: {size} updates are being summed")
+    services.alarms.hand_over(job)
+    services.tell(current, f"group {number}: {size} updates are being summed")
     return True
 
 
-def _cap(cloud: Cloud, run: Run, current: Round) -> int:
-    members = [part for part in cloud.rounds.members(current, 1) if part.state is Participation.REPLIED]
+def _cap(services: Services, run: Run, current: Round) -> int:
+    members = [part for part in services.rounds.members(current, 1) if part.state is Participation.REPLIED]
     cap = example_cap((part.examples for part in members), run.settings.examples_cap)
     return int(cap) if math.isfinite(cap) else 0
 
 
-def add_up(cloud: Cloud, job: Job) -> None:
+def add_up(services: Services, job: Job) -> None:
     """Sum a group. Doing it twice, or at the same moment as another, gives the same."""
-    run = cloud.rounds.run(job.run)
-    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    run = services.rounds.run(job.run)
+    current = services.rounds.round(job.run, job.round, job.attempt)
     if run is None or current is None or current.state not in {State.OPEN, State.AGGREGATING}:
         return
-    if _manifest(cloud, current, job.number):
+    if _manifest(services, current, job.number):
         return
-    found = cloud.rounds.members(current, job.number)
+    found = services.rounds.members(current, job.number)
     members = [member for member in found if member.state is Participation.REPLIED]
     refused: dict[str, str] = {}
     while True:
         try:
-            made = _summed(aggregation_context.begin(cloud, run, current), members, refused)
+            made = _summed(aggregation_context.begin(services, run, current), members, refused)
         except BadReplies as bad:
             refused |= bad.refused
             members = [member for member in members if member.device not in refused]
         except AggregationFailed as error:  # whoever closes the round reads the updates, and fails by it
-            cloud.log(f"group {job.number} of round {job.round} of run {job.run} is not summed: {error}")
+            services.log(f"group {job.number} of round {job.round} of run {job.run} is not summed: {error}")
             return
         else:
             break
-    cloud.bucket.write_once(_manifest_key(current, job.number), msgspec.json.encode(made))
+    services.bucket.write_once(_manifest_key(current, job.number), msgspec.json.encode(made))
 
 
-def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, str]) -> Group:
+def _summed(begun: AggregationContext, members: Sequence[Participant], refused: dict[str, str]) -> Group:
     """Write the mean of the members' updates, as float64. Raises BadReplies."""
     if not members:
         return Group([], [], refused)
@@ -123,7 +123,9 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
         key = object_keys.part(of.run, of.number, of.attempt, f"sum-{digest[:40]}.safetensors")
         combiner = aggregation_context.combiner(begun, updates)
         shares, factors = aggregation_context.shares_of(begun, combiner, members)
-        with ModelWriter(begun.cloud.bucket, key, in_type(begun.layout, "F64"), "the sum of a group") as file:
+        with ModelWriter(
+            begun.services.bucket, key, in_type(begun.layout, "F64"), "the sum of a group"
+        ) as file:
             for part, mean in combiner.means(shares, factors):
                 file.write(part, mean)
     kept = float((shares * factors.model).sum() / shares.sum())
@@ -133,7 +135,7 @@ def _summed(begun: Making, members: Sequence[Participant], refused: dict[str, st
 
 
 def finished(
-    cloud: Cloud, leased: Round, replies: Sequence[Participant], spoilt: Collection[int]
+    services: Services, leased: Round, replies: Sequence[Participant], spoilt: Collection[int]
 ) -> dict[int, Group]:
     """Return the groups by number whose sums are made, of replies that all count, and not ``spoilt``.
 
@@ -142,7 +144,7 @@ def finished(
     """
     numbers = [number for number in range(1, leased.groups + 1) if number not in spoilt]
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
-        manifests = list(pool.map(partial(_manifest, cloud, leased), numbers, timeout=_LONGEST))
+        manifests = list(pool.map(partial(_manifest, services, leased), numbers, timeout=_LONGEST))
     made = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
     good = {reply.device: reply.checksum for reply in replies}
     refused = {device: why for group in made.values() for device, why in group.refused.items()}
@@ -157,31 +159,31 @@ def finished(
     }
 
 
-def sums_of(begun: Making, finished_groups: Mapping[int, Group]) -> list[Sum]:
+def sums_of(begun: AggregationContext, finished_groups: Mapping[int, Group]) -> list[Sum]:
     """Return the sums of groups, to be read and checked."""
-    bucket, layout = begun.cloud.bucket, in_type(begun.layout, "F64")
+    bucket, layout = begun.services.bucket, in_type(begun.layout, "F64")
     return [
         Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(begun, group))
         for group in finished_groups.values()
     ]
 
 
-def _votes(begun: Making, group: Group) -> Votes:
+def _votes(begun: AggregationContext, group: Group) -> Votes:
     """Return the votes of a group; of one that an older averager summed, those of its arrays' names."""
     if group.votes.updates == len(group.devices) and len(group.votes.trained) == len(begun.arrays):
         return group.votes
     return count_votes(begun.arrays, [""] * len(group.devices))
 
 
-def _manifest(cloud: Cloud, of: Round, number: int) -> Group | None:
+def _manifest(services: Services, of: Round, number: int) -> Group | None:
     """Return what a group's sum stands for; None if it is not there, or cannot be read."""
     key = _manifest_key(of, number)
     try:
-        return _GROUP.decode(cloud.bucket.read(key, LARGEST_MANIFEST))
+        return _GROUP.decode(services.bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, UpdateRefused) as error:
-        cloud.log(f"object {key} is damaged, its updates are read again: {error}")
+        services.log(f"object {key} is damaged, its updates are read again: {error}")
         return None
 
 

@@ -48,7 +48,7 @@ class Readable(Protocol):
         """Return a slice's values, read once more; in their own type unless another is given."""
 
 
-class Lanes:
+class ReaderThreads:
     """Threads that read updates.
 
     Args:
@@ -148,7 +148,7 @@ class Blocks:
         length: values of the longest slice, all of ``width`` bytes at most.
     """
 
-    def __init__(self, lanes: Lanes, rows: int, length: int, width: int) -> None:
+    def __init__(self, lanes: ReaderThreads, rows: int, length: int, width: int) -> None:
         self._lanes = lanes
         self._rows = rows
         self._buffers = [np.empty(rows * length * width, dtype=np.uint8) for _ in range(AHEAD)]

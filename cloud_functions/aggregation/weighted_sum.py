@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.reader_threads import AHEAD, Lanes, Readable, ahead
+from cloud_functions.aggregation.reader_threads import AHEAD, Readable, ReaderThreads, ahead
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout
 from fedgrass.federation.weights.slices import Slice
@@ -78,7 +78,12 @@ class Sums:
     """
 
     def __init__(
-        self, lanes: Lanes, weights: Floats | Callable[[Slice], Floats], length: int, read: int, added: int
+        self,
+        lanes: ReaderThreads,
+        weights: Floats | Callable[[Slice], Floats],
+        length: int,
+        read: int,
+        added: int,
     ) -> None:
         self._lanes = lanes
         self._weights_of = weights if callable(weights) else lambda _part: weights

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from cloud_functions.selection.cohorts import Cohort
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import counters, object_keys
 from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
@@ -37,13 +37,13 @@ _COHORT = msgspec.json.Decoder(Cohort)
 Kept = TypeVar("Kept")
 
 
-def keep_run(cloud: Cloud, run: Run) -> None:
+def keep_run(services: Services, run: Run) -> None:
     """Keep a run that has no round yet; the first one's copy stays."""
-    cloud.bucket.write_once(object_keys.run_manifest(run.name), msgspec.json.encode(run))
+    services.bucket.write_once(object_keys.run_manifest(run.name), msgspec.json.encode(run))
 
 
 def draft_round(  # noqa: PLR0913, PLR0917  # it is the record of all of these
-    cloud: Cloud,
+    services: Services,
     run: Run,
     leased: Round,
     participants: Sequence[Participant],
@@ -58,10 +58,10 @@ def draft_round(  # noqa: PLR0913, PLR0917  # it is the record of all of these
     closed = msgspec.structs.replace(leased, state=State.CLOSED, **counters.tally(participants), **result)
     more = metrics if closed.metrics_left_out else {}
     data = msgspec.json.encode(RoundManifest(closed, list(participants), run, more))
-    cloud.bucket.write(_draft_of(closed), data)
+    services.bucket.write(_draft_of(closed), data)
 
 
-def keep_round(cloud: Cloud, closed: Round) -> None:
+def keep_round(services: Services, closed: Round) -> None:
     """Keep a closed round: what was drafted of it under the lease that closed it. Repeating it does no harm.
 
     Raises:
@@ -69,31 +69,31 @@ def keep_round(cloud: Cloud, closed: Round) -> None:
     """
     key = object_keys.round_manifest(closed.run, closed.number)
     try:
-        if cloud.bucket.copy_once(_draft_of(closed), key):
+        if services.bucket.copy_once(_draft_of(closed), key):
             return
     except KeyError:
         if closed.reason == WITHOUT_MANIFEST:  # `repair` rebuilt it: its participants are not known
             return
-        cloud.log(f"{_draft_of(closed)} is lost: {key} is made of the table's rows", "WARNING")
-        kept = cloud.bucket.write_once(key, _from_table(cloud, closed))
+        services.log(f"{_draft_of(closed)} is lost: {key} is made of the table's rows", "WARNING")
+        kept = services.bucket.write_once(key, _from_table(services, closed))
     else:
-        kept = cloud.bucket.read(key, LARGEST_MANIFEST)
+        kept = services.bucket.read(key, LARGEST_MANIFEST)
     try:
         first = _ROUND.decode(kept).round
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        cloud.log(f"object {key} is damaged ({error}): it is made again of the table's rows", "WARNING")
-        cloud.bucket.write(key, _from_table(cloud, closed))
+        services.log(f"object {key} is damaged ({error}): it is made again of the table's rows", "WARNING")
+        services.bucket.write(key, _from_table(services, closed))
         return
     if not is_same(first, closed):
         raise RunBehind(behind(closed.run, key))
 
 
-def _from_table(cloud: Cloud, closed: Round) -> bytes:
-    run = cloud.rounds.run(closed.run)
-    stored = cloud.rounds.round(closed.run, closed.number, closed.attempt)
+def _from_table(services: Services, closed: Round) -> bytes:
+    run = services.rounds.run(closed.run)
+    stored = services.rounds.round(closed.run, closed.number, closed.attempt)
     if run is None or stored is None or not is_same(closed, stored):  # the table is another one by now
         raise LostRace(closed.run)
-    return msgspec.json.encode(RoundManifest(closed, list(cloud.rounds.participants(closed)), run))
+    return msgspec.json.encode(RoundManifest(closed, list(services.rounds.participants(closed)), run))
 
 
 def is_same(kept: Round, stored: Round) -> bool:
@@ -102,7 +102,7 @@ def is_same(kept: Round, stored: Round) -> bool:
     return ends[0] == ends[1]
 
 
-def check_not_behind(cloud: Cloud, run: str, number: int) -> None:
+def check_not_behind(services: Services, run: str, number: int) -> None:
     """Check that the bucket does not have the end of a round which the table has not closed.
 
     Only a round that was closed is written there. So it was closed in a table that is gone, and the one in
@@ -112,7 +112,7 @@ def check_not_behind(cloud: Cloud, run: str, number: int) -> None:
         RunBehind: it has.
     """
     for key in (object_keys.round_manifest(run, number), object_keys.model(run, number)):
-        if cloud.bucket.exists(key):
+        if services.bucket.exists(key):
             raise RunBehind(behind(run, key))
 
 
@@ -129,36 +129,36 @@ def _draft_of(closed: Round) -> str:
     return object_keys.draft(closed.run, closed.number, closed.attempt, closed.lease, "round")
 
 
-def check_not_lost(cloud: Cloud, name: str) -> None:
+def check_not_lost(services: Services, name: str) -> None:
     """Refuse to start a run anew whose rows were lost: its models are there, and models are written once."""
-    if run_of(cloud, name) and cloud.rounds.run(name) is None:
+    if run_of(services, name) and services.rounds.run(name) is None:
         message = f"there was a run {name!r} whose rows were lost: `fedgrass repair {name}`, or another name"
         raise SettingsError(message)
 
 
-def is_kept(cloud: Cloud, name: str) -> bool:
+def is_kept(services: Services, name: str) -> bool:
     """Return whether there was a run of that name, whatever became of its rows."""
-    return cloud.bucket.exists(object_keys.run_manifest(name))
+    return services.bucket.exists(object_keys.run_manifest(name))
 
 
-def run_of(cloud: Cloud, name: str) -> Run | None:
+def run_of(services: Services, name: str) -> Run | None:
     """Return a run as it was created, or None."""
-    return _read(cloud, object_keys.run_manifest(name), _RUN)
+    return _read(services, object_keys.run_manifest(name), _RUN)
 
 
-def round_of(cloud: Cloud, name: str, number: int) -> RoundManifest | None:
+def round_of(services: Services, name: str, number: int) -> RoundManifest | None:
     """Return how a round was closed, or None."""
-    return _read(cloud, object_keys.round_manifest(name, number), _ROUND)
+    return _read(services, object_keys.round_manifest(name, number), _ROUND)
 
 
-def cohort_of(cloud: Cloud, name: str, number: int, attempt: int) -> Cohort | None:
+def cohort_of(services: Services, name: str, number: int, attempt: int) -> Cohort | None:
     """Return whom an attempt at a round asked at first, or None."""
-    return _read(cloud, object_keys.cohort(name, number, attempt), _COHORT)
+    return _read(services, object_keys.cohort(name, number, attempt), _COHORT)
 
 
-def _read(cloud: Cloud, key: str, decoder: msgspec.json.Decoder[Kept]) -> Kept | None:
+def _read(services: Services, key: str, decoder: msgspec.json.Decoder[Kept]) -> Kept | None:
     try:
-        return decoder.decode(cloud.bucket.read(key, LARGEST_MANIFEST))
+        return decoder.decode(services.bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -7,7 +7,7 @@ from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.recovery import manifests
 from cloud_functions.recovery.manifests import WITHOUT_MANIFEST, RoundManifest
 from cloud_functions.selection.cohorts import Cohort
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Carried, CarriedFile
@@ -42,11 +42,11 @@ class _Base(Struct, frozen=True):
     at: int  # when it was there, in milliseconds
 
 
-def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
+def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Attempt]:
     """Return every attempt at every round of a run, in order.
 
     Args:
-        cloud: the ports.
+        services: the ports.
         origin: the run as it was at any time.
         run: its row, if that is there. It names the newest attempt; what lies in the bucket of a later one
             was only about to be opened.
@@ -65,16 +65,16 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
     number = 1
     while run is None or number <= run.round:
         last = run.attempt if run and number == run.round else None
-        found = _read_round(cloud, origin.name, number, last, base)
+        found = _read_round(services, origin.name, number, last, base)
         if run is None and not found:
-            found = _of_its_model(cloud, origin.name, number, base)
+            found = _of_its_model(services, origin.name, number, base)
         if run:
             _check_found(run, number, found)
         attempts += found
         if not found:
             break
         closed = found[-1].round
-        if _was_skipped(cloud, closed, run):
+        if _was_skipped(services, closed, run):
             number += 1
             continue
         if closed.state is not State.CLOSED:
@@ -85,52 +85,52 @@ def read_attempts(cloud: Cloud, origin: Run, run: Run | None) -> list[Attempt]:
     return attempts
 
 
-def is_behind(cloud: Cloud, run: Run) -> bool:
+def is_behind(services: Services, run: Run) -> bool:
     """Return whether bucket or table have a later history of a run than its row.
 
     They have after the table was restored from a backup.
     """
     for later in ((run.round, run.attempt + 1), (run.round + 1, 1)):
-        if cloud.rounds.round(run.name, *later):
+        if services.rounds.round(run.name, *later):
             return True
     if run.round:
-        manifest = manifests.round_of(cloud, run.name, run.round)
+        manifest = manifests.round_of(services, run.name, run.round)
         if manifest and manifest.round.attempt != run.attempt:
             return True
-        newest = cloud.rounds.round(run.name, run.round, run.attempt)
-        if newest and newest.state is not State.CLOSED and _has_end(cloud, run.name, run.round):
+        newest = services.rounds.round(run.name, run.round, run.attempt)
+        if newest and newest.state is not State.CLOSED and _has_end(services, run.name, run.round):
             return True
         if manifest and newest and not manifests.is_same(manifest.round, newest):
             return True
-    return _has_end(cloud, run.name, run.round + 1)
+    return _has_end(services, run.name, run.round + 1)
 
 
-def _has_end(cloud: Cloud, name: str, number: int) -> bool:
+def _has_end(services: Services, name: str, number: int) -> bool:
     keys = (object_keys.round_manifest(name, number), object_keys.model(name, number))
-    return any(cloud.bucket.exists(key) for key in keys)
+    return any(services.bucket.exists(key) for key in keys)
 
 
-def later_attempts(cloud: Cloud, closed: Round) -> list[Round]:
+def later_attempts(services: Services, closed: Round) -> list[Round]:
     """Return attempts that the table has after one that closed the round, and that go on.
 
     They were opened in a table that was restored, before it was known that the round had been closed.
     """
     found = []
     attempt = closed.attempt + 1
-    while later := cloud.rounds.round(closed.run, closed.number, attempt):
+    while later := services.rounds.round(closed.run, closed.number, attempt):
         if later.state in {State.OPEN, State.AGGREGATING}:
             found.append(later)
         attempt += 1
     return found
 
 
-def _was_skipped(cloud: Cloud, ended: Round, run: Run | None) -> bool:
+def _was_skipped(services: Services, ended: Round, run: Run | None) -> bool:
     """Return whether a round is an evaluation without which the run went on: another round followed it."""
     if ended.state is not State.ABANDONED or ended.work is not Work.EVALUATE:
         return False
     if run:
         return ended.number < run.round
-    return manifests.cohort_of(cloud, ended.run, ended.number + 1, 1) is not None
+    return manifests.cohort_of(services, ended.run, ended.number + 1, 1) is not None
 
 
 def _check_found(run: Run, number: int, found: list[Attempt]) -> None:
@@ -150,13 +150,13 @@ def _has_ended_well(of: Round) -> bool:
     return of.state is State.CLOSED or (of.state is State.ABANDONED and of.work is Work.EVALUATE)
 
 
-def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _Base) -> list[Attempt]:
+def _read_round(services: Services, name: str, number: int, last: int | None, base: _Base) -> list[Attempt]:
     """Return the attempts at one round, up to the ``last`` if that is known."""
-    manifest = manifests.round_of(cloud, name, number)
+    manifest = manifests.round_of(services, name, number)
     found: list[Attempt] = []
     attempt = 1
     while last is None or attempt <= last:
-        one = _read_attempt(cloud, name, (number, attempt), manifest, base)
+        one = _read_attempt(services, name, (number, attempt), manifest, base)
         if one is None:
             break
         found.append(one)
@@ -167,23 +167,23 @@ def _read_round(cloud: Cloud, name: str, number: int, last: int | None, base: _B
 
 
 def _read_attempt(
-    cloud: Cloud, name: str, which: tuple[int, int], manifest: RoundManifest | None, base: _Base
+    services: Services, name: str, which: tuple[int, int], manifest: RoundManifest | None, base: _Base
 ) -> Attempt | None:
     number, attempt = which
-    stored = cloud.rounds.round(name, number, attempt)
+    stored = services.rounds.round(name, number, attempt)
     kept = manifest if manifest and manifest.round.attempt == attempt else None
-    cohort = manifests.cohort_of(cloud, name, number, attempt)
+    cohort = manifests.cohort_of(services, name, number, attempt)
     if stored is None and kept is None and cohort is None:
         return None
     if stored and kept and not manifests.is_same(kept.round, stored):
         return Attempt(kept.round, lost=False, participants=kept.participants, unknown=0, over=stored)
     if stored and not manifest and stored.state is not State.CLOSED:
-        made = _without_manifest(cloud, name, which, cohort, base)
+        made = _without_manifest(services, name, which, cohort, base)
         if made.state is State.CLOSED:
             made = msgspec.structs.replace(made, asked=stored.asked, opened_at=stored.opened_at)
             return Attempt(made, lost=False, participants=[], unknown=0, over=stored)
-    rebuilt = stored or (kept.round if kept else _without_manifest(cloud, name, which, cohort, base))
-    there = {participant.device: participant for participant in cloud.rounds.participants(rebuilt)}
+    rebuilt = stored or (kept.round if kept else _without_manifest(services, name, which, cohort, base))
+    there = {participant.device: participant for participant in services.rounds.participants(rebuilt)}
     if kept and stored is None:  # of a table restored to just before the round, the rows may be older ones
         differing = [part for part in kept.participants if there.get(part.device) != part]
         return Attempt(rebuilt, lost=True, participants=differing, unknown=0)
@@ -196,9 +196,9 @@ def _read_attempt(
     return Attempt(rebuilt, stored is None, missing, unknown)
 
 
-def _of_its_model(cloud: Cloud, name: str, number: int, base: _Base) -> list[Attempt]:
+def _of_its_model(services: Services, name: str, number: int, base: _Base) -> list[Attempt]:
     """Return a round of which nothing but its model is left, as one attempt; none if there is no model."""
-    made = _without_manifest(cloud, name, (number, 1), None, base)
+    made = _without_manifest(services, name, (number, 1), None, base)
     return [Attempt(made, lost=True, participants=[], unknown=0)] if made.state is State.CLOSED else []
 
 
@@ -210,7 +210,7 @@ def _asked(of: Round, cohort: Cohort) -> list[Participant]:
 
 
 def _without_manifest(
-    cloud: Cloud, name: str, which: tuple[int, int], cohort: Cohort | None, base: _Base
+    services: Services, name: str, which: tuple[int, int], cohort: Cohort | None, base: _Base
 ) -> Round:
     """Return an attempt of which only the cohort, and perhaps the model, is left.
 
@@ -238,13 +238,13 @@ def _without_manifest(
         closed_at=base.at,
         reason=WITHOUT_MANIFEST,
     )
-    later = cloud.rounds.round(name, number, attempt + 1) or manifests.cohort_of(
-        cloud, name, number, attempt + 1
+    later = services.rounds.round(name, number, attempt + 1) or manifests.cohort_of(
+        services, name, number, attempt + 1
     )
     if later:
         return rebuilt
     try:
-        model = fingerprint(cloud.bucket, object_keys.model(name, number))
+        model = fingerprint(services.bucket, object_keys.model(name, number))
     except KeyError:
         return rebuilt
     return msgspec.structs.replace(
@@ -252,14 +252,14 @@ def _without_manifest(
         state=State.CLOSED,
         model_sha256=model.sha256,
         model_bytes=model.bytes,
-        carried={what: _carried(cloud, object_keys.state(name, number, what)) for what in base.carried},
+        carried={what: _carried(services, object_keys.state(name, number, what)) for what in base.carried},
     )
 
 
-def _carried(cloud: Cloud, key: str) -> CarriedFile:
+def _carried(services: Services, key: str) -> CarriedFile:
     """Return what the server keeps beside a model, as it lies in the bucket."""
     try:
-        found = fingerprint(cloud.bucket, key)
+        found = fingerprint(services.bucket, key)
     except KeyError as error:
         message = f"the server's state {key} is missing in the bucket: put it back, then repair again"
         raise SettingsError(message) from error

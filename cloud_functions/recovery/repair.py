@@ -19,7 +19,7 @@ from cloud_functions.recovery import manifests
 from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
 from cloud_functions.rounds import driver, run_actions
 from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
@@ -50,7 +50,7 @@ class Plan:
         return not (self.participants or self.rounds or self.left_open or self.run)
 
 
-def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
+def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
     """Repair the run that an event names; with ``dry_run: true`` only say what would be written.
 
     Raises:
@@ -63,13 +63,13 @@ def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
         raise SettingsError(message)
     lines: list[str] = []
     for _ in range(_TRIES):
-        plan = make_plan(cloud, name)
+        plan = make_plan(services, name)
         word = "would write" if dry_run else "wrote"
         lines += [f"{word} {line}" for line in plan.lines]
         if plan.empty or dry_run:
             break
         try:
-            _write(cloud, name, plan)
+            _write(services, name, plan)
         except LostRace:  # a row was moved since it was read: compare again
             continue
         break
@@ -79,59 +79,59 @@ def act(cloud: Cloud, event: Mapping[str, object]) -> dict[str, Any]:
     return {"run": name, "lines": (lines or ["nothing is missing"]) + plan.advice}
 
 
-def _write(cloud: Cloud, name: str, plan: Plan) -> None:
+def _write(services: Services, name: str, plan: Plan) -> None:
     for attempt, participants in plan.participants:
-        cloud.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
+        services.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
     for attempt in plan.rounds:
-        cloud.rounds.restore_round(attempt.round, attempt.over)
+        services.rounds.restore_round(attempt.round, attempt.over)
     for left in plan.left_open:
         event = Event.GIVEN_UP if left.state is State.OPEN else Event.AGGREGATION_FAILED
-        cloud.rounds.move(left, event, reason=LEFT_OPEN, closed_at=cloud.now())
+        services.rounds.move(left, event, reason=LEFT_OPEN, closed_at=services.now())
     # The same as after any change of a run: whoever repairs may die before the run is driven on.
-    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    services.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
     if plan.run:
-        cloud.rounds.restore_run(plan.run, plan.over)
+        services.rounds.restore_run(plan.run, plan.over)
     with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
-        driver.advance(cloud, name)
+        driver.advance(services, name)
 
 
-def make_plan(cloud: Cloud, name: str) -> Plan:
+def make_plan(services: Services, name: str) -> Plan:
     """Compare table and bucket; return what the table lacks. Raises as ``act`` does."""
-    run, created = cloud.rounds.run(name), manifests.run_of(cloud, name)
+    run, created = services.rounds.run(name), manifests.run_of(services, name)
     origin = created or run
     if origin is None:
         message = f"there is no run {name!r}, neither in the table nor as {object_keys.run_manifest(name)}"
         raise SettingsError(message)
-    behind = run is not None and is_behind(cloud, run)
-    attempts = read_attempts(cloud, origin, None if behind else run)
+    behind = run is not None and is_behind(services, run)
+    attempts = read_attempts(services, origin, None if behind else run)
     plan = Plan()
     for attempt in attempts:
         _plan_attempt(plan, attempt)
     if attempts and attempts[-1].rewritten:
-        _check_model(cloud, attempts[-1].round)
-    for left in _left_open(cloud, run, attempts):
+        _check_model(services, attempts[-1].round)
+    for left in _left_open(services, run, attempts):
         plan.left_open.append(left)
         plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")
     if run is None or behind:
-        _plan_run(cloud, plan, origin, run, attempts)
+        _plan_run(services, plan, origin, run, attempts)
     else:
-        _plan_lists(cloud, plan, run, attempts)
+        _plan_lists(services, plan, run, attempts)
     return plan
 
 
-def _left_open(cloud: Cloud, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
+def _left_open(services: Services, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
     """Yield the attempts that have not ended, although the run has, or has gone on without them."""
     for attempt in attempts:
         newest = attempt is attempts[-1]
         if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
             yield attempt.round
         if attempt.round.state is State.CLOSED:
-            yield from later_attempts(cloud, attempt.round)
+            yield from later_attempts(services, attempt.round)
 
 
-def _plan_run(cloud: Cloud, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
+def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
     """Plan the row of a run where it is missing, or in place of ``run``, which is behind."""
-    rebuilt = _rebuilt(cloud, origin, attempts)
+    rebuilt = _rebuilt(services, origin, attempts)
     if run and run.state is RunState.CANCELLED:
         rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
     plan.run, plan.over = rebuilt, run
@@ -140,12 +140,12 @@ def _plan_run(cloud: Cloud, plan: Plan, origin: Run, run: Run | None, attempts: 
         plan.advice.append(f"`fedgrass run resume {rebuilt.name}` goes on with the run, `cancel` ends it")
 
 
-def _plan_lists(cloud: Cloud, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
+def _plan_lists(services: Services, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
     """Plan the entries in the lists of runs where they are missing."""
     name = run.name
     if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
         plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
-    if name not in cloud.rounds.runs() or (run.state in LIVING and name not in cloud.rounds.living()):
+    if name not in services.rounds.runs() or (run.state in LIVING and name not in services.rounds.living()):
         plan.run = run
         plan.lines.append(f"the run's entry in the list of runs: {run.state}")
 
@@ -169,14 +169,14 @@ def _participants(count: int) -> str:
     return f"{count} participant{'s' if count > 1 else ''}"
 
 
-def _check_model(cloud: Cloud, newest: Round) -> None:
+def _check_model(services: Services, newest: Round) -> None:
     """Refuse to go on from a model that the bucket has not, or not as it was."""
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
     number = newest.number if made else newest.base
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
     key = object_keys.model(newest.run, number)
     try:
-        found = fingerprint(cloud.bucket, key).sha256
+        found = fingerprint(services.bucket, key).sha256
     except KeyError as error:
         message = f"the model {key} is missing in the bucket: put it back, then repair again"
         raise SettingsError(message) from error
@@ -190,7 +190,7 @@ def _check_model(cloud: Cloud, newest: Round) -> None:
         raise SettingsError(message)
 
 
-def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
+def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
     """Return a run whose row was lost, as it stands after its newest round.
 
     Nothing says whether it had been paused or cancelled meanwhile, so it waits for the operator unless it
@@ -201,7 +201,7 @@ def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
     for attempt, later in itertools.pairwise(attempts):  # the newest is counted in when the next is opened
         if later.round.number > attempt.round.number:
             progress = progress_after(msgspec.structs.replace(created, progress=progress), attempt.round)
-    manifest = manifests.round_of(cloud, created.name, closed[-1].round.number) if closed else None
+    manifest = manifests.round_of(services, created.name, closed[-1].round.number) if closed else None
     if manifest:
         run = manifest.run
     newest = attempts[-1].round if attempts else None
@@ -213,22 +213,22 @@ def _rebuilt(cloud: Cloud, created: Run, attempts: list[Attempt]) -> Run:
         round=newest.number if newest else 0,
         attempt=newest.attempt if newest else 0,
         progress=progress,
-        published=_published(cloud, run, closed[-1].round) if closed else 0,
+        published=_published(services, run, closed[-1].round) if closed else 0,
     )
     if newest and attempts[-1].lost and newest.state is State.ABANDONED:
         # It may have been open when it was lost: that must not cost the run an attempt.
         run = msgspec.structs.replace(run, granted_round=newest.number, granted_attempts=newest.attempt)
-    step = next_step(run, newest, cloud.now())
+    step = next_step(run, newest, services.now())
     if isinstance(step, End):
         ended = newest.closed_at if newest else 0
         return msgspec.structs.replace(run, state=step.state, reason=step.reason, ended_at=ended)
     return msgspec.structs.replace(run, state=RunState.PAUSED)
 
 
-def _published(cloud: Cloud, run: Run, closed: Round) -> int:
+def _published(services: Services, run: Run, closed: Round) -> int:
     """Return the newest round whose model need not be made the newest of its task any more."""
     try:
-        said = cloud.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
+        said = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:
         return closed.number - 1
     try:

@@ -12,7 +12,7 @@ from cloud_functions.aggregation import new_model
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, round_metrics, topics, training_settings
 from fedgrass.federation.aggregation.means import cap_of
 from fedgrass.federation.errors import MessageError, UpdateRefused
@@ -36,9 +36,9 @@ _MOST_TOLD = 20  # devices whose claims are capped; the round's manifest has all
 MOST_METRICS_OF_A_ROUND = 100  # in its row, of 64 characters each; its manifest has all of them
 
 
-def counted(cloud: Cloud, of: Round) -> list[Participant]:
+def counted(services: Services, of: Round) -> list[Participant]:
     """Return the replies that count, by their devices' names."""
-    return [p for p in cloud.rounds.participants(of) if p.state is Participation.REPLIED]
+    return [p for p in services.rounds.participants(of) if p.state is Participation.REPLIED]
 
 
 def is_enough(settled: Round, now: int, *, overdue: bool) -> bool:
@@ -47,38 +47,38 @@ def is_enough(settled: Round, now: int, *, overdue: bool) -> bool:
     return event in {Event.ENOUGH_REPLIES, Event.DEADLINE_WITH_MINIMUM}
 
 
-def reopen(cloud: Cloud, leased: Round, settled: Round) -> None:
+def reopen(services: Services, leased: Round, settled: Round) -> None:
     """Open a round again that lacks replies, now that some were refused."""
-    reopened = cloud.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
-    cloud.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
+    reopened = services.rounds.move(leased, Event.TOO_FEW_GOOD_UPDATES)
+    services.tell(reopened, f"opened again: {explain(settled, Event.TOO_FEW_GOOD_UPDATES)}")
 
 
-def refuse(cloud: Cloud, leased: Round, device: str, reason: str) -> None:
+def refuse(services: Services, leased: Round, device: str, reason: str) -> None:
     """Refuse an update by name; the round goes on without it. Raises LostRace if the lease is another's."""
-    cloud.rounds.refuse_update(leased, device, message_fields.shorten(reason))
-    cloud.tell(leased, f"update refused: {reason}", device=device)
-    with cloud.log.about(leased.run, leased.number, device):
-        cloud.log.measure(Metric.UPDATES_REFUSED, 1)
+    services.rounds.refuse_update(leased, device, message_fields.shorten(reason))
+    services.tell(leased, f"update refused: {reason}", device=device)
+    with services.log.about(leased.run, leased.number, device):
+        services.log.measure(Metric.UPDATES_REFUSED, 1)
 
 
-def give_up(cloud: Cloud, leased: Round, reason: str) -> None:
+def give_up(services: Services, leased: Round, reason: str) -> None:
     """Abandon a round whose strategy failed. Raises LostRace if the lease is another's."""
-    abandoned = cloud.rounds.move(
-        leased, Event.AGGREGATION_FAILED, reason=message_fields.shorten(reason), closed_at=cloud.now()
+    abandoned = services.rounds.move(
+        leased, Event.AGGREGATION_FAILED, reason=message_fields.shorten(reason), closed_at=services.now()
     )
-    cloud.alarms.cancel(deadline_of(abandoned))
-    cloud.tell_end(abandoned, f"abandoned: {reason}")
+    services.alarms.cancel(deadline_of(abandoned))
+    services.tell_end(abandoned, f"abandoned: {reason}")
 
 
-def close(cloud: Cloud, run: Run, leased: Round, made: new_model.Made, good: int) -> None:
+def close(services: Services, run: Run, leased: Round, made: new_model.Made, good: int) -> None:
     """Close a round with the model that was drafted under its lease."""
-    closed, participants = _finish(cloud, run, leased, Event.MODEL_WRITTEN, made)
+    closed, participants = _finish(services, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     figures = _figures(closed, participants)
-    cloud.tell_end(closed, f"closed: {key} is the average of {good} updates{figures}")
+    services.tell_end(closed, f"closed: {key} is the average of {good} updates{figures}")
 
 
-def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
+def close_evaluation(services: Services, run: Run, leased: Round) -> None:
     """Put together what devices measured; the model stays the one that they measured."""
     made = new_model.Made(
         leased.base_sha256,
@@ -87,17 +87,17 @@ def close_evaluation(cloud: Cloud, run: Run, leased: Round) -> None:
         leased.base_download_bytes,
         leased.base_carried,
     )
-    closed, participants = _finish(cloud, run, leased, Event.EVALUATED, made)
+    closed, participants = _finish(services, run, leased, Event.EVALUATED, made)
     figures = _figures(closed, participants)
-    cloud.tell_end(closed, f"closed: {closed.good} devices evaluated the model{figures}")
+    services.tell_end(closed, f"closed: {closed.good} devices evaluated the model{figures}")
 
 
 def _finish(
-    cloud: Cloud, run: Run, leased: Round, event: Event, made: new_model.Made
+    services: Services, run: Run, leased: Round, event: Event, made: new_model.Made
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
-    participants, settings = list(cloud.rounds.participants(leased)), run.settings
-    stored = cloud.rounds.run(leased.run)
+    participants, settings = list(services.rounds.participants(leased)), run.settings
+    stored = services.rounds.run(leased.run)
     reports = round_metrics.reports(participants, settings.examples_cap)
     means = round_metrics.mean_metrics(reports)
     metrics = _with_room(means, participants, settings.target_metric)
@@ -105,7 +105,7 @@ def _finish(
     cap = cap_of(leased, counted, settings.examples_cap)
     over = round_metrics.over_claims(counted, cap, settings.examples_cap)
     result: dict[str, object] = {
-        "closed_at": cloud.now(),
+        "closed_at": services.now(),
         "model_sha256": made.sha256,
         "model_bytes": made.bytes,
         "download_sha256": made.download_sha256,
@@ -116,13 +116,13 @@ def _finish(
         "judged": _judged(settings, reports),
         "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
-        "averaging_seconds": (cloud.now() - leased.leased_at) / 1000,
+        "averaging_seconds": (services.now() - leased.leased_at) / 1000,
     }
     if stored:  # else its row was lost a moment ago: the model tells `repair` that the round was closed
-        manifests.draft_round(cloud, stored, leased, participants, result, means)
-    closed = cloud.rounds.move(leased, event, **result)
+        manifests.draft_round(services, stored, leased, participants, result, means)
+    closed = services.rounds.move(leased, event, **result)
     for device, text in sorted(over.items())[:_MOST_TOLD]:
-        cloud.tell(closed, text, device=device)
+        services.tell(closed, text, device=device)
     return closed, participants
 
 
@@ -169,55 +169,57 @@ def _with_room(
     return {name: means[name] for name in sorted(ranked[:MOST_METRICS_OF_A_ROUND])}
 
 
-def conclude(cloud: Cloud, run: Run, closed: Round) -> None:
+def conclude(services: Services, run: Run, closed: Round) -> None:
     """Publish what a closed round made: its model, and that it is the newest. Repeating it does no harm.
 
     Raises:
         RunBehind: the bucket has another end of that round; see manifests.py.
         DraftLost: the model, or what belongs to it, was lost before it was published.
     """
-    cloud.alarms.cancel(deadline_of(closed))
+    services.alarms.cancel(deadline_of(closed))
     if closed.work is Work.TRAIN:
         # Before the manifest: `repair` takes a model without a manifest for a closed round, but cannot go on
         # from a manifest without its model, should this worker die in between and the table be restored.
-        new_model.keep(cloud, run, closed)
-    manifests.keep_round(cloud, closed)
+        new_model.keep(services, run, closed)
+    manifests.keep_round(services, closed)
     if closed.work is Work.EVALUATE:
         return
     news = NewModel(
         task=run.settings.task,
         run=run.name,
         round=closed.number,
-        bucket=cloud.bucket.name,
+        bucket=services.bucket.name,
         key=object_keys.model(run.name, closed.number),
         sha256=closed.model_sha256,
         bytes=closed.model_bytes,
         closed_at=closed.closed_at,
     )
-    if make_newest(cloud, news):
-        cloud.publisher.publish([(topics.of_models(cloud.fleet, run.settings.task), messages.encode(news))])
+    if make_newest(services, news):
+        services.publisher.publish(
+            [(topics.of_models(services.fleet, run.settings.task), messages.encode(news))]
+        )
 
 
-def make_newest(cloud: Cloud, model: NewModel) -> bool:
+def make_newest(services: Services, model: NewModel) -> bool:
     """Make a model the newest of its task; return False if a newer one is that already.
 
     A worker may stall between closing a round and this, while others publish later models.
     """
     key, said = object_keys.latest_model(model.task), messages.encode(model)
     while True:
-        stored, version = _stored(cloud, key)
+        stored, version = _stored(services, key)
         if stored and (stored.run, stored.round) == (model.run, model.round):
             return stored.sha256 == model.sha256  # of one round there is one model
         if stored and is_newer(stored, model):
             return False
-        if cloud.bucket.write_over(key, said, version):
+        if services.bucket.write_over(key, said, version):
             return True
 
 
-def _stored(cloud: Cloud, key: str) -> tuple[NewModel | None, str | None]:
+def _stored(services: Services, key: str) -> tuple[NewModel | None, str | None]:
     """Return what the pointer says, if it can be read, and the version of it."""
     try:
-        said, version = cloud.bucket.read_version(key, messages.LARGEST_MESSAGE)
+        said, version = services.bucket.read_version(key, messages.LARGEST_MESSAGE)
     except KeyError:
         return None, None
     except UpdateRefused as error:
@@ -226,5 +228,5 @@ def _stored(cloud: Cloud, key: str) -> tuple[NewModel | None, str | None]:
     try:
         return messages.decode(said, NewModel), version
     except MessageError as error:
-        cloud.log(f"{key} is written anew: {error}", "WARNING")
+        services.log(f"{key} is written anew: {error}", "WARNING")
         return None, version

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
@@ -17,7 +17,7 @@ class Download(NamedTuple):
     bytes: int = 0
 
 
-def read_initial(cloud: Cloud, name: str) -> Fingerprint:
+def read_initial(services: Services, name: str) -> Fingerprint:
     """Read the initial model of a run, however large it is.
 
     Raises:
@@ -26,7 +26,7 @@ def read_initial(cloud: Cloud, name: str) -> Fingerprint:
     """
     key = object_keys.model(name, 0)
     try:
-        return fingerprint(cloud.bucket, key, check=True)
+        return fingerprint(services.bucket, key, check=True)
     except KeyError as error:
         message = (
             f"run {name!r} has no initial model: upload one to {key} first (`fedgrass run start` does with"
@@ -35,7 +35,7 @@ def read_initial(cloud: Cloud, name: str) -> Fingerprint:
         raise SettingsError(message) from error
 
 
-def write_for_download(cloud: Cloud, name: str, settings: RunSettings, model: Fingerprint) -> Download:
+def write_for_download(services: Services, name: str, settings: RunSettings, model: Fingerprint) -> Download:
     """Write the initial model as devices download it, where that is another file.
 
     Raises:
@@ -44,15 +44,15 @@ def write_for_download(cloud: Cloud, name: str, settings: RunSettings, model: Fi
     kind = settings.download_encoding
     if not encodings.is_encoded(model.layout, settings.download):
         return Download()
-    if model.bytes > cloud.largest_held:
-        raise SettingsError(too_large(cloud, f"the run's download_encoding is {kind!r}", model.bytes))
-    data = whole(cloud.bucket, object_keys.model(name, 0), model.bytes, model.version)
+    if model.bytes > services.largest_held:
+        raise SettingsError(too_large(services, f"the run's download_encoding is {kind!r}", model.bytes))
+    data = whole(services.bucket, object_keys.model(name, 0), model.bytes, model.version)
     encoded = encodings.encode_model(data, settings.download)
-    stored = cloud.bucket.write_once(object_keys.encoded_model(name, 0, kind), encoded)
+    stored = services.bucket.write_once(object_keys.encoded_model(name, 0, kind), encoded)
     return Download(sha256(stored), len(stored))
 
 
-def copy_to_initial(cloud: Cloud, source: str, name: str) -> None:
+def copy_to_initial(services: Services, source: str, name: str) -> None:
     """Copy a model to a run that continues from it, unless it is there already.
 
     Raises:
@@ -60,21 +60,23 @@ def copy_to_initial(cloud: Cloud, source: str, name: str) -> None:
         SettingsError: the run has another initial model, or the model is too large to be copied here.
         UpdateRefused: the model is no weights file.
     """
-    target, found = object_keys.model(name, 0), fingerprint(cloud.bucket, source)
-    if found.bytes > cloud.largest_held:
-        raise SettingsError(too_large(cloud, f"{source} is copied to {target}", found.bytes))
-    data = None if cloud.bucket.exists(target) else whole(cloud.bucket, source, found.bytes, found.version)
-    if data is not None and cloud.bucket.write_over(target, data, None):
+    target, found = object_keys.model(name, 0), fingerprint(services.bucket, source)
+    if found.bytes > services.largest_held:
+        raise SettingsError(too_large(services, f"{source} is copied to {target}", found.bytes))
+    data = (
+        None if services.bucket.exists(target) else whole(services.bucket, source, found.bytes, found.version)
+    )
+    if data is not None and services.bucket.write_over(target, data, None):
         return
-    if fingerprint(cloud.bucket, target).sha256 != found.sha256:
+    if fingerprint(services.bucket, target).sha256 != found.sha256:
         message = f"run {name!r} has another initial model already: choose another name"
         raise SettingsError(message)
 
 
-def too_large(cloud: Cloud, why: str, size: int) -> str:
+def too_large(services: Services, why: str, size: int) -> str:
     """Return in words that a model is too large to be held, and the way out."""
     return (
         f"{why}, for which a function holds the whole model: it has {size:,} bytes, and with"
-        f" {cloud.memory_bytes // 1024**2:,} MB of memory {cloud.largest_held:,} is the most. Give the"
+        f" {services.memory_bytes // 1024**2:,} MB of memory {services.largest_held:,} is the most. Give the"
         " function more memory (template.yaml), or leave the model in float32 and start from a file (--model)"
     )

@@ -9,7 +9,7 @@ from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import reminders
 from cloud_functions.selection import candidate_search, cohorts
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation import sharding_plan
 from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
@@ -20,7 +20,7 @@ from fedgrass.federation.rounds import Participant, Participation, Round, State,
 from fedgrass.federation.runs import Open, Progress, Run, progress_after
 
 
-def open_and_announce(cloud: Cloud, run: Run, newest: Round | None, step: Open) -> bool:
+def open_and_announce(services: Services, run: Run, newest: Round | None, step: Open) -> bool:
     """Store a new round with its cohort and its alarm; return False if there is no device to ask yet.
 
     The announcements are the next step. An attempt for which nobody came is stored as abandoned.
@@ -29,45 +29,45 @@ def open_and_announce(cloud: Cloud, run: Run, newest: Round | None, step: Open) 
         LostRace: somebody else opened it, or the run has moved on.
         RunBehind: there is such a round already.
     """
-    began = cloud.now()
-    manifests.check_not_behind(cloud, run.name, step.number)
-    cohort = cohorts.choose_once(cloud, run, step) or reminders.for_devices(cloud, run, step)
+    began = services.now()
+    manifests.check_not_behind(services, run.name, step.number)
+    cohort = cohorts.choose_once(services, run, step) or reminders.for_devices(services, run, step)
     if cohort is None:
         return False
-    opened = _round(cloud, run, newest, step, cohort)
+    opened = _round(services, run, newest, step, cohort)
     progress = _progress(run, newest, step)
     if not cohort.devices:
-        _store_unopened(cloud, run, opened, progress)
+        _store_unopened(services, run, opened, progress)
         return True
     opened = msgspec.structs.replace(opened, choosing_at=began)
-    cloud.rounds.ask(opened, cohort.devices)
+    services.rounds.ask(opened, cohort.devices)
     # The alarm stands before the round does: a round without an alarm could wait for ever.
-    cloud.alarms.set(deadline_of(opened))
-    _store(cloud, run, opened, progress)
+    services.alarms.set(deadline_of(opened))
+    _store(services, run, opened, progress)
     aim = f" to evaluate model {opened.base}" if opened.work is Work.EVALUATE else ""
-    cloud.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
+    services.tell(opened, f"opened: {opened.asked} devices asked{aim}, {opened.needed} replies needed")
     return True
 
 
-def _store(cloud: Cloud, run: Run, opened: Round, progress: Progress) -> None:
+def _store(services: Services, run: Run, opened: Round, progress: Progress) -> None:
     """Store a new round as the run's newest.
 
     Where somebody else has opened it, the run's row has moved on with it. If that has not, the rows are of
     different times, and whoever tried again would find that for ever.
     """
     try:
-        cloud.rounds.open_round(run, opened, progress)
+        services.rounds.open_round(run, opened, progress)
     except LostRace as lost:
-        if cloud.rounds.round(opened.run, opened.number, opened.attempt) is None:
+        if services.rounds.round(opened.run, opened.number, opened.attempt) is None:
             raise
         row = f"the row of round {opened.number} attempt {opened.attempt}"
         raise RunBehind(manifests.behind(run.name, row)) from lost
 
 
-def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -> None:
+def _store_unopened(services: Services, run: Run, nobody: Round, progress: Progress) -> None:
     seconds = run.settings.deadline_seconds
     reason = message_fields.shorten(
-        f"nobody was asked in {seconds} s: {candidate_search.nobody(cloud, run.settings, nobody.work)}"
+        f"nobody was asked in {seconds} s: {candidate_search.nobody(services, run.settings, nobody.work)}"
     )
     abandoned = msgspec.structs.replace(
         nobody,
@@ -78,15 +78,15 @@ def _store_unopened(cloud: Cloud, run: Run, nobody: Round, progress: Progress) -
         announced_batches=1,
         reason=reason,
     )
-    _store(cloud, run, abandoned, progress)
-    cloud.tell_end(abandoned, f"abandoned: {reason}")
+    _store(services, run, abandoned, progress)
+    services.tell_end(abandoned, f"abandoned: {reason}")
 
 
-def _round(cloud: Cloud, run: Run, newest: Round | None, step: Open, cohort: cohorts.Cohort) -> Round:
+def _round(services: Services, run: Run, newest: Round | None, step: Open, cohort: cohorts.Cohort) -> Round:
     """Return the round that a step opens now."""
     base = _base(run, newest)
     minimum = 1 if step.work is Work.EVALUATE else run.settings.minimum_replies
-    now = cloud.now()
+    now = services.now()
     return Round(
         run=run.name,
         number=step.number,
@@ -104,18 +104,18 @@ def _round(cloud: Cloud, run: Run, newest: Round | None, step: Open, cohort: coh
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
         base_carried=base.carried,
-        group_size=_group_size(cloud, run, step.work, len(cohort.devices), base.bytes),
+        group_size=_group_size(services, run, step.work, len(cohort.devices), base.bytes),
     )
 
 
-def _group_size(cloud: Cloud, run: Run, work: Work, asked: int, model_bytes: int) -> int:
+def _group_size(services: Services, run: Run, work: Work, asked: int, model_bytes: int) -> int:
     if work is not Work.TRAIN:
         return 0
     try:
         strategy = guarded_strategy.load(run.settings)
     except SettingsError:  # one's own was deployed away: whoever closes the round says so
         return 0
-    return sharding_plan.group_size(cloud.scale, strategy, asked, model_bytes)
+    return sharding_plan.group_size(services.scale, strategy, asked, model_bytes)
 
 
 def _progress(run: Run, newest: Round | None, step: Open) -> Progress:
@@ -171,42 +171,44 @@ def _base(run: Run, newest: Round | None) -> _Base:
     )
 
 
-def announce_all(cloud: Cloud, run: Run, opened: Round) -> None:
+def announce_all(services: Services, run: Run, opened: Round) -> None:
     """Announce a round to the devices of the batches that were not announced yet, then note that."""
     unaccepted: dict[int, list[Participant]] = {
         batch: [] for batch in range(opened.announced_batches + 1, opened.batches + 1)
     }
-    for part in cloud.rounds.participants(opened):
+    for part in services.rounds.participants(opened):
         if part.state is Participation.ASKED and part.batch in unaccepted:
             unaccepted[part.batch].append(part)
     for batch, parts in unaccepted.items():
-        announce(cloud, run, opened, parts)
-        remind_of_unaccepted(cloud, run, opened, batch=batch, turn=1)
-    cloud.rounds.mark_announced(opened, cloud.now())
+        announce(services, run, opened, parts)
+        remind_of_unaccepted(services, run, opened, batch=batch, turn=1)
+    services.rounds.mark_announced(opened, services.now())
 
 
-def remind_of_unaccepted(cloud: Cloud, run: Run, current: Round, *, batch: int, turn: int) -> None:
+def remind_of_unaccepted(services: Services, run: Run, current: Round, *, batch: int, turn: int) -> None:
     """Have those of a batch looked at who have not accepted the announcement that they were just sent."""
     if run.settings.accept_seconds:
         reminder = Reminder(
             run=run.name, round=current.number, attempt=current.attempt, turn=turn, batch=batch
         )
-        cloud.alarms.remind(reminder, run.settings.accept_seconds)
+        services.alarms.remind(reminder, run.settings.accept_seconds)
 
 
-def announce(cloud: Cloud, run: Run, opened: Round, parts: Iterable[Participant]) -> None:
+def announce(services: Services, run: Run, opened: Round, parts: Iterable[Participant]) -> None:
     """Announce a round to some of its devices, to each with its own time."""
     texts: dict[tuple[int, int], bytes] = {}
     pairs = []
     for part in parts:
-        at, version = announced_at(opened, part), cloud.version_for(part.device)
+        at, version = announced_at(opened, part), services.version_for(part.device)
         if (at, version) not in texts:
-            texts[at, version] = _announcement(cloud, run, opened, at, version)
-        pairs.append((topics.of_device(cloud.fleet, part.device, topics.Kind.ANNOUNCE), texts[at, version]))
-    cloud.publisher.publish(pairs)
+            texts[at, version] = _announcement(services, run, opened, at, version)
+        pairs.append(
+            (topics.of_device(services.fleet, part.device, topics.Kind.ANNOUNCE), texts[at, version])
+        )
+    services.publisher.publish(pairs)
 
 
-def _announcement(cloud: Cloud, run: Run, opened: Round, at: int, version: int) -> bytes:
+def _announcement(services: Services, run: Run, opened: Round, at: int, version: int) -> bytes:
     download, key = Encoding(), object_keys.model(run.name, opened.base)
     if opened.base_download_sha256:  # without one, as of a round that was rebuilt, the model itself is there
         download = run.settings.download
@@ -220,8 +222,8 @@ def _announcement(cloud: Cloud, run: Run, opened: Round, at: int, version: int) 
             work=opened.work.value,
             task=run.settings.task,
             announced_at=at,
-            deadline_seconds=max(0.0, (opened.deadline_at - cloud.now()) / 1000),
-            bucket=cloud.bucket.name,
+            deadline_seconds=max(0.0, (opened.deadline_at - services.now()) / 1000),
+            bucket=services.bucket.name,
             model_key=key,
             model_sha256=opened.base_download_sha256 or opened.base_sha256,
             model_bytes=opened.bytes_to_download,

@@ -9,7 +9,7 @@ import contextlib
 
 from cloud_functions.selection import candidate_search, cohorts
 from cloud_functions.selection.cohorts import Cohort
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.messages.alarms import LONGEST_REMINDER, Alarm, Reminder
@@ -20,27 +20,29 @@ LOOK_AGAIN_SECONDS = 60
 _ROUNDING = 1000  # milliseconds: delays are whole seconds
 
 
-def has_come(cloud: Cloud, reminder: Reminder) -> None:
+def has_come(services: Services, reminder: Reminder) -> None:
     """Note that the reminder of a run's chain has come, so that the next may be sent; a copy finds that done.
 
     Whatever the clock says: it may come a moment early, and to a run that does not wait just now.
     """
     while reminder.at:
-        run = cloud.rounds.run(reminder.run)
+        run = services.rounds.run(reminder.run)
         if run is None or run.state not in LIVING or run.look_at != reminder.at:
             return
         with contextlib.suppress(LostRace):  # the run moved on at that moment: look again
-            cloud.rounds.change_run(run, look_at=0)
+            services.rounds.change_run(run, look_at=0)
 
 
-def for_the_schedule(cloud: Cloud, run: Run, alarm: Alarm) -> None:
+def for_the_schedule(services: Services, run: Run, alarm: Alarm) -> None:
     """Set the alarm that opens a round, and look after the run in case that this one is lost."""
-    cloud.alarms.set(alarm)
-    seconds = -((cloud.now() - alarm.at) // 1000) + LOOK_AGAIN_SECONDS  # a minute after it should have rung
-    _look_again(cloud, run, min(max(seconds, LOOK_AGAIN_SECONDS), LONGEST_REMINDER))
+    services.alarms.set(alarm)
+    seconds = (
+        -((services.now() - alarm.at) // 1000) + LOOK_AGAIN_SECONDS
+    )  # a minute after it should have rung
+    _look_again(services, run, min(max(seconds, LOOK_AGAIN_SECONDS), LONGEST_REMINDER))
 
 
-def for_devices(cloud: Cloud, run: Run, step: Open) -> Cohort | None:
+def for_devices(services: Services, run: Run, step: Open) -> Cohort | None:
     """Wait as long as a round may take for a device to ask; return None meanwhile.
 
     Then the cohort is that of an attempt that was given up: nobody. Of a worker that gives up and one that
@@ -51,35 +53,35 @@ def for_devices(cloud: Cloud, run: Run, step: Open) -> Cohort | None:
     """
     patience = run.settings.deadline_seconds
     if not run.waiting_since:
-        run = cloud.rounds.change_run(run, waiting_since=cloud.now())
+        run = services.rounds.change_run(run, waiting_since=services.now())
         _tell(
-            cloud,
+            services,
             run,
             step,
-            f"waits up to {patience} s: {candidate_search.nobody(cloud, run.settings, step.work)}",
+            f"waits up to {patience} s: {candidate_search.nobody(services, run.settings, step.work)}",
         )
-    elif cloud.now() >= run.waiting_since + patience * 1000:
-        return cohorts.none_once(cloud, run, step)
-    _look_again(cloud, run, LOOK_AGAIN_SECONDS)
+    elif services.now() >= run.waiting_since + patience * 1000:
+        return cohorts.none_once(services, run, step)
+    _look_again(services, run, LOOK_AGAIN_SECONDS)
     return None
 
 
-def _look_again(cloud: Cloud, run: Run, seconds: int) -> None:
+def _look_again(services: Services, run: Run, seconds: int) -> None:
     """Send the next reminder of the run's chain, unless one is under way that comes as soon.
 
     A worker that dies before it has noted it leaves a reminder behind that finds the old one overdue.
     """
-    now = cloud.now()
+    now = services.now()
     at = now + seconds * 1000
     if now < run.look_at < at + _ROUNDING:
         return
-    cloud.alarms.remind(Reminder(run=run.name, at=at), seconds)
-    cloud.rounds.change_run(run, look_at=at)
+    services.alarms.remind(Reminder(run=run.name, at=at), seconds)
+    services.rounds.change_run(run, look_at=at)
 
 
-def _tell(cloud: Cloud, run: Run, step: Open, text: str) -> None:
+def _tell(services: Services, run: Run, step: Open, text: str) -> None:
     """Say once what a run waits for; there is no round yet of which it could be said."""
     change = RoundChange(
         run=run.name, round=step.number, attempt=step.attempt, state="WAITING", text=shorten(text)
     )
-    cloud.say(change)
+    services.say(change)

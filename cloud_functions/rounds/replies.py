@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from cloud_functions.device_limits import Excess
 from cloud_functions.monitoring import Metric
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, round_metrics, topics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, Verdict, message_fields
@@ -27,7 +27,7 @@ class DeviceMessage(Struct, frozen=True):
     payload: bytes
 
 
-def take(cloud: Cloud, message: DeviceMessage) -> str | None:
+def take(services: Services, message: DeviceMessage) -> str | None:
     """Take one message of a device; return the run that may go on because of it.
 
     A refusal is told to the people who watch the run and to the device; it is no error of the cloud's.
@@ -35,39 +35,39 @@ def take(cloud: Cloud, message: DeviceMessage) -> str | None:
     Raises:
         NotYet: the round is being averaged. It may be opened again, and then the message counts.
     """
-    if cloud.useless_messages.ignores(message.device, cloud.now()):
-        cloud.log.measure(Metric.MESSAGES_IGNORED, 1)
+    if services.useless_messages.ignores(message.device, services.now()):
+        services.log.measure(Metric.MESSAGES_IGNORED, 1)
         return None
     try:
         said = _decode(message)
     except (MessageError, ReplyRefused) as error:
-        _refuse_unplaced(cloud, message.device, f"{message.kind} refused: {error}")
-        _measure_refusal(cloud, message, error)
+        _refuse_unplaced(services, message.device, f"{message.kind} refused: {error}")
+        _measure_refusal(services, message, error)
         return None
-    current = cloud.rounds.round(said.run, said.round, said.attempt)
+    current = services.rounds.round(said.run, said.round, said.attempt)
     if current is None:
         named = messages.round_id(said.run, said.round, said.attempt)
-        _refuse_unplaced(cloud, message.device, f"{message.kind} refused: there is no round {named}")
+        _refuse_unplaced(services, message.device, f"{message.kind} refused: there is no round {named}")
         return None
     try:
         if isinstance(said, Completion):
-            _count(cloud, current, message, said)
+            _count(services, current, message, said)
         else:
-            _note(cloud, current, message.device, said)
+            _note(services, current, message.device, said)
     except ReplyRefused as error:
-        cloud.tell(current, f"{message.kind} refused: {error}", device=message.device)
-        _measure_refusal(cloud, message, error)
+        services.tell(current, f"{message.kind} refused: {error}", device=message.device)
+        _measure_refusal(services, message, error)
         if isinstance(said, Completion):
-            _answer(cloud, current, message.device, str(error))
-        _count_useless(cloud, current, message.device)
+            _answer(services, current, message.device, str(error))
+        _count_useless(services, current, message.device)
     # That work was accepted moves nothing; everything else may be what the round waited for.
     return None if isinstance(said, Status) and said.state not in _FINAL else said.run
 
 
-def _measure_refusal(cloud: Cloud, message: DeviceMessage, error: Exception) -> None:
+def _measure_refusal(services: Services, message: DeviceMessage, error: Exception) -> None:
     """Count a completion that was refused; one that is only late was counted as such."""
     if message.kind is Kind.COMPLETE and not isinstance(error, LateReply):
-        cloud.log.measure(Metric.UPDATES_REFUSED, 1)
+        services.log.measure(Metric.UPDATES_REFUSED, 1)
 
 
 def _decode(message: DeviceMessage) -> Completion | Status:
@@ -80,24 +80,24 @@ def _decode(message: DeviceMessage) -> Completion | Status:
     return messages.decode(message.payload, Status)
 
 
-def _participant(cloud: Cloud, current: Round, device: str) -> Participant:
-    participant = cloud.rounds.participant(current, device)
+def _participant(services: Services, current: Round, device: str) -> Participant:
+    participant = services.rounds.participant(current, device)
     if participant is None:
         reason = f"{device!r} was not asked in this round"
         raise ReplyRefused(reason)
     return participant
 
 
-def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completion) -> None:
+def _count(services: Services, current: Round, message: DeviceMessage, reply: Completion) -> None:
     """Count a completion once.
 
     Two copies at once: both read ASKED, both write "REPLIED if not yet REPLIED, and replied + 1" as one
     transaction; one of them loses, reads again and finds itself counted.
     """
-    participant = _participant(cloud, current, message.device)
+    participant = _participant(services, current, message.device)
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
-        _answer(cloud, current, message.device)
-        _count_useless(cloud, current, message.device)
+        _answer(services, current, message.device)
+        _count_useless(services, current, message.device)
         return
     if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
         reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
@@ -110,21 +110,21 @@ def _count(cloud: Cloud, current: Round, message: DeviceMessage, reply: Completi
     try:
         if current.state is State.OPEN:
             kept, left_out = _bounded(reply)
-            cloud.rounds.count_reply(current, participant, kept, message.received_at)
+            services.rounds.count_reply(current, participant, kept, message.received_at)
             if left_out:  # they are in the row too
-                cloud.tell(current, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+                services.tell(current, f"metrics left out: {'; '.join(left_out)}", device=message.device)
             turnaround = max(0, message.received_at - announced) / 1000
-            cloud.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
+            services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:
-            cloud.rounds.count_late(current, participant, message.received_at)
-            cloud.log.measure(Metric.UPDATES_LATE, 1)
+            services.rounds.count_late(current, participant, message.received_at)
+            services.log.measure(Metric.UPDATES_LATE, 1)
     except LostRace:
-        _count(cloud, _again(cloud, current), message, reply)
+        _count(services, _again(services, current), message, reply)
         return
     if current.state is not State.OPEN:
         reason = f"late: this attempt is {current.state}"
         raise LateReply(reason)
-    _answer(cloud, current, message.device)
+    _answer(services, current, message.device)
 
 
 def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
@@ -141,24 +141,24 @@ def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
     return kept, left_out
 
 
-def _note(cloud: Cloud, current: Round, device: str, status: Status) -> None:
+def _note(services: Services, current: Round, device: str, status: Status) -> None:
     """Note that a device accepted the work, or that it will not reply, and why."""
-    participant = _participant(cloud, current, device)
+    participant = _participant(services, current, device)
     target = _FINAL.get(status.state, Participation.ACCEPTED)
     if participant.state not in before(target):
-        _count_useless(cloud, current, device)  # a copy, or overtaken by the reply itself
+        _count_useless(services, current, device)  # a copy, or overtaken by the reply itself
         return
     if status.state in _FINAL:
         _check_not_averaging(current)
     if current.state is not State.OPEN:
         return
     try:
-        cloud.rounds.move_participant(current, participant, target, status.reason)
+        services.rounds.move_participant(current, participant, target, status.reason)
     except LostRace:
-        _note(cloud, _again(cloud, current), device, status)
+        _note(services, _again(services, current), device, status)
         return
     if status.state in _FINAL:
-        cloud.tell(current, f"{status.state}: {status.reason}", device=device)
+        services.tell(current, f"{status.state}: {status.reason}", device=device)
 
 
 def _check_not_averaging(current: Round) -> None:
@@ -168,8 +168,8 @@ def _check_not_averaging(current: Round) -> None:
         raise NotYet(message)
 
 
-def _again(cloud: Cloud, current: Round) -> Round:
-    found = cloud.rounds.round(current.run, current.number, current.attempt)
+def _again(services: Services, current: Round) -> Round:
+    found = services.rounds.round(current.run, current.number, current.attempt)
     return found or _vanished(current)
 
 
@@ -178,43 +178,43 @@ def _vanished(current: Round) -> NoReturn:
     raise ReplyRefused(reason)
 
 
-def _answer(cloud: Cloud, current: Round, device: str, refused: str = "") -> None:
+def _answer(services: Services, current: Round, device: str, refused: str = "") -> None:
     """Tell a device that its reply was counted or refused, so that it stops repeating it."""
     verdict = Verdict(
-        version=cloud.version_for(device),
+        version=services.version_for(device),
         run=current.run,
         round=current.number,
         attempt=current.attempt,
         counted=not refused,
         reason=message_fields.shorten(refused),
     )
-    topic = topics.of_device(cloud.fleet, device, Kind.ANNOUNCE)
-    cloud.publisher.publish([(topic, messages.encode(verdict))])
+    topic = topics.of_device(services.fleet, device, Kind.ANNOUNCE)
+    services.publisher.publish([(topic, messages.encode(verdict))])
 
 
-def _refuse_unplaced(cloud: Cloud, device: str, text: str) -> None:
+def _refuse_unplaced(services: Services, device: str, text: str) -> None:
     """Refuse a message that names no round; only the first few in a minute, and the last, cost reads."""
-    match cloud.useless_messages.useless(device, cloud.now()):
+    match services.useless_messages.useless(device, services.now()):
         case Excess.FEW:
-            _tell_runs_of(cloud, device, text)
+            _tell_runs_of(services, device, text)
         case Excess.REACHED:
-            _tell_runs_of(cloud, device, cloud.useless_messages.reason)
+            _tell_runs_of(services, device, services.useless_messages.reason)
         case Excess.NONE:
-            cloud.log(f"{device}: {text}")
+            services.log(f"{device}: {text}")
 
 
-def _count_useless(cloud: Cloud, current: Round, device: str) -> None:
+def _count_useless(services: Services, current: Round, device: str) -> None:
     """Count a message that changed nothing; say so on the run's topic when a device reaches its limit."""
-    if cloud.useless_messages.useless(device, cloud.now()) is Excess.REACHED:
-        cloud.tell(current, cloud.useless_messages.reason, device=device)
+    if services.useless_messages.useless(device, services.now()) is Excess.REACHED:
+        services.tell(current, services.useless_messages.reason, device=device)
 
 
-def _tell_runs_of(cloud: Cloud, device: str, text: str) -> None:
+def _tell_runs_of(services: Services, device: str, text: str) -> None:
     """Tell a refusal that names no round to every running run that asked the device; at least to the log."""
     told = False
-    for _, newest in cloud.open_rounds():
-        if cloud.rounds.participant(newest, device):
-            cloud.tell(newest, text, device=device)
+    for _, newest in services.open_rounds():
+        if services.rounds.participant(newest, device):
+            services.tell(newest, text, device=device)
             told = True
     if not told:
-        cloud.log(f"{device}: {text}")
+        services.log(f"{device}: {text}")

@@ -8,7 +8,7 @@ from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver
 from cloud_functions.rounds.initial_models import copy_to_initial
 from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.alarms import Reminder
@@ -21,14 +21,14 @@ from fedgrass.federation.settings import parse_settings
 _LONGEST_ID = 1024  # characters: of a schedule's ARN and its time, with room
 
 
-def start(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def start(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Start a run; with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
     settings = parse_settings(event.get("settings", {}))
-    continued_from = _continued_from(cloud, name, event, settings.task)
-    return driver.start(cloud, name, settings, continued_from)
+    continued_from = _continued_from(services, name, event, settings.task)
+    return driver.start(services, name, settings, continued_from)
 
 
-def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object], task: str) -> str:
+def _continued_from(services: Services, name: str, event: Mapping[str, object], task: str) -> str:
     """Copy the model that a run is to continue from to its initial model; return its key."""
     source = event.get("continue_from")
     if source is None:
@@ -39,20 +39,20 @@ def _continued_from(cloud: Cloud, name: str, event: Mapping[str, object], task: 
         case _:
             message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
             raise SettingsError(message)
-    _check_task(cloud, old, name, task)
+    _check_task(services, old, name, task)
     try:
-        copy_to_initial(cloud, key, name)
+        copy_to_initial(services, key, name)
     except KeyError as error:
         message = f"there is no model {key} to continue from"
         raise SettingsError(message) from error
     return key
 
 
-def _check_task(cloud: Cloud, old: str, name: str, task: str) -> None:
+def _check_task(services: Services, old: str, name: str, task: str) -> None:
     """Refuse to continue from a model of another task, as the other run's row or manifest says."""
-    source = cloud.rounds.run(old) or manifests.run_of(cloud, old)
+    source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        cloud.log(f"{name} continues from run {old!r}, of which nothing says what task it was for")
+        services.log(f"{name} continues from run {old!r}, of which nothing says what task it was for")
     elif source.settings.task != task:
         message = (
             f"run {old!r} trained the task {source.settings.task!r}, and {name!r} is to train {task!r}: "
@@ -61,42 +61,42 @@ def _check_task(cloud: Cloud, old: str, name: str, task: str) -> None:
         raise SettingsError(message)
 
 
-def pause(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def pause(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Open no more rounds; the open one goes on."""
 
     def paused(_run: Run) -> dict[str, object]:
         return {"state": RunState.PAUSED, "waiting_since": 0}
 
-    return _change(cloud, name, event, {RunState.RUNNING}, paused)
+    return _change(services, name, event, {RunState.RUNNING}, paused)
 
 
-def resume(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def resume(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Go on with a paused run."""
 
     def resumed(_run: Run) -> dict[str, object]:
         return {"state": RunState.RUNNING, "reason": ""}
 
-    return _change(cloud, name, event, {RunState.PAUSED}, resumed)
+    return _change(services, name, event, {RunState.PAUSED}, resumed)
 
 
-def cancel(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def cancel(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """End a run; its open round is abandoned, its models stay."""
 
     def cancelled(_run: Run) -> dict[str, object]:
         reason = "cancelled by the operator"
-        return {"state": RunState.CANCELLED, "reason": reason, "ended_at": cloud.now()}
+        return {"state": RunState.CANCELLED, "reason": reason, "ended_at": services.now()}
 
-    return _change(cloud, name, event, {RunState.RUNNING, RunState.PAUSED}, cancelled)
+    return _change(services, name, event, {RunState.RUNNING, RunState.PAUSED}, cancelled)
 
 
-def retry(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Try the newest round again, with as many attempts as at first; an open attempt is given up.
 
     The run's row alone says so, in one write with the action's id: the coordinator gives the attempt up.
     """
 
     def retried(run: Run) -> dict[str, object]:
-        newest = cloud.rounds.round(name, run.round, run.attempt) if run.round else None
+        newest = services.rounds.round(name, run.round, run.attempt) if run.round else None
         going: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
         if newest and newest.state in {State.OPEN, State.ABANDONED}:
             asked.append(newest)
@@ -111,25 +111,25 @@ def retry(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
         raise SettingsError(message)
 
     asked: list[Round] = []
-    run = _change(cloud, name, event, {RunState.RUNNING, RunState.FAILED}, retried)
+    run = _change(services, name, event, {RunState.RUNNING, RunState.FAILED}, retried)
     if asked:
-        ended = cloud.rounds.round(name, asked[-1].number, asked[-1].attempt)
+        ended = services.rounds.round(name, asked[-1].number, asked[-1].attempt)
         if ended and ended.state is State.CLOSED:  # at that moment: there is nothing to try again
             refuse(ended)
     return run
 
 
-def open_next(cloud: Cloud, name: str, event: Mapping[str, object]) -> Run:
+def open_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Open the next round now, whatever the schedule says."""
-    return _change(cloud, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
+    return _change(services, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
 
 
-def status(cloud: Cloud, name: str, _event: Mapping[str, object]) -> Run:
+def status(services: Services, name: str, _event: Mapping[str, object]) -> Run:
     """Return the run as it is."""
-    return _known(cloud, name)
+    return _known(services, name)
 
 
-ACTIONS: Mapping[str, Callable[[Cloud, str, Mapping[str, object]], Run]] = {
+ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
     "start": start,
     "pause": pause,
     "resume": resume,
@@ -140,7 +140,7 @@ ACTIONS: Mapping[str, Callable[[Cloud, str, Mapping[str, object]], Run]] = {
 }
 
 
-def act(cloud: Cloud, event: Mapping[str, object]) -> Run:
+def act(services: Services, event: Mapping[str, object]) -> Run:
     """Do what an event asks: ``{"action": "start", "run": name, ...}``; without action it means start.
 
     An event with an ``id`` is done once: the run remembers the id, and a copy of the event changes nothing.
@@ -153,7 +153,7 @@ def act(cloud: Cloud, event: Mapping[str, object]) -> Run:
     if not isinstance(action, str) or action not in ACTIONS:
         message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, repair"
         raise SettingsError(message)
-    return ACTIONS[action](cloud, named_run(event), event)
+    return ACTIONS[action](services, named_run(event), event)
 
 
 def named_run(event: Mapping[str, object]) -> str:
@@ -165,11 +165,11 @@ def named_run(event: Mapping[str, object]) -> str:
     return checked_name("run", name)
 
 
-def _known(cloud: Cloud, name: str) -> Run:
-    run = cloud.rounds.run(name)
+def _known(services: Services, name: str) -> Run:
+    run = services.rounds.run(name)
     if run is None:
         message = f"there is no run {name!r}"
-        if manifests.is_kept(cloud, name):
+        if manifests.is_kept(services, name):
             message = f"the row of run {name!r} is lost: `fedgrass repair {name}` rebuilds it"
         raise SettingsError(message)
     return run
@@ -186,7 +186,7 @@ def _action_id(event: Mapping[str, object]) -> str:
 
 
 def _change(
-    cloud: Cloud,
+    services: Services,
     name: str,
     event: Mapping[str, object],
     allowed: set[RunState],
@@ -198,27 +198,27 @@ def _change(
     """
     action = _action_id(event)
     while True:
-        run = _known(cloud, name)
+        run = _known(services, name)
         if run.has_done(action):
-            cloud.log(f"{name}: the action {action} was done already")
+            services.log(f"{name}: the action {action} was done already")
             changed = run
             break
         _check_state(run, allowed)
         changing = changes(run)
-        _look_again(cloud, name)
+        _look_again(services, name)
         try:
-            changed = cloud.rounds.change_run(run, **changing, **run.with_action(action))
+            changed = services.rounds.change_run(run, **changing, **run.with_action(action))
         except LostRace:
             continue  # it moved on at that moment, or this very write was made: look again
         break
     with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
-        driver.advance(cloud, name)
-    return cloud.rounds.run(name) or changed
+        driver.advance(services, name)
+    return services.rounds.run(name) or changed
 
 
-def _look_again(cloud: Cloud, name: str) -> None:
+def _look_again(services: Services, name: str) -> None:
     """Have a run looked after: whoever changes it may die before it is driven on."""
-    cloud.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    services.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
 
 
 def _check_state(run: Run, allowed: set[RunState]) -> None:

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from cloud_functions.aggregation import aggregation_context, new_model
-from cloud_functions.aggregation.aggregation_context import BadReplies, Making
+from cloud_functions.aggregation.aggregation_context import AggregationContext, BadReplies
 from cloud_functions.aggregation.model_files import Stored, in_type, joined
 from cloud_functions.aggregation.partial_sums import LARGEST_MANIFEST
 from cloud_functions.aggregation.update_reader import UpdateFile
 from cloud_functions.rounds import close_round
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import sharding_plan
 from fedgrass.federation.aggregation.sharding_plan import Job
@@ -42,89 +42,89 @@ _SHARD = msgspec.json.Decoder(Shard)
 _VERSIONS = msgspec.json.Decoder(dict[str, str])  # of updates, by device
 
 
-def of(begun: Making) -> list[Slice]:
+def of(begun: AggregationContext) -> list[Slice]:
     """Return the shards in which the model of a round is made; none if one averager makes it."""
     surveyed = aggregation_context.is_surveyed(begun.run.settings)
-    return sharding_plan.shards(begun.cloud.scale, begun.guarded.strategy, begun.layout, surveyed=surveyed)
+    return sharding_plan.shards(begun.services.scale, begun.guarded.strategy, begun.layout, surveyed=surveyed)
 
 
-def hand_over(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+def hand_over(begun: AggregationContext, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Hand the shards that are not there yet to other averagers; have somebody look at the round later."""
-    cloud, leased = begun.cloud, begun.round
-    missing = [number for number in range(len(cut)) if not _is_made(cloud, leased, replies, number)]
+    services, leased = begun.services, begun.round
+    missing = [number for number in range(len(cut)) if not _is_made(services, leased, replies, number)]
     # All may be there, and whoever was to join them is not: the first one's job is to look.
     for number in missing or [0]:
-        cloud.alarms.hand_over(_job(leased, number))
-    cloud.tell(leased, f"{len(cut)} shards of {begun.layout.data_bytes} bytes are being made")
-    left = max(0, leased.lease_until - cloud.now()) // 1000 + _MARGIN_SECONDS
-    cloud.alarms.remind(Reminder(run=leased.run), min(left, _LONGEST_REMINDER))
+        services.alarms.hand_over(_job(leased, number))
+    services.tell(leased, f"{len(cut)} shards of {begun.layout.data_bytes} bytes are being made")
+    left = max(0, leased.lease_until - services.now()) // 1000 + _MARGIN_SECONDS
+    services.alarms.remind(Reminder(run=leased.run), min(left, _LONGEST_REMINDER))
 
 
-def make(cloud: Cloud, job: Job) -> None:
+def make(services: Services, job: Job) -> None:
     """Make a shard, and the model if it was the last. Doing it twice gives the same.
 
     Raises:
         LostRace: the round has moved on meanwhile; look at it again.
     """
-    run = cloud.rounds.run(job.run)
-    current = cloud.rounds.round(job.run, job.round, job.attempt)
+    run = services.rounds.run(job.run)
+    current = services.rounds.round(job.run, job.round, job.attempt)
     if run is None or current is None or current.state is not State.AGGREGATING:
         return
-    replies = close_round.counted(cloud, current)
+    replies = close_round.counted(services, current)
     if not replies:  # all were refused, and whoever did that died before it opened the round again
-        close_round.reopen(cloud, current, msgspec.structs.replace(current, state=State.OPEN))
+        close_round.reopen(services, current, msgspec.structs.replace(current, state=State.OPEN))
         return
     try:
-        begun = aggregation_context.begin(cloud, run, current)
+        begun = aggregation_context.begin(services, run, current)
         cut = of(begun)
         _make(begun, replies, cut[job.number], job.number)
     except BadReplies as bad:
         _refuse(begun, bad.refused, cut)
         return
     except AggregationFailed as error:
-        close_round.give_up(cloud, current, str(error))
+        close_round.give_up(services, current, str(error))
         return
     # They are begun in their order, so while there are any to come the last ones are not there: one look
     # then does, and only whoever may have made the last one looks at all.
-    if all(_is_made(cloud, current, replies, number) for number in reversed(range(len(cut)))):
+    if all(_is_made(services, current, replies, number) for number in reversed(range(len(cut)))):
         _join(begun, replies, cut)
 
 
-def _join(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+def _join(begun: AggregationContext, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Put the shards together and close the round, under a lease of one's own.
 
     From that on nobody else can refuse an update of the set, nor join another set under the same lease.
     Raises LostRace if another joins them already, or if an update was refused meanwhile.
     """
-    cloud, now = begun.cloud, begun.cloud.now()
-    joining = cloud.rounds.move(
+    services, now = begun.services, begun.services.now()
+    joining = services.rounds.move(
         begun.round,
         Event.SHARDS_MADE,
         fence=begun.round.fence + 1,
-        lease_until=now + round(cloud.lease_seconds * 1000),
+        lease_until=now + round(services.lease_seconds * 1000),
     )
     held = dataclasses.replace(begun, round=joining)
     try:
         files = _joined(held, replies, len(cut))
     except KeyError as error:  # a shard was noted as made, and its file is gone
-        cloud.log(f"{error} is lost: its shard is made again", "WARNING")
+        services.log(f"{error} is lost: its shard is made again", "WARNING")
         _make_lost(held, replies, cut)
         files = _joined(held, replies, len(cut))
-    close_round.close(cloud, begun.run, joining, new_model.finished(held, files), len(replies))
+    close_round.close(services, begun.run, joining, new_model.finished(held, files), len(replies))
 
 
-def join_again(begun: Making, replies: Sequence[Participant], count: int) -> new_model.Made:
+def join_again(begun: AggregationContext, replies: Sequence[Participant], count: int) -> new_model.Made:
     """Put the shards of a closed round together once more. Raises KeyError if one of them is gone."""
     return new_model.finished(begun, _joined(begun, replies, count))
 
 
-def _make(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
+def _make(begun: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, unless it is there. Raises BadReplies."""
-    if not _is_made(begun.cloud, begun.round, replies, number):
+    if not _is_made(begun.services, begun.round, replies, number):
         _write(begun, replies, shard, number)
 
 
-def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: int) -> None:
+def _write(begun: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, and that it is made. Raises BadReplies."""
     key_of = partial(_shard_key, begun.round, replies, number)
     with aggregation_context.named(replies):
@@ -135,25 +135,25 @@ def _write(begun: Making, replies: Sequence[Participant], shard: Slice, number: 
     if number == 0:  # once is enough
         new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
-    begun.cloud.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
+    begun.services.bucket.write(key_of("made"), msgspec.json.encode(Shard(sizes)))
 
 
-def _make_lost(begun: Making, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
+def _make_lost(begun: AggregationContext, replies: Sequence[Participant], cut: Sequence[Slice]) -> None:
     """Make the shards again of which a file is gone."""
-    bucket = begun.cloud.bucket
+    bucket = begun.services.bucket
     names = ("made", "model", *begun.guarded.strategy.state)
     for number, shard in enumerate(cut):
         if not all(bucket.exists(_shard_key(begun.round, replies, number, name)) for name in names):
             _write(begun, replies, shard, number)
 
 
-def _opened(begun: Making, replies: Sequence[Participant]) -> list[UpdateFile]:
+def _opened(begun: AggregationContext, replies: Sequence[Participant]) -> list[UpdateFile]:
     """Open a set of updates, in the versions that the first averager of the set has met.
 
     So all shards are made of the same bytes, however long they take and whoever makes them.
     Raises BadUpdates, also where an update was replaced since.
     """
-    bucket, key = begun.cloud.bucket, _key(begun.round, replies, "versions")
+    bucket, key = begun.services.bucket, _key(begun.round, replies, "versions")
     try:
         kept = _decoded_versions(key, bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
@@ -173,24 +173,24 @@ def _decoded_versions(key: str, data: bytes) -> dict[str, str]:
         raise AggregationFailed(message) from error
 
 
-def _refuse(begun: Making, refused: dict[str, str], cut: Sequence[Slice]) -> None:
+def _refuse(begun: AggregationContext, refused: dict[str, str], cut: Sequence[Slice]) -> None:
     """Refuse updates for all shards, and have them made of the others if those are still enough."""
-    cloud, leased = begun.cloud, begun.round
+    services, leased = begun.services, begun.round
     for device, reason in sorted(refused.items()):
-        close_round.refuse(cloud, leased, device, reason)
-    current = cloud.rounds.round(leased.run, leased.number, leased.attempt)
+        close_round.refuse(services, leased, device, reason)
+    current = services.rounds.round(leased.run, leased.number, leased.attempt)
     if current is None or (current.state, current.fence) != (leased.state, leased.fence):
         raise LostRace(leased.run)  # another one has refused them too, and opened the round again
     settled = msgspec.structs.replace(current, state=State.OPEN)
-    if close_round.is_enough(settled, cloud.now(), overdue=cloud.now() >= leased.deadline_at):
-        hand_over(begun, close_round.counted(cloud, current), cut)
+    if close_round.is_enough(settled, services.now(), overdue=services.now() >= leased.deadline_at):
+        hand_over(begun, close_round.counted(services, current), cut)
     else:
-        close_round.reopen(cloud, current, settled)
+        close_round.reopen(services, current, settled)
 
 
-def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[str, Stored]:
+def _joined(begun: AggregationContext, replies: Sequence[Participant], count: int) -> dict[str, Stored]:
     """Put the shards together into the drafts of the model and of the state, and return these."""
-    leased, bucket = begun.round, begun.cloud.bucket
+    leased, bucket = begun.round, begun.services.bucket
     made = [
         _SHARD.decode(bucket.read(_shard_key(leased, replies, number, "made"), 4096))
         for number in range(count)
@@ -205,9 +205,9 @@ def _joined(begun: Making, replies: Sequence[Participant], count: int) -> dict[s
     return stored
 
 
-def _is_made(cloud: Cloud, leased: Round, replies: Sequence[Participant], number: int) -> bool:
+def _is_made(services: Services, leased: Round, replies: Sequence[Participant], number: int) -> bool:
     """Return whether a shard of a set of updates is there."""
-    return cloud.bucket.exists(_shard_key(leased, replies, number, "made"))
+    return services.bucket.exists(_shard_key(leased, replies, number, "made"))
 
 
 def _shard_key(leased: Round, replies: Sequence[Participant], number: int, file: str) -> str:

@@ -10,7 +10,7 @@ of the ones before.
 from collections.abc import Iterator
 
 from cloud_functions.recovery import repair
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Round, State, next_event
@@ -19,55 +19,57 @@ from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step
 _ROUNDS_LOOKED_AT = 100  # of a run that has ended, once
 
 
-def sweep(cloud: Cloud) -> None:
+def sweep(services: Services) -> None:
     """Wake each run that stands still. What is read grows with the living runs, and with the list of all."""
-    for name in cloud.rounds.living():
-        found = _found(cloud, name)
-        if found and found[0].state in LIVING and stands_still(*found, cloud.now()):
-            cloud.log(f"{name} stands still at round {found[0].round}: it is driven on")
-            wake(cloud, found[0])
-    for name in cloud.rounds.unsettled():
-        _settle(cloud, name)
+    for name in services.rounds.living():
+        found = _found(services, name)
+        if found and found[0].state in LIVING and stands_still(*found, services.now()):
+            services.log(f"{name} stands still at round {found[0].round}: it is driven on")
+            wake(services, found[0])
+    for name in services.rounds.unsettled():
+        _settle(services, name)
 
 
-def _found(cloud: Cloud, name: str) -> tuple[Run, Round | None] | None:
+def _found(services: Services, name: str) -> tuple[Run, Round | None] | None:
     """Return a run that is listed and its newest round; None, with a line in the log, if rows are lost."""
-    run = cloud.rounds.run(name)
-    newest = cloud.rounds.round(name, run.round, run.attempt) if run and run.round else None
+    run = services.rounds.run(name)
+    newest = services.rounds.round(name, run.round, run.attempt) if run and run.round else None
     if run is None or (run.round and newest is None):
-        cloud.log(f"{name}: rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
+        services.log(f"{name}: rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
         return None
     return run, newest
 
 
-def _settle(cloud: Cloud, name: str) -> None:
+def _settle(services: Services, name: str) -> None:
     """Look once at a run that has ended: nothing of it may be left open.
 
     Whoever ended it may have died before it dealt with the open round; and of a table that was restored from
     a backup at that moment, the rows may be of different times.
     """
-    found = _found(cloud, name)
+    found = _found(services, name)
     if found is None or found[0].state in LIVING:  # set going again at this moment
         return
     if is_settled(*found):
-        if left := list(_left_open(cloud, found[0])):
-            cloud.log(f"{name} has ended, and {', '.join(left)} is still going on: it is repaired", "WARNING")
+        if left := list(_left_open(services, found[0])):
+            services.log(
+                f"{name} has ended, and {', '.join(left)} is still going on: it is repaired", "WARNING"
+            )
             try:
-                repair.act(cloud, {"run": name})
+                repair.act(services, {"run": name})
             except FedgrassError as error:
-                cloud.log(f"{name}: it cannot be repaired: {error}", "ERROR")
+                services.log(f"{name}: it cannot be repaired: {error}", "ERROR")
                 return
-        cloud.rounds.settle(name)
+        services.rounds.settle(name)
         return
-    cloud.log(f"{name} has ended, and its round {found[0].round} has not been dealt with: it is driven on")
-    wake(cloud, found[0])
+    services.log(f"{name} has ended, and its round {found[0].round} has not been dealt with: it is driven on")
+    wake(services, found[0])
 
 
-def _left_open(cloud: Cloud, run: Run) -> Iterator[str]:
+def _left_open(services: Services, run: Run) -> Iterator[str]:
     """Yield the rounds before a run's newest one, among the last ones, that have not ended."""
     for number in range(max(1, run.round - _ROUNDS_LOOKED_AT), run.round + 1):
         attempt = 1
-        while found := cloud.rounds.round(run.name, number, attempt):
+        while found := services.rounds.round(run.name, number, attempt):
             if found.state in {State.OPEN, State.AGGREGATING}:
                 yield f"round {number} attempt {attempt}"
             attempt += 1
@@ -82,12 +84,12 @@ def is_settled(run: Run, newest: Round | None) -> bool:
     return False
 
 
-def wake(cloud: Cloud, run: Run) -> None:
+def wake(services: Services, run: Run) -> None:
     """Have a run driven on by a message of its own, so that one that fails costs no other.
 
     As the reminder that the run waits for: there is one look per wait.
     """
-    cloud.alarms.remind(Reminder(run=run.name, at=run.look_at), 0)
+    services.alarms.remind(Reminder(run=run.name, at=run.look_at), 0)
 
 
 def stands_still(run: Run, newest: Round | None, now: int) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct
 
 from cloud_functions.monitoring import Metric
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Work
 from fedgrass.federation.runs import RunState
@@ -32,7 +32,7 @@ class Found(Struct, frozen=True):
     metrics: frozenset[str]
 
 
-def requirements(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> Requirements:
+def requirements(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -> Requirements:
     """Return what a run's settings ask of a device before any strategy chooses, for this work.
 
     Devices that are held out never train.
@@ -40,39 +40,39 @@ def requirements(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -
     """
     return Requirements(
         task=settings.task,
-        seen_at_earliest=cloud.now() - settings.seen_within_seconds * 1000,
+        seen_at_earliest=services.now() - settings.seen_within_seconds * 1000,
         minimum_examples=settings.minimum_examples,
         where=parse_expression(settings.where) if settings.where else None,
-        things=_members(cloud, settings) or frozenset() if settings.thing_group else None,
+        things=_members(services, settings) or frozenset() if settings.thing_group else None,
         held_out=frozenset(settings.held_out if work is Work.TRAIN else ()),
         cool_down_rounds=settings.cool_down_rounds,
     )
 
 
-def _members(cloud: Cloud, settings: RunSettings) -> frozenset[str] | None:
+def _members(services: Services, settings: RunSettings) -> frozenset[str] | None:
     """Return the things of the run's group; None if there is no such group (any more)."""
     try:
-        return cloud.thing_groups.members(settings.thing_group)
+        return services.thing_groups.members(settings.thing_group)
     except KeyError:
         return None
 
 
-def _seen(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
+def _seen(services: Services, needs: Requirements) -> Iterator[Candidate]:
     """Yield every device that was seen lately enough, and measure how many, once all were read."""
     count = 0
-    for device in cloud.devices.seen_since(needs.seen_at_earliest):
+    for device in services.devices.seen_since(needs.seen_at_earliest):
         count += 1
         yield device
-    cloud.log.measure(Metric.DEVICES_SEEN, count)
+    services.log.measure(Metric.DEVICES_SEEN, count)
 
 
-def everybody(cloud: Cloud, needs: Requirements) -> Iterator[Candidate]:
+def everybody(services: Services, needs: Requirements) -> Iterator[Candidate]:
     """Yield every device that suits, one page of the table after the other."""
-    return filter(needs.suits, _seen(cloud, needs))
+    return filter(needs.suits, _seen(services, needs))
 
 
 def read(
-    cloud: Cloud,
+    services: Services,
     needs: Requirements,
     wanted: int | None,
     rng: random.Random,
@@ -87,24 +87,24 @@ def read(
         return device.device not in known and needs.suits(device)
 
     if wanted is None:
-        return [device for device in everybody(cloud, needs) if device.device not in known]
-    return cloud.devices.sample(needs.seen_at_earliest, wanted, rng, suits)
+        return [device for device in everybody(services, needs) if device.device not in known]
+    return services.devices.sample(needs.seen_at_earliest, wanted, rng, suits)
 
 
-def named(cloud: Cloud, needs: Requirements, names: Iterable[str]) -> list[str]:
+def named(services: Services, needs: Requirements, names: Iterable[str]) -> list[str]:
     """Return those of some devices that suit: one row is read for each."""
-    found = (cloud.devices.find(name) for name in names)
+    found = (services.devices.find(name) for name in names)
     return sorted(candidate.device for candidate in found if candidate and needs.suits(candidate))
 
 
-def look(cloud: Cloud, settings: RunSettings) -> Found:
+def look(services: Services, settings: RunSettings) -> Found:
     """Look who could train, before a run is started: as many as a round asks, if that is a number."""
-    needs = requirements(cloud, settings)
+    needs = requirements(services, settings)
     if settings.count is None:
-        found: Iterable[Candidate] = everybody(cloud, needs)
+        found: Iterable[Candidate] = everybody(services, needs)
     else:
         rng = random.Random(0)  # noqa: S311 - whether there are some
-        found = read(cloud, needs, settings.count, rng)
+        found = read(services, needs, settings.count, rng)
     count, metrics = 0, set[str]()
     for candidate in found:
         count += 1
@@ -112,13 +112,13 @@ def look(cloud: Cloud, settings: RunSettings) -> Found:
     return Found(count, frozenset(metrics))
 
 
-def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
+def nobody(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -> str:
     """Return why there is no candidate, in words that say what to do. Reads every device, page by page."""
-    needs = requirements(cloud, settings, work)
-    if work is Work.EVALUATE and settings.held_out and next(everybody(cloud, needs), None):
+    needs = requirements(services, settings, work)
+    if work is Work.EVALUATE and settings.held_out and next(everybody(services, needs), None):
         names = ", ".join(settings.held_out)
         return f"of the run's held_out devices none is there that could be asked: {names}"
-    if settings.thing_group and _members(cloud, settings) is None:
+    if settings.thing_group and _members(services, settings) is None:
         return (
             f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "
             "in this region: create it, add things to it, or name another"
@@ -127,7 +127,7 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
 
     def passing() -> Iterator[Candidate]:
         nonlocal seen
-        for device in _seen(cloud, needs):
+        for device in _seen(services, needs):
             seen += 1
             tasks.update(device.tasks)
             yield device
@@ -142,13 +142,13 @@ def nobody(cloud: Cloud, settings: RunSettings, work: Work = Work.TRAIN) -> str:
     )
 
 
-def check_held_out(cloud: Cloud, settings: RunSettings) -> None:
+def check_held_out(services: Services, settings: RunSettings) -> None:
     """Check that the devices that are held out are there: a name that is misspelled would train.
 
     Raises:
         SettingsError: some of them never sent a heartbeat, or not for so long that they were forgotten.
     """
-    if unknown := [name for name in settings.held_out if cloud.devices.find(name) is None]:
+    if unknown := [name for name in settings.held_out if services.devices.find(name) is None]:
         message = (
             f"the run's held_out names {', '.join(map(repr, unknown))}, of which no heartbeat is known:"
             " it takes thing names of devices of this fleet. Connect them first, or leave them out"
@@ -171,11 +171,11 @@ def check_metric(settings: RunSettings, found: Found) -> None:
         raise SettingsError(message)
 
 
-def count(cloud: Cloud) -> None:
+def count(services: Services) -> None:
     """Measure how many devices were seen as lately as the most patient run asks; without a run, nothing."""
     patience = [
-        run.settings.seen_within_seconds for run, _ in cloud.living_runs() if run.state is RunState.RUNNING
+        run.settings.seen_within_seconds for run, _ in services.living_runs() if run.state is RunState.RUNNING
     ]
     if patience:
-        seen = cloud.devices.count(cloud.now() - max(patience) * 1000)
-        cloud.log.measure(Metric.DEVICES_SEEN, seen)
+        seen = services.devices.count(services.now() - max(patience) * 1000)
+        services.log.measure(Metric.DEVICES_SEEN, seen)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.predictor.model_store import ModelBucket, Shelf
+from components.predictor.model_store import ModelBucket, ModelStore
 from components.predictor.predictor_configuration import Configuration
 from components.predictor.serving import Served, Serving
 from components.runtime.predictor_errors import ModelRefused, NotNow
@@ -35,7 +35,7 @@ class Offer:
     """One task, and what is known of its models."""
 
     task: PredictingTask
-    shelf: Shelf
+    shelf: ModelStore
     wanted: NewModel | None = None  # announced, and not yet dealt with
     worse: NewModel | None = None  # evaluated, and not taken
     bucket: str = ""  # of the last model that was heard of
@@ -51,7 +51,7 @@ class Change:
     tasks: Mapping[str, PredictingTask]
 
 
-class Adoption:
+class ModelRollout:
     """Puts new models into service; ``tell`` is given each change in words."""
 
     def __init__(  # noqa: PLR0913  # each is another matter
@@ -65,7 +65,7 @@ class Adoption:
         bucket: ModelBucket | None = None,
     ) -> None:
         self._folder = folder
-        self._offers = {name: Offer(task, Shelf(folder / name)) for name, task in tasks.items()}
+        self._offers = {name: Offer(task, ModelStore(folder / name)) for name, task in tasks.items()}
         self._serving = serving
         self._configuration = configuration
         self._tell = tell
@@ -106,7 +106,7 @@ class Adoption:
         for name, task in change.tasks.items():
             offer = former.get(name)
             if offer is None or offer.task is not task:
-                offer = Offer(task, Shelf(self._folder / name), look=True)
+                offer = Offer(task, ModelStore(self._folder / name), look=True)
                 self._restore(name, offer)
             else:
                 # Another bound, or another metric: a model that was too bad may be good enough.

@@ -116,7 +116,7 @@ class Listed(Struct, frozen=True):
 DECODER = msgspec.json.Decoder(Listed)
 
 
-class Shelf:
+class ModelStore:
     """The models of one task, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from components.predictor.local_requests import LocalRequests, topic_of
-from components.predictor.model_rollout import Adoption
+from components.predictor.model_rollout import ModelRollout
 from components.predictor.model_store import ModelBucket
 from components.predictor.predictor_configuration import (
     Configuration,
@@ -122,7 +122,7 @@ class Predictor:
         self._rng = random.Random()  # noqa: S311 - jitter
         self._ticks = 0  # number of the configuration that the timers go by
         self._serving = Serving(tuple(self.tasks))
-        self._adoption = Adoption(
+        self._adoption = ModelRollout(
             self.tasks,
             Path.cwd() / "models",
             self._serving,

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from components.runtime.trainer_errors import ConfigurationError
 from components.trainer.session.eligibility import LARGEST, TrainWhen
 from components.trainer.tasks.registry import check_task, enabled_tasks
-from components.trainer.worker.resource_limits import LEAST_PRIORITY, Bounds
+from components.trainer.worker.resource_limits import LEAST_PRIORITY, ResourceLimits
 from components.trainer.worker.worker_protocol import TaskOptions
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
@@ -56,9 +56,11 @@ class Configuration(Struct, frozen=True, kw_only=True):
     attributes: OwnAttributes = {}  # what a run's `where` may ask for: {network: wifi, site: berlin}
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> ResourceLimits:
         """What a training may take of the machine."""
-        return Bounds(threads=self.threads, niceness=self.niceness, memory_megabytes=self.memory_megabytes)
+        return ResourceLimits(
+            threads=self.threads, niceness=self.niceness, memory_megabytes=self.memory_megabytes
+        )
 
 
 def parse_configuration(values: Mapping[str, object]) -> Configuration:

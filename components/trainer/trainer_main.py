@@ -28,7 +28,7 @@ from components.runtime.process_setup import (
 )
 from components.runtime.trainer_errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.connection.device_file import DEFAULT_FILE, read_device_file
-from components.trainer.session.device_context import Workplace, WorkTrouble
+from components.trainer.session.device_context import DeviceContext, WorkTrouble
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import read_power
 from components.trainer.session.journal import Journal
@@ -148,7 +148,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfigurat
         if token_exchange_address.find_again(nucleus.token_exchange_port):
             worker.find_credentials_at(os.environ[token_exchange_address.ADDRESS])
 
-    workplace = Workplace(
+    workplace = DeviceContext(
         thing=thing_name(),
         folder=Path.cwd() / UPDATES,
         loop=loop,

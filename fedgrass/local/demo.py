@@ -24,7 +24,7 @@ from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.weights import encode
 from fedgrass.local.demo_task import DemoTask
 from fedgrass.local.local_errors import FedgrassLocalError
-from fedgrass.local.testbed import Site, open_site, thing_names
+from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder
 
@@ -91,7 +91,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         say(f"note: {warning}")
     with (
         _output_folder(options.output, task.name) as output,
-        open_site(
+        open_testbed(
             folder,
             {thing: configurations[thing] for thing in things},
             plain={thing: configurations[thing] for thing in plain},
@@ -171,7 +171,7 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
 
 
 def _watch_run(
-    site: Site, name: str, settings: RunSettings, task: DemoTask, console: Console
+    site: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it has ended; return it with the measures of its global models."""
     initial = task.get().initial_weights(seed=0)
@@ -197,7 +197,7 @@ def _watch_run(
             time.sleep(_POLL_SECONDS)
 
 
-def _models(site: Site, run: Run, newest: int, *, ended: bool) -> list[int]:
+def _models(site: Testbed, run: Run, newest: int, *, ended: bool) -> list[int]:
     """Return the numbers of the models that the run has published since model ``newest``.
 
     Round n makes model n, but a round of evaluation makes none. A closed round's model is published once the
@@ -237,7 +237,7 @@ def _speaker(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(styled(line), soft_wrap=True)
 
 
-def _say_how_to_watch(site: Site, console: Console) -> None:
+def _say_how_to_watch(site: Testbed, console: Console) -> None:
     cloud, observer, say = site.cloud, site.observer, _speaker(console)
     environment = sorted(cloud.environment().items())
     files = {"cafile": observer.root_ca, "cert": observer.certificate, "key": observer.private_key}
@@ -263,7 +263,7 @@ def _say_how_to_watch(site: Site, console: Console) -> None:
         say(line)
 
 
-def _how_to_disturb(site: Site) -> list[str]:
+def _how_to_disturb(site: Testbed) -> list[str]:
     names = [device.presence.name for device in site.fleet.devices.values() if device.presence.name]
     if not names:
         return []

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.aws.thing_credentials import assume
 from fedgrass.local.plain_devices import PlainDevices
-from greengrass_emulator.control.control_server import CorePresence, Outside
+from greengrass_emulator.control.control_server import CorePresence, HostHooks
 from greengrass_emulator.core.core_folders import folder_name
 from greengrass_emulator.core.core_settings import CoreSettings
 from greengrass_emulator.core.nucleus import GreengrassCore
@@ -222,7 +222,7 @@ class Fleet:
                 stream_manager=streams,
             )
         )
-        outside = Outside(self._publish, lambda: self._switch_off(thing))
+        outside = HostHooks(self._publish, lambda: self._switch_off(thing))
         device = Device(thing, core, streams, CorePresence(core, self._profile, outside))
         self.devices[thing] = device
         await device.presence.start()

@@ -70,12 +70,12 @@ MOST_DEVICES = 64  # processes: each device has one or two
 _REGISTER_SECONDS = 60.0
 
 
-class SiteError(FedgrassLocalError):
+class TestbedError(FedgrassLocalError):
     """The site cannot be set up as asked."""
 
 
 @dataclass(frozen=True)
-class Site:
+class Testbed:
     """The parts of a running site."""
 
     cloud: EmbeddedCloud
@@ -87,16 +87,16 @@ class Site:
 
 
 def thing_names(devices: int, kind: str = "device") -> list[str]:
-    """Return the names of ``devices`` things. Raises SiteError if there may not be so many."""
+    """Return the names of ``devices`` things. Raises TestbedError if there may not be so many."""
     if not 1 <= devices <= MOST_DEVICES:
         message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
-        raise SiteError(message)
+        raise TestbedError(message)
     width = len(str(devices))
     return [f"{kind}-{number:0{width}}" for number in range(1, devices + 1)]
 
 
 @contextmanager
-def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
+def open_testbed(  # noqa: PLR0913  # each is a choice of the demo's command line
     folder: Path,
     configurations: Mapping[str, Mapping[str, object]],
     *,
@@ -108,7 +108,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
     enforces: bool = False,
     say: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
-) -> Iterator[Site]:
+) -> Iterator[Testbed]:
     """Set a site up in ``folder``, and take it down whatever happens.
 
     Args:
@@ -155,7 +155,7 @@ def open_site(  # noqa: PLR0913  # each is a choice of the demo's command line
             f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
             f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
         )
-        yield Site(cloud, outputs, fleet, operator, observer, folder)
+        yield Testbed(cloud, outputs, fleet, operator, observer, folder)
 
 
 def build_trainer(folder: Path) -> ComponentBuild:
@@ -172,5 +172,5 @@ def _wait_for_devices(operator: Operator, count: int, check: Callable[[], None])
             message = (
                 f"only {registered} of {count} devices sent a heartbeat within {_REGISTER_SECONDS:.0f} s"
             )
-            raise SiteError(message)
+            raise TestbedError(message)
         time.sleep(0.1)

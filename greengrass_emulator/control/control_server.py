@@ -124,7 +124,7 @@ DEPLOYMENT_SECONDS: Final = 3_600.0
 
 
 @dataclass(frozen=True)
-class Outside:
+class HostHooks:
     """What a core's control socket reaches beside the core itself."""
 
     publish: Callable[[IotMessage], Awaitable[None]]
@@ -137,7 +137,7 @@ class CoreControl:
     """Answers control requests for one core."""
 
     def __init__(
-        self, core: GreengrassCore, profile: Profile, injector: FaultInjector, outside: Outside
+        self, core: GreengrassCore, profile: Profile, injector: FaultInjector, outside: HostHooks
     ) -> None:
         self._core = core
         self._profile = profile
@@ -225,7 +225,7 @@ class CorePresence:
     as ``device-1:2``. Methods belong to the core's event loop.
     """
 
-    def __init__(self, core: GreengrassCore, profile: Profile, outside: Outside) -> None:
+    def __init__(self, core: GreengrassCore, profile: Profile, outside: HostHooks) -> None:
         self.faults = FaultInjector(core)
         self._thing = core.thing_name
         self._control = CoreControl(core, profile, self.faults, outside)

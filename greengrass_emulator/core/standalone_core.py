@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from greengrass_emulator.control.control_server import ControlServer, CoreControl, Outside
+from greengrass_emulator.control.control_server import ControlServer, CoreControl, HostHooks
 from greengrass_emulator.core.core_settings import CoreSettings
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, Profile
@@ -136,7 +136,7 @@ class StandaloneCore:
         self.stopping = asyncio.Event()
         """Set when somebody has asked for the core's end over its control socket."""
         self.faults = FaultInjector(self.core)
-        outside = Outside(self._accept, self.stopping.set)
+        outside = HostHooks(self._accept, self.stopping.set)
         self._control = CoreControl(self.core, options.profile, self.faults, outside)
         self._server = ControlServer(options.thing_name, self._control.answer, logging.getLogger(__name__))
 

@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, QualityOfService
 
 
-class SeverableLink:
+class LinkFault:
     """Breaks a connection that belongs to another thread. Every method may be called from any thread.
 
     The client tells of each socket when it opens it and before it closes it. Asking the client for its socket
@@ -112,7 +112,7 @@ class PahoThread:
         self._listener = listener
         self._keeps_session = keeps_session
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._link = SeverableLink()
+        self._link = LinkFault()
         self.client = self._make_client(in_flight_messages)
 
     def connect(self, loop: asyncio.AbstractEventLoop) -> None:

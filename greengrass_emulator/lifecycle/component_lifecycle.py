@@ -31,7 +31,7 @@ RESTART_WANTED: Final = (0, 100, 101)
 STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
 
 
-class ComponentProcess:
+class ComponentLifecycle:
     """Runs a component's lifecycle.
 
     `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every

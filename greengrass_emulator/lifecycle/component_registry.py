@@ -23,7 +23,7 @@ from greengrass_emulator.lifecycle.component_lifecycle import (
     RUNNING,
     STARTING,
     STATES,
-    ComponentProcess,
+    ComponentLifecycle,
 )
 from greengrass_emulator.lifecycle.configuration_tree import Configuration
 from greengrass_emulator.lifecycle.deployed_component import CoreSurroundings, DeployedComponent, log_file
@@ -158,7 +158,7 @@ class ComponentRegistry:
         # Not in logging's own table, as the core's logger.
         log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
         log.parent = self._log
-        component.process = ComponentProcess(scripts, lambda state: self._entered(component, state), log)
+        component.process = ComponentLifecycle(scripts, lambda state: self._entered(component, state), log)
         component.process.start()
 
     def start_all(self) -> None:

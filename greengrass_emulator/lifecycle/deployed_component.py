@@ -12,7 +12,7 @@ from typing import Final
 from greengrass_emulator.child_environment import base_environment
 from greengrass_emulator.core.core_settings import CoreSettings
 from greengrass_emulator.deployment.component_artifacts import artifact_folders
-from greengrass_emulator.lifecycle.component_lifecycle import ComponentProcess
+from greengrass_emulator.lifecycle.component_lifecycle import ComponentLifecycle
 from greengrass_emulator.lifecycle.configuration_tree import Configuration
 from greengrass_emulator.lifecycle.guarded_script import LifecycleScripts, Script, TimedScript
 from greengrass_emulator.recipe.recipe_platform import RecipeVariables, environment
@@ -74,7 +74,7 @@ class DeployedComponent:
     manifest: Manifest
     configuration: Configuration
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    process: ComponentProcess | None = None
+    process: ComponentLifecycle | None = None
     scripts: LifecycleScripts | None = None
     """What the process was last started with."""
 

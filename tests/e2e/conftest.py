@@ -16,7 +16,7 @@ from fedgrass.console.runs.live_view import Watcher
 from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.testbed import Site, open_site, thing_names
+from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 
 FLEET = "greenhouse"  # not the default: nothing may depend on that
@@ -26,7 +26,7 @@ FLEET = "greenhouse"  # not the default: nothing may depend on that
 class Watched:
     """A site with a light task, and all that was said on its topics."""
 
-    site: Site
+    site: Testbed
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
     def watcher(self) -> Watcher:
@@ -88,7 +88,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
             folder = tmp_path_factory.mktemp("site")
             chosen = {"tasks": {"noise": {}}, "heartbeat_seconds": 5, **configuration}
             things = dict.fromkeys(thing_names(devices), chosen)
-            site = stack.enter_context(open_site(folder, things, fleet_name=FLEET, parameters=parameters))
+            site = stack.enter_context(open_testbed(folder, things, fleet_name=FLEET, parameters=parameters))
             watched = Watched(site)
             stack.enter_context(watched.watcher())
             # The watcher hears once it hears itself.

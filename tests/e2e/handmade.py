@@ -11,13 +11,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.weights import checksum
-from fedgrass.local.testbed import Site
+from fedgrass.local.testbed import Testbed
 
 
 class HandmadeDevice:
     """An MQTT client with the certificate of its own thing, and nothing that keeps it honest."""
 
-    def __init__(self, site: Site, thing: str, folder: Path, fleet: str) -> None:
+    def __init__(self, site: Testbed, thing: str, folder: Path, fleet: str) -> None:
         self.thing = thing
         self._site = site
         self._fleet = fleet

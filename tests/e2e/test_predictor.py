@@ -15,7 +15,7 @@ from fedgrass.federation import weights
 from fedgrass.federation.messages import PredictorReport, decode
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.testbed import open_site
+from fedgrass.local.testbed import open_testbed
 from tests.e2e.processes import wait_until
 from tests.plain_device import Operator
 
@@ -37,7 +37,7 @@ def test_what_a_core_and_a_plain_device_train_is_served_on_the_core(tmp_path: Pa
     trainer = {"tasks": {"noise": {"megabytes": 0.1}}, "heartbeat_seconds": 5}
     package.build_component(NAME, __version__, "tests", tmp_path / "predictor")
     things, plain = {"core-1": trainer}, {"plain-1": trainer}
-    with open_site(tmp_path / "site", things, plain=plain, fleet_name=FLEET) as site:
+    with open_testbed(tmp_path / "site", things, plain=plain, fleet_name=FLEET) as site:
         operator = Operator(site.cloud, FLEET)
 
         def reports() -> list[PredictorReport]:

@@ -14,7 +14,7 @@ from components.trainer.tasks.digits import Digits
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.testbed import Site, open_site, thing_names
+from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 
 DEVICES, ROUNDS, RUN = 3, 3, "run-1"
@@ -27,7 +27,7 @@ Arrays = dict[str, NDArray[Any]]
 class Trained:
     """A run that has ended, while its site still stands."""
 
-    site: Site
+    site: Testbed
     run: Run
     records: list[RoundRecord]
 
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         thing: {"tasks": {"digits": {"share": share, "shares": DEVICES, "split": "dirichlet"}}}
         for share, thing in enumerate(thing_names(DEVICES))
     }
-    with open_site(tmp_path_factory.mktemp("site"), things, profile="lite") as site:
+    with open_testbed(tmp_path_factory.mktemp("site"), things, profile="lite") as site:
         settings = parse_settings(
             {
                 "task": "digits",

@@ -17,7 +17,7 @@ from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.testbed import Site, open_site, thing_names
+from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import listening_ports, wait_until
 
 DEVICES, ROUNDS = 3, 2
@@ -28,7 +28,7 @@ CLOCK_READ_TWICE_MS = 1_000
 class Trained:
     """A run that has ended, while its site still stands."""
 
-    site: Site
+    site: Testbed
     run: Run
     records: list[RoundRecord]
 
@@ -41,7 +41,7 @@ def trained() -> Iterator[Trained]:
             thing: {"tasks": {"digits": {"share": share, "shares": DEVICES}}}
             for share, thing in enumerate(thing_names(DEVICES))
         }
-        with open_site(Path(folder), things, profile="lite") as site:
+        with open_testbed(Path(folder), things, profile="lite") as site:
             settings = parse_settings(
                 {"task": "digits", "rounds": ROUNDS, "deadline_seconds": 120, "evaluate_last": False}
             )

@@ -13,7 +13,7 @@ from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC
 from greengrass_emulator.deployment.deployment_records import Deployment
 from greengrass_emulator.faults.fault_injection import FaultInjector
-from greengrass_emulator.lifecycle.component_lifecycle import ComponentProcess
+from greengrass_emulator.lifecycle.component_lifecycle import ComponentLifecycle
 from tests.emulator.local_core import (
     COMPONENT,
     FakeBroker,
@@ -74,7 +74,7 @@ class Device:
         file = self.root / "work" / component / "pid"
         os.kill(int(await asyncio.to_thread(eventually, lambda: file.exists() and file.read_text())), SIGKILL)
 
-    def process(self, component: str = COMPONENT) -> ComponentProcess | None:
+    def process(self, component: str = COMPONENT) -> ComponentLifecycle | None:
         return self.core._components.get(component).process
 
     def tree(self, component: str = COMPONENT) -> Mapping[str, object]:

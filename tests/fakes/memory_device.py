@@ -8,9 +8,9 @@ from pathlib import Path
 
 from components.runtime.event_loop import Call, EventLoop
 from components.runtime.trainer_errors import NotSent, UploadFailed
-from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import Surroundings
+from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import ExitBudget
 from components.trainer.trainer_configuration import Configuration, parse_configuration
@@ -149,9 +149,9 @@ class Device:
         self.hold_uploads = False
         self.ready = 0
         self.measured: dict[str, float | bool] = {}  # what it can tell of itself
-        self.surroundings = Surroundings(time=time(12))
+        self.surroundings = HostMetrics(time=time(12))
         self.folder = folder
-        self.workplace = Workplace(
+        self.workplace = DeviceContext(
             thing=THING,
             folder=folder / "updates",
             loop=self.loop,

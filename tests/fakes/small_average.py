@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.encodings import encode as encoded
@@ -199,8 +199,8 @@ def _device(place: int) -> str:
     return f"thing-{place:04}"
 
 
-def _cloud(bucket: MemoryBucket) -> Cloud:
-    return Cloud(
+def _cloud(bucket: MemoryBucket) -> Services:
+    return Services(
         fleet="garden",
         rounds=MemoryRounds(),
         devices=cast(Any, MemoryDevices()),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.rounds import driver, run_actions
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
@@ -76,7 +76,7 @@ class SmallFleet:
         self.bucket.write(object_keys.model(RUN, 0), encode(initial))
         self.heartbeats()
 
-    def _worker(self) -> Cloud:
+    def _worker(self) -> Services:
         ports: list[Any] = [
             Counted(port, self.counter)
             for port in (
@@ -88,7 +88,7 @@ class SmallFleet:
                 self.thing_groups,
             )
         ]
-        return Cloud(
+        return Services(
             fleet=FLEET,
             rounds=cast(RoundStore, ports[0]),
             devices=cast(DeviceDirectory, ports[1]),

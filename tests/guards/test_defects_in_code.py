@@ -22,7 +22,7 @@ from fedgrass.federation.runs import RunState
 from tests.guards.cloud_files import PROJECT
 
 DEVICE_AND_CLOUD = ("components", "cloud_functions")
-SHIPPED = ("fedgrass", *DEVICE_AND_CLOUD)
+SHIPPED = ("fedgrass", "greengrass_emulator", *DEVICE_AND_CLOUD)
 UNSAFE_FORMATS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 # Each waits for another part of the same process, whose end ends the wait.
 ENDED_BY_THEIR_OWN_SIDE = {

@@ -78,7 +78,7 @@ def test_pickle_from_a_device_runs_no_code() -> None:
 
 def test_no_module_that_runs_in_the_cloud_imports_pickle_or_torch() -> None:
     for folder in ("fedgrass/federation", "cloud_functions"):
-        for path in (PROJECT / folder).glob("*.py"):
+        for path in (PROJECT / folder).rglob("*.py"):
             assert not imported(path) & {
                 "pickle",
                 "cloudpickle",

@@ -39,13 +39,13 @@ def called(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("table", "adapter"),
-    [("RoundsTable", "dynamodb_table.py"), ("DevicesTable", "devices.py")],
+    [("RoundsTable", "dynamodb_table.py"), ("DevicesTable", "device_directory.py")],
 )
 def test_the_functions_may_make_just_the_calls_that_their_adapter_makes(
     table: str, adapter: str, project: Path
 ) -> None:
     allowed = set().union(*(actions(statement) for statement in statements(table)))
-    assert allowed == called(project / "cloud_functions" / adapter)
+    assert allowed == called(project / "cloud_functions" / "aws" / adapter)
 
 
 def test_nothing_can_be_deleted_but_entries_of_the_list_of_the_living() -> None:

@@ -13,13 +13,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.aws.thing_credentials import assume
-from fedgrass.local.testbed import Site
+from fedgrass.local.testbed import Testbed
 
 SECONDS = 10.0
 REFUSED = 0x80  # and above: MQTT 5, section 2.4
 
 
-def credentials_of_thing(site: Site, thing: str) -> Mapping[str, str]:
+def credentials_of_thing(site: Testbed, thing: str) -> Mapping[str, str]:
     """Return what the credentials provider gives to a thing."""
     return _named(assume(site.cloud, site.stack["DeviceRoleArn"], thing))
 
@@ -52,7 +52,7 @@ class Attempts:
     refused: set[str] = field(default_factory=set)
 
 
-def try_topics(site: Site, folder: Path, fleet: str) -> Attempts:
+def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
     """Try topics and a client id with the certificate of the thing ``intruder``."""
     files = site.cloud.create_thing("intruder", folder, site.stack["DevicePolicyName"])
     own, other = f"fedgrass/{fleet}/clients/intruder", f"fedgrass/{fleet}/clients/device-1"
@@ -89,7 +89,7 @@ def try_topics(site: Site, folder: Path, fleet: str) -> Attempts:
 class _Connection:
     """A connection to the broker that asks one thing and hears the answer."""
 
-    def __init__(self, site: Site, files: ThingCertificate, client: str) -> None:
+    def __init__(self, site: Testbed, files: ThingCertificate, client: str) -> None:
         self._address = site.cloud.iot_endpoint, site.cloud.mqtt_port
         self._answered = threading.Event()
         self._code = REFUSED

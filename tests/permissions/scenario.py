@@ -19,7 +19,7 @@ from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.local.testbed import open_site
+from fedgrass.local.testbed import open_testbed
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until
@@ -50,7 +50,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
     trainer = {"tasks": tasks, "heartbeat_seconds": 2}
     with ExitStack() as stack:
         site = stack.enter_context(
-            open_site(
+            open_testbed(
                 folder,
                 {thing: {**trainer, "python": str(_recorded_python(folder))} for thing in CORES},
                 plain={PLAIN: {**trainer, "upload_bytes_per_second": UPLOAD_BYTES_PER_SECOND}},

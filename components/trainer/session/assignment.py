@@ -7,7 +7,7 @@ from collections.abc import Callable
 from components.runtime.retries import delays
 from components.runtime.trainer_errors import UploadFailed
 from components.trainer.session.deadline import Deadline, margin_before
-from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.journal import Accepted, Reply, finished
 from components.trainer.session.outbox import status
 from components.trainer.worker.worker_protocol import (
@@ -34,7 +34,7 @@ class Assignment:
 
     def __init__(
         self,
-        workplace: Workplace,
+        workplace: DeviceContext,
         announcement: Announcement,
         finished: Callable[[Reply, float], None],
         progress: Callable[[float], None],

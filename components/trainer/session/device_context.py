@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.runtime.event_loop import Call, EventLoop
-from components.trainer.session.error_feedback import Memory, beside
-from components.trainer.session.host_metrics import Surroundings, look_around
+from components.trainer.session.error_feedback import ErrorFeedback, beside
+from components.trainer.session.host_metrics import HostMetrics, look_around
 from components.trainer.session.journal import Journal, result_beside
 from components.trainer.session.restarts import ExitBudget
 from components.trainer.session.session_ports import Uploader, Worker
@@ -52,7 +52,7 @@ def in_thread(call: Call) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class DeviceContext:
     """Everything that works are done with; the same for all works of a device."""
 
     thing: str
@@ -65,7 +65,7 @@ class Workplace:
     rng: random.Random
     background: Background = in_thread
     measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
-    surroundings: Callable[[Path], Surroundings] = look_around
+    surroundings: Callable[[Path], HostMetrics] = look_around
     trouble: WorkTrouble = field(default_factory=WorkTrouble)
 
     def update_path(self, work: WorkMessage) -> Path:
@@ -74,9 +74,9 @@ class Workplace:
         return self.folder / name
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> ErrorFeedback:
         """What is remembered of former updates, beside the folder of the updates."""
-        return Memory(self.folder.parent / "memory")
+        return ErrorFeedback(self.folder.parent / "memory")
 
     def sweep(self, keep: Path | None = None) -> None:
         """Remove what former works left: a worker that is killed may leave a file half written, or whole."""

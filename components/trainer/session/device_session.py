@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from components.runtime.event_loop import Timer
 from components.trainer.session.assignment import Assignment
-from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.eligibility import demand_of, objection
 from components.trainer.session.journal import Accepted, Reply, finished, known_metrics
 from components.trainer.session.outbox import Outbox, Replies, status
-from components.trainer.session.presence import Face, Presence
+from components.trainer.session.presence import Presence, PresenceCallbacks
 from components.trainer.session.session_ports import Messaging
 from components.trainer.trainer_configuration import Configuration
 from components.trainer.worker.worker_protocol import id_of
@@ -44,7 +44,7 @@ class Session:
 
     def __init__(  # noqa: PLR0913 - the last two are what its host has to tell and to be told
         self,
-        workplace: Workplace,
+        workplace: DeviceContext,
         messaging: Messaging,
         configuration: Configuration,
         version: str = "",
@@ -60,7 +60,7 @@ class Session:
         self._started_at = workplace.loop.clock()
         self._outbox = Outbox(messaging, workplace.loop, workplace.rng)
         self._replies = Replies(workplace.loop, workplace.journal, self._send, workplace.rng)
-        face = Face(
+        face = PresenceCallbacks(
             announced=self._heard,
             heartbeat=self._heartbeat,
             interval=lambda: self._configuration.heartbeat_seconds,

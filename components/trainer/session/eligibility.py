@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from components.trainer.session.host_metrics import Surroundings
+from components.trainer.session.host_metrics import HostMetrics
 from fedgrass.federation.messages import Announcement
 
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
@@ -52,7 +52,7 @@ def demand_of(work: Announcement) -> Demand:
 
 def objection(
     conditions: TrainWhen,
-    now: Surroundings,
+    now: HostMetrics,
     power: Mapping[str, object],
     demand: Demand,
     memory_megabytes: int = 0,
@@ -73,9 +73,7 @@ def objection(
     return "; ".join(found)
 
 
-def _of_time_and_power(
-    conditions: TrainWhen, now: Surroundings, power: Mapping[str, object]
-) -> Iterator[str]:
+def _of_time_and_power(conditions: TrainWhen, now: HostMetrics, power: Mapping[str, object]) -> Iterator[str]:
     if not _within(conditions.hours, now.time):
         yield f"it is {now.time:%H:%M} here, and train_when.hours is {conditions.hours}"
     if conditions.load and now.load is not None and now.load > conditions.load:
@@ -88,7 +86,7 @@ def _of_time_and_power(
         yield f"the battery has {battery:g} %, and train_when.battery is {conditions.battery:g}"
 
 
-def _of_room(conditions: TrainWhen, now: Surroundings, demand: Demand, memory: int) -> Iterator[str]:
+def _of_room(conditions: TrainWhen, now: HostMetrics, demand: Demand, memory: int) -> Iterator[str]:
     disk = max(conditions.free_disk_megabytes * MEGABYTE, demand.disk)
     if now.free_disk is not None and now.free_disk < disk:
         why = "train_when.free_disk_megabytes" if disk > demand.disk else "for the update"

@@ -29,7 +29,7 @@ def beside(update: Path) -> Path:
     return update.with_name(update.name + ".memory")
 
 
-class Memory:
+class ErrorFeedback:
     """The files of a device: at most one run's at a time, of the size of the model or twice that."""
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:

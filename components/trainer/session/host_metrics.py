@@ -15,7 +15,7 @@ MEMORY = Path("/proc/meminfo")
 KIBIBYTE = 1024
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class HostMetrics(Struct, frozen=True, kw_only=True):
     """The device at one moment; None where the system does not tell."""
 
     time: time  # of the day, by the device's own clock and zone: it is compared with nothing of the cloud's
@@ -24,9 +24,9 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     free_memory: int | None = None  # bytes that can be had without swapping
 
 
-def look_around(folder: Path, memory: Path = MEMORY) -> Surroundings:
+def look_around(folder: Path, memory: Path = MEMORY) -> HostMetrics:
     """Return how the device is now; ``folder``, or the next one above that is there, names the disk."""
-    return Surroundings(
+    return HostMetrics(
         time=datetime.now().astimezone().time(),
         load=_load(),
         free_disk=_free_disk(folder),

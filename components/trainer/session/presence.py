@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Face:
+class PresenceCallbacks:
     """What the presence has to know of the session."""
 
     announced: Callable[[bytes], None]  # takes each payload of the announce topic
@@ -49,14 +49,19 @@ class Presence:
     """Keeps one device heard and hearing, in one fleet at a time."""
 
     def __init__(
-        self, loop: EventLoop, messaging: Messaging, outbox: Outbox, rng: random.Random, face: Face
+        self,
+        loop: EventLoop,
+        messaging: Messaging,
+        outbox: Outbox,
+        rng: random.Random,
+        face: PresenceCallbacks,
     ) -> None:
         self._loop = loop
         self._messaging = messaging
         self._outbox = outbox
         self._face = face
         self._rng = rng
-        self._heart = Heart(loop, self, face.interval, rng)
+        self._heart = HeartbeatWatchdog(loop, self, face.interval, rng)
         self._topics: dict[Kind, str] = {}
         self._subscriptions: dict[Kind, Subscription] = {}
         self._ready = False  # of the fleet that was entered last
@@ -197,7 +202,7 @@ GIVE_UP_UNSUBSCRIBED = 30
 JITTER = 0.1  # of the interval
 
 
-class Alarm(Protocol):
+class HeartbeatActions(Protocol):
     """What the watch can set off."""
 
     def beat(self) -> bool:
@@ -216,7 +221,7 @@ class Alarm(Protocol):
         """End the process: subscribing anew did not help; return whether it ends now."""
 
 
-class Heart:
+class HeartbeatWatchdog:
     """Beats every ``interval()`` seconds, and raises the alarm when the echo stays away.
 
     Only heartbeats that were taken are counted: a device that is offline hears nothing and is healthy all
@@ -224,7 +229,7 @@ class Heart:
     """
 
     def __init__(
-        self, loop: EventLoop, alarm: Alarm, interval: Callable[[], float], rng: random.Random
+        self, loop: EventLoop, alarm: HeartbeatActions, interval: Callable[[], float], rng: random.Random
     ) -> None:
         self._loop = loop
         self._alarm = alarm

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.trainer.tasks.data_sets import DealtTask, Pixels, Publication
+from components.trainer.tasks.data_sets import PartitionedTask, Pixels, Publication
 from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings
 
@@ -21,7 +21,7 @@ LOCAL_HELD_OUT = 0.1  # of a share
 DEFAULTS = TrainingSettings(epochs=1, learning_rate=0.001, momentum=0.9, batch_size=32)
 
 
-class Cifar10(DealtTask):
+class Cifar10(PartitionedTask):
     """CIFAR-10 on one device.
 
     Args:

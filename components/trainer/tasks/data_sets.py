@@ -85,7 +85,7 @@ class Publication:
         return f"download {self.title} from {self.address}"
 
 
-class DealtTask(TorchTask):
+class PartitionedTask(TorchTask):
     """Trains on a share of a data set, and can judge the global model on what no device trains on.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from components.runtime.trainer_errors import ConfigurationError
-from components.trainer.tasks.data_sets import DealtTask
+from components.trainer.tasks.data_sets import PartitionedTask
 from components.trainer.tasks.partition import SEED, Option, parse_partition, shuffled
 from components.trainer.training import TrainingSettings
 
@@ -23,7 +23,7 @@ SMALLEST_SHARE = 10  # images
 DEFAULTS = TrainingSettings(epochs=5, learning_rate=0.05, momentum=0.9, batch_size=16)
 
 
-class Digits(DealtTask):
+class Digits(PartitionedTask):
     """Digits on one device, which takes share number ``share`` (from 0) of ``shares``.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.runtime.trainer_errors import ConfigurationError
-from components.trainer.tasks.data_sets import DealtTask, Pixels, Publication
+from components.trainer.tasks.data_sets import PartitionedTask, Pixels, Publication
 from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings
 
@@ -27,7 +27,7 @@ DEFAULTS = {
 }
 
 
-class Mnist(DealtTask):
+class Mnist(PartitionedTask):
     """MNIST on one device.
 
     Args:

@@ -14,7 +14,7 @@ from components.trainer.training import structures
 from components.trainer.training.batches import Batches
 from components.trainer.training.losses import Loss, loss_of
 from components.trainer.training.places import refused
-from components.trainer.training.sgd import Descent, Optimizer, TrainingSettings
+from components.trainer.training.sgd import Optimizer, Sgd, TrainingSettings
 
 
 class Scheduler(Protocol):
@@ -170,7 +170,7 @@ class Hooks:
 
         As in ``return torch.optim.AdamW(parameters, lr=settings.learning_rate)``.
         """
-        return Descent(parameters, settings)
+        return Sgd(parameters, settings)
 
     def make_scheduler(self, optimizer: Any, settings: TrainingSettings, steps: int) -> Scheduler | None:
         """Return what changes the learning rate within a round, called after each of its ``steps``.

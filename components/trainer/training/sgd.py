@@ -58,7 +58,7 @@ class Optimizer(Protocol):
         """Move the parameters."""
 
 
-class Descent:
+class Sgd:
     """Stochastic gradient descent with momentum, by torch's own function.
 
     ``torch.optim.SGD`` does the same through the same function, but its first use imports torch's compiler,
@@ -114,7 +114,7 @@ def parse_plain_settings(settings: Settings, defaults: TrainingSettings) -> Trai
 
 def check_plain(optimizer: Optimizer) -> None:
     """Refuse an optimizer of the task's own. Raises WorkFailed."""
-    if not isinstance(optimizer, Descent):
+    if not isinstance(optimizer, Sgd):
         message = (
             f"the task trains with {type(optimizer).__name__}; the aggregation scaffold needs plain gradient"
             " steps: leave make_optimizer as it is, or choose another aggregation for the run"

@@ -27,8 +27,8 @@ from components.trainer.training.losses import Measures, as_loss, balanced_weigh
 from components.trainer.training.places import caller, refused
 from components.trainer.training.precision import accept_float32, choose_device
 from components.trainer.training.sgd import (
-    Descent,
     Optimizer,
+    Sgd,
     TrainingSettings,
     check_plain,
     corrections_of,
@@ -330,7 +330,7 @@ class TorchTask(Hooks):
         """Return the optimizer; torch's own descent where a scheduler changes its learning rate."""
         parameters = self._trained_parameters()
         optimizer = self.make_optimizer(parameters, chosen)
-        if isinstance(optimizer, Descent) and type(self).make_scheduler is not Hooks.make_scheduler:
+        if isinstance(optimizer, Sgd) and type(self).make_scheduler is not Hooks.make_scheduler:
             return torch.optim.SGD(parameters, lr=chosen.learning_rate, momentum=chosen.momentum)
         return optimizer
 

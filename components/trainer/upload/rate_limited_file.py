@@ -37,7 +37,7 @@ class Pacer:
         return start - now
 
 
-class PacedFile:
+class RateLimitedFile:
     """The bytes from ``start`` on, ``length`` of them, as an open file that an HTTP client can send.
 
     Raises, when read after ``cancelled`` was set:
@@ -54,7 +54,7 @@ class PacedFile:
         self._cancelled = cancelled
         self._sending = False
 
-    def __enter__(self) -> "PacedFile":  # noqa: PYI034 - Python 3.10 has no typing.Self
+    def __enter__(self) -> "RateLimitedFile":  # noqa: PYI034 - Python 3.10 has no typing.Self
         return self
 
     def __exit__(

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
 from components.runtime.trainer_errors import UploadFailed
-from components.trainer.upload.rate_limited_file import PacedFile, Pacer
+from components.trainer.upload.rate_limited_file import Pacer, RateLimitedFile
 from components.trainer.upload.s3_upload_process import Order, Outcome
 from fedgrass.federation.aws_errors import Remedy
 
@@ -125,8 +125,8 @@ class S3Uploader:
             )
         return answer["ETag"]
 
-    def _part(self, path: Path, start: int, length: int, cancelled: threading.Event) -> PacedFile:
-        return PacedFile(path, start, length, self._pacer, cancelled)
+    def _part(self, path: Path, start: int, length: int, cancelled: threading.Event) -> RateLimitedFile:
+        return RateLimitedFile(path, start, length, self._pacer, cancelled)
 
     def _begun(
         self, client: "S3Client", path: Path, bucket: str, key: str
@@ -169,12 +169,12 @@ def _make_client() -> "S3Client":
 
 
 def _signs(request: Any, **_: object) -> None:
-    if isinstance(request.body, PacedFile):
+    if isinstance(request.body, RateLimitedFile):
         request.body.begin_signing()
 
 
 def _sends(request: Any, **_: object) -> None:
-    if isinstance(request.body, PacedFile):
+    if isinstance(request.body, RateLimitedFile):
         request.body.begin_sending()
 
 

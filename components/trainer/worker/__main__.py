@@ -16,9 +16,9 @@ from typing import BinaryIO
 import msgspec
 
 from components.runtime.token_exchange_address import ADDRESS
-from components.trainer.worker.model_download import ModelStore
+from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import out_of_memory
-from components.trainer.worker.work_runner import Workshop, describe
+from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
@@ -103,7 +103,7 @@ class Inbox:
         os._exit(0)
 
 
-def perform(workshop: Workshop, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
+def perform(workshop: WorkRunner, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
     """Do one work; whatever goes wrong in it, of the user's task too, becomes a line that says so."""
     try:
         return workshop.perform(work, channel.report, stop)
@@ -140,7 +140,7 @@ def main() -> None:
     def waiting(reason: str) -> None:
         Channel(output).answer(Waiting(_sendable(reason)))
 
-    workshop = Workshop(ModelStore(waiting).fetch)
+    workshop = WorkRunner(ModelDownload(waiting).fetch)
     own = os.getpid()
     while work := inbox.next():
         channel = Channel(output)

@@ -27,7 +27,7 @@ LARGEST_DELAY = 30.0
 log = logging.getLogger(__name__)
 
 
-class ModelStore:
+class ModelDownload:
     """Downloads global models. The client is made on first use, and then kept: making it is slow.
 
     Args:

@@ -19,7 +19,7 @@ MEGABYTE = 1_000_000
 log = logging.getLogger(__name__)
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class ResourceLimits(Struct, frozen=True, kw_only=True):
     """The bounds of one worker process; they are fixed when it starts."""
 
     threads: int = 1

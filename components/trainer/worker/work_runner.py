@@ -29,7 +29,7 @@ _PROJECT = str(Path(__file__).parents[3] / "components") + "/"
 log = logging.getLogger(__name__)
 
 
-class Workshop:
+class WorkRunner:
     """Does works one after the other and keeps the tasks that it made, with their data, for the next."""
 
     def __init__(self, fetch: Fetch) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 from components.runtime.event_loop import Call
-from components.trainer.worker.resource_limits import Bounds
+from components.trainer.worker.resource_limits import ResourceLimits
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
@@ -39,8 +39,8 @@ class WorkerProcess:
     :meth:`stop`. It ends by itself when its input is closed, so it never outlives the trainer.
     """
 
-    def __init__(self, post: Callable[[Call], None], bounds: Bounds | None = None) -> None:
-        self.bounds = bounds or Bounds()  # changed ones hold from the next work on
+    def __init__(self, post: Callable[[Call], None], bounds: ResourceLimits | None = None) -> None:
+        self.bounds = bounds or ResourceLimits()  # changed ones hold from the next work on
         self._post = post
         self._bounded = self.bounds  # those of the process that is there
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,6 +1,6 @@
 """Encode arrays for a file: lazily, a piece at a time, with error feedback where it is asked for.
 
-``Wanted`` has the pending values of one array: its values, less those that training started from, plus
+``PendingValues`` has the pending values of one array: its values, less those that training started from, plus
   what
 earlier updates left unsent.
 
@@ -33,7 +33,7 @@ Row = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PendingValues:
     """One float32 array on its way into an update; all rows have one dimension and the same length."""
 
     name: str
@@ -136,7 +136,7 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
             begun = None if start is None else _row(start[name])
             inward = begun is not None and name in statistics
             kept = None if feedback is None or inward else _kept(feedback, name, array)
-            wanted = Wanted(name, _row(arrays[name]), begun, kept, inward)
+            wanted = PendingValues(name, _row(arrays[name]), begun, kept, inward)
             scale = quantization.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
             if name + SCALE in layout.arrays:
                 found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
@@ -173,7 +173,7 @@ def _kept(feedback: Feedback, name: str, array: Array) -> Row:
 
 
 def _blocks(
-    wanted: Wanted, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
+    wanted: PendingValues, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
 ) -> Iterator[NDArray[np.generic]]:
     """Yield the encoded pieces of an array; what they do not say is kept."""
     for place, values in wanted.pieces():

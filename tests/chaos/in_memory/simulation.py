@@ -20,7 +20,7 @@ from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -180,12 +180,12 @@ class Simulation:
         self.given_up = False  # by the operator, who cancelled the run since no repair helped
         self.averager, self.initiator = self._worker(averages=True), self._worker(averages=False)
 
-    def _worker(self, *, averages: bool) -> Cloud:
+    def _worker(self, *, averages: bool) -> Services:
         ports: list[Any] = [
             Disturbed(port, self.disturber)
             for port in (self.rounds, self.bucket, self.publisher, self.alarms)
         ]
-        return Cloud(
+        return Services(
             fleet=FLEET,
             rounds=ports[0],
             devices=self.devices,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Work
 
 
@@ -37,7 +37,7 @@ def main() -> None:
             die()
 
     os.replace = replace  # type: ignore[assignment] # pathlib's replace ends here too
-    Workshop(lambda *_: model).perform(work, lambda _: None, lambda: False)
+    WorkRunner(lambda *_: model).perform(work, lambda _: None, lambda: False)
     sys.stdout.write(f"not killed: there were {number} renamings")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from components.runtime.event_loop import EventLoop
 from components.trainer.tasks.noise import Noise
-from components.trainer.worker.resource_limits import Bounds
+from components.trainer.worker.resource_limits import ResourceLimits
 from components.trainer.worker.worker_process import WorkerProcess, _how
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -407,7 +407,7 @@ def measured(desk: Desk) -> dict[str, float]:
 
 
 def test_a_training_is_bounded_as_the_configuration_says(desk: Desk) -> None:
-    desk.process.bounds = Bounds(threads=2, niceness=7, memory_megabytes=900)
+    desk.process.bounds = ResourceLimits(threads=2, niceness=7, memory_megabytes=900)
     found = measured(desk)
     own_niceness = os.getpriority(os.PRIO_PROCESS, 0)
     assert (found["niceness"], found["threads"]) == (min(19, own_niceness + 7), 2)
@@ -416,9 +416,9 @@ def test_a_training_is_bounded_as_the_configuration_says(desk: Desk) -> None:
 
 def test_changed_bounds_reach_a_warm_worker_and_equal_ones_keep_it(desk: Desk) -> None:
     first = measured(desk)
-    desk.process.bounds = Bounds(threads=1)
+    desk.process.bounds = ResourceLimits(threads=1)
     assert measured(desk)["process"] == first["process"]
-    desk.process.bounds = Bounds(threads=3)
+    desk.process.bounds = ResourceLimits(threads=3)
     second = measured(desk)
     assert second["threads"] == 3
     assert second["process"] != first["process"]
@@ -429,12 +429,12 @@ def test_changed_bounds_reach_a_warm_worker_and_equal_ones_keep_it(desk: Desk) -
 def test_a_training_that_wants_more_memory_than_it_may_have_fails_with_the_reason(
     desk: Desk, of: str, reason: str
 ) -> None:
-    desk.process.bounds = Bounds(memory_megabytes=600)
+    desk.process.bounds = ResourceLimits(memory_megabytes=600)
     desk.start(options=own("Hungry", of=of))
     assert reason in desk.failure()
     assert measured(desk)["process"] == desk.pid
 
 
 def test_bounds_that_cannot_be_set_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    Bounds(memory_megabytes=5).set_upon(2**22 + 1)  # there is no such process
+    ResourceLimits(memory_megabytes=5).set_upon(2**22 + 1)  # there is no such process
     assert "cannot be bounded as it should be" in caplog.text

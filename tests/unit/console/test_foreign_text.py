@@ -234,7 +234,13 @@ TYPES_ONLY = {"fedgrass/local/demo.py", "fedgrass/console/runs/live_view.py"}
 
 
 @pytest.mark.parametrize(
-    "path", sorted((PROJECT / "fedgrass").rglob("*.py")), ids=lambda path: str(path.relative_to(PROJECT))
+    "path",
+    [
+        path
+        for folder in ("fedgrass", "greengrass_emulator")
+        for path in sorted((PROJECT / folder).rglob("*.py"))
+    ],
+    ids=lambda path: str(path.relative_to(PROJECT)),
 )
 def test_nothing_is_printed_around_the_terminal_module(path: Path) -> None:
     name = str(path.relative_to(PROJECT))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.reader_threads import Lanes
+from cloud_functions.aggregation.reader_threads import ReaderThreads
 from cloud_functions.aggregation.weighted_sum import LEAVES, ROUNDINGS, WAVE, Sums, lanes_for
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
@@ -57,7 +57,7 @@ def slices(longest: int) -> list[Slice]:
 def summed(
     updates: Sequence[Values], weights: NDArray[np.float64], lanes: int, longest: int, *, exact: bool
 ) -> tuple[NDArray[np.float64], dict[int, str]]:
-    with Lanes(updates, lanes, longest) as threads:
+    with ReaderThreads(updates, lanes, longest) as threads:
         threads.each(lambda update: update.begin(None))
         parts = [
             total

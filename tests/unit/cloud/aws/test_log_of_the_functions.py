@@ -196,7 +196,7 @@ def test_what_is_written_of_a_reply_names_its_run_round_and_device() -> None:
 
 def test_what_an_operator_is_refused_names_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet(2)
-    monkeypatch.setattr(wiring, "cloud", lambda *_, **__: fleet.cloud)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     initiator.handler({"action": "pause", "run": "unknown"}, Context())
     assert fleet.journal.entries[-1] == (
         ("unknown", 0, ""),
@@ -207,7 +207,7 @@ def test_what_an_operator_is_refused_names_the_run(monkeypatch: pytest.MonkeyPat
 
 def test_a_message_that_fails_is_an_error_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet(2)
-    monkeypatch.setattr(wiring, "cloud", lambda *_, **__: fleet.cloud)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     answer = averager.handler({"Records": [{"messageId": "7", "body": "no JSON"}]}, Context())
     assert answer == {"batchItemFailures": [{"itemIdentifier": "7"}]}
     assert fleet.journal.entries[-1][1] == "ERROR"

@@ -159,7 +159,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
     """A fleet whose run waits for `next`, behind the initiator's handler."""
     fleet = started()
     closes(fleet)
-    monkeypatch.setattr(wiring, "cloud", lambda *_, **__: fleet.cloud)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     return fleet
 
 

@@ -126,7 +126,7 @@ def test_the_initiator_answers_a_bad_start_with_the_reason(
     event: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet = SmallFleet()
-    monkeypatch.setattr(wiring, "cloud", lambda *_, **__: fleet.cloud)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     answer = initiator.handler(event, _Context())
     assert said in answer["refused"]
     assert fleet.log == [f"refused: {answer['refused']}"]
@@ -134,7 +134,7 @@ def test_the_initiator_answers_a_bad_start_with_the_reason(
 
 def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet()
-    monkeypatch.setattr(wiring, "cloud", lambda *_, **__: fleet.cloud)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     answer = initiator.handler({"run": RUN, "settings": {"task": "digits"}}, _Context())
     assert json.loads(json.dumps(answer)) == {"run": RUN, "state": "RUNNING", "round": 1, "reason": ""}
 

@@ -19,7 +19,7 @@ from components.trainer.upload import s3_upload
 from components.trainer.upload.s3_upload import S3Uploader
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.worker import model_download
-from components.trainer.worker.model_download import ModelStore
+from components.trainer.worker.model_download import ModelDownload
 from fedgrass.federation.aws_errors import Remedy, is_transient, remedy
 from fedgrass.federation.messages import NewModel
 from greengrass_emulator.stream_manager import s3_export_task
@@ -75,7 +75,7 @@ def cloud(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceCloud]:
 
 
 def download() -> None:
-    assert ModelStore().fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
+    assert ModelDownload().fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
 
 
 def upload() -> None:
@@ -196,7 +196,7 @@ def test_a_download_outlasts_what_is_transient(cloud: DeviceCloud, status: int, 
     waits: list[str] = []
     # More often than the fixed number of tries that there was.
     cloud.respond = lambda _method, _key, number: good("", "", 0) if number >= 6 else error(status, code)
-    store = ModelStore(waits.append)
+    store = ModelDownload(waits.append)
     assert store.fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
     assert waits
     assert all("cannot be downloaded" in reason for reason in waits)
@@ -208,7 +208,7 @@ def test_a_download_outlasts_what_is_transient(cloud: DeviceCloud, status: int, 
 def test_a_download_ends_at_once_with_what_is_final(cloud: DeviceCloud, status: int, code: str) -> None:
     cloud.respond = lambda *_: error(status, code)
     with pytest.raises(WorkFailed, match=code):
-        ModelStore().fetch("bucket", "models/run-a/0.safetensors", len(BODY))
+        ModelDownload().fetch("bucket", "models/run-a/0.safetensors", len(BODY))
     assert len(cloud.used) == 1
 
 
@@ -264,7 +264,7 @@ def test_a_token_exchange_service_that_has_nothing_yet_is_waited_for(
         assert "the token exchange service" in reason
         cloud.credentials = None
 
-    assert ModelStore(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
+    assert ModelDownload(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
 
 
 @pytest.mark.parametrize("expiration", ["2001-01-01T00:00:00Z", "2001-01-01T00:00:00", "soon"])
@@ -277,7 +277,7 @@ def test_credentials_that_have_ended_by_the_devices_clock_are_asked_for_again(
         assert "is this device's clock right?" in reason or expiration == "soon"
         cloud.expiration = "2099-01-01T00:00:00Z"
 
-    assert ModelStore(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
+    assert ModelDownload(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
 
 
 def free_port() -> int:
@@ -294,7 +294,7 @@ def test_a_service_that_came_late_or_moved_is_found_again(
     """Nucleus Lite's service takes a free port at each start, and the classic one does by default."""
     monkeypatch.setenv(token_exchange_address.ADDRESS, known.format(port=free_port()))
     found: list[bool] = []
-    store = ModelStore(lambda _reason: found.append(token_exchange_address.find_again(lambda: cloud.port)))
+    store = ModelDownload(lambda _reason: found.append(token_exchange_address.find_again(lambda: cloud.port)))
     assert store.fetch("bucket", "models/run-a/0.safetensors", len(BODY)) == BODY
     assert found == [True]
     assert not token_exchange_address.find_again(lambda: cloud.port)
@@ -317,7 +317,7 @@ def test_an_error_that_a_wrong_clock_explains_says_so(cloud: DeviceCloud) -> Non
         waits.append(reason)
         cloud.respond = good
 
-    ModelStore(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY))
+    ModelDownload(waiting).fetch("bucket", "models/run-a/0.safetensors", len(BODY))
     assert waits[0].endswith("(is this device's clock right?)")
     assert describe(ValueError("x")) == "x"
     assert remedy_of(RuntimeError("x")) is Remedy.GIVE_UP

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import package
-from components.predictor.model_store import KEPT, LIST, Shelf, file_name
+from components.predictor.model_store import KEPT, LIST, ModelStore, file_name
 from fedgrass.federation import weights
 from fedgrass.federation.messages import NewModel
 
 WRITER = """
 import sys
 from pathlib import Path
-from components.predictor.model_store import Shelf
+from components.predictor.model_store import ModelStore
 from tests.unit.device.predictor.test_model_store import content, model
-shelf = Shelf(Path(sys.argv[1]))
+shelf = ModelStore(Path(sys.argv[1]))
 number = int(sys.argv[2])
 while True:
     shelf.put(model(number), content(number))
@@ -47,7 +47,7 @@ def model(number: int) -> NewModel:
 
 
 def test_the_newest_model_and_the_two_before_it_are_kept(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    shelf = ModelStore(tmp_path)
     assert shelf.newest() is None
     for number in range(1, 6):
         shelf.put(model(number), content(number))
@@ -59,13 +59,13 @@ def test_the_newest_model_and_the_two_before_it_are_kept(tmp_path: Path) -> None
 
 def test_a_restart_finds_what_was_put_last(tmp_path: Path) -> None:
     for number in (1, 2):
-        Shelf(tmp_path).put(model(number), content(number))
-    assert Shelf(tmp_path).newest() == (model(2), content(2))
+        ModelStore(tmp_path).put(model(number), content(number))
+    assert ModelStore(tmp_path).newest() == (model(2), content(2))
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_model_gives_way_to_the_one_before_it(tmp_path: Path, damage: str) -> None:
-    shelf = Shelf(tmp_path)
+    shelf = ModelStore(tmp_path)
     for number in (1, 2):
         shelf.put(model(number), content(number))
     file = tmp_path / file_name(model(2))
@@ -73,20 +73,20 @@ def test_a_damaged_model_gives_way_to_the_one_before_it(tmp_path: Path, damage: 
         file.unlink()
     else:
         file.write_bytes(content(2)[:-1] + (b"" if damage == "cut" else b"x"))
-    assert Shelf(tmp_path).newest() == (model(1), content(1))
+    assert ModelStore(tmp_path).newest() == (model(1), content(1))
 
 
 def test_a_list_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
-    Shelf(tmp_path).put(model(1), content(1))
+    ModelStore(tmp_path).put(model(1), content(1))
     (tmp_path / LIST).write_bytes(b"\xff{")
-    shelf = Shelf(tmp_path)
+    shelf = ModelStore(tmp_path)
     assert shelf.newest() is None
     shelf.put(model(2), content(2))
-    assert Shelf(tmp_path).newest() == (model(2), content(2))
+    assert ModelStore(tmp_path).newest() == (model(2), content(2))
 
 
 def test_the_same_model_put_twice_is_there_once(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    shelf = ModelStore(tmp_path)
     for number in (1, 2, 1):
         shelf.put(model(number), content(number))
     assert shelf.newest() == (model(1), content(1))
@@ -110,7 +110,7 @@ def test_a_process_killed_in_the_middle_of_putting_a_model_leaves_a_whole_one(tm
             writer.send_signal(signal.SIGKILL)
             told += [int(line) for line in writer.stdout.readlines()]
         unfinished += bool(list((tmp_path / "shelf").glob("*.unfinished")))
-        found = Shelf(tmp_path / "shelf").newest()
+        found = ModelStore(tmp_path / "shelf").newest()
         assert found is not None
         newest, data = found
         # What was told as done is there; what comes after it may be.

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.runtime.event_loop import EventLoop
-from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import look_around
 from components.trainer.session.journal import Journal
@@ -204,7 +204,7 @@ class Day:
         self.starts += 1
         self.link.handlers.clear()
         self.worker = Trainings(loop, self.rng)
-        place = Workplace(
+        place = DeviceContext(
             thing="press-1",
             folder=self.folder / "updates",
             loop=loop,

@@ -11,12 +11,12 @@ from hypothesis import strategies as some
 
 from components.runtime.trainer_errors import ConfigurationError
 from components.trainer.session.eligibility import Demand, TrainWhen, objection
-from components.trainer.session.host_metrics import Surroundings, look_around
+from components.trainer.session.host_metrics import HostMetrics, look_around
 from components.trainer.trainer_configuration import parse_configuration
 from tests.fakes.memory_device import Device, announcement, configure
 
 SMALL = Demand(disk=1000, memory=5000)
-PLENTY = Surroundings(time=time(12), load=0.1, free_disk=10**12, free_memory=10**11)
+PLENTY = HostMetrics(time=time(12), load=0.1, free_disk=10**12, free_memory=10**11)
 BATTERY: dict[str, object] = {"battery": 40.0, "mains": False}
 
 
@@ -131,7 +131,7 @@ def test_a_device_declines_with_the_reason_and_takes_the_work_later(tmp_path: Pa
     assert device.states == ["declined"]
     assert device.statuses[0].reason == "it is 12:00 here, and train_when.hours is 22:00-06:00"
     assert device.bench.works == []
-    device.surroundings = Surroundings(time=time(23))
+    device.surroundings = HostMetrics(time=time(23))
     device.hears(announcement())
     assert device.states == ["declined", "accepted"]
 

@@ -14,9 +14,9 @@ import pytest
 
 from components.runtime.event_loop import EventLoop
 from components.runtime.retries import delays
-from components.trainer.session.device_context import Workplace
+from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import Surroundings
+from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import ExitBudget
 from components.trainer.worker.worker_protocol import Answer, Work
@@ -73,7 +73,7 @@ class Herd:
                 broker.deliver(topic.replace("hello", "announce"), encode(announcement()))
 
         broker.publish = hear  # type: ignore[method-assign]
-        place = Workplace(
+        place = DeviceContext(
             thing=thing,
             folder=folder / "updates",
             loop=self.loop,
@@ -82,7 +82,7 @@ class Herd:
             exits=ExitBudget(folder, self.clock),
             uploader=Bucket,
             rng=rng,
-            surroundings=lambda _: Surroundings(time=time(12)),
+            surroundings=lambda _: HostMetrics(time=time(12)),
         )
         Session(place, broker, configure(heartbeat_seconds=INTERVAL)).start()
 

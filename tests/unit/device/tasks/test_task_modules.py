@@ -16,7 +16,7 @@ from components.predictor import predictor_configuration
 from components.predictor.predictor_configuration import Configuration
 from components.runtime.trainer_errors import ConfigurationError
 from components.trainer.tasks.registry import is_current, load_task
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import TaskOptions
 
 
@@ -147,7 +147,7 @@ def test_a_changed_file_is_loaded_again(tmp_path: Path, file: str) -> None:
         "helpers.py": "NUMBER = 1\n",
     }
     write(tmp_path, files)
-    workshop = Workshop(lambda *_: b"")
+    workshop = WorkRunner(lambda *_: b"")
     options: TaskOptions = {"module": "model:Task", "path": str(tmp_path)}
     first = workshop._task("own", options)
     assert workshop._task("own", options) is first

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from components.runtime.trainer_errors import WorkFailed
 from components.trainer.training import TorchTask, TrainingSettings, load_arrays, state_arrays
-from components.trainer.training.sgd import Descent
+from components.trainer.training.sgd import Sgd
 
 
 def make_model() -> nn.Module:
@@ -191,7 +191,7 @@ def test_the_descent_moves_a_model_exactly_as_torchs_own_optimizer_does() -> Non
     theirs.load_state_dict(ours.state_dict())
     settings = TrainingSettings(learning_rate=0.1, momentum=0.9)
     descent, optimizer = (
-        Descent(ours.parameters(), settings),
+        Sgd(ours.parameters(), settings),
         torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
     )
     for _ in range(5):

@@ -16,7 +16,7 @@ from components.trainer.tasks.digits import Digits, make_model
 from components.trainer.training import TorchTask, batches, precision, torch_task
 from components.trainer.training.arrays import load_arrays, state_arrays
 from components.trainer.training.fitting import Fitting, Patience
-from components.trainer.training.sgd import Descent, TrainingSettings, corrections_of
+from components.trainer.training.sgd import Sgd, TrainingSettings, corrections_of
 
 META = torch.device("meta")
 EXAMPLES = TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10)
@@ -89,7 +89,7 @@ def test_every_step_of_a_training_stays_on_its_device(
     fitting = Fitting(
         model,
         nn.functional.cross_entropy,
-        Descent(parameters, settings),
+        Sgd(parameters, settings),
         proximal=0.1,
         corrections=corrections_of(model, correction),
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from components.runtime.trainer_errors import UploadFailed
-from components.trainer.upload.rate_limited_file import MOST_AT_ONCE, PacedFile, Pacer
+from components.trainer.upload.rate_limited_file import MOST_AT_ONCE, Pacer, RateLimitedFile
 from components.trainer.upload.s3_upload import MOST_PARTS, _cut
 from tests.fakes.memory_device import Clock
 
@@ -21,8 +21,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def paced(file: Path, start: int, length: int, rate: int = 0) -> PacedFile:
-    return PacedFile(file, start, length, Pacer(rate), threading.Event())
+def paced(file: Path, start: int, length: int, rate: int = 0) -> RateLimitedFile:
+    return RateLimitedFile(file, start, length, Pacer(rate), threading.Event())
 
 
 @given(rate=some.integers(1, 10**7), counts=some.lists(some.integers(0, 10**6), max_size=50))
@@ -78,7 +78,7 @@ def test_what_goes_over_the_link_goes_in_small_pieces_and_what_is_signed_does_no
 @pytest.mark.parametrize("rate", [0, 1])
 def test_a_cancelled_upload_is_read_no_further(file: Path, rate: int) -> None:
     cancelled = threading.Event()
-    with PacedFile(file, 0, 100_000, Pacer(rate), cancelled) as part:
+    with RateLimitedFile(file, 0, 100_000, Pacer(rate), cancelled) as part:
         part.begin_sending()
         part.read(10)
         cancelled.set()
@@ -92,7 +92,7 @@ def test_a_cancelled_upload_does_not_wait_for_its_turn(file: Path) -> None:
     cancelled = threading.Event()
     pacer = Pacer(1)
     pacer.seconds_for(3600)
-    with PacedFile(file, 0, 100, pacer, cancelled) as part:
+    with RateLimitedFile(file, 0, 100, pacer, cancelled) as part:
         part.begin_sending()
         threading.Timer(0.05, cancelled.set).start()
         with pytest.raises(UploadFailed):

@@ -8,7 +8,7 @@ import pytest
 
 from components.trainer.session.error_feedback import beside
 from components.trainer.tasks.task import Evaluation, Fit, GradientSteps, Report, Settings, Stop
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.encoding_settings import Encoding
@@ -66,7 +66,7 @@ def update(
         update=str(folder / "updates" / "run-a-1-1.safetensors"),
         memory=str(folder / "run-a.safetensors"),
     )
-    Workshop(lambda *_: FILE).perform(work, lambda _: None, lambda: False)
+    WorkRunner(lambda *_: FILE).perform(work, lambda _: None, lambda: False)
     return Path(work.update)
 
 

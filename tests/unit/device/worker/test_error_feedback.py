@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.trainer.session.error_feedback import KEPT_SECONDS, Memory, beside
+from components.trainer.session.error_feedback import KEPT_SECONDS, ErrorFeedback, beside
 from tests.fakes.memory_device import Device, announcement, verdict
 
 
@@ -111,14 +111,14 @@ def test_what_is_older_than_thirty_days_is_dropped_at_the_next_start(tmp_path: P
 
 
 def test_a_clock_that_was_set_back_drops_nothing(tmp_path: Path) -> None:
-    memory = Memory(tmp_path, now=lambda: 0.0)
+    memory = ErrorFeedback(tmp_path, now=lambda: 0.0)
     memory.path("run-a").write_bytes(b"x")
     memory.sweep("run-a")
     assert memory.path("run-a").exists()
 
 
 def test_adopting_twice_does_no_harm(tmp_path: Path) -> None:
-    memory, update = Memory(tmp_path / "memory"), tmp_path / "update"
+    memory, update = ErrorFeedback(tmp_path / "memory"), tmp_path / "update"
     beside(update).write_bytes(b"new")
     memory.adopt(update, "run-a")
     memory.adopt(update, "run-a")

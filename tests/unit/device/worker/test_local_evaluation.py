@@ -12,7 +12,7 @@ import pytest
 from components.trainer.session.journal import known_metrics
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker import work_runner
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, TaskOptions, Work
 from fedgrass.federation import messages, weights
 from fedgrass.federation.errors import SettingsError
@@ -97,7 +97,7 @@ def perform(
         **announced,
     }
     work = Work(announcement=announcement(**values), options={}, update=str(folder / "update.safetensors"))
-    return Workshop(lambda *_: MODEL).perform(work, lambda _part: None, lambda: stopped)
+    return WorkRunner(lambda *_: MODEL).perform(work, lambda _part: None, lambda: stopped)
 
 
 def test_the_trained_model_is_evaluated_on_the_same_data(

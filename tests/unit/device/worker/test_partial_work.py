@@ -6,7 +6,7 @@ import pytest
 
 from components.runtime.trainer_errors import WorkFailed
 from components.trainer.tasks.digits import Digits
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import weights
 from tests.fakes.memory_device import announcement
@@ -22,7 +22,7 @@ def test_a_partial_training_fails_its_work_and_writes_no_update(tmp_path: Path) 
     )
     update = tmp_path / "update.safetensors"
     work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
-    workshop = Workshop(lambda _bucket, _key, _size: model)
+    workshop = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False, False])
     with pytest.raises(WorkFailed, match="the training was stopped after 8 examples"):
         workshop.perform(work, lambda _: None, lambda: next(answers, True))
@@ -45,7 +45,7 @@ def test_a_run_that_takes_parts_gets_the_examples_that_were_seen_or_the_reason_w
     )
     update = tmp_path / "update.safetensors"
     work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
-    workshop = Workshop(lambda _bucket, _key, _size: model)
+    workshop = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False] * seen)
 
     def perform() -> Result:

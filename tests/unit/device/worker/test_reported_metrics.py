@@ -9,7 +9,7 @@ import torch
 
 from components.trainer.tasks.task import Evaluation, Fit
 from components.trainer.worker.local_metrics import describe_unsent, sendable
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
@@ -142,7 +142,7 @@ class Task:
 def do_work(odd: object, folder: Path, **announced: Any) -> Result:
     task = Task(odd)
     file = weights.encode(task.initial_weights(0))
-    shop = Workshop(lambda *_: file)
+    shop = WorkRunner(lambda *_: file)
     shop._tasks["own"] = ({}, task)
     told = announcement(task="own", model_sha256=weights.sha256(file), model_bytes=len(file), **announced)
     work = Work(announcement=told, options={}, update=str(folder / "update.safetensors"))

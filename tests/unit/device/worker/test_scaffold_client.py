@@ -18,7 +18,7 @@ from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, Stop
 from components.trainer.training import Optimizer, TorchTask, TrainingSettings
 from components.trainer.worker.scaffold_client import Corrected, correctable, server_control
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import encodings, object_keys, weights
 from fedgrass.federation.messages import CarriedFile
@@ -112,7 +112,7 @@ class Fleet:
             assert len(data) == size
             return data
 
-        return Workshop(fetch).perform(work, lambda _: None, lambda: False)
+        return WorkRunner(fetch).perform(work, lambda _: None, lambda: False)
 
     def round(self) -> None:
         """Let all devices train and upload, and make the next model."""

@@ -11,7 +11,7 @@ from components.runtime.trainer_errors import WorkFailed
 from components.trainer.session.error_feedback import beside
 from components.trainer.session.journal import result_beside
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.encoding_settings import Encoding
@@ -67,7 +67,7 @@ def perform(folder: Path, download: Encoding, upload: Encoding, **settings: floa
     )
     # As it travels to the worker.
     work = msgspec.json.decode(msgspec.json.encode(work), type=Work)
-    return Workshop(lambda *_: file).perform(work, lambda _: None, lambda: False)
+    return WorkRunner(lambda *_: file).perform(work, lambda _: None, lambda: False)
 
 
 def update_in(folder: Path) -> bytes:

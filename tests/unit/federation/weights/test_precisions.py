@@ -17,7 +17,7 @@ from cloud_functions.aggregation.model_files import ModelWriter
 from components.runtime.trainer_errors import WorkFailed
 from components.trainer.tasks.task import Fit
 from components.trainer.training import TorchTask, load_arrays, state_arrays
-from components.trainer.worker.work_runner import Workshop
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.console.runs import operator_actions
 from fedgrass.federation import encodings, weights
@@ -92,7 +92,7 @@ def layout_of(data: bytes) -> Layout:
 
 def perform(folder: Path, task: TorchTask, file: bytes, **announced: Any) -> tuple[Result, bytes]:
     """Do a work; return its result, and the update's file."""
-    shop = Workshop(lambda *_: file)
+    shop = WorkRunner(lambda *_: file)
     shop._tasks["own"] = ({}, task)
     update = folder / "updates" / "update.safetensors"
     work = Work(

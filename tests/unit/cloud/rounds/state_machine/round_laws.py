@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from cloud_functions.aggregation.new_model import draft
 from cloud_functions.rounds.open_round import deadline_of
-from cloud_functions.services import Cloud
+from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale
 from fedgrass.federation.messages import Announcement, NewModel
@@ -60,7 +60,7 @@ class Fleet(SmallFleet):
         self.last_run: Run | None = None
         self.lost = False  # a message without which a run may have nobody who drives it on
 
-    def _worker(self) -> Cloud:
+    def _worker(self) -> Services:
         self.alarms = JobsAmongMessages(self.sent)
         return super()._worker()
 
