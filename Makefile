@@ -3,6 +3,7 @@
 #   make demo        train a model over Greengrass devices on this machine
 #   make test        everything that can be tested here          make test-fast   the quick unit tests
 #                    with real data, where there are: FEDGRASS_DATA=/folder/of/data/sets make test
+#   make prose       words to avoid in docstrings, comments and pages, with what to write instead
 #   make check       style, types, who may import whom, the template
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
@@ -27,7 +28,7 @@ INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--ext
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 NO_VENV := "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv"
 
-.PHONY: demo test test-fast check test-deploy bench chaos requirements clean
+.PHONY: demo test test-fast check test-deploy bench prose chaos requirements clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -44,6 +45,7 @@ check: $(VENV)/.for-tests
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 components fedgrass/federation
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/prose.py --summary
 	$(BIN)/cfn-lint template.yaml provisioning/fleet.yaml
 
 # Their tools want other versions of the same packages: each has an environment of its own.
@@ -69,6 +71,9 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
+
+prose: $(VENV)/.for-tests
+	$(BIN)/python .ci/prose.py
 
 chaos: $(VENV)/.for-tests
 	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES),--rounds $(ROUNDS)) --seed $(SEED) $(OPTIONS)
