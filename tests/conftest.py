@@ -1,6 +1,7 @@
 """What several test folders share: one embedded cloud per session, and patience for two shared cores."""
 
 import gc
+import os
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,11 @@ hypothesis.settings.load_profile("fedgrass")
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+
+
+# Tests connect to 127.0.0.1; a proxy of the developer's network cannot. Both spellings are read.
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 
 # Modules and tests live to the end: looking at them again and again took the collector a tenth of the quick
