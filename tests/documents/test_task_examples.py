@@ -1,4 +1,4 @@
-"""The examples of the docs: tasks without PyTorch, loaded as a device loads them."""
+"""The pages' example tasks without PyTorch, loaded as on a device."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The comparison behind tests/e2e/test_permissions.py finds what is missing and what is too much."""
+"""The comparison in tests/e2e/test_permissions.py finds missing and excessive permissions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The predictor's recipe and page, held against what they are of."""
+"""The predictor's recipe and page match its code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the functions of the round may do to the tables: all that their adapters do, and nothing else."""
+"""The round's functions may do to the tables exactly what their adapters do."""
 
 import re
 from pathlib import Path
