@@ -37,7 +37,7 @@ def rows(text: str, heading: str) -> Iterator[list[str]]:
 
 
 def spelled(default: object) -> str:
-    """Return a default as the pages spell it; empty if it means that nothing is set."""
+    """Return a default as the documents spell it; empty if it stands for nothing."""
     if default is msgspec.NODEFAULT:
         return "(to be given)"
     if default is None or default == "":
@@ -107,7 +107,7 @@ def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Pat
         assert not anchor or anchor in _anchors(linked), target
 
 
-# A path of the repository as pages spell it: in backquotes, from a folder at its root.
+# A path of the repository as the documents write one: in backquotes, from a folder at its root.
 FOLDERS = (
     r"benchmarks|cloud_functions|components|docs|fedgrass|greengrass_emulator|iot_rules|"
     r"provisioning|recipes|tests"
@@ -122,7 +122,7 @@ def test_every_path_that_a_page_names_is_there(page: Path) -> None:
 
 
 def _commands() -> Iterator[tuple[str, str]]:
-    """Yield each ``fedgrass`` and ``make`` command in a page, without its trailing comment."""
+    """Yield each ``fedgrass`` and ``make`` command that a page shows, without the comment behind it."""
     for page in DOCUMENTS:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():

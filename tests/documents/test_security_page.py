@@ -1,4 +1,4 @@
-"""The tests that docs/security.md names exist; docs/operations.md has every metric."""
+"""What docs/security.md claims is shown by tests that there are; docs/operations.md has every metric."""
 
 import re
 import shlex

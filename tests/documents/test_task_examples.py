@@ -1,4 +1,4 @@
-"""The pages' example tasks without PyTorch, loaded as on a device."""
+"""The examples of the docs: tasks without PyTorch, loaded as a device loads them."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pages' PyTorch examples, loaded as on a device: two devices learn, and the check passes."""
+"""The PyTorch examples of the docs, as a device loads them: two devices learn, and the check passes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/own_task.md lists the settings of the training."""
+"""The page of the docs says what the training's settings are."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def values(kind: msgspec.inspect.Type) -> str:
-    """Return a type's values as the page spells them."""
+    """Return a type's values as the docs put them."""
     match kind:
         case msgspec.inspect.LiteralType(values=words):
             return ", ".join(sorted(str(word) for word in words))
@@ -36,7 +36,7 @@ def values(kind: msgspec.inspect.Type) -> str:
             return f"above {least}"
         case msgspec.inspect.IntType(ge=least) | msgspec.inspect.FloatType(ge=least):
             return f"{least} or more"
-    pytest.fail(f"define how the page spells {kind}")
+    pytest.fail(f"say how the docs put {kind}")
 
 
 def test_the_docs_list_each_setting_with_its_default_and_its_values() -> None:

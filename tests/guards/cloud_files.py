@@ -1,4 +1,4 @@
-"""The cloud's files, read by the tests that compare them with the code."""
+"""The cloud's own files, read for the tests that hold them against the code."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ def template() -> dict[str, Any]:
 
 @cache
 def _template() -> dict[str, Any]:
-    # Read once: it takes a quarter of a second, and a hundred tests use it.
+    # Read once: it takes a quarter of a second, and a hundred tests look at it.
     return read_template(PROJECT / "template.yaml")
 
 

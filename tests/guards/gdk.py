@@ -1,11 +1,11 @@
-"""The Greengrass Development Kit, as far as it processes a project with a custom build.
+"""What the Greengrass Development Kit does with a project whose build is a custom one.
 
 The kit (1.6.2) is neither on PyPI nor needed here. Its rules, read in its source (``project_utils``,
 ``BuildCommand``, ``PublishCommand``, ``config_schema.json``): one component in ``gdk-config.json``; exactly
-one ``recipe.yaml`` or ``recipe.json`` next to it, following links; ``greengrass-build`` is created again; the
-command runs in the project's folder; publishing searches the recipe in ``greengrass-build/recipes`` by the
-name of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version>``, with the
-version of the configuration.
+one ``recipe.yaml`` or ``recipe.json`` beside it, links followed; ``greengrass-build`` is made anew; the
+command runs in the project's folder; at publishing the recipe is looked for in ``greengrass-build/recipes``
+by the name of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version>``, the
+version being the configuration's.
 """
 
 import json
@@ -20,7 +20,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Project:
-    """A folder that the kit recognizes as a project."""
+    """A folder that the kit takes for a project."""
 
     folder: Path
     name: str
@@ -37,7 +37,7 @@ class Project:
 
 
 def read_project(folder: Path) -> Project:
-    """Read a project as the kit does, and fail where the kit refuses it."""
+    """Read a project as the kit does; fails where the kit refuses it."""
     configuration = json.loads((folder / "gdk-config.json").read_text())
     assert set(configuration) == {"component", "gdk_version"}
     ((name, settings),) = configuration["component"].items()
@@ -49,7 +49,7 @@ def read_project(folder: Path) -> Project:
 
 
 def build(project: Project) -> None:
-    """Emulate ``gdk component build``."""
+    """``gdk component build``."""
     shutil.rmtree(project.build_folder, ignore_errors=True)
     (project.build_folder / "recipes").mkdir(parents=True)
     project.artifacts.mkdir(parents=True)
@@ -59,7 +59,7 @@ def build(project: Project) -> None:
 
 
 def publish(project: Project, bucket: str, version: str) -> dict[str, bytes]:
-    """Emulate ``gdk component publish``: return the objects by key, the recipe under ``recipe``."""
+    """``gdk component publish``: return what lands in the bucket by key, the recipe by the key ``recipe``."""
     if not project.artifacts.is_dir():
         build(project)
     recipe = yaml.safe_load((project.build_folder / "recipes" / project.recipe_file).read_text())

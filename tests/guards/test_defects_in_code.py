@@ -1,4 +1,4 @@
-"""Defects of the replaced systems, checked in the shipped code; all are listed in
+"""Defects of the replaced systems that are read off the shipped code; the list of all is in
 tests/guards/test_defects_of_replaced_systems.py.
 """
 
@@ -24,12 +24,12 @@ from tests.guards.cloud_files import PROJECT
 DEVICE_AND_CLOUD = ("components", "cloud_functions")
 SHIPPED = ("fedgrass", "greengrass_emulator", *DEVICE_AND_CLOUD)
 UNSAFE_FORMATS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-# Each waits for another part of the same process, and the end of that part ends the wait.
+# Each waits for another part of the same process, whose end ends the wait.
 ENDED_BY_THEIR_OWN_SIDE = {
-    "components/trainer/worker/__main__.py": ["self._work.get"],  # its reader thread always puts a final None
+    "components/trainer/worker/__main__.py": ["self._work.get"],  # its reading thread always puts a last None
     "components/trainer/worker/worker_process.py": [
         "process.wait"
-    ],  # in a separate thread; stop() kills the process
+    ],  # a thread of its own; stop() kills the process
 }
 
 
@@ -123,7 +123,7 @@ WAITS = {"wait", "get", "join", "result", "acquire", "communicate"}
 
 
 def bounded(call: ast.Call) -> bool:
-    """Return whether a call has any argument: a time-out, a mapping's key or a string's parts."""
+    """Return whether a call says how long it waits (``get`` of a mapping and ``join`` of a text say what)."""
     return bool(call.args or call.keywords)
 
 
@@ -169,7 +169,7 @@ def test_every_client_of_aws_is_made_with_those_time_outs() -> None:
 
 
 def test_no_loop_of_devices_and_cloud_goes_round_for_ever() -> None:
-    """A ``while True`` has an exit in its body, or is a generator that its caller drives."""
+    """A ``while True`` has a way out in its body, or is a generator that another drives."""
     endless = [
         (path, node.lineno)
         for path, tree in sources(*DEVICE_AND_CLOUD)
@@ -183,9 +183,9 @@ def leaves(loop: ast.While) -> bool:
     return any(isinstance(node, ast.Return | ast.Break | ast.Raise | ast.Yield) for node in ast.walk(loop))
 
 
-# The hours in which the operator allows training are local to the device and never sent.
+# The hours in which the operator lets a device train are the device's own: they go nowhere.
 HOURS = ("components/trainer/session/host_metrics.py", "datetime.now")
-# Credentials expire at a time of day, which AWS's SDK compares with the device's clock.
+# Credentials say by the clock of the day when they expire; AWS's own SDK compares that with the device's.
 EXPIRY = ("components/trainer/connection/iot_credentials.py", "datetime.now")
 
 

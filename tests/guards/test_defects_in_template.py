@@ -1,4 +1,4 @@
-"""Defects of the replaced systems, checked in template.yaml; all are listed in
+"""Defects of the replaced systems that are read off template.yaml; the list of all is in
 tests/guards/test_defects_of_replaced_systems.py.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 from tests.guards.cloud_files import template
 
 DEVICE = "${iot:Connection.Thing.ThingName}"
-# According to AWS's reference these have no resource.
+# AWS's own reference gives these no resource.
 NO_FINER_RESOURCE = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 
 
@@ -60,7 +60,7 @@ def test_no_role_may_do_everything_or_touch_everything() -> None:
         assert "NotAction" not in statement
         if set(many(statement["Action"])) <= NO_FINER_RESOURCE:
             continue
-        # A statement without Resource names who may assume a role.
+        # A statement without Resource says who may take a role.
         assert "*" not in many(statement.get("Resource")), statement
 
 
@@ -85,7 +85,7 @@ def test_what_is_stored_is_encrypted_can_be_recovered_and_outlives_the_stack() -
         assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST", name
         _, own_key, amazons = table["Properties"]["SSESpecification"]["Fn::If"]
         assert own_key["KMSMasterKeyId"] == {"Ref": "KmsKeyArn"}, name
-        assert amazons == {"Ref": "AWS::NoValue"}, name  # encrypted with AWS's key
+        assert amazons == {"Ref": "AWS::NoValue"}, name  # encrypted all the same
     for kept in (bucket, resources()["RoundsTable"]):
         # Kept when the stack is deleted, and not when its creation fails.
         assert (kept["DeletionPolicy"], kept["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
@@ -199,7 +199,7 @@ def test_each_check_that_is_left_out_has_its_reason() -> None:
 
 
 def test_reserved_concurrency_is_a_choice_for_each_function() -> None:
-    # Tested here, since the embedded cloud's CloudFormation ignores it.
+    # Here and not in the embedded cloud, whose CloudFormation does not look at it.
     for name in ("Initiator", "Averager"):
         reserved = resources()[name]["Properties"]["ReservedConcurrentExecutions"]
         chosen = {"Ref": f"{name}Concurrency"}

@@ -154,7 +154,7 @@ def test_the_old_global_model_stays_and_the_last_one_is_kept() -> None:
 
 
 def test_a_device_of_many_examples_costs_no_more_than_one_of_few() -> None:
-    """The model was added once per example to weight it."""
+    """Weighting was by adding a model again and again, once per example."""
     fleet = SmallFleet(devices=2, rounds=1)
     fleet.start()
     fleet.reply("thing-0", value=1.0, examples=2**40)
@@ -238,7 +238,7 @@ def test_each_device_hears_its_own_commands_alone() -> None:
 
 
 def test_batches_are_not_counted_as_examples() -> None:
-    """The weight is exactly the number of examples that the device reports, unless the run caps it."""
+    """The weight is what the device says of its examples, exactly, if the run does not cap it."""
     fleet = SmallFleet(devices=2, rounds=1, examples_cap=0)
     fleet.start()
     fleet.reply("thing-0", value=0.0, examples=64)
@@ -267,7 +267,7 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
     """Every model of a round was held in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
-    # Threads may or may not convert at the same moment: the minimum of several runs is the real need.
+    # Threads may be at their conversions at the same moment, or not: the least of some is what it takes.
     kept = [
         [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)] for devices in (64, 128)
     ]

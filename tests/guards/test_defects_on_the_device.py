@@ -1,4 +1,4 @@
-"""Defects of the replaced systems, checked on the device; all are listed in
+"""Defects of the replaced systems that a device shows; the list of all is in
 tests/guards/test_defects_of_replaced_systems.py.
 """
 
@@ -89,7 +89,7 @@ def test_every_reply_of_a_device_names_run_round_and_attempt(tmp_path: Path) -> 
 
 
 def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restart in the middle of an upload continues the same work under the same name."""
+    """A restart in the middle of an upload goes on with the same work under the same name."""
     monkeypatch.setenv("AWS_IOT_THING_NAME", THING)
     assert (thing_name(), thing_name()) == (THING, THING)
     first = Device(tmp_path)
@@ -119,7 +119,7 @@ def test_no_file_of_an_update_stays_on_the_device(tmp_path: Path) -> None:
 
 
 class RemembersItsMode(nn.Module):
-    """A model with a constant output that records whether it was in training mode."""
+    """A model that gives always the same, and notes whether it was in training mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The packages on a device: each pinned by version, each file by hash, for both architectures."""
+"""What is installed on a device: every package by its version, each file by its hash, for both machines."""
 
 import importlib.metadata
 import re
@@ -60,7 +60,7 @@ def test_the_pins_are_complete(name: str, python: str, machine: str) -> None:
         visited.add(package)
         assert package in complete, f"{package} is not pinned"
         to_visit |= needed(package, machine, python) - visited
-    # The GPU packages are not installed here, so their dependencies are unknown.
+    # The parts for GPUs are not installed here, so that what they need is not known here.
     unvisited = set(complete) - visited
     assert all(re.match(r"(triton|nvidia-|cuda-)", package) for package in unvisited - {"setuptools"})
 

@@ -52,7 +52,7 @@ def test_the_generated_project_can_be_built_by_itself(tree: Path) -> None:
     before = digests(generated.folder)
     gdk.build(generated)
     assert digests(generated.folder) == before
-    # The files at the root are unchanged.
+    # What lies at the root is not touched.
     assert (tree / "greengrass-build" / "recipes" / f"{TRAINER}.yaml").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The comparison in tests/e2e/test_permissions.py finds missing and excessive permissions."""
+"""The comparison behind tests/e2e/test_permissions.py finds what is missing and what is too much."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The predictor's recipe and page match its code."""
+"""The predictor's recipe and page, held against what they are of."""
 
 import re
 from pathlib import Path

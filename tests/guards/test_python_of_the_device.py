@@ -1,4 +1,4 @@
-"""The code on a device uses only Python 3.10 (JetPack 6): syntax and names, checked in the sources.
+"""What runs on a device keeps to Python 3.10, as JetPack 6 has it: syntax and names, by reading the sources.
 
 mypy, which knows the standard library of each version, checks the same in `make check`.
 """

@@ -1,8 +1,8 @@
-"""The recipes under each nucleus's rules: the selected manifest, and the input of the install step.
+"""The recipes by each nucleus's own rules: which manifest is taken, and what the install step is given.
 
 The rules of Nucleus Lite are those of its source (ggl-recipe, manifest_selection): a manifest without
-`runtime` is only for the classic nucleus; attributes other than runtime, os and architecture are ignored.
-The classic nucleus compares every attribute with its own, including those of `platformOverride`.
+`runtime` is for the classic nucleus alone; attributes besides runtime, os and architecture are ignored.
+The classic nucleus compares every attribute with its own, which `platformOverride` adds to.
 """
 
 import json
@@ -32,7 +32,7 @@ def read(name: str) -> dict[str, Any]:
 
 @pytest.fixture(params=NAMES)
 def recipe(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return each component's recipe."""
+    """Each component's."""
     return read(request.param)
 
 
@@ -89,7 +89,7 @@ def test_a_machine_without_pytorch_is_refused_by_both(recipe: dict[str, Any], ar
 
 
 def test_no_dependency_stops_the_component_when_it_dies(recipe: dict[str, Any]) -> None:
-    """Nucleus Lite translates HARD into systemd's BindsTo, and SOFT into Wants."""
+    """Nucleus Lite makes systemd's BindsTo of HARD, and Wants of SOFT."""
     kinds = {given["DependencyType"] for given in recipe["ComponentDependencies"].values()}
     assert kinds == {"SOFT"}
 

@@ -1,4 +1,4 @@
-"""The round's functions may do to the tables exactly what their adapters do."""
+"""What the functions of the round may do to the tables: all that their adapters do, and nothing else."""
 
 import re
 from pathlib import Path
