@@ -1,10 +1,12 @@
-"""ARCHITECTURE.md lists every folder of the code and every contract on imports."""
+"""ARCHITECTURE.md lists every folder of the code and every contract on imports; its paths exist."""
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.documents.test_documents import ROOT, rows
+from tests.documents.test_documents import DOCUMENTS, ROOT, rows
 
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 
@@ -28,3 +30,10 @@ def test_the_page_has_each_folder_of_the_code(folder: str, shown: str) -> None:
     inside = sorted(path.parent.name for path in (ROOT / folder).glob("*/__init__.py"))
     assert len(inside) >= 3
     assert [name for name in inside if f"`{shown.format(name)}`" not in listed] == []
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_paths_in_the_emulator_and_the_provisioning_exist(page: Path) -> None:
+    """test_documents.py checks those of the other folders."""
+    named = re.findall(r"`((?:greengrass_emulator|provisioning)/[^`\s]*)`", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -108,10 +108,7 @@ def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Pat
 
 
 # A path of the repository as the documents write one: in backquotes, from a folder at its root.
-FOLDERS = (
-    r"benchmarks|cloud_functions|components|docs|fedgrass|greengrass_emulator|iot_rules|"
-    r"provisioning|recipes|tests"
-)
+FOLDERS = "benchmarks|cloud_functions|components|docs|fedgrass|iot_rules|recipes|tests"
 MADE = ("fedgrass/<", "fedgrass/demo", "fedgrass/predict/", "fedgrass/presses/")  # topics
 
 
