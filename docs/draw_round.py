@@ -1,4 +1,4 @@
-"""Draws the diagram of docs/round.md from the table that moves the rounds.
+"""Draw the diagram of docs/round.md from the table of a round's transitions.
 
 python docs/draw_round.py
 """
@@ -21,7 +21,7 @@ def diagram() -> str:
 
 
 def drawn(page: str) -> str:
-    """Return the page with the diagram as it should be."""
+    """Return the page with its diagram replaced by the current one."""
     between = re.compile(r"(?<=<!-- diagram -->\n).*?(?=<!-- /diagram -->)", re.DOTALL)
     return between.sub(lambda _: diagram() + "\n", page)
 

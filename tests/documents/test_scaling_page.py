@@ -32,7 +32,7 @@ def test_a_round_of_twice_the_devices_costs_twice_as_much_but_for_cheaper_egress
 def test_what_an_update_takes_of_memory_beyond_1000_is_what_the_page_says() -> None:
     each = reader_threads.AHEAD * BLOCK * 4
     page = " ".join((package.ROOT / "docs" / "scaling.md").read_text().split())
-    assert f"Of more than 1,000 each takes {each // 1024} KB of memory more" in page
+    assert f"Beyond 1,000 updates, each one takes {each // 1024} KB more memory" in page
     assert 1_000 < combiner.SMALLEST_BUFFERS / each < 1_050
 
 

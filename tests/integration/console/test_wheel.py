@@ -59,6 +59,15 @@ def test_nothing_is_imported_from_the_checkout(run: Run) -> None:
     assert str(package.ROOT) + "/" not in said.stdout
 
 
+def test_both_packages_are_typed(run: Run) -> None:
+    code = "import fedgrass, greengrass_emulator as emulator, pathlib; " + ";".join(
+        f"assert pathlib.Path({name}.__file__).with_name('py.typed').is_file()"
+        for name in ("fedgrass", "emulator")
+    )
+    said = run("python", "-c", code)
+    assert said.returncode == 0, said.stderr
+
+
 def test_the_command_has_its_help_in_a_folder_with_nothing_in_it(run: Run) -> None:
     assert "deploy" in run("fedgrass", "--help").stdout
     for words in (("deploy", "cloud"), ("demo",), ("run", "start"), ("core", "run"), ("costs",)):
