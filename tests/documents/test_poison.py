@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.aggregation_context import BadReplies
+from cloud_functions.aggregation.update_reader import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import AggregationFailed
 from tests.fakes.small_average import SmallAverage, file_of

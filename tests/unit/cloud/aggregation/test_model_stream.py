@@ -34,7 +34,7 @@ def test_a_file_that_is_streamed_has_the_hash_and_the_size_of_the_whole(arrays: 
     bucket = MemoryBucket()
     bucket.write(KEY, data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_files, "_VALUES", 4096)
+        patch.setattr(model_files, "_RANGE_VALUES", 4096)
         patch.setattr(model_files, "_RANGE_BYTES", 1000)
         found = model_files.fingerprint(bucket, KEY, check=True)
         assert model_files.whole(bucket, KEY, len(data)) == data
@@ -45,7 +45,7 @@ def test_a_file_that_is_streamed_has_the_hash_and_the_size_of_the_whole(arrays: 
 def test_a_value_that_is_not_finite_is_found_wherever_it_lies(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_files, "_VALUES", 4096)
+    monkeypatch.setattr(model_files, "_RANGE_VALUES", 4096)
     array = np.ones((100, 99), dtype)
     array[77, 5] = 0x7F80 if dtype == "<u2" else np.inf  # as the bits of BF16
     bucket = MemoryBucket()
@@ -55,7 +55,7 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_lies(
 
 
 def test_a_start_holds_no_more_than_some_ranges_of_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "_VALUES", 4096)
+    monkeypatch.setattr(model_files, "_RANGE_VALUES", 4096)
     fleet = SmallFleet(initial={"w": np.ones(1_000_000, np.float32)})
     fleet.start()
     assert fleet.newest().base_bytes > 4_000_000

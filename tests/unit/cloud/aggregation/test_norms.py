@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.aggregation_context import BadReplies
+from cloud_functions.aggregation.update_reader import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.rounds import Participation, State

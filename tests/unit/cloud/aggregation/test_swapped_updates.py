@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation import aggregation_context
+from cloud_functions.aggregation import update_reader
 from cloud_functions.rounds import shards
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
@@ -207,8 +207,8 @@ def test_headers_are_read_a_few_at_a_time_where_they_are_large(monkeypatch: pyte
         at_once.append(count)
         return ThreadPoolExecutor(count)
 
-    monkeypatch.setattr(aggregation_context, "ThreadPoolExecutor", pool)
-    monkeypatch.setattr(aggregation_context, "_LARGEST_HEADERS", 40_000)  # two of this model's
+    monkeypatch.setattr(update_reader, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(update_reader, "_HEADER_BYTES_AT_ONCE", 40_000)  # two of this model's
     for device in fleet.names:
         fleet.reply(device, opened)
     assert at_once == [2]

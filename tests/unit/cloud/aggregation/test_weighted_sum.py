@@ -20,9 +20,10 @@ few = settings(max_examples=20, deadline=None)
 
 
 class Values:
-    """An update whose values are in memory; it has to be read in order, and may turn out to be bad."""
+    """An update in memory that has to be read in order and may turn out to be bad."""
 
-    def __init__(self, values: NDArray[Any], bad_from: int = LENGTH) -> None:
+    def __init__(self, values: NDArray[Any], bad_from: int = LENGTH, name: str = "") -> None:
+        self.name = name
         self._values = values
         self._bad_from = bad_from
         self._position = 0
@@ -56,7 +57,7 @@ def slices(longest: int) -> list[Slice]:
 
 def summed(
     updates: Sequence[Values], weights: NDArray[np.float64], lanes: int, longest: int, *, exact: bool
-) -> tuple[NDArray[np.float64], dict[int, str]]:
+) -> tuple[NDArray[np.float64], dict[str, str]]:
     with ReaderThreads(updates, lanes, longest) as threads:
         threads.each(lambda update: update.begin(None))
         parts = [
@@ -103,9 +104,9 @@ def test_a_sum_in_float32_is_within_the_bound_that_is_promised(count: int, seed:
 @pytest.mark.parametrize("bad", [0, 1, LEAVES, WAVE - 1, WAVE])
 def test_an_update_that_turns_out_to_be_bad_is_left_out_from_there_on(bad: int) -> None:
     rows, weights = some_updates(WAVE + 3, seed=1)
-    updates = [Values(row, bad_from=64 if place == bad else LENGTH) for place, row in enumerate(rows)]
+    updates = [Values(row, 64 if place == bad else LENGTH, f"{place}") for place, row in enumerate(rows)]
     total, refused = summed(updates, weights, 2, 32, exact=True)
-    assert list(refused) == [bad]
+    assert list(refused) == [str(bad)]
     with_all = weights @ np.array(rows, np.float64)
     without = with_all - weights[bad] * rows[bad]
     np.testing.assert_allclose(total, [*with_all[:64], *without[64:]], rtol=1e-9, atol=1e-9)
