@@ -2,8 +2,8 @@
 
 ``begin`` loads what every step needs: the layout of the base model, the format of the updates, the strategy.
 ``changes`` then asks the strategy for the weight of each update and starts to combine them. Where the run's
-settings ask for it, the norms of all changes are measured first, in a pass of their own: changes longer than
-``largest_norm`` are refused, those longer than ``clip_norm`` are clipped.
+settings ask for it, a first pass measures the norms of all changes: changes longer than ``largest_norm`` are
+refused, those longer than ``clip_norm`` are clipped.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence

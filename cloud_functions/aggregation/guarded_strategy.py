@@ -38,8 +38,8 @@ def load(settings: RunSettings) -> Strategy:
     """Return the strategy that a run's settings name.
 
     Raises:
-        SettingsError: there is no such strategy (for ``module:Class``: in the function's package), or it
-            does not accept its options.
+        SettingsError: the strategy does not exist (``module:Class``: in the function's package), or does not
+            accept its options.
     """
     name, options = settings.aggregation, settings.aggregation_options
     if built_in := strategy(name, options):

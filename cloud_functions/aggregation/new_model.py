@@ -269,7 +269,7 @@ def _keep_once(services: Services, closed: Round, file: str, key: str, expected:
 
     Raises:
         RunBehind: another file is at the key.
-        DraftLost: the draft is gone, and there is no file at the key.
+        DraftLost: the draft is gone, and the key is empty.
     """
     try:
         if services.bucket.copy_once(draft(closed, file), key):

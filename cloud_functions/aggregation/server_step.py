@@ -5,8 +5,8 @@ gradients move, see fedgrass/federation/weights/trained_arrays.py. Statistics su
 averaged, and their server state is left as it is.
 
 Whole numbers beyond 2^53 (identifiers, hashes, clocks) do not fit into float64. A number on which all updates
-agree becomes the new model's. If the mean equals the previous model's number, as far as float64 can tell, the
-model's number is kept. Any other number is the mean, rounded to the 53 binary digits of float64, within the
+agree becomes the new model's. If the mean equals the previous model's number in float64, that number is
+kept. Any other number is the mean, rounded to the 53 binary digits of float64, within the
 range of int64.
 """
 

@@ -149,7 +149,7 @@ class Sums:
     def _begin(self, lane: int, wave: _Wave) -> Future[None]:
         def add_up() -> None:
             target = _of_type(wave.sums[lane], wave)
-            # An infinite sum is no error here: the caller checks and searches.
+            # The caller checks whether the sum is finite, and searches for the cause.
             with np.errstate(over="ignore", invalid="ignore"):
                 if not self._branch(lane, wave, lane, self._count, target):
                     target[:] = 0
