@@ -1,4 +1,4 @@
-"""The sum of many updates: the same to the bit however many lanes add it and however it is cut."""
+"""The weighted sum is bit-identical for every number of lanes and every way to cut the model."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -90,7 +90,7 @@ def test_neither_the_number_of_lanes_nor_the_cut_changes_a_bit(*, exact: bool, c
 
 @given(count=st.integers(1, 2 * WAVE + 40), seed=st.integers(0, 2**32 - 1))
 @few
-def test_a_sum_in_float32_is_within_the_bound_that_is_promised(count: int, seed: int) -> None:
+def test_a_sum_in_float32_is_within_the_documented_bound(count: int, seed: int) -> None:
     rows, weights = some_updates(count, seed)
     total, _ = summed([Values(row) for row in rows], weights, lanes_for(2, count), 64, exact=False)
     for index in (0, 63, LENGTH - 1):
@@ -102,7 +102,7 @@ def test_a_sum_in_float32_is_within_the_bound_that_is_promised(count: int, seed:
 
 
 @pytest.mark.parametrize("bad", [0, 1, LEAVES, WAVE - 1, WAVE])
-def test_an_update_that_turns_out_to_be_bad_is_left_out_from_there_on(bad: int) -> None:
+def test_a_bad_update_is_left_out_from_there_on(bad: int) -> None:
     rows, weights = some_updates(WAVE + 3, seed=1)
     updates = [Values(row, 64 if place == bad else LENGTH, f"{place}") for place, row in enumerate(rows)]
     total, refused = summed(updates, weights, 2, 32, exact=True)
@@ -113,5 +113,7 @@ def test_an_update_that_turns_out_to_be_bad_is_left_out_from_there_on(bad: int) 
 
 
 @pytest.mark.parametrize(("wanted", "updates", "lanes"), [(2, 10, 2), (16, 10, LEAVES), (8, 3, 2), (3, 1, 1)])
-def test_as_many_lanes_add_as_can_share_the_tree(wanted: int, updates: int, lanes: int) -> None:
+def test_the_number_of_lanes_is_a_power_of_two_within_its_limits(
+    wanted: int, updates: int, lanes: int
+) -> None:
     assert lanes_for(wanted, updates) == lanes
