@@ -18,6 +18,7 @@ from cloud_functions.aggregation import guarded_strategy, update_reader
 from cloud_functions.aggregation.combiner import Combine, Combiner, Factors, Measured, Sum
 from cloud_functions.aggregation.guarded_strategy import GuardedStrategy
 from cloud_functions.aggregation.model_files import ModelReader, readable
+from cloud_functions.aggregation.reader_threads import ModelSlices
 from cloud_functions.aggregation.server_step import Change, ServerStep
 from cloud_functions.aggregation.update_reader import BadReplies, UpdateFile, UpdateFormat
 from cloud_functions.services import Services
@@ -97,16 +98,15 @@ def combiner(
 ) -> Combiner:
     """Return the combiner of updates, for a shard of the model or, if None, for the whole model."""
     key = object_keys.model(context.run.name, context.round.base)
-    return Combiner(
-        updates,
+    model = ModelSlices(
         ModelReader(context.services.bucket, key, context.layout),
         context.layout,
-        carried=carried_layout(context.layout, context.guarded.strategy.carried),
         differences=context.form.encoding.difference,
         check=_lease_check(context.services, context.round),
         part=shard,
-        votes=count_votes(context.arrays, [update.declaration for update in updates]),
+        carried=carried_layout(context.layout, context.guarded.strategy.carried),
     )
+    return Combiner(updates, model, count_votes(context.arrays, [update.declaration for update in updates]))
 
 
 def _lease_check(services: Services, round_: Round) -> Callable[[], None]:

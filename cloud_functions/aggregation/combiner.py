@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.model_files import ModelReader
 from cloud_functions.aggregation.reader_threads import (
     AHEAD,
     WIDEST,
     Block,
     Blocks,
+    ModelSlices,
     Readable,
     ReaderThreads,
     products_of,
@@ -44,15 +44,11 @@ from cloud_functions.aggregation.weighted_sum import (
 )
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
-from fedgrass.federation.encodings import BLOCK
 from fedgrass.federation.errors import AggregationFailed
-from fedgrass.federation.weights import DTYPES, Layout
-from fedgrass.federation.weights.slices import Kind, Slice, cut, cut_further
+from fedgrass.federation.weights.slices import Kind, Slice
 from fedgrass.federation.weights.trained_arrays import NO_VOTES, Votes
 
 EXACT_BYTES = 16 * 1024**2  # of the model
-SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows; for larger models, the size of the model
-LARGEST_BUFFERS = 256 * 1024**2
 _ROWS_OF_SURVEY = 16  # updates in a block when only norms are measured
 
 # Combines the columns of a slice: values of shape (N, L) and weights of shape (N,) become shape (L,).
@@ -104,36 +100,14 @@ class Combiner:
 
     Args:
         updates: in the order of their devices' names.
-        base: the model from which the devices started.
-        layout: of the model.
-        differences: whether updates contain changes instead of changed values.
-        check: called before each slice; may raise to stop.
-        part: the part of the model to combine; the whole model if None.
-        carried: auxiliary arrays whose changes updates carry, after the model's arrays.
+        model: the model from which the devices started, cut into slices.
         votes: of the updates, on the arrays that gradients move.
     """
 
-    def __init__(  # noqa: PLR0913 - everything that an average depends on
-        self,
-        updates: Sequence[Readable],
-        base: ModelReader,
-        layout: Layout,
-        *,
-        differences: bool,
-        check: Callable[[], None],
-        part: Slice | None = None,
-        carried: Layout | None = None,
-        votes: Votes = NO_VOTES,
-    ) -> None:
+    def __init__(self, updates: Sequence[Readable], model: ModelSlices, votes: Votes = NO_VOTES) -> None:
         self.votes = votes
         self._updates = updates
-        self._base = base
-        self._layout = layout
-        self._differences = differences
-        self._check = check
-        self._part = part
-        self._carried = carried or Layout({}, 0, 0)
-        self._sent = Layout({**layout.arrays, **self._carried.arrays}, 0, 0)  # all arrays of an update
+        self._model = model
 
     def survey(self, *, products: bool) -> Measured:
         """Measure the norms of all changes, over the model's floats: a count of batches has no direction.
@@ -153,7 +127,7 @@ class Combiner:
             changes = self._changes(block, bad)
             if bad or block.part.kind is Kind.WHOLE:
                 continue
-            measured = carried if self._is_carried(block.part) else norms
+            measured = carried if self._model.is_carried(block.part) else norms
             measured[block.places.start : block.places.stop] += [squared_norm(change) for change in changes]
             if total is not None and measured is norms:
                 total += products_of(changes)
@@ -229,8 +203,8 @@ class Combiner:
         if not groups:
             yield from _divided(self.sums(shares / power, factors), rest)
             return
-        lanes = lanes_for(self._base.lanes, max(len(shares), len(groups)))
-        length = self._length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
+        lanes = lanes_for(self._model.base.lanes, max(len(shares), len(groups)))
+        length = self._model.length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
         files = [group.file for group in groups]
         of_groups = self._sums(files, lambda _part: weights, length, wide=True, error=BadSums)
         if not len(shares):
@@ -252,11 +226,11 @@ class Combiner:
         Returns:
             float64 or int64 array of shape (L,).
         """
-        return settled(part, mean, self._base, self._updates if alone else ())
+        return settled(part, mean, self._model.base, self._updates if alone else ())
 
     def _by_part(self, model: Floats, carried: Floats) -> Callable[[Slice], Floats]:
         """Return a function that returns the weights for a slice."""
-        return lambda part: carried if self._is_carried(part) else model
+        return lambda part: carried if self._model.is_carried(part) else model
 
     def _changes_of(
         self,
@@ -279,8 +253,8 @@ class Combiner:
             self._refuse_outliers(part, groups)
 
         for part, total in sums:
-            share_here = 0.0 if self._has_changes(part) else share
-            yield Change(part, self._values, total, share_here, refuse, weight)
+            share_here = 0.0 if self._model.has_changes(part) else share
+            yield Change(part, self._model.values, total, share_here, refuse, weight)
 
     def _refuse_outliers(self, part: Slice, groups: Sequence[Sum] = ()) -> None:
         """Refuse the updates whose change of a slice is too large for any strategy.
@@ -289,12 +263,14 @@ class Combiner:
             BadReplies: some updates are.
             BadSums: no update that is read here is, but some partial sums are.
         """
-        before = None if self._has_changes(part) else self._values(part)
+        before = None if self._model.has_changes(part) else self._model.values(part)
 
         def change_of(values: Floats) -> Floats:
             return values if before is None else values - before
 
-        found = outliers(self._sent, [*self._updates, *(group.file for group in groups)], part, change_of)
+        found = outliers(
+            self._model.sent, [*self._updates, *(group.file for group in groups)], part, change_of
+        )
         if bad := {update.name: found[update.name] for update in self._updates if update.name in found}:
             raise BadReplies(bad)
         if found:
@@ -325,7 +301,7 @@ class Combiner:
             except AggregationFailed:
                 self._refuse_outliers(block.part)
                 raise
-            yield Change(block.part, self._values, combined, 0.0, self._refuse_outliers)
+            yield Change(block.part, self._model.values, combined, 0.0, self._refuse_outliers)
 
     def _sums(
         self,
@@ -345,16 +321,16 @@ class Combiner:
             wide: whether all values are read as float64, whatever the type of the model's arrays.
             error: raised at the end if some of ``updates`` are bad.
         """
-        count = lanes_for(self._base.lanes, len(updates))
-        exact = self._layout.data_bytes <= EXACT_BYTES
-        read = WIDEST if wide else self._width
+        count = lanes_for(self._model.base.lanes, len(updates))
+        exact = self._model.layout.data_bytes <= EXACT_BYTES
+        read = WIDEST if wide else self._model.width
         added = WIDEST if exact else read
-        length = length or self._length(bytes_per_value(count, read, added), read)
+        length = length or self._model.length(bytes_per_value(count, read, added), read)
         with self._reading(updates, count, length, error) as lanes:
             adder = Sums(lanes, weights_of, length, read, added)
-            for part, total in adder.of(self._slices(length), wide=wide, exact=exact):
+            for part, total in adder.of(self._model.slices(length), wide=wide, exact=exact):
                 if not math.isfinite(total.sum()):
-                    total = look_closely(self._sent, updates, weights_of(part), part, lanes.refused)  # noqa: PLW2901 - replaces it
+                    total = look_closely(self._model.sent, updates, weights_of(part), part, lanes.refused)  # noqa: PLW2901 - replaces it
                 if not lanes.refused:
                     yield part, total
 
@@ -368,9 +344,9 @@ class Combiner:
             BadReplies: at the end, if there are bad updates.
         """
         rows = max(1, len(self._updates) if whole else min(len(self._updates), _ROWS_OF_SURVEY))
-        length = self._length(AHEAD * rows * self._width, self._width)
-        with self._reading(self._updates, max(1, min(self._base.lanes, rows)), length) as lanes:
-            for block in Blocks(lanes, rows, length, self._width).of(self._slices(length)):
+        length = self._model.length(AHEAD * rows * self._model.width, self._model.width)
+        with self._reading(self._updates, max(1, min(self._model.base.lanes, rows)), length) as lanes:
+            for block in Blocks(lanes, rows, length, self._model.width).of(self._model.slices(length)):
                 yield block, lanes.refused
 
     @contextmanager
@@ -383,58 +359,24 @@ class Combiner:
     ) -> Iterator[ReaderThreads]:
         """Begin and finish all updates with ``count`` lanes; raise ``error`` at the end if some are bad."""
         with ReaderThreads(updates, count, length) as lanes:
-            lanes.each(lambda update: update.begin(self._part))
+            lanes.each(lambda update: update.begin(self._model.part))
             yield lanes
             lanes.each(lambda update: update.finish())
             if lanes.refused:
                 raise error(lanes.refused)
 
-    @property
-    def _width(self) -> int:
-        """Bytes of the widest value of an update."""
-        return max([4, *(DTYPES[array.dtype].itemsize for array in self._layout.arrays.values())])
-
-    def _length(self, held: int, width: int) -> int:
-        """Return how many values a slice may have.
-
-        Args:
-            held: bytes that all buffers together need for each value.
-            width: bytes of a value in the file.
-        """
-        room = min(max(SMALLEST_BUFFERS, self._layout.data_bytes), LARGEST_BUFFERS)
-        return max(BLOCK, min(room // held, self._base.range_bytes // width) // BLOCK * BLOCK)
-
-    def _slices(self, length: int) -> Iterator[Slice]:
-        """Yield the slices to combine, of at most ``length`` values each; raises what ``check`` raises."""
-        for part in cut_further(self._part, length) if self._part else self._all_slices(length):
-            self._check()
-            yield part
-
-    def _all_slices(self, length: int) -> Iterator[Slice]:
-        yield from cut(self._layout, length)
-        yield from cut(self._carried, length)
-
-    def _values(self, part: Slice) -> Floats:
-        """Return a slice of the model before the round; zeros for auxiliary arrays, which come as changes."""
-        return np.zeros(part.length) if self._is_carried(part) else self._base.values(part)
-
-    def _has_changes(self, part: Slice) -> bool:
-        """Return whether updates contain changes of a slice; all but float32 is sent as full values."""
-        return part.kind is Kind.FLOAT32 and (self._differences or self._is_carried(part))
-
-    def _is_carried(self, part: Slice) -> bool:
-        return part.pieces[0].name in self._carried.arrays
-
     def _changes(self, block: Block, bad: dict[str, str]) -> NDArray[Any]:
         """Return a block's changes, shape (updates, L); add updates that are not finite to ``bad``."""
-        if not self._has_changes(block.part):
-            np.subtract(block.rows, self._base.values(block.part).astype(block.part.dtype), out=block.rows)
+        if not self._model.has_changes(block.part):
+            np.subtract(
+                block.rows, self._model.base.values(block.part).astype(block.part.dtype), out=block.rows
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(block.rows.sum(axis=1)).all())
         if not finite:  # some values are not, or only a sum overflowed
             for place, row in zip(block.places, block.rows, strict=True):
                 name = self._updates[place].name
-                if name not in bad and (reason := why_not_finite(self._sent, block.part, row)):
+                if name not in bad and (reason := why_not_finite(self._model.sent, block.part, row)):
                     bad[name] = reason
         return block.rows
 

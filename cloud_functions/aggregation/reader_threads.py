@@ -1,9 +1,11 @@
-"""Many updates read at once by threads, and blocks of columns: the same slice of several updates.
+"""How updates are read: in slices of the model, many at a time by threads, or as blocks of columns.
+
+``ModelSlices`` cuts the model into slices so short that the buffers of all threads fit into the memory.
 
 Each thread (a lane) reads its updates slice after slice. An update always stays in the same lane, so that
 its bytes are read in order and its checksums are computed on the way. While the caller uses one result (a
-block of columns, or a sum), the lanes make the next ones: ``AHEAD`` of them exist at a time, which bounds the
-memory. A bad update is noted in ``refused`` by its name, and reads as zeros from then on.
+block of columns, or a sum), the lanes make the next ones: ``AHEAD`` of them exist at a time. A bad update is
+noted in ``refused`` by its name, and reads as zeros from then on.
 """
 
 import math
@@ -18,14 +20,91 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes
+from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelReader
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights.slices import Slice
+from fedgrass.federation.weights import DTYPES, Layout
+from fedgrass.federation.weights.slices import BLOCK, Kind, Slice, cut, cut_further
 
 AHEAD = 3  # results in memory: one is used while the lanes make the others
 WIDEST = 8  # bytes of a value
+SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows; for larger models, the size of the model
+_LARGEST_BUFFERS = 256 * 1024**2
 Result = TypeVar("Result")
+
+
+class ModelSlices:
+    """The base model of a round cut into slices, and what updates contain of each slice.
+
+    Args:
+        base: the model from which the devices started.
+        layout: of the model.
+        differences: whether updates contain changes instead of changed values.
+        check: called before each slice; may raise to stop.
+        part: the part of the model to cut; the whole model if None.
+        carried: auxiliary arrays whose changes updates carry, after the model's arrays.
+    """
+
+    def __init__(  # noqa: PLR0913 - a model and what is done with it
+        self,
+        base: ModelReader,
+        layout: Layout,
+        *,
+        differences: bool,
+        check: Callable[[], None],
+        part: Slice | None,
+        carried: Layout,
+    ) -> None:
+        self.base = base
+        self.layout = layout
+        self.part = part
+        self.sent = Layout({**layout.arrays, **carried.arrays}, 0, 0)  # all arrays of an update
+        self._differences = differences
+        self._check = check
+        self._carried = carried
+
+    @property
+    def width(self) -> int:
+        """Bytes of the widest value of an update."""
+        return max([4, *(DTYPES[array.dtype].itemsize for array in self.layout.arrays.values())])
+
+    def length(self, held: int, width: int) -> int:
+        """Return how many values a slice may have.
+
+        Args:
+            held: bytes that all buffers together need for each value.
+            width: bytes of a value in the file.
+        """
+        room = min(max(SMALLEST_BUFFERS, self.layout.data_bytes), _LARGEST_BUFFERS)
+        return max(BLOCK, min(room // held, self.base.range_bytes // width) // BLOCK * BLOCK)
+
+    def slices(self, length: int) -> Iterator[Slice]:
+        """Yield the slices in file order, of at most ``length`` values each; raises what ``check`` raises."""
+        for part in cut_further(self.part, length) if self.part else self._whole(length):
+            self._check()
+            yield part
+
+    def _whole(self, length: int) -> Iterator[Slice]:
+        yield from cut(self.layout, length)
+        yield from cut(self._carried, length)
+
+    def values(self, part: Slice) -> Floats:
+        """Return a slice of the base model, float64 array of shape (L,).
+
+        Auxiliary arrays, which updates carry as changes, have the base zero.
+
+        Raises:
+            AggregationFailed: the base model cannot be read.
+        """
+        return np.zeros(part.length) if self.is_carried(part) else self.base.values(part)
+
+    def has_changes(self, part: Slice) -> bool:
+        """Return whether updates contain changes of a slice; all but float32 is sent as full values."""
+        return part.kind is Kind.FLOAT32 and (self._differences or self.is_carried(part))
+
+    def is_carried(self, part: Slice) -> bool:
+        """Return whether a slice is of auxiliary arrays."""
+        return part.pieces[0].name in self._carried.arrays
 
 
 class Readable(Protocol):
