@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import guarded_strategy, update_reader
-from cloud_functions.aggregation.combiner import Combine, Combiner, Factors, Measured, Sum
+from cloud_functions.aggregation.combiner import Combine, Combiner, Factors, Measured, PartialSum
 from cloud_functions.aggregation.guarded_strategy import GuardedStrategy
 from cloud_functions.aggregation.model_files import ModelReader, readable
 from cloud_functions.aggregation.reader_threads import ModelSlices
@@ -124,7 +124,7 @@ def changes(
     combined: Combiner,
     step: ServerStep,
     replies: Sequence[Participant],
-    groups: Sequence[Sum] = (),
+    groups: Sequence[PartialSum] = (),
 ) -> Generator[Change]:
     """Yield the combined changes of replies and partial sums, slice by slice.
 
@@ -137,7 +137,7 @@ def changes(
 
     Raises:
         BadReplies: some updates must not enter the average.
-        BadSums: some partial sums cannot be used.
+        BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot combine these updates.
     """
     guarded = context.guarded
@@ -259,7 +259,7 @@ def _combine_of(context: AggregationContext, step: ServerStep) -> Combine:
     guarded = context.guarded
 
     def combine(part: Slice, rows: NDArray[Any], weights: Floats) -> NDArray[Any]:
-        averaged = step.mask(part) if guarded.is_own else None
+        averaged = step.mask(part) if guarded.is_custom else None
         if averaged is None:
             return guarded.combine(rows, weights)
         lowest, highest = rows.min(axis=0), rows.max(axis=0)  # first, since the strategy may overwrite rows

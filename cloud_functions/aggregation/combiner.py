@@ -35,7 +35,7 @@ from cloud_functions.aggregation.reader_threads import (
 from cloud_functions.aggregation.server_step import Change, settled
 from cloud_functions.aggregation.update_reader import BadReplies
 from cloud_functions.aggregation.weighted_sum import (
-    Sums,
+    WeightedSum,
     bytes_per_value,
     lanes_for,
     look_closely,
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
     carried: Floats  # squared norms, shape (N,); zeros without auxiliary arrays
 
 
-class Sum(NamedTuple):
+class PartialSum(NamedTuple):
     """A partial sum: the mean of some updates, computed earlier by another averager."""
 
     file: Readable  # the mean, float64
@@ -83,7 +83,7 @@ class Sum(NamedTuple):
     votes: Votes = NO_VOTES  # on the arrays that gradients move
 
 
-class BadSums(Exception):
+class BadPartialSums(Exception):
     """Some partial sums cannot be used; the caller reads their updates instead.
 
     Args:
@@ -165,7 +165,9 @@ class Combiner:
         weight = float(weights.sum()) if (weights >= 0).all() else 0.0
         return self._changes_of(self.sums(weights, factors), share, weight=weight)
 
-    def mean_change(self, shares: Floats, factors: Factors, groups: Sequence[Sum] = ()) -> Generator[Change]:
+    def mean_change(
+        self, shares: Floats, factors: Factors, groups: Sequence[PartialSum] = ()
+    ) -> Generator[Change]:
         """Yield the mean of the changes, each times its factor and weighted by its share.
 
         Args:
@@ -175,14 +177,14 @@ class Combiner:
 
         Raises:
             BadReplies: as :meth:`sums`.
-            BadSums: some partial sums cannot be used; discard what was yielded.
+            BadPartialSums: some partial sums cannot be used; discard what was yielded.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
         kept = float((shares * factors.model).sum() + sum(group.share * group.kept for group in groups))
         return self._changes_of(self.means(shares, factors, groups), kept / total, groups)
 
     def means(
-        self, shares: Floats, factors: Factors, groups: Sequence[Sum] = ()
+        self, shares: Floats, factors: Factors, groups: Sequence[PartialSum] = ()
     ) -> Iterator[tuple[Slice, Floats]]:
         """Yield each slice with the mean of the values in the updates; arguments as :meth:`mean_change`.
 
@@ -194,7 +196,7 @@ class Combiner:
 
         Raises:
             BadReplies: as :meth:`sums`.
-            BadSums: as :meth:`mean_change`.
+            BadPartialSums: as :meth:`mean_change`.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
         power = 2.0 ** math.ceil(math.log2(total))
@@ -206,7 +208,7 @@ class Combiner:
         lanes = lanes_for(self._model.base.lanes, max(len(shares), len(groups)))
         length = self._model.length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
         files = [group.file for group in groups]
-        of_groups = self._sums(files, lambda _part: weights, length, wide=True, error=BadSums)
+        of_groups = self._sums(files, lambda _part: weights, length, wide=True, error=BadPartialSums)
         if not len(shares):
             yield from _divided(of_groups, rest)
             return
@@ -236,7 +238,7 @@ class Combiner:
         self,
         sums: Iterable[tuple[Slice, Floats]],
         share: float,
-        groups: Sequence[Sum] = (),
+        groups: Sequence[PartialSum] = (),
         *,
         weight: float = 1.0,
     ) -> Generator[Change]:
@@ -256,12 +258,12 @@ class Combiner:
             share_here = 0.0 if self._model.has_changes(part) else share
             yield Change(part, self._model.values, total, share_here, refuse, weight)
 
-    def _refuse_outliers(self, part: Slice, groups: Sequence[Sum] = ()) -> None:
+    def _refuse_outliers(self, part: Slice, groups: Sequence[PartialSum] = ()) -> None:
         """Refuse the updates whose change of a slice is too large for any strategy.
 
         Raises:
             BadReplies: some updates are.
-            BadSums: no update that is read here is, but some partial sums are.
+            BadPartialSums: no update that is read here is, but some partial sums are.
         """
         before = None if self._model.has_changes(part) else self._model.values(part)
 
@@ -274,7 +276,7 @@ class Combiner:
         if bad := {update.name: found[update.name] for update in self._updates if update.name in found}:
             raise BadReplies(bad)
         if found:
-            raise BadSums(found)
+            raise BadPartialSums(found)
 
     def columns(self, combine: Combine, weights: Floats, factors: Factors) -> Generator[Change]:
         """Yield what ``combine`` returns for each slice of all changes, each change times its factor.
@@ -310,7 +312,7 @@ class Combiner:
         length: int = 0,
         *,
         wide: bool = False,
-        error: type[BadReplies | BadSums] = BadReplies,
+        error: type[BadReplies | BadPartialSums] = BadReplies,
     ) -> Iterator[tuple[Slice, Floats]]:
         """Yield each slice with its weighted sum.
 
@@ -327,7 +329,7 @@ class Combiner:
         added = WIDEST if exact else read
         length = length or self._model.length(bytes_per_value(count, read, added), read)
         with self._reading(updates, count, length, error) as lanes:
-            adder = Sums(lanes, weights_of, length, read, added)
+            adder = WeightedSum(lanes, weights_of, length, read, added)
             for part, total in adder.of(self._model.slices(length), wide=wide, exact=exact):
                 if not math.isfinite(total.sum()):
                     total = look_closely(self._model.sent, updates, weights_of(part), part, lanes.refused)  # noqa: PLW2901 - replaces it
@@ -355,7 +357,7 @@ class Combiner:
         updates: Sequence[Readable],
         count: int,
         length: int,
-        error: type[BadReplies | BadSums] = BadReplies,
+        error: type[BadReplies | BadPartialSums] = BadReplies,
     ) -> Iterator[ReaderThreads]:
         """Begin and finish all updates with ``count`` lanes; raise ``error`` at the end if some are bad."""
         with ReaderThreads(updates, count, length) as lanes:

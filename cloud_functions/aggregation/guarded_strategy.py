@@ -139,9 +139,9 @@ class GuardedStrategy:
         self.strategy = strategy
         self.steps = type(strategy).step is not Strategy.step  # otherwise the change is added to the model
         self._seconds = seconds
-        self.is_own = bool(OWN.fullmatch(name))
+        self.is_custom = bool(OWN.fullmatch(name))
         # Built-in strategies end; and only the main thread may set a timer.
-        self._timed = self.is_own and _in_main_thread()
+        self._timed = self.is_custom and _in_main_thread()
 
     def unusable(self, contributions: Sequence[Contribution]) -> dict[str, str]:
         """Return the reason for each update that the strategy cannot use, by device; see ``Strategy.check``.
@@ -303,7 +303,7 @@ class GuardedStrategy:
             ):
                 yield
         except AggregationFailed as error:
-            if not self.is_own:  # the message of a built-in strategy needs no prefix
+            if not self.is_custom:  # the message of a built-in strategy needs no prefix
                 raise
             message = f"aggregation {self.name!r}: {method}: {error}"
             raise AggregationFailed(message) from error

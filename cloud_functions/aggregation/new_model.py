@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy
 from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner
-from cloud_functions.aggregation.combiner import Combiner, Sum
+from cloud_functions.aggregation.combiner import Combiner, PartialSum
 from cloud_functions.aggregation.model_files import (
     ModelReader,
     ModelWriter,
@@ -59,7 +59,7 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # auxiliary state that devices need for their training, by name
 
 
-def make(context: AggregationContext, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
+def make(context: AggregationContext, replies: Sequence[Participant], groups: Sequence[PartialSum]) -> Made:
     """Write the drafts of a round's new model and of the server state, in this process.
 
     Args:
@@ -69,7 +69,7 @@ def make(context: AggregationContext, replies: Sequence[Participant], groups: Se
 
     Raises:
         BadReplies: some updates must not enter the average.
-        BadSums: some partial sums cannot be used.
+        BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
     combined = combiner(context, context.open_updates(replies))
@@ -80,7 +80,7 @@ def make(context: AggregationContext, replies: Sequence[Participant], groups: Se
     return finished(context, files)
 
 
-def step_of(context: AggregationContext, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
+def step_of(context: AggregationContext, combined: Combiner, groups: Sequence[PartialSum] = ()) -> ServerStep:
     """Return the server step for updates and partial sums, whose votes decide which arrays are averaged."""
     votes = sum((group.votes for group in groups), combined.votes)
     averaged = averaged_arrays(context.arrays, votes)
@@ -128,7 +128,7 @@ def write(  # noqa: PLR0913 - everything that a model is made of
 
     Raises:
         BadReplies: some updates must not enter the average, or the strategy cannot use them.
-        BadSums: a partial sum contains such an update.
+        BadPartialSums: a partial sum contains such an update.
         AggregationFailed: the strategy cannot make a model, and no update is to blame.
     """
     guarded = context.guarded

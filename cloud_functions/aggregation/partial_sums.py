@@ -2,7 +2,7 @@
 
 A reply is counted into the group that is filling at that moment; a full group is handed over to another
 averager. The name of a sum's file is derived from the updates in it; a manifest, written once, describes it.
-The averager that closes the round takes the finished groups, checking each sum while it reads it from front
+The averager that closes the round takes the completed groups, checking each sum while it reads it from front
 to back, and reads all other updates itself: a group whose averager died, or whose sum is damaged, costs time
 and nothing else.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context
 from cloud_functions.aggregation.aggregation_context import AggregationContext
-from cloud_functions.aggregation.combiner import Sum
+from cloud_functions.aggregation.combiner import PartialSum
 from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelWriter, in_type
 from cloud_functions.aggregation.update_reader import BadReplies
 from cloud_functions.services import Services
@@ -93,7 +93,7 @@ def _cap(services: Services, run: Run, round_: Round) -> int:
 
 
 def add_up(services: Services, job: Job) -> None:
-    """Sum a group. Idempotent, also if two averagers do it at the same time."""
+    """PartialSum a group. Idempotent, also if two averagers do it at the same time."""
     run = services.rounds.run(job.run)
     round_ = services.rounds.round(job.run, job.round, job.attempt)
     if run is None or round_ is None or round_.state not in {State.OPEN, State.AGGREGATING}:
@@ -181,11 +181,13 @@ def finished(
     }
 
 
-def sums_of(context: AggregationContext, groups: Mapping[int, Group]) -> list[Sum]:
+def sums_of(context: AggregationContext, groups: Mapping[int, Group]) -> list[PartialSum]:
     """Return the sums of groups, which are checked while they are read."""
     bucket, layout = context.services.bucket, in_type(context.layout, "F64")
     return [
-        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(context, group))
+        PartialSum(
+            SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(context, group)
+        )
         for group in groups.values()
     ]
 

@@ -73,7 +73,7 @@ class _Wave(NamedTuple):
     sums: list[Bytes]  # one for each lane, of L values
 
 
-class Sums:
+class WeightedSum:
     """Adds the updates that lanes read, each times its weight.
 
     Args:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.reader_threads import ReaderThreads
-from cloud_functions.aggregation.weighted_sum import LEAVES, ROUNDINGS, WAVE, Sums, lanes_for
+from cloud_functions.aggregation.weighted_sum import LEAVES, ROUNDINGS, WAVE, WeightedSum, lanes_for
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
 
@@ -62,7 +62,9 @@ def summed(
         threads.each(lambda update: update.begin(None))
         parts = [
             total
-            for _, total in Sums(threads, weights, longest, 4, 8).of(slices(longest), wide=False, exact=exact)
+            for _, total in WeightedSum(threads, weights, longest, 4, 8).of(
+                slices(longest), wide=False, exact=exact
+            )
         ]
         return np.concatenate(parts), threads.refused
 
