@@ -2,8 +2,9 @@
 
 ``Combiner`` reads all updates once for each pass, in slices of a few megabytes, so that its memory depends
 neither on the number of updates nor, beyond 256 MB, on the size of the model. A mean or a weighted sum adds
-the updates while they are read (weighted_sum); norms, medians and Krum need columns, the same slice of all
-updates side by side (reader_threads).
+the updates while they are read (weighted_sum). Norms, median and trimmed mean (Yin et al., 2018) and Krum
+(Blanchard et al., 2017) need columns, the same slice of all updates side by side (reader_threads); the
+strategies are in fedgrass/federation/aggregation.
 
 Updates are sorted by device name, whatever their order of arrival, and added in an order that depends on
 their places only: the same set of updates gives the same bytes. Models of up to ``EXACT_BYTES`` are added in
@@ -330,7 +331,7 @@ class Combiner:
         length = length or self._model.length(bytes_per_value(count, read, added), read)
         with self._reading(updates, count, length, error) as lanes:
             adder = WeightedSum(lanes, weights_of, length, read, added)
-            for part, total in adder.of(self._model.slices(length), wide=wide, exact=exact):
+            for part, total in adder.over(self._model.slices(length), wide=wide, exact=exact):
                 if not math.isfinite(total.sum()):
                     total = look_closely(self._model.sent, updates, weights_of(part), part, lanes.refused)  # noqa: PLW2901 - replaces it
                 if not lanes.refused:
@@ -348,7 +349,7 @@ class Combiner:
         rows = max(1, len(self._updates) if whole else min(len(self._updates), _ROWS_OF_SURVEY))
         length = self._model.length(AHEAD * rows * self._model.width, self._model.width)
         with self._reading(self._updates, max(1, min(self._model.base.lanes, rows)), length) as lanes:
-            for block in Blocks(lanes, rows, length, self._model.width).of(self._model.slices(length)):
+            for block in Blocks(lanes, rows, length, self._model.width).over(self._model.slices(length)):
                 yield block, lanes.refused
 
     @contextmanager

@@ -239,7 +239,7 @@ class Blocks:
         self._rows = rows
         self._buffers = [np.empty(rows * length * width, dtype=np.uint8) for _ in range(AHEAD)]
 
-    def of(self, slices: Iterable[Slice]) -> Iterator[Block]:
+    def over(self, slices: Iterable[Slice]) -> Iterator[Block]:
         """Yield all slices of all updates, block by block.
 
         The rows of a block are valid until the next block is taken. The rows of a bad update, which

@@ -5,9 +5,8 @@ gradients move, see fedgrass/federation/weights/trained_arrays.py. Statistics su
 averaged, and their server state is left as it is.
 
 Whole numbers beyond 2^53 (identifiers, hashes, clocks) do not fit into float64. A number on which all updates
-agree becomes the new model's. If the mean equals the previous model's number in float64, that number is
-kept. Any other number is the mean, rounded to the 53 binary digits of float64, within the
-range of int64.
+agree becomes the new model's. If the mean equals the previous model's number in float64, that number is kept.
+Any other number is the mean, rounded to the 53 binary digits of float64, within the range of int64.
 """
 
 import math
@@ -146,6 +145,8 @@ class ServerStep:
 
     def carried(self, part: Slice, before: Floats, values: Floats) -> Floats:
         """Return the new values of a slice of auxiliary state; unchanged where the array is not trained.
+
+        Such as the server's control variate of SCAFFOLD (Karimireddy et al., 2020).
 
         Args:
             part: the slice.

@@ -109,7 +109,7 @@ class WeightedSum:
         self._spares = [buffers[: levels + 1] for _, buffers in blocks]
         self._results = [[buffers[levels + 1 + turn] for _, buffers in blocks] for turn in range(AHEAD)]
 
-    def of(self, slices: Iterable[Slice], *, wide: bool, exact: bool) -> Iterator[tuple[Slice, Floats]]:
+    def over(self, slices: Iterable[Slice], *, wide: bool, exact: bool) -> Iterator[tuple[Slice, Floats]]:
         """Yield each slice with its sum, in order; bad updates are left out of it.
 
         Args:

@@ -62,7 +62,7 @@ def summed(
         threads.each(lambda update: update.begin(None))
         parts = [
             total
-            for _, total in WeightedSum(threads, weights, longest, 4, 8).of(
+            for _, total in WeightedSum(threads, weights, longest, 4, 8).over(
                 slices(longest), wide=False, exact=exact
             )
         ]
