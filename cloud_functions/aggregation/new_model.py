@@ -232,7 +232,7 @@ def _state_before(context: AggregationContext) -> Mapping[str, Callable[[Slice],
     return readers
 
 
-def keep(services: Services, run: Run, closed: Round) -> None:
+def keep(services: Services, run: Run, closed_round: Round) -> None:
     """Copy the drafts of the lease that closed a round to their final keys.
 
     Idempotent; never overwrites an existing object.
@@ -241,28 +241,29 @@ def keep(services: Services, run: Run, closed: Round) -> None:
         RunBehind: the bucket contains another model of that round.
         DraftLost: a draft is gone, and its final key does not exist.
     """
-    copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
+    run_name, number = closed_round.run, closed_round.number
+    copies = {"model": (object_keys.model(run_name, number), closed_round.model_sha256)}
     try:
         names = guarded_strategy.load(run.settings).state
     except SettingsError as error:  # no longer deployed; the next round fails for that reason too
-        services.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
+        services.log(f"{run_name}: the server's state of round {number} is not kept: {error}")
         names = ()
     for name in names:
-        carried = closed.carried.get(name)
-        copies[name] = (object_keys.state(closed.run, closed.number, name), carried.sha256 if carried else "")
-    if closed.download_sha256:
+        carried = closed_round.carried.get(name)
+        copies[name] = (object_keys.state(run_name, number, name), carried.sha256 if carried else "")
+    if closed_round.download_sha256:
         kind = run.settings.download_encoding
-        copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
+        copies[kind] = (object_keys.encoded_model(run_name, number, kind), closed_round.download_sha256)
     for file, (key, expected) in copies.items():
-        _keep_once(services, closed, file, key, expected)
+        _keep_once(services, closed_round, file, key, expected)
 
 
-def _keep_once(services: Services, closed: Round, file: str, key: str, expected: str) -> None:
+def _keep_once(services: Services, closed_round: Round, file: str, key: str, expected: str) -> None:
     """Copy a draft to its final key, unless the same file is there.
 
     Args:
         services: the ports of the cloud functions.
-        closed: the round.
+        closed_round: the round.
         file: the name of the draft.
         key: the final key.
         expected: the SHA-256 of the file; empty if unknown.
@@ -272,11 +273,11 @@ def _keep_once(services: Services, closed: Round, file: str, key: str, expected:
         DraftLost: the draft is gone, and the key is empty.
     """
     try:
-        if services.bucket.copy_once(draft(closed, file), key):
+        if services.bucket.copy_once(draft(closed_round, file), key):
             return
     except KeyError as error:
         if not services.bucket.exists(key):
-            message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
+            message = f"the draft {draft(closed_round, file)} is gone, and {key} is not there"
             raise DraftLost(message) from error
     if not expected:  # the round records no hash of this state
         return
@@ -285,7 +286,7 @@ def _keep_once(services: Services, closed: Round, file: str, key: str, expected:
     except UpdateRefused as error:
         actual = str(error)
     if actual != expected:
-        raise RunBehind(manifests.behind(closed.run, key))
+        raise RunBehind(manifests.behind(closed_round.run, key))
 
 
 def draft(round_: Round, file: str) -> str:

@@ -148,22 +148,22 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
 
 
 def finished(
-    services: Services, leased: Round, replies: Sequence[Participant], spoilt: Collection[int]
+    services: Services, round_: Round, replies: Sequence[Participant], unusable: Collection[int]
 ) -> dict[int, Group]:
     """Return the groups whose sums can be used, by number: those that contain only updates that count.
 
     Args:
         services: the ports of the cloud functions.
-        leased: the round.
+        round_: the round.
         replies: the replies that count.
-        spoilt: numbers of groups whose sums are bad.
+        unusable: numbers of groups whose sums are bad.
 
     Raises:
         BadReplies: the averager of a group refused updates that are still among the replies.
     """
-    numbers = [number for number in range(1, leased.groups + 1) if number not in spoilt]
+    numbers = [number for number in range(1, round_.groups + 1) if number not in unusable]
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
-        manifests = list(pool.map(partial(_manifest, services, leased), numbers, timeout=LONGEST_WAIT))
+        manifests = list(pool.map(partial(_manifest, services, round_), numbers, timeout=LONGEST_WAIT))
     groups = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
     good = {reply.device: reply.checksum for reply in replies}
     refused = {device: why for group in groups.values() for device, why in group.refused.items()}
