@@ -1,1 +1,4 @@
-"""Measurements. Each module is a program, takes --quick (under a minute), and ends with a line of JSON."""
+"""Benchmarks, each a program: ``python -m benchmarks.<name> [--quick]``.
+
+With ``--quick`` a benchmark takes less than a minute. The last line of its output is one JSON object.
+"""

@@ -1,15 +1,17 @@
-"""How fast the averager is, and how much memory it takes, beside Flower's aggregation in the same run.
+"""Time and memory of the averager, compared to Flower's aggregation in the same run.
 
     python -m benchmarks.averaging [--quick] [--clients 10 50 100] [--megabytes 100]
 
-Ours reads the updates of N devices from files in the page cache (and once from the embedded cloud's S3),
-checks header, layout, checksums and finiteness, averages, and writes the new model with its SHA-256: what
-``cloud_functions.aggregation.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` gets its N
-replies in memory, which it needs, and decodes and averages them; making the replies is not timed. Each
-measurement is a process of its own; its memory is the peak of the resident set above what the imports took.
-The read limit is what one core reads of the same files from the page cache, by read(2) into one buffer and
-nothing else. To map them takes twice that time, for the faults. Beside it is how fast one core goes through
-pages that are mapped already, which is memory's own speed.
+The averager reads the updates of N devices from files in the page cache (and once from the embedded cloud's
+S3), checks headers, layout, checksums and finiteness, averages, and writes the new model with its SHA-256, as
+``cloud_functions.aggregation.new_model`` does in Lambda. Flower's ``FedAvg.aggregate_train`` receives its N
+replies in memory, as it requires, and decodes and averages them; creating the replies is not timed. Each
+measurement runs in a separate process; its memory is the peak of the resident set minus the resident set
+after the imports.
+
+``read_limit_gb_per_s`` is the rate at which one core reads the same files from the page cache by read(2) into
+one buffer (mapping them takes twice the time, because of page faults); ``memory_gb_per_s`` is the rate at
+which one core reads pages that are already mapped.
 """
 
 import argparse
@@ -33,12 +35,12 @@ from fedgrass.federation.rounds import Participant, Participation
 from fedgrass.federation.weights import checksum, encode
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
-TIMES = 5  # each is measured, in turns: the machines that this runs on have neighbours
-STRATEGIES = ("weighted_mean", "fedadam", "median", "trimmed_mean", "krum", "multi_krum", "q_fedavg")
+_TIMES = 5  # repetitions, in turns: other virtual machines share the hardware
+_STRATEGIES = ("weighted_mean", "fedadam", "median", "trimmed_mean", "krum", "multi_krum", "q_fedavg")
 
 
 def write_updates(folder: Path, clients: int, floats: int) -> None:
-    """Write a base model and one update for each client, as devices do, in four arrays."""
+    """Write a base model of four arrays and one update for each client, as devices write them."""
     bucket = FileBucket(folder)
     rng = np.random.default_rng(0)
     base = _model(rng, floats)
@@ -72,9 +74,9 @@ def _model(rng: np.random.Generator, floats: int) -> dict[str, np.ndarray[Any, n
 def in_a_process(
     folder: Path, what: str, clients: int, strategy: str = "weighted_mean", **environment: str
 ) -> dict[str, float]:
-    """Measure in a process of its own; one thread for BLAS, as the averager has in Lambda."""
+    """Measure in a separate process, with one BLAS thread as in Lambda."""
     command = [sys.executable, "-m", "benchmarks.averaging_measures", what, str(folder), str(clients)]
-    answer = subprocess.run(
+    completed = subprocess.run(
         [*command, "--strategy", strategy],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
         check=True,
@@ -82,12 +84,12 @@ def in_a_process(
         text=True,
         timeout=900,
     )
-    figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(completed.stdout.splitlines()[-1])
     return figures
 
 
 def compare(folder: Path, clients: int, megabytes: float, times: int) -> dict[str, float]:
-    """Return one line of the table: medians of measurements that take turns."""
+    """Return one line of the table: medians of measurements taken in turns."""
     turns = [
         {what: in_a_process(folder, what, clients) for what in ("memory", "ours", "read", "flower")}
         for _ in range(times)
@@ -96,13 +98,13 @@ def compare(folder: Path, clients: int, megabytes: float, times: int) -> dict[st
     def median(what: str, figure: str) -> float:
         return statistics.median(turn[what][figure] for turn in turns)
 
-    seconds, flowers = median("ours", "seconds"), median("flower", "seconds")
+    seconds, flower_seconds = median("ours", "seconds"), median("flower", "seconds")
     return {
         "n": clients,
         "model_mb": megabytes,
         "seconds": round(seconds, 3),
-        "flower_seconds": round(flowers, 3),
-        "times_flower": round(flowers / seconds, 2),
+        "flower_seconds": round(flower_seconds, 3),
+        "times_flower": round(flower_seconds / seconds, 2),
         "peak_mb": round(median("ours", "peak_mb")),
         "flower_peak_mb": round(median("flower", "peak_mb")),
         "gb_per_s": round(clients * megabytes / 1000 / seconds, 2),
@@ -112,7 +114,7 @@ def compare(folder: Path, clients: int, megabytes: float, times: int) -> dict[st
 
 
 def from_the_embedded_s3(folder: Path, clients: int) -> dict[str, float]:
-    """Put the updates into the embedded cloud's S3 and average them from there."""
+    """Average the updates from the embedded cloud's S3."""
     with tempfile.TemporaryDirectory() as state, EmbeddedCloud(Path(state)) as cloud:
         client, bucket = cloud.client("s3"), FileBucket(folder)
         client.create_bucket(Bucket="bench")
@@ -124,14 +126,14 @@ def from_the_embedded_s3(folder: Path, clients: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print a table and the JSON line."""
+    """Measure; print a table and the JSON line."""
     options = _options()
     counts = [10, 20] if options.quick else options.clients
     megabytes = 20 if options.quick else options.megabytes
     folder = Path(tempfile.mkdtemp(prefix="fedgrass-averaging-", dir=options.folder))
     try:
         write_updates(folder, max(counts), round(megabytes * MEGABYTE / 4))
-        table = [compare(folder, clients, megabytes, 1 if options.quick else TIMES) for clients in counts]
+        table = [compare(folder, clients, megabytes, 1 if options.quick else _TIMES) for clients in counts]
         for line in table:
             print(line)
         figures: dict[str, Any] = dict(table[-1])
@@ -139,7 +141,7 @@ def main() -> None:
         figures["embedded_s3"] = from_the_embedded_s3(folder, min(counts))
         print("from the embedded S3:", figures["embedded_s3"])
         figures["strategies"] = {}
-        for name in STRATEGIES:
+        for name in _STRATEGIES:
             one = in_a_process(folder, "ours", max(counts), name)
             figures["strategies"][name] = {key: round(value, 3) for key, value in one.items()}
             print(f"{name:16} {one['seconds']:8.2f} s {one['peak_mb']:8.0f} MB")
@@ -152,10 +154,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="20 devices of 20 MB")
+    parser.add_argument("--quick", action="store_true", help="10 and 20 devices, 20 MB each")
     parser.add_argument("--clients", type=int, nargs="+", default=[10, 50, 100])
     parser.add_argument("--megabytes", type=float, default=100)
-    parser.add_argument("--folder", type=Path, help="where the updates are written: room for all of them")
+    parser.add_argument("--folder", type=Path, help="for the updates of all devices")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks.averaging measures, each in a process of its own."""
+"""The measurements of benchmarks.averaging, each run in a separate process."""
 
 import argparse
 import json
@@ -26,19 +26,19 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import decode
 
-FAR = 2**62  # milliseconds: the lease of a measurement never ends
+_FAR = 2**62  # milliseconds: the lease never expires
 MEGABYTE = 1_000_000
 
 
 def ours(folder: Path, clients: int, strategy: str) -> dict[str, float]:
-    """Average the updates in a folder once; return seconds and the peak of memory."""
+    """Average the updates in a folder once; return seconds and peak memory."""
     bucket = FileBucket(folder)
     _into_the_page_cache(folder, clients)
     return _measured(lambda: _make(bucket, _replies(folder, clients), strategy))
 
 
 def _into_the_page_cache(folder: Path, clients: int) -> None:
-    """Read the files once: Flower's memory before may have pushed some of them out."""
+    """Read the files once: Flower's memory may have evicted some of them before."""
     buffer = bytearray(MEGABYTE)
     for path in sorted(folder.glob("updates__*"))[:clients]:
         with path.open("rb", buffering=0) as file:
@@ -56,7 +56,7 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         initial_sha256="",
         initial_bytes=0,
     )
-    leased = Round(
+    round_ = Round(
         run="bench",
         number=1,
         attempt=1,
@@ -65,12 +65,12 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         needed=len(replies),
         minimum=1,
         opened_at=0,
-        deadline_at=FAR,
+        deadline_at=_FAR,
         base_sha256="",
         base_bytes=0,
-        lease_until=FAR,
+        lease_until=_FAR,
     )
-    cloud = Services(
+    services = Services(
         fleet="bench",
         rounds=cast(Any, None),
         devices=cast(Any, None),
@@ -82,11 +82,11 @@ def _make(bucket: Any, replies: Sequence[Participant], strategy: str) -> None:
         log=PowertoolsLog("bench", sys.stderr),
         lease_seconds=900,
     )
-    new_model.make(aggregation_context.begin(cloud, run, leased), replies, [])
+    new_model.make(aggregation_context.begin(services, run, round_), replies, [])
 
 
 def from_s3(folder: Path, clients: int, strategy: str) -> dict[str, float]:
-    """Average the same updates from the bucket ``bench`` of the embedded cloud that the environment names."""
+    """Average the same updates from the bucket ``bench`` of the embedded cloud named by the environment."""
     create: Any = boto3.client
     bucket = S3Bucket(create("s3"), "bench")
     return _measured(lambda: _make(bucket, _replies(folder, clients), strategy))
@@ -97,29 +97,39 @@ def _replies(folder: Path, clients: int) -> list[Participant]:
 
 
 def flower(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
-    """Have Flower average the same updates once; its replies are made before the clock starts."""
+    """Average the same updates once with Flower; its replies are created before the clock starts."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    import logging  # noqa: PLC0415 - this process alone needs these
+    import logging  # noqa: PLC0415 - only this process needs it
 
-    from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict  # noqa: PLC0415
-    from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415
-    from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
+    from flwr.app import (  # noqa: PLC0415 - as above
+        Array,
+        ArrayRecord,
+        Message,
+        MessageType,
+        MetricRecord,
+        RecordDict,
+    )
+    from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415 - as above
+    from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415 - as above
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     bucket = FileBucket(folder)
-    found = _replies(folder, clients)
+    participants = _replies(folder, clients)
     before = _resident()
 
-    def reply(node: int, one: Participant) -> Message:
-        data = bucket.path(object_keys.update(one.device, "bench", 1, 1)).read_bytes()
+    def reply(node: int, participant: Participant) -> Message:
+        data = bucket.path(object_keys.update(participant.device, "bench", 1, 1)).read_bytes()
         arrays = ArrayRecord({name: Array(np.asarray(array)) for name, array in decode(data).items()})
         content = RecordDict(
-            {"arrays": arrays, "metrics": MetricRecord({"num-examples": one.examples, "train_loss": 1.0})}
+            {
+                "arrays": arrays,
+                "metrics": MetricRecord({"num-examples": participant.examples, "train_loss": 1.0}),
+            }
         )
         return Message(content=content, dst_node_id=node, message_type=MessageType.TRAIN)
 
-    replies = [reply(node, one) for node, one in enumerate(found, start=1)]
+    replies = [reply(node, participant) for node, participant in enumerate(participants, start=1)]
     strategy = FedAvg()
 
     def aggregate() -> None:
@@ -132,7 +142,7 @@ def flower(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
 
 
 def memory(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
-    """Go through the same bytes with one core where they are mapped already; return GB/s."""
+    """Read the same bytes with one core from mapped pages; return GB/s."""
     seconds = size = 0.0
     for path in sorted(folder.glob("updates__*"))[:clients]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
@@ -147,7 +157,7 @@ def memory(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
 
 
 def read_limit(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
-    """Read the same files with one core, into one buffer again and again; return GB/s."""
+    """Read the same files with one core into one reused buffer; return GB/s."""
     bucket = FileBucket(folder)
     buffer = memoryview(bytearray(bucket.range_bytes))
     _into_the_page_cache(folder, clients)
@@ -183,7 +193,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """Measure one thing; print its figures."""
+    """Run one measurement; print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=list(MEASURES))
     parser.add_argument("folder", type=Path)

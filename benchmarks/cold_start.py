@@ -1,11 +1,11 @@
-"""What the first call of a new averager costs: the import, the first invocation, and the size of its zip.
+"""The cold start of the averager: import time, first invocation, memory, and the size of its zip.
 
     python -m benchmarks.cold_start [--quick]
 
-The functions' own code as package.py packs it is unpacked into a folder of its own, and a new process imports
-the averager from there and calls its handler with an empty batch, as Lambda does: clients of AWS are built,
-nothing is sent. Numpy, boto3 and the rest come from this machine's environment, since those in the Lambda zip
-are built for Lambda's Python; their size is that of the zip. Medians.
+The code of the functions is packed by package.py and unpacked into a temporary folder. A new process imports
+the averager from there and calls its handler with an empty batch, as Lambda does: AWS clients are created,
+but no request is sent. Numpy, boto3 and other libraries come from the environment of this machine, since the
+zip has them for Lambda's Python; sizes are those of the zip. All times are medians.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import package
 
-TIMES = 7
+_TIMES = 7
 FIRST_CALL = """
 import json, os, sys, time
 began = time.perf_counter()
@@ -65,7 +65,7 @@ ENVIRONMENT = {
 
 def first_call(folder: Path) -> dict[str, float]:
     """Import and call the averager of the unpacked zip in a new process."""
-    answer = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", FIRST_CALL, str(folder)],
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder)},
         cwd=folder,
@@ -74,15 +74,15 @@ def first_call(folder: Path) -> dict[str, float]:
         text=True,
         timeout=120,
     )
-    figures: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(completed.stdout.splitlines()[-1])
     return figures
 
 
 def main() -> None:
-    """Build, measure, print a table and the JSON line."""
+    """Build and measure; print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three processes")
-    times = 3 if parser.parse_args().quick else TIMES
+    times = 3 if parser.parse_args().quick else _TIMES
     with tempfile.TemporaryDirectory(prefix="fedgrass-cold-start-") as temporary:
         folder, archive = Path(temporary) / "function", Path(temporary) / "functions.zip"
         package.build_functions(archive)

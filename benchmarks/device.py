@@ -1,14 +1,14 @@
-"""What the device side costs: the trainer at rest, and what it adds to a training.
+"""The cost of the device side: an idle trainer, and the overhead of ``TorchTask`` over plain torch.
 
     python -m benchmarks.device [--quick]
 
-- Two real cores with the built component, one of which uploads by Stream Manager, one to S3 by itself; the
-  embedded cloud and one round of the digits. Then the workers go, and each trainer's own process is measured
-  at rest, with a heartbeat a minute: its resident memory, and the first one's processor time over 60 seconds
-  (10 with --quick). The bytes of an update come from the round.
-- Meanwhile, a training of the digits' network by ``TorchTask`` against the same steps written out in plain
-  torch (the tensors indexed by batches, ``torch.optim.SGD``), one thread, taken in turns; the overhead is the
-  median of the ratios, minus one. Processor time is counted, of each process for itself.
+- Two Greengrass cores with the built component, one of which uploads through Stream Manager and one directly
+  to S3, run one round of the task ``digits`` with the embedded cloud. Once the workers have ended, the idle
+  trainer processes, with one heartbeat a minute, are measured: the resident memory of both, and the CPU time
+  of the first over 60 seconds (10 with --quick). The size of an update comes from the round.
+- At the same time, ``TorchTask`` and plain torch (batches indexed from tensors, ``torch.optim.SGD``) train
+  the network of ``digits`` with the same steps on one thread, in turns; the overhead is the median of the
+  ratios, minus one. Only the CPU time of each process counts.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read as torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import torch
 from torch.utils.data import TensorDataset
@@ -37,9 +37,9 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 
-EXAMPLES, EPOCHS, BATCH = 4096, 2, 32
+_EXAMPLES, _EPOCHS, _BATCH = 4096, 2, 32
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
-AIMS = {
+TARGETS = {
     "idle_rss_mb": 60.0,
     "idle_rss_s3_mb": 60.0,
     "idle_cpu_percent": 0.2,
@@ -49,11 +49,16 @@ FIGURES = ("idle_rss_mb", "idle_cpu_percent", "training_overhead", "update_bytes
 UPLOADERS = ("stream-manager", "s3")
 _WARM_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 60.0
-_SECONDS = 120.0  # for the round, and for a worker to go
+_SECONDS = 120.0  # for the round, and for a worker to end
 
 
 def measure(seconds: float, pairs: int) -> dict[str, float]:
-    """Return all figures: of trainers at rest for ``seconds`` at least, and of ``pairs`` of trainings."""
+    """Return all figures.
+
+    Args:
+        seconds: the shortest time for which the idle trainers are measured.
+        pairs: how many pairs of trainings are compared.
+    """
     configuration = {
         "tasks": {"digits": {}},
         "warm_seconds": _WARM_SECONDS,
@@ -66,48 +71,48 @@ def measure(seconds: float, pairs: int) -> dict[str, float]:
     }
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
-        open_testbed(Path(folder), devices) as site,
+        open_testbed(Path(folder), devices) as testbed,
     ):
-        update_bytes = _one_round(site)
-        trainers = _resting_trainers()
-        trainer, by_itself = (trainers[thing] for thing in things)
-        started, before = time.monotonic(), _processor_seconds(trainer)
+        update_bytes = _one_round(testbed)
+        trainers = _idle_trainers()
+        trainer, s3_trainer = (trainers[thing] for thing in things)
+        started, before = time.monotonic(), _cpu_seconds(trainer)
         overhead = measure_overhead(pairs)
         time.sleep(max(0.0, started + seconds - time.monotonic()))
-        rested, after = time.monotonic() - started, _processor_seconds(trainer)
+        elapsed, after = time.monotonic() - started, _cpu_seconds(trainer)
         used = sum(spent - before.get(thread, 0.0) for thread, spent in after.items())
         return {
             "idle_rss_mb": round(trainer.memory_info().rss / 1e6, 1),
-            "idle_rss_s3_mb": round(by_itself.memory_info().rss / 1e6, 1),
-            "idle_cpu_percent": round(100 * used / rested, 3),
+            "idle_rss_s3_mb": round(s3_trainer.memory_info().rss / 1e6, 1),
+            "idle_cpu_percent": round(100 * used / elapsed, 3),
             "training_overhead": round(overhead, 4),
             "update_bytes": update_bytes,
         }
 
 
-def _one_round(site: Testbed) -> int:
-    """Train one round, and return the bytes of a device's update."""
+def _one_round(testbed: Testbed) -> int:
+    """Train one round; return the size of a device's update in bytes."""
     settings = RunSettings(task="digits", rounds=1, deadline_seconds=int(_SECONDS))
-    site.operator.start("bench", settings, Digits().initial_weights(seed=0))
-    _wait(lambda: site.operator.run("bench").state is not RunState.RUNNING, "the run did not end")
-    run = site.operator.run("bench")
+    testbed.operator.start("bench", settings, Digits().initial_weights(seed=0))
+    _wait(lambda: testbed.operator.run("bench").state is not RunState.RUNNING, "the run did not end")
+    run = testbed.operator.run("bench")
     if run.state is not RunState.SUCCEEDED:
         raise FedgrassError(run.reason)
-    (record,) = site.operator.rounds(run)
+    (record,) = testbed.operator.rounds(run)
     if len(record.participants) < len(UPLOADERS) or not all(one.bytes for one in record.participants):
-        message = f"not every device brought an update: {record.participants}"
+        message = f"not every device uploaded an update: {record.participants}"
         raise FedgrassError(message)
     return record.participants[0].bytes
 
 
-def _resting_trainers() -> dict[str, psutil.Process]:
-    """Return the trainers' processes, by thing, once their workers have gone."""
-    _wait(lambda: not running("components.trainer.worker"), "the trainers' workers did not go")
+def _idle_trainers() -> dict[str, psutil.Process]:
+    """Return the trainer processes by thing name, once their workers have ended."""
+    _wait(lambda: not running("components.trainer.worker"), "the trainers' workers did not end")
     return {process.environ()["AWS_IOT_THING_NAME"]: process for process in running("components.trainer")}
 
 
-def _processor_seconds(process: psutil.Process) -> dict[str, float]:
-    """Return the processor time of each thread, in seconds, by the scheduler: clock ticks are too coarse."""
+def _cpu_seconds(process: psutil.Process) -> dict[str, float]:
+    """Return the CPU seconds of each thread from the scheduler, since clock ticks are too coarse."""
     threads = Path(f"/proc/{process.pid}/task").iterdir()
     return {
         thread.name: int((thread / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
@@ -125,16 +130,16 @@ def _wait(condition: Callable[[], bool], failure: str) -> None:
 
 
 def measure_overhead(pairs: int) -> float:
-    """Return what ``TorchTask`` adds to the same training in plain torch, as a fraction of it."""
+    """Return the overhead of ``TorchTask`` as a fraction of the time of the same training in plain torch."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.rand(EXAMPLES, 1, 8, 8, generator=generator)
-    targets = torch.randint(0, 10, (EXAMPLES,), generator=generator)
+    inputs = torch.rand(_EXAMPLES, 1, 8, 8, generator=generator)
+    targets = torch.randint(0, 10, (_EXAMPLES,), generator=generator)
     task = TorchTask(make_model, TensorDataset(inputs, targets), TensorDataset(inputs, targets))
     weights = task.initial_weights(seed=0)
     settings: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
+        "epochs": _EPOCHS,
+        "batch_size": _BATCH,
         "learning_rate": LEARNING_RATE,
         "momentum": MOMENTUM,
         "precision": "float32",
@@ -148,7 +153,7 @@ def measure_overhead(pairs: int) -> float:
 
     ours()
     plain()
-    # One beside the other, each first as often as the other: a machine that others use changes all the time.
+    # In pairs, each of the two first equally often, since the speed of a shared machine varies.
     ratios = [
         _seconds(ours) / _seconds(plain) if number % 2 else 1 / (_seconds(plain) / _seconds(ours))
         for number in range(pairs)
@@ -157,24 +162,24 @@ def measure_overhead(pairs: int) -> float:
 
 
 def train_plainly(inputs: torch.Tensor, targets: torch.Tensor) -> None:
-    """Do the same training, written out: the loss of each batch is added up, as a user would to report it."""
+    """Train with plain torch, summing the loss of the batches as a user would to report it."""
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     model.train()
-    for _ in range(EPOCHS):
+    for _ in range(_EPOCHS):
         total = 0.0
         order = torch.randperm(len(targets))
-        for first in range(0, len(order), BATCH):
-            places = order[first : first + BATCH]
+        for first in range(0, len(order), _BATCH):
+            places = order[first : first + _BATCH]
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(inputs[places]), targets[places])
-            loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
+            loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
             optimizer.step()
             total += loss.item() * len(places)
 
 
 def _seconds(call: Callable[[], None]) -> float:
-    """Return the processor time of a call: of this process alone, whatever else the machine does."""
+    """Return the CPU seconds of a call in this process."""
     before = time.process_time()
     call()
     return time.process_time() - before
@@ -185,18 +190,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="10 seconds of rest and 6 pairs of trainings")
+    parser.add_argument("--quick", action="store_true", help="10 idle seconds and 6 pairs of trainings")
     quick = parser.parse_args().quick
     figures = measure(10.0, 6) if quick else measure(60.0, 20)
-    print(
-        f"a trainer at rest: {figures['idle_rss_mb']:.1f} MB, {figures['idle_cpu_percent']:.3f} % of a core"
-    )
-    print(f"one that uploads to S3 by itself: {figures['idle_rss_s3_mb']:.1f} MB")
-    print(f"a training: {figures['training_overhead']:+.1%} over the same loop in plain torch")
+    print(f"an idle trainer: {figures['idle_rss_mb']:.1f} MB, {figures['idle_cpu_percent']:.3f} % of a core")
+    print(f"an idle trainer that uploads directly to S3: {figures['idle_rss_s3_mb']:.1f} MB")
+    print(f"training: {figures['training_overhead']:+.1%} over the same loop in plain torch")
     print(f"an update of the digits' network: {figures['update_bytes']:,} bytes")
-    for name, aim in AIMS.items():
-        if figures[name] > aim:
-            print(f"{name} is above its aim of {aim:g}")
+    for name, target in TARGETS.items():
+        if figures[name] > target:
+            print(f"{name} exceeds its target of {target:g}")
     print(json.dumps({name: figures[name] for name in FIGURES}))
 
 

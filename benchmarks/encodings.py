@@ -1,13 +1,13 @@
-"""What each encoding costs and what it saves: bytes, accuracy after 10 rounds, seconds.
+"""The cost and benefit of each encoding: bytes, accuracy after 10 rounds, seconds.
 
     python -m benchmarks.encodings [--quick]
 
-Accuracy: digits over 6 simulated devices for 10 rounds of one epoch, in one process, with the real training
-and the real encoders and decoders, both ways where a row says so; measured on the images that no device
-trains on. The mean of 5 seeds (--quick: 1) with the lowest and the highest.
+Accuracy: 6 simulated devices train ``digits`` for 10 rounds of one epoch in one process, with the actual
+training, encoders and decoders, for uploads and, in the rows "both ways", downloads. Accuracy is measured on
+images that no device trains on: mean, lowest and highest of 5 seeds (--quick: 1).
 
-Seconds: to encode a model of 100 MB of normal noise (--quick: 20 MB, told per 100) into a file in memory, and
-to decode that file whole (float32 is not copied: its decoding costs nothing); the best of 3.
+Seconds: to encode a model of 100 MB of normal noise (--quick: 20 MB, scaled to 100) into a file in memory,
+and to decode that file (float32 is not copied, so that decoding takes no time); the best of 3.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from fedgrass.federation.encodings import Feedback
 from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.weights import Layout
 
-DEVICES, ROUNDS, EPOCHS = 6, 10, 1
-MEGABYTE = 1_000_000
+_DEVICES, _ROUNDS, _EPOCHS = 6, 10, 1
+_MEGABYTE = 1_000_000
 Model = dict[str, NDArray[Any]]
 
 
 class Wire(NamedTuple):
-    """What goes up and what comes down."""
+    """The encodings of uploads and of downloads."""
 
     upload: Encoding
     download: Encoding = Encoding()
 
 
-WIRES: Mapping[str, Wire] = {
+_WIRES: Mapping[str, Wire] = {
     "float32": Wire(Encoding()),
     "float16": Wire(Encoding(kind="float16")),
     "bfloat16": Wire(Encoding(kind="bfloat16")),
@@ -54,7 +54,7 @@ WIRES: Mapping[str, Wire] = {
 
 
 class Trained(NamedTuple):
-    """What one training over the fleet came to."""
+    """The result of one training."""
 
     accuracy: float
     update_bytes: int
@@ -62,12 +62,12 @@ class Trained(NamedTuple):
 
 
 def train(tasks: list[Digits], wire: Wire, seed: int) -> Trained:
-    """Train digits for all rounds over the wire."""
+    """Train ``digits`` for all rounds with the given encodings."""
     rng = np.random.default_rng(seed)
     model: Model = dict(tasks[0].initial_weights(seed))
     feedbacks: list[Feedback] = [{} for _ in tasks]
     update = download = b""
-    for number in range(ROUNDS):
+    for number in range(_ROUNDS):
         file = weights.encode(model)
         download = encodings.encode_model(file, wire.download)
         total = {name: np.zeros(array.shape) for name, array in model.items()}
@@ -75,11 +75,11 @@ def train(tasks: list[Digits], wire: Wire, seed: int) -> Trained:
         for task, feedback in zip(tasks, feedbacks, strict=True):
             start, layout = encodings.decode_model(download, wire.download)
             fit = task.fit(
-                start, {"epochs": EPOCHS, "seed": seed * ROUNDS + number}, lambda _: None, lambda: False
+                start, {"epochs": _EPOCHS, "seed": seed * _ROUNDS + number}, lambda _: None, lambda: False
             )
             begun = start if wire.upload.difference else None
-            kept = feedback if wire.upload.kind == "top_k" else None
-            update = file_of(encodings.encode(fit.weights, layout, wire.upload, rng, kept, begun))
+            error_feedback = feedback if wire.upload.kind == "top_k" else None
+            update = file_of(encodings.encode(fit.weights, layout, wire.upload, rng, error_feedback, begun))
             examples += fit.examples
             for name, array in encodings.decode(update, layout, wire.upload).items():
                 total[name] += np.asarray(array, np.float64) * fit.examples
@@ -99,7 +99,7 @@ def file_of(arrays: dict[str, weights.Encoded]) -> bytes:
 
 def seconds(encoding: Encoding, megabytes: int) -> dict[str, float]:
     """Return the seconds to encode and to decode 100 MB, and the bytes per parameter."""
-    count = megabytes * MEGABYTE // 4
+    count = megabytes * _MEGABYTE // 4
     values: Model = {"w": np.random.default_rng(1).standard_normal(count, dtype=np.float32)}
     layout = Layout({"w": weights.Array("F32", (count,), 0, count * 4)}, 0, count * 4)
     encoded, decoded, size = [], [], 0
@@ -126,21 +126,21 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one seed, 20 MB; under 60 s")
     quick = parser.parse_args().quick
-    tasks = [Digits(share=share, shares=DEVICES) for share in range(DEVICES)]
+    tasks = [Digits(share=share, shares=_DEVICES) for share in range(_DEVICES)]
     figures: dict[str, dict[str, float]] = {}
-    for name, wire in WIRES.items():
+    for name, wire in _WIRES.items():
         runs = [train(tasks, wire, seed) for seed in range(1 if quick else 5)]
-        found = [run.accuracy for run in runs]
+        accuracies = [run.accuracy for run in runs]
         figures[name] = {
             "update_bytes": runs[0].update_bytes,
             "download_bytes": runs[0].download_bytes,
-            "accuracy": round(statistics.mean(found), 4),
-            "lowest_accuracy": round(min(found), 4),
-            "highest_accuracy": round(max(found), 4),
+            "accuracy": round(statistics.mean(accuracies), 4),
+            "lowest_accuracy": round(min(accuracies), 4),
+            "highest_accuracy": round(max(accuracies), 4),
             **seconds(wire.upload, 20 if quick else 100),
         }
         print(f"{name:20} {figures[name]}", flush=True)
-    print(json.dumps({"devices": DEVICES, "rounds": ROUNDS, "encodings": figures}))
+    print(json.dumps({"devices": _DEVICES, "rounds": _ROUNDS, "encodings": figures}))
 
 
 if __name__ == "__main__":

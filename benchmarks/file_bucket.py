@@ -1,4 +1,4 @@
-"""A folder of files as the averager's bucket, for measurements: what is timed is then the averager alone."""
+"""A folder of files as the averager's bucket, so that a benchmark times only the averager."""
 
 import os
 from functools import cache
@@ -8,7 +8,7 @@ from fedgrass.federation.weights import Layout, read_layout
 
 
 class FileBucket:
-    """The part of ``Bucket`` that an average needs, over the files of a folder."""
+    """The part of the port ``Bucket`` that an aggregation uses, over the files of a folder."""
 
     lanes = 2
     range_bytes = 1024**2
@@ -19,11 +19,11 @@ class FileBucket:
         self._open = cache(lambda key: os.open(self.path(key), os.O_RDONLY))
 
     def path(self, key: str) -> Path:
-        """Return the file of a key."""
+        """Return the path of a key's file."""
         return self._folder / key.replace("/", "__")
 
     def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
-        """Fill ``target`` with the bytes from ``start`` on; no file changes while it is measured."""
+        """Fill ``target`` with the bytes from ``start``; return a constant version: files do not change."""
         while count := os.preadv(self._open(key), [target], start):
             if count == target.nbytes:
                 return "the only one"
@@ -45,9 +45,9 @@ class FileBucket:
 
 
 class FileWriter:
-    """Writes one file, over the one of that name if there is one.
+    """Writes one file, in place if it exists.
 
-    Its pages are used again: emptied first, it would be written to the disk as it is closed.
+    The file is not truncated first: then its pages are reused, and closing it does not write to the disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class FileWriter:
         self._file.write(data)
 
     def finish(self) -> None:
-        """Close the file, where what was written ends."""
+        """Truncate the file after the last byte written, and close it."""
         self._file.truncate()
         self._file.close()
 

@@ -1,10 +1,10 @@
-"""The processes that a measurement has started."""
+"""The processes that a benchmark has started."""
 
 import psutil
 
 
 def running(module: str) -> list[psutil.Process]:
-    """Return the processes below this one that run ``module``."""
+    """Return the descendants of this process that run ``python -m module``."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:

@@ -1,18 +1,19 @@
-"""What it costs to choose a cohort, and what each strategy makes of a fleet.
+"""The cost of choosing a cohort, and the effect of each selection strategy on a fleet.
 
     python -m benchmarks.selection [--quick]
 
-Opening: devices are written into the devices table of an embedded cloud, of which 90 % live, and a cohort of
-100 is chosen by a sample and by reading everybody. Rows read are what AWS would bill; the seconds are
-MiniStack's, which sorts and hashes its whole table for each request, so that only the rows say how it grows.
-A million devices are read through the same code from a table in memory, which counts. `choices` are the rows
-and requests of each kind of round: training and evaluation, of a number of devices and of all, and asking 5
-others in place of devices that were lost.
+Opening: the devices table of an embedded cloud has devices of which 90 % are live; a cohort of 100 is chosen
+from a sample, and from all devices. The rows read are what AWS would bill. The seconds are MiniStack's, which
+sorts and hashes its whole table for each request, so only the rows show how the cost grows. For a million
+devices, the same code reads a table in memory that counts the rows. ``choices`` are the rows and requests for
+each kind of round: training and evaluation, with a number of devices and with all, and 5 replacements for
+lost devices.
 
-Choosing: microseconds of each strategy over 10,000 candidates.
+Choosing: microseconds of each strategy for 10,000 candidates.
 
-Fleet: 200 devices, speeds log-normal, one in five a straggler (5 times as slow), 200 rounds with a cohort of
-20: the mean length of a round that waits for all and of one that closes at 80 %, and who is left out.
+Fleet: 200 devices of log-normal speed, one in five a straggler (5 times slower), 200 rounds with a cohort of
+20: the mean duration of a round that waits for all devices and of one that closes at 80 %, and how many
+devices are left out.
 """
 
 import argparse
@@ -34,16 +35,16 @@ from cloud_functions.aws.device_directory import DynamoDevices
 from fedgrass.federation.selection import SELECTIONS, Candidate, Choose, average_turnaround
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
-COHORT = 100
-DEAD_SHARE = 0.1
-_WRITES = 25  # rows: the most that one request takes
+_COHORT = 100
+_DEAD_SHARE = 0.1
+_WRITES = 25  # rows: the most that one request accepts
 _TRIES = 5
 _DEVICES, _ROUNDS, _ASKED = 200, 200, 20
-_FORGOTTEN = 100  # rounds
+_LONG_AGO = 100  # rounds
 
 
 def opening(cloud: EmbeddedCloud, devices: int) -> dict[str, Any]:
-    """Return the rows read and the seconds of choosing a cohort of a table with so many devices."""
+    """Return rows and seconds of choosing a cohort from a table with this number of devices."""
     client = cloud.client("dynamodb")
     table = f"bench-{devices}"
     client.create_table(
@@ -60,24 +61,24 @@ def opening(cloud: EmbeddedCloud, devices: int) -> dict[str, Any]:
     with _counted(client) as read:
         started = time.perf_counter()
         for seed in range(_TRIES):
-            found = directory.sample(NOW, COHORT, _rng(seed))
-            assert len(choose(found, COHORT, _rng(seed))) == COHORT  # noqa: S101  # a figure of nothing is none
+            found = directory.sample(NOW, _COHORT, _rng(seed))
+            assert len(choose(found, _COHORT, _rng(seed))) == _COHORT  # noqa: S101 - an empty choice measures nothing
         figures: dict[str, Any] = {
             "sample_seconds": round((time.perf_counter() - started) / _TRIES, 3),
             "sample_rows": sum(read) / _TRIES,
             "sample_requests": len(read) / _TRIES,
         }
         started = time.perf_counter()
-        assert len(choose(list(directory.seen_since(NOW)), COHORT, _rng(0))) == COHORT  # noqa: S101
+        assert len(choose(list(directory.seen_since(NOW)), _COHORT, _rng(0))) == _COHORT  # noqa: S101 - as above
         figures["full_seconds"] = round(time.perf_counter() - started, 3)
-        figures["choices"] = reads(directory, read, COHORT)
+        figures["choices"] = reads(directory, read, _COHORT)
     client.delete_table(TableName=table)
     return figures
 
 
 def _row(number: int) -> dict[str, Any]:
-    """Return a device's row as the heartbeat rule writes it."""
-    seen = NOW - 1 if number % round(1 / DEAD_SHARE) == 0 else NOW
+    """Return a device's row as the rule for heartbeats writes it."""
+    seen = NOW - 1 if number % round(1 / _DEAD_SHARE) == 0 else NOW
     return {
         "device": {"S": f"device-{number:07}"},
         "last_seen": {"N": str(seen)},
@@ -91,7 +92,7 @@ def _row(number: int) -> dict[str, Any]:
 
 @contextmanager
 def _counted(client: Any) -> Iterator[list[int]]:
-    """Collect the rows that each request of a scan reads."""
+    """Collect the number of rows that each request reads."""
     read: list[int] = []
 
     def count(parsed: dict[str, Any], **_: object) -> None:
@@ -108,16 +109,16 @@ def _counted(client: Any) -> Iterator[list[int]]:
 
 
 def opening_in_memory(devices: int) -> dict[str, Any]:
-    """Return the rows and requests of a sample of a table in memory."""
+    """Return the rows and requests of a sample from a table in memory."""
     table = HashedTable(devices)
     for seed in range(_TRIES):
-        assert len(table.sample(NOW, COHORT, _rng(seed))) >= COHORT  # noqa: S101
+        assert len(table.sample(NOW, _COHORT, _rng(seed))) >= _COHORT  # noqa: S101 - an empty sample measures nothing
     rows, requests = sum(table.read) / _TRIES, len(table.read) / _TRIES
-    return {"sample_rows": rows, "sample_requests": requests, "choices": reads(table, table.read, COHORT)}
+    return {"sample_rows": rows, "sample_requests": requests, "choices": reads(table, table.read, _COHORT)}
 
 
 def choosing(candidates: int) -> dict[str, float]:
-    """Return the microseconds of each strategy to choose a cohort."""
+    """Return the microseconds that each strategy needs to choose a cohort."""
     rng = _rng(0)
     fleet = [
         Candidate(
@@ -135,14 +136,14 @@ def choosing(candidates: int) -> dict[str, float]:
         times = []
         for seed in range(_TRIES):
             started = time.perf_counter()
-            choose(fleet, COHORT, _rng(seed))
+            choose(fleet, _COHORT, _rng(seed))
             times.append(time.perf_counter() - started)
         figures[name] = round(1e6 * min(times))
     return figures
 
 
 def fleet_rounds(choose: Choose) -> dict[str, float]:
-    """Return what a strategy makes of a simulated fleet."""
+    """Return the figures of a simulated fleet with a selection strategy."""
     rng = _rng(11)
     stragglers = _DEVICES // 5
     seconds = [rng.lognormvariate(math.log(10), 0.4) * (5 if n < stragglers else 1) for n in range(_DEVICES)]
@@ -163,7 +164,7 @@ def fleet_rounds(choose: Choose) -> dict[str, float]:
         "mean_cohort": round(statistics.mean(cohorts), 1),
         "empty_rounds": cohorts.count(0),
         "never_asked": sum(candidate.times_asked == 0 for candidate in fleet),
-        f"not_asked_for_{_FORGOTTEN}_rounds": sum((c.rounds_since_asked or 0) > _FORGOTTEN for c in fleet),
+        f"not_asked_for_{_LONG_AGO}_rounds": sum((c.rounds_since_asked or 0) > _LONG_AGO for c in fleet),
         "straggler_share": round(straggling / max(1, sum(cohorts)), 3),
     }
 
@@ -173,20 +174,20 @@ def _name(number: int) -> str:
 
 
 def _length(times: Sequence[float]) -> tuple[float, float]:
-    """Return when all and when 80 % have replied; a round of nobody takes no time."""
+    """Return the seconds until all and until 80 % have replied; 0 without devices."""
     ordered = sorted(times)
     return (ordered[-1], ordered[math.ceil(0.8 * len(ordered)) - 1]) if ordered else (0.0, 0.0)
 
 
 def _after(candidate: Candidate, seconds: float | None, rng: random.Random) -> Candidate:
-    """Return a candidate after a round in which it took ``seconds``, or was not asked."""
+    """Return a candidate after a round in which it took ``seconds``, or was not asked if None."""
     if seconds is None:
         older = (candidate.rounds_since_measured or 0) + 1 if candidate.times_asked else None
         return msgspec.structs.replace(candidate, rounds_since_measured=older, rounds_since_asked=older)
     return msgspec.structs.replace(
         candidate,
         average_seconds=average_turnaround(candidate.average_seconds, seconds),
-        # What it has taught already it does not teach again.
+        # A device's data teaches less each time.
         loss=2.3 * 0.95**candidate.times_asked * rng.lognormvariate(0, 0.1),
         rounds_since_measured=1,
         rounds_since_asked=1,
@@ -195,7 +196,7 @@ def _after(candidate: Candidate, seconds: float | None, rng: random.Random) -> C
 
 
 def _rng(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311  # figures that can be repeated, no secret
+    return random.Random(seed)  # noqa: S311 - repeatable figures, not a secret
 
 
 def main() -> None:
@@ -212,12 +213,12 @@ def main() -> None:
     ):
         for devices in (1_000, 10_000) if quick else (1_000, 10_000, 100_000):
             openings[str(devices)] = opening(cloud, devices)
-            print(f"{devices:9,} devices, cohort {COHORT}: {openings[str(devices)]}", flush=True)
+            print(f"{devices:9,} devices, cohort {_COHORT}: {openings[str(devices)]}", flush=True)
     for devices in (100_000, 1_000_000) if quick else (1_000_000,):
         openings[f"{devices} in memory"] = opening_in_memory(devices)
         print(f"{devices:9,} devices in memory: {openings[f'{devices} in memory']}", flush=True)
     microseconds = choosing(10_000)
-    print(f"microseconds to choose {COHORT} of 10,000 candidates: {microseconds}")
+    print(f"microseconds to choose {_COHORT} of 10,000 candidates: {microseconds}")
     fleets = {name: fleet_rounds(choose) for name, choose in SELECTIONS.items()}
     for name, figures in fleets.items():
         print(f"{name:18} {figures}")

@@ -1,4 +1,4 @@
-"""What choosing the devices of a round reads of the devices table, by the cloud functions' own code."""
+"""The rows of the devices table that the cloud functions read to choose the devices of a round."""
 
 import random
 from bisect import bisect_left
@@ -16,34 +16,34 @@ from fedgrass.federation.selection.sampling import anyone, sample_segments
 from fedgrass.federation.settings import parse_settings
 
 NOW = 1_700_000_000_000
-LOST = 5
+_LOST = 5  # devices to replace
 _TASKS = frozenset({"digits"})
 
 
 class HashedTable:
-    """A devices table in memory, whose segments are ranges of hashes; nine devices of ten live."""
+    """A devices table in memory whose segments are ranges of hashes; nine of ten devices are live."""
 
     def __init__(self, devices: int) -> None:
-        rng = random.Random(devices)  # noqa: S311  # figures that can be repeated, no secret
+        rng = random.Random(devices)  # noqa: S311 - repeatable figures, not a secret
         self._hashes = sorted(rng.random() for _ in range(devices))
-        self.read: list[int] = []  # rows, of each request
+        self.read: list[int] = []  # rows of each request
 
-    def seen_since(self, earliest: int) -> Iterator[Candidate]:  # noqa: ARG002
-        """Yield the devices that live."""
+    def seen_since(self, earliest: int) -> Iterator[Candidate]:  # noqa: ARG002 - the port's signature
+        """Yield the live devices."""
         return self._segment(0, 1)
 
     def sample(
         self,
-        earliest: int,  # noqa: ARG002
+        earliest: int,  # noqa: ARG002 - the port's signature
         wanted: int,
         rng: random.Random,
         suits: Callable[[Candidate], bool] = anyone,
     ) -> list[Candidate]:
-        """Return some of them; see ``DeviceDirectory``."""
+        """Return a sample of the live devices; see ``DeviceDirectory``."""
         return sample_segments(self._segment, wanted, rng, suits)
 
     def count(self, earliest: int) -> int:
-        """Return how many devices live."""
+        """Return the number of live devices."""
         return sum(1 for _ in self.seen_since(earliest))
 
     def find(self, device: str) -> Candidate | None:
@@ -58,12 +58,12 @@ class HashedTable:
 
 
 def reads(directory: DeviceDirectory, read: list[int], cohort: int) -> dict[str, dict[str, int]]:
-    """Return the rows and the requests of each kind of choice.
+    """Return the rows and requests for each kind of choice.
 
     Args:
         directory: the devices.
-        read: to which the directory adds the rows of each request.
-        cohort: how many devices a round asks, where that is a number.
+        read: the list to which the directory appends the rows of each request.
+        cohort: number of devices that a round asks, if not all.
     """
     held_out = [f"device-{number:07}" for number in range(1, cohort + 1)]
     evaluates = Open(2, 1, Work.EVALUATE)
@@ -74,27 +74,27 @@ def reads(directory: DeviceDirectory, read: list[int], cohort: int) -> dict[str,
         "evaluate_count": _round(directory, evaluates, evaluate_every=1, evaluate_count=cohort),
         "evaluate_held_out": _round(directory, evaluates, evaluate_every=1, held_out=held_out),
         "evaluate_all": _round(directory, evaluates, evaluate_every=1),
-        "replace": _others(directory, set(held_out), selection="random", count=cohort),
+        "replace": _replacements(directory, set(held_out), selection="random", count=cohort),
     }
     figures = {}
     for name, choose in chosen.items():
         read.clear()
-        assert choose(random.Random(7)) > 0  # noqa: S101, S311  # a figure of nothing is none
+        assert choose(random.Random(7)) > 0  # noqa: S101, S311 - an empty choice measures nothing
         figures[name] = {"rows": sum(read), "requests": len(read)}
     return figures
 
 
 def _round(directory: DeviceDirectory, step: Open, **settings: object) -> Callable[[random.Random], int]:
-    cloud, run = _cloud(directory), _run(**settings)
-    choose = cohorts._evaluators if step.work is Work.EVALUATE else cohorts._trainers  # noqa: SLF001  # unstored
-    return lambda rng: len(choose(cloud, run, rng).devices)
+    services, run = _services(directory), _run(**settings)
+    choose = cohorts._evaluators if step.work is Work.EVALUATE else cohorts._trainers  # noqa: SLF001 - without storing
+    return lambda rng: len(choose(services, run, rng).devices)
 
 
-def _others(
+def _replacements(
     directory: DeviceDirectory, known: set[str], **settings: object
 ) -> Callable[[random.Random], int]:
-    cloud, run = _cloud(directory), _run(**settings)
-    current = Round(
+    services, run = _services(directory), _run(**settings)
+    round_ = Round(
         run=run.name,
         number=1,
         attempt=1,
@@ -107,7 +107,7 @@ def _others(
         base_sha256="",
         base_bytes=0,
     )
-    return lambda _rng: len(cohorts.choose_others(cloud, run, current, known, LOST))
+    return lambda _rng: len(cohorts.choose_others(services, run, round_, known, _LOST))
 
 
 def _run(**settings: object) -> Run:
@@ -121,16 +121,16 @@ def _run(**settings: object) -> Run:
     )
 
 
-def _cloud(directory: DeviceDirectory) -> Services:
-    nothing = cast("Any", None)  # a choice reads the devices and nothing else
+def _services(directory: DeviceDirectory) -> Services:
+    unused = cast("Any", None)  # a choice reads only the devices
     return Services(
         fleet="bench",
-        rounds=nothing,
+        rounds=unused,
         devices=directory,
-        thing_groups=nothing,
-        bucket=nothing,
-        publisher=nothing,
-        alarms=nothing,
+        thing_groups=unused,
+        bucket=unused,
+        publisher=unused,
+        alarms=unused,
         now=lambda: NOW,
         log=PowertoolsLog("bench"),
         lease_seconds=60,

@@ -1,4 +1,4 @@
-"""Strategies as a user writes them, named in a run's settings as ``tests.own_strategies:<Class>``."""
+"""Custom strategies, named in a run's settings as ``tests.own_strategies:<Class>``."""
 
 import time
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import Contribution, Strategy, Survey
+from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, UpdateRefused
 
-Floats = NDArray[np.float64]
 NOT_A_CLASS = 7
 
 
 class GeometricShares(Strategy, frozen=True):
-    """Counts the examples by a power of them, and makes steps of a chosen length."""
+    """Weights updates by a power of their examples, and scales the change by a rate."""
 
     separable: ClassVar[bool] = True
 
@@ -26,26 +26,26 @@ class GeometricShares(Strategy, frozen=True):
     def share(self, contribution: Contribution) -> float:
         return float(contribution.examples**self.power)
 
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         return model + self.rate * change
 
 
 class RangeMiddle(Strategy, frozen=True):
-    """Takes the middle between the smallest and the largest change of each value, and remembers the mean."""
+    """Takes the middle of the smallest and the largest change of each value; the state sums the changes."""
 
     reads: ClassVar[Literal["sums", "columns"]] = "columns"
     state: ClassVar[tuple[str, ...]] = ("seen",)
 
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the strategy's signature
         return np.asarray((changes.min(axis=0) + changes.max(axis=0)) / 2)
 
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         state["seen"] += change
         return model + change
 
 
 class Longest(Strategy, frozen=True):
-    """Takes the longest change alone."""
+    """Takes only the longest change."""
 
     survey: ClassVar[Literal["", "norms", "products"]] = "norms"
 
@@ -69,34 +69,34 @@ class Raises(Strategy, frozen=True):
 
 
 class Exits(Strategy, frozen=True):
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         raise SystemExit(3)
 
 
 class WrongWeights(Strategy, frozen=True):
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         return np.ones(len(contributions) + 1)
 
 
 class WrongShape(RangeMiddle, frozen=True):
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the strategy's signature
         return np.zeros(changes.shape)
 
 
 class NotANumber(RangeMiddle, frozen=True):
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the strategy's signature
         return np.full(changes.shape[1], np.nan)
 
 
 class Overflows(Strategy, frozen=True):
-    """Is finite in float64, and not in the model's float32."""
+    """Returns values that are finite in float64, but not in the model's float32."""
 
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         return model + 1e300
 
 
 class SpoilsItsState(RangeMiddle, frozen=True):
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         state["seen"][:] = np.inf
         return model
 
@@ -111,15 +111,15 @@ class NeverEnds(Strategy, frozen=True):
         while True:
             try:
                 contributions = list(contributions) if survey is None else contributions[:]
-            except Exception:  # noqa: BLE001, S112  # as careless code does
+            except Exception:  # noqa: BLE001, S112  - as careless code does
                 continue
 
 
-broken: set[str] = set()  # what a test lets fail from some moment on, as a version that is deployed then
+broken: set[str] = set()  # what a test makes fail from a certain moment, like a newly deployed version
 
 
 class MadeOfNothing(Strategy, frozen=True):
-    """Looks at its options when it is made."""
+    """Runs code on construction."""
 
     def __post_init__(self) -> None:
         if "made" in broken:
@@ -128,7 +128,7 @@ class MadeOfNothing(Strategy, frozen=True):
         while "slow" in broken:
             try:
                 time.sleep(0.01)
-            except Exception:  # noqa: BLE001, S112  # as careless code does
+            except Exception:  # noqa: BLE001, S112  - as careless code does
                 continue
 
 
@@ -142,56 +142,56 @@ class RefusesItsOptions(Strategy, frozen=True):
 
 
 class RaisesLostRace(Strategy, frozen=True):
-    """Raises an error of the project's, after which its averager would look again for ever."""
+    """Raises an error of fedgrass after which the averager would try again indefinitely."""
 
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         message = "as if another averager had moved the round"
         raise LostRace(message)
 
 
 class RaisesNotYet(RangeMiddle, frozen=True):
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the strategy's signature
         message = "as if another averager held the lease"
         raise NotYet(message)
 
 
 class RefusesUpdates(Strategy, frozen=True):
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         message = "as if a device had sent nonsense"
         raise UpdateRefused(message)
 
 
 class GivesUpItself(Strategy, frozen=True):
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         message = "two are too few"
         raise AggregationFailed(message)
 
 
 class PopsItsState(RangeMiddle, frozen=True):
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         return model + state.pop("seen")
 
 
 class AddsToItsState(RangeMiddle, frozen=True):
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         state["more"] = change
         return model + change
 
 
 class ShortensItsState(RangeMiddle, frozen=True):
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         state["seen"] = state["seen"][1:]
         return model + change
 
 
 class StateOfWords(RangeMiddle, frozen=True):
-    def step(self, model: Floats, change: Floats, state: dict[str, Any], turn: int) -> Floats:  # noqa: ARG002
+    def step(self, model: Floats, change: Floats, state: dict[str, Any], turn: int) -> Floats:  # noqa: ARG002 - the strategy's signature
         state["seen"] = "words"
         return model + change
 
 
 class HugeShares(GeometricShares, frozen=True):
-    def share(self, contribution: Contribution) -> float:  # noqa: ARG002
+    def share(self, contribution: Contribution) -> float:  # noqa: ARG002 - the strategy's signature
         return 8e307
 
 
@@ -207,7 +207,7 @@ class WritesToTheWeights(RangeMiddle, frozen=True):
 
 
 class AsksOfTraining(Strategy, frozen=True):
-    """Has a half on the device."""
+    """Requires options of the devices' training."""
 
     temperature: float = 2.0
 
@@ -254,26 +254,26 @@ class NoStrategy:
 
 
 class DoubleWeights(Strategy, frozen=True):
-    """Goes twice as far as the mean."""
+    """Takes twice the mean change."""
 
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         return np.full(len(contributions), 2.0 / len(contributions))
 
 
 class NegativeWeights(Strategy, frozen=True):
-    """Goes away from its first update."""
+    """Gives the first update a negative weight."""
 
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - the strategy's signature
         weights = np.full(len(contributions), 2.0 / (len(contributions) - 1))
         weights[0] = -1.0
         return weights
 
 
 class BeyondAll(Strategy, frozen=True):
-    """Goes three times as far as the update that goes farthest."""
+    """Takes three times the largest change of each value."""
 
     reads: ClassVar[Literal["sums", "columns"]] = "columns"
 
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the strategy's signature
         farthest = np.take_along_axis(changes, np.abs(changes).argmax(axis=0)[None], axis=0)[0]
         return np.asarray(3 * farthest)

@@ -1,15 +1,17 @@
-"""The new global model of a round from the updates of its devices.
+"""How the N updates of a round become one new global model, in memory that N does not change.
 
-Read in this order:
+A model is cut into slices of a few megabytes. For each slice, the same values of all updates are read and
+combined to one change, the change is applied, and the new values are written, before the next slice is read.
+Read the modules in this order:
 
-- new_model: make, draft and keep the model and the server's state
-- aggregation_context: what the steps share; updates opened, weighted and clipped
-- guarded_strategy: the run's strategy, and the guard around it
-- combiner: slice by slice, all updates become one change
-- weighted_sum: the sum in a fixed order, and the updates that spoil one
-- reader_threads: many updates read at once; columns, norms and whole numbers
-- server_step: from the combined change to the new values
-- partial_sums: groups of updates summed while a large round is open
-- update_reader: a device's update file, read and checked
-- model_files: global models, in slices, streamed or held once
+- new_model: the steps of an aggregation, from the updates to the drafts; publishing these
+- aggregation_context: what the steps share; the weight of each update, refusal and clipping by norm
+- guarded_strategy: the run's strategy, and the checks around a custom one
+- update_reader: the file of an update, opened and checked, read slice by slice
+- combiner: all updates of a slice become one change, as a weighted sum or by columns
+- weighted_sum: the sum in a fixed order, and the search for the updates that spoil it
+- reader_threads: many updates read at once, as rows of a sum or as columns; norms and products
+- server_step: from the combined change to the new values; whole numbers beyond float64
+- model_files: models and server state read in slices, written in slices, or streamed
+- partial_sums: groups of updates summed while a large round is still open
 """

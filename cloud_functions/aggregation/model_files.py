@@ -1,7 +1,8 @@
-"""Global models and the server's state: read and written slice by slice, streamed, or held once.
+"""Global models and server state in the bucket: read and written slice by slice, or streamed in ranges.
 
-A file of any size can be hashed and checked while it streams by; only what is encoded as a whole, or
-copied under a condition, is held in memory.
+``ModelReader`` reads slices of a file in any order; ``ModelWriter`` writes a file from its slices in file
+order and hashes it on the way. ``fingerprint`` streams a file of any size through a few buffers to hash and
+check it; only ``whole`` holds a file in memory, for what has to be encoded as one piece.
 """
 
 import hashlib
@@ -16,15 +17,24 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.encodings.quantization import to_bfloat16
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.ports import Bucket
-from fedgrass.federation.weights import DTYPES, Array, Layout, finite, header, in_file_order
+from fedgrass.federation.weights import DTYPES, Array, Layout, finite, header, in_file_order, not_finite
 from fedgrass.federation.weights.slices import Piece, Slice, cut
 
-Floats = NDArray[np.float64]
-# The largest int64 is no float64, and the nearest one would wrap round.
+Bytes = NDArray[np.uint8]
+# The largest float64 below 2^63: the largest int64 itself is not a float64, and 2^63 would wrap around.
 LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
+LARGEST_MODEL = (
+    4 * 1024**3
+)  # bytes: S3 copies at most 5 GB in one request, and a start has a minute to read it
+LONGEST_WAIT = 900.0  # seconds for any read: the time limit of a Lambda function
+
+_RANGES_AT_ONCE = 4  # read concurrently
+_RANGE_VALUES = 2 * 1024**2
+_RANGE_BYTES = 8 * 1024**2
 
 
 class Stored(NamedTuple):
@@ -36,7 +46,7 @@ class Stored(NamedTuple):
 
 
 def in_type(layout: Layout, dtype: str) -> Layout:
-    """Return a layout with the arrays of ``layout`` in their order, all of one type; without a header."""
+    """Return a layout of the same arrays in file order, all of type ``dtype``, without a header."""
     size, position = DTYPES[dtype].itemsize, 0
     arrays = {}
     for name, array in in_file_order(layout).items():
@@ -48,14 +58,14 @@ def in_type(layout: Layout, dtype: str) -> Layout:
 
 @contextmanager
 def readable(key: str, named: str = "") -> Iterator[None]:
-    """Name the model or the state that an average needs and that cannot be read inside.
+    """Fail the aggregation, naming the file, if the model or state read inside is missing or damaged.
 
     Args:
-        key: its key.
-        named: what it is, with its key, for the error; empty: its key alone.
+        key: the key of the file.
+        named: what the file is, including its key, for the error; the key alone if empty.
 
     Raises:
-        AggregationFailed: it is not there, damaged, or not given by the store.
+        AggregationFailed: the file is missing, damaged, or not returned by the store.
     """
     try:
         yield
@@ -68,46 +78,40 @@ def readable(key: str, named: str = "") -> Iterator[None]:
 
 
 class ModelReader:
-    """Reads slices of a weights file of plain arrays, in any order, all of one version of it.
+    """Reads slices of a weights file of plain arrays in any order, all from one version of the object.
 
     Args:
-        bucket: where it lies.
-        key: its key.
-        layout: its layout, header included.
+        bucket: contains the file.
+        key: the key of the file.
+        layout: the layout of the file, including its header.
     """
 
     def __init__(self, bucket: Bucket, key: str, layout: Layout) -> None:
         self._bucket = bucket
         self._key = key
         self._layout = layout
-        self._version = ""  # of the file: the one that was there at the first read
+        self._version = ""  # of the object, fixed by the first read
         self.lanes, self.range_bytes = bucket.lanes, bucket.range_bytes
 
     def values(self, part: Slice) -> Floats:
-        """Return a slice's values as float64, shape (L,).
+        """Return the values of a slice, float64 array of shape (L,).
 
         Raises:
-            AggregationFailed: the file is not there, or cannot be read: no update is to blame for that.
+            AggregationFailed: the file is missing or cannot be read; no update is to blame.
         """
         row = np.empty(part.length)
         self._read_into(part, row)
         return row
 
-    def begin(self, first: Slice | None = None) -> None:
-        """Begin anywhere: slices are read in any order."""
-
-    def finish(self) -> None:
-        """End: there is nothing left to check."""
-
     def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
-        """Return a slice's values, shape (L,), in a type: float64 unless it is given."""
+        """Return the values of a slice, array of shape (L,) and type ``dtype``, by default float64.
+
+        Raises:
+            AggregationFailed: the file is missing or cannot be read.
+        """
         row = np.empty(part.length, dtype=dtype or np.float64)
         self._read_into(part, row)
         return row
-
-    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:  # noqa: ARG002
-        """Read a slice's values into ``row``, shape (L,), float32 or float64."""
-        self._read_into(part, row)
 
     def _read_into(self, part: Slice, row: NDArray[Any]) -> None:
         start = self._place(part.pieces[0])
@@ -134,14 +138,14 @@ class ModelReader:
 
 
 class ModelWriter:
-    """Writes a weights file of plain arrays from its slices, in order; whole or not at all.
+    """Writes a weights file of plain arrays from its slices, in file order; a failed write leaves no file.
 
     Args:
-        bucket: where it is to lie.
-        key: its key.
-        layout: its arrays; the header is made anew.
-        maker: who made the values, for the error that names it.
-        bare: whether it is a part of a file, without a header.
+        bucket: receives the file.
+        key: the key of the file.
+        layout: the arrays of the file; a new header is written for them.
+        maker: what computed the values, for error messages.
+        bare: whether to omit the header, because the file is one part of another.
     """
 
     def __init__(self, bucket: Bucket, key: str, layout: Layout, maker: str, *, bare: bool = False) -> None:
@@ -167,26 +171,30 @@ class ModelWriter:
             self._object.abort()
 
     def write(self, part: Slice, values: NDArray[Any]) -> None:
-        """Write a slice's values, shape (L,), each array in its own type.
+        """Write the next slice, each array converted to its type in the layout.
+
+        Args:
+            part: the slice.
+            values: float64, float32 or int64 array of shape (L,).
 
         Raises:
-            AggregationFailed: a value is not finite in its type.
+            AggregationFailed: a value is not finite in the type of its array.
         """
         position = 0
         for piece in part.pieces:
-            own = _cast(values[position : position + piece.length], self._layout.arrays[piece.name].dtype)
-            if (own.dtype.kind == "f" or own.dtype == DTYPES["BF16"]) and not finite(own).all():
+            cast = _cast(values[position : position + piece.length], self._layout.arrays[piece.name].dtype)
+            if (cast.dtype.kind == "f" or cast.dtype == DTYPES["BF16"]) and not finite(cast).all():
                 message = f"{self._maker} made values that are not finite, in array {piece.name!r}"
                 raise AggregationFailed(message)
-            self._write(own.view(np.uint8).data)
+            self._write(cast.view(np.uint8).data)
             position += piece.length
 
     def write_raw(self, data: memoryview) -> None:
-        """Write bytes that come next in the file."""
+        """Write the next bytes of the file as they are."""
         self._write(data)
 
     def stored(self) -> Stored:
-        """Return what was written, once all slices were."""
+        """Return key, SHA-256 and size of the file, once all slices are written."""
         return Stored(self._key, self._sha256.hexdigest(), self._bytes)
 
     def _write(self, data: bytes | memoryview) -> None:
@@ -196,85 +204,93 @@ class ModelWriter:
 
 
 def joined(bucket: Bucket, key: str, layout: Layout, parts: Iterable[tuple[str, int]]) -> Stored:
-    """Write a file of bare parts, (key, bytes) in their order; return what was written."""
-    with ModelWriter(bucket, key, layout, "the shards") as whole:
+    """Concatenate bare parts into one weights file.
+
+    Args:
+        bucket: contains the parts and receives the file.
+        key: the key of the file.
+        layout: the arrays of the file.
+        parts: key and size in bytes of each part, in file order.
+
+    Raises:
+        KeyError: a part is missing.
+    """
+    with ModelWriter(bucket, key, layout, "the shards") as file:
         for part, size in parts:
             for start in range(0, size, bucket.range_bytes):
                 piece = np.empty(min(bucket.range_bytes, size - start), dtype=np.uint8)
                 bucket.read_into(part, start, piece.data)
-                whole.write_raw(piece.data)
-    return whole.stored()
+                file.write_raw(piece.data)
+    return file.stored()
 
 
 def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Convert values to the type of their array; overflow becomes infinity, which the caller rejects."""
     if dtype == "BF16":
-        with np.errstate(over="ignore"):  # infinite then, and refused as that
+        with np.errstate(over="ignore"):
             return to_bfloat16(values.astype(np.float32))
     target = DTYPES[dtype]
     if target.kind == "f":
-        with np.errstate(over="ignore"):  # infinite then, and refused as that
+        with np.errstate(over="ignore"):
             return np.ascontiguousarray(values, dtype=target)
-    if values.dtype.kind == "i":  # digits that no float has
+    if values.dtype.kind == "i":  # int64 from server_step.settled, with digits that float64 cannot hold
         return np.asarray(values.astype(target))
-    whole = np.rint(values)
+    rounded = np.rint(values)
     if target == np.int64:
-        whole = np.minimum(whole, LARGEST_INT64)
-    return np.asarray(whole.astype(target))
-
-
-LARGEST_MODEL = 4 * 1024**3  # bytes: S3 copies 5 GB at once, and a start has a minute to read it
-_AT_ONCE = 4  # ranges that are read at the same time
-_VALUES = 2 * 1024**2  # of a range
-_RANGE_BYTES = 8 * 1024**2
-_LONGEST = 900.0  # seconds: a Lambda function has no more
-
-Bytes = NDArray[np.uint8]
+        rounded = np.minimum(rounded, LARGEST_INT64)
+    return np.asarray(rounded.astype(target))
 
 
 class Fingerprint(NamedTuple):
-    """What is known of a file that was read from end to end."""
+    """What is known about a file that was read from start to end."""
 
     sha256: str
     bytes: int
     layout: Layout
-    version: str = ""  # that was read
+    version: str = ""  # of the object that was read
 
 
 def fingerprint(bucket: Bucket, key: str, *, check: bool = False) -> Fingerprint:
-    """Read a weights file of any size in ranges; return what devices are told of it.
+    """Hash a weights file of any size, reading it in ranges.
 
     Args:
-        bucket: where it lies.
-        key: its key.
-        check: whether its values have to be finite.
+        bucket: contains the file.
+        key: the key of the file.
+        check: whether to check that all values are finite.
 
     Raises:
-        KeyError: it is not there.
-        UpdateRefused: it is no weights file, too large, was replaced while it was read, or has values that
-            are not finite.
+        KeyError: the file is missing.
+        UpdateRefused: it is not a weights file, is too large, was replaced while it was read, or has values
+            that are not finite.
     """
     layout = bucket.read_layout(key)
     if layout.file_bytes > LARGEST_MODEL:
         message = f"object {key} has {layout.file_bytes} bytes; {LARGEST_MODEL} is the most a model may have"
         raise UpdateRefused(message)
-    parts = list(cut(layout, _VALUES))
+    parts = list(cut(layout, _RANGE_VALUES))
     ranges = (_range_of(layout, part) for part in parts)
     head = np.empty(layout.header_bytes, dtype=np.uint8)
     version = bucket.read_into(key, 0, head.data)
-    found = hashlib.sha256(head.data)
+    digest = hashlib.sha256(head.data)
     for part, raw in zip(parts, _read_ahead(bucket, key, ranges, version), strict=True):
-        found.update(raw.data)
+        digest.update(raw.data)
         if check:
-            _check(layout, part, raw)
-    return Fingerprint(found.hexdigest(), layout.file_bytes, layout, version)
+            _check_finite(layout, part, raw)
+    return Fingerprint(digest.hexdigest(), layout.file_bytes, layout, version)
 
 
 def whole(bucket: Bucket, key: str, size: int, version: str = "") -> bytearray:
-    """Return a file of ``size`` bytes, in no more memory than that and the ranges on their way.
+    """Return the bytes of a file; needs its size and a few ranges of memory.
+
+    Args:
+        bucket: contains the file.
+        key: the key of the file.
+        size: bytes of the file.
+        version: the version of the object to read; any if empty.
 
     Raises:
-        KeyError: it is not there.
-        UpdateRefused: it is not ``version`` any more, if that is given.
+        KeyError: the file is missing.
+        UpdateRefused: the object is no longer of ``version``.
     """
     data = bytearray(size)
     starts = range(0, size, _RANGE_BYTES)
@@ -285,32 +301,32 @@ def whole(bucket: Bucket, key: str, size: int, version: str = "") -> bytearray:
 
 
 def _read_ahead(bucket: Bucket, key: str, ranges: Iterable[tuple[int, int]], version: str) -> Iterator[Bytes]:
-    """Yield the bytes of ranges (start, count) in their order, with some of the next ones under way."""
+    """Yield the bytes of each range (start, count) in order, while the next ones are being read."""
 
     def read(start: int, count: int) -> Bytes:
         raw = np.empty(count, dtype=np.uint8)
         bucket.read_into(key, start, raw.data, version)
         return raw
 
-    waiting: deque[Future[Bytes]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="range") as pool:
+    pending: deque[Future[Bytes]] = deque()
+    with ThreadPoolExecutor(_RANGES_AT_ONCE, thread_name_prefix="range") as pool:
         for start, count in ranges:
-            waiting.append(pool.submit(read, start, count))
-            if len(waiting) == _AT_ONCE:
-                yield waiting.popleft().result(_LONGEST)
-        while waiting:
-            yield waiting.popleft().result(_LONGEST)
+            pending.append(pool.submit(read, start, count))
+            if len(pending) == _RANGES_AT_ONCE:
+                yield pending.popleft().result(LONGEST_WAIT)
+        while pending:
+            yield pending.popleft().result(LONGEST_WAIT)
 
 
 def _range_of(layout: Layout, part: Slice) -> tuple[int, int]:
-    """Return where the bytes of a slice begin in the file, and how many there are."""
+    """Return the offset of a slice in the file and its size in bytes."""
     first, last = part.pieces[0], part.pieces[-1]
     start = layout.arrays[first.name].start + _bytes(layout, first, first.start)
     end = layout.arrays[last.name].start + _bytes(layout, last, last.stop)
     return layout.header_bytes + start, end - start
 
 
-def _check(layout: Layout, part: Slice, raw: Bytes) -> None:
+def _check_finite(layout: Layout, part: Slice, raw: Bytes) -> None:
     position = 0
     for piece in part.pieces:
         array = layout.arrays[piece.name]
@@ -318,10 +334,7 @@ def _check(layout: Layout, part: Slice, raw: Bytes) -> None:
         good = finite(raw[position : position + size].view(DTYPES[array.dtype]))
         position += size
         if not good.all():
-            place = np.unravel_index(piece.start + int(np.argmin(good)), array.shape)
-            first = tuple(int(index) for index in place)
-            message = f"array {piece.name!r} has values that are not finite, the first at {first}"
-            raise UpdateRefused(message)
+            raise UpdateRefused(not_finite(piece.name, good, array.shape, piece.start))
 
 
 def _bytes(layout: Layout, piece: Piece, values: int) -> int:

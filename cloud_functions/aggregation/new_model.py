@@ -1,4 +1,9 @@
-"""The new global model of a round, and what the server keeps beside it: drafted, and kept once it closed."""
+"""The new global model of a round and the server state: drafted under a lease, kept once the round closed.
+
+``make`` reads top to bottom what an aggregation does: open the updates, combine them slice by slice, step
+each slice, write it to the draft. Slices are written as they come, so the memory does not grow with the
+model. ``keep`` later copies the drafts to their final keys.
+"""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -6,11 +11,10 @@ from functools import partial
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy
-from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner, named, open_updates
-from cloud_functions.aggregation.combiner import Change, Combiner, Sum
+from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner
+from cloud_functions.aggregation.combiner import Combiner, PartialSum
 from cloud_functions.aggregation.model_files import (
     ModelReader,
     ModelWriter,
@@ -20,11 +24,12 @@ from cloud_functions.aggregation.model_files import (
     readable,
     whole,
 )
-from cloud_functions.aggregation.server_step import ServerStep
+from cloud_functions.aggregation.server_step import Change, ServerStep
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.initial_models import too_large
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
+from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.encodings import encode_model, is_encoded
 from fedgrass.federation.errors import (
     AggregationFailed,
@@ -41,62 +46,66 @@ from fedgrass.federation.weights.auxiliary_state import carried_layout
 from fedgrass.federation.weights.slices import Slice
 from fedgrass.federation.weights.trained_arrays import averaged_arrays, is_statistic
 
-Floats = NDArray[np.float64]
 _MOST_SHOWN = 8  # arrays that a warning names
 
 
 class Made(Struct, frozen=True):
-    """The model that a round's end left to the next round."""
+    """The model of a closed round, from which the next round starts."""
 
     sha256: str
     bytes: int
-    download_sha256: str = ""  # of the file that devices download in its place; empty: there is none
+    download_sha256: str = ""  # of the encoded file that devices download instead; empty if there is none
     download_bytes: int = 0
-    carried: Carried = {}  # what devices need beside it for their training
+    carried: Carried = {}  # auxiliary state that devices need for their training, by name
 
 
-def make(making: AggregationContext, replies: Sequence[Participant], groups: Sequence[Sum]) -> Made:
-    """Write the drafts of a round's new model and of the server's state, in this process.
+def make(context: AggregationContext, replies: Sequence[Participant], groups: Sequence[PartialSum]) -> Made:
+    """Write the drafts of a round's new model and of the server state, in this process.
+
+    Args:
+        context: of the aggregation.
+        replies: whose updates are read.
+        groups: partial sums of the other updates.
 
     Raises:
         BadReplies: some updates must not enter the average.
+        BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
-    with named(replies):
-        combined = combiner(making, open_updates(making, replies))
-        step = step_of(making, combined, groups)
-        changes = aggregation_context.changes(making, combined, step, replies, groups)
-        files = write(making, changes, step, lambda file: draft(making.round, file), counted=len(replies))
-    warn_of_guesses(making, step)
-    return finished(making, files)
+    combined = combiner(context, context.open_updates(replies))
+    step = step_of(context, combined, groups)
+    changes = aggregation_context.changes(context, combined, step, replies, groups)
+    files = write(context, changes, step, lambda file: draft(context.round, file), counted=len(replies))
+    warn_of_guesses(context, step)
+    return finished(context, files)
 
 
-def step_of(making: AggregationContext, combined: Combiner, groups: Sequence[Sum] = ()) -> ServerStep:
-    """Return what makes the new values of a model, once the updates have voted on what gradients move."""
+def step_of(context: AggregationContext, combined: Combiner, groups: Sequence[PartialSum] = ()) -> ServerStep:
+    """Return the server step for updates and partial sums, whose votes decide which arrays are averaged."""
     votes = sum((group.votes for group in groups), combined.votes)
-    averaged = averaged_arrays(making.arrays, votes)
+    averaged = averaged_arrays(context.arrays, votes)
     settle = partial(combined.settled, alone=not groups)
-    turn = making.round.number - making.run.progress.evaluations
-    guess = making.guarded.steps and not votes.is_declared
-    return ServerStep(making.guarded, making.layout, averaged, settle, turn=turn, guess=guess)
+    turn = context.round.number - context.run.progress.evaluations
+    guess = context.guarded.steps and not votes.is_declared
+    return ServerStep(context.guarded, context.layout, averaged, settle, turn=turn, guess=guess)
 
 
-def warn_of_guesses(making: AggregationContext, step: ServerStep) -> None:
-    """Warn of arrays that were averaged though the updates do not declare which ones gradients move."""
+def warn_of_guesses(context: AggregationContext, step: ServerStep) -> None:
+    """Warn of arrays that were averaged by a guess: updates do not declare which arrays gradients move."""
     if not step.guess:
         return
-    by_name = [name for name in making.arrays if is_statistic(name)]
+    by_name = [name for name in context.arrays if is_statistic(name)]
     if guessed := [*by_name, *sorted(step.guessed)]:
         shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
-        making.services.tell(
-            making.round,
+        context.services.tell(
+            context.round,
             "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
             f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
         )
 
 
-def write(  # noqa: PLR0913 # it is what a model is made of
-    making: AggregationContext,
+def write(  # noqa: PLR0913 - everything that a model is made of
+    context: AggregationContext,
     changes: Generator[Change],
     step: ServerStep,
     key_of: Callable[[str], str],
@@ -104,163 +113,182 @@ def write(  # noqa: PLR0913 # it is what a model is made of
     counted: int,
     bare: bool = False,
 ) -> dict[str, Stored]:
-    """Write the files of the model and of the state, slice by slice; return them: ``model``, and each state.
+    """Write the files of the model and of the server state, slice by slice.
 
     Args:
-        making: what is made.
+        context: of the aggregation.
         changes: the combined changes, in order.
-        step: what makes the new values of them.
-        key_of: the key of the file ``model``, and of each state by its name.
-        counted: of how many updates.
+        step: computes the new values.
+        key_of: returns the key of a file by its name: ``model``, or the name of a state.
+        counted: the number of updates in the changes.
         bare: whether the files are parts of others, without a header.
 
+    Returns:
+        The files by name.
+
     Raises:
-        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
-        BadSums: one of the sums that were made before has such an update in it.
-        AggregationFailed: the strategy cannot make a model, and no update is to blame for that.
+        BadReplies: some updates must not enter the average, or the strategy cannot use them.
+        BadPartialSums: a partial sum contains such an update.
+        AggregationFailed: the strategy cannot make a model, and no update is to blame.
     """
-    guarded = making.guarded
-    before = _state_before(making)
+    guarded = context.guarded
+    before = _state_before(context)
     with ExitStack() as files:
 
-        def begun(file: str, of: Layout) -> ModelWriter:
-            writer = ModelWriter(
-                making.services.bucket, key_of(file), of, f"aggregation {guarded.name!r}", bare=bare
-            )
+        def opened(file: str, layout: Layout) -> ModelWriter:
+            maker = f"aggregation {guarded.name!r}"
+            writer = ModelWriter(context.services.bucket, key_of(file), layout, maker, bare=bare)
             return files.enter_context(writer)
 
-        model = begun("model", making.layout)
-        states = {name: begun(name, _state_layout(making, name)) for name in before}
+        model = opened("model", context.layout)
+        states = {name: opened(name, _state_layout(context, name)) for name in before}
         carried = {name: states.pop(name) for name in guarded.strategy.carried}
 
-        def write_slice(made: Change) -> None:
-            part = made.part
-            if name := _carried_in(making, part):
-                kept_before = before[name](part)
-                values = guarded.carry(kept_before.copy(), made.change, counted, making.round.asked)
-                carried[name].write(part, step.carried(part, kept_before, values))
+        def write_slice(change: Change) -> None:
+            part = change.part
+            if name := _carried_in(context, part):
+                old = before[name](part)
+                values = guarded.carry(old.copy(), change.change, counted, context.round.asked)
+                carried[name].write(part, step.carried(part, old, values))
                 return
-            kept = {name: before[name](part) for name in states}
-            model.write(part, step.values(made, kept))
-            for name, state in states.items():
-                state.write(part, kept[name])
+            state = {name: before[name](part) for name in states}
+            model.write(part, step.values(change, state))
+            for name, file in states.items():
+                file.write(part, state[name])
 
-        with closing(changes):  # its buffers are free before the others are averaged
-            for made in changes:
+        with closing(changes):  # frees its buffers before a retry without the bad updates
+            for change in changes:
                 try:
-                    write_slice(made)
+                    write_slice(change)
                 except AggregationFailed:
-                    made.refuse_outliers(made.part)
+                    change.refuse_outliers(change.part)
                     raise
     return {name: file.stored() for name, file in {"model": model, **states, **carried}.items()}
 
 
-def _state_layout(making: AggregationContext, name: str) -> Layout:
-    """Return the arrays of a part of the server's state."""
-    if name in making.guarded.strategy.carried:
-        return carried_layout(making.layout, [name])
-    return in_type(making.layout, "F32")
+def _state_layout(context: AggregationContext, name: str) -> Layout:
+    """Return the layout of a file of the server state."""
+    if name in context.guarded.strategy.carried:
+        return carried_layout(context.layout, [name])
+    return in_type(context.layout, "F32")
 
 
-def _carried_in(making: AggregationContext, part: Slice) -> str:
-    """Return what a slice carries beside the model; empty if it is of the model."""
+def _carried_in(context: AggregationContext, part: Slice) -> str:
+    """Return the name of the auxiliary state that a slice is of; empty if it is of the model."""
     first = part.pieces[0].name
-    return "" if first in making.layout.arrays else first.partition(":")[0]
+    return "" if first in context.layout.arrays else first.partition(":")[0]
 
 
-def finished(making: AggregationContext, files: Mapping[str, Stored]) -> Made:
-    """Return what was made, once its files are drafted.
+def finished(context: AggregationContext, files: Mapping[str, Stored]) -> Made:
+    """Return the new model once its files are drafted; also draft the encoded download if the run has one.
 
-    Drafts the file that devices download in the model's place too, if the run has them download another.
+    Args:
+        context: of the aggregation.
+        files: the model and the states by name, as :func:`write` returns them.
+
+    Raises:
+        AggregationFailed: the model cannot be encoded, or is too large for that.
     """
-    encoding, bucket, of = making.run.settings.download, making.services.bucket, making.round
+    encoding, bucket, round_ = context.run.settings.download, context.services.bucket, context.round
     model = files["model"]
     carried: Carried = {
         name: CarriedFile(
-            key=object_keys.state(of.run, of.number, name), sha256=files[name].sha256, bytes=files[name].bytes
+            key=object_keys.state(round_.run, round_.number, name),
+            sha256=files[name].sha256,
+            bytes=files[name].bytes,
         )
-        for name in making.guarded.strategy.carried
+        for name in context.guarded.strategy.carried
     }
-    if not is_encoded(making.layout, encoding):
+    if not is_encoded(context.layout, encoding):
         return Made(model.sha256, model.bytes, carried=carried)
-    if model.bytes > making.services.largest_held:
+    if model.bytes > context.services.largest_held:
         raise AggregationFailed(
-            too_large(making.services, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
+            too_large(context.services, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
         )
     try:
         encoded = encode_model(whole(bucket, model.key, model.bytes), encoding)
     except UpdateRefused as error:
         message = f"the new model cannot be sent to devices in the download_encoding {encoding.kind}: {error}"
         raise AggregationFailed(message) from error
-    bucket.write(draft(of, encoding.kind), encoded)
+    bucket.write(draft(round_, encoding.kind), encoded)
     return Made(model.sha256, model.bytes, sha256(encoded), len(encoded), carried)
 
 
-def _state_before(making: AggregationContext) -> Mapping[str, Callable[[Slice], Floats]]:
-    """Return how each array of the server's state is read as the last model left it; zeros at first."""
-    names, bucket, of = making.guarded.strategy.state, making.services.bucket, making.round
-    if not of.base:
+def _state_before(context: AggregationContext) -> Mapping[str, Callable[[Slice], Floats]]:
+    """Return a reader of each server state as it was at the base model: zeros at the initial model."""
+    names, bucket, round_ = context.guarded.strategy.state, context.services.bucket, context.round
+    if not round_.base:
         return dict.fromkeys(names, lambda part: np.zeros(part.length))
-    found = {}
+    readers = {}
     for name in names:
-        key = object_keys.state(of.run, of.base, name)
+        key = object_keys.state(round_.run, round_.base, name)
         try:
             with readable(key):
                 layout = bucket.read_layout(key)
         except AggregationFailed as error:
             message = f"the server's state {error}; start another run from that model"
             raise AggregationFailed(message) from error
-        found[name] = ModelReader(bucket, key, layout).values
-    return found
+        readers[name] = ModelReader(bucket, key, layout).values
+    return readers
 
 
-def keep(services: Services, run: Run, closed: Round) -> None:
-    """Give the drafts of the lease that closed a round their lasting keys, each once.
+def keep(services: Services, run: Run, closed_round: Round) -> None:
+    """Copy the drafts of the lease that closed a round to their final keys.
 
-    Repeating it does no harm, and what is there is never written over.
+    Idempotent; never overwrites an existing object.
 
     Raises:
-        RunBehind: the bucket has another model of that round.
-        DraftLost: a draft is gone, and what it was to become is not there.
+        RunBehind: the bucket contains another model of that round.
+        DraftLost: a draft is gone, and its final key does not exist.
     """
-    copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
+    run_name, number = closed_round.run, closed_round.number
+    copies = {"model": (object_keys.model(run_name, number), closed_round.model_sha256)}
     try:
         names = guarded_strategy.load(run.settings).state
-    except SettingsError as error:  # it was deployed away in between; the next round says so too
-        services.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
+    except SettingsError as error:  # no longer deployed; the next round fails for that reason too
+        services.log(f"{run_name}: the server's state of round {number} is not kept: {error}")
         names = ()
     for name in names:
-        carried = closed.carried.get(name)
-        copies[name] = (object_keys.state(closed.run, closed.number, name), carried.sha256 if carried else "")
-    if closed.download_sha256:
+        carried = closed_round.carried.get(name)
+        copies[name] = (object_keys.state(run_name, number, name), carried.sha256 if carried else "")
+    if closed_round.download_sha256:
         kind = run.settings.download_encoding
-        copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
+        copies[kind] = (object_keys.encoded_model(run_name, number, kind), closed_round.download_sha256)
     for file, (key, expected) in copies.items():
-        _keep_once(services, closed, file, key, expected)
+        _keep_once(services, closed_round, file, key, expected)
 
 
-def _keep_once(services: Services, closed: Round, file: str, key: str, expected: str) -> None:
-    """Copy a draft to its lasting key, unless the same is there.
+def _keep_once(services: Services, closed_round: Round, file: str, key: str, expected: str) -> None:
+    """Copy a draft to its final key, unless the same file is there.
 
-    ``expected`` is its SHA-256, if that is known.
+    Args:
+        services: the ports of the cloud functions.
+        closed_round: the round.
+        file: the name of the draft.
+        key: the final key.
+        expected: the SHA-256 of the file; empty if unknown.
+
+    Raises:
+        RunBehind: another file is at the key.
+        DraftLost: the draft is gone, and the key is empty.
     """
     try:
-        if services.bucket.copy_once(draft(closed, file), key):
+        if services.bucket.copy_once(draft(closed_round, file), key):
             return
     except KeyError as error:
         if not services.bucket.exists(key):
-            message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
+            message = f"the draft {draft(closed_round, file)} is gone, and {key} is not there"
             raise DraftLost(message) from error
-    if not expected:  # of the server's state nothing is written down; it goes with the model
+    if not expected:  # the round records no hash of this state
         return
     try:
-        found = fingerprint(services.bucket, key).sha256
+        actual = fingerprint(services.bucket, key).sha256
     except UpdateRefused as error:
-        found = str(error)
-    if found != expected:
-        raise RunBehind(manifests.behind(closed.run, key))
+        actual = str(error)
+    if actual != expected:
+        raise RunBehind(manifests.behind(closed_round.run, key))
 
 
-def draft(of: Round, file: str) -> str:
-    """Return the key of a draft of the lease that a round has."""
-    return object_keys.draft(of.run, of.number, of.attempt, of.lease, file)
+def draft(round_: Round, file: str) -> str:
+    """Return the key of a draft file, by the lease that the round has."""
+    return object_keys.draft(round_.run, round_.number, round_.attempt, round_.lease, file)

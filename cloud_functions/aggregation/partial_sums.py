@@ -1,10 +1,10 @@
 """Partial sums: while a large round is open, other averagers sum groups of the counted replies.
 
-A reply is counted in the group that is filling at that moment, and the full group is handed over. A
-group's sum is made once: its file is named by the updates that are in it, is read from front to back and
-checked on the way; a manifest, written once, describes it. The averager that closes the round takes the
-finished groups and reads all other updates itself, so a group's averager that died, or a damaged sum,
-costs no more than that.
+A reply is counted into the group that is filling at that moment; a full group is handed over to another
+averager. The name of a sum's file is derived from the updates in it; a manifest, written once, describes it.
+The averager that closes the round takes the completed groups, checking each sum while it reads it from front
+to back, and reads all other updates itself: a group whose averager died, or whose sum is damaged, costs time
+and nothing else.
 """
 
 import hashlib
@@ -20,9 +20,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context
-from cloud_functions.aggregation.aggregation_context import AggregationContext, BadReplies
-from cloud_functions.aggregation.combiner import Sum
-from cloud_functions.aggregation.model_files import ModelWriter, in_type
+from cloud_functions.aggregation.aggregation_context import AggregationContext
+from cloud_functions.aggregation.combiner import PartialSum
+from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelWriter, in_type
+from cloud_functions.aggregation.update_reader import BadReplies
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.means import example_cap
@@ -35,149 +36,172 @@ from fedgrass.federation.weights import Layout, header
 from fedgrass.federation.weights.slices import Slice
 from fedgrass.federation.weights.trained_arrays import NO_VOTES, Votes, count_votes
 
-LARGEST_MANIFEST = 4 * 1024**2  # bytes: of 10,000 devices with the longest names and reasons it has less
+LARGEST_MANIFEST = 4 * 1024**2  # bytes: more than 10,000 devices need with the longest names and reasons
 _MANIFESTS_AT_ONCE = 16
-_LONGEST = 900.0  # seconds: a Lambda function has no more
+_FLOAT64 = 8  # bytes
 
 
 class Group(Struct, frozen=True):
-    """What a group's sum stands for."""
+    """The manifest of a group's sum."""
 
-    devices: list[str]  # whose updates are in it
+    devices: list[str]  # whose updates are in the sum
     checksums: list[str]  # of these updates, one for each device
-    refused: dict[str, str]  # whose are not, and why
-    share: float = 0.0  # of all of them together
-    kept: float = 0.0  # the mean factor, by share
-    key: str = ""  # of the file; empty if no update is in it
+    refused: dict[str, str]  # the reason for each update that is not in the sum, by device
+    share: float = 0.0  # of all its updates together
+    kept: float = 0.0  # the mean clip factor, weighted by share
+    key: str = ""  # of the file; empty if the sum has no updates
     sha256: str = ""  # of the file
-    votes: Votes = NO_VOTES  # of its updates, on the arrays that gradients move
+    votes: Votes = NO_VOTES  # of the updates, on the arrays that gradients move
 
 
 _GROUP = msgspec.json.Decoder(Group)
 
 
-def begin_full(services: Services, run: Run, current: Round) -> bool:
-    """Hand the replies of a group to another averager once it is full.
+def begin_full(services: Services, run: Run, open_round: Round) -> bool:
+    """Hand the replies of a group to another averager once the group is full.
 
-    The first group's claims of examples fix how much an update of the round may weigh: see example_caps.py.
+    The examples claimed in the first group fix how much any update of the round may weigh, see
+    ``means.example_cap``.
 
-    Return whether there may be another group to begin. Raises LostRace if the round has moved on.
+    Returns:
+        Whether another group may be full.
+
+    Raises:
+        LostRace: the round has changed since it was read.
     """
-    size = current.group_size
-    if not size or current.replied < (current.groups + 1) * size:
+    size = open_round.group_size
+    if not size or open_round.replied < (open_round.groups + 1) * size:
         return False
-    number = current.groups + 1
-    cap = current.example_cap if current.groups else _cap(services, run, current)
-    services.rounds.begin_group(current, cap)
-    # A worker that dies here leaves a group that nobody sums: whoever closes the round reads its updates.
-    job = Job(run=current.run, round=current.number, attempt=current.attempt, kind="group", number=number)
+    number = open_round.groups + 1
+    cap = open_round.example_cap if open_round.groups else _cap(services, run, open_round)
+    services.rounds.begin_group(open_round, cap)
+    # If this worker dies here, the group is never summed, and the averager that closes the round reads its
+    # updates.
+    job = Job(
+        run=open_round.run, round=open_round.number, attempt=open_round.attempt, kind="group", number=number
+    )
     services.alarms.hand_over(job)
-    services.tell(current, f"group {number}: {size} updates are being summed")
+    services.tell(open_round, f"group {number}: {size} updates are being summed")
     return True
 
 
-def _cap(services: Services, run: Run, current: Round) -> int:
-    members = [part for part in services.rounds.members(current, 1) if part.state is Participation.REPLIED]
+def _cap(services: Services, run: Run, round_: Round) -> int:
+    """Return the most examples that count, by the claims of the first group; 0 for no limit."""
+    members = [part for part in services.rounds.members(round_, 1) if part.state is Participation.REPLIED]
     cap = example_cap((part.examples for part in members), run.settings.examples_cap)
     return int(cap) if math.isfinite(cap) else 0
 
 
 def add_up(services: Services, job: Job) -> None:
-    """Sum a group. Doing it twice, or at the same moment as another, gives the same."""
+    """PartialSum a group. Idempotent, also if two averagers do it at the same time."""
     run = services.rounds.run(job.run)
-    current = services.rounds.round(job.run, job.round, job.attempt)
-    if run is None or current is None or current.state not in {State.OPEN, State.AGGREGATING}:
+    round_ = services.rounds.round(job.run, job.round, job.attempt)
+    if run is None or round_ is None or round_.state not in {State.OPEN, State.AGGREGATING}:
         return
-    if _manifest(services, current, job.number):
+    if _manifest(services, round_, job.number):
         return
-    found = services.rounds.members(current, job.number)
+    found = services.rounds.members(round_, job.number)
     members = [member for member in found if member.state is Participation.REPLIED]
     refused: dict[str, str] = {}
     while True:
         try:
-            made = _summed(aggregation_context.begin(services, run, current), members, refused)
+            group = _summed(aggregation_context.begin(services, run, round_), members, refused)
         except BadReplies as bad:
             refused |= bad.refused
             members = [member for member in members if member.device not in refused]
-        except AggregationFailed as error:  # whoever closes the round reads the updates, and fails by it
+        except AggregationFailed as error:  # the averager that closes the round meets and reports it too
             services.log(f"group {job.number} of round {job.round} of run {job.run} is not summed: {error}")
             return
         else:
             break
-    services.bucket.write_once(_manifest_key(current, job.number), msgspec.json.encode(made))
+    services.bucket.write_once(_manifest_key(round_, job.number), msgspec.json.encode(group))
 
 
-def _summed(begun: AggregationContext, members: Sequence[Participant], refused: dict[str, str]) -> Group:
-    """Write the mean of the members' updates, as float64. Raises BadReplies."""
+def _summed(context: AggregationContext, members: Sequence[Participant], refused: dict[str, str]) -> Group:
+    """Write the mean of the members' updates as float64, and return its manifest.
+
+    Raises:
+        BadReplies: some updates must not enter the average.
+        AggregationFailed: the strategy or the base model cannot be used.
+    """
     if not members:
         return Group([], [], refused)
-    of = begun.round
-    with aggregation_context.named(members):
-        updates = aggregation_context.open_updates(begun, members)
-        # The versions too: two averagers that meet others write two sums, and one of them has the manifest.
-        summed = "\n".join(
-            f"{member.device} {member.checksum} {update.version}"
-            for member, update in zip(members, updates, strict=True)
-        )
-        digest = hashlib.sha256(summed.encode()).hexdigest()
-        key = object_keys.part(of.run, of.number, of.attempt, f"sum-{digest[:40]}.safetensors")
-        combiner = aggregation_context.combiner(begun, updates)
-        shares, factors = aggregation_context.shares_of(begun, combiner, members)
-        with ModelWriter(
-            begun.services.bucket, key, in_type(begun.layout, "F64"), "the sum of a group"
-        ) as file:
-            for part, mean in combiner.means(shares, factors):
-                file.write(part, mean)
+    round_ = context.round
+    updates = context.open_updates(members)
+    # With the versions: averagers that read other versions write another sum, and the manifest names one.
+    summed = "\n".join(
+        f"{member.device} {member.checksum} {update.version}"
+        for member, update in zip(members, updates, strict=True)
+    )
+    digest = hashlib.sha256(summed.encode()).hexdigest()
+    key = object_keys.part(round_.run, round_.number, round_.attempt, f"sum-{digest[:40]}.safetensors")
+    combined = aggregation_context.combiner(context, updates)
+    shares, factors = aggregation_context.shares_of(context, combined, members)
+    layout = in_type(context.layout, "F64")
+    with ModelWriter(context.services.bucket, key, layout, "the sum of a group") as file:
+        for part, mean in combined.means(shares, factors):
+            file.write(part, mean)
     kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     checksums = [member.checksum for member in members]
-    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combiner.votes)
+    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes)
 
 
 def finished(
-    services: Services, leased: Round, replies: Sequence[Participant], spoilt: Collection[int]
+    services: Services, round_: Round, replies: Sequence[Participant], unusable: Collection[int]
 ) -> dict[int, Group]:
-    """Return the groups by number whose sums are made, of replies that all count, and not ``spoilt``.
+    """Return the groups whose sums can be used, by number: those that contain only updates that count.
+
+    Args:
+        services: the ports of the cloud functions.
+        round_: the round.
+        replies: the replies that count.
+        unusable: numbers of groups whose sums are bad.
 
     Raises:
-        BadReplies: the averagers of groups refused updates that are still among the replies.
+        BadReplies: the averager of a group refused updates that are still among the replies.
     """
-    numbers = [number for number in range(1, leased.groups + 1) if number not in spoilt]
+    numbers = [number for number in range(1, round_.groups + 1) if number not in unusable]
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
-        manifests = list(pool.map(partial(_manifest, services, leased), numbers, timeout=_LONGEST))
-    made = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
+        manifests = list(pool.map(partial(_manifest, services, round_), numbers, timeout=LONGEST_WAIT))
+    groups = {number: group for number, group in zip(numbers, manifests, strict=True) if group}
     good = {reply.device: reply.checksum for reply in replies}
-    refused = {device: why for group in made.values() for device, why in group.refused.items()}
+    refused = {device: why for group in groups.values() for device, why in group.refused.items()}
     if bad := {device: why for device, why in refused.items() if device in good}:
         raise BadReplies(bad)
-    # Of a table that was restored, the devices may have replied again with other updates since.
+    # After a restore of the table, devices may have replied again with other updates.
     return {
         number: group
-        for number, group in made.items()
+        for number, group in groups.items()
         if group.devices
-        and all(good.get(one) == of for one, of in zip(group.devices, group.checksums, strict=True))
+        and all(
+            good.get(device) == checksum
+            for device, checksum in zip(group.devices, group.checksums, strict=True)
+        )
     }
 
 
-def sums_of(begun: AggregationContext, finished_groups: Mapping[int, Group]) -> list[Sum]:
-    """Return the sums of groups, to be read and checked."""
-    bucket, layout = begun.services.bucket, in_type(begun.layout, "F64")
+def sums_of(context: AggregationContext, groups: Mapping[int, Group]) -> list[PartialSum]:
+    """Return the sums of groups, which are checked while they are read."""
+    bucket, layout = context.services.bucket, in_type(context.layout, "F64")
     return [
-        Sum(SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(begun, group))
-        for group in finished_groups.values()
+        PartialSum(
+            SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(context, group)
+        )
+        for group in groups.values()
     ]
 
 
-def _votes(begun: AggregationContext, group: Group) -> Votes:
-    """Return the votes of a group; of one that an older averager summed, those of its arrays' names."""
-    if group.votes.updates == len(group.devices) and len(group.votes.trained) == len(begun.arrays):
+def _votes(context: AggregationContext, group: Group) -> Votes:
+    """Return the votes of a group; by the names of the arrays if an older averager summed it."""
+    if group.votes.updates == len(group.devices) and len(group.votes.trained) == len(context.arrays):
         return group.votes
-    return count_votes(begun.arrays, [""] * len(group.devices))
+    return count_votes(context.arrays, [""] * len(group.devices))
 
 
-def _manifest(services: Services, of: Round, number: int) -> Group | None:
-    """Return what a group's sum stands for; None if it is not there, or cannot be read."""
-    key = _manifest_key(of, number)
+def _manifest(services: Services, round_: Round, number: int) -> Group | None:
+    """Return the manifest of a group; None if it is missing or cannot be read."""
+    key = _manifest_key(round_, number)
     try:
         return _GROUP.decode(services.bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
@@ -187,54 +211,63 @@ def _manifest(services: Services, of: Round, number: int) -> Group | None:
         return None
 
 
-def _manifest_key(of: Round, number: int) -> str:
-    return object_keys.part(of.run, of.number, of.attempt, f"group-{number}.json")
-
-
-_FLOAT64 = 8  # bytes
+def _manifest_key(round_: Round, number: int) -> str:
+    return object_keys.part(round_.run, round_.number, round_.attempt, f"group-{number}.json")
 
 
 class SumFile:
-    """A sum of updates in float64, sliced as the model is.
+    """The mean of some updates in float64, read in slices of the model from front to back.
 
     Args:
-        bucket: where it lies.
-        key: its key.
-        layout: of its arrays, without a header: that is known, since an averager made it.
-        sha256: of the file, as its maker has written it down.
+        bucket: contains the file.
+        key: the key of the file.
+        layout: of its arrays; the header is not read, since an averager wrote it from the same layout.
+        sha256: of the file, from the manifest.
     """
 
     def __init__(self, bucket: Bucket, key: str, layout: Layout, sha256: str) -> None:
         self._bucket = bucket
-        self._key = key
+        self.name = key
         self._layout = layout
         self._header = header(layout)
         self._expected = sha256
-        self._found = hashlib.sha256(self._header)
+        self._digest = hashlib.sha256(self._header)
 
     def begin(self, first: Slice | None = None) -> None:
-        """Begin at the front: a sum is read whole. Raises ValueError for another slice."""
-        if first:
-            message = f"the sum {self._key} is read whole, not from {first.pieces[0]} on"
-            raise ValueError(message)
-        self._found = hashlib.sha256(self._header)
+        """Start to read at the front.
 
-    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:  # noqa: ARG002
-        """Read the next slice's values into ``row``, shape (L,), float64. Raises UpdateRefused."""
+        Raises:
+            ValueError: ``first`` is given; the SHA-256 covers the whole file.
+        """
+        if first:
+            message = f"the sum {self.name} has to be read from the front, not from {first.pieces[0]}"
+            raise ValueError(message)
+        self._digest = hashlib.sha256(self._header)
+
+    def read(self, part: Slice, row: NDArray[Any], scratch: Bytes) -> None:  # noqa: ARG002 - of Readable
+        """Read the next slice into ``row``, float64 array of shape (L,). Raises UpdateRefused."""
         self._read_into(part, row)
-        self._found.update(row.view(np.uint8).data)
+        self._digest.update(row.view(np.uint8).data)
 
     def finish(self) -> None:
-        """Check what was read. Raises UpdateRefused."""
-        found = self._found.hexdigest()
-        if found != self._expected:
+        """Check the SHA-256 of what was read. Raises UpdateRefused."""
+        actual = self._digest.hexdigest()
+        if actual != self._expected:
             message = (
-                f"the sum {self._key} has the SHA-256 {found}; its maker wrote {self._expected or 'none'}"
+                f"the sum {self.name} has the SHA-256 {actual}; its manifest has {self._expected or 'none'}"
             )
             raise UpdateRefused(message)
 
     def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
-        """Return a slice's values, shape (L,), read again and not checked."""
+        """Return the values of any slice, read again and unchecked.
+
+        Args:
+            part: the slice.
+            dtype: of the result; by default float64.
+
+        Returns:
+            Array of shape (L,).
+        """
         row = np.empty(part.length)
         self._read_into(part, row)
         return row.astype(dtype or row.dtype, copy=False)
@@ -243,7 +276,7 @@ class SumFile:
         first = part.pieces[0]
         start = self._layout.arrays[first.name].start + first.start * _FLOAT64
         try:
-            self._bucket.read_into(self._key, len(self._header) + start, row.view(np.uint8).data)
+            self._bucket.read_into(self.name, len(self._header) + start, row.view(np.uint8).data)
         except KeyError as error:
-            message = f"there is no object {self._key} in the bucket"
+            message = f"there is no object {self.name} in the bucket"
             raise UpdateRefused(message) from error

@@ -1,13 +1,11 @@
-"""Many updates read at once: by threads, as columns of one slice of all, with norms and whole numbers.
+"""How updates are read: in slices of the model, many at a time by threads, or as blocks of columns.
 
-Each thread (a lane) reads its updates in order, slice after slice. An update always keeps its lane, so
-that its bytes come in order and its checksums can be made on the way. While one block of columns is used
-(for medians, norms, products) the lanes read the next ones.
+``ModelSlices`` cuts the model into slices so short that the buffers of all threads fit into the memory.
 
-Whole numbers beyond 2^53 (identifiers, hashes, clocks) do not fit into float64. Where all updates agree
-on such a number, it is the new model's. Where their mean is that of the previous model, as far as float64
-can tell, the model's own digits stay. Otherwise it is the mean, rounded to the 53 binary digits of
-float64, within the range of int64.
+Each thread (a lane) reads its updates slice after slice. An update always stays in the same lane, so that
+its bytes are read in order and its checksums are computed on the way. While the caller uses one result (a
+block of columns, or a sum), the lanes make the next ones: ``AHEAD`` of them exist at a time. A bad update is
+noted in ``refused`` by its name, and reads as zeros from then on.
 """
 
 import math
@@ -22,38 +20,117 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.model_files import LARGEST_INT64
+from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelReader
+from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights.slices import Slice
+from fedgrass.federation.weights import DTYPES, Layout
+from fedgrass.federation.weights.slices import BLOCK, Kind, Slice, cut, cut_further
 
 AHEAD = 3  # results in memory: one is used while the lanes make the others
 WIDEST = 8  # bytes of a value
-_LONGEST = 900.0  # seconds that any reading may take: a Lambda function has no more
-Made = TypeVar("Made")
+SMALLEST_BUFFERS = 48 * 1024**2  # bytes of all rows; for larger models, the size of the model
+_LARGEST_BUFFERS = 256 * 1024**2
+Result = TypeVar("Result")
+
+
+class ModelSlices:
+    """The base model of a round cut into slices, and what updates contain of each slice.
+
+    Args:
+        base: the model from which the devices started.
+        layout: of the model.
+        differences: whether updates contain changes instead of changed values.
+        check: called before each slice; may raise to stop.
+        part: the part of the model to cut; the whole model if None.
+        carried: auxiliary arrays whose changes updates carry, after the model's arrays.
+    """
+
+    def __init__(  # noqa: PLR0913 - a model and what is done with it
+        self,
+        base: ModelReader,
+        layout: Layout,
+        *,
+        differences: bool,
+        check: Callable[[], None],
+        part: Slice | None,
+        carried: Layout,
+    ) -> None:
+        self.base = base
+        self.layout = layout
+        self.part = part
+        self.sent = Layout({**layout.arrays, **carried.arrays}, 0, 0)  # all arrays of an update
+        self._differences = differences
+        self._check = check
+        self._carried = carried
+
+    @property
+    def width(self) -> int:
+        """Bytes of the widest value of an update."""
+        return max([4, *(DTYPES[array.dtype].itemsize for array in self.layout.arrays.values())])
+
+    def length(self, held: int, width: int) -> int:
+        """Return how many values a slice may have.
+
+        Args:
+            held: bytes that all buffers together need for each value.
+            width: bytes of a value in the file.
+        """
+        room = min(max(SMALLEST_BUFFERS, self.layout.data_bytes), _LARGEST_BUFFERS)
+        return max(BLOCK, min(room // held, self.base.range_bytes // width) // BLOCK * BLOCK)
+
+    def slices(self, length: int) -> Iterator[Slice]:
+        """Yield the slices in file order, of at most ``length`` values each; raises what ``check`` raises."""
+        for part in cut_further(self.part, length) if self.part else self._whole(length):
+            self._check()
+            yield part
+
+    def _whole(self, length: int) -> Iterator[Slice]:
+        yield from cut(self.layout, length)
+        yield from cut(self._carried, length)
+
+    def values(self, part: Slice) -> Floats:
+        """Return a slice of the base model, float64 array of shape (L,).
+
+        Auxiliary arrays, which updates carry as changes, have the base zero.
+
+        Raises:
+            AggregationFailed: the base model cannot be read.
+        """
+        return np.zeros(part.length) if self.is_carried(part) else self.base.values(part)
+
+    def has_changes(self, part: Slice) -> bool:
+        """Return whether updates contain changes of a slice; all but float32 is sent as full values."""
+        return part.kind is Kind.FLOAT32 and (self._differences or self.is_carried(part))
+
+    def is_carried(self, part: Slice) -> bool:
+        """Return whether a slice is of auxiliary arrays."""
+        return part.pieces[0].name in self._carried.arrays
 
 
 class Readable(Protocol):
-    """What is read slice by slice: an update, or the sum of some."""
+    """A file that is read slice by slice: an update, or a partial sum of updates."""
+
+    name: str  # in ``refused``: the device of an update, the key of a partial sum
 
     def begin(self, first: Slice | None) -> None:
-        """Begin at a slice, None for the front."""
+        """Start to read at a slice, or at the front if None. Raises UpdateRefused."""
 
-    def read(self, part: Slice, row: NDArray[Any], scratch: NDArray[np.uint8]) -> None:
-        """Read the next slice into ``row``, of its length and type."""
+    def read(self, part: Slice, row: NDArray[Any], scratch: Bytes) -> None:
+        """Read the next slice into ``row``, array of shape (L,). Raises UpdateRefused."""
 
     def finish(self) -> None:
-        """Check what was read to the end."""
+        """Check what was read. Raises UpdateRefused."""
 
     def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
-        """Return a slice's values, read once more; in their own type unless another is given."""
+        """Return the values of any slice, array of shape (L,), read again. Raises UpdateRefused."""
 
 
 class ReaderThreads:
-    """Threads that read updates.
+    """Threads that read updates; a context manager that ends them.
 
     Args:
-        updates: what they read.
-        count: how many lanes there are.
+        updates: what to read.
+        count: the number of lanes.
         length: values of the longest slice.
     """
 
@@ -61,7 +138,7 @@ class ReaderThreads:
         self.updates = updates
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"lane-{lane}") for lane in range(count)]
         self._scratch = [np.empty(length * WIDEST, dtype=np.uint8) for _ in range(count)]
-        self.refused: dict[int, str] = {}  # the places of bad updates, and what is wrong with them
+        self.refused: dict[str, str] = {}  # the reason for each bad update, by name
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -76,76 +153,85 @@ class ReaderThreads:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def begin(self, lane: int, do: Callable[[], None]) -> Future[None]:
-        """Have a lane do something, after all that it was given before."""
+        """Submit work to a lane, which does it after all work submitted before."""
         return self._pools[lane].submit(do)
 
     def read(self, lane: int, place: int, part: Slice, row: NDArray[Any]) -> None:
-        """Read the next slice of an update into ``row``, in its lane: zeros if the update is bad."""
-        if place not in self.refused:
+        """Read the next slice of an update, in its lane.
+
+        Args:
+            lane: the lane of the update, whose thread calls this.
+            place: index of the update.
+            part: the slice.
+            row: array of shape (L,) that receives the values, or zeros if the update is bad.
+        """
+        update = self.updates[place]
+        if update.name not in self.refused:
             try:
-                self.updates[place].read(part, row, self._scratch[lane])
+                update.read(part, row, self._scratch[lane])
             except UpdateRefused as error:
-                self.refused[place] = str(error)
+                self.refused[update.name] = str(error)
             else:
                 return
         row[:] = 0
 
     def each(self, do: Callable[[Readable], None]) -> None:
-        """Do something with every update, in any lane; those that raise UpdateRefused are refused."""
+        """Call ``do`` with each update not yet refused; refuse those for which it raises UpdateRefused."""
 
         def do_share(lane: int) -> None:
-            for place in range(lane, len(self.updates), len(self)):
-                if place not in self.refused:
+            for update in self.updates[lane :: len(self)]:
+                if update.name not in self.refused:
                     try:
-                        do(self.updates[place])
+                        do(update)
                     except UpdateRefused as error:
-                        self.refused[place] = str(error)
+                        self.refused[update.name] = str(error)
 
         _wait_for([self.begin(lane, partial(do_share, lane)) for lane in range(len(self))])
 
 
-def ahead(begun: Iterable[tuple[Made, Sequence[Future[None]]]]) -> Iterator[Made]:
-    """Yield in order what lanes have made, while they make the next ones.
+def ahead(begun: Iterable[tuple[Result, Sequence[Future[None]]]]) -> Iterator[Result]:
+    """Yield the results of lanes in order, while the lanes make the next ones.
 
     Args:
-        begun: what is made, and what the lanes do for it; taken only when it is to begin. ``AHEAD`` of them
-            are in use at a time: each lasts until the next is taken.
+        begun: each result with the work that fills it. An item is taken only when its work is to begin, and
+            at most ``AHEAD`` are in use: a result is valid until the next one is taken.
     """
-    waiting: deque[tuple[Made, Sequence[Future[None]]]] = deque()
-    for one in begun:
-        waiting.append(one)
-        if len(waiting) == AHEAD:
-            yield _done(*waiting.popleft())
-    while waiting:
-        yield _done(*waiting.popleft())
+    pending: deque[tuple[Result, Sequence[Future[None]]]] = deque()
+    for item in begun:
+        pending.append(item)
+        if len(pending) == AHEAD:
+            yield _done(*pending.popleft())
+    while pending:
+        yield _done(*pending.popleft())
 
 
-def _done(made: Made, work: Sequence[Future[None]]) -> Made:
+def _done(result: Result, work: Sequence[Future[None]]) -> Result:
     _wait_for(work)
-    return made
+    return result
 
 
 def _wait_for(work: Sequence[Future[None]]) -> None:
-    """Wait until lanes have done their work; raises what one of them raised."""
-    for one in work:
-        one.result(_LONGEST)
+    """Wait for the work of lanes; raises what one of them raised."""
+    for future in work:
+        future.result(LONGEST_WAIT)
 
 
 class Block(NamedTuple):
-    """The same slice of some updates, side by side."""
+    """The same slice of several updates, side by side."""
 
     part: Slice
-    places: range  # of the updates
-    rows: NDArray[Any]  # shape (updates, values)
+    places: range  # indices of the updates
+    rows: NDArray[Any]  # float32 or float64, shape (updates, L)
 
 
 class Blocks:
-    """Reads blocks of updates into buffers that are used again and again.
+    """Reads blocks of columns into buffers that are used in turns.
 
     Args:
-        lanes: what reads them.
+        lanes: read the updates.
         rows: updates in a block.
-        length: values of the longest slice, all of ``width`` bytes at most.
+        length: values of the longest slice.
+        width: bytes of the widest value.
     """
 
     def __init__(self, lanes: ReaderThreads, rows: int, length: int, width: int) -> None:
@@ -153,17 +239,18 @@ class Blocks:
         self._rows = rows
         self._buffers = [np.empty(rows * length * width, dtype=np.uint8) for _ in range(AHEAD)]
 
-    def of(self, slices: Iterable[Slice]) -> Iterator[Block]:
-        """Yield all slices of all updates, block by block; a block's rows last until the next is taken.
+    def over(self, slices: Iterable[Slice]) -> Iterator[Block]:
+        """Yield all slices of all updates, block by block.
 
-        The rows of an update that turns out to be bad are zeros from there on; the lanes tell which are.
+        The rows of a block are valid until the next block is taken. The rows of a bad update, which
+        ``lanes.refused`` names, are zeros from there on.
         """
         buffers = cycle(self._buffers)
         firsts = range(0, len(self._lanes.updates), self._rows)
         return ahead(self._begin(part, first, next(buffers)) for part in slices for first in firsts)
 
-    def _begin(self, part: Slice, first: int, buffer: NDArray[np.uint8]) -> tuple[Block, list[Future[None]]]:
-        """Have the lanes fill the rows of a block."""
+    def _begin(self, part: Slice, first: int, buffer: Bytes) -> tuple[Block, list[Future[None]]]:
+        """Return a block and the work of the lanes that fills its rows."""
         places = range(first, min(first + self._rows, len(self._lanes.updates)))
         size = len(places) * part.length * part.dtype.itemsize
         block = Block(part, places, buffer[:size].view(part.dtype).reshape(len(places), -1))
@@ -175,67 +262,36 @@ class Blocks:
             self._lanes.read(lane, place, block.part, block.rows[place - block.places.start])
 
 
-Floats = NDArray[np.float64]
-
-
 def squared_norm(change: NDArray[Any]) -> float:
-    """Return the sum of the squares of a change, shape (L,)."""
+    """Return the squared Euclidean norm of a change.
+
+    Args:
+        change: float32 or float64 array of shape (L,).
+
+    Returns:
+        The norm in float64 if it overflows in the array's type; infinity if it overflows in float64 too.
+    """
     with np.errstate(over="ignore"):
         square = float(np.dot(change, change))
     if math.isfinite(square):
         return square
     wide = change.astype(np.float64)
-    with np.errstate(over="ignore"):  # infinite then, and refused as that
+    with np.errstate(over="ignore"):  # the caller refuses an infinite norm
         return float(np.dot(wide, wide))
 
 
 def products_of(changes: NDArray[Any]) -> Floats:
-    """Return the products of N changes, shape (N, L), with each other: shape (N, N)."""
+    """Return the inner products of all pairs of changes.
+
+    Args:
+        changes: float32 or float64 array of shape (N, L).
+
+    Returns:
+        float64 array of shape (N, N).
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         products = changes @ changes.T
         if not np.isfinite(products).all():
             wide = changes.astype(np.float64)
             products = wide @ wide.T
     return np.asarray(products, dtype=np.float64)
-
-
-_EXACT = 2.0**53
-_INT64 = np.dtype(np.int64)
-_CLOSE = 1e-9  # relative: a mean of equal values may be made in several steps
-
-
-def settled(part: Slice, mean: Floats, before: Readable, updates: Sequence[Readable]) -> NDArray[Any]:
-    """Return the new values of a slice of whole numbers, shape (L,): int64 if some are beyond 2^53.
-
-    Args:
-        part: the slice.
-        mean: of all updates, in float64.
-        before: the model before.
-        updates: all of them; none if some are only there as sums.
-    """
-    if not (np.abs(mean) >= _EXACT).any():
-        return mean
-    own = before.peek(part, _INT64)
-    values = np.minimum(np.rint(mean), LARGEST_INT64).astype(_INT64)
-    values = np.where(own.astype(np.float64) == mean, own, values)
-    agreed = _agreed(part, updates)
-    if agreed is None:
-        return np.asarray(values)
-    common, agree = agreed
-    # A change that was clipped is not what the updates agree on.
-    return np.where(agree & np.isclose(mean, common.astype(np.float64), rtol=_CLOSE, atol=0), common, values)
-
-
-def _agreed(part: Slice, updates: Sequence[Readable]) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-    """Return the values of the first update, and where all others have the same; None if that is unknown."""
-    agree = np.ones(part.length, dtype=np.bool_)
-    try:
-        rows = (update.peek(part, _INT64) for update in updates)
-        common = next(rows, None)
-        if common is None:
-            return None
-        for row in rows:
-            agree &= row == common
-    except UpdateRefused:  # the sums find that out too, and refuse it by name
-        return None
-    return common, agree

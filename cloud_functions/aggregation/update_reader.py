@@ -1,10 +1,20 @@
-"""The update files of a round, read from front to back in slices and checked on the way."""
+"""The update files of a round: opened many at a time, read from front to back in slices, checked on the way.
 
+The header of a file is checked when the file is opened, each chunk against its checksum while it is read.
+An update that fails a check is refused by its device's name (``BadReplies``), and the others are averaged
+without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes
+from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import (
     Encoding,
     byte_range,
@@ -15,6 +25,7 @@ from fedgrass.federation.encodings import (
 from fedgrass.federation.encodings.encoding_layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
+from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.weights import (
     CHUNK_BYTES,
     DTYPES,
@@ -32,18 +43,31 @@ from fedgrass.federation.weights import (
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
 from fedgrass.federation.weights.trained_arrays import TRAINED
 
-Bytes = NDArray[np.uint8]
 _SCALE_BYTES = 4
-_GUESSED_HEADER = 64 * 1024  # bytes: enough for most headers, so that one request does
-# What an update's header may have beyond the one that the trainer would write: a library of another language
-# may space it out, and add a few words. A header of 8 MB takes some 110 MB of memory while it is parsed.
+_FIRST_READ = 64 * 1024  # bytes: most headers fit, so that one request is enough
+# How much larger an update's header may be than the trainer would write it: other safetensors libraries may
+# add spaces and metadata. Parsing a header of 8 MB takes some 110 MB of memory.
 _HEADER_TIMES = 2
 _HEADER_SPARE = 16 * 1024  # bytes
+_HEADERS_PER_LANE = 2  # opened at once: headers are small
+_HEADER_BYTES_AT_ONCE = 16 * 1024**2  # of all headers being parsed, which takes some 14 times that in memory
 _BFLOAT16 = Encoding(kind="bfloat16")
 
 
+class BadReplies(Exception):
+    """Some updates must not enter the average; the caller refuses them and averages the others.
+
+    Args:
+        refused: the reason for each of these updates, by device.
+    """
+
+    def __init__(self, refused: dict[str, str]) -> None:
+        super().__init__(f"the updates of {', '.join(refused)} are bad")
+        self.refused = refused
+
+
 class Place(NamedTuple):
-    """Where a slice lies in the data of an update."""
+    """Where a slice is stored in the data of an update."""
 
     start: int  # byte
     end: int
@@ -51,34 +75,39 @@ class Place(NamedTuple):
 
 
 _NOWHERE: tuple[Slice | None, Place] = (None, Place(0, 0, plain=True))
-_MOST_PLACES = 16  # that are remembered: lanes are a few slices apart at most
+_MOST_PLACES = 16  # in the cache: lanes are at most a few slices apart
 
 
-class Form:
-    """What every update of a round has to look like: the model's arrays in the run's encoding."""
+class UpdateFormat:
+    """The format that every update of a round must have: the model's arrays in the run's encoding.
+
+    Args:
+        model: the arrays of an update: the model's, and the auxiliary arrays that updates carry.
+        encoding: how updates are encoded.
+    """
 
     def __init__(self, model: Layout, encoding: Encoding) -> None:
         self.model = model
         self.encoding = encoding
         self.file = file_layout(model, encoding)
         first = next(iter(in_file_order(model)), None)
-        # What lies before the model's own arrays: the scales of those that are encoded with one.
+        # The scales of encoded arrays precede the arrays.
         self.scales_end = self.file.arrays[first].start if first is not None else 0
         self._places: dict[int, tuple[Slice, Place]] = {}
         self.largest_header = min(
             LARGEST_HEADER, _HEADER_TIMES * header_length(self.file) + _HEADER_SPARE
-        )  # bytes, without its length
+        )  # bytes, without the length prefix
 
     def range_of(self, piece: Piece) -> tuple[int, int]:
-        """Return the bytes of the file's data that hold a piece."""
+        """Return start and end, in bytes of the file's data, of the values of a piece."""
         start, end = byte_range(self.model.arrays[piece.name], self.encoding, piece.start, piece.stop)
         place = self.file.arrays[piece.name].start
         return place + start, place + end
 
     def place_of(self, part: Slice) -> Place:
-        """Return where a slice lies; lanes ask for the same few slices of many updates."""
-        of, place = self._places.get(id(part), _NOWHERE)
-        if of is not part:
+        """Return where a slice is stored; cached, since lanes ask for the same few slices of many updates."""
+        known, place = self._places.get(id(part), _NOWHERE)
+        if known is not part:
             place = self._place(part)
             if len(self._places) >= _MOST_PLACES:
                 self._places = {}
@@ -87,11 +116,18 @@ class Form:
 
     def _place(self, part: Slice) -> Place:
         plain = all(DTYPES[self._dtype(piece)] == part.dtype for piece in part.pieces)
-        # Its pieces lie side by side.
+        # The pieces of a slice are adjacent in the file.
         return Place(self.range_of(part.pieces[0])[0], self.range_of(part.pieces[-1])[1], plain)
 
     def decode(self, raw: Bytes, part: Slice, row: NDArray[Any], scales: dict[str, float]) -> None:
-        """Decode the bytes of a slice into ``row``, of the slice's length and type."""
+        """Decode the bytes of a slice.
+
+        Args:
+            raw: uint8 array of the slice's bytes in the file.
+            part: the slice.
+            row: array of shape (L,), float32 or float64, that receives the values.
+            scales: of the arrays that are encoded with a scale, by name.
+        """
         begin, position = self.place_of(part).start, 0
         for piece in part.pieces:
             start, end = (offset - begin for offset in self.range_of(piece))
@@ -109,36 +145,36 @@ class Form:
 
 
 class UpdateFile:
-    """One update; its header is read and checked when this is made.
+    """One update; its header is read and checked on construction.
 
-    Everything is read from one version of the object: whatever is measured in a first pass is what a second
-    pass sums. The checksums would not do for that: two contents with one xxh3-128 are made in a millisecond.
+    Everything is read from one version of the object, so that a second pass sums what a first pass measured.
+    Checksums could not ensure that: two contents with the same xxh3-128 are made in a millisecond.
 
     Args:
-        bucket: where it lies.
-        key: its key.
-        size: bytes, as the device's completion says.
-        checksum: of its header, as the completion says.
-        form: what it has to look like.
-        version: the one that has to be read; the one that is there at the first read if it is empty.
+        bucket: contains the file.
+        key: the key of the file.
+        reply: the device's completion, with the size of the file in bytes and the checksum of its header.
+        form: the format that the file must have.
+        version: the version of the object to read; if empty, the one that is current at the first read.
 
     Raises:
-        UpdateRefused: it is not there, it is no update of the run's model, or its header is not the one that
-            the device vouched for.
+        UpdateRefused: the file is missing, is not an update of the run's model, or its header does not match
+            the checksum in the completion.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  # what is known of an update
-        self, bucket: Bucket, key: str, size: int, checksum: str, form: Form, version: str = ""
+    def __init__(
+        self, bucket: Bucket, key: str, reply: Participant, form: UpdateFormat, version: str = ""
     ) -> None:
         self._bucket = bucket
         self._key = key
         self._form = form
+        self.name = reply.device
         self.version = version
-        head = self._read_head(size)
-        found, metadata = read_layout_and_metadata(head.data, size)
+        head = self._read_head(reply.bytes)
+        found, metadata = read_layout_and_metadata(head.data, reply.bytes)
         check_places(found, form.file)
-        if header_checksum(head.data) != checksum:
-            message = f"the checksum of {key} is {header_checksum(head.data)}; the completion says {checksum}"
+        if (actual := header_checksum(head.data)) != reply.checksum:
+            message = f"the checksum of {key} is {actual}; the completion says {reply.checksum}"
             raise UpdateRefused(message)
         self._header_bytes = found.header_bytes
         self._checksums = checksums_in(metadata, found.data_bytes)
@@ -146,9 +182,12 @@ class UpdateFile:
         self._scales: dict[str, float] = {}
 
     def begin(self, first: Slice | None = None) -> None:
-        """Begin at a slice, None for the front of the data.
+        """Start to read at a slice, or at the front of the data if None.
 
-        What lies before it in its chunk is read too, since chunks are checked whole.
+        Also reads the part of the first chunk before the slice, since a checksum covers a whole chunk.
+
+        Raises:
+            UpdateRefused: as :meth:`read`.
         """
         self._check = ChunkCheck(self._checksums, 0, self._form.file.data_bytes)
         self._position = 0
@@ -162,16 +201,25 @@ class UpdateFile:
             self._fetch(self._position, np.empty(start - self._position, dtype=np.uint8))
 
     def finish(self) -> None:
-        """Read what is left of the chunk that the last slice ended in, so that it is checked."""
+        """Read the rest of the last slice's chunk, so that its checksum is checked.
+
+        Raises:
+            UpdateRefused: as :meth:`read`.
+        """
         end = min(-(-self._position // CHUNK_BYTES) * CHUNK_BYTES, self._form.file.data_bytes)
         if end > self._position:
             self._fetch(self._position, np.empty(end - self._position, dtype=np.uint8))
 
     def read(self, part: Slice, row: NDArray[Any], scratch: Bytes) -> None:
-        """Read the next slice into ``row``, of its length and type.
+        """Read and decode the next slice.
+
+        Args:
+            part: the slice that follows the one read before.
+            row: array of shape (L,), float32 or float64, that receives the values.
+            scratch: uint8 array for the encoded bytes, of at least 8 bytes for each value.
 
         Raises:
-            UpdateRefused: a chunk is not what the header says, or the file is not there any more.
+            UpdateRefused: a chunk does not match its checksum in the header, or the file is gone.
         """
         start, end, plain = self._form.place_of(part)
         if plain:
@@ -182,7 +230,15 @@ class UpdateFile:
         self._form.decode(raw, part, row, self._scales)
 
     def peek(self, part: Slice, dtype: "np.dtype[Any] | None" = None) -> NDArray[Any]:
-        """Return a slice's values, read again and not checked: to look what is wrong with them."""
+        """Return the values of any slice, read again and unchecked: to find out what is wrong with them.
+
+        Args:
+            part: the slice.
+            dtype: of the result; by default the type in which the slice is averaged.
+
+        Returns:
+            Array of shape (L,).
+        """
         start, end, _ = self._form.place_of(part)
         raw = self._read_at(self._header_bytes + start, end - start)
         row = np.empty(part.length, dtype=dtype or part.dtype)
@@ -198,12 +254,12 @@ class UpdateFile:
         self._position += len(target)
 
     def _read_head(self, size: int) -> Bytes:
-        """Return the header, with its length."""
+        """Return the header with its length prefix, from a file of ``size`` bytes."""
         largest = self._form.file.data_bytes + self._form.largest_header + PREFIX
         if size > largest:
             message = f"object {self._key} has {size} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
-        head = self._read_at(0, min(size, _GUESSED_HEADER))
+        head = self._read_at(0, min(size, _FIRST_READ))
         needed = header_size(head.data, size, self._form.largest_header)
         return head[:needed] if needed <= len(head) else self._read_at(0, needed)
 
@@ -226,3 +282,43 @@ class UpdateFile:
         for name in self._form.model.arrays:
             if scale := self._form.file.arrays.get(name + SCALE):
                 self._scales[name] = float(values[scale.start // _SCALE_BYTES])
+
+
+def open_updates(
+    bucket: Bucket,
+    form: UpdateFormat,
+    round_: Round,
+    replies: Sequence[Participant],
+    versions: Mapping[str, str] = MappingProxyType({}),
+) -> list[UpdateFile]:
+    """Open the updates of replies, several at a time.
+
+    Args:
+        bucket: contains the updates.
+        form: the format that they must have.
+        round_: the round of the replies.
+        replies: whose updates to open.
+        versions: which version of its object to read, by device; the current one for all other devices.
+
+    Returns:
+        The update of each reply, in their order.
+
+    Raises:
+        BadReplies: some updates are missing, or their headers are bad.
+    """
+    refused: dict[str, str] = {}
+
+    def opened(reply: Participant) -> UpdateFile | None:
+        key = object_keys.update(reply.device, round_.run, round_.number, round_.attempt)
+        try:
+            return UpdateFile(bucket, key, reply, form, versions.get(reply.device, ""))
+        except UpdateRefused as error:
+            refused[reply.device] = str(error)
+            return None
+
+    at_once = min(_HEADERS_PER_LANE * bucket.lanes, _HEADER_BYTES_AT_ONCE // form.largest_header)
+    with ThreadPoolExecutor(max(1, min(at_once, len(replies)))) as pool:
+        updates = list(pool.map(opened, replies, timeout=LONGEST_WAIT))
+    if refused:
+        raise BadReplies(refused)
+    return [update for update in updates if update]

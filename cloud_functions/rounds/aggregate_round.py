@@ -8,8 +8,9 @@ can write its draft and nothing else.
 import msgspec
 
 from cloud_functions.aggregation import aggregation_context, new_model, partial_sums
-from cloud_functions.aggregation.aggregation_context import AggregationContext, BadReplies
-from cloud_functions.aggregation.combiner import BadSums
+from cloud_functions.aggregation.aggregation_context import AggregationContext
+from cloud_functions.aggregation.combiner import BadPartialSums
+from cloud_functions.aggregation.update_reader import BadReplies
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import close_round, shards
 from cloud_functions.services import Services
@@ -147,8 +148,8 @@ def _made_here(begun: AggregationContext, replies: list[Participant]) -> new_mod
             begun.services.tell(begun.round, text)
         try:
             return new_model.make(begun, rest, partial_sums.sums_of(begun, done))
-        except BadSums as bad:  # each time there is a group less
-            found = {list(done)[place]: text for place, text in bad.refused.items()}
+        except BadPartialSums as bad:  # each time there is a group less
+            found = {n: bad.refused[group.key] for n, group in done.items() if group.key in bad.refused}
             for number, text in found.items():
                 begun.services.tell(begun.round, f"group {number} is of no use, its updates are read: {text}")
             spoilt |= found

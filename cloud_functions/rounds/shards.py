@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from cloud_functions.aggregation import aggregation_context, new_model
-from cloud_functions.aggregation.aggregation_context import AggregationContext, BadReplies
+from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.aggregation.model_files import Stored, in_type, joined
 from cloud_functions.aggregation.partial_sums import LARGEST_MANIFEST
-from cloud_functions.aggregation.update_reader import UpdateFile
+from cloud_functions.aggregation.update_reader import BadReplies, UpdateFile
 from cloud_functions.rounds import close_round
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
@@ -127,11 +127,10 @@ def _make(begun: AggregationContext, replies: Sequence[Participant], shard: Slic
 def _write(begun: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, and that it is made. Raises BadReplies."""
     key_of = partial(_shard_key, begun.round, replies, number)
-    with aggregation_context.named(replies):
-        combined = aggregation_context.combiner(begun, _opened(begun, replies), shard)
-        step = new_model.step_of(begun, combined)
-        changes = aggregation_context.changes(begun, combined, step, replies)
-        files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
+    combined = aggregation_context.combiner(begun, _opened(begun, replies), shard)
+    step = new_model.step_of(begun, combined)
+    changes = aggregation_context.changes(begun, combined, step, replies)
+    files = new_model.write(begun, changes, step, key_of, counted=len(replies), bare=True)
     if number == 0:  # once is enough
         new_model.warn_of_guesses(begun, step)
     sizes = {name: file.bytes for name, file in files.items()}
@@ -151,18 +150,18 @@ def _opened(begun: AggregationContext, replies: Sequence[Participant]) -> list[U
     """Open a set of updates, in the versions that the first averager of the set has met.
 
     So all shards are made of the same bytes, however long they take and whoever makes them.
-    Raises BadUpdates, also where an update was replaced since.
+    Raises BadReplies, also where an update was replaced since.
     """
     bucket, key = begun.services.bucket, _key(begun.round, replies, "versions")
     try:
         kept = _decoded_versions(key, bucket.read(key, LARGEST_MANIFEST))
     except KeyError:
-        updates = aggregation_context.open_updates(begun, replies)
+        updates = begun.open_updates(replies)
         found = {reply.device: update.version for reply, update in zip(replies, updates, strict=True)}
         kept = _decoded_versions(key, bucket.write_once(key, msgspec.json.encode(found)))
         if kept == found:
             return updates
-    return aggregation_context.open_updates(begun, replies, kept)
+    return begun.open_updates(replies, kept)
 
 
 def _decoded_versions(key: str, data: bytes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One update in ten is bad: what each strategy does must be what the table of docs/aggregation.md says."""
+"""One update in ten is bad: each strategy must do what the table in docs/aggregation.md states."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.aggregation_context import BadReplies
+from cloud_functions.aggregation.update_reader import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import AggregationFailed
 from tests.fakes.small_average import SmallAverage, file_of
@@ -20,7 +20,7 @@ BAD = 4
 OVERSTATED = "sign-flipped, 2^53 examples"
 LOSSES = [{"loss": 0.5}] * UPDATES
 PAGE = PROJECT / "docs" / "aggregation.md"
-# By the first column of the table: the settings of the run.
+# The settings of the run, by the first column of the table.
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"`{name}`": {"aggregation": name} for name in STRATEGIES},
     "`weighted_mean` with `clip_norm`": {"aggregation": "weighted_mean", "clip_norm": 1.0},
@@ -44,7 +44,7 @@ def start() -> Arrays:
 
 
 def honest() -> list[Arrays]:
-    """Return ten updates whose changes agree in what they have in common; their norm is about 1.5."""
+    """Return ten updates whose changes, of norm about 1.5, have a common part and some noise."""
     rng = np.random.default_rng(2)
     common = rng.normal(0, 0.1, 200)
     return [
@@ -52,7 +52,7 @@ def honest() -> list[Arrays]:
     ]
 
 
-def spoilt(kind: str, update: Arrays) -> Arrays | bytes:
+def bad_update(kind: str, update: Arrays) -> Arrays | bytes:
     match kind:
         case "NaN":
             return {"w": np.where(np.arange(200) == 7, np.nan, update["w"]).astype(np.float32)}
@@ -67,19 +67,19 @@ def spoilt(kind: str, update: Arrays) -> Arrays | bytes:
 
 
 def upload(run: SmallAverage, updates: list[Arrays], bad: Arrays | bytes) -> None:
-    """Put the files into the bucket, the bad one as a device would write it that checks nothing."""
+    """Put the files into the bucket, the bad one as a device without checks would write it."""
     sent: list[Arrays | bytes] = [*updates]
     sent[BAD] = bad if isinstance(bad, bytes) else run.unchecked(bad)
     run.upload(sent)
 
 
 def outcome(settings: dict[str, Any], kind: str) -> str:
-    """Return what becomes of the bad update, in the table's words."""
+    """Return the effect of the bad update, as the table names it."""
     updates = honest()
     without = SmallAverage(start(), **settings)
     expected = without.round(updates[:BAD] + updates[BAD + 1 :], metrics=LOSSES[1:])["w"]
     run = SmallAverage(start(), **settings)
-    upload(run, updates, spoilt(kind, updates[BAD]))
+    upload(run, updates, bad_update(kind, updates[BAD]))
     claims = [100] * UPDATES
     if kind == OVERSTATED:
         claims[BAD] = 2**53
@@ -100,7 +100,7 @@ def outcome(settings: dict[str, Any], kind: str) -> str:
 
 
 def table() -> dict[str, list[str]]:
-    """Return the rows of the table between its marks, by their first column."""
+    """Return the rows of the table between its markers, by their first column."""
     found = re.search(r"<!-- poison -->\n(.*?)<!-- /poison -->", PAGE.read_text(), re.DOTALL)
     assert found
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].strip().splitlines()]
@@ -119,11 +119,11 @@ def test_a_bad_update_among_ten_does_what_the_table_says(name: str, kind: str) -
 
 
 def print_table() -> None:
-    """Print the table as it is: python -m tests.documents.test_poison."""
+    """Print the current table: python -m tests.documents.test_poison."""
     rows = [["with default options", *KINDS], ["---"] * (1 + len(KINDS))]
     rows += [[name, *(outcome(SETTINGS[name], kind) for kind in KINDS)] for name in SETTINGS]
     for row in rows:
-        print("| " + " | ".join(row) + " |")  # noqa: T201
+        print("| " + " | ".join(row) + " |")  # noqa: T201 - a program
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 
 import package
-from cloud_functions.aggregation import combiner, reader_threads
+from cloud_functions.aggregation import reader_threads
 from fedgrass.console.deploy import costs as count_costs
 from fedgrass.federation.encodings import BLOCK
 
@@ -33,7 +33,7 @@ def test_what_an_update_takes_of_memory_beyond_1000_is_what_the_page_says() -> N
     each = reader_threads.AHEAD * BLOCK * 4
     page = " ".join((package.ROOT / "docs" / "scaling.md").read_text().split())
     assert f"Beyond 1,000 updates, each one takes {each // 1024} KB more memory" in page
-    assert 1_000 < combiner.SMALLEST_BUFFERS / each < 1_050
+    assert 1_000 < reader_threads.SMALLEST_BUFFERS / each < 1_050
 
 
 def test_groups_cost_their_sums_and_who_is_in_them() -> None:

@@ -1,4 +1,4 @@
-"""Flower's strategies with clients of the test's, by its own message API, unmodified."""
+"""Unmodified strategies of Flower, called with the test's replies through Flower's message API."""
 
 import gc
 import logging
@@ -17,22 +17,21 @@ from flwr.supercore.task_identity import TaskIdentity
 Arrays = dict[str, NDArray[Any]]
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
-# A Message reads these when it is made; outside a run of Flower's nobody else sets them.
+# A Message reads these on construction; outside a run of Flower they are not set.
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 
 
 class FlowerRun:
-    """What a server of Flower's does with the replies of its clients, round after round.
+    """A server of Flower that aggregates the replies of its clients, round by round.
 
     Args:
-        strategy: one of ``flwr.serverapp.strategy``.
-        model: the initial one.
-        first_round: the number that Flower is told of the first round.
+        strategy: a strategy of ``flwr.serverapp.strategy``.
+        model: the initial model.
+        first_round: the number of the first round, as passed to Flower.
     """
 
     def __init__(self, strategy: Any, model: Mapping[str, NDArray[Any]], first_round: int = 1) -> None:
-        # Flower asks for a garbage collection after each client; none need look through all that the tests
-        # before this one have imported and made.
+        # Flower collects garbage after each client; exclude all objects that earlier tests have created.
         gc.freeze()
         self._strategy = strategy
         self._round = first_round
@@ -41,10 +40,12 @@ class FlowerRun:
     def round(
         self, updates: Sequence[Arrays], examples: Sequence[int], metrics: Sequence[dict[str, float]]
     ) -> Arrays:
-        """Aggregate full weights, and return the new model."""
+        """Aggregate full weights; return the new model."""
         grid = _Grid(len(updates))
         list(self._strategy.configure_train(self._round, _record(self.model), ConfigRecord(), grid))
-        replies = [_reply(*of) for of in zip(grid.get_node_ids(), updates, examples, metrics, strict=True)]
+        replies = [
+            _reply(*reply) for reply in zip(grid.get_node_ids(), updates, examples, metrics, strict=True)
+        ]
         arrays, _ = self._strategy.aggregate_train(self._round, replies)
         self.model = {name: np.asarray(array.numpy()) for name, array in arrays.items()}
         self._round += 1
@@ -62,8 +63,8 @@ class _Grid:
 
 
 def _reply(node: int, weights: Arrays, examples: int, metrics: dict[str, float]) -> Any:
-    found = MetricRecord({"num-examples": examples, "train_loss": metrics["loss"]})
-    content = RecordDict({"arrays": _record(weights), "metrics": found})
+    record = MetricRecord({"num-examples": examples, "train_loss": metrics["loss"]})
+    content = RecordDict({"arrays": _record(weights), "metrics": record})
     return Message(content=content, dst_node_id=node, message_type=MessageType.TRAIN)
 
 

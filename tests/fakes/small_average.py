@@ -1,7 +1,7 @@
-"""Averages for tests: arrays go in, a new model comes out, by the code that the averager runs.
+"""Averages for tests: arrays in, a new model out, computed by the averager's code.
 
-No round is opened and nothing is announced: replies are made up, and ``new_model`` reads the files that lie
-in a bucket in memory, as it does in a round.
+No round is opened and nothing is announced: the replies are constructed, and ``new_model`` reads the updates
+from a bucket in memory as it does in a round.
 """
 
 import io
@@ -37,13 +37,13 @@ RUN = "run-1"
 
 
 class SmallAverage:
-    """A run that only averages: ``model`` is what the next updates start from.
+    """A run that only averages; the next updates start from ``model``.
 
     Args:
         model: the initial model; arrays of uint16 are the bits of BF16.
         encoding: of the updates.
-        bucket: where everything lies.
-        settings: of the run, such as ``aggregation``.
+        bucket: contains all files.
+        settings: settings of the run, such as ``aggregation``.
     """
 
     def __init__(
@@ -59,27 +59,29 @@ class SmallAverage:
         self.encoding = encoding or Encoding()
         self.settings = parse_settings({"task": "digits", **_settings_of(self.encoding), **settings})
         self.bucket.write(object_keys.model(RUN, 0), file_of(model))
-        self.cloud = _cloud(self.bucket)
+        self.services = _services(self.bucket)
 
     @property
     def model(self) -> dict[str, NDArray[Any]]:
         return decode(self.bucket.objects[object_keys.model(RUN, self.number)])
 
     def state(self, name: str) -> dict[str, NDArray[Any]]:
-        """Return what the server keeps beside the newest model."""
+        """Return the server state of the latest model."""
         return decode(self.bucket.objects[object_keys.state(RUN, self.number, name)])
 
     def upload(self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None) -> None:
-        """Put the updates of the next round into the bucket: the full weights that training has given.
+        """Put the updates of the next round into the bucket.
 
-        All declare ``trained``, the arrays that gradients move; None: none does.
+        Args:
+            updates: full weights after training, or files.
+            trained: the arrays that gradients move, as all updates declare; None for no declaration.
         """
         for place, update in enumerate(updates):
             data = update if isinstance(update, bytes) else self.encode(update, seed=place, trained=trained)
             self.bucket.write(object_keys.update(_device(place), RUN, self.number + 1, 1), data)
 
     def encode(self, update: Arrays, seed: int = 0, trained: Collection[str] | None = None) -> bytes:
-        """Return the file of an update, given as full weights; what it should carry is zero unless given."""
+        """Return the file of an update given as full weights; auxiliary arrays are zero unless given."""
         file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
         start = {**self.model, **carried} if self.encoding.difference else None
         target = io.BytesIO()
@@ -98,7 +100,7 @@ class SmallAverage:
         return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
 
     def unchecked(self, update: Arrays, carried: Arrays | None = None) -> bytes:
-        """Return the file of an update as a device would write it that checks nothing."""
+        """Return the file of an update as a device without checks would write it."""
         return file_of(update, behind=self._carried() if carried is None else carried)
 
     def make(
@@ -108,7 +110,7 @@ class SmallAverage:
         metrics: Sequence[dict[str, float]] | None = None,
         evaluations: int = 0,
     ) -> dict[str, NDArray[Any]]:
-        """Average the updates that ``upload`` has put there, and return the new model."""
+        """Average the updates that ``upload`` wrote; return the new model."""
         number = self.number + 1
         replies = []
         for place in range(count):
@@ -124,16 +126,16 @@ class SmallAverage:
                     metrics=metrics[place] if metrics else {},
                 )
             )
-        run, leased = self._run(evaluations), self._round(number, count)
-        new_model.make(aggregation_context.begin(self.cloud, run, leased), replies, [])
-        new_model.keep(self.cloud, run, leased)
+        run, round_ = self._run(evaluations), self._round(number, count)
+        new_model.make(aggregation_context.begin(self.services, run, round_), replies, [])
+        new_model.keep(self.services, run, round_)
         self.number = number
         return self.model
 
     def round(
         self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None, **replies: Any
     ) -> dict[str, NDArray[Any]]:
-        """Upload and average."""
+        """Upload the updates and average them."""
         self.upload(updates, trained)
         return self.make(len(updates), **replies)
 
@@ -171,14 +173,14 @@ class SmallAverage:
 def average(
     updates: Sequence[Arrays], model: Arrays | None = None, **options: Any
 ) -> dict[str, NDArray[Any]]:
-    """Return one average; the devices started from ``model``, zeros if it is None."""
+    """Return the average of one round; devices started from ``model``, by default zeros."""
     replies = {name: options.pop(name) for name in ("examples", "metrics") if name in options}
     start = model or {name: np.zeros_like(array) for name, array in updates[0].items()}
     return SmallAverage(start, **options).round(updates, **replies)
 
 
 def file_of(arrays: Arrays, behind: Arrays | None = None) -> bytes:
-    """Return a weights file, the widest types first; arrays of uint16 are the bits of BF16."""
+    """Return a weights file with the widest types first; arrays of uint16 are the bits of BF16."""
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     by_width += (behind or {}).items()
     target = io.BytesIO()
@@ -199,7 +201,7 @@ def _device(place: int) -> str:
     return f"thing-{place:04}"
 
 
-def _cloud(bucket: MemoryBucket) -> Services:
+def _services(bucket: MemoryBucket) -> Services:
     return Services(
         fleet="garden",
         rounds=MemoryRounds(),

@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_functions.aggregation.combiner import SMALLEST_BUFFERS
+from cloud_functions.aggregation.reader_threads import SMALLEST_BUFFERS
 from cloud_functions.rounds import hellos
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused

@@ -1,4 +1,4 @@
-"""When the campaign kills: each step of a function in its turn, once, and only while things go wrong."""
+"""When the campaign kills a function: at each step in turn, once, and only while faults are injected."""
 
 from collections import Counter
 
@@ -10,12 +10,12 @@ from tests.chaos.steps import STEPS
 
 
 def strikes(kills: Kills, function: str, rounds: int) -> Counter[tuple[str, str]]:
-    """Arm kills, each before all steps come in their order; return those that struck."""
+    """Arm a kill before each pass through all steps; return how often each step was killed at."""
     struck: Counter[tuple[str, str]] = Counter()
     for _ in range(rounds):
         kills.arm(function)
         for step in STEPS[function]:
-            for _ in range(2):  # a step's second request, between which and the first one it may die
+            for _ in range(2):  # a step may send two requests, and be killed between them
                 if moment := kills.for_step(function, step):
                     struck[step, moment] += 1
     return struck
@@ -24,8 +24,8 @@ def strikes(kills: Kills, function: str, rounds: int) -> Counter[tuple[str, str]
 @pytest.mark.parametrize("function", STEPS)
 def test_every_step_of_a_function_is_killed_at_before_and_after(function: str) -> None:
     struck = strikes(Kills(Faults(1), "north"), function, rounds=400)
-    wanted = {(step, moment) for step in STEPS[function] for moment in ("before", "after")}
-    assert wanted <= struck.keys()
+    expected = {(step, moment) for step in STEPS[function] for moment in ("before", "after")}
+    assert expected <= struck.keys()
 
 
 def test_a_kill_strikes_once() -> None:
@@ -36,7 +36,7 @@ def test_a_kill_strikes_once() -> None:
     assert struck == 1
 
 
-def test_nothing_is_killed_that_was_not_armed_or_once_the_faults_have_ended() -> None:
+def test_nothing_is_killed_unarmed_or_after_the_faults_ended() -> None:
     faults = Faults(1)
     kills = Kills(faults, "north")
     assert not any(kills.for_step("averager", step) for step in STEPS["averager"])
@@ -46,7 +46,7 @@ def test_nothing_is_killed_that_was_not_armed_or_once_the_faults_have_ended() ->
     assert not any(kills.for_step("averager", step) for step in STEPS["averager"])
 
 
-def test_a_step_that_never_comes_does_not_keep_others_from_being_killed_at() -> None:
+def test_a_step_that_never_comes_does_not_protect_the_others() -> None:
     kills, struck = Kills(Faults(1), "north"), 0
     for _ in range(10 * len(STEPS["averager"])):
         kills.arm("averager")

@@ -1,4 +1,4 @@
-"""What the campaign recomputes models by: every strategy and encoding, beside the averager's own code."""
+"""The campaign's reference implementation, compared with the averager for every strategy and encoding."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -45,7 +45,7 @@ def wide(model: Mapping[str, Any]) -> Model:
 def play(
     average: SmallAverage, examples: Sequence[int] = EXAMPLES, declared: Collection[str] | None = None
 ) -> float:
-    """Play some rounds; return by how much the two models, or their states, differ at most."""
+    """Play some rounds; return the largest difference between the models, or their states."""
     server, worst = Server(), 0.0
     for number in range(1, ROUNDS + 1):
         base = average.model
@@ -57,13 +57,13 @@ def play(
             average.bucket.objects[object_keys.update(f"thing-{device:04}", RUN, number, 1)]
             for device in range(DEVICES)
         ]
-        updates = [Update(*one) for one in zip(files, examples, LOSSES, strict=True)]
+        updates = [Update(*reply) for reply in zip(files, examples, LOSSES, strict=True)]
         expected = next_model(wide(base), updates, average.settings, server, DEVICES)
         made = average.make(DEVICES, examples, [{"loss": loss} for loss in LOSSES])
         worst = max(worst, *(float(np.abs(made[name] - expected[name]).max()) for name in INITIAL))
-        for name, kept in server.state.items():
+        for name, state in server.state.items():
             found = {array.removeprefix(CARRIED): values for array, values in average.state(name).items()}
-            worst = max(worst, *(float(np.abs(found[array] - kept[array]).max()) for array in INITIAL))
+            worst = max(worst, *(float(np.abs(found[array] - state[array]).max()) for array in INITIAL))
     return worst
 
 
@@ -91,11 +91,11 @@ def test_the_reference_caps_claims_and_averages_statistics_as_the_averager_does(
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "fedadam", "median", "multi_krum"])
-def test_the_reference_shortens_long_changes_as_the_averager_does(aggregation: str) -> None:
+def test_the_reference_clips_long_changes_as_the_averager_does(aggregation: str) -> None:
     assert play(SmallAverage(INITIAL, aggregation=aggregation, clip_norm=40.0)) < 1e-5
 
 
-def test_the_reference_knows_an_update_that_counts_twice_by_each_strategy() -> None:
+def test_the_reference_detects_an_update_that_counts_twice_with_each_strategy() -> None:
     updates = [
         Update(SmallAverage(INITIAL).encode(trained(INITIAL, d, 1)), EXAMPLES[d], LOSSES[d]) for d in range(5)
     ]
@@ -120,7 +120,7 @@ def test_the_reference_reads_a_model_as_devices_download_it(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "float16", "bfloat16"])
 @pytest.mark.parametrize("size", [0.01, 1.0, 40.0])
-def test_an_encoded_download_may_lose_what_its_encoding_loses_and_no_more(
+def test_an_encoded_download_may_lose_only_what_its_encoding_loses(
     kind: Literal["int8", "float16", "bfloat16"], size: float
 ) -> None:
     rng = np.random.default_rng(1)
@@ -129,11 +129,11 @@ def test_an_encoded_download_may_lose_what_its_encoding_loses_and_no_more(
     shapes = {name: values.shape for name, values in model.items()}
     found = read_file(encode_model(encode(model), Encoding(kind=kind)), shapes)
     assert _lost(found, exact, kind) <= 1
-    spoilt = {name: values * 1.02 for name, values in found.items()}
-    assert _lost(spoilt, exact, kind) > 2
+    damaged = {name: values * 1.02 for name, values in found.items()}
+    assert _lost(damaged, exact, kind) > 2
 
 
-def test_what_hangs_on_the_sign_of_a_rounding_error_is_not_compared_and_the_rest_is() -> None:
+def test_values_decided_by_the_sign_of_a_rounding_error_are_not_compared() -> None:
     change = {"body": np.array([0.1, 0.1 + 1e-9, 0.2, 0.0])}
     server = Server(state={"variance": {"body": np.array([0.01, 0.01, 0.01, 0.0])}})
     _STEPS["fedyogi"](change, server, {"server_rate": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3})

@@ -1,4 +1,4 @@
-"""The averages, against exact fractions, by the code that the averager runs."""
+"""The averager's arithmetic, compared with exact fractions."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ triples = st.lists(floats, min_size=3, max_size=3)
 updates = st.lists(st.tuples(triples, examples), min_size=1, max_size=8)
 many_updates = st.lists(st.tuples(triples, examples), min_size=1, max_size=40)
 KINDS = [("mean", lambda _examples: 1), ("weighted_mean", lambda examples: examples)]
-# Each example makes a bucket and some threads.
+# Each example creates a bucket and a few threads.
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -39,7 +39,7 @@ def mean_of(name: str, updates: list[tuple[Any, int]], model: Any = None, **opti
 
 
 def exact_mean(updates: list[tuple[list[float], int]], weight: Any, index: int) -> tuple[Fraction, Fraction]:
-    """Return the exact weighted mean of a value, and that of its absolute values."""
+    """Return the exact weighted mean of a value, and the weighted mean of its absolute values."""
     total = sum(weight(count) for _, count in updates)
     terms = [weight(count) * Fraction(values[index]) for values, count in updates]
     return sum(terms, Fraction(0)) / total, sum(map(abs, terms), Fraction(0)) / total
@@ -60,7 +60,7 @@ def test_the_mean_of_float64_is_exact_to_a_few_units_of_the_last_place(
 @pytest.mark.parametrize(("name", "weight"), KINDS)
 @given(updates=updates, model=triples)
 @few
-def test_the_mean_of_float32_is_the_exact_one_but_for_its_own_rounding(
+def test_the_mean_of_float32_is_the_exact_mean_rounded_once(
     name: str, weight: Any, updates: list[tuple[list[float], int]], model: list[float]
 ) -> None:
     arrays = [(np.array(values, np.float32), count) for values, count in updates]
@@ -75,7 +75,7 @@ def test_the_mean_of_float32_is_the_exact_one_but_for_its_own_rounding(
 @pytest.mark.parametrize(("name", "weight"), KINDS)
 @given(updates=many_updates, model=triples)
 @few
-def test_the_mean_of_a_large_model_is_within_the_bound_that_is_promised(
+def test_the_mean_of_a_large_model_is_within_the_documented_bound(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     weight: Any,
@@ -94,7 +94,7 @@ def test_the_mean_of_a_large_model_is_within_the_bound_that_is_promised(
 @pytest.mark.slow
 @pytest.mark.parametrize("exact_bytes", [combiner.EXACT_BYTES, 0])
 @pytest.mark.parametrize("name", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
-def test_the_order_in_which_updates_come_changes_no_bit(
+def test_the_order_in_which_updates_arrive_changes_no_bit(
     monkeypatch: pytest.MonkeyPatch, name: str, exact_bytes: int
 ) -> None:
     monkeypatch.setattr(combiner, "EXACT_BYTES", exact_bytes)
@@ -138,7 +138,7 @@ def test_updates_that_agree_are_their_own_mean_whatever_the_model_was(
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1"])
 @pytest.mark.parametrize("bound", ["min", "max"])
-def test_the_largest_and_smallest_integers_stay_what_they_are(dtype: str, bound: str) -> None:
+def test_the_largest_and_smallest_integers_are_kept(dtype: str, bound: str) -> None:
     value = getattr(np.iinfo(dtype), bound)
     mean = mean_of("mean", [(np.array([value], dtype), 1)] * 3)
     assert mean.dtype == np.dtype(dtype)
@@ -151,7 +151,7 @@ def test_booleans_are_decided_by_the_majority() -> None:
     assert mean_of("mean", [(np.array(vote), 1) for vote in votes]).tolist() == [True, False, True]
 
 
-def test_the_weight_is_the_number_of_examples_however_large() -> None:
+def test_the_weight_is_the_number_of_examples_even_if_large() -> None:
     mean = mean_of("weighted_mean", [(np.zeros(1, np.float32), 1), (np.ones(1, np.float32), 2**53)])
     assert mean.tolist() == [1.0]
 
@@ -190,7 +190,7 @@ def as_floats(array: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def tolerance(array: NDArray[Any]) -> float:
-    """Return how far a mean may be from the exact one: by half a unit of the last place."""
+    """Return the allowed distance from the exact mean: half a unit in the last place."""
     if array.dtype == np.uint16:
         return 2.0**-5  # of values up to 8
     return 0.5 if array.dtype.kind in "iub" else {2: 4e-3, 4: 1e-6, 8: 1e-14}[array.itemsize]
@@ -232,7 +232,7 @@ ENCODINGS = [
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda e: e.kind + "-difference" * e.difference)
 @pytest.mark.parametrize("exact_bytes", [combiner.EXACT_BYTES, 0])
 @pytest.mark.parametrize("name", ["weighted_mean", "median"])
-def test_encoded_updates_have_the_mean_of_what_they_decode_to(
+def test_encoded_updates_have_the_mean_of_their_decoded_values(
     monkeypatch: pytest.MonkeyPatch, encoding: Encoding, exact_bytes: int, name: str
 ) -> None:
     monkeypatch.setattr(combiner, "EXACT_BYTES", exact_bytes)

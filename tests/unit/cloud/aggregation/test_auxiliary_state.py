@@ -1,4 +1,4 @@
-"""What devices need beside the model is named by the announcement, with its checksum, whatever happens."""
+"""Announcements name the auxiliary state that devices need with the model, and its checksum."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def a_fleet(**settings: Any) -> SmallFleet:
 
 
 def train(fleet: SmallFleet, value: float = 1.0) -> None:
-    """Let every device reply to the open round of training."""
+    """Make every device reply to the open training round."""
     opened = fleet.newest()
     file = fleet.bucket.objects[object_keys.model(RUN, 0)]
     carried = carried_layout(read_layout(file, len(file)), ["control"]).arrays
@@ -46,17 +46,17 @@ def newest_announcement(fleet: SmallFleet) -> Announcement:
 
 
 def of_model(fleet: SmallFleet, number: int) -> dict[str, CarriedFile]:
-    """Return what an announcement has to say of the control beside a model, by the object itself."""
+    """Return what an announcement must state about the control of a model, computed from the object."""
     key = object_keys.state(RUN, number, "control")
     data = fleet.bucket.objects[key]
     return {"control": CarriedFile(key=key, sha256=sha256(data), bytes=len(data))}
 
 
-def test_the_first_round_says_that_the_control_is_zero() -> None:
+def test_the_first_round_announces_that_the_control_is_zero() -> None:
     assert newest_announcement(a_fleet()).carried == {"control": None}
 
 
-def test_each_later_round_names_the_control_beside_its_model() -> None:
+def test_each_later_round_announces_the_control_of_its_model() -> None:
     fleet = a_fleet()
     for number in (1, 2):
         train(fleet, float(number))
@@ -65,17 +65,17 @@ def test_each_later_round_names_the_control_beside_its_model() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])
-def test_a_model_that_is_downloaded_in_an_encoding_has_its_control_beside_it_too(kind: str) -> None:
+def test_an_encoded_download_has_its_control_too(kind: str) -> None:
     fleet = a_fleet(download_encoding=kind)
     train(fleet)
     assert newest_announcement(fleet).carried == of_model(fleet, 1)
 
 
-def test_a_run_of_another_aggregation_names_nothing() -> None:
+def test_a_run_of_another_aggregation_announces_no_control() -> None:
     assert newest_announcement(a_fleet(aggregation="fedadam")).carried == {}
 
 
-def test_a_round_that_evaluates_names_nothing_and_passes_the_control_on() -> None:
+def test_an_evaluation_round_announces_no_control_and_keeps_it() -> None:
     fleet = a_fleet(evaluate_every=1)
     train(fleet)
     assert newest_announcement(fleet).work == "evaluate"
@@ -85,7 +85,7 @@ def test_a_round_that_evaluates_names_nothing_and_passes_the_control_on() -> Non
     assert newest_announcement(fleet).carried == of_model(fleet, 1)
 
 
-def test_another_attempt_names_the_same_control() -> None:
+def test_another_attempt_announces_the_same_control() -> None:
     fleet = a_fleet()
     train(fleet)
     fleet.pass_time(601)
@@ -94,7 +94,7 @@ def test_another_attempt_names_the_same_control() -> None:
     assert newest_announcement(fleet).carried == of_model(fleet, 1)
 
 
-def test_the_bytes_that_devices_fetch_count_the_control() -> None:
+def test_the_downloaded_bytes_include_the_control() -> None:
     fleet = a_fleet()
     train(fleet)
     train(fleet)
@@ -104,7 +104,7 @@ def test_the_bytes_that_devices_fetch_count_the_control() -> None:
 
 
 @pytest.mark.parametrize("manifest", [True, False])
-def test_a_run_whose_rows_were_lost_goes_on_with_its_control(*, manifest: bool) -> None:
+def test_a_run_whose_rows_were_lost_continues_with_its_control(*, manifest: bool) -> None:
     fleet = a_fleet(schedule="by_hand")
     train(fleet)
     if not manifest:
@@ -118,7 +118,7 @@ def test_a_run_whose_rows_were_lost_goes_on_with_its_control(*, manifest: bool) 
     assert newest_announcement(fleet).carried == of_model(fleet, 1)
 
 
-def test_a_repair_that_lacks_the_control_says_its_key() -> None:
+def test_a_repair_without_the_control_reports_its_key() -> None:
     fleet = a_fleet(schedule="by_hand")
     train(fleet)
     del fleet.bucket.objects[object_keys.round_manifest(RUN, 1)]

@@ -1,4 +1,4 @@
-"""Updates that must not enter the average are refused by name, and the round goes on without them."""
+"""Updates that must not enter the average are refused by name, and the round continues without them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ def nested_header(_update: dict[str, Any]) -> bytes:
 
 
 def long_header(update: dict[str, Any]) -> bytes:
-    """Return a good file, but for its header of 8 MB; 16 of them took 1.8 GB of memory."""
+    """Return a good file except for its header of 8 MB; 16 of those took 1.8 GB of memory to parse."""
     data = encode(update)
     end = 8 + int.from_bytes(data[:8], "little")
     header = data[8:end] + b" " * (8 * 1024**2 - end + 8)
@@ -92,8 +92,8 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_with_the_others(
     assert fleet.holds(1, 2.0)
 
 
-def test_a_header_that_is_longer_than_the_models_is_refused_before_it_is_read() -> None:
-    """Of a large model the file could have room for it; parsed, it takes many times its length of memory."""
+def test_a_header_longer_than_the_models_is_refused_before_it_is_read() -> None:
+    """The file of a large model has room for it, and parsing takes many times its size in memory."""
     fleet = SmallFleet(devices=2, minimum_replies=1, initial={"w": np.zeros(10**6, np.float32)})
     fleet.start()
     opened = fleet.newest()
@@ -130,7 +130,7 @@ def test_an_update_whose_checksum_differs_is_refused() -> None:
     assert_refused(fleet, first, "the completion says " + checksum(b"other bytes"))
 
 
-def test_an_update_of_which_one_byte_changed_on_its_way_is_refused() -> None:
+def test_an_update_with_one_changed_byte_is_refused() -> None:
     fleet = SmallFleet(devices=3)
     fleet.start()
     first = fleet.newest()
@@ -143,7 +143,7 @@ def test_an_update_of_which_one_byte_changed_on_its_way_is_refused() -> None:
     assert fleet.parts(first)["thing-1"] is Participation.REFUSED
 
 
-def test_an_update_that_is_not_in_the_bucket_is_refused() -> None:
+def test_a_missing_update_is_refused() -> None:
     fleet = SmallFleet(devices=3)
     fleet.start()
     first = fleet.newest()
@@ -153,7 +153,7 @@ def test_an_update_that_is_not_in_the_bucket_is_refused() -> None:
     assert_refused(fleet, first, "there is no object updates/thing-1/run-1/1-1.safetensors")
 
 
-def test_a_round_with_too_many_bad_updates_is_opened_again_and_waits_for_others() -> None:
+def test_a_round_with_too_many_bad_updates_is_reopened_and_waits_for_others() -> None:
     fleet = SmallFleet(devices=4, threshold=0.5)
     fleet.start()
     first = fleet.newest()
@@ -168,7 +168,7 @@ def test_a_round_with_too_many_bad_updates_is_opened_again_and_waits_for_others(
     assert first.fence == 0
 
 
-def test_a_round_of_which_all_updates_are_bad_is_abandoned() -> None:
+def test_a_round_with_only_bad_updates_is_abandoned() -> None:
     fleet = SmallFleet(devices=2, on_abandoned="fail")
     fleet.start()
     for device in fleet.names:
@@ -178,7 +178,7 @@ def test_a_round_of_which_all_updates_are_bad_is_abandoned() -> None:
     assert "2 refused" in abandoned.reason
 
 
-def test_a_reply_that_comes_while_the_round_is_averaged_counts_when_the_round_is_opened_again() -> None:
+def test_a_reply_during_the_aggregation_counts_when_the_round_is_reopened() -> None:
     fleet = SmallFleet(devices=4, threshold=0.5)
     fleet.start()
     first = fleet.newest()
@@ -195,7 +195,7 @@ def test_a_reply_that_comes_while_the_round_is_averaged_counts_when_the_round_is
     assert fleet.holds(1, 2.0)
 
 
-def test_a_lease_that_is_taken_over_keeps_the_refusals_of_the_first_averager() -> None:
+def test_a_new_lease_keeps_the_refusals_of_the_first_averager() -> None:
     fleet = SmallFleet(devices=3)
     fleet.start()
     first = fleet.newest()
@@ -214,8 +214,8 @@ def test_a_lease_that_is_taken_over_keeps_the_refusals_of_the_first_averager() -
     assert fleet.holds(1, 2.0)
 
 
-def test_an_update_that_changes_after_a_model_was_drafted_of_it_is_refused() -> None:
-    """Its averager died between writing the model and closing the round, and the next one reads it again."""
+def test_an_update_that_changes_after_the_draft_is_refused() -> None:
+    """The averager died between draft and close, and the next averager reads the update again."""
     fleet = SmallFleet(devices=2)
     fleet.start()
     first = fleet.newest()

@@ -1,4 +1,4 @@
-"""Whole model files: streamed where that does, held where it must be, and refused by the limit otherwise."""
+"""Whole model files: streamed if possible, held in memory if necessary, refused above the limit."""
 
 import dataclasses
 from typing import Any
@@ -29,12 +29,12 @@ DTYPES = ["<f4", "<f2", "<f8", "<i8", "<u2", "|b1"]
         some.tuples(some.sampled_from(DTYPES), some.lists(some.integers(0, 70), max_size=3)), max_size=6
     )
 )
-def test_a_file_that_is_streamed_has_the_hash_and_the_size_of_the_whole(arrays: list[Any]) -> None:
+def test_a_streamed_file_has_the_hash_and_the_size_of_the_whole(arrays: list[Any]) -> None:
     data = file_of({f"a{place}": np.ones(shape, dtype) for place, (dtype, shape) in enumerate(arrays)})
     bucket = MemoryBucket()
     bucket.write(KEY, data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_files, "_VALUES", 4096)
+        patch.setattr(model_files, "_RANGE_VALUES", 4096)
         patch.setattr(model_files, "_RANGE_BYTES", 1000)
         found = model_files.fingerprint(bucket, KEY, check=True)
         assert model_files.whole(bucket, KEY, len(data)) == data
@@ -42,10 +42,10 @@ def test_a_file_that_is_streamed_has_the_hash_and_the_size_of_the_whole(arrays: 
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "<f8", "<u2"])
-def test_a_value_that_is_not_finite_is_found_wherever_it_lies(
+def test_a_value_that_is_not_finite_is_found_in_every_type(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_files, "_VALUES", 4096)
+    monkeypatch.setattr(model_files, "_RANGE_VALUES", 4096)
     array = np.ones((100, 99), dtype)
     array[77, 5] = 0x7F80 if dtype == "<u2" else np.inf  # as the bits of BF16
     bucket = MemoryBucket()
@@ -54,22 +54,22 @@ def test_a_value_that_is_not_finite_is_found_wherever_it_lies(
         model_files.fingerprint(bucket, KEY, check=True)
 
 
-def test_a_start_holds_no_more_than_some_ranges_of_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "_VALUES", 4096)
+def test_a_start_holds_only_a_few_ranges_of_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "_RANGE_VALUES", 4096)
     fleet = SmallFleet(initial={"w": np.ones(1_000_000, np.float32)})
     fleet.start()
     assert fleet.newest().base_bytes > 4_000_000
     assert fleet.bucket.largest_read <= 4096 * 4
 
 
-def test_a_model_larger_than_any_may_be_is_refused_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_above_the_largest_size_is_refused_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_files, "LARGEST_MODEL", 100)
     with pytest.raises(UpdateRefused, match=r"0\.safetensors has \d+ bytes; 100 is the most a model"):
         SmallFleet().start()
 
 
 def with_memory(fleet: SmallFleet, model_bytes: int) -> SmallFleet:
-    """Give the functions just the memory to hold a model of so many bytes."""
+    """Give the functions just enough memory to hold a model of this size."""
     rest = fleet.cloud.memory_bytes - 2 * fleet.cloud.largest_held
     fleet.cloud = dataclasses.replace(fleet.cloud, memory_bytes=rest + 2 * model_bytes)
     return fleet
@@ -87,7 +87,7 @@ def test_a_model_that_cannot_be_encoded_in_the_functions_memory_is_refused_with_
     assert fleet.newest().state is State.OPEN
 
 
-def test_an_averager_with_too_little_memory_to_encode_the_model_abandons_the_round_and_says_so() -> None:
+def test_an_averager_with_too_little_memory_to_encode_the_model_abandons_the_round() -> None:
     fleet = SmallFleet(devices=1, download_encoding="int8", on_abandoned="fail")
     fleet.start()
     with_memory(fleet, 10)

@@ -1,4 +1,4 @@
-"""Changes that are too long are shortened or refused, before any strategy looks at them."""
+"""Changes that are too long are clipped or refused before a strategy sees them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.aggregation_context import BadReplies
+from cloud_functions.aggregation.update_reader import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.rounds import Participation, State
@@ -47,9 +47,7 @@ def updates(most: float = np.inf) -> list[Arrays]:
 
 @pytest.mark.parametrize("difference", [False, True])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_clipping_is_as_if_every_device_had_sent_a_change_no_longer_than_the_norm(
-    name: str, *, difference: bool
-) -> None:
+def test_clipping_equals_averaging_changes_that_devices_clipped(name: str, *, difference: bool) -> None:
     settings: dict[str, Any] = {"aggregation": name, "encoding": Encoding(difference=difference)}
     clipped = SmallAverage(start(), clip_norm=2.0, **settings).round(updates(), metrics=LOSSES)
     shorter = SmallAverage(start(), **settings).round(updates(2.0), metrics=LOSSES)
@@ -57,12 +55,12 @@ def test_clipping_is_as_if_every_device_had_sent_a_change_no_longer_than_the_nor
         np.testing.assert_allclose(clipped[array], shorter[array], rtol=1e-5, atol=3e-6)
 
 
-def test_changes_that_are_short_enough_are_not_touched() -> None:
+def test_changes_below_the_limit_are_not_modified() -> None:
     plain = SmallAverage(start()).round(updates(2.0))
     assert SmallAverage(start(), clip_norm=2.1).round(updates(2.0))["w"].tobytes() == plain["w"].tobytes()
 
 
-def test_the_norm_is_over_all_arrays_of_an_update_and_a_change_of_just_the_largest_is_taken() -> None:
+def test_the_norm_covers_all_arrays_and_a_change_of_exactly_the_largest_norm_counts() -> None:
     run = SmallAverage(start(), largest_norm=4.0001)
     with pytest.raises(BadReplies) as bad:
         run.round(updates())
@@ -72,8 +70,8 @@ def test_the_norm_is_over_all_arrays_of_an_update_and_a_change_of_just_the_large
     }
 
 
-def test_whole_numbers_do_not_count_for_the_norm() -> None:
-    """A layer that counts its batches would be the longest part of every change."""
+def test_whole_numbers_do_not_enter_the_norm() -> None:
+    """A count of batches would dominate the norm of every change."""
     counted = {**update(0.5, 1), "batches": np.array(5_000)}
     made = SmallAverage(start(), largest_norm=1.0).round([counted])
     assert made["batches"].tolist() == 5_000

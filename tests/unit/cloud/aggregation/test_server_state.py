@@ -1,4 +1,4 @@
-"""The server's state lies beside each model and belongs to it, whatever happens to the averager."""
+"""Each model has the server state that belongs to it, whatever happens to the averager."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def made(fleet: SmallFleet) -> dict[str, bytes]:
 
 
 def train(fleet: SmallFleet, number: int) -> Callable[[], bool]:
-    """Let all but the last device reply; return what delivers the last one's reply."""
+    """Make all devices except the last reply; return a function that delivers the last reply."""
     opened = fleet.newest()
     assert opened.number == number
     fleet.reply("thing-0", opened, value=VALUES[number][0])
@@ -49,7 +49,7 @@ def undisturbed() -> dict[str, bytes]:
 
 
 def calls_of_a_round() -> int:
-    """Return how many calls of ports the averager makes that closes round 2."""
+    """Return how many port calls the averager that closes round 2 makes."""
     fleet = a_fleet()
     train(fleet, 1)()
     last = train(fleet, 2)
@@ -61,7 +61,7 @@ def calls_of_a_round() -> int:
 CALLS = calls_of_a_round()
 
 
-def test_each_model_has_its_state_beside_it() -> None:
+def test_each_model_has_its_state() -> None:
     keys = {object_keys.model(RUN, 0)}
     for number in range(1, ROUNDS + 1):
         keys |= {object_keys.model(RUN, number)}
@@ -80,7 +80,7 @@ def test_the_state_of_whole_numbers_stays_zero_and_the_numbers_are_averaged() ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", range(1, CALLS + 1))
-def test_a_crash_at_any_call_of_the_averager_leaves_model_and_state_as_without_it(call: int) -> None:
+def test_a_crash_at_any_call_of_the_averager_changes_neither_model_nor_state(call: int) -> None:
     fleet = a_fleet()
     train(fleet, 1)()
     last = train(fleet, 2)
@@ -98,7 +98,7 @@ def test_a_crash_at_any_call_of_the_averager_leaves_model_and_state_as_without_i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", range(1, CALLS + 1))
-def test_an_averager_that_is_overtaken_at_any_call_spoils_neither_model_nor_state(call: int) -> None:
+def test_an_averager_overtaken_at_any_call_changes_neither_model_nor_state(call: int) -> None:
     fleet = a_fleet()
     train(fleet, 1)()
     last = train(fleet, 2)
@@ -114,7 +114,7 @@ def test_an_averager_that_is_overtaken_at_any_call_spoils_neither_model_nor_stat
     assert made(fleet) == undisturbed()
 
 
-def test_a_round_that_is_abandoned_leaves_the_state_as_it_was() -> None:
+def test_an_abandoned_round_leaves_the_state_unchanged() -> None:
     fleet = a_fleet(minimum_replies=2)
     train(fleet, 1)()
     train(fleet, 2)
@@ -130,7 +130,7 @@ def test_a_round_that_is_abandoned_leaves_the_state_as_it_was() -> None:
     assert made(fleet) == undisturbed()
 
 
-def test_rounds_that_only_evaluate_pass_the_state_on_and_are_no_turn() -> None:
+def test_evaluation_rounds_keep_the_state_and_do_not_count_as_turns() -> None:
     fleet = a_fleet(evaluate_every=1)
     for number in range(1, 6):
         opened = fleet.newest()
@@ -148,7 +148,7 @@ def test_rounds_that_only_evaluate_pass_the_state_on_and_are_no_turn() -> None:
             assert own == expected[object_keys.state(RUN, training, name)]
 
 
-def test_a_state_that_is_lost_abandons_the_round_by_its_key() -> None:
+def test_a_lost_state_abandons_the_round_and_names_its_key() -> None:
     fleet = a_fleet(on_abandoned="fail")
     train(fleet, 1)()
     del fleet.bucket.objects[object_keys.state(RUN, 1, "mean")]

@@ -1,4 +1,4 @@
-"""Large rounds divided: sums of groups while the round is open, shards of a large model."""
+"""Division of large rounds: partial sums while the round is open, shards of a large model."""
 
 import contextlib
 import dataclasses
@@ -66,7 +66,7 @@ def first(fleet: SmallFleet) -> Round:
 def undivided(
     without: frozenset[str] = frozenset(), devices: int = DEVICES, **settings: Any
 ) -> Mapping[str, Any]:
-    """Return the model that one averager makes by itself."""
+    """Return the model that a single averager makes."""
     fleet = a_fleet(None, devices, **settings)
     for device in fleet.names:
         if device in without:
@@ -105,8 +105,8 @@ def test_every_third_reply_fills_a_group_and_no_reply_is_in_two() -> None:
     assert [job.number for job in fleet.alarms.jobs] == [1, 2]
 
 
-def test_a_reply_that_is_counted_in_a_group_at_the_moment_it_begins_is_in_the_model_once() -> None:
-    """Two workers count at once: both read that two replies are there, so both count into group 1."""
+def test_a_reply_counted_while_its_group_begins_is_in_the_model_once() -> None:
+    """Two workers count at the same time: both read that there are two replies and count into group 1."""
     fleet = a_fleet(GROUPS)
     for device in fleet.names[:2]:
         reply(fleet, device)
@@ -121,10 +121,12 @@ def test_a_reply_that_is_counted_in_a_group_at_the_moment_it_begins_is_in_the_mo
     assert_same(fleet.model(1), undivided())
 
 
-def test_a_group_is_as_large_as_it_was_when_the_round_was_opened() -> None:
+def test_a_group_keeps_the_size_set_when_the_round_opened() -> None:
     fleet = a_fleet(GROUPS)
     reply(fleet, "thing-0")
-    fleet.cloud = dataclasses.replace(fleet.cloud, scale=Scale(group=2, grouped_bytes=0))  # deployed anew
+    fleet.cloud = dataclasses.replace(
+        fleet.cloud, scale=Scale(group=2, grouped_bytes=0)
+    )  # another deployment
     for device in fleet.names[1:]:
         reply(fleet, device)
         fleet.work()
@@ -133,7 +135,7 @@ def test_a_group_is_as_large_as_it_was_when_the_round_was_opened() -> None:
 
 
 def reads_of(devices: int) -> int:
-    """Return how many participants are read while a cohort replies, by all averagers together."""
+    """Return how many participants all averagers together read while a cohort replies."""
     fleet = SmallFleet(devices, scale=Scale(grouped_bytes=0), rounds=1)
     fleet.start()
     opened = fleet.newest()
@@ -147,14 +149,14 @@ def reads_of(devices: int) -> int:
 
 
 @pytest.mark.slow
-def test_what_is_read_of_a_large_cohort_grows_with_its_devices_and_not_with_their_square() -> None:
+def test_the_participants_read_grow_linearly_with_the_cohort() -> None:
     few, many = reads_of(500), reads_of(2000)
     assert many <= 4.2 * few
-    assert many <= 5 * 2000  # announced, summed, taken for the average, written down
+    assert many <= 5 * 2000  # announced, summed, averaged, written to the manifest
 
 
 def spoil(fleet: SmallFleet, spoilt: str) -> None:
-    """Spoil the sum of group 1, or what stands beside it."""
+    """Damage the sum of group 1, or its manifest."""
     parts = f"drafts/{RUN}/1-1/parts/"
     manifest = parts + "group-1.json"
     key = json.loads(fleet.bucket.objects[manifest])["key"]
@@ -183,8 +185,10 @@ def spoil(fleet: SmallFleet, spoilt: str) -> None:
     "spoilt", ["a bit", "not finite", "truncated", "absent", "another group's", "manifest", "no manifest"]
 )
 @pytest.mark.parametrize("others", [1, 2])
-def test_a_sum_that_was_spoilt_is_made_again_and_no_device_is_blamed(spoilt: str, others: int) -> None:
-    """``others``: replies that are in no group; with one there is a last group of two, with two none."""
+def test_the_updates_of_a_damaged_sum_are_read_again_and_no_device_is_refused(
+    spoilt: str, others: int
+) -> None:
+    """``others`` replies are in no group: with one there is a last group of two, with two there is none."""
     fleet = a_fleet(GROUPS, devices=6 + others)
     for device in fleet.names[:-1]:
         reply(fleet, device)
@@ -196,7 +200,7 @@ def test_a_sum_that_was_spoilt_is_made_again_and_no_device_is_blamed(spoilt: str
     assert_same(fleet.model(1), undivided(devices=6 + others))
 
 
-def test_a_round_of_which_every_sum_was_spoilt_is_averaged_from_its_updates() -> None:
+def test_a_round_with_only_damaged_sums_is_averaged_from_its_updates() -> None:
     fleet = a_fleet(GROUPS)
     for device in fleet.names[:-1]:
         reply(fleet, device)
@@ -208,13 +212,13 @@ def test_a_round_of_which_every_sum_was_spoilt_is_averaged_from_its_updates() ->
     assert_same(fleet.model(1), undivided())
 
 
-def test_whoever_closes_a_round_reads_the_updates_of_groups_that_nobody_summed() -> None:
+def test_the_averager_that_closes_a_round_reads_the_updates_of_unsummed_groups() -> None:
     fleet = a_fleet(GROUPS)
     for device in fleet.names:
-        reply(fleet, device)  # no job is done
+        reply(fleet, device)  # without running the jobs
     assert first(fleet).state is State.CLOSED
     assert_same(fleet.model(1), undivided())
-    assert fleet.work() == 2  # of a round that is closed: they change nothing
+    assert fleet.work() == 2  # for a closed round: no effect
     assert_same(fleet.model(1), undivided())
 
 
@@ -230,7 +234,7 @@ def test_the_updates_of_a_finished_group_are_not_read_again() -> None:
 
 
 @pytest.mark.slow
-def test_the_averager_of_a_group_may_die_at_every_call_and_costs_only_its_own_part() -> None:
+def test_the_averager_of_a_group_may_die_at_every_call() -> None:
     expected, deaths = undivided(), 0
     while True:
         fleet = a_fleet(GROUPS)
@@ -250,7 +254,7 @@ def test_the_averager_of_a_group_may_die_at_every_call_and_costs_only_its_own_pa
     assert deaths > 10
 
 
-def test_whoever_begins_a_group_may_die_at_every_call() -> None:
+def test_the_worker_that_begins_a_group_may_die_at_every_call() -> None:
     expected, deaths = undivided(), 0
     while True:
         fleet = a_fleet(GROUPS)
@@ -298,7 +302,7 @@ def test_a_bad_update_in_a_group_is_refused_by_name_when_the_round_closes() -> N
 
 
 @pytest.mark.parametrize("aggregation", ["median", "krum", "q_fedavg"])
-def test_strategies_that_need_all_updates_at_once_begin_no_group(aggregation: str) -> None:
+def test_strategies_that_need_all_updates_at_once_have_no_groups(aggregation: str) -> None:
     fleet = a_fleet(GROUPS, aggregation=aggregation)
     for device in fleet.names:
         reply(fleet, device)
@@ -308,7 +312,7 @@ def test_strategies_that_need_all_updates_at_once_begin_no_group(aggregation: st
 
 @pytest.mark.parametrize("exact_bytes", [combiner.EXACT_BYTES, 0])
 @pytest.mark.parametrize("aggregation", ["weighted_mean", "fedadam", "median", "trimmed_mean"])
-def test_a_model_made_in_shards_is_the_same_to_the_bit(
+def test_a_model_made_in_shards_is_bit_identical(
     aggregation: str, exact_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(combiner, "EXACT_BYTES", exact_bytes)
@@ -316,7 +320,7 @@ def test_a_model_made_in_shards_is_the_same_to_the_bit(
     for device in fleet.names:
         reply(fleet, device)
     assert first(fleet).state is State.AGGREGATING
-    assert fleet.work() == 7  # 3 of body, 2 of head, wide, batches: shards have arrays of one kind
+    assert fleet.work() == 7  # 3 of body, 2 of head, wide, batches: a shard has arrays of one kind
     assert first(fleet).state is State.CLOSED
     expected = undivided(aggregation=aggregation)
     for name, array in fleet.model(1).items():
@@ -324,19 +328,19 @@ def test_a_model_made_in_shards_is_the_same_to_the_bit(
     assert first(fleet).model_sha256 == sha256(fleet.bucket.objects[object_keys.model(RUN, 1)])
 
 
-def test_how_often_shards_are_looked_for_grows_with_their_number_and_not_with_its_square() -> None:
+def test_the_look_ups_of_shards_grow_linearly_with_their_number() -> None:
     fleet = a_fleet(Scale(sharded_bytes=4096), devices=2)
     for device in fleet.names:
         reply(fleet, device)
     shards = fleet.work()
     assert shards > 5
     assert first(fleet).state is State.CLOSED
-    # Before they are handed over, by each maker its own and the last one, and all by the last maker.
-    # Six more, for two rounds and a lease: whether the bucket has the end of the round already.
+    # All before they are handed over, its own and the last one by each averager, all by the last averager.
+    # Six more for two rounds and a lease: whether the bucket already has the end of the round.
     assert fleet.counter.calls.count("exists") <= 4 * shards + 6
 
 
-def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
+def test_the_state_of_a_sharded_model_is_used_in_the_next_round() -> None:
     models = []
     for scale in (None, SHARDS):
         fleet = a_fleet(scale, rounds=2, aggregation="fedavgm")
@@ -352,7 +356,7 @@ def test_the_state_of_a_sharded_model_goes_on_with_the_next_round() -> None:
 
 
 @pytest.mark.slow
-def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_the_shard_back() -> None:
+def test_the_averager_of_a_shard_may_die_at_every_call_and_the_redelivered_job_makes_the_shard() -> None:
     expected, deaths = undivided(), 0
     while True:
         fleet = a_fleet(SHARDS)
@@ -367,7 +371,7 @@ def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_th
         else:
             break
         fleet.counter.forget_plans()
-        fleet.alarms.jobs = jobs  # what was not deleted from the queue comes back; so may what was done
+        fleet.alarms.jobs = jobs  # jobs not deleted are delivered again, and even finished ones may be
         fleet.work()
         assert first(fleet).state is State.CLOSED
         for name, array in fleet.model(1).items():
@@ -375,7 +379,7 @@ def test_the_averager_of_a_shard_may_die_at_every_call_and_its_message_brings_th
     assert deaths > 100
 
 
-def test_shards_that_were_lost_are_handed_over_again_when_the_lease_is_over() -> None:
+def test_lost_shards_are_handed_over_again_when_the_lease_expires() -> None:
     fleet = a_fleet(SHARDS)
     for device in fleet.names:
         reply(fleet, device)
@@ -405,7 +409,7 @@ def test_an_update_that_is_bad_in_one_shard_is_refused_for_all(array: str) -> No
     assert_same(fleet.model(1), undivided(frozenset({"thing-3"})))
 
 
-def test_a_byte_that_changed_is_found_by_the_shard_that_reads_it() -> None:
+def test_a_changed_byte_is_found_by_the_shard_that_reads_it() -> None:
     fleet = a_fleet(SHARDS)
     for device in fleet.names:
         reply(fleet, device)
@@ -418,7 +422,7 @@ def test_a_byte_that_changed_is_found_by_the_shard_that_reads_it() -> None:
     assert_same(fleet.model(1), undivided(frozenset({"thing-2"})))
 
 
-def test_a_sharded_round_of_which_too_many_updates_are_bad_is_opened_again() -> None:
+def test_a_sharded_round_with_too_many_bad_updates_is_reopened() -> None:
     fleet = a_fleet(SHARDS, threshold=0.5)
     bad = {**update_of("thing-0"), "body": np.full((100, 100), np.nan, dtype=np.float32)}
     for device in fleet.names[:4]:
@@ -437,7 +441,7 @@ def test_a_small_round_is_not_divided() -> None:
     assert (first(fleet).groups, fleet.alarms.jobs, first(fleet).fence) == (0, [], 1)
 
 
-def test_all_shards_made_and_nobody_to_join_them_is_looked_at_when_the_lease_is_over() -> None:
+def test_shards_that_were_never_joined_are_joined_when_the_lease_expires() -> None:
     fleet = a_fleet(SHARDS)
     for device in fleet.names:
         reply(fleet, device)
@@ -446,7 +450,7 @@ def test_all_shards_made_and_nobody_to_join_them_is_looked_at_when_the_lease_is_
     fleet.work()
     fleet.counter.plan_crash(name="move")
     fleet.alarms.jobs = [last]
-    with pytest.raises(Crash):  # the last shard is made, and not joined
+    with pytest.raises(Crash):  # after the last shard is made, before they are joined
         fleet.work()
     fleet.alarms.jobs = []
     fleet.now += 61_000
@@ -456,7 +460,7 @@ def test_all_shards_made_and_nobody_to_join_them_is_looked_at_when_the_lease_is_
     assert_same(fleet.model(1), undivided())
 
 
-def test_shards_are_not_joined_of_an_update_that_is_refused_at_that_moment() -> None:
+def test_shards_of_an_update_refused_during_the_join_are_not_joined() -> None:
     fleet = a_fleet(SHARDS)
     for device in fleet.names:
         reply(fleet, device)
@@ -474,7 +478,7 @@ def test_shards_are_not_joined_of_an_update_that_is_refused_at_that_moment() -> 
     assert_same(fleet.model(1), undivided(frozenset({"thing-4"})))
 
 
-def test_averagers_that_died_before_a_round_was_opened_again_do_not_count_against_it() -> None:
+def test_averagers_that_died_before_a_round_was_reopened_do_not_count() -> None:
     fleet = a_fleet(None, threshold=0.25)
     for device in fleet.names[:6]:
         of = first(fleet)

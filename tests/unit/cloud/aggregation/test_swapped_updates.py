@@ -1,4 +1,4 @@
-"""An update that is swapped between two passes: what was measured is what is summed, or it is refused."""
+"""An update swapped between two passes: the sum has what was measured, or the update is refused."""
 
 import struct
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation import aggregation_context
+from cloud_functions.aggregation import update_reader
 from cloud_functions.rounds import shards
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
@@ -19,19 +19,19 @@ from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, encode
 from tests.fakes.small_fleet import RUN, SmallFleet
 
-# The first bytes of xxh3's default secret: keys of 8 bytes, one for each lane of a stripe of 64 bytes. The
-# next stripe's keys begin 8 bytes later.
+# The first bytes of the default secret of xxh3: 8-byte keys, one for each lane of a 64-byte stripe. The keys
+# of the next stripe begin 8 bytes later.
 SECRET = bytes.fromhex(
     "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
     "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
 )
-LANE = 0  # where the halves of the keys are small numbers in float32
-HUGE = 0x70F8F2C5  # the bits of some 6e29 in float32
+LANE = 0  # whose key halves are small float32 values
+HUGE = 0x70F8F2C5  # the bits of about 6e29 in float32
 MODEL = {"w": np.zeros(128, np.float32)}
 
 
 def collision() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return two arrays of 512 bytes with one xxh3-128: an honest one, and one with a huge value.
+    """Return two arrays of 512 bytes with the same xxh3-128: an honest one, and one with a huge value.
 
     A lane of xxh3 multiplies the low half of (word ^ key) by its high half, and adds the word to its
     neighbour. Of a word whose low half is the key's the product is 0, whatever the high half is: so the high
@@ -54,7 +54,7 @@ def collision() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return made[0], made[1]
 
 
-def test_the_two_arrays_have_one_checksum_and_two_contents() -> None:
+def test_the_two_arrays_differ_and_have_the_same_checksum() -> None:
     honest, hostile = collision()
     assert xxhash.xxh3_128_hexdigest(honest.tobytes()) == xxhash.xxh3_128_hexdigest(hostile.tobytes())
     assert np.isfinite(hostile).all()
@@ -70,7 +70,7 @@ def key_of(device: str) -> str:
 
 
 def swapped_at(fleet: SmallFleet, swapped: str, swap: Callable[[], object], read: int) -> None:
-    """Let something happen just before the ``read``-th read of the object ``swapped``."""
+    """Call a function just before the ``read``-th read of the object ``swapped``."""
     reads = 0
     plain = fleet.bucket.read_into
 
@@ -87,7 +87,7 @@ def swapped_at(fleet: SmallFleet, swapped: str, swap: Callable[[], object], read
 
 @pytest.mark.parametrize("read", [1, 2, 3])
 @pytest.mark.parametrize("settings", [{"largest_norm": 10.0}, {"clip_norm": 1.0}, {}], ids=str)
-def test_an_update_that_is_swapped_for_one_of_the_same_checksums_never_enters_the_model(
+def test_an_update_swapped_for_one_of_the_same_checksums_never_enters_the_model(
     settings: dict[str, Any], read: int
 ) -> None:
     honest, hostile = collision()
@@ -103,22 +103,22 @@ def test_an_update_that_is_swapped_for_one_of_the_same_checksums_never_enters_th
     if fleet.parts(opened)["thing-1"] is Participation.REFUSED:
         said = fleet.told_of("thing-1")[0]
         assert ("norm" if read == 1 else "was replaced while it was read") in said
-        fleet.pass_time(10_000)  # the others are enough at the deadline
+        fleet.pass_time(10_000)  # at the deadline the other updates are enough
         fleet.ring()
     if settings or read > 1:
         assert np.abs(np.asarray(fleet.model(1)["w"], np.float64)).max() <= 1.0
 
 
 def expected(read: int, settings: dict[str, Any]) -> Participation:
-    """Swapped before the first read, it is just an update: a long one."""
+    """Swapped before the first read, it is an ordinary update with a long change."""
     if read == 1:
         return Participation.REFUSED if "largest_norm" in settings else Participation.REPLIED
     passes = 2 if settings else 1
     return Participation.REFUSED if read <= 1 + passes else Participation.REPLIED
 
 
-def test_all_shards_are_made_of_one_version_of_each_update() -> None:
-    """Each shard is made by an averager of its own, minutes apart."""
+def test_all_shards_use_the_same_version_of_each_update() -> None:
+    """Each shard is made by another averager, minutes apart."""
     initial = {"w": np.zeros(64 * 1024, np.float32)}
     scale = Scale(sharded_bytes=64 * 1024)
     fleet = SmallFleet(devices=3, initial=initial, rounds=1, minimum_replies=1, scale=scale)
@@ -131,7 +131,7 @@ def test_all_shards_are_made_of_one_version_of_each_update() -> None:
     jobs = list(fleet.alarms.jobs)
     assert len(jobs) > 2
     fleet.deliver({"job": _built(jobs[0])})
-    # The same bytes once more: whatever is there, it is not what the first averager has read.
+    # The same bytes in a new version: the averager cannot know that they equal what the first one read.
     fleet.bucket.write(key_of("thing-1"), files["thing-1"])
     fleet.deliver({"job": _built(jobs[1])})
     assert fleet.parts(opened)["thing-1"] is Participation.REFUSED
@@ -149,7 +149,7 @@ def _built(job: Any) -> dict[str, object]:
     return {name: getattr(job, name) for name in job.__struct_fields__}
 
 
-def test_versions_of_a_set_that_are_damaged_abandon_the_round_and_not_the_averager() -> None:
+def test_a_damaged_list_of_versions_abandons_the_round() -> None:
     initial = {"w": np.zeros(64 * 1024, np.float32)}
     fleet = SmallFleet(devices=2, initial=initial, scale=Scale(sharded_bytes=64 * 1024), on_abandoned="fail")
     fleet.start()
@@ -163,8 +163,8 @@ def test_versions_of_a_set_that_are_damaged_abandon_the_round_and_not_the_averag
     assert "versions is damaged" in fleet.newest().reason
 
 
-def test_two_averagers_of_a_group_that_meet_other_versions_write_two_sums() -> None:
-    """The manifest is written once; the sum that it names is not written over by the second."""
+def test_two_averagers_of_a_group_that_read_different_versions_write_two_sums() -> None:
+    """The manifest is written once, and the second averager does not overwrite the sum that it names."""
     fleet = SmallFleet(devices=4, scale=Scale(group=2, grouped_bytes=1), minimum_replies=1)
     fleet.start()
     opened = fleet.newest()
@@ -183,8 +183,8 @@ def test_two_averagers_of_a_group_that_meet_other_versions_write_two_sums() -> N
     assert len(sums) == 2
 
 
-def test_a_model_that_is_replaced_while_updates_are_averaged_abandons_the_round() -> None:
-    """Changes are measured from it; no device is to blame."""
+def test_a_model_replaced_during_the_aggregation_abandons_the_round() -> None:
+    """Changes are relative to that model, and no device is to blame."""
     fleet = SmallFleet(devices=2, largest_norm=10.0, on_abandoned="fail")
     fleet.start()
     opened, key = fleet.newest(), object_keys.model(RUN, 0)
@@ -197,7 +197,7 @@ def test_a_model_that_is_replaced_while_updates_are_averaged_abandons_the_round(
     assert set(fleet.parts(opened).values()) == {Participation.REPLIED}
 
 
-def test_headers_are_read_a_few_at_a_time_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_headers_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet(devices=6)
     fleet.start()
     opened = fleet.newest()
@@ -207,8 +207,8 @@ def test_headers_are_read_a_few_at_a_time_where_they_are_large(monkeypatch: pyte
         at_once.append(count)
         return ThreadPoolExecutor(count)
 
-    monkeypatch.setattr(aggregation_context, "ThreadPoolExecutor", pool)
-    monkeypatch.setattr(aggregation_context, "_LARGEST_HEADERS", 40_000)  # two of this model's
+    monkeypatch.setattr(update_reader, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(update_reader, "_HEADER_BYTES_AT_ONCE", 40_000)  # two headers of this model
     for device in fleet.names:
         fleet.reply(device, opened)
     assert at_once == [2]

@@ -1,4 +1,4 @@
-"""An update or a metric that a strategy cannot use refuses that update by name, and ends no run."""
+"""An update whose values or metrics a strategy cannot use is refused by name; the run continues."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.aggregation_context import BadReplies
+from cloud_functions.aggregation.update_reader import BadReplies
 from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.errors import AggregationFailed
@@ -40,7 +40,7 @@ def honest(seed: int) -> Arrays:
 
 
 def with_value(value: float, name: str = "w") -> Arrays:
-    """Return an update with one value that no training gives."""
+    """Return an update with one value that no training would produce."""
     update = honest(BAD)
     with np.errstate(over="ignore"):
         update[name] = update[name].copy()
@@ -51,7 +51,7 @@ def with_value(value: float, name: str = "w") -> Arrays:
 def survivors(
     run: SmallAverage, updates: Sequence[Arrays], **replies: Any
 ) -> tuple[list[int], dict[str, str]]:
-    """Average, and again without what is refused, as the averager does; return who was averaged.
+    """Average, and again without refused updates as the averager does; return the places and the refusals.
 
     Raises AggregationFailed where the strategy gives up.
     """
@@ -86,7 +86,7 @@ def test_no_value_of_one_update_ends_a_round(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["wide", "half"])
 @pytest.mark.parametrize("aggregation", STRATEGIES)
-def test_nor_does_one_in_another_type(aggregation: str, name: str) -> None:
+def test_no_value_of_another_type_ends_a_round(aggregation: str, name: str) -> None:
     value = 1e300 if name == "wide" else 65504.0
     updates = [honest(seed) for seed in range(DEVICES)]
     updates[BAD] = with_value(value, name)
@@ -98,14 +98,14 @@ def test_nor_does_one_in_another_type(aggregation: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
-def test_an_update_whose_square_cannot_be_kept_is_refused_with_its_array(name: str) -> None:
+def test_an_update_whose_square_overflows_is_refused_naming_the_array(name: str) -> None:
     updates = [honest(seed) for seed in range(DEVICES)]
     updates[BAD] = with_value(1e30)
     _, refused = survivors(SmallAverage(start(), aggregation=name), updates, metrics=LOSSES)
     assert refused == {str(BAD): "its change of array 'w' goes up to 1e+30"}
 
 
-def test_several_such_updates_are_all_refused_and_in_differences_too() -> None:
+def test_several_such_updates_are_all_refused_also_as_differences() -> None:
     run = SmallAverage(start(), aggregation="fedadam", encoding=Encoding(difference=True))
     changes = [{name: np.zeros_like(array) for name, array in start().items()} for _ in range(DEVICES)]
     for place, value in ((1, 1e30), (3, -2e31)):
@@ -140,7 +140,7 @@ def test_no_metric_of_one_device_ends_a_round(name: str, metrics: dict[str, floa
 
 
 @pytest.mark.parametrize("q", [0.0, 0.1, 1.0, 5.0, 100.0])
-def test_any_loss_that_q_fedavg_takes_gives_weights(q: float) -> None:
+def test_every_loss_that_q_fedavg_accepts_gives_weights(q: float) -> None:
     for loss in (0.0, 1e-12, 1.0, 20.0):
         updates = [with_value(3e38), honest(1), honest(2)]
         run = SmallAverage(
@@ -149,7 +149,7 @@ def test_any_loss_that_q_fedavg_takes_gives_weights(q: float) -> None:
         survivors(run, updates, metrics=[{"loss": loss}, {"loss": 1.0}, {"loss": 20.0}])
 
 
-def test_a_device_without_the_loss_is_refused_and_the_round_closes_with_the_others() -> None:
+def test_a_device_without_a_loss_is_refused_and_the_round_closes_with_the_others() -> None:
     fleet = SmallFleet(devices=3, aggregation="q_fedavg", minimum_replies=2)
     fleet.start()
     opened = fleet.newest()
@@ -165,7 +165,7 @@ def test_a_device_without_the_loss_is_refused_and_the_round_closes_with_the_othe
 
 
 class ByLoss(Strategy, frozen=True):
-    """A user's own, which counts on a metric that not every device reports."""
+    """A custom strategy that relies on a metric that not every device reports."""
 
     separable = True
 
@@ -178,7 +178,7 @@ class ByLoss(Strategy, frozen=True):
     [({}, "share raised KeyError: 'loss'"), ({"loss": 0.0}, "share raised ZeroDivisionError"),
      ({"loss": -1.0}, "share returned -1; all must be above 0")],
 )  # fmt: skip
-def test_ones_own_share_that_fails_for_one_update_refuses_it_and_for_all_is_to_blame_itself(
+def test_a_share_that_fails_for_one_update_refuses_it_and_for_all_abandons_the_round(
     metrics: dict[str, float], said: str
 ) -> None:
     updates = [honest(seed) for seed in range(DEVICES)]
@@ -192,14 +192,14 @@ def test_ones_own_share_that_fails_for_one_update_refuses_it_and_for_all_is_to_b
 
 
 class Breaks(Strategy, frozen=True):
-    """A user's own that is wrong itself: no update is to blame."""
+    """A custom strategy with a bug; no update is to blame."""
 
-    def step(self, model: Any, change: Any, state: Any, turn: int) -> Any:  # noqa: ARG002
+    def step(self, model: Any, change: Any, state: Any, turn: int) -> Any:  # noqa: ARG002 - the strategy's signature
         return model * np.nan
 
 
 @pytest.mark.parametrize("devices", [1, 2, DEVICES])
-def test_a_strategy_that_breaks_at_honest_updates_is_to_blame_itself(devices: int) -> None:
+def test_a_strategy_that_fails_at_honest_updates_abandons_the_round(devices: int) -> None:
     run = SmallAverage(start(), aggregation=f"{__name__}:{Breaks.__name__}")
     with pytest.raises(AggregationFailed, match="Breaks"):
         run.round([honest(seed) for seed in range(devices)])
@@ -207,7 +207,7 @@ def test_a_strategy_that_breaks_at_honest_updates_is_to_blame_itself(devices: in
 
 @pytest.mark.parametrize("setting", [{"largest_norm": 10.0}, {"clip_norm": 10.0}, {}], ids=str)
 @pytest.mark.parametrize("value", [1e30, 3e38, 100.0])
-def test_the_control_variate_of_an_update_is_bounded_as_the_update_is(
+def test_the_control_variate_of_an_update_is_limited_like_the_update(
     value: float, setting: dict[str, Any]
 ) -> None:
     run = SmallAverage(start(), aggregation="scaffold", **setting)
@@ -230,8 +230,8 @@ def test_the_control_variate_of_an_update_is_bounded_as_the_update_is(
     )
 
 
-def test_clipping_a_control_leaves_the_model_as_it_is_trained() -> None:
-    """A control is a mean gradient: it may be many times as long as the change of the model."""
+def test_clipping_a_control_leaves_the_model_unchanged() -> None:
+    """The norm of a control, a mean gradient, may be many times that of the model's change."""
     updates = [honest(seed) for seed in range(DEVICES)]
     carried = {"control:w": np.full(40, 50.0, np.float32)}
     plain = SmallAverage(start(), aggregation="scaffold").round([{**one, **carried} for one in updates])

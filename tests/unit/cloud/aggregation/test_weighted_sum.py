@@ -1,4 +1,4 @@
-"""The sum of many updates: the same to the bit however many lanes add it and however it is cut."""
+"""The weighted sum is bit-identical for every number of lanes and every way to cut the model."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.reader_threads import ReaderThreads
-from cloud_functions.aggregation.weighted_sum import LEAVES, ROUNDINGS, WAVE, Sums, lanes_for
+from cloud_functions.aggregation.weighted_sum import LEAVES, ROUNDINGS, WAVE, WeightedSum, lanes_for
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
 
@@ -20,9 +20,10 @@ few = settings(max_examples=20, deadline=None)
 
 
 class Values:
-    """An update whose values are in memory; it has to be read in order, and may turn out to be bad."""
+    """An update in memory that has to be read in order and may turn out to be bad."""
 
-    def __init__(self, values: NDArray[Any], bad_from: int = LENGTH) -> None:
+    def __init__(self, values: NDArray[Any], bad_from: int = LENGTH, name: str = "") -> None:
+        self.name = name
         self._values = values
         self._bad_from = bad_from
         self._position = 0
@@ -56,12 +57,14 @@ def slices(longest: int) -> list[Slice]:
 
 def summed(
     updates: Sequence[Values], weights: NDArray[np.float64], lanes: int, longest: int, *, exact: bool
-) -> tuple[NDArray[np.float64], dict[int, str]]:
+) -> tuple[NDArray[np.float64], dict[str, str]]:
     with ReaderThreads(updates, lanes, longest) as threads:
         threads.each(lambda update: update.begin(None))
         parts = [
             total
-            for _, total in Sums(threads, weights, longest, 4, 8).of(slices(longest), wide=False, exact=exact)
+            for _, total in WeightedSum(threads, weights, longest, 4, 8).over(
+                slices(longest), wide=False, exact=exact
+            )
         ]
         return np.concatenate(parts), threads.refused
 
@@ -89,7 +92,7 @@ def test_neither_the_number_of_lanes_nor_the_cut_changes_a_bit(*, exact: bool, c
 
 @given(count=st.integers(1, 2 * WAVE + 40), seed=st.integers(0, 2**32 - 1))
 @few
-def test_a_sum_in_float32_is_within_the_bound_that_is_promised(count: int, seed: int) -> None:
+def test_a_sum_in_float32_is_within_the_documented_bound(count: int, seed: int) -> None:
     rows, weights = some_updates(count, seed)
     total, _ = summed([Values(row) for row in rows], weights, lanes_for(2, count), 64, exact=False)
     for index in (0, 63, LENGTH - 1):
@@ -101,16 +104,18 @@ def test_a_sum_in_float32_is_within_the_bound_that_is_promised(count: int, seed:
 
 
 @pytest.mark.parametrize("bad", [0, 1, LEAVES, WAVE - 1, WAVE])
-def test_an_update_that_turns_out_to_be_bad_is_left_out_from_there_on(bad: int) -> None:
+def test_a_bad_update_is_left_out_from_there_on(bad: int) -> None:
     rows, weights = some_updates(WAVE + 3, seed=1)
-    updates = [Values(row, bad_from=64 if place == bad else LENGTH) for place, row in enumerate(rows)]
+    updates = [Values(row, 64 if place == bad else LENGTH, f"{place}") for place, row in enumerate(rows)]
     total, refused = summed(updates, weights, 2, 32, exact=True)
-    assert list(refused) == [bad]
+    assert list(refused) == [str(bad)]
     with_all = weights @ np.array(rows, np.float64)
     without = with_all - weights[bad] * rows[bad]
     np.testing.assert_allclose(total, [*with_all[:64], *without[64:]], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("wanted", "updates", "lanes"), [(2, 10, 2), (16, 10, LEAVES), (8, 3, 2), (3, 1, 1)])
-def test_as_many_lanes_add_as_can_share_the_tree(wanted: int, updates: int, lanes: int) -> None:
+def test_the_number_of_lanes_is_a_power_of_two_within_its_limits(
+    wanted: int, updates: int, lanes: int
+) -> None:
     assert lanes_for(wanted, updates) == lanes

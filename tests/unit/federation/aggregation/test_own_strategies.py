@@ -53,7 +53,7 @@ def test_ones_own_survey_is_made() -> None:
 FAILURES = [
     ("Raises", "weigh raised RuntimeError: no idea about 2 updates"),
     ("Exits", "weigh raised SystemExit: 3"),
-    ("WrongWeights", "weigh returned float64 of shape (3,); they must be floats of shape (2,)"),
+    ("WrongWeights", "weigh returned float64 of shape (3,); it must be a float array of shape (2,)"),
     ("WrongShape", "combine returned float64 of shape (2, "),
     ("NotANumber", "combine returned values that are not finite"),
     ("Overflows", "made values that are not finite, in array 'weight'"),
@@ -68,7 +68,7 @@ FAILURES = [
     ("AddsToItsState", "step left the state ['seen', 'more']; it must leave ['seen']"),
     (
         "ShortensItsState",
-        "step left the state 'seen' as float64 of shape (2,); they must be floats of",
+        "step left the state 'seen' as float64 of shape (2,); it must be a float array of",
     ),
     ("StateOfWords", "step left the state 'seen' as <U5 of shape ()"),
     ("HugeShares", "share returned 8e+307 to 8e+307; all must be above 0, and their sum at most 1e+301"),
@@ -124,14 +124,14 @@ def test_other_runs_go_on_beside_a_strategy_that_fails() -> None:
 UNUSABLE = [
     ("no_such_module:Mine", "cannot be loaded (ModuleNotFoundError"),
     (OWN + "Missing", "cannot be loaded (AttributeError"),
-    (OWN + "CarriesTwo", "it carries 'one', 'two'; 1 fits an announcement"),
-    (OWN + "NoStrategy", "is no fedgrass.federation.aggregation.Strategy"),
-    (OWN + "NOT_A_CLASS", "is no fedgrass.federation.aggregation.Strategy"),
+    (OWN + "CarriesTwo", "it carries 'one', 'two'; an announcement has room for 1"),
+    (OWN + "NoStrategy", "is not a fedgrass.federation.aggregation.Strategy"),
+    (OWN + "NOT_A_CLASS", "is not a fedgrass.federation.aggregation.Strategy"),
     (OWN + "Needs", "(the aggregation 'tests.own_strategies:Needs' has needed)"),
-    (OWN + "TakesTheModelsName", "its state 'model' is no name"),
-    (OWN + "ReadsRows", "its reads is 'rows'; it may be one of 'sums', 'columns'"),
-    (OWN + "StateIsAWord", "its state is 'seen'; it is a tuple of names"),
-    (OWN + "CarriesANumber", "its carried is 1; it is a tuple of names"),
+    (OWN + "TakesTheModelsName", "its state 'model' must be a name of a-z"),
+    (OWN + "ReadsRows", "its reads is 'rows'; it must be one of 'sums', 'columns'"),
+    (OWN + "StateIsAWord", "its state is 'seen'; it must be a tuple of names"),
+    (OWN + "CarriesANumber", "its carried is 1; it must be a tuple of names"),
     (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; 3,000 is the most"),
     (OWN + "AsksForNonsense", "training raised ValidationError"),
 ]
@@ -160,7 +160,7 @@ def test_a_strategy_that_cannot_be_made_is_refused_at_the_start(
 ) -> None:
     fleet = SmallFleet(aggregation=OWN + "MadeOfNothing", aggregation_seconds=0.1)
     breaks.add(how)
-    with pytest.raises(SettingsError, match=rf"MadeOfNothing' cannot be made \({said}"):
+    with pytest.raises(SettingsError, match=rf"MadeOfNothing' cannot be created \({said}"):
         fleet.start()
 
 
@@ -175,7 +175,7 @@ def test_a_strategy_that_cannot_be_made_any_more_abandons_the_round_by_name(
     breaks.add(how)
     fleet.reply("thing-0", value=4.0)
     assert (fleet.newest().number, fleet.newest().state) == (2, State.ABANDONED)
-    assert f"{name!r} cannot be made" in fleet.newest().reason
+    assert f"{name!r} cannot be created" in fleet.newest().reason
     assert fleet.holds(1, 3.0)
     assert object_keys.model(RUN, 2) not in fleet.bucket.objects
 

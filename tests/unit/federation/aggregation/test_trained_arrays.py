@@ -195,7 +195,7 @@ def test_other_names_are_not_taken_for_statistics(name: str) -> None:
 
 
 def warnings_of(run: SmallAverage) -> list[str]:
-    published: Any = run.cloud.publisher
+    published: Any = run.services.publisher
     return [text for _, data in published.published if "warning" in (text := data.decode())]
 
 
