@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
+from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy, Survey, strategy
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
 
 Floats = NDArray[np.float64]
 _STATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -42,7 +43,7 @@ def load(settings: RunSettings) -> Strategy:
     kind = _own(name, settings.aggregation_seconds)
     way_out = "mend its __post_init__ and deploy again"
     with _refused(f"the run's aggregation {name!r} cannot be made", way_out, settings.aggregation_seconds):
-        return configured(name, kind, options)
+        return STRATEGIES.configure(name, kind, options)
 
 
 def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
@@ -51,7 +52,7 @@ def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
     Raises:
         SettingsError: its ``training`` fails, or returns what no announcement can carry.
     """
-    if not OWN.fullmatch(settings.aggregation):
+    if not CUSTOM_STRATEGY.fullmatch(settings.aggregation):
         return {}
     try:
         return Guarded(settings.aggregation, chosen, settings.aggregation_seconds).training()
@@ -132,7 +133,7 @@ class Guarded:
         self.strategy = strategy
         self.steps = type(strategy).step is not Strategy.step  # otherwise the model is changed, no more
         self._seconds = seconds
-        self.is_own = bool(OWN.fullmatch(name))
+        self.is_own = bool(CUSTOM_STRATEGY.fullmatch(name))
         # What is built in ends: no timer is set, which only the main thread may do.
         self._timed = self.is_own and _in_main_thread()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedgrass.federation.aggregation import STRATEGIES
-from fedgrass.federation.conversion import field_words
 from fedgrass.federation.settings import parse_settings
+from tests.documents.documented_fields import field_words
 from tests.documents.test_documents import ROOT, rows, spelled
 from tests.fakes.small_average import average
 from tests.unit.federation.aggregation.test_own_strategies import three

@@ -18,9 +18,9 @@ import package
 from components.trainer.trainer_configuration import FOR_OTHERS, Configuration
 from fedgrass import __version__
 from fedgrass.console.main import parse
-from fedgrass.federation.conversion import field_words
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
+from tests.documents.documented_fields import field_words
 
 ROOT = package.ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -56,9 +56,9 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         (
             "training",
             {"text": "\ud800"},
-            r"training.text is '\ud800': it takes a finite number, a text of Unicode",
+            r"training.text is '\ud800': it takes a finite number, a Unicode text",
         ),
-        ("training", {"text": "x" * 3_001}, "3,000 is the most"),
+        ("training", {"text": "x" * 3_001}, "at most 3,000 are allowed"),
         ("round", 5, "'round' is none of the run's settings: did you mean 'rounds'?"),
         ("deadline_seconds", -1, "from 5 to 604,800"),
         ("count", 0, "from 1 to 1,000,000"),
@@ -71,7 +71,7 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         ("accept_seconds", -1, "from 0 to 900"),
         ("accept_seconds", 901, "from 0 to 900"),
         ("schedule", "hourly", "is 'hourly': it takes one of: adaptive, at_once, by_hand, every"),
-        ("schedule", "every", "say how many minutes in every_minutes"),
+        ("schedule", "every", "set every_minutes to the number of minutes"),
         ("every_minutes", -1, "a number from 0 to 10,080"),
         ("every_minutes", math.inf, "a number from 0 to 10,080"),
         ("target_metric", "x" * 65, "a text of at most 64 characters"),
@@ -115,9 +115,9 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
         ({"threshold": 0.5, "threshold_count": 5}, "both threshold 0.5 and threshold_count 5: give one"),
         (
             {"fraction": 0.5},
-            "fraction is 0.5, but its selection 'all' asks everybody: leave fraction out, or choose",
+            "fraction is 0.5, but its selection 'all' asks every device: leave fraction out, or choose",
         ),
-        ({"count": 5}, "count is 5, but its selection 'all' asks everybody"),
+        ({"count": 5}, "count is 5, but its selection 'all' asks every device"),
         (
             {"selection": "random", "count": 5, "threshold_count": 6},
             "threshold_count is 6, above its cohort of 5 (count)",
@@ -126,10 +126,10 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
             {"selection": "random", "count": 5, "minimum_replies": 6},
             "minimum_replies is 6, above its cohort of 5 (count)",
         ),
-        ({"schedule": "every", "every_minutes": 0}, "say how many minutes in every_minutes"),
+        ({"schedule": "every", "every_minutes": 0}, "set every_minutes to the number of minutes"),
         (
             {"training": {"text": "x" * 2_000}, "training_by_round": {"2": {"t": "y" * 1_500}}},
-            "JSON in round 2; 3,000 is",
+            "JSON in round 2; at most 3,000 are",
         ),
         (
             {"aggregation": "scaffold", "training": {"momentum": 0.9}},

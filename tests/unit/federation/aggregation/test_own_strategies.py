@@ -132,7 +132,7 @@ UNUSABLE = [
     (OWN + "ReadsRows", "its reads is 'rows'; it may be one of 'sums', 'columns'"),
     (OWN + "StateIsAWord", "its state is 'seen'; it is a tuple of names"),
     (OWN + "CarriesANumber", "its carried is 1; it is a tuple of names"),
-    (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; 3,000 is the most"),
+    (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; at most 3,000 are allowed"),
     (OWN + "AsksForNonsense", "training raised ValidationError"),
 ]
 

@@ -13,11 +13,12 @@ from cloud_functions.aggregation import server_step
 from components.trainer.training import TorchTask
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
+from fedgrass.federation.weights import read_layout_and_metadata
+from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
 from fedgrass.federation.weights.trained_arrays import (
     Votes,
     averaged_arrays,
     count_votes,
-    declaration_of,
     is_statistic,
     names_in,
     to_metadata,
@@ -165,12 +166,17 @@ def test_a_declaration_that_is_no_list_of_names_is_none(text: str) -> None:
     assert names_in(text) is None
 
 
+def declaration_in(file: bytes) -> str:
+    _, metadata = read_layout_and_metadata(file, len(file))
+    return metadata.get(DECLARATION, "")
+
+
 def test_a_declaration_travels_in_the_header_of_an_update() -> None:
     names = frozenset({"w", 'a "quoted" name', "größe"})
     run = SmallAverage({"w": np.zeros(2, np.float32)})
     file = run.encode({"w": np.zeros(2, np.float32)}, trained=names)
-    assert names_in(declaration_of(file)) == names
-    assert declaration_of(file_of({"w": np.zeros(2, np.float32)})) == ""
+    assert names_in(declaration_in(file)) == names
+    assert declaration_in(file_of({"w": np.zeros(2, np.float32)})) == ""
 
 
 def test_votes_of_groups_add_up() -> None:

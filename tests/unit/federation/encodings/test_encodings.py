@@ -394,7 +394,7 @@ def test_a_file_whose_arrays_lie_in_another_order_is_refused() -> None:
     model = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
     target = io.BytesIO()
     write(dict(reversed(encode(model, layout_of(model), FLOAT16, rng()).items())), target)
-    with pytest.raises(UpdateRefused, match="array 'a' lies at byte 4 of the data, it belongs at 0"):
+    with pytest.raises(UpdateRefused, match="array 'a' is at byte 4 of the data instead of 0"):
         decode(target.getvalue(), layout_of(model), FLOAT16)
 
 

@@ -127,8 +127,10 @@ def test_a_bad_option_is_refused_with_its_name_and_what_there_is(
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(SettingsError, match="'best'; it may be one of: all, fastest, oort"):
-        strategy("best", {})
+    with pytest.raises(SettingsError, match="'fastst': did you mean 'fastest'"):
+        strategy("fastst", {})
+    with pytest.raises(SettingsError, match="'zzz': there are: all, random, fastest, probabilistic"):
+        strategy("zzz", {})
 
 
 def test_the_average_turnaround_is_the_published_one() -> None:

@@ -16,7 +16,9 @@ def device(name: str, **fields: Any) -> Candidate:
 
 
 def left(requirements: Requirements, *found: Candidate, cohort: int = 1) -> list[str]:
-    return [candidate.device for candidate in requirements.candidates(found, cohort)]
+    """Return the devices that may be asked, as the choice of a cohort filters them."""
+    suitable = list(filter(requirements.suits, found))
+    return [candidate.device for candidate in rested(suitable, requirements.cool_down_rounds, cohort)]
 
 
 def test_only_devices_that_were_seen_in_the_window_are_candidates() -> None:
@@ -56,17 +58,17 @@ def test_an_attribute_that_no_device_reports_is_named_in_the_refusal() -> None:
     found = [device("a", attributes={"battery": 90.0}), device("b", attributes={"mains": True})]
     text = Requirements(task="digits", where=where).explain(found)
     assert text.endswith("no device reports batery; they report: battery, examples, mains")
-    assert "0 of them are as `batery >= 30 and battery > 0` asks" in text
+    assert "0 of them match `batery >= 30 and battery > 0`" in text
 
 
 def test_the_refusal_counts_who_is_left_after_each_filter() -> None:
     requirements = Requirements(task="cifar", seen_at_earliest=1000, minimum_examples=60)
     found = [device("early", last_seen=5), device("a"), device("b", tasks=frozenset({"noise"}))]
     assert requirements.explain(found) == (
-        "3 devices were read; 2 were seen lately enough; 0 of them have the task 'cifar'; "
+        "3 devices were read; 2 were seen recently enough; 0 of them have the task 'cifar'; "
         "they have the tasks: digits, noise"
     )
-    assert requirements.explain([]) == "0 devices were read; 0 were seen lately enough"
+    assert requirements.explain([]) == "0 devices were read; 0 were seen recently enough"
     text = Requirements(task="digits", minimum_examples=60, things=frozenset()).explain(found)
     assert text.endswith("2 of them have the task 'digits'; 0 of them have 60 examples or more")
 

@@ -131,7 +131,7 @@ def test_a_wrong_expression_is_refused_with_the_place_and_what_is_allowed(text: 
 
 def test_an_expression_has_a_longest_length_and_a_deepest_nesting() -> None:
     parse_expression(" " * (LONGEST - 1) + "a")
-    with pytest.raises(SettingsError, match=f"{LONGEST + 1} characters; {LONGEST} is the most"):
+    with pytest.raises(SettingsError, match=f"{LONGEST + 1} characters; at most {LONGEST} are allowed"):
         parse_expression(" " * LONGEST + "a")
     parse_expression("(" * (DEEPEST - 1) + "a" + ")" * (DEEPEST - 1))
     for opening in ("(", "not "):

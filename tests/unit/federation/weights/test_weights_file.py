@@ -109,7 +109,7 @@ def test_an_array_may_come_in_blocks_that_are_made_one_by_one() -> None:
 
 
 def test_blocks_of_the_wrong_size_are_a_mistake_of_the_program() -> None:
-    with pytest.raises(ValueError, match="array 'w' gave 8 bytes, its type and shape say 12"):
+    with pytest.raises(ValueError, match="array 'w' gave 8 bytes; its type and shape require 12"):
         written({"w": Encoded("F32", (3,), (np.zeros(2, np.float32),))})
 
 
@@ -176,7 +176,7 @@ def test_what_is_fed_and_not_yet_checked_is_told() -> None:
 
 
 def test_a_file_that_goes_on_is_refused() -> None:
-    with pytest.raises(UpdateRefused, match=f"goes on after its {DATA_BYTES} bytes"):
+    with pytest.raises(UpdateRefused, match=f"continues after its {DATA_BYTES} bytes"):
         check_data(FILE + b"\0")
 
 
@@ -198,12 +198,12 @@ def with_checksums(text: object) -> bytes:
         (None, "has no checksums of its data"),
         ("", "has 0 checksums; its 3 bytes of data have 1 chunks"),
         ("0" * 32 + "," + "0" * 32, "has 2 checksums; its 3 bytes of data have 1 chunks"),
-        ("0" * 31, "is no list of checksums"),
-        ("0" * 32 + ",", "is no list of checksums"),
-        ("0" * 64, "is no list of checksums"),
-        ("G" * 32, "is no list of checksums"),
-        ("0" * 32 + "\n", "is no list of checksums"),
-        (7, "no safetensors header"),
+        ("0" * 31, "is not a list of checksums"),
+        ("0" * 32 + ",", "is not a list of checksums"),
+        ("0" * 64, "is not a list of checksums"),
+        ("G" * 32, "is not a list of checksums"),
+        ("0" * 32 + "\n", "is not a list of checksums"),
+        (7, "not a safetensors header"),
     ],
 )
 def test_a_header_with_wrong_checksums_is_refused_with_what_is_wrong(text: object, said: str) -> None:
