@@ -74,10 +74,10 @@ class RoundStore(Protocol):
         Raises LostRace if another batch was asked since, or if this was recorded already.
         """
 
-    def move(self, round_: Round, event: Event, /, **changes: object) -> Round:
+    def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round according to ``TRANSITIONS``, with ``changes`` to its other fields.
 
-        Raises LostRace if its state or fence has changed since ``round_`` was read; for SHARDS_MADE also if
+        Raises LostRace if its state or fence has changed since ``current`` was read; for SHARDS_MADE also if
         its ``refused`` has.
         """
 

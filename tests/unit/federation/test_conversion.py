@@ -10,7 +10,7 @@ from hypothesis import given
 from msgspec import Meta, Struct
 
 from components.runtime.trainer_errors import ConfigurationError
-from components.trainer.trainer_configuration import Configuration, parse_configuration
+from components.trainer.trainer_configuration import MERGED, Configuration, parse_configuration
 from components.trainer.training import TrainingSettings
 from fedgrass.federation.conversion import LONGEST_VALUE, convert, nearest, shown, words
 from fedgrass.federation.errors import SettingsError
@@ -116,6 +116,8 @@ def test_any_bad_setting_of_a_run_is_named_with_its_value(field: str, value: Any
         parse_settings({"task": "digits", field: value})
     except SettingsError as error:
         _check(str(error), field, value)
+    else:
+        assert _fits(value, RunSettings, field), f"the field {field} was accepted as {value!r}"
 
 
 @given(st.sampled_from(Configuration.__struct_fields__), odd_values)
@@ -124,6 +126,10 @@ def test_any_bad_key_of_a_configuration_is_named_with_its_value(field: str, valu
         parse_configuration({field: value})
     except ConfigurationError as error:
         _check(str(error), field, value)
+    else:
+        if isinstance(value, dict) and field in MERGED:  # a null deletes the entry: Greengrass merges them
+            value = {name: entry for name, entry in value.items() if entry is not None}
+        assert _fits(value, Configuration, field, strict=False), f"{field} was accepted as {value!r}"
 
 
 @given(st.sampled_from(sorted(SELECTIONS)), st.data(), odd_values)
@@ -136,6 +142,19 @@ def test_any_bad_option_of_a_selection_is_named_with_its_value(
         strategy(name, {option: value})
     except SettingsError as error:
         _check(str(error), option, value if known else option)
+    else:
+        assert known, f"{name} has no option, but {option} was accepted"
+        assert _fits(value, type(SELECTIONS[name]), option), f"{option} was accepted as {value!r}"
+
+
+def _fits(value: Any, kind: type[Struct], name: str, *, strict: bool = True) -> bool:
+    """Return whether msgspec alone accepts a value for a field: what does not fit must be refused."""
+    annotation = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
+    try:
+        msgspec.convert(value, annotation, strict=strict)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check(said: str, field: str, value: Any) -> None:

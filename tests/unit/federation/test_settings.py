@@ -1,9 +1,11 @@
 """The settings of a run: each mistake is refused by the name of its field and with what it may be."""
 
 import math
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -194,9 +196,34 @@ odd_training = st.dictionaries(st.text(max_size=5), odd_values, max_size=3)
 @given(st.sampled_from(RunSettings.__struct_fields__), odd_values | odd_training)
 def test_any_value_of_any_field_is_settings_or_refused(field: str, value: Any) -> None:
     try:
-        assert isinstance(parse_settings({**GOOD, field: value}), RunSettings)
+        settings = parse_settings({**GOOD, field: value})
     except SettingsError as error:
-        assert field in str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert field in str(error)  # noqa: PT017 - any other exception fails the test by itself
+    else:
+        assert getattr(settings, field) == value
+        assert type(getattr(settings, field)) in ALLOWED_TYPES[field]
+
+
+def _types(annotation: Any) -> set[type]:
+    """Return the Python types of the values that a field may have."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _types(arguments[0])
+    if get_origin(annotation) is Literal:
+        return {type(argument) for argument in arguments}
+    if get_origin(annotation) in {Union, UnionType}:
+        return set().union(*map(_types, arguments))
+    return {get_origin(annotation) or annotation}
+
+
+ALLOWED_TYPES = {field.name: _types(field.type) for field in msgspec.structs.fields(RunSettings)}
+
+
+def test_the_types_of_the_fields_are_known() -> None:
+    assert ALLOWED_TYPES["rounds"] == {int}
+    assert ALLOWED_TYPES["threshold"] == {float, NoneType}
+    assert ALLOWED_TYPES["held_out"] == {list}
+    assert ALLOWED_TYPES["schedule"] == {str}
 
 
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**6), st.integers(1, 10**6))

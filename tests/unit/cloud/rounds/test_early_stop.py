@@ -80,7 +80,7 @@ def test_each_improvement_renews_the_patience() -> None:
 def test_an_improvement_that_is_too_small_is_none() -> None:
     fleet = play([0.5, 0.51, 0.52, 0.53], patience=2, smallest_improvement=0.1)
     assert (fleet.run().round, fleet.run().state) == (3, RunState.SUCCEEDED)
-    assert "better than 0.5 of model 0" in fleet.run().reason
+    assert "improve on 0.5 of model 0" in fleet.run().reason
 
 
 def test_small_improvements_add_up() -> None:

@@ -341,13 +341,25 @@ def top_k_bytes(indices: list[int], values: list[float]) -> memoryview:
     return memoryview(np.array(indices, "<u2").tobytes() + np.array(values, "<f4").tobytes())
 
 
-@given(st.binary(max_size=60), st.integers(0, 20))
+top_k_rows = st.lists(st.tuples(st.integers(0, 22), st.floats(width=32)), max_size=5).map(
+    lambda entries: bytes(top_k_bytes([index for index, _ in entries], [value for _, value in entries]))
+)
+
+
+@given(st.binary(max_size=60) | top_k_rows, st.integers(0, 20))
 def test_any_bytes_of_top_k_are_decoded_within_their_row_or_refused(raw: bytes, count: int) -> None:
     around = np.full(count + 2, 7, np.float32)
     try:
         decode_into(around[1:-1], memoryview(raw), TOP_K, 1.0)
     except UpdateRefused as error:
-        assert str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+    else:
+        indices = np.frombuffer(
+            raw[: len(raw) // 3], "<u2"
+        )  # one block, of two-byte indices, four-byte values
+        assert len(raw) % 6 == 0
+        assert (len(raw) > 0) == (count > 0)
+        assert (indices < count).all()
     assert around[0] == around[-1] == 7
 
 

@@ -1,6 +1,7 @@
 """Weights files: what safetensors wrote is read as it is, and anything else is refused, whatever it is."""
 
 import json
+import math
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -12,7 +13,15 @@ from hypothesis import example, given
 
 from fedgrass.federation import weights
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights import Layout, check_finite, check_layout, decode, encode, read_layout
+from fedgrass.federation.weights import (
+    LARGEST_HEADER,
+    Layout,
+    check_finite,
+    check_layout,
+    decode,
+    encode,
+    read_layout,
+)
 
 DTYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "<i1", "<u1", "?"]
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
@@ -72,11 +81,64 @@ def test_a_layout_needs_only_the_header(model: dict[str, Any]) -> None:
 def layout_or_refused(data: bytes) -> None:
     try:
         layout = read_layout(data, len(data))
-        weights.views(data, layout)
+        arrays = weights.views(data, layout)
     except UpdateRefused as error:
-        assert str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+        assert not is_valid(data)
     else:
-        assert isinstance(layout, Layout)
+        assert is_valid(data)
+        header = json.loads(data[8 : layout.header_bytes])
+        header.pop("__metadata__", None)
+        assert {name: list(array.shape) for name, array in arrays.items()} == {
+            name: entry["shape"] for name, entry in header.items()
+        }
+
+
+def is_valid(data: bytes) -> bool:
+    """Return whether ``data`` is a weights file, by the rules of the format and without the parser."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(LARGEST_HEADER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(header, dict) or not all_texts(header.pop("__metadata__", {})):
+        return False
+    ranges = []
+    for entry in header.values():
+        if not is_entry(entry):
+            return False
+        start, end = entry["data_offsets"]
+        if end - start != math.prod(entry["shape"]) * weights.DTYPES[entry["dtype"]].itemsize:
+            return False
+        ranges.append((start, end))
+    position = 0
+    for start, end in sorted(ranges):
+        if start != position:
+            return False
+        position = end
+    return 8 + size + position == len(data)
+
+
+def all_texts(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+
+
+def is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        return False
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    return (
+        isinstance(entry["dtype"], str)
+        and entry["dtype"] in weights.DTYPES
+        and isinstance(shape, list)
+        and all(type(side) is int and side >= 0 for side in shape)
+        and math.prod(max(1, side) for side in shape) <= 2**48
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(offset) is int and offset >= 0 for offset in offsets)
+    )
 
 
 @given(st.binary(max_size=200))
@@ -105,6 +167,29 @@ entries = st.fixed_dictionaries(
 @given(st.dictionaries(st.text(max_size=3), entries | json_values, max_size=4), st.binary(max_size=32))
 def test_any_header_is_a_layout_or_refused(header: dict[str, Any], data: bytes) -> None:
     layout_or_refused(a_file(header, data))
+
+
+@given(models.filter(bool), st.data())
+def test_a_header_with_wrong_numbers_is_refused_unless_the_file_is_valid_still(
+    model: dict[str, Any], draw: st.DataObject
+) -> None:
+    data = encode(model)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    entry = header[draw.draw(st.sampled_from(sorted(model)))]
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    wrong = draw.draw(st.integers(-9, 9))
+    match draw.draw(st.sampled_from(["side", "signs", "end", "place"])):
+        case "side" if shape:
+            shape[draw.draw(st.integers(0, len(shape) - 1))] += wrong
+        case "signs":
+            shape[:2] = [-side for side in shape[:2]]
+        case "end":
+            offsets[1] += wrong
+        case "place":
+            offsets[:] = [offset + wrong for offset in offsets]
+    more = draw.draw(st.binary(max_size=3))
+    layout_or_refused(a_file(header, data[8 + size :] + more))
 
 
 @given(models, st.data())
