@@ -1,4 +1,4 @@
-"""docs/aggregation.md has every strategy and option, and its example is a strategy."""
+"""docs/aggregation.md lists every strategy and option, and its example of a custom strategy works."""
 
 import re
 from pathlib import Path

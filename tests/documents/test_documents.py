@@ -1,4 +1,4 @@
-"""The documents match the code: settings, links, paths, commands, the diagram of a round."""
+"""The pages match the code: settings, links, paths, commands, the diagram of a round."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def rows(text: str, heading: str) -> Iterator[list[str]]:
 
 
 def spelled(default: object) -> str:
-    """Return a default as the documents spell it; empty if it stands for nothing."""
+    """Return a default as the pages spell it; empty if there is none."""
     if default is msgspec.NODEFAULT:
         return "(to be given)"
     if default is None or default == "":
@@ -91,7 +91,7 @@ def test_the_newest_version_of_the_changelog_is_the_one_that_the_package_says() 
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -107,7 +107,7 @@ def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Pat
         assert not anchor or anchor in _anchors(linked), target
 
 
-# A path of the repository as the documents write one: in backquotes, from a folder at its root.
+# A path in the repository as the pages write one: in backquotes, starting with a top-level folder.
 FOLDERS = "benchmarks|cloud_functions|components|docs|fedgrass|iot_rules|recipes|tests"
 MADE = ("fedgrass/<", "fedgrass/demo", "fedgrass/predict/", "fedgrass/presses/")  # topics
 
@@ -119,7 +119,7 @@ def test_every_path_that_a_page_names_is_there(page: Path) -> None:
 
 
 def _commands() -> Iterator[tuple[str, str]]:
-    """Yield each ``fedgrass`` and ``make`` command that a page shows, without the comment behind it."""
+    """Yield each ``fedgrass`` and ``make`` command that a page shows, without its comment."""
     for page in DOCUMENTS:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():

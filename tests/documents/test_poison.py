@@ -1,4 +1,4 @@
-"""One update in ten is bad: what each strategy does must be what the table of docs/aggregation.md says."""
+"""One update in ten is malicious: each strategy must react as the table in docs/aggregation.md states."""
 
 import re
 from typing import Any
@@ -15,12 +15,12 @@ from tests.guards.cloud_files import PROJECT
 
 Arrays = dict[str, NDArray[Any]]
 UPDATES = 10
-_SAME_WAY = 0.9  # cosine of the angle between two changes
+_SAME_WAY = 0.9  # minimum cosine of the angle between two changes
 BAD = 4
 OVERSTATED = "sign-flipped, 2^53 examples"
 LOSSES = [{"loss": 0.5}] * UPDATES
 PAGE = PROJECT / "docs" / "aggregation.md"
-# By the first column of the table: the settings of the run.
+# The run's settings, by the first column of the table.
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"`{name}`": {"aggregation": name} for name in STRATEGIES},
     "`weighted_mean` with `clip_norm`": {"aggregation": "weighted_mean", "clip_norm": 1.0},
@@ -44,7 +44,7 @@ def start() -> Arrays:
 
 
 def honest() -> list[Arrays]:
-    """Return ten updates whose changes agree in what they have in common; their norm is about 1.5."""
+    """Return ten updates whose changes share a common part; their norms are about 1.5."""
     rng = np.random.default_rng(2)
     common = rng.normal(0, 0.1, 200)
     return [
@@ -67,14 +67,14 @@ def spoilt(kind: str, update: Arrays) -> Arrays | bytes:
 
 
 def upload(run: SmallAverage, updates: list[Arrays], bad: Arrays | bytes) -> None:
-    """Put the files into the bucket, the bad one as a device would write it that checks nothing."""
+    """Upload the files, with the bad one as written by a device that checks nothing."""
     sent: list[Arrays | bytes] = [*updates]
     sent[BAD] = bad if isinstance(bad, bytes) else run.unchecked(bad)
     run.upload(sent)
 
 
 def outcome(settings: dict[str, Any], kind: str) -> str:
-    """Return what becomes of the bad update, in the table's words."""
+    """Return the effect of the bad update, in the words of the table."""
     updates = honest()
     without = SmallAverage(start(), **settings)
     expected = without.round(updates[:BAD] + updates[BAD + 1 :], metrics=LOSSES[1:])["w"]
@@ -100,7 +100,7 @@ def outcome(settings: dict[str, Any], kind: str) -> str:
 
 
 def table() -> dict[str, list[str]]:
-    """Return the rows of the table between its marks, by their first column."""
+    """Return the rows of the table between its markers, by first column."""
     found = re.search(r"<!-- poison -->\n(.*?)<!-- /poison -->", PAGE.read_text(), re.DOTALL)
     assert found
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].strip().splitlines()]
@@ -119,11 +119,11 @@ def test_a_bad_update_among_ten_does_what_the_table_says(name: str, kind: str) -
 
 
 def print_table() -> None:
-    """Print the table as it is: python -m tests.documents.test_poison."""
+    """Print the current table: python -m tests.documents.test_poison."""
     rows = [["with default options", *KINDS], ["---"] * (1 + len(KINDS))]
     rows += [[name, *(outcome(SETTINGS[name], kind) for kind in KINDS)] for name in SETTINGS]
     for row in rows:
-        print("| " + " | ".join(row) + " |")  # noqa: T201
+        print("| " + " | ".join(row) + " |")  # noqa: T201 - a script's output
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The costs in docs/scaling.md and docs/costs.md are those that `fedgrass costs --tables` prints."""
+"""The costs in docs/scaling.md and docs/costs.md are those printed by `fedgrass costs --tables`."""
 
 import math
 

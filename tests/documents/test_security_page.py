@@ -1,4 +1,4 @@
-"""What docs/security.md claims is shown by tests that there are; docs/operations.md has every metric."""
+"""The tests named in docs/security.md exist, and docs/operations.md lists every metric and alarm."""
 
 import re
 import shlex

@@ -154,7 +154,7 @@ def test_the_old_global_model_stays_and_the_last_one_is_kept() -> None:
 
 
 def test_a_device_of_many_examples_costs_no_more_than_one_of_few() -> None:
-    """Weighting was by adding a model again and again, once per example."""
+    """The replaced systems weighted by adding a model repeatedly, once per example."""
     fleet = SmallFleet(devices=2, rounds=1)
     fleet.start()
     fleet.reply("thing-0", value=1.0, examples=2**40)
@@ -238,7 +238,7 @@ def test_each_device_hears_its_own_commands_alone() -> None:
 
 
 def test_batches_are_not_counted_as_examples() -> None:
-    """The weight is what the device says of its examples, exactly, if the run does not cap it."""
+    """Without a cap in the run's settings, the weight is exactly the device's number of examples."""
     fleet = SmallFleet(devices=2, rounds=1, examples_cap=0)
     fleet.start()
     fleet.reply("thing-0", value=0.0, examples=64)
@@ -265,9 +265,9 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
-    """Every model of a round was held in memory at once."""
+    """The replaced systems held every model of a round in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
-    # Threads may be at their conversions at the same moment, or not: the least of some is what it takes.
+    # Threads may or may not convert at the same moment: the minimum of several measurements counts.
     kept = [
         [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)] for devices in (64, 128)
     ]
@@ -277,9 +277,9 @@ def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) 
 
 def _traced_memory_of_an_average(model: dict[str, Any], devices: int, strategy: str) -> int:
     bucket = MemoryBucket()
-    bucket.range_bytes = 2 * 1024**2  # as of S3
+    bucket.range_bytes = 2 * 1024**2  # as for S3
     run = SmallAverage(model, bucket=bucket, aggregation=strategy)
-    run.upload([run.encode(model)] * devices)  # one object, however many devices
+    run.upload([run.encode(model)] * devices)  # a single object for all devices
     tracemalloc.start()
     try:
         run.make(devices, metrics=[{"loss": 1.0}] * devices)

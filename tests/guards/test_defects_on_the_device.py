@@ -1,5 +1,6 @@
-"""Defects of the replaced systems that a device shows; the list of all is in
-tests/guards/test_defects_of_replaced_systems.py.
+"""Defects of the replaced systems that a device would show.
+
+tests/guards/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_every_reply_of_a_device_names_run_round_and_attempt(tmp_path: Path) -> 
 
 
 def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restart in the middle of an upload goes on with the same work under the same name."""
+    """A restart in the middle of an upload continues the same work under the same name."""
     monkeypatch.setenv("AWS_IOT_THING_NAME", THING)
     assert (thing_name(), thing_name()) == (THING, THING)
     first = Device(tmp_path)
@@ -102,7 +103,7 @@ def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pyte
 
 def test_the_clock_of_the_cloud_comes_back_as_it_was_said(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.clock.now = 5.0  # a device that believes it is 1970
+    device.clock.now = 5.0  # a device whose clock is in 1970
     device.hears(announcement(announced_at=1_800_000_000_123))
     device.finishes()
     assert device.completions[0].announced_at == 1_800_000_000_123
@@ -119,7 +120,7 @@ def test_no_file_of_an_update_stays_on_the_device(tmp_path: Path) -> None:
 
 
 class RemembersItsMode(nn.Module):
-    """A model that gives always the same, and notes whether it was in training mode."""
+    """A model with a constant output that records whether it was in training mode."""
 
     def __init__(self) -> None:
         super().__init__()

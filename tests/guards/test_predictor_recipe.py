@@ -1,4 +1,4 @@
-"""The predictor's recipe and page, held against what they are of."""
+"""The predictor's recipe and page match its code."""
 
 import re
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_access_control_allows_what_the_predictor_uses_and_nothing_else(
     )
     others -= {TOPICS[operation], TOPICS["PublishToTopic"]}
     if operation == "PublishToTopic":
-        assert covers(resource, topic_of("digits"))  # where it probes whether requests arrive
+        assert covers(resource, topic_of("digits"))  # it probes there whether requests arrive
         others.discard(topic_of("digits"))
     assert not [other for other in others if covers(resource, other)]
     policies = [policy for service in defaults["accessControl"].values() for policy in service.values()]

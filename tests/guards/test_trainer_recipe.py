@@ -1,4 +1,4 @@
-"""The trainer's recipe, held against what it is the recipe of."""
+"""The trainer's recipe matches its code."""
 
 import re
 import subprocess
@@ -134,7 +134,7 @@ def test_what_the_interpreter_is_checked_for_is_what_is_installed() -> None:
 def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each may take what those before it left, so that the reason is told and not cut off."""
+    """Each step may take what its predecessors left, so that the reason is reported and not cut off."""
     (timeout,) = {manifest["Lifecycle"]["install"]["Timeout"] for manifest in recipe["Manifests"]}
     given: list[float] = []
     monkeypatch.chdir(tmp_path)
@@ -144,6 +144,6 @@ def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
     install.environment()
     making, *installing = given
     assert making < timeout
-    assert len(installing) == 2  # PyTorch, and all the others
+    assert len(installing) == 2  # PyTorch, and all others
     assert 800 + max(installing) < timeout
     assert timeout > install.STEP_SECONDS

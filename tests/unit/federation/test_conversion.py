@@ -1,4 +1,4 @@
-"""Whatever a person writes wrongly is named: the field, the value, what it may be."""
+"""Every wrong input is reported by its field, its value, and what the field accepts."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ class Inner(Struct, forbid_unknown_fields=True):
 
 
 class Everything(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A field of every kind that settings have, and one in another."""
+    """A field of every kind that settings have, with one nested struct."""
 
     needed: str
     count: Annotated[int, Meta(ge=1, le=9)] | None = None
@@ -86,7 +86,7 @@ def test_a_list_in_itself_is_refused_and_not_followed_for_ever() -> None:
 def test_a_value_is_shown_in_one_short_line(value: object) -> None:
     assert "\n" not in shown(value)
     assert len(shown(value)) <= 7 * 7 * 7 * LONGEST_VALUE
-    shown(value).encode()  # no half of a surrogate pair, which no terminal can print
+    shown(value).encode()  # no lone surrogate, which no terminal can print
 
 
 def test_with_no_known_names_there_is_no_way_out() -> None:
@@ -104,7 +104,7 @@ def test_every_field_that_people_may_set_has_words_for_what_it_takes(kind: type[
         assert NO_WORD_FOR_IT not in words(field.type), field.name
 
 
-# Of each kind some values that no field takes, or few fields do.
+# Values of each kind that no field accepts, or only a few do.
 odd_values: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0.5, 10**30, math.nan, math.inf, "", "Two Words!", "x" * 5000, [], [[]], ["a b"], {}]
 ) | st.dictionaries(st.text(max_size=5), st.none() | st.lists(st.none()) | st.just(math.nan), min_size=1)
@@ -148,7 +148,7 @@ def test_any_bad_option_of_a_selection_is_named_with_its_value(
 
 
 def _fits(value: Any, kind: type[Struct], name: str, *, strict: bool = True) -> bool:
-    """Return whether msgspec alone accepts a value for a field: what does not fit must be refused."""
+    """Return whether msgspec accepts a value for a field; other values must be refused."""
     annotation = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
     try:
         msgspec.convert(value, annotation, strict=strict)
@@ -158,7 +158,7 @@ def _fits(value: Any, kind: type[Struct], name: str, *, strict: bool = True) -> 
 
 
 def _check(said: str, field: str, value: Any) -> None:
-    """A refusal is one line that names the field, and the value or the part of it that is wrong."""
+    """Check that a refusal is one line with the field, and with the value or the wrong part of it."""
     assert field in said
     assert "\n" not in said
     assert "Expected `" not in said, "msgspec's own words"
@@ -167,5 +167,5 @@ def _check(said: str, field: str, value: Any) -> None:
         parts += [*value, *value.values()]
     if isinstance(value, list):
         parts += value
-    placed = field == "where" and "at character" in said  # which is nearer than the whole condition
+    placed = field == "where" and "at character" in said  # more precise than the whole condition
     assert placed or any(shown(part) in said for part in parts), (said, value)

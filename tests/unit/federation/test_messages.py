@@ -1,4 +1,4 @@
-"""Messages: whatever comes is a message or a MessageError, and no message is too large to be heard."""
+"""Messages: any input is a message or raises MessageError, and no message is too large to be delivered."""
 
 import json
 import math
@@ -39,7 +39,7 @@ from fedgrass.federation.settings import LARGEST_TRAINING, RunSettings
 MOST = 2**53
 RUN = "r" * 64
 WORK: dict[str, Any] = {"run": RUN, "round": MOST, "attempt": MOST}
-# A control character takes six bytes of JSON, the most that any character does.
+# A control character takes six bytes of JSON, more than any other character.
 LONGEST_REASON = message_fields.shorten("\x01" * 10_000)
 LARGEST: list[Message] = [
     Announcement(
@@ -147,7 +147,7 @@ def test_every_message_at_its_largest_fits_and_comes_back(message: Message) -> N
 def test_a_message_of_another_version_is_refused_by_both_numbers(message: Message) -> None:
     newer = msgspec.json.encode({**msgspec.to_builtins(message), "version": 2})
     if not isinstance(message, WorkMessage):
-        return  # is understood in every version: tests/contracts/test_message_versions.py
+        return  # accepted in every version: tests/contracts/test_message_versions.py
     with pytest.raises(MessageError, match="version 2; this side supports version 1"):
         messages.decode(newer, type(message))
 
@@ -184,7 +184,7 @@ def test_any_bytes_are_a_message_or_refused(data: bytes, kind: type[Message]) ->
 
 
 def _is_valid(kind: type[Message], fields: Any) -> bool:
-    """Return whether the protocol allows a message, by rules that do not use the decoder."""
+    """Return whether the protocol allows a message, by rules independent of the decoder."""
     try:
         message = msgspec.convert(fields, kind)
     except msgspec.ValidationError:
@@ -212,7 +212,7 @@ odd_encodings = st.fixed_dictionaries(
     {"kind": st.sampled_from(["top_k", "int8"]), "difference": st.booleans()},
     optional={"fraction": st.just(0.1)},
 )
-# Fields with a rule beyond their type, and values of that type.
+# Fields with a rule beyond their type, and values of the right type.
 RULED: dict[str, st.SearchStrategy[Any]] = {
     "version": st.integers(-1, 3),
     "round_id": st.just(f"{RUN}/{MOST}/{MOST}") | st.just(f"{RUN}/1/{MOST}"),
@@ -244,7 +244,7 @@ def test_a_message_with_any_value_in_any_field_is_that_message_or_refused(
 
 
 def _is_json(text: bytes) -> bool:
-    """Return whether a text is JSON in the strict sense, without NaN and Infinity, which Python accepts."""
+    """Return whether a text is strict JSON, without NaN and Infinity, which Python accepts."""
     constants: list[str] = []
     json.loads(text, parse_constant=constants.append)
     return not constants
@@ -362,7 +362,7 @@ def test_an_announcement_and_a_verdict_are_told_apart() -> None:
 
 def test_a_message_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        setattr(Hello(), "version", 2)  # noqa: B010
+        setattr(Hello(), "version", 2)  # noqa: B010 - mypy would reject the assignment
 
 
 @pytest.mark.parametrize("training", [{"x": "y" * 2_990}, {"a\x01" * 20: "\x01" * 400}])
@@ -379,7 +379,7 @@ def test_a_reason_is_shortened_to_what_fits_and_says_so() -> None:
 
 
 def test_messages_may_first_be_read_on_many_threads() -> None:
-    """Else msgspec 0.22 can crash the process: the types have to be used when the module is imported."""
+    """Otherwise msgspec 0.22 can crash: the types have to be used when the module is imported."""
     kinds = set(messages.Message.__subclasses__()) | set(messages.WorkMessage.__subclasses__())
     assert set(message_codec._DECODERS) == kinds - {messages.WorkMessage}
     program = """

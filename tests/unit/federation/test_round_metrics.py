@@ -1,4 +1,4 @@
-"""Metrics of devices are bounded, and no single device ends a run as a success."""
+"""Devices' metrics are bounded, and no single device can end a run as a success."""
 
 import json
 import math
@@ -114,7 +114,7 @@ def test_reports_of_no_examples_are_not_judged() -> None:
 
 
 def play(lie: dict[str, Any], devices: int = 5, **settings: Any) -> SmallFleet:
-    """Return a fleet whose last device lies in round 1, while the others report an accuracy of 0.1."""
+    """Return a fleet whose last device reports false metrics in round 1, while the others report 0.1."""
     chosen: dict[str, Any] = {"target_metric": "accuracy", "target_value": 0.3}
     fleet = SmallFleet(devices, rounds=3, **{**chosen, **settings})
     fleet.start()
@@ -163,7 +163,7 @@ def test_one_device_does_not_use_up_the_patience_of_a_run(lie: float) -> None:
         opened = fleet.newest()
         for device in fleet.names[:-1]:
             fleet.reply(device, opened, metrics={"accuracy": number / 10})
-        # In the first round it says the best that can be, or as the others and nothing good afterwards.
+        # In the first round it reports the best possible value, then a value like the others' or worse.
         value = (1.0 if number == 1 else 0.0) if lie else (0.1 if number == 1 else 0.0)
         fleet.reply(fleet.names[-1], opened, metrics={"accuracy": value}, examples=HUGE)
     assert (fleet.run().state, fleet.run().round) == (RunState.RUNNING, 6)

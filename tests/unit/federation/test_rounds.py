@@ -1,4 +1,4 @@
-"""The table of a round's transitions, and what is to be done next."""
+"""The table of a round's transitions, and the next event of a round."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The settings of a run: each mistake is refused by the name of its field and with what it may be."""
+"""The settings of a run: each mistake is reported by its field and what the field accepts."""
 
 import math
 from types import NoneType, UnionType

@@ -39,7 +39,7 @@ def as_list(one_or_more: Any) -> list[Any]:
 
 
 def policy_resources(resource: str, action: str) -> set[str]:
-    """Return what a policy of the template, or a role, allows for an action, without the ARN's account."""
+    """Return the resources that a policy or role of the template allows for an action, without account."""
     properties = template()["Resources"][resource]["Properties"]
     policies = properties.get("Policies", [properties])
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""Encodings: what comes back is as near as each kind promises, part by part and whole, whatever was sent."""
+"""Encodings: decoded values are as accurate as each kind promises, for parts and for whole arrays."""
 
 import io
 from itertools import pairwise
@@ -251,7 +251,7 @@ def test_with_feedback_every_change_arrives_in_time() -> None:
     for _ in range(turns):
         data = file_of({"w": values}, TOP_K, feedback)
         total += np.asarray(decode(data, layout_of({"w": values}), TOP_K)["w"], np.float64)
-    # What is kept is bounded, so the mean of what was sent goes to what was wanted.
+    # What is kept is bounded, so the mean of what was sent converges to the intended change.
     assert np.abs(total / turns - values).max() < 0.1 * np.abs(values).max()
     without = back(values, TOP_K)
     assert (without == 0).sum() == 990

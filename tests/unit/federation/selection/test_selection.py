@@ -1,4 +1,4 @@
-"""Which devices are asked: what holds for every strategy, and for the two plainest."""
+"""Selection strategies: what holds for all of them, and the two simplest."""
 
 import random
 from collections import Counter
@@ -15,14 +15,14 @@ names = st.lists(st.text("abc:_-", min_size=1, max_size=4), unique=True, max_siz
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311  # a choice that can be repeated, no secret
+    return random.Random(seed)  # noqa: S311 - a reproducible choice, not a secret
 
 
 def candidates(names: list[str]) -> list[Candidate]:
     return [Candidate(name, 0) for name in names]
 
 
-NO_COHORT = {"all", "probabilistic"}  # they do not know its size
+NO_COHORT = {"all", "probabilistic"}  # they ignore its size
 
 histories = st.builds(
     Candidate,

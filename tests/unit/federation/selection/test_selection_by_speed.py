@@ -1,4 +1,4 @@
-"""The strategies by turnaround: the fastest, P's as published with its flaws, and its mended form."""
+"""The strategies by turnaround: the fastest, P's as published with its flaws, and its corrected form."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,7 @@ from tests.unit.federation.selection.test_selection import seeded
 
 
 def fleet(*averages: float | None, **fields: Any) -> list[Candidate]:
-    """Return thing-0, thing-1, ... with these average turnarounds, measured just now."""
+    """Return thing-0, thing-1, ... with these average turnarounds, measured in the last round."""
     return [
         Candidate(f"thing-{number}", 0, average_seconds=average, rounds_since_measured=1, **fields)
         for number, average in enumerate(averages)
@@ -19,7 +19,7 @@ def fleet(*averages: float | None, **fields: Any) -> list[Candidate]:
 
 
 def shares(name: str, candidates: list[Candidate], cohort: int, **options: object) -> dict[str, float]:
-    """Return in which share of 4,000 choices each candidate was chosen."""
+    """Return the share of 4,000 choices in which each candidate was chosen."""
     choose, rng = strategy(name, options), seeded(5)
     asked = Counter(device for _ in range(4000) for device in choose(candidates, cohort, rng))
     return {candidate.device: asked[candidate.device] / 4000 for candidate in candidates}
@@ -88,7 +88,7 @@ def test_what_was_measured_long_ago_counts_ever_less() -> None:
     others = fleet(5, 5, 5, 5)
     found = [shares("weighted_by_speed", [old, *others], 1, half_life=50)["slow"] for old in slow]
     assert found[0] < found[1] < found[2]
-    assert found[2] == pytest.approx(1 / (1 + 4 * 0.5), abs=0.04)  # as one never measured
+    assert found[2] == pytest.approx(1 / (1 + 4 * 0.5), abs=0.04)  # like a device never measured
 
 
 def test_weighted_by_speed_asks_one_that_never_answers_ever_less() -> None:

@@ -1,4 +1,4 @@
-"""Who is a candidate at all."""
+"""The filters that decide which devices are candidates."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def device(name: str, **fields: Any) -> Candidate:
 
 
 def left(requirements: Requirements, *found: Candidate, cohort: int = 1) -> list[str]:
-    """Return the devices that may be asked, as the choice of a cohort filters them."""
+    """Return the devices that may be asked, filtered as for the choice of a cohort."""
     suitable = list(filter(requirements.suits, found))
     return [candidate.device for candidate in rested(suitable, requirements.cool_down_rounds, cohort)]
 

@@ -1,4 +1,4 @@
-"""A sample of a large fleet: large enough, fair, and read in proportion to its own size."""
+"""A sample of a large fleet: large enough, fair, and at a cost in proportion to its own size."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ from tests.unit.federation.selection.test_selection import seeded
 
 
 class SegmentedTable:
-    """A fleet spread over segments by the hash of the names, as DynamoDB's; counts what is read."""
+    """A fleet spread over segments by a hash of the names, as in DynamoDB; counts what is read."""
 
     def __init__(self, devices: int, live: int | None = None) -> None:
         self.size = devices

@@ -1,4 +1,4 @@
-"""The language of `where`: which devices an expression means, and what it says of a wrong one."""
+"""The language of `where`: which devices match an expression, and how a wrong one is reported."""
 
 import operator as op
 import re
@@ -178,7 +178,7 @@ REDUCTIONS = [r"ncv", r"n!?~\[v(,v)*\]", r"n(?!c|~|!~)", r"\(E\)", r"!E", r"E[&|
 
 
 def is_grammatical(text: str) -> bool:
-    """Return whether a text is an expression, by reducing its tokens and without the parser."""
+    """Return whether a text is an expression, by reducing its tokens, independently of the parser."""
     tokens, place = "", 0
     while text[place:].strip(" \t\r\n"):
         found = TOKEN.match(text, place)
@@ -212,7 +212,7 @@ expressions = st.recursive(
 
 @st.composite
 def nearly_expressions(draw: st.DrawFn) -> str:
-    """Return an expression of which one token is replaced or left out."""
+    """Return an expression with one token replaced or left out."""
     tokens = draw(expressions).split()
     tokens[draw(st.integers(0, len(tokens) - 1))] = draw(words | st.just(""))
     return " ".join(tokens)

@@ -1,4 +1,4 @@
-"""Weights files: what safetensors wrote is read as it is, and anything else is refused, whatever it is."""
+"""Weights files: files written by safetensors are read exactly, and anything invalid is refused."""
 
 import json
 import math
@@ -95,7 +95,7 @@ def layout_or_refused(data: bytes) -> None:
 
 
 def is_valid(data: bytes) -> bool:
-    """Return whether ``data`` is a weights file, by the rules of the format and without the parser."""
+    """Return whether ``data`` is a weights file, by the rules of the format, independently of the parser."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(LARGEST_HEADER, len(data) - 8):
         return False
@@ -298,7 +298,7 @@ def test_checksums_are_those_that_others_compute() -> None:
     ("array", "said"),
     [
         (np.zeros(2, np.complex64), "array 'w' has the type complex64; fedgrass averages F64"),
-        (np.zeros(2, np.uint16), "array 'w' has the type uint16"),  # might be anybody's bits
+        (np.zeros(2, np.uint16), "array 'w' has the type uint16"),  # not necessarily bits of BF16
     ],
 )
 def test_an_array_of_a_type_that_no_file_holds_is_refused_by_name(array: Any, said: str) -> None:

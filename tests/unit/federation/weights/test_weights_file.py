@@ -1,4 +1,4 @@
-"""Weights files that are written here: safetensors reads them, and their header vouches for every chunk."""
+"""Writing weights files: safetensors reads them, and the header has a checksum of every chunk."""
 
 import io
 import json
@@ -32,7 +32,7 @@ from fedgrass.federation.weights import (
     write,
 )
 
-BRAIN = np.array([0x3F80, 0xC000, 0x0001], "<u2")  # 1, -2 and the smallest there is
+BRAIN = np.array([0x3F80, 0xC000, 0x0001], "<u2")  # 1, -2 and the smallest positive value
 
 
 def written(arrays: dict[str, Encoded]) -> tuple[bytes, Written]:
@@ -42,7 +42,7 @@ def written(arrays: dict[str, Encoded]) -> tuple[bytes, Written]:
 
 
 def mixed() -> dict[str, Encoded]:
-    """Arrays of widths in such an order that most do not lie where their type would want them."""
+    """Arrays of several widths, in an order in which most are not aligned to their type."""
     return {
         "z": as_it_is(np.array([1, 2, 3], np.uint8), "U8"),
         "b": as_it_is(np.array([[1.5, -2]], np.float32), "F32"),
@@ -115,7 +115,7 @@ def test_blocks_of_the_wrong_size_are_a_mistake_of_the_program() -> None:
 
 
 def three_chunks() -> bytes:
-    """A file of two chunks and a shorter third, whose arrays do not end where chunks do."""
+    """A file of two full chunks and a shorter third, whose arrays do not end where chunks do."""
     values = np.random.default_rng(1).integers(0, 256, 2 * CHUNK_BYTES + 1000, dtype=np.uint8)
     return encode({"a": values[:1_000_003], "b": values[1_000_003:]})
 
