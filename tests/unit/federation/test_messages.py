@@ -224,7 +224,7 @@ VALUES = [value for message in LARGEST for value in msgspec.to_builtins(message)
 
 @by_kind
 @given(st.data())
-def test_a_message_with_any_value_in_any_field_is_that_message_or_refused(
+def test_a_message_with_any_value_in_any_field_is_a_message_or_refused(
     message: Message, data: st.DataObject
 ) -> None:
     fields = msgspec.to_builtins(message)

@@ -102,7 +102,7 @@ def reports(*values: float, examples: float = 10) -> list[Report]:
         ("mean", [0.0, 1.0], False, 0.5),
     ],
 )
-def test_a_metric_is_judged_so(by: TargetBy, values: list[float], lower: bool, expected: float) -> None:  # noqa: FBT001 # of a table
+def test_a_metric_is_judged_so(by: TargetBy, values: list[float], lower: bool, expected: float) -> None:  # noqa: FBT001 - a parametrized case
     assert judged(reports(*values), by, lower_is_better=lower) == pytest.approx(expected)
 
 

@@ -67,7 +67,7 @@ def rounds(draw: st.DrawFn) -> Round:
 
 
 @given(rounds(), st.booleans())
-def test_whatever_is_to_happen_the_table_allows(current: Round, overdue: bool) -> None:  # noqa: FBT001
+def test_whatever_is_to_happen_the_table_allows(current: Round, overdue: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
     event = next_event(current, NOW, overdue=overdue)
     assert event is None or (current.state, event) in TRANSITIONS
 

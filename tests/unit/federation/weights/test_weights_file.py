@@ -226,6 +226,6 @@ def test_checksums_that_are_not_those_of_the_chunks_are_refused(text: object) ->
 
 
 @given(st.binary(max_size=100))
-def test_bytes_without_checksums_are_refused(data: bytes) -> None:
+def test_any_bytes_have_checksums_or_are_refused(data: bytes) -> None:
     with pytest.raises(UpdateRefused):
         chunk_checksums(data)
