@@ -81,7 +81,7 @@ def remedy(code: str, status: int = 0) -> Remedy:
 
     Args:
         code: AWS error code, such as ``SlowDown``; empty if the response had none.
-        status: HTTP status; 0 if there was no response.
+        status: HTTP status; 0 without a response.
     """
     if code in _STALE_CREDENTIALS or code in _WRONG_CLOCK:
         return Remedy.RENEW_CREDENTIALS

@@ -9,8 +9,8 @@
     │   └── LateReply       ... because the round has ended or is at another attempt
     ├── RunBehind           the table, restored from a backup: the run's row lacks existing rounds
     ├── DraftLost           the bucket: a closed round's draft is missing and was not published yet
-    ├── LostRace            nobody: another worker moved the round first; read it again
-    └── NotYet              nobody: another worker is doing the same work; retry later
+    ├── LostRace            none: another worker moved the round first; read it again
+    └── NotYet              none: another worker is doing the same work; retry later
 
 Each message names the object, the value and the way out; it is shown to operators unchanged.
 """

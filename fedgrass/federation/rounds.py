@@ -113,7 +113,7 @@ class Round(Struct, frozen=True, kw_only=True):
     reason: str = ""
     model_sha256: str = ""
     model_bytes: int = 0
-    download_sha256: str = ""  # of the model in the run's download_encoding; empty: there is no such file
+    download_sha256: str = ""  # of the model in the run's download_encoding; empty: it does not exist
     download_bytes: int = 0
     carried: Carried = {}  # server state of the new model that devices of the next round need
     metrics: dict[str, float] = {}  # of the replies, each weighted by the examples that it is a mean of
@@ -162,7 +162,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def next_group(self) -> int:
-        """The group, from 1, of the next counted reply; 0 if there are no groups."""
+        """The group, from 1, of the next counted reply; 0 without groups."""
         return self.replied // self.group_size + 1 if self.group_size else 0
 
     @property

@@ -49,7 +49,7 @@ class StrategyRegistry(Mapping[str, AnyStrategy]):
         """Return the built-in strategy ``name`` with ``options``, a decoded JSON object.
 
         Raises:
-            SettingsError: There is no such strategy, or an option is unknown or invalid.
+            SettingsError: The strategy does not exist, or an option is unknown or invalid.
         """
         default = self._defaults.get(name)
         if default is None:

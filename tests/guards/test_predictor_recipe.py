@@ -1,35 +1,29 @@
 """The predictor's recipe and page match its code."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from components.predictor.local_requests import topic_of
 from components.predictor.predictor_configuration import FOR_OTHERS, Configuration, parse_configuration
 from components.runtime.predictor_errors import ConfigurationError
 from fedgrass.federation.topics import Kind, of_device, of_models
 from greengrass_emulator.recipe.access_control import covers
+from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe
 
-PROJECT = Path(__file__).parents[2]
 SERVICES = {"IoTCore": "aws.greengrass.ipc.mqttproxy", "Topic": "aws.greengrass.ipc.pubsub"}
 
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        (PROJECT / "recipes" / "com.fedgrass.Predictor.yaml").read_text()
-    )
-    return content
+    return read_recipe("Predictor")
 
 
 @pytest.fixture
 def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = recipe["ComponentConfiguration"]["DefaultConfiguration"]
-    return found
+    return default_configuration(recipe)
 
 
 def allowed(defaults: dict[str, Any], operation: str) -> list[str]:
@@ -110,12 +104,8 @@ def test_a_value_that_cannot_be_used_is_named(values: dict[str, Any], words: str
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    for manifest in recipe["Manifests"]:
-        lifecycle = manifest["Lifecycle"]
-        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-            assert "{" not in left
-            assert "}" not in left
+    assert recipe["Manifests"]
+    assert braces_outside_variables(recipe) == []
 
 
 def test_the_page_of_the_predictor_explains_each_key() -> None:

@@ -9,30 +9,26 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from components.trainer import install
 from components.trainer.install import MODULES
 from components.trainer.trainer_configuration import FOR_OTHERS, Configuration, parse_configuration
 from fedgrass.federation.topics import Kind, of_device
 from greengrass_emulator.recipe.access_control import topic_matches
+from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe
 
-PROJECT = Path(__file__).parents[2]
 PUBLISHED = {Kind.COMPLETE, Kind.STATUS, Kind.HELLO, Kind.HEARTBEAT}
 HEARD = {Kind.ANNOUNCE, Kind.HEARTBEAT}
 
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    text = (PROJECT / "recipes" / "com.fedgrass.Trainer.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+    return read_recipe("Trainer")
 
 
 @pytest.fixture
 def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    configuration: dict[str, Any] = recipe["ComponentConfiguration"]["DefaultConfiguration"]
-    return configuration
+    return default_configuration(recipe)
 
 
 def allowed(defaults: dict[str, Any], operation: str) -> list[str]:
@@ -81,12 +77,8 @@ def test_the_default_configuration_can_be_used(
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    for manifest in recipe["Manifests"]:
-        lifecycle = manifest["Lifecycle"]
-        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-            assert "{" not in left
-            assert "}" not in left
+    assert recipe["Manifests"]
+    assert braces_outside_variables(recipe) == []
 
 
 @pytest.mark.parametrize(

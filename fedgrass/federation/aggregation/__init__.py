@@ -46,6 +46,6 @@ def strategy(name: str, options: Mapping[str, object]) -> Strategy | None:
     """Return the strategy ``name`` with ``options``; None for a custom one, which only the cloud can import.
 
     Raises:
-        SettingsError: There is no such strategy, or an option is unknown or invalid.
+        SettingsError: The strategy does not exist, or an option is unknown or invalid.
     """
     return None if CUSTOM_STRATEGY.fullmatch(name) else STRATEGIES.find(name, options)

@@ -42,7 +42,7 @@ class PendingValues:
     inward: bool = False  # round differences towards zero: start + difference never exceeds the value
 
     def pieces(self) -> Iterator[tuple[slice, Row]]:
-        """Yield the place of each piece in the array and its pending values, at most ``PIECE`` of them."""
+        """Yield each piece's place in the array and its pending values, of shape (at most ``PIECE``,)."""
         for first in range(0, len(self.values), PIECE):
             place = slice(first, min(first + PIECE, len(self.values)))
             pending = self.values[place]

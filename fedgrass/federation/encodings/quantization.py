@@ -29,7 +29,7 @@ def to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def to_float16_inward(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return float32 ``values``, none above ``LARGEST_FLOAT16``, as float16, rounded towards zero."""
+    """Return ``to_float16(values)``, but rounded towards zero; same shape."""
     halves = values.astype("<f2")
     return np.where(
         np.abs(halves.astype(np.float32)) > np.abs(values), np.nextafter(halves, np.float16(0)), halves
@@ -42,7 +42,7 @@ def to_bfloat16_inward(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return float32 ``values``, none above ``LARGEST_BFLOAT16``, as bfloat16 bits, uint16."""
+    """Return float32 ``values``, none above ``LARGEST_BFLOAT16``, as uint16 bfloat16 bits, same shape."""
     bits = values.view(np.uint32)
     last = (bits >> _BITS_DROPPED) & 1  # of the digits kept: ties round to even
     return ((bits + last + 0x7FFF) >> _BITS_DROPPED).astype("<u2")

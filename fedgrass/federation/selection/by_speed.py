@@ -72,8 +72,8 @@ class Probabilistic(Strategy, frozen=True):
 
     T is the candidate's average turnaround, T_max the largest of all; a candidate without one is always
     asked. The size of the cohort is ignored. Kept for comparison, with its flaws: the slowest is never asked
-    and so never measured again, equal speeds or a single device select nobody, one outlier selects almost
-    everyone. ``weighted_by_speed`` has none of them.
+    and so never measured again, equal speeds or a single device select no device, one outlier selects
+    almost all. ``weighted_by_speed`` avoids them.
     """
 
     reads_history: ClassVar[bool] = True

@@ -119,10 +119,13 @@ def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.gene
 
 
 def check_finite(arrays: Arrays) -> None:
-    """Check that no value is infinite or NaN; uint16 and ``BFLOAT16`` arrays are taken as bits of BF16.
+    """Check that no value is infinite or NaN.
+
+    Args:
+        arrays: Arrays of any shape by name; uint16 and ``BFLOAT16`` arrays are taken as bits of BF16.
 
     Raises:
-        UpdateRefused: The message names the array, the number of values, and the index of the first.
+        UpdateRefused: A value is; the message names the array, the number of such values and the first index.
     """
     for name, array in arrays.items():
         good = finite(array)

@@ -135,7 +135,7 @@ class ChunkCheck:
         """Add the next bytes.
 
         Raises:
-            UpdateRefused: A chunk does not match its checksum, or there is more data than the layout says.
+            UpdateRefused: A chunk does not match its checksum, or there is more data than in the layout.
         """
         if len(data) > self._left:
             message = f"the file continues after its {self._data_bytes} bytes of data"

@@ -64,7 +64,7 @@ class Written:
 
 
 def dtype_of(name: str, array: NDArray[np.generic]) -> str:
-    """Return the type of an array in a file, such as "F32".
+    """Return the type in a file, such as "F32", of an array of any shape.
 
     Raises:
         UpdateRefused: Weights files do not support the array's dtype; the message names the array.
@@ -83,7 +83,7 @@ def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
 
 
 def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
-    """Return the layout of a file with ``arrays`` in their order."""
+    """Return the layout (types, shapes, places) of a file with ``arrays`` in their order."""
     found, position = {}, 0
     for name, array in arrays.items():
         found[name] = Array(array.dtype, array.shape, position, position + array.bytes)
