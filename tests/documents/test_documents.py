@@ -83,7 +83,7 @@ def test_the_recipe_has_the_defaults_that_the_trainer_has() -> None:
     assert {name: configured[name] for name in configured.keys() - FOR_OTHERS - {"tasks"}} == defaults
 
 
-def test_the_newest_version_of_the_changelog_is_the_one_that_the_package_says() -> None:
+def test_the_latest_version_in_the_changelog_is_that_of_the_package() -> None:
     versions = re.findall(r"^## \[([^\]]+)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == ("Unreleased", "")
     assert versions[1][0] == __version__
@@ -97,7 +97,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Path) -> None:
+def test_every_link_of_a_page_leads_to_an_existing_file_or_heading(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith(("https://", "http://")):
             continue
@@ -113,7 +113,7 @@ MADE = ("fedgrass/<", "fedgrass/demo", "fedgrass/predict/", "fedgrass/presses/")
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+def test_every_path_on_a_page_exists(page: Path) -> None:
     for path in re.findall(rf"`((?:{FOLDERS})/[^`\s]*)`", page.read_text()):
         assert path.startswith(MADE) or (ROOT / path).exists(), path
 

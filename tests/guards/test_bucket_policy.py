@@ -87,7 +87,7 @@ def test_no_update_gets_tags_access_lists_or_locks(action: str) -> None:
     assert not may(action)
 
 
-def test_what_operators_do_elsewhere_in_the_bucket_is_theirs_to_say() -> None:
+def test_operators_are_not_restricted_elsewhere_in_the_bucket() -> None:
     model = f"{ARN}/models/run-1/1.safetensors"
     assert may("PutObject", model, x_amz_storage_class="STANDARD_IA")
     assert may("PutObjectTagging", model)

@@ -96,7 +96,7 @@ def test_the_initiator_is_charged_for_the_memory_that_it_has() -> None:
     assert template()["Resources"]["Initiator"]["Properties"]["MemorySize"] == 1769
 
 
-def test_no_widget_lies_upon_another() -> None:
+def test_no_widget_overlaps_another() -> None:
     taken: set[tuple[int, int]] = set()
     for widget in dashboard()["widgets"]:
         x, y, width, height = (widget[side] for side in ("x", "y", "width", "height"))

@@ -62,7 +62,7 @@ def test_access_control_allows_what_the_predictor_uses_and_nothing_else(
     assert len(policies) == len(TOPICS)
 
 
-def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]) -> None:
+def test_policies_have_unique_names_on_the_device(defaults: dict[str, Any]) -> None:
     names = [name for service in defaults["accessControl"].values() for name in service]
     assert all(re.fullmatch(r"com\.fedgrass\.Predictor:\w+:\d", name) for name in names)
     assert len(set(names)) == len(names)

@@ -233,7 +233,9 @@ def test_dependencies_are_given_as_greengrass_wants_them(document: dict[str, Any
     assert not [component for component in document["ComponentDependencies"] if "Nucleus" in component]
 
 
-def test_access_control_is_exactly_what_the_code_says_and_hears(name: str, document: dict[str, Any]) -> None:
+def test_access_control_is_exactly_what_the_code_publishes_and_subscribes_to(
+    name: str, document: dict[str, Any]
+) -> None:
     services = document["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"]
     found: dict[str, set[str]] = {}
     for policies in services.values():

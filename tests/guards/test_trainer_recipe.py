@@ -55,7 +55,7 @@ def test_access_control_allows_what_the_trainer_uses_and_nothing_else(
     assert len(resources) == len(kinds)
 
 
-def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]) -> None:
+def test_policies_have_unique_names_on_the_device(defaults: dict[str, Any]) -> None:
     names = list(defaults["accessControl"]["aws.greengrass.ipc.mqttproxy"])
     assert all(re.fullmatch(r"com\.fedgrass\.Trainer:mqttproxy:\d", name) for name in names)
 

@@ -70,13 +70,13 @@ def test_what_is_missing_is_named_with_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("values", [None, 5, "text", [], [{}]])
-def test_what_is_no_object_is_refused_as_a_whole(values: object) -> None:
+def test_what_is_not_an_object_is_refused_as_a_whole(values: object) -> None:
     assert (
         refusal(values) == f"{shown(values)} cannot be the plan: that is an object of names and their values"
     )
 
 
-def test_a_list_in_itself_is_refused_and_not_followed_for_ever() -> None:
+def test_a_list_in_itself_is_refused_and_not_followed_endlessly() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert "the plan's needed is [[" in refusal({"needed": endless})

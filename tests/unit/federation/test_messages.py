@@ -264,7 +264,7 @@ def _is_json(text: bytes) -> bool:
         b'{"version":1.5}',
     ],
 )
-def test_a_text_that_is_no_versioned_object_is_refused(text: bytes) -> None:
+def test_a_text_that_is_not_a_versioned_object_is_refused(text: bytes) -> None:
     with pytest.raises(MessageError, match=r"not JSON|a JSON object with a version"):
         messages.decode(text, Hello)
 
@@ -337,13 +337,13 @@ def test_an_attribute_that_no_condition_could_name_is_refused(name: str, value: 
         messages.encode(msgspec.structs.replace(heartbeat, attributes={name: value}))
 
 
-def test_a_heartbeat_of_before_attributes_is_one_still() -> None:
+def test_a_heartbeat_without_attributes_is_still_accepted() -> None:
     text = b'{"version":1,"state":"idle","tasks":"a","examples":1,"component_version":"1","uptime_seconds":2}'
     heartbeat = messages.decode(text, Heartbeat)
     assert (heartbeat.attributes, heartbeat.metrics) == ({}, "")
 
 
-def test_text_that_is_no_unicode_is_refused_by_the_sender() -> None:
+def test_text_that_is_not_unicode_is_refused_by_the_sender() -> None:
     with pytest.raises(MessageError, match="not Unicode"):
         messages.encode(Hello(component_version="\ud800"))
 
@@ -373,7 +373,7 @@ def test_all_training_options_that_settings_allow_fit_an_announcement(training: 
     assert messages.encode(msgspec.structs.replace(announcement, settings=settings.training))
 
 
-def test_a_reason_is_shortened_to_what_fits_and_says_so() -> None:
+def test_a_reason_is_shortened_to_what_fits_and_marked() -> None:
     assert message_fields.shorten("short") == "short"
     assert message_fields.shorten("x" * 600) == "x" * 511 + "\u2026"
 

@@ -194,7 +194,7 @@ def test_devices_that_are_held_out_decide_alone() -> None:
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_metric_that_is_left_out_costs_no_training_and_is_told() -> None:
+def test_a_metric_that_is_left_out_costs_no_training_and_is_reported() -> None:
     fleet = play({"metrics": {"accuracy": 97.0, "loss": 0.5}})
     opened = fleet.rounds.round("run-1", 1, 1)
     assert opened is not None
@@ -205,7 +205,7 @@ def test_a_metric_that_is_left_out_costs_no_training_and_is_told() -> None:
 
 
 @pytest.mark.parametrize("text", ['"NaN"', "NaN", "1e999", "null", "[0.5]", "true"])
-def test_what_is_no_number_of_json_is_refused_by_name_and_ends_nothing(text: str) -> None:
+def test_what_is_not_a_number_of_json_is_refused_by_name_and_ends_nothing(text: str) -> None:
     fleet = SmallFleet(2, rounds=2)
     fleet.start()
     opened = fleet.newest()

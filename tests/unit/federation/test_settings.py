@@ -15,7 +15,7 @@ from fedgrass.federation.settings import RunSettings, parse_settings
 GOOD: dict[str, Any] = {"task": "digits"}
 
 
-def test_a_task_is_all_that_has_to_be_said() -> None:
+def test_only_the_task_is_required() -> None:
     assert parse_settings(GOOD) == RunSettings(task="digits")
 
 
@@ -173,7 +173,7 @@ def test_settings_that_fit_each_other_are_taken(values: dict[str, Any]) -> None:
 
 
 @given(st.integers(1, 10**6), st.floats(1, 10), st.integers(1, 10**6))
-def test_over_selection_asks_at_least_the_wanted_and_at_most_everybody(
+def test_over_selection_asks_at_least_the_wanted_and_at_most_all(
     wanted: int, over_selection: float, more: int
 ) -> None:
     candidates = wanted + more - 1
@@ -182,7 +182,7 @@ def test_over_selection_asks_at_least_the_wanted_and_at_most_everybody(
 
 
 @pytest.mark.parametrize("values", [{}, [], None, "digits", 5])
-def test_settings_that_are_no_object_or_name_no_task_are_refused(values: Any) -> None:
+def test_settings_that_are_not_an_object_or_name_no_task_are_refused(values: Any) -> None:
     with pytest.raises(SettingsError, match=r"the run's task is missing|cannot be the run's settings"):
         parse_settings(values)
 

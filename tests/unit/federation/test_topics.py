@@ -59,14 +59,14 @@ def policy_resources(resource: str, action: str) -> set[str]:
         ("iot:Subscribe", TO_DEVICE, {MODELS}, "filter/"),
     ],
 )
-def test_a_device_may_use_its_own_topics_hear_of_models_and_nothing_else(
+def test_a_device_may_use_its_own_topics_and_those_of_models_and_nothing_else(
     action: str, kinds: set[Kind], others: set[str], prefix: str
 ) -> None:
     allowed = {prefix + topic for topic in of_thing(kinds) | others}
     assert policy_resources("DevicePolicy", action) == allowed
 
 
-def test_the_cloud_may_publish_what_it_says_and_nothing_else() -> None:
+def test_the_cloud_may_publish_its_own_topics_and_nothing_else() -> None:
     both = {
         of_devices(FLEET, Kind.ANNOUNCE).replace("+", "*"),
         topics.of_run(FLEET, "X").replace("X", "*"),
@@ -103,7 +103,7 @@ def test_every_rule_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
-def test_a_rule_hears_one_kind_of_message_of_every_device(path: Path) -> None:
+def test_a_rule_selects_one_kind_of_message_of_every_device(path: Path) -> None:
     assert topic_filter(path) == of_devices(FLEET, RULES[path.name])
 
 

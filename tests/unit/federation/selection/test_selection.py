@@ -72,12 +72,12 @@ def test_the_same_seed_chooses_the_same_devices_in_whatever_order_they_come(
 
 
 @given(names=names, cohort=st.integers(1, 15))
-def test_all_asks_everybody(names: list[str], cohort: int) -> None:
+def test_all_asks_every_device(names: list[str], cohort: int) -> None:
     assert SELECTIONS["all"](candidates(names), cohort, seeded(0)) == sorted(names)
 
 
 @given(names=names, cohort=st.integers(1, 15))
-def test_random_asks_as_many_as_it_is_told_if_there_are_so_many(names: list[str], cohort: int) -> None:
+def test_random_asks_the_wanted_number_if_there_are_enough(names: list[str], cohort: int) -> None:
     assert len(SELECTIONS["random"](candidates(names), cohort, seeded(0))) == min(cohort, len(names))
 
 
@@ -89,7 +89,7 @@ def test_random_asks_each_device_about_as_often() -> None:
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_a_strategy_wants_a_sample_in_proportion_to_the_cohort_or_everybody(name: str) -> None:
+def test_a_strategy_wants_a_sample_in_proportion_to_the_cohort_or_all(name: str) -> None:
     pools = [SELECTIONS[name].pool(cohort) for cohort in (10, 100)]
     assert pools == ([None, None] if name in NO_COHORT else [pools[0], 10 * (pools[0] or 0)])
     assert name in NO_COHORT or (pools[0] or 0) >= 10

@@ -36,7 +36,7 @@ def test_fastest_asks_those_never_measured_before_all_others_and_each_as_likely(
 
 
 @pytest.mark.parametrize("name", ["fastest", "power_of_choice", "oort"])
-def test_a_device_that_never_answers_is_not_asked_for_ever(name: str) -> None:
+def test_a_device_that_never_answers_is_not_asked_in_every_round(name: str) -> None:
     dead = Candidate("dead", 0, times_asked=SILENT_AFTER)
     answers = Candidate("answers", 0, average_seconds=900.0, loss=0.0, times_asked=9)
     assert not Candidate("new", 0, times_asked=SILENT_AFTER - 1).silent
@@ -54,11 +54,11 @@ def test_probabilistic_asks_with_the_published_probability() -> None:
 
 
 @pytest.mark.parametrize("averages", [(7.0,), (7.0, 7.0, 7.0)])
-def test_probabilistic_keeps_the_published_flaw_of_choosing_nobody(averages: tuple[float, ...]) -> None:
+def test_probabilistic_keeps_the_published_flaw_of_choosing_no_device(averages: tuple[float, ...]) -> None:
     assert all(SELECTIONS["probabilistic"](fleet(*averages), 3, seeded(seed)) == [] for seed in range(50))
 
 
-def test_one_outlier_makes_probabilistic_ask_almost_everybody() -> None:
+def test_one_outlier_makes_probabilistic_ask_almost_all() -> None:
     found = shares("probabilistic", fleet(1, 2, 3, 1000), 1)
     assert min(list(found.values())[:3]) > 0.99
 

@@ -58,7 +58,7 @@ def test_oort_holds_back_a_slow_device_by_the_published_factor() -> None:
     assert without["slow"] == pytest.approx(250, abs=50)
 
 
-def test_oort_comes_back_to_those_it_has_not_heard_for_long() -> None:
+def test_oort_returns_to_devices_not_measured_for_long() -> None:
     candidates = [heard("known", 1.0), heard("long-ago", 0.5, rounds_since_measured=1000)]
     assert asked("oort", candidates, 1, epsilon=0, staleness=0)["long-ago"] == 0
     bonus = math.sqrt(0.1 * math.log(1001))
@@ -66,7 +66,7 @@ def test_oort_comes_back_to_those_it_has_not_heard_for_long() -> None:
     assert asked("oort", candidates, 1, epsilon=0)["long-ago"] > 500
 
 
-def test_oort_gives_the_share_epsilon_of_its_places_to_devices_never_heard() -> None:
+def test_oort_gives_the_share_epsilon_of_its_places_to_devices_never_measured() -> None:
     candidates = [heard(f"known-{n}", 5.0) for n in range(20)] + [heard(f"new-{n}", None) for n in range(20)]
     for epsilon, expected in ((0, 0), (0.2, 2), (1, 10)):
         chosen = strategy("oort", {"epsilon": epsilon})(candidates, 10, seeded(1))

@@ -102,7 +102,7 @@ def test_a_sample_is_so_large_that_enough_are_rested_even_if_all_that_rest_are_i
     rounds=st.integers(0, 9),
     wanted=st.integers(1, 15),
 )
-def test_resting_never_leaves_fewer_than_are_wanted_if_there_are_so_many(
+def test_resting_never_leaves_fewer_than_are_wanted_if_there_are_enough(
     agos: list[int | None], rounds: int, wanted: int
 ) -> None:
     found = [device(f"thing-{number}", rounds_since_asked=ago) for number, ago in enumerate(agos)]
@@ -116,7 +116,7 @@ def test_who_rests_does_not_depend_on_the_order(order: list[int]) -> None:
     assert {c.device for c in rested(found, 4, 3)} == {"thing-2", "thing-5", "thing-1"}
 
 
-def test_what_suits_is_what_the_filters_leave_but_for_the_cool_down() -> None:
+def test_what_suits_is_what_the_filters_leave_except_for_the_cool_down() -> None:
     requirements = Requirements(task="digits", minimum_examples=50, cool_down_rounds=3)
     found = [device("a", rounds_since_asked=1), device("b", examples=3), device("c", tasks=frozenset())]
     assert [candidate.device for candidate in found if requirements.suits(candidate)] == ["a"]

@@ -38,7 +38,7 @@ class SegmentedTable:
 
 @settings(max_examples=50)
 @given(devices=st.integers(0, 300), wanted=st.integers(1, 400), seed=st.integers(0, 99))
-def test_as_many_as_are_wanted_are_found_if_there_are_so_many(devices: int, wanted: int, seed: int) -> None:
+def test_the_wanted_number_is_found_if_there_are_enough(devices: int, wanted: int, seed: int) -> None:
     found = [
         candidate.device for candidate in sample_segments(SegmentedTable(devices).read, wanted, seeded(seed))
     ]

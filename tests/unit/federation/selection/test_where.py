@@ -89,7 +89,7 @@ def test_an_expression_that_is_false_of_a_device_leaves_it(text: str) -> None:
         "not network",
     ],
 )
-def test_what_a_device_does_not_say_or_says_as_another_kind_never_takes_it(text: str) -> None:
+def test_a_missing_attribute_or_one_of_another_type_never_matches(text: str) -> None:
     assert not parse_expression(text).holds(DEVICE)
 
 

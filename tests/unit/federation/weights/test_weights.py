@@ -64,7 +64,7 @@ def test_arrays_that_do_not_lie_in_c_order_are_written_by_their_values() -> None
     assert decode(encode({"a": array}))["a"].tolist() == array.tolist()
 
 
-def test_decoded_arrays_are_views_that_nobody_can_write_to() -> None:
+def test_decoded_arrays_are_read_only_views() -> None:
     array = decode(encode({"a": np.zeros(3)}))["a"]
     assert not array.flags.writeable
     assert not array.flags.owndata
@@ -170,7 +170,7 @@ def test_any_header_is_a_layout_or_refused(header: dict[str, Any], data: bytes) 
 
 
 @given(models.filter(bool), st.data())
-def test_a_header_with_wrong_numbers_is_refused_unless_the_file_is_valid_still(
+def test_a_header_with_wrong_numbers_is_refused_unless_the_file_is_still_valid(
     model: dict[str, Any], draw: st.DataObject
 ) -> None:
     data = encode(model)

@@ -95,7 +95,7 @@ def test_the_data_begins_at_a_multiple_of_eight_bytes() -> None:
         assert read_layout(data, len(data)).header_bytes % 8 == 0
 
 
-def test_a_file_is_written_from_where_its_target_stands() -> None:
+def test_a_file_is_written_from_the_position_of_its_target() -> None:
     target = io.BytesIO(b"before")
     target.seek(6)
     result = write(mixed(), target)
@@ -170,13 +170,13 @@ def test_a_changed_byte_anywhere_is_found_and_its_chunk_named(place: int, change
         check.feed(memoryview(damaged)[HEADER + chunk * CHUNK_BYTES :])
 
 
-def test_what_is_fed_and_not_yet_checked_is_told() -> None:
+def test_what_is_fed_and_not_yet_checked_is_reported() -> None:
     check = ChunkCheck(chunk_checksums(FILE), 0, DATA_BYTES)
     check.feed(memoryview(FILE)[HEADER : HEADER + CHUNK_BYTES + 5])
     assert check.pending == 5
 
 
-def test_a_file_that_goes_on_is_refused() -> None:
+def test_a_file_that_is_too_long_is_refused() -> None:
     with pytest.raises(UpdateRefused, match=f"continues after its {DATA_BYTES} bytes"):
         check_data(FILE + b"\0")
 

@@ -1,6 +1,6 @@
 """Defects of the replaced systems that can be seen in the shipped code.
 
-tests/guards/test_defects_of_replaced_systems.py has the list of all defects.
+tests/guards/replaced_systems/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 import ast
@@ -91,7 +91,7 @@ def test_certificates_are_checked_everywhere() -> None:
     assert [str(path) for path in files if unchecked.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_no_key_of_aws_stands_in_code_template_or_recipe_and_no_device_is_given_one() -> None:
+def test_no_key_of_aws_is_in_code_template_or_recipe_and_no_device_gets_one() -> None:
     keys = re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|(?i:aws_(secret_)?access_key)|AWS::IAM::(User|AccessKey)")
     files = [path for folder in DEVICE_AND_CLOUD for path in sorted((PROJECT / folder).rglob("*.py"))]
     files += [PROJECT / "template.yaml", PROJECT / "recipe.yaml", *(PROJECT / "iot_rules").glob("*.yaml")]
@@ -169,7 +169,7 @@ def test_every_client_of_aws_is_made_with_those_time_outs() -> None:
     assert without == []
 
 
-def test_no_loop_of_devices_and_cloud_goes_round_for_ever() -> None:
+def test_no_loop_of_devices_and_cloud_is_endless() -> None:
     """Return whether a ``while True`` can end: it has an exit in its body, or is a generator."""
     endless = [
         (path, node.lineno)

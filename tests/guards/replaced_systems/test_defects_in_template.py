@@ -1,6 +1,6 @@
 """Defects of the replaced systems that can be seen in template.yaml.
 
-tests/guards/test_defects_of_replaced_systems.py has the list of all defects.
+tests/guards/replaced_systems/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_no_role_has_a_policy_of_full_access() -> None:
     ] == []
 
 
-def test_there_is_no_endpoint_that_anybody_could_call() -> None:
+def test_there_is_no_public_endpoint() -> None:
     kinds = {resource["Type"] for resource in resources().values()}
     open_to_all = (
         "ApiGateway",
@@ -120,7 +120,7 @@ def test_the_bucket_is_closed_to_the_public() -> None:
         assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
 
 
-def test_a_device_may_say_and_hear_nothing_but_its_own_and_which_models_are_new() -> None:
+def test_a_device_may_use_only_its_own_topics_and_those_of_new_models() -> None:
     (policy,) = resources("AWS::IoT::Policy").values()
     for statement in statements(policy):
         for resource in many(statement["Resource"]):
@@ -162,7 +162,7 @@ def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -
     assert all(rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1} for rule in rules)
 
 
-def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
+def test_every_queue_keeps_what_could_not_be_processed() -> None:
     queues = resources("AWS::SQS::Queue")
     for name, queue in queues.items():
         target = queue["Properties"].get("RedrivePolicy", {}).get("deadLetterTargetArn")

@@ -5,7 +5,7 @@
     a mutex with no lease                                       here: a_crash_of_the_averager...
     check-then-lock races                                       here: two_averagers_at_once...
     one dead device stops everything                            here; on_the_device: the deadline
-    a comparison of floats hangs                                here: a_fraction_that_is_no_exact_float...
+    a comparison of floats hangs                                here: a_fraction_without_an_exact_float...
     the old model deleted first, the last one never saved       here
     all models in memory, weighting by repeated addition        here
     no round or attempt in replies                              here; on_the_device
@@ -58,7 +58,7 @@ class Bomb:
     exploded = False
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return exec, ("from tests.guards.test_defects_of_replaced_systems import Bomb; Bomb.exploded = True",)
+        return exec, (f"from {__name__} import Bomb; Bomb.exploded = True",)
 
 
 def test_pickle_from_a_device_runs_no_code() -> None:
@@ -100,7 +100,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_a_crash_of_the_averager_locks_nothing_for_ever() -> None:
+def test_a_crash_of_the_averager_locks_nothing_permanently() -> None:
     fleet = SmallFleet(devices=1, rounds=1)
     fleet.start()
     payload = fleet.completion(fleet.newest(), fleet.upload("thing-0", fleet.newest(), update_full_of(1)))
@@ -136,7 +136,7 @@ def test_one_dead_device_does_not_stop_everything() -> None:
 
 
 @pytest.mark.parametrize("asked", range(1, 101))
-def test_a_fraction_that_is_no_exact_float_makes_no_round_wait_for_ever(asked: int) -> None:
+def test_a_fraction_without_an_exact_float_makes_no_round_wait_indefinitely(asked: int) -> None:
     for hundredths in range(1, 101):
         needed = RunSettings(task="t", threshold=hundredths / 100).replies_needed(asked)
         assert 1 <= needed <= asked
@@ -194,7 +194,7 @@ def test_an_error_of_a_device_is_reported() -> None:
     assert fleet.told_of("thing-1") == ["failed: CUDA out of memory"]
 
 
-def test_a_command_that_a_device_missed_is_said_again_when_it_comes_back() -> None:
+def test_a_command_that_a_device_missed_is_repeated_when_it_comes_back() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.publisher.published.clear()
@@ -208,7 +208,7 @@ def test_no_name_of_a_device_can_be_taken_apart_at_a_separator(name: str) -> Non
         checked_name("thing", name)
 
 
-def test_a_device_is_who_the_cloud_says_and_not_who_it_says() -> None:
+def test_a_device_is_identified_by_the_cloud_and_not_by_itself() -> None:
     fleet = SmallFleet(devices=2)
     fleet.start()
     opened = fleet.newest()
@@ -229,7 +229,7 @@ def test_a_turnaround_is_between_two_times_of_the_cloud_whatever_a_device_believ
     assert part.turnaround_seconds == 12.0
 
 
-def test_each_device_hears_its_own_commands_alone() -> None:
+def test_each_device_receives_only_its_own_commands() -> None:
     fleet = SmallFleet(devices=2)
     fleet.start()
     fleet.status("thing-1", "declined", reason="busy")
