@@ -168,7 +168,7 @@ def _struct_complaints(
     if kind.__struct_config__.forbid_unknown_fields:
         for name in values:
             if name not in known:
-                yield f"{shown(name)} is none of {whole}: {nearest(name, known)}"
+                yield f"{shown(name)} is not one of {whole}: {nearest(name, known)}"
     for field in msgspec.structs.fields(kind):
         if field.name in values:
             yield from _complaints(values[field.name], field.type, f"{part}{field.name}", strict=strict)

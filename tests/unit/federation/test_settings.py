@@ -61,7 +61,7 @@ def test_only_the_task_is_required() -> None:
             r"training.text is '\ud800': it takes a finite number, a Unicode text",
         ),
         ("training", {"text": "x" * 3_001}, "at most 3,000 are allowed"),
-        ("round", 5, "'round' is none of the run's settings: did you mean 'rounds'?"),
+        ("round", 5, "'round' is not one of the run's settings: did you mean 'rounds'?"),
         ("deadline_seconds", -1, "from 5 to 604,800"),
         ("count", 0, "from 1 to 1,000,000"),
         ("count", 2.5, "count is 2.5: it takes a whole number from 1"),

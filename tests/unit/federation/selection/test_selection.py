@@ -110,7 +110,7 @@ def test_options_are_taken_and_the_others_keep_their_defaults() -> None:
         ),
         ("oort", {"epsilon": "much"}, "epsilon is 'much': it takes a number from 0 to 1"),
         ("oort", {"epsilon": float("nan")}, "epsilon is nan"),
-        ("oort", {"greed": 1}, "'greed' is none of"),
+        ("oort", {"greed": 1}, "'greed' is not one of"),
         ("power_of_choice", {"candidate_per_place": 2}, "did you mean 'candidates_per_place'?"),
         ("power_of_choice", {"candidates_per_place": 0.5}, "a number from 1 to 1,000"),
         ("weighted_by_speed", {"floor": 0}, "floor = 0.02"),
