@@ -19,11 +19,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgrass.federation.aggregation import OWN, Contribution, Strategy, Survey, configured, strategy
+from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy, Survey, strategy
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
 
 _STATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKEN = frozenset({"model", "round"})  # names of other drafts of a lease
@@ -47,7 +48,7 @@ def load(settings: RunSettings) -> Strategy:
     kind = _custom(name, settings.aggregation_seconds)
     remedy = "fix its __post_init__ and deploy again"
     with _refused(f"the run's aggregation {name!r} cannot be created", remedy, settings.aggregation_seconds):
-        return configured(name, kind, options)
+        return STRATEGIES.configure(name, kind, options)
 
 
 def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
@@ -56,7 +57,7 @@ def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
     Raises:
         SettingsError: its ``training`` fails, or returns what does not fit an announcement.
     """
-    if not OWN.fullmatch(settings.aggregation):
+    if not CUSTOM_STRATEGY.fullmatch(settings.aggregation):
         return {}
     try:
         return GuardedStrategy(settings.aggregation, chosen, settings.aggregation_seconds).training()
@@ -139,7 +140,7 @@ class GuardedStrategy:
         self.strategy = strategy
         self.steps = type(strategy).step is not Strategy.step  # otherwise the change is added to the model
         self._seconds = seconds
-        self.is_custom = bool(OWN.fullmatch(name))
+        self.is_custom = bool(CUSTOM_STRATEGY.fullmatch(name))
         # Built-in strategies end; and only the main thread may set a timer.
         self._timed = self.is_custom and _in_main_thread()
 

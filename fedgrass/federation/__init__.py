@@ -1,6 +1,5 @@
-"""What the cloud and the devices agree on: the round, its messages, weights and averaging.
+"""What the cloud and the devices share: the round, its messages, weights and averaging.
 
-Nothing here does input or output, reads a clock or draws a random number of its own: time, randomness and
-names come in as arguments. The cloud functions and the device components both import this package and never
-each other.
+This package performs no input or output, reads no clock and creates no random generator: time, randomness and
+names are arguments. The cloud functions and the device components both import it, and never each other.
 """

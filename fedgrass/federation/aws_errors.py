@@ -1,16 +1,16 @@
-"""Which errors of AWS are transient: one table for devices, the cloud and the emulator.
+"""Which AWS errors are transient: one table for the devices, the cloud and the emulator.
 
-An error that is transient is worth the same request again after a while. Some want new credentials first:
-those that were used have ended, or were made or used with a clock that is wrong. A device without a clock
-battery starts with such a clock, and gets the time a moment later.
+A request that failed with a transient error can be retried. Some errors need new credentials first: the old
+ones have expired, or were issued or used while the clock was wrong. A device without a battery-backed clock
+boots with a wrong clock and is synchronized moments later.
 
-The codes are those of S3 and of AWS's common errors
+The codes are those of S3 and AWS's common errors
 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
 """
 
 from enum import Enum
 
-_SERVER_ERROR = 500  # from here on AWS answers that the fault is its own
+_SERVER_ERROR = 500  # statuses from here on are AWS's fault
 _TRANSIENT_STATUS = frozenset({408, 429})
 
 _BUSY = frozenset(
@@ -36,10 +36,10 @@ _BUSY = frozenset(
 )
 _CUT_SHORT = frozenset(
     {
-        "BadDigest",  # what arrived is not what was sent
+        "BadDigest",  # the data was corrupted on the way
         "ConditionalRequestConflict",
         "IncompleteBody",
-        "NoSuchUpload",  # the parts of an upload were removed: the next attempt begins with the first
+        "NoSuchUpload",  # the uploaded parts were removed: the next attempt starts with the first part
         "OperationAborted",
         "RequestTimeout",
         "RequestTimeoutException",
@@ -69,7 +69,7 @@ _WRONG_CLOCK = frozenset(
 
 
 class Remedy(Enum):
-    """What can be done about an error."""
+    """The reaction to an error."""
 
     GIVE_UP = "give up"
     RETRY = "retry"
@@ -77,11 +77,11 @@ class Remedy(Enum):
 
 
 def remedy(code: str, status: int = 0) -> Remedy:
-    """Return what helps against an error.
+    """Return how to react to an error.
 
     Args:
-        code: AWS's own, such as ``SlowDown``; empty if the answer had none.
-        status: of HTTP; 0 if there was no answer.
+        code: AWS error code, such as ``SlowDown``; empty if the response had none.
+        status: HTTP status; 0 without a response.
     """
     if code in _STALE_CREDENTIALS or code in _WRONG_CLOCK:
         return Remedy.RENEW_CREDENTIALS
@@ -93,7 +93,7 @@ def remedy(code: str, status: int = 0) -> Remedy:
 
 
 def suggests_wrong_clock(code: str) -> bool:
-    """Return whether AWS may have refused a request since the sender's clock is wrong."""
+    """Return whether AWS may have refused a request because the sender's clock is wrong."""
     return code in _WRONG_CLOCK
 
 

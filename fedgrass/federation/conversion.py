@@ -1,8 +1,8 @@
 """Convert decoded JSON to a struct, or raise an error that names the field, its value and what is allowed.
 
-msgspec decides whether a value can be used; its messages ("Expected `int` >= 1 - at `$.rounds`") name
-neither the value nor, in an object, the key. So a value that it refuses is examined once more, part by
-part. What a type allows is described in the same words in an error and in docs/settings.md.
+msgspec decides whether a value is valid, but its messages ("Expected `int` >= 1 - at `$.rounds`") name
+neither the value nor, in an object, the key. So a value that it rejects is examined again, part by part.
+Errors and docs/settings.md describe what a type allows in the same words.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 import msgspec.inspect as types
-from msgspec import NODEFAULT, Struct
+from msgspec import Struct
 
 from fedgrass.federation.errors import SettingsError
 
@@ -22,26 +22,15 @@ Number = int | float
 
 
 def words(annotation: Any) -> str:
-    """Return what a value of the type ``annotation`` may be: "a whole number from 1 to 10".
+    """Return a description of the values of the type ``annotation``: "a whole number from 1 to 10".
 
-    A ``description`` in a type's ``Meta`` goes before its pattern, which is no language for people. That a
-    value may be left out (``| None``) is not said.
+    A ``description`` in a type's ``Meta`` takes precedence over its pattern. That a value may be left out
+    (``| None``) is not mentioned.
     """
     return _words(types.type_info(annotation))
 
 
-def field_words(kind: type[Struct]) -> dict[str, tuple[str, object]]:
-    """Return the words and the default of each field; the default is ``NODEFAULT`` if one must be given."""
-    return {
-        field.name: (
-            words(field.type),
-            field.default if field.default_factory is NODEFAULT else field.default_factory(),
-        )
-        for field in msgspec.structs.fields(kind)
-    }
-
-
-def _words(kind: types.Type) -> str:  # noqa: C901  # a table of the kinds that there are
+def _words(kind: types.Type) -> str:  # noqa: C901 - a table of the supported types
     match kind:
         case types.Metadata(extra_json_schema={"description": str(rule)}):
             return rule
@@ -73,8 +62,8 @@ def _range(kind: types.IntType | types.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
         return f" from {_number(kind.ge)} to {_number(kind.le)}"
     bounds = (("above", kind.gt), ("of at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
-    said = [f"{word} {_number(bound)}" for word, bound in bounds if bound is not None]
-    return f" {' and '.join(said)}" if said else ""
+    limits = [f"{word} {_number(bound)}" for word, bound in bounds if bound is not None]
+    return f" {' and '.join(limits)}" if limits else ""
 
 
 def _number(bound: Number) -> str:
@@ -90,15 +79,15 @@ def _size(kind: types.DictType) -> str:
 
 
 def _either(kinds: Sequence[types.Type]) -> str:
-    """Return the words of a union: texts first, no whole number beside a number, no null."""
+    """Return the description of a union: texts first, no whole number next to a number, no null."""
     floats = any(isinstance(kind, types.FloatType) for kind in kinds)
     hidden = (types.NoneType, types.IntType) if floats else (types.NoneType,)
-    said = [_words(kind) for kind in kinds if not isinstance(kind, hidden)]
-    said.sort(key=lambda text: ("true" in text, "number" in text))
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])}, or {said[-1]}"
+    choices = [_words(kind) for kind in kinds if not isinstance(kind, hidden)]
+    choices.sort(key=lambda text: ("true" in text, "number" in text))
+    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])}, or {choices[-1]}"
 
 
-LONGEST_VALUE = 60  # characters of a value in an error
+LONGEST_VALUE = 60  # characters of a value in an error message
 PLAIN_NAME = r"^[A-Za-z0-9_-]{1,60}\Z"
 AnyStruct = TypeVar("AnyStruct", bound=Struct)
 
@@ -109,15 +98,15 @@ def convert(
     """Return the ``kind`` that ``values``, a decoded JSON object, describes.
 
     Args:
-        values: what somebody wrote.
-        kind: a struct with a bound or a choice at each field that needs one.
-        whole: what all of it is called, such as "the run's settings".
-        part: what stands before a field's name, such as "the run's ".
-        strict: whether a number spelled as a text is refused.
+        values: The operator's or user's input.
+        kind: A struct with a bound or a choice at each field that needs one.
+        whole: The name of the whole object in messages, such as "the run's settings".
+        part: The prefix of a field's name in messages, such as "the run's ".
+        strict: Whether to reject a number spelled as a text.
 
     Raises:
-        SettingsError: a field is unknown, missing or cannot be used; the text names it, the value (shortened)
-            and what it may be, or the nearest known name.
+        SettingsError: A field is unknown, missing or invalid; the message names it, the value (shortened)
+            and what it accepts, or the nearest known name.
     """
     try:
         return msgspec.convert(values, kind, strict=strict)
@@ -129,40 +118,40 @@ def convert(
 
 
 def nearest(name: object, known: Collection[str]) -> str:
-    """Return the way out for an unknown ``name``: the known one that was meant, or all that there are."""
+    """Return a hint on an unknown ``name``: the known name that was probably meant, or all known names."""
     if close := difflib.get_close_matches(str(name)[:LONGEST_VALUE], known, n=1):
         return f"did you mean {close[0]!r}?"
     return f"there are: {', '.join(known)}" if known else "there are none"
 
 
 def shown(value: object) -> str:
-    """Return a value in one short line, as JSON spells null, true and false, and otherwise as Python does."""
+    """Return a value in one short line, with null, true and false as in JSON and the rest as in Python."""
     return _SHORT.repr(value)
 
 
 def key_shown(key: object) -> str:
-    """Return a key as it was written if it is a plain name, else quoted and shortened."""
+    """Return a key unchanged if it is a plain name, otherwise quoted and shortened."""
     return key if isinstance(key, str) and re.match(PLAIN_NAME, key) else shown(key)
 
 
 class _Short(reprlib.Repr):
-    """Shortens long texts, lists and objects in the middle."""
+    """Shortens long texts, lists and objects by leaving out their middle."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxlong = self.maxother = LONGEST_VALUE
         self.maxlevel = 3
 
-    def repr_NoneType(self, _value: None, _level: int) -> str:  # noqa: N802  # reprlib's names
+    def repr_NoneType(self, _value: None, _level: int) -> str:  # noqa: N802 - reprlib's names
         return "null"
 
-    def repr_bool(self, value: bool, _level: int) -> str:  # noqa: FBT001  # reprlib's signature
+    def repr_bool(self, value: bool, _level: int) -> str:  # noqa: FBT001 - reprlib's signature
         return "true" if value else "false"
 
     def repr_int(self, value: int, level: int) -> str:
         try:
             return super().repr_int(value, level)
-        except ValueError:  # Python spells no number of more than 4,300 digits
+        except ValueError:  # Python does not print numbers of more than 4,300 digits
             return "a number of thousands of digits"
 
 
@@ -179,7 +168,7 @@ def _struct_complaints(
     if kind.__struct_config__.forbid_unknown_fields:
         for name in values:
             if name not in known:
-                yield f"{shown(name)} is none of {whole}: {nearest(name, known)}"
+                yield f"{shown(name)} is not one of {whole}: {nearest(name, known)}"
     for field in msgspec.structs.fields(kind):
         if field.name in values:
             yield from _complaints(values[field.name], field.type, f"{part}{field.name}", strict=strict)
@@ -188,7 +177,7 @@ def _struct_complaints(
 
 
 def _complaints(value: object, annotation: Any, place: str, *, strict: bool) -> Iterator[str]:
-    """Yield what is wrong with a value: of its parts, if they can be told apart, else of the whole."""
+    """Yield messages on a value: on its parts, if they can be examined separately, else on the whole."""
     try:
         msgspec.convert(value, annotation, strict=strict)
     except (msgspec.ValidationError, RecursionError):
@@ -211,7 +200,7 @@ def _complaints_of_parts(value: object, bare: Any, place: str, *, strict: bool) 
 
 
 def _bare(annotation: Any) -> Any:
-    """Return a type without its bounds, and without the null that it may be."""
+    """Return a type without its constraints and without ``None``."""
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:

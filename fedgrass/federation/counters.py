@@ -1,4 +1,8 @@
-"""What a participant adds to the counters of its round: the one law that every move of a device keeps."""
+"""What a participant adds to its round's counters.
+
+Every change of a participant's state updates the counters by the difference, so that they always equal the
+tally of the participants.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +14,7 @@ _ACCEPTING = frozenset({Participation.ACCEPTED, Participation.REPLIED, Participa
 
 
 def counted(part: Participant) -> dict[str, int]:
-    """Return what one device's part adds to each counter of its round, by the field's name."""
+    """Return what one participant adds to each counter of its round, by field name."""
     state = part.state
     return {
         "accepted": int(part.accepted),
@@ -25,7 +29,7 @@ def counted(part: Participant) -> dict[str, int]:
 
 
 def tally(parts: Iterable[Participant]) -> dict[str, int]:
-    """Return the counters of a round whose participants these are."""
+    """Return the counters of a round with these participants."""
     total: dict[str, int] = {}
     for part in parts:
         for name, count in counted(part).items():
@@ -34,12 +38,12 @@ def tally(parts: Iterable[Participant]) -> dict[str, int]:
 
 
 def moved(part: Participant, target: Participation, values: Mapping[str, object]) -> Participant:
-    """Return a participant in its next state, with ``values`` in its other fields."""
+    """Return a participant moved to the state ``target``, with ``values`` in its other fields."""
     accepted = part.accepted or target in _ACCEPTING
     return msgspec.structs.replace(part, state=target, accepted=accepted, **values)
 
 
 def difference(old: Participant, new: Participant) -> dict[str, int]:
-    """Return by how much each counter changes when a participant does; without those that stay."""
+    """Return by how much each counter changes when a participant changes; unchanged counters are left out."""
     before, after = counted(old), counted(new)
     return {name: after[name] - before[name] for name in after if after[name] != before[name]}

@@ -1,39 +1,39 @@
-"""Every error that fedgrass raises on purpose, and whose fault it is.
+"""Every error that fedgrass raises deliberately, and who has to act on it.
 
     FedgrassError
-    ├── SettingsError       the operator's: a run's settings, a name, an option
-    ├── MessageError        the sender's: a message that cannot be taken
-    ├── UpdateRefused       the device's: weights that must not enter the average
-    ├── AggregationFailed   the strategy's: it cannot make a model of these updates
-    ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
-    │   └── LateReply       ... because its round is over or has moved on to another attempt
-    ├── RunBehind           the table's, which was restored: the run's row lacks rounds that there are
-    ├── DraftLost           the bucket's: what a closed round had made is gone, and was not published yet
-    ├── LostRace            nobody's: another worker moved the round first; read it again
-    └── NotYet              nobody's: the same work is under way elsewhere; try again later
+    ├── SettingsError       the operator: a run's settings, a name or an option is invalid
+    ├── MessageError        the sender: a message cannot be accepted
+    ├── UpdateRefused       the device: its weights must not enter the average
+    ├── AggregationFailed   the strategy: it cannot produce a model from these updates
+    ├── ReplyRefused        the device: a well-formed reply that the round cannot count
+    │   └── LateReply       ... because the round has ended or is at another attempt
+    ├── RunBehind           the table, restored from a backup: the run's row lacks existing rounds
+    ├── DraftLost           the bucket: a closed round's draft is missing and was not published yet
+    ├── LostRace            none: another worker moved the round first; read it again
+    └── NotYet              none: another worker is doing the same work; retry later
 
-The text of each says which thing, which value, and the way out; it is shown to people as it is.
+Each message names the object, the value and the way out; it is shown to operators unchanged.
 """
 
 
 class FedgrassError(Exception):
-    """The root of all errors that fedgrass raises on purpose."""
+    """Base class of all errors that fedgrass raises deliberately."""
 
 
 class SettingsError(FedgrassError):
-    """A setting or a name that the operator gave cannot be used."""
+    """A setting or a name given by the operator is invalid."""
 
 
 class MessageError(FedgrassError):
-    """A message is too large, no JSON, of an unknown version, or lacks what it must have."""
+    """A message is too large, not JSON, of an unknown version, or lacks a required field."""
 
 
 class UpdateRefused(FedgrassError):
-    """An update must not enter the average: wrong arrays, wrong bytes, or values that are not finite."""
+    """An update must not enter the average: wrong arrays, wrong bytes, or non-finite values."""
 
 
 class AggregationFailed(FedgrassError):
-    """A strategy cannot make a model of a round's updates: too few, too few metrics, or its own mistake."""
+    """A strategy cannot produce a model from a round's updates: too few, missing metrics, or a bug in it."""
 
 
 class ReplyRefused(FedgrassError):
@@ -41,20 +41,20 @@ class ReplyRefused(FedgrassError):
 
 
 class LateReply(ReplyRefused):
-    """A reply to a round that is over, or to an attempt that was given up."""
+    """A reply to a round that has ended, or to an abandoned attempt."""
 
 
 class RunBehind(FedgrassError):
-    """The bucket, or the table, has a later history of a run than its row: repair it before it goes on."""
+    """The bucket or the table has a later history of a run than its row: repair the run first."""
 
 
 class DraftLost(FedgrassError):
-    """A draft of a closed round is not in the bucket, nor is what it was to become."""
+    """The bucket has neither the draft of a closed round nor the object it was to become."""
 
 
 class LostRace(FedgrassError):
-    """A conditional write found that somebody else had moved the record first."""
+    """A conditional write found that another worker had changed the record first."""
 
 
 class NotYet(FedgrassError):
-    """Another worker holds the lease of this aggregation: the message has to come back later."""
+    """Another worker holds the lease of this aggregation: the message must be redelivered later."""

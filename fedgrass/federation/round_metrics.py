@@ -1,7 +1,7 @@
-"""What the devices of a round measured: bounded, put together, and judged so that no single device decides.
+"""The metrics of a round's devices: bounded, combined, and judged so that no single device decides.
 
-A metric is a device's own claim, and so is the number of examples that it is a mean of. Claims of examples
-count as the weights of updates do (aggregation/example_caps.py).
+A metric is a device's claim, as is the number of examples that it is a mean of. Claimed examples are capped
+as they are for the weights of updates (aggregation/means.py).
 """
 
 import math
@@ -16,10 +16,10 @@ from fedgrass.federation.rounds import Participant, Participation
 TargetBy = Literal["mean", "median", "trimmed_mean"]
 
 LARGEST = 1e12  # magnitude of any metric
-_ROUNDING = 1e-6  # by which a share that was computed in float32 may leave its range
-_CUT = 10  # of so many reports a trimmed mean cuts one off at each end, and one at least
+_ROUNDING = 1e-6  # how far a share computed in float32 may leave its range
+_TRIM = 10  # a trimmed mean removes one report in this many at each end, at least one
 _WORD = re.compile(r"[a-z0-9]+")
-# A metric whose name has one of these words is a share, from 0 to 1.
+# A metric whose name contains one of these words is a share, from 0 to 1.
 _SHARES = frozenset(
     {
         *("accuracy", "acc", "precision", "recall", "sensitivity", "specificity", "f1", "auc", "auroc"),
@@ -29,24 +29,24 @@ _SHARES = frozenset(
 
 
 class Report(NamedTuple):
-    """What one device measured."""
+    """One device's value of a metric."""
 
     value: float
-    examples: float  # that it is a mean of, as far as they count
+    examples: float  # that it is a mean of, capped
 
 
 def bounded(metrics: Mapping[str, float], most: int = MOST_METRICS) -> tuple[dict[str, float], list[str]]:
-    """Return the metrics that can be true, and for each of the others a text that names it.
+    """Return the plausible metrics, and a text on each of the others that names it.
 
     Args:
-        metrics: as a device reported them.
-        most: how many are taken, the first by their names.
+        metrics: Metrics as reported by a device.
+        most: The number of metrics to keep, the first ones by name.
     """
     kept: dict[str, float] = {}
     left_out = []
     for name, value in sorted(metrics.items()):
         low, high = (0.0, 1.0) if is_share(name) else (-LARGEST, LARGEST)
-        if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is it a number then, perhaps
+        if not low - _ROUNDING <= value <= high + _ROUNDING:  # also false for NaN
             left_out.append(f"{name} {value:.6g}, which is not from {low:g} to {high:g}")
         elif len(kept) == most:
             left_out.append(f"{name}, beyond {MOST_METRICS} metrics")
@@ -58,9 +58,9 @@ def bounded(metrics: Mapping[str, float], most: int = MOST_METRICS) -> tuple[dic
 def bounded_reply(
     metrics: Mapping[str, float], train_metrics: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, float], list[str]]:
-    """Return what counts of a device's metrics of evaluation and of training, and texts on what does not.
+    """Return a device's accepted evaluation metrics and training metrics, and texts on the rejected ones.
 
-    Both together are bounded in number; a name that both have is the evaluation's.
+    Both together are limited in number; a name that both have counts as an evaluation metric.
     """
     evaluated, left_out = bounded(metrics)
     twice = sorted(train_metrics.keys() & metrics.keys())
@@ -74,20 +74,20 @@ def bounded_reply(
 
 
 def is_share(name: str) -> bool:
-    """Return whether a metric is a share by its name, such as ``local_accuracy`` or ``f1/macro``."""
+    """Return whether a metric's name denotes a share, such as ``local_accuracy`` or ``f1/macro``."""
     return not _SHARES.isdisjoint(_WORD.findall(name.lower().replace("_", " ")))
 
 
 def reports(participants: Iterable[Participant], multiple: float) -> dict[str, list[Report]]:
-    """Return what the counted devices reported, by metric.
+    """Return the reports of the counted devices, by metric.
 
     ``loss`` and ``accuracy`` are of the global model before the round, ``local_loss`` and ``local_accuracy``
-    of the devices' own models after it: each is a mean of the examples evaluated. ``train_loss`` is what
-    training reports: a mean of the examples trained on.
+    of the devices' own models after it: each is a mean over the evaluated examples. ``train_loss`` is
+    reported by the training: a mean over the examples trained on.
 
     Args:
-        participants: of the round.
-        multiple: of the median of the devices' claims, up to which a number of examples counts; 0: any.
+        participants: Participants of the round.
+        multiple: Claimed examples count up to this multiple of the median claim; 0: without limit.
     """
     claims: dict[str, list[tuple[float, int]]] = {}
     for part in participants:
@@ -103,50 +103,50 @@ def reports(participants: Iterable[Participant], multiple: float) -> dict[str, l
 
 
 def weighted_mean(found: Sequence[Report]) -> float | None:
-    """Return the mean of some reports by their examples; None of no examples, which say nothing."""
+    """Return the mean of reports weighted by their examples, or None if they have no examples at all."""
     total = math.fsum(report.examples for report in found)
     if not total:
         return None
-    # Each share of the whole is taken first: no sum of finite metrics becomes infinite by the way.
+    # Dividing first keeps the sum of finite metrics finite.
     return math.fsum(report.value * (report.examples / total) for report in found)
 
 
 def mean_metrics(found: Mapping[str, Sequence[Report]]) -> dict[str, float]:
-    """Return the mean of each metric; without those that are means of no examples."""
+    """Return the weighted mean of each metric, leaving out metrics without examples."""
     means = {name: weighted_mean(some) for name, some in sorted(found.items())}
     return {name: value for name, value in means.items() if value is not None}
 
 
 def judged(found: Sequence[Report], by: TargetBy, *, lower_is_better: bool) -> float | None:
-    """Return the value of a metric by which a run's end is judged.
+    """Return the value of a metric that decides on a run's end.
 
     Args:
-        found: what the devices reported.
+        found: Reports of the devices.
         by: "mean" is the weighted mean. "median" and "trimmed_mean" do not let one device decide: the middle
-            report, or the weighted mean of all but the tenth that is best and the tenth that is worst, one of
-            each at least. Of two reports both are the less favourable one.
-        lower_is_better: whether the less favourable report is the larger one.
+            report, or the weighted mean without the best and the worst tenth, at least one each. With two
+            reports both return the less favourable one.
+        lower_is_better: Whether the larger report is the less favourable one.
     """
-    telling = sorted(report for report in found if report.examples)
-    if by == "mean" or not telling:
-        return weighted_mean(telling)
-    if len(telling) == 1:
-        return telling[0].value
+    weighted = sorted(report for report in found if report.examples)
+    if by == "mean" or not weighted:
+        return weighted_mean(weighted)
+    if len(weighted) == 1:
+        return weighted[0].value
     less_favourable = max if lower_is_better else min
-    middle = telling[(len(telling) - 1) // 2 : len(telling) // 2 + 1]
-    if by == "median" or len(telling) == 2:  # noqa: PLR2004 # of two nothing can be cut off
+    middle = weighted[(len(weighted) - 1) // 2 : len(weighted) // 2 + 1]
+    if by == "median" or len(weighted) == 2:  # noqa: PLR2004 - two reports cannot be trimmed
         return less_favourable(report.value for report in middle)
-    cut = max(1, len(telling) // _CUT)
-    return weighted_mean(telling[cut:-cut])
+    trimmed = max(1, len(weighted) // _TRIM)
+    return weighted_mean(weighted[trimmed:-trimmed])
 
 
 def over_claims(participants: Iterable[Participant], cap: float, multiple: float) -> dict[str, str]:
-    """Return the counted devices that claim more examples than count, each with a text on that.
+    """Return the counted devices that claim more examples than count, each with a text on it.
 
     Args:
-        participants: of the round.
-        cap: the most examples that an update counts for.
-        multiple: of the median of the devices' claims, up to which examples count that were evaluated on.
+        participants: Participants of the round.
+        cap: The most examples that an update counts for.
+        multiple: Evaluated examples count up to this multiple of the median claim.
     """
     counted = [part for part in participants if part.state is Participation.REPLIED]
     evaluated = {part.device: _evaluated(part) for part in counted}

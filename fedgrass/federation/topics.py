@@ -1,7 +1,7 @@
-"""The MQTT topics of a fleet: the one place where Python spells them.
+"""The MQTT topics of a fleet, spelled in this one place.
 
-The recipe's access control, the IoT policy and the topic rules spell them again in their own languages;
-``tests/unit/federation/test_topics.py`` holds those against this file.
+The recipes' access control, the IoT policy and the topic rules repeat them in their own languages;
+``tests/unit/federation/test_topics.py`` compares those with this module.
 """
 
 from fedgrass.federation.errors import MessageError
@@ -12,14 +12,14 @@ ROOT = "fedgrass"
 
 
 class Kind(TextEnum):
-    """The last level of a device's topics: what is said there, and by whom."""
+    """The last level of a device's topics."""
 
     ANNOUNCE = "announce"  # cloud to device: work, and the verdict on a reply
-    COMPLETE = "complete"  # device to cloud: the update lies in S3
+    COMPLETE = "complete"  # device to cloud: the update is in S3
     STATUS = "status"  # device to cloud: accepted, declined, progress, failed
     HELLO = "hello"  # device to cloud: after a start or a reconnect
-    PREDICTOR = "predictor"  # device to everybody: which models its predictor serves, and how fast
-    HEARTBEAT = "heartbeat"  # device to cloud, and heard again by the device itself
+    PREDICTOR = "predictor"  # device to all subscribers: which models its predictor serves, and how fast
+    HEARTBEAT = "heartbeat"  # device to cloud; the device subscribes to its own heartbeats, too
 
 
 def of_device(fleet: str, thing: str, kind: Kind) -> str:
@@ -27,34 +27,29 @@ def of_device(fleet: str, thing: str, kind: Kind) -> str:
     return f"{ROOT}/{checked_name('fleet', fleet)}/clients/{checked_name('thing', thing)}/{kind}"
 
 
-def of_devices(fleet: str, kind: Kind) -> str:
-    """Return the filter that hears one kind of message of every device of a fleet."""
-    return f"{ROOT}/{checked_name('fleet', fleet)}/clients/+/{kind}"
-
-
 def of_run(fleet: str, run: str) -> str:
-    """Return the topic on which every change of a run's rounds is told, for people who watch."""
+    """Return the topic on which every change of a run's rounds is published for operators."""
     return f"{ROOT}/{checked_name('fleet', fleet)}/rounds/{checked_name('run', run)}"
 
 
 def of_models(fleet: str, task: str) -> str:
-    """Return the topic on which each new global model of a task is told."""
+    """Return the topic on which each new global model of a task is published."""
     return f"{ROOT}/{checked_name('fleet', fleet)}/models/{checked_name('task', task)}"
 
 
 def everything(fleet: str) -> str:
-    """Return the filter that hears all that a fleet says."""
+    """Return the topic filter that matches every message of a fleet."""
     return f"{ROOT}/{checked_name('fleet', fleet)}/#"
 
 
 def parse_device_topic(topic: str) -> tuple[str, Kind]:
-    """Return the thing and the kind of message that a device's topic names.
+    """Return the thing name and the message kind of a device's topic.
 
     Raises:
-        MessageError: the topic is no device's topic.
+        MessageError: The topic is not a device's topic.
     """
     match topic.split("/"):
         case [root, _, "clients", thing, kind] if root == ROOT and kind in set(Kind):
             return thing, Kind(kind)
-    message = f"{topic!r} is no topic of a device: those are {ROOT}/<fleet>/clients/<thing>/<kind>"
+    message = f"{topic!r} is not a device's topic: those are {ROOT}/<fleet>/clients/<thing>/<kind>"
     raise MessageError(message)

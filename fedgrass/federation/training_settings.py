@@ -1,7 +1,7 @@
-"""The settings of a run that go to the devices' training.
+"""The settings of a run that are passed to the devices' training.
 
-They have to fit an announcement and the run's aggregation strategy. One of them, ``local_evaluation``, is
-not the task's own: whether a device also evaluates its own model after training.
+They have to fit an announcement and the run's aggregation strategy. All belong to the task except
+``local_evaluation``: whether a device also evaluates its own model after training.
 """
 
 import re
@@ -13,17 +13,17 @@ from fedgrass.federation.conversion import key_shown, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import Options
 
-LOCAL_EVALUATION = "local_evaluation"  # of a run's training; on unless that says false
-LOCAL_PREFIX = "local_"  # of the metrics of a device's own model; without it they are the global model's
+LOCAL_EVALUATION = "local_evaluation"  # a setting of `training`; true unless set to false
+LOCAL_PREFIX = "local_"  # of metrics of a device's own model; metrics without it are of the global model
 
 
 def wants_local_evaluation(training: Options) -> bool:
-    """Return whether devices are to evaluate what they trained."""
+    """Return whether devices evaluate their own model after training."""
     return training.get(LOCAL_EVALUATION, True) is not False
 
 
 def without_local_metrics(names: Collection[str]) -> set[str]:
-    """Return the names of metrics without those that say of the device's own model what others do."""
+    """Drop local metrics whose global counterpart is present."""
     return {
         name
         for name in names
@@ -32,24 +32,24 @@ def without_local_metrics(names: Collection[str]) -> set[str]:
 
 
 def task_settings(training: Options) -> Options:
-    """Return the training settings that are the task's own: all but this one."""
+    """Return the training settings for the task: all except ``local_evaluation``."""
     return {name: value for name, value in training.items() if name != LOCAL_EVALUATION}
 
 
 def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
-    """Check that the rounds are numbers, and that JSON can express what an announcement has to carry.
+    """Check that rounds are numbers, and that an announcement's JSON can express every setting.
 
     Raises:
-        SettingsError: the text names the field and the value.
+        SettingsError: The message names the field and the value.
     """
     for number in by_round:
         if not re.fullmatch(r"[1-9][0-9]{0,5}", number):
             message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
             raise SettingsError(message)
     for place, options in _places(training, by_round):
-        own = options.get(LOCAL_EVALUATION, True)
-        if not isinstance(own, bool):
-            message = f"the run's {place}.{LOCAL_EVALUATION} is {shown(own)}: it takes true or false"
+        evaluated = options.get(LOCAL_EVALUATION, True)
+        if not isinstance(evaluated, bool):
+            message = f"the run's {place}.{LOCAL_EVALUATION} is {shown(evaluated)}: it takes true or false"
             raise SettingsError(message)
         for name, value in options.items():
             _check_option(f"{place}.{key_shown(name)}", name, value)
@@ -58,7 +58,7 @@ def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
 def not_plain(
     strategy: str, without: Collection[str], training: Options, by_round: Mapping[str, Options]
 ) -> Iterator[str]:
-    """Yield what every device would refuse: settings ``without`` which the strategy's method is another."""
+    """Yield a message on each setting that must be 0 with a strategy that needs plain gradient steps."""
     for place, options in _places(training, by_round):
         for name in without:
             if value := options.get(name):
@@ -79,7 +79,6 @@ def _check_option(place: str, name: str, value: object) -> None:
         msgspec.json.decode(msgspec.json.encode({name: value}), type=Options)
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         message = (
-            f"the run's {place} is {shown(value)}: it takes a finite number, a text of Unicode, or true or"
-            " false"
+            f"the run's {place} is {shown(value)}: it takes a finite number, a Unicode text, or true or false"
         )
         raise SettingsError(message) from error

@@ -14,7 +14,7 @@ import pytest
 
 from fedgrass.federation import messages
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Message, WorkMessage, message_versions
+from fedgrass.federation.messages import Message, WorkMessage, message_codec, message_versions
 from fedgrass.federation.messages.message_versions import newest_common, parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.filters import Requirements
@@ -24,7 +24,7 @@ from tests.fakes.small_fleet import SmallFleet
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*/*.json"))
 KINDS: dict[str, type[Message]] = {
     "".join("_" + sign.lower() if sign.isupper() else sign for sign in kind.__name__).lstrip("_"): kind
-    for kind in messages._DECODERS
+    for kind in message_codec._DECODERS
 }
 
 
@@ -79,7 +79,7 @@ def test_a_field_of_a_newer_release_is_ignored(path: Path) -> None:
 
 @each(ABOUT_WORK)
 def test_of_work_a_version_that_is_not_spoken_is_refused_with_those_that_are(path: Path) -> None:
-    with pytest.raises(MessageError, match="has version 99; this side speaks version 1"):
+    with pytest.raises(MessageError, match="has version 99; this side supports version 1"):
         decoded(path, version=99)
 
 

@@ -1,4 +1,4 @@
-"""docs/aggregation.md has every strategy and option, and its example is a strategy."""
+"""docs/aggregation.md lists every strategy and option, and its example of a custom strategy works."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedgrass.federation.aggregation import STRATEGIES
-from fedgrass.federation.conversion import field_words
 from fedgrass.federation.settings import parse_settings
+from tests.documents.documented_fields import field_words
 from tests.documents.test_documents import ROOT, rows, spelled
 from tests.fakes.small_average import average
 from tests.unit.federation.aggregation.test_own_strategies import three
@@ -35,7 +35,7 @@ def test_the_page_has_each_option_with_what_it_takes_and_its_default() -> None:
     }
 
 
-def test_the_example_of_a_strategy_of_ones_own_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_a_custom_strategy_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = re.search(r"```python\n(# cloud_functions/mine.py\n.*?)```", PAGE, re.DOTALL)
     assert found
     (tmp_path / "mine_of_the_page.py").write_text(found[1])

@@ -1,4 +1,4 @@
-"""The documents match the code: settings, links, paths, commands, the diagram of a round."""
+"""The pages match the code: settings, links, paths, commands, the diagram of a round."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ import package
 from components.trainer.trainer_configuration import FOR_OTHERS, Configuration
 from fedgrass import __version__
 from fedgrass.console.main import parse
-from fedgrass.federation.conversion import field_words
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
+from tests.documents.documented_fields import field_words
 
 ROOT = package.ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -37,7 +37,7 @@ def rows(text: str, heading: str) -> Iterator[list[str]]:
 
 
 def spelled(default: object) -> str:
-    """Return a default as the documents spell it; empty if it stands for nothing."""
+    """Return a default as the pages spell it; empty if there is none."""
     if default is msgspec.NODEFAULT:
         return "(to be given)"
     if default is None or default == "":
@@ -83,7 +83,7 @@ def test_the_recipe_has_the_defaults_that_the_trainer_has() -> None:
     assert {name: configured[name] for name in configured.keys() - FOR_OTHERS - {"tasks"}} == defaults
 
 
-def test_the_newest_version_of_the_changelog_is_the_one_that_the_package_says() -> None:
+def test_the_latest_version_in_the_changelog_is_that_of_the_package() -> None:
     versions = re.findall(r"^## \[([^\]]+)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == ("Unreleased", "")
     assert versions[1][0] == __version__
@@ -91,13 +91,13 @@ def test_the_newest_version_of_the_changelog_is_the_one_that_the_package_says() 
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Path) -> None:
+def test_every_link_of_a_page_leads_to_an_existing_file_or_heading(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith(("https://", "http://")):
             continue
@@ -107,19 +107,19 @@ def test_every_link_of_a_page_leads_to_a_file_or_heading_that_there_is(page: Pat
         assert not anchor or anchor in _anchors(linked), target
 
 
-# A path of the repository as the documents write one: in backquotes, from a folder at its root.
+# A path in the repository as the pages write one: in backquotes, starting with a top-level folder.
 FOLDERS = "benchmarks|cloud_functions|components|docs|fedgrass|iot_rules|recipes|tests"
 MADE = ("fedgrass/<", "fedgrass/demo", "fedgrass/predict/", "fedgrass/presses/")  # topics
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+def test_every_path_on_a_page_exists(page: Path) -> None:
     for path in re.findall(rf"`((?:{FOLDERS})/[^`\s]*)`", page.read_text()):
         assert path.startswith(MADE) or (ROOT / path).exists(), path
 
 
 def _commands() -> Iterator[tuple[str, str]]:
-    """Yield each ``fedgrass`` and ``make`` command that a page shows, without the comment behind it."""
+    """Yield each ``fedgrass`` and ``make`` command that a page shows, without its comment."""
     for page in DOCUMENTS:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():

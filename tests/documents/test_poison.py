@@ -15,7 +15,7 @@ from tests.guards.cloud_files import PROJECT
 
 Arrays = dict[str, NDArray[Any]]
 UPDATES = 10
-_SAME_WAY = 0.9  # cosine of the angle between two changes
+_SAME_WAY = 0.9  # minimum cosine of the angle between two changes
 BAD = 4
 OVERSTATED = "sign-flipped, 2^53 examples"
 LOSSES = [{"loss": 0.5}] * UPDATES
@@ -114,7 +114,7 @@ def test_the_table_has_every_strategy() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_bad_update_among_ten_does_what_the_table_says(name: str, kind: str) -> None:
+def test_a_bad_update_among_ten_has_the_effect_in_the_table(name: str, kind: str) -> None:
     assert outcome(SETTINGS[name], kind) == table()[name][KINDS.index(kind)]
 
 

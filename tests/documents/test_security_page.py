@@ -1,4 +1,4 @@
-"""What docs/security.md claims is shown by tests that there are; docs/operations.md has every metric."""
+"""The tests named in docs/security.md exist, and docs/operations.md lists every metric and alarm."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ DOCS = package.ROOT / "docs"
 CLAIM = re.compile(r"\[test\]\(\.\./(tests/[^)]+)\):((?:\s*`test_[a-z0-9_]+`,?)+)")
 
 
-def test_every_test_that_the_page_of_security_names_is_there() -> None:
+def test_every_test_named_on_the_page_of_security_exists() -> None:
     page = (DOCS / "security.md").read_text()
     claims = CLAIM.findall(page)
     named = [(path, name) for path, names in claims for name in re.findall(r"test_[a-z0-9_]+", names)]

@@ -1,4 +1,4 @@
-"""The examples of the docs: tasks without PyTorch, loaded as a device loads them."""
+"""The examples of tasks without PyTorch in the docs, loaded as a device loads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def load(module: str, file: Path, **options: str) -> Task:
 
 
 def rounds(tasks: list[Task], number: int, settings: Settings) -> list[Mapping[str, float]]:
-    """Train by rounds; return what the first task measures before each and at the end."""
+    """Train for some rounds; return the first task's metrics before each round and at the end."""
     run = SmallAverage(tasks[0].initial_weights(0))
     measured = [tasks[0].evaluate(run.model).metrics]
     for _ in range(number):
@@ -54,7 +54,7 @@ def test_a_file_that_grew_has_more_examples(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_devices_learn_the_digits_with_scikit_learn(tmp_path: Path) -> None:
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # slow to import
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import
 
     digits = load_digits()
     table = np.column_stack([digits.data / 16, digits.target])

@@ -1,4 +1,4 @@
-"""The PyTorch examples of the docs, as a device loads them: two devices learn, and the check passes."""
+"""The PyTorch examples in the docs, loaded as on a device: two devices learn, and the check passes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page of the docs says what the training's settings are."""
+"""docs/own_task.md lists the settings of the training with their defaults and values."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def values(kind: msgspec.inspect.Type) -> str:
-    """Return a type's values as the docs put them."""
+    """Return a type's values as the page spells them."""
     match kind:
         case msgspec.inspect.LiteralType(values=words):
             return ", ".join(sorted(str(word) for word in words))

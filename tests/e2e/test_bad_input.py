@@ -46,7 +46,7 @@ def test_bad_messages_are_refused_by_name_and_the_round_goes_on(
     good = encode(model_of(watched, "messages", 0))
 
     handmade.say("complete", b"what a day")
-    watched.wait_for_line("messages", "handmade", "refused", "no JSON")
+    watched.wait_for_line("messages", "handmade", "refused", "not JSON")
     handmade.say("complete", handmade.completion(good, work, version=7))
     watched.wait_for_line("messages", "handmade", "refused", "version 7", "version 1")
     handmade.say("complete", handmade.completion(good, work, examples=0))

@@ -1,1 +1,1 @@
-"""Tests that guard rules of the tree: template, recipes, package, defects of the replaced systems."""
+"""Tests that guard rules of the tree: template, recipes, packages, defects of the replaced systems."""

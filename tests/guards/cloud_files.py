@@ -1,4 +1,4 @@
-"""The cloud's own files, read for the tests that hold them against the code."""
+"""The template and the topic rules, for the tests that compare them with the code."""
 
 import copy
 import re
@@ -16,18 +16,18 @@ RULE_FILES = sorted((PROJECT / "iot_rules").glob("*.yaml"))
 
 
 def template() -> dict[str, Any]:
-    """Return template.yaml, its short forms spelled out; what a test changes is its own copy."""
+    """Return a copy of template.yaml with its short forms spelled out."""
     return copy.deepcopy(_template())
 
 
 @cache
 def _template() -> dict[str, Any]:
-    # Read once: it takes a quarter of a second, and a hundred tests look at it.
+    # Read once: it takes a quarter of a second, and a hundred tests use it.
     return read_template(PROJECT / "template.yaml")
 
 
 def rule(path: Path) -> dict[str, Any]:
-    """Return one topic rule as it is included into the template; what a test changes is its own copy."""
+    """Return a copy of one topic rule as it is included in the template."""
     return copy.deepcopy(_rule(path))
 
 
@@ -38,7 +38,7 @@ def _rule(path: Path) -> dict[str, Any]:
 
 
 def sql(path: Path) -> str:
-    """Return a rule's SQL for the fleet ``garden``, on one line, with the template's own defaults."""
+    """Return a rule's SQL for the fleet ``garden``, on one line, with the template's defaults."""
     text = re.sub(r"\s+", " ", _rule(path)["Sql"]["Fn::Sub"]).replace("${FleetName}", FLEET)
     parameters = _template()["Parameters"]
     for name in ("ForgetSeconds", "TurnaroundRetentionDays"):
@@ -47,7 +47,7 @@ def sql(path: Path) -> str:
 
 
 def topic_filter(path: Path) -> str:
-    """Return what a rule's FROM clause selects."""
+    """Return the topic filter in a rule's FROM clause."""
     found = re.search(r" FROM '([^']+)'", sql(path))
     assert found, f"{path} has no FROM clause"
     return found[1]

@@ -1,11 +1,11 @@
-"""What the Greengrass Development Kit does with a project whose build is a custom one.
+"""What the Greengrass Development Kit does with a project that has a custom build.
 
-The kit (1.6.2) is neither on PyPI nor needed here. Its rules, read in its source (``project_utils``,
+The kit (1.6.2) is neither on PyPI nor needed here. Its rules, taken from its source (``project_utils``,
 ``BuildCommand``, ``PublishCommand``, ``config_schema.json``): one component in ``gdk-config.json``; exactly
-one ``recipe.yaml`` or ``recipe.json`` beside it, links followed; ``greengrass-build`` is made anew; the
-command runs in the project's folder; at publishing the recipe is looked for in ``greengrass-build/recipes``
-by the name of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version>``, the
-version being the configuration's.
+one ``recipe.yaml`` or ``recipe.json`` next to it, links followed; ``greengrass-build`` is created again; the
+command runs in the project's folder; on publishing, the recipe is looked up in ``greengrass-build/recipes``
+by the name of the recipe's file, and each artifact in ``greengrass-build/artifacts/<name>/<version>``, where
+the version is that of the configuration.
 """
 
 import json
@@ -20,7 +20,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Project:
-    """A folder that the kit takes for a project."""
+    """A folder that the kit accepts as a project."""
 
     folder: Path
     name: str
@@ -37,7 +37,7 @@ class Project:
 
 
 def read_project(folder: Path) -> Project:
-    """Read a project as the kit does; fails where the kit refuses it."""
+    """Read a project as the kit does; fails if the kit rejects it."""
     configuration = json.loads((folder / "gdk-config.json").read_text())
     assert set(configuration) == {"component", "gdk_version"}
     ((name, settings),) = configuration["component"].items()
@@ -59,7 +59,7 @@ def build(project: Project) -> None:
 
 
 def publish(project: Project, bucket: str, version: str) -> dict[str, bytes]:
-    """``gdk component publish``: return what lands in the bucket by key, the recipe by the key ``recipe``."""
+    """``gdk component publish``: return the uploaded objects by key, and the recipe as ``recipe``."""
     if not project.artifacts.is_dir():
         build(project)
     recipe = yaml.safe_load((project.build_folder / "recipes" / project.recipe_file).read_text())

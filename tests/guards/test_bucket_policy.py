@@ -1,4 +1,4 @@
-"""The bucket's policy: a device can store its update in no way in which the averager cannot read it."""
+"""The bucket's policy: a device cannot store its update in a way that the averager cannot read."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ ANYTHING = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
 
 
 def statements() -> list[dict[str, Any]]:
-    """Return the policy's statements, as CloudFormation makes them for one bucket."""
+    """Return the policy's statements, as CloudFormation creates them for one bucket."""
     found: list[dict[str, Any]] = template()["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"][
         "Statement"
     ]
@@ -30,7 +30,7 @@ def arn(value: dict[str, Any]) -> str:
 
 
 def may(action: str, resource: str = UPDATE, **headers: str) -> bool:
-    """Return whether a device may make a request, which its own role allows; ``x_amz_acl`` is a header."""
+    """Return whether a device may make a request that its role allows; ``x_amz_acl`` is a header."""
     keys: dict[str, Any] = {f"s3:{name.replace('_', '-')}": value for name, value in headers.items()}
     context = EvalContext(
         principal_arn="arn:aws:sts::000000000000:assumed-role/device/thing-1",
@@ -42,7 +42,7 @@ def may(action: str, resource: str = UPDATE, **headers: str) -> bool:
         source_ip="127.0.0.1",
         service_context=keys,
     )
-    # Whether a request came by TLS is the connection's to say, which there is none of here.
+    # Whether a request used TLS is a property of the connection, which does not exist here.
     others = [statement for statement in statements() if statement["Sid"] != "NothingWithoutTls"]
     document = {"Version": "2012-10-17", "Statement": [ANYTHING, *others]}
     return bool(evaluate(context, [parse_policy_document(document)]).decision == "Allow")
@@ -87,7 +87,7 @@ def test_no_update_gets_tags_access_lists_or_locks(action: str) -> None:
     assert not may(action)
 
 
-def test_what_operators_do_elsewhere_in_the_bucket_is_theirs_to_say() -> None:
+def test_operators_are_not_restricted_elsewhere_in_the_bucket() -> None:
     model = f"{ARN}/models/run-1/1.safetensors"
     assert may("PutObject", model, x_amz_storage_class="STANDARD_IA")
     assert may("PutObjectTagging", model)

@@ -1,4 +1,4 @@
-"""The dashboard and the alarms look at figures that are written, of things that the stack has."""
+"""The dashboard and the alarms use metrics that are written, and resources that the stack has."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import yaml
 from fedgrass.console.deploy import costs as count_costs
 from tests.guards.cloud_files import PROJECT, template
 
-# What the functions write into the namespace fedgrass, each with the one dimension Fleet.
+# Metrics that the functions write to the namespace fedgrass, each with the single dimension Fleet.
 WRITTEN = {
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
     "UpdatesRefused", "UpdatesLate", "MessagesIgnored", "DevicesAsked", "DevicesFailed", "DevicesSeen",
@@ -73,7 +73,7 @@ def test_the_cost_estimate_adds_up_figures_that_it_has() -> None:
 
 def test_the_cost_estimate_takes_the_prices_by_which_the_pages_are_counted() -> None:
     price = count_costs.PRICES
-    # A row of the devices table is a heartbeat and its echo; one of the turnarounds a device's whole round.
+    # A row of the devices table is one heartbeat and its echo; one of the turnarounds is a device's round.
     heartbeat = 2 * price["iot_message"] + 2 * price["iot_rule"]
     replied = count_costs.MESSAGES * price["iot_message"] + 2 * count_costs.RULES * price["iot_rule"]
     wanted = {
@@ -96,7 +96,7 @@ def test_the_initiator_is_charged_for_the_memory_that_it_has() -> None:
     assert template()["Resources"]["Initiator"]["Properties"]["MemorySize"] == 1769
 
 
-def test_no_widget_lies_upon_another() -> None:
+def test_no_widget_overlaps_another() -> None:
     taken: set[tuple[int, int]] = set()
     for widget in dashboard()["widgets"]:
         x, y, width, height = (widget[side] for side in ("x", "y", "width", "height"))

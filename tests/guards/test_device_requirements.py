@@ -1,4 +1,4 @@
-"""What is installed on a device: every package by its version, each file by its hash, for both machines."""
+"""The packages installed on a device, pinned by version and file hashes for both architectures."""
 
 import importlib.metadata
 import re
@@ -22,7 +22,7 @@ DIRECT = {
 
 
 def pins(name: str) -> dict[str, str]:
-    """Return the version of each package of a file in which each has hashes, and which holds nothing else."""
+    """Return the version of each package in a file; fails on packages without hashes and on other lines."""
     text = (FOLDER / name).read_text()
     found = ENTRY.findall(text)
     left = ENTRY.sub("", text)
@@ -31,7 +31,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def needed(package: str, machine: str, python: str) -> set[str]:
-    """Return what a package requires on Linux, by the metadata of the one that is installed here."""
+    """Return a package's requirements on Linux, from the metadata of the installed version."""
     environment: dict[str, str] = {
         **{name: str(value) for name, value in default_environment().items()},
         "platform_machine": machine,
@@ -60,7 +60,7 @@ def test_the_pins_are_complete(name: str, python: str, machine: str) -> None:
         visited.add(package)
         assert package in complete, f"{package} is not pinned"
         to_visit |= needed(package, machine, python) - visited
-    # The parts for GPUs are not installed here, so that what they need is not known here.
+    # The packages for GPUs are not installed here, so their requirements are unknown.
     unvisited = set(complete) - visited
     assert all(re.match(r"(triton|nvidia-|cuda-)", package) for package in unvisited - {"setuptools"})
 

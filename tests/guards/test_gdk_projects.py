@@ -1,4 +1,4 @@
-"""The projects that the Greengrass Development Kit builds and publishes: the root, and the generated ones."""
+"""The projects that the Greengrass Development Kit builds and publishes: the root and the generated ones."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_generated_project_can_be_built_by_itself(tree: Path) -> None:
     before = digests(generated.folder)
     gdk.build(generated)
     assert digests(generated.folder) == before
-    # What lies at the root is not touched.
+    # Files in the root stay untouched.
     assert (tree / "greengrass-build" / "recipes" / f"{TRAINER}.yaml").is_file()
 
 

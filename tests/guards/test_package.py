@@ -1,4 +1,4 @@
-"""What package.py builds: the same bytes each time, all that is needed, and nothing else."""
+"""What package.py builds: reproducible bytes, and exactly the files that are needed."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def copy_of_the_tree(target: Path) -> Path:
-    """Copy what is built from to another folder, with other times and permissions."""
+    """Copy the sources of the build to another folder, with other times and permissions."""
     for part in ("package.py", "gdk-config.json", "constraints.txt"):
         target.mkdir(exist_ok=True)
         (target / part).write_bytes((package.ROOT / part).read_bytes())
@@ -58,7 +58,7 @@ def test_a_change_of_one_file_changes_the_zip(tmp_path: Path) -> None:
     assert digests(tree / "build") != before
 
 
-@pytest.mark.slow  # a process of its own imports what was built, torch too
+@pytest.mark.slow  # a separate process imports the result, including torch
 @pytest.mark.parametrize(
     ("build", "archive", "own", "entries"),
     [

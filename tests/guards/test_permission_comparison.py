@@ -1,4 +1,4 @@
-"""The comparison behind tests/e2e/test_permissions.py finds what is missing and what is too much."""
+"""The comparison behind tests/e2e/test_permissions.py finds missing and excessive permissions."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_each_action_on_each_resource_that_nobody_used_is_too_much() -> None:
 
 
 @pytest.mark.parametrize(("key", "allowed"), [("#living", True), ("run-1", False)])
-def test_a_condition_counts(key: str, allowed: bool) -> None:  # noqa: FBT001
+def test_a_condition_counts(key: str, allowed: bool) -> None:  # noqa: FBT001 - a parametrized case
     deletion = {"Delete": {"TableName": "rounds", "Key": {"run": {"S": key}, "item": {"S": "run-1"}}}}
     (need,) = needs_of(call("dynamodb", "TransactWriteItems", TransactItems=[deletion]))
     assert allows(STATEMENTS, need) is allowed

@@ -1,35 +1,29 @@
-"""The predictor's recipe and page, held against what they are of."""
+"""The predictor's recipe and page match its code."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from components.predictor.local_requests import topic_of
 from components.predictor.predictor_configuration import FOR_OTHERS, Configuration, parse_configuration
 from components.runtime.predictor_errors import ConfigurationError
 from fedgrass.federation.topics import Kind, of_device, of_models
 from greengrass_emulator.recipe.access_control import covers
+from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe
 
-PROJECT = Path(__file__).parents[2]
 SERVICES = {"IoTCore": "aws.greengrass.ipc.mqttproxy", "Topic": "aws.greengrass.ipc.pubsub"}
 
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        (PROJECT / "recipes" / "com.fedgrass.Predictor.yaml").read_text()
-    )
-    return content
+    return read_recipe("Predictor")
 
 
 @pytest.fixture
 def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = recipe["ComponentConfiguration"]["DefaultConfiguration"]
-    return found
+    return default_configuration(recipe)
 
 
 def allowed(defaults: dict[str, Any], operation: str) -> list[str]:
@@ -61,14 +55,14 @@ def test_access_control_allows_what_the_predictor_uses_and_nothing_else(
     )
     others -= {TOPICS[operation], TOPICS["PublishToTopic"]}
     if operation == "PublishToTopic":
-        assert covers(resource, topic_of("digits"))  # where it probes whether requests arrive
+        assert covers(resource, topic_of("digits"))  # it probes there whether requests arrive
         others.discard(topic_of("digits"))
     assert not [other for other in others if covers(resource, other)]
     policies = [policy for service in defaults["accessControl"].values() for policy in service.values()]
     assert len(policies) == len(TOPICS)
 
 
-def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]) -> None:
+def test_policies_have_unique_names_on_the_device(defaults: dict[str, Any]) -> None:
     names = [name for service in defaults["accessControl"].values() for name in service]
     assert all(re.fullmatch(r"com\.fedgrass\.Predictor:\w+:\d", name) for name in names)
     assert len(set(names)) == len(names)
@@ -110,12 +104,8 @@ def test_a_value_that_cannot_be_used_is_named(values: dict[str, Any], words: str
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    for manifest in recipe["Manifests"]:
-        lifecycle = manifest["Lifecycle"]
-        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-            assert "{" not in left
-            assert "}" not in left
+    assert recipe["Manifests"]
+    assert braces_outside_variables(recipe) == []
 
 
 def test_the_page_of_the_predictor_explains_each_key() -> None:

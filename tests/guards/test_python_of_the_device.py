@@ -1,4 +1,4 @@
-"""What runs on a device keeps to Python 3.10, as JetPack 6 has it: syntax and names, by reading the sources.
+"""Code that runs on a device keeps to Python 3.10, as in JetPack 6: syntax and names, found in the sources.
 
 mypy, which knows the standard library of each version, checks the same in `make check`.
 """
@@ -53,7 +53,7 @@ def newer_names(source: str) -> Iterator[str]:
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Return the modules that are imported as a file is."""
+    """Return the modules that a file imports."""
     found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return {name.name for node in found if isinstance(node, ast.Import) for name in node.names}
 

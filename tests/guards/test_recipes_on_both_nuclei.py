@@ -1,8 +1,8 @@
-"""The recipes by each nucleus's own rules: which manifest is taken, and what the install step is given.
+"""The recipes by the rules of each nucleus: the selected manifest, and the values that the install step gets.
 
 The rules of Nucleus Lite are those of its source (ggl-recipe, manifest_selection): a manifest without
-`runtime` is for the classic nucleus alone; attributes besides runtime, os and architecture are ignored.
-The classic nucleus compares every attribute with its own, which `platformOverride` adds to.
+`runtime` is for the classic nucleus only; attributes other than runtime, os and architecture are ignored.
+The classic nucleus compares every attribute with its own, to which `platformOverride` adds.
 """
 
 import json
@@ -32,12 +32,12 @@ def read(name: str) -> dict[str, Any]:
 
 @pytest.fixture(params=NAMES)
 def recipe(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each component's."""
+    """Each component's recipe."""
     return read(request.param)
 
 
 def lite_manifest(recipe: Mapping[str, Any], architecture: str) -> dict[str, Any] | None:
-    """Return the manifest that Nucleus Lite takes on Linux."""
+    """Return the manifest that Nucleus Lite selects on Linux."""
     for manifest in recipe["Manifests"]:
         platform = manifest["Platform"]
         if platform.get("runtime") not in {"*", "aws_nucleus_lite"}:
@@ -49,7 +49,7 @@ def lite_manifest(recipe: Mapping[str, Any], architecture: str) -> dict[str, Any
 
 
 def classic_manifest(recipe: Mapping[str, Any], device: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the manifest that the classic nucleus takes on a device of these attributes."""
+    """Return the manifest that the classic nucleus selects on a device with these attributes."""
     for manifest in recipe["Manifests"]:
         attributes = manifest["Platform"].items()
         if all(value in ANY or device.get(name) == value for name, value in attributes):
@@ -89,7 +89,7 @@ def test_a_machine_without_pytorch_is_refused_by_both(recipe: dict[str, Any], ar
 
 
 def test_no_dependency_stops_the_component_when_it_dies(recipe: dict[str, Any]) -> None:
-    """Nucleus Lite makes systemd's BindsTo of HARD, and Wants of SOFT."""
+    """Nucleus Lite maps HARD to systemd's BindsTo, and SOFT to Wants."""
     kinds = {given["DependencyType"] for given in recipe["ComponentDependencies"].values()}
     assert kinds == {"SOFT"}
 

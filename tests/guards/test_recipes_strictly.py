@@ -1,6 +1,6 @@
-"""The recipes, held to more than GDK's schema asks: what either nucleus would trip over is found here.
+"""The recipes, checked more strictly than by GDK's schema: everything that either nucleus would reject.
 
-Rules of Nucleus Lite: its document RECIPE_SUPPORT_CHANGES, and what was measured.
+Rules of Nucleus Lite: its document RECIPE_SUPPORT_CHANGES, and measurements.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.guards import gdk
 
 PROJECT = Path(__file__).parents[2]
 NAMES = sorted(FULL_NAMES.values())
-# Lite has neither shutdown, recover, startup's like nor skipif; both have these.
+# Nucleus Lite lacks shutdown, recover, startup and skipif; both nuclei have these.
 STEPS = {"install", "run"}
 STEP_KEYS = {"Script", "Timeout"}
 TOP = {
@@ -39,7 +39,7 @@ TOP = {
     "Manifests",
 }
 VARIABLE = re.compile(r"\{([^{}]*)\}")
-# That both nuclei fill in, of the component itself.
+# Variables of the component itself that both nuclei replace.
 VARIABLES = re.compile(
     r"artifacts:(path|decompressedPath)|kernel:rootPath|iot:thingName|work:path|configuration:(/\w+)+"
 )
@@ -47,7 +47,7 @@ ANY_DEVICE = {"plant": "+", "press-1": "+", "digits": "+"}
 
 
 def filters(*topics: str) -> set[str]:
-    """Return the filters that access control has to have for topics of a fleet, a thing and a task."""
+    """Return the filters that access control needs for topics of a fleet, a thing and a task."""
     return {"/".join(ANY_DEVICE.get(level, level) for level in topic.split("/")) for topic in topics}
 
 
@@ -76,7 +76,7 @@ ACCESS = {
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    """Each component."""
+    """Each component's recipe."""
     found: str = request.param
     return found
 
@@ -94,7 +94,7 @@ def document(file: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def built(name: str, tmp_path: Path) -> Path:
-    """The recipe as it is published."""
+    """The recipe as published."""
     package.build_component(name, __version__, "fedgrass", tmp_path)
     return tmp_path / "recipes" / f"{name}.yaml"
 
@@ -197,7 +197,7 @@ def test_there_is_a_manifest_without_gpu_for_each_machine(
 
 def test_the_gpu_s_manifest_comes_first_and_asks_for_the_operator_s_word(document: dict[str, Any]) -> None:
     platforms = [manifest["Platform"] for manifest in document["Manifests"]]
-    # Without `runtime`: Lite, which would ignore `gpu`, does not take it.
+    # Without `runtime`: Nucleus Lite, which would ignore `gpu`, does not select it.
     assert platforms[0] == {"os": "linux", "architecture": "amd64", "gpu": "nvidia"}
     assert not [platform for platform in platforms[1:] if "gpu" in platform]
     scripts = [lifecycle["install"]["Script"] for lifecycle in lifecycles(document)]
@@ -213,7 +213,7 @@ def test_manifests_differ_in_nothing_but_platform_and_pytorch(document: dict[str
 
 
 def test_no_value_of_a_platform_is_a_pattern(document: dict[str, Any]) -> None:
-    """Nucleus Lite knows none."""
+    """Nucleus Lite supports no patterns."""
     for manifest in document["Manifests"]:
         assert all(re.fullmatch(r"[\w*]+", value) for value in manifest["Platform"].values())
         assert manifest["Platform"].get("runtime", "*") == "*"
@@ -229,11 +229,13 @@ def test_dependencies_are_given_as_greengrass_wants_them(document: dict[str, Any
     for component, given in document["ComponentDependencies"].items():
         assert component.startswith("aws.greengrass.")
         assert given == {"VersionRequirement": "^2.0.0", "DependencyType": "SOFT"}
-    # A dependency on a nucleus would shut the other one out.
+    # A dependency on one nucleus would exclude the other.
     assert not [component for component in document["ComponentDependencies"] if "Nucleus" in component]
 
 
-def test_access_control_is_exactly_what_the_code_says_and_hears(name: str, document: dict[str, Any]) -> None:
+def test_access_control_is_exactly_what_the_code_publishes_and_subscribes_to(
+    name: str, document: dict[str, Any]
+) -> None:
     services = document["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"]
     found: dict[str, set[str]] = {}
     for policies in services.values():
@@ -259,5 +261,5 @@ def test_each_artifact_is_one_that_is_built(built: Path, name: str) -> None:
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
-    # What GDK publishes is the next patch of what is published; ours says its version itself.
+    # By default GDK publishes the next patch version; this recipe has a fixed one.
     assert gdk.read_project(PROJECT).settings["version"] == "NEXT_PATCH"

@@ -1,4 +1,4 @@
-"""What the functions of the round may do to the tables: all that their adapters do, and nothing else."""
+"""The permissions of the round's functions on the tables are exactly those that their adapters need."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _CALLS = re.compile(
 
 
 def statements(table: str) -> list[dict[str, Any]]:
-    """Return the statements on a table: of the round's policy, and of the functions' own roles."""
+    """Return the statements on a table: of the round's policy, and of the functions' roles."""
     resources = template()["Resources"]
     own = [resources[f"{function}Role"]["Properties"]["Policies"] for function in ("Initiator", "Averager")]
     documents = [policy["PolicyDocument"] for policies in own for policy in policies]

@@ -1,4 +1,4 @@
-"""The topic rules stay inside what both AWS and MiniStack run, and inside who may write which table."""
+"""The topic rules use only what both AWS and MiniStack support, and write only the tables that they may."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from fedgrass.federation.messages import Completion, Heartbeat
 from tests.guards.cloud_files import RULE_FILES, rule, sql, template
 
-# Of those that both run (MiniStack gives nothing, silently, for any other).
+# Functions that both support (MiniStack silently returns nothing for others).
 FUNCTIONS = {
     "topic", "timestamp", "clientid", "newuuid", "principal", "traceid", "replace", "encode", "isUndefined",
     "regexp_matches",
@@ -21,7 +21,7 @@ every_rule = pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.n
 
 
 def columns(path: Path) -> dict[str, str]:
-    """Return the columns that a rule selects: name and expression."""
+    """Return the columns that a rule selects, as name and expression."""
     selected = sql(path).partition(" FROM ")[0].removeprefix("SELECT ")
     found = {}
     for column in re.split(r",\s*(?![^()]*\))", selected):
@@ -42,7 +42,7 @@ def test_a_rule_calls_only_functions_that_both_run(path: Path) -> None:
 
 
 @every_rule
-def test_a_rule_uses_nothing_that_ministack_leaves_out_without_a_word(path: Path) -> None:
+def test_a_rule_uses_nothing_that_ministack_silently_ignores(path: Path) -> None:
     outside_texts = re.sub(r"'[^']*'", "''", sql(path))
     assert [pattern for pattern in UNSUPPORTED if re.search(pattern, outside_texts)] == []
 
@@ -74,7 +74,7 @@ def test_what_a_rule_cannot_put_into_a_queue_is_kept_and_a_row_that_it_cannot_wr
     if name == "Sqs":
         assert loaded["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": "DeadLetters"}
     else:
-        # A device could fill the dead letters with numbers that DynamoDB refuses.
+        # A device could fill the dead-letter queue with numbers that DynamoDB rejects.
         assert "ErrorAction" not in loaded
 
 
@@ -84,7 +84,7 @@ def test_every_column_of_a_rule_is_flat_and_named(path: Path) -> None:
 
 
 def test_each_table_has_one_writer_and_no_rule_writes_rounds() -> None:
-    """The heartbeat rule writes devices, the completion rule turnarounds, the coordinator rounds."""
+    """The heartbeat rule writes devices, the completion rule turnarounds, the driver rounds."""
     written = {
         path.name: action["PutItem"]["TableName"]["Ref"]
         for path in RULE_FILES
@@ -107,7 +107,7 @@ def test_the_functions_may_write_no_table_but_rounds() -> None:
     resources = template()["Resources"]
     documents = [resources["RoundPolicy"]["Properties"]["PolicyDocument"]]
     for function in ("Initiator", "Averager"):
-        # A role of its own: SAM adds policies for all queues and all logs to those that it makes.
+        # A separate role: SAM adds policies for all queues and all logs to those that it creates.
         assert resources[function]["Properties"]["Role"] == {"Fn::GetAtt": [f"{function}Role", "Arn"]}
         policies = resources[f"{function}Role"]["Properties"]["Policies"]
         documents += [policy["PolicyDocument"] for policy in policies]
@@ -134,7 +134,7 @@ def test_no_policy_allows_everything() -> None:
         return [str(node)]
 
     resources = template()["Resources"]
-    # The bucket's policy only forbids; X-Ray knows no finer resource.
+    # The bucket's policy only denies; X-Ray has no finer resources.
     allowed = {
         name: texts(resource)
         for name, resource in resources.items()
@@ -150,7 +150,7 @@ def test_what_rules_write_into_tables_are_fields_of_the_messages_or_the_clouds_o
         columns(path) for path in RULE_FILES if path.stem in {"heartbeats", "turnarounds"}
     )
     own = {"device": "topic(4)", "last_seen": "timestamp()"}
-    # Whole seconds, as DynamoDB's time to live wants them; neither AWS nor MiniStack has a common rounding.
+    # Whole seconds, as required by DynamoDB's time to live; AWS and MiniStack round differently.
     expires = "(timestamp() - timestamp() % 1000) / 1000 + {}"
     own["expires_at"] = expires.format("2592000")
     assert heartbeat == own | {name: name for name in _fields(Heartbeat)}

@@ -1,4 +1,4 @@
-"""The trainer's recipe, held against what it is the recipe of."""
+"""The trainer's recipe matches its code."""
 
 import re
 import subprocess
@@ -9,30 +9,26 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from components.trainer import install
 from components.trainer.install import MODULES
 from components.trainer.trainer_configuration import FOR_OTHERS, Configuration, parse_configuration
 from fedgrass.federation.topics import Kind, of_device
 from greengrass_emulator.recipe.access_control import topic_matches
+from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe
 
-PROJECT = Path(__file__).parents[2]
 PUBLISHED = {Kind.COMPLETE, Kind.STATUS, Kind.HELLO, Kind.HEARTBEAT}
 HEARD = {Kind.ANNOUNCE, Kind.HEARTBEAT}
 
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    text = (PROJECT / "recipes" / "com.fedgrass.Trainer.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+    return read_recipe("Trainer")
 
 
 @pytest.fixture
 def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    configuration: dict[str, Any] = recipe["ComponentConfiguration"]["DefaultConfiguration"]
-    return configuration
+    return default_configuration(recipe)
 
 
 def allowed(defaults: dict[str, Any], operation: str) -> list[str]:
@@ -59,7 +55,7 @@ def test_access_control_allows_what_the_trainer_uses_and_nothing_else(
     assert len(resources) == len(kinds)
 
 
-def test_policies_have_names_of_their_own_on_the_device(defaults: dict[str, Any]) -> None:
+def test_policies_have_unique_names_on_the_device(defaults: dict[str, Any]) -> None:
     names = list(defaults["accessControl"]["aws.greengrass.ipc.mqttproxy"])
     assert all(re.fullmatch(r"com\.fedgrass\.Trainer:mqttproxy:\d", name) for name in names)
 
@@ -81,12 +77,8 @@ def test_the_default_configuration_can_be_used(
 
 
 def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> None:
-    for manifest in recipe["Manifests"]:
-        lifecycle = manifest["Lifecycle"]
-        for script in (lifecycle["install"]["Script"], lifecycle["run"]["Script"]):
-            left = re.sub(r"\{(artifacts:decompressedPath|configuration:/\w+)\}", "", script)
-            assert "{" not in left
-            assert "}" not in left
+    assert recipe["Manifests"]
+    assert braces_outside_variables(recipe) == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +126,7 @@ def test_what_the_interpreter_is_checked_for_is_what_is_installed() -> None:
 def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each may take what those before it left, so that the reason is told and not cut off."""
+    """Each step may take what its predecessors left, so that the reason is reported and not cut off."""
     (timeout,) = {manifest["Lifecycle"]["install"]["Timeout"] for manifest in recipe["Manifests"]}
     given: list[float] = []
     monkeypatch.chdir(tmp_path)
@@ -144,6 +136,6 @@ def test_the_steps_of_the_installation_end_before_the_nucleus_ends_them(
     install.environment()
     making, *installing = given
     assert making < timeout
-    assert len(installing) == 2  # PyTorch, and all the others
+    assert len(installing) == 2  # PyTorch, and all others
     assert 800 + max(installing) < timeout
     assert timeout > install.STEP_SECONDS

@@ -1,9 +1,11 @@
-"""What every aggregation strategy is: its options, checked when they are read, and a few small methods.
+"""The base class of aggregation strategies: validated options and a few small methods.
 
-A strategy never sees a whole model. The averager cuts all updates into the same slices and asks, slice by
-slice; so its memory grows neither with the number of devices nor, beyond a few buffers, with the model.
+A strategy never sees a whole model. The averager cuts all updates into the same slices and calls the strategy
+slice by slice, so its memory grows neither with the number of devices nor, beyond a few buffers, with the
+model.
 
-Strategies speak of *changes*: an update minus the global model that its device started from.
+A *change* is an update minus the global model that its device started from. N is the number of updates, L the
+number of values in a slice.
 """
 
 from collections.abc import Sequence
@@ -17,18 +19,18 @@ Floats = NDArray[np.float64]
 
 
 class Contribution(Struct, frozen=True):
-    """What a strategy may know of one update beside its values."""
+    """What a strategy may know of one update, in addition to its values."""
 
     device: str
-    examples: int  # it was trained on
-    metrics: dict[str, float]  # as the device reported them; ``loss`` is of the global model before training
+    examples: int  # number of examples trained on, capped
+    metrics: dict[str, float]  # as reported by the device; ``loss`` is of the global model before training
 
 
 class Survey(Struct):
-    """What was measured of all changes before anything is combined.
+    """Measurements of all changes, made before any are combined.
 
-    ``squared_norms`` has the shape (N,); ``products`` (N, N), of each change with each other, is there for
-    strategies whose ``survey`` is "products".
+    ``squared_norms``: float64 array of shape (N,). ``products``: float64 array of shape (N, N), the dot
+    products of all pairs of changes; only for strategies whose ``survey`` is "products".
     """
 
     squared_norms: Floats
@@ -36,72 +38,77 @@ class Survey(Struct):
 
 
 class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A strategy with its options as fields.
+    """An aggregation strategy, with its options as fields.
 
-    A new one derives from this, has its options as fields with defaults and bounds, and a name in
-    ``STRATEGIES``; one of the user's own is named by ``module:Class`` in the run's ``aggregation``.
+    To add one, derive from this class, declare the options as fields with defaults and bounds, and add a line
+    to ``STRATEGIES``; a custom strategy is named by ``module:Class`` in the run's ``aggregation``.
     """
 
-    # "sums": the changes enter as a weighted sum, which needs few of them at a time in memory.
-    # "columns": ``combine`` sees the same slice of every change at once.
+    # "sums": the changes are combined as a weighted sum, which holds few of them in memory at a time.
+    # "columns": ``combine`` gets the same slice of every change at once.
     reads: ClassVar[Literal["sums", "columns"]] = "sums"
-    # What has to be known of the changes before they are combined; costs a pass over all updates.
+    # What has to be measured of the changes before they are combined; costs a pass over all updates.
     survey: ClassVar[Literal["", "norms", "products"]] = ""
-    # Arrays in the model's shapes that the server keeps from round to round, zero at first.
+    # Server state: arrays in the model's shapes that the server keeps between rounds, initially zero.
     state: ClassVar[tuple[str, ...]] = ()
-    # Those of ``state`` whose change every update carries beside the model's arrays, combined as these are.
+    # Auxiliary state: those of ``state`` whose change is part of every update, combined like the model.
     carried: ClassVar[tuple[str, ...]] = ()
-    # Whether the weight of a change is ``share`` over the sum of all shares: then parts of a cohort can be
-    # summed while the others are still at work.
+    # Whether the weight of a change is its ``share`` over the sum of all shares: then parts of a cohort can
+    # be summed while other devices are still training.
     separable: ClassVar[bool] = False
-    # Settings of the devices' training that may only be 0 with it: the tasks here would refuse the work.
+    # Training settings that must be 0 with this strategy: the tasks of this project refuse other values.
     without: ClassVar[tuple[str, ...]] = ()
 
     def check(self, contribution: Contribution) -> None:
-        """Refuse an update that the strategy cannot use, such as one without the metric that it weighs by.
+        """Refuse an update that the strategy cannot use, such as one without the metric it weighs by.
 
         Raises:
-            UpdateRefused: the round goes on without the update; the text says what is wrong with it.
+            UpdateRefused: The round continues without the update; the message is the reason.
         """
 
     def share(self, contribution: Contribution) -> float:
-        """Return what an update counts, in proportion to the others: the number of its examples."""
+        """Return the weight of an update relative to the others: the number of its examples."""
         return float(contribution.examples)
 
     def training(self) -> dict[str, float]:
-        """Return what the devices' training needs to know: goes to them with the run's own ``training``."""
+        """Return training settings that devices need; the run's ``training`` overrides them."""
         return {}
 
-    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002
-        """Return the weights of N changes, shape (N,); those of 0 are not looked at."""
+    def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:  # noqa: ARG002 - for subclasses
+        """Return the weights of N changes, float64 array of shape (N,); changes of weight 0 are skipped."""
         shares = np.array([self.share(contribution) for contribution in contributions])
         return np.asarray(shares / shares.sum())
 
     def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:
-        """Return one change of shape (L,) made of N changes, shape (N, L), float32 or float64.
+        """Combine N changes into one; only called if ``reads`` is "columns".
 
-        Only called where ``reads`` is "columns"; ``changes`` may be written to.
+        Args:
+            changes: float32 or float64 array of shape (N, L); may be overwritten.
+            weights: float64 array of shape (N,), from ``weigh``.
+
+        Returns:
+            The combined change, array of shape (L,) with the dtype of ``changes``.
         """
         raise NotImplementedError
 
-    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002
-        """Return the new values of a slice of the model, shape (L,).
+    def step(self, model: Floats, change: Floats, state: dict[str, Floats], turn: int) -> Floats:  # noqa: ARG002 - for subclasses
+        """Return the new values of a slice of the model, float64 array of shape (L,).
 
         Args:
-            model: the values that the round started from.
-            change: the combined change.
-            state: the server's arrays, to be written to in place.
-            turn: how many rounds of training the run has closed with this one, from 1.
+            model: The values that the round started from, float64 array of shape (L,).
+            change: The combined change, float64 array of shape (L,).
+            state: The server's arrays by name, each float64 of shape (L,); updated in place.
+            turn: The number of training rounds that the run has closed including this one, from 1.
         """
         return model + change
 
-    def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:  # noqa: ARG002
-        """Return the new values of a slice of what is ``carried``, shape (L,).
+    def carry(self, values: Floats, change: Floats, counted: int, asked: int) -> Floats:  # noqa: ARG002 - for subclasses
+        """Return the new values of a slice of an array in ``carried``, float64 array of shape (L,).
 
         Args:
-            values: as the server has kept them, zeros at first.
-            change: what the updates carry, combined.
-            counted: how many updates there are.
-            asked: how many devices the round has asked.
+            values: The server's values, float64 array of shape (L,), initially zero.
+            change: The combined change of the updates, float64 array of shape (L,).
+            counted: The number of updates.
+            asked: The number of devices asked in the round.
         """
         return values + change

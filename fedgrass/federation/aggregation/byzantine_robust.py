@@ -1,13 +1,12 @@
 """Byzantine-robust strategies: a limited number of arbitrary updates cannot determine the model.
 
 Coordinate-wise median and trimmed mean: Yin et al., "Byzantine-Robust Distributed Learning: Towards
-Optimal Statistical Rates" (2018). Less than half of the updates may be arbitrary for the median, less
-than ``cut`` of them at each end for the trimmed mean. Examples do not count: a liar could claim any
-number of them.
+Optimal Statistical Rates" (2018). The median tolerates arbitrary values in less than half of the updates, the
+trimmed mean in up to ``cut`` of them. Examples are ignored: a malicious device could claim any number.
 
 Krum: Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent" (2017).
 An update's score is the sum of its squared distances to its N - f - 2 nearest neighbours, where f is the
-number of updates that may be arbitrary; it holds for N > 2f + 2.
+number of updates that may be arbitrary; the guarantee requires N > 2f + 2.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,25 +19,25 @@ from numpy.typing import NDArray
 from fedgrass.federation.aggregation.aggregation_strategy import Contribution, Floats, Strategy, Survey
 from fedgrass.federation.errors import AggregationFailed
 
-# Columns at a time: with 100 updates they lie in the cache, one after the other, as sorting wants them.
+# Columns per step: with 100 updates they fit the cache, and are contiguous after the transposition.
 _COLUMNS = 1024
 
 
 class _Columnwise(Strategy, frozen=True):
-    """What the two share: every update counts the same."""
+    """Base class of the coordinate-wise strategies: every update counts the same."""
 
     reads: ClassVar[Literal["sums", "columns"]] = "columns"
 
-    def share(self, contribution: Contribution) -> float:  # noqa: ARG002
-        """Return 1, whatever the number of examples."""
+    def share(self, contribution: Contribution) -> float:  # noqa: ARG002 - the base class's signature
+        """Return 1, regardless of the number of examples."""
         return 1.0
 
 
 class Median(_Columnwise, frozen=True):
-    """The middle value of each parameter, or the mean of the two middle ones."""
+    """The median of each parameter: the middle value, or the mean of the two middle ones."""
 
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
-        """Return the median over the N changes, shape (L,)."""
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the base class's signature
+        """Return the median over the first axis of ``changes`` (N, L), array of shape (L,)."""
         count = len(changes)
         low, high = (count - 1) // 2, count // 2
 
@@ -50,12 +49,15 @@ class Median(_Columnwise, frozen=True):
 
 
 class TrimmedMean(_Columnwise, frozen=True):
-    """The mean of what is left of each parameter once the largest and the smallest values are cut off."""
+    """The mean of each parameter after removing its largest and smallest values."""
 
-    cut: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # of the updates, at each end
+    cut: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of the updates removed at each end
 
-    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002
-        """Return the trimmed mean over the N changes, shape (L,); int(cut * N) are cut at each end."""
+    def combine(self, changes: NDArray[Any], weights: Floats) -> NDArray[Any]:  # noqa: ARG002 - the base class's signature
+        """Return the trimmed mean over the first axis of ``changes`` (N, L), array of shape (L,).
+
+        ``int(cut * N)`` values are removed at each end.
+        """
         count = len(changes)
         cut = int(round(self.cut * count, 9))  # 0.29 * 100 is a little below 29 in floating point
 
@@ -68,7 +70,7 @@ class TrimmedMean(_Columnwise, frozen=True):
 
 
 def _by_columns(changes: NDArray[Any], reduce: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """Return ``reduce`` of the columns of ``changes``, of which it gets some at a time, one per row."""
+    """Apply ``reduce`` to blocks of columns of ``changes`` (N, L), passed as (columns, N); return (L,)."""
     length = changes.shape[1]
     combined = np.empty(length, dtype=changes.dtype)
     for start in range(0, length, _COLUMNS):
@@ -78,18 +80,18 @@ def _by_columns(changes: NDArray[Any], reduce: Callable[[NDArray[Any]], NDArray[
 
 
 class MultiKrum(Strategy, frozen=True):
-    """The mean, weighted by examples, of the ``keep`` updates with the lowest scores."""
+    """The mean, weighted by examples, of the ``keep`` updates with the lowest Krum scores."""
 
     survey: ClassVar[Literal["", "norms", "products"]] = "products"
 
     malicious: Annotated[int, Meta(ge=0, le=100_000)] = 1
-    keep: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # N - malicious - 2 unless it is given
+    keep: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # default: N - malicious - 2
 
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
-        """Return the weights, 0 for those that are not kept."""
+        """Return the weights, float64 array of shape (N,), 0 for updates that are not kept."""
         scores = krum_scores(_products(survey), self.malicious)
         keep = self.keep or len(scores) - self.malicious - 2
-        # Of equal scores the first by the devices' names: the same whatever order the updates came in.
+        # Ties are broken by device name, so that the order of arrival does not matter.
         kept = np.argsort(scores, kind="stable")[:keep]
         shares = np.zeros(len(scores))
         shares[kept] = [self.share(contributions[place]) for place in kept]
@@ -97,16 +99,20 @@ class MultiKrum(Strategy, frozen=True):
 
 
 class Krum(MultiKrum, frozen=True):
-    """The one update with the lowest score becomes the model."""
+    """Blanchard et al.'s Krum: the one update with the lowest score becomes the model."""
 
     keep: Literal[1] = 1
 
 
 def krum_scores(products: Floats, malicious: int) -> Floats:
-    """Return the score of each of N changes, shape (N,), from their products, shape (N, N).
+    """Return the Krum score of each of N changes, float64 array of shape (N,).
+
+    Args:
+        products: Dot products of all pairs of changes, float64 array of shape (N, N).
+        malicious: The number f of updates that may be arbitrary.
 
     Raises:
-        AggregationFailed: there are too few updates for so many that may be malicious.
+        AggregationFailed: There are fewer than ``malicious + 3`` updates.
     """
     count = len(products)
     neighbours = count - malicious - 2

@@ -1,10 +1,10 @@
 """Means of updates: federated averaging, FedProx (its other half is in the device's training), q-FedAvg.
 
-The number of examples is the device's own claim, and is its weight. A claim counts up to a multiple of
-the median of the cohort's claims (the setting ``examples_cap``). Truncated weights keep a liar from
-dominating the mean: Portnoy, Tirosh and Hendler, "Towards Federated Learning with Byzantine-Robust Client
-Weighting" (2020). Of an even number of claims the lower median is taken, so that half of the cohort may
-claim too much without moving it.
+The number of examples, an update's weight, is the device's own claim. A claim counts up to a multiple of
+the median of the cohort's claims (the setting ``examples_cap``). Truncating the weights keeps a dishonest
+device from dominating the mean: Portnoy, Tirosh and Hendler, "Towards Federated Learning with
+Byzantine-Robust Client Weighting" (2020). The lower median is used for an even number of claims, so that
+half of the cohort may claim too much without moving it.
 """
 
 import math
@@ -21,11 +21,11 @@ from fedgrass.federation.rounds import Participant, Round
 
 
 def example_cap(claims: Iterable[int], multiple: float) -> float:
-    """Return the most examples that a claim counts for.
+    """Return the most examples that a claim counts for; infinity without a limit.
 
     Args:
-        claims: of all devices of the cohort; those of 0 count for nothing.
-        multiple: of their median, 1 or more; 0: there is no cap.
+        claims: Claimed examples of all devices of the cohort; zeros are ignored.
+        multiple: Factor on the median claim, at least 1; 0: without limit.
     """
     ordered = sorted(claim for claim in claims if claim > 0)
     if not ordered or not multiple:
@@ -33,17 +33,17 @@ def example_cap(claims: Iterable[int], multiple: float) -> float:
     return min(LARGEST_NUMBER, math.floor(multiple * ordered[(len(ordered) - 1) // 2]))
 
 
-def cap_of(of: Round, cohort: Iterable[Participant], multiple: float) -> float:
+def cap_of(round_: Round, cohort: Iterable[Participant], multiple: float) -> float:
     """Return the most examples that an update of a round counts for.
 
-    Where groups are summed before all replies are there, the first group's claims fix it for the round: all
-    averagers have to weigh alike.
+    If groups are summed before all replies have arrived, the first group's claims fix it for the round: all
+    averagers have to use the same weights.
     """
-    return of.example_cap or example_cap((part.examples for part in cohort), multiple)
+    return round_.example_cap or example_cap((part.examples for part in cohort), multiple)
 
 
 class WeightedMean(Strategy, frozen=True):
-    """Each update counts by its number of examples: sum(n_i * w_i) / sum(n_i).
+    """The mean weighted by the number of examples: sum(n_i * w_i) / sum(n_i).
 
     Federated averaging as in McMahan et al., "Communication-Efficient Learning of Deep Networks from
     Decentralized Data" (2017), algorithm 1.
@@ -53,36 +53,36 @@ class WeightedMean(Strategy, frozen=True):
 
 
 class Mean(Strategy, frozen=True):
-    """Each update counts the same: sum(w_i) / K."""
+    """The unweighted mean: sum(w_i) / K."""
 
     separable: ClassVar[bool] = True
 
-    def share(self, contribution: Contribution) -> float:  # noqa: ARG002
-        """Return 1, whatever the number of examples."""
+    def share(self, contribution: Contribution) -> float:  # noqa: ARG002 - the base class's signature
+        """Return 1, regardless of the number of examples."""
         return 1.0
 
 
 class FedProx(WeightedMean, frozen=True):
-    """The weighted mean of models that were held near the global one while they were trained.
+    """The weighted mean of models that were kept close to the global one during training.
 
     Li et al., "Federated Optimization in Heterogeneous Networks" (2020), algorithm 2: the device adds
-    ``proximal`` / 2 * ||w - w_global||^2 to its loss. The averager's part is the weighted mean; the factor
-    goes to the devices with the training settings.
+    ``proximal`` / 2 * ||w - w_global||^2 to its loss. The averager computes the weighted mean; the factor
+    is sent to the devices with the training settings.
     """
 
     proximal: Annotated[float, Meta(ge=0)] = 0.01
 
     def training(self) -> dict[str, float]:
-        """Return the factor, which the device's part needs."""
+        """Return the factor, which the device adds to its loss."""
         return {"proximal": self.proximal}
 
 
-_SMALLEST_LOSS = 1e-10  # as in the authors' code: a loss of 0 has no power below 0
-_LARGEST_PULL = 1e140  # of a loss to the power of q: times a squared norm it still is a number
+_SMALLEST_LOSS = 1e-10  # as in the authors' code: 0 cannot be raised to a negative power
+_LARGEST_PULL = 1e140  # of a loss to the power of q: its product with a squared norm stays finite
 
 
 class QFedAvg(Strategy, frozen=True):
-    """Weighs each change by its device's loss to the power of ``q``; q = 0 is the plain mean.
+    """The mean weighted by each device's loss to the power of ``q``; q = 0 is the unweighted mean.
 
     Li et al., "Fair Resource Allocation in Federated Learning" (2020), algorithm 2, with the loss F_k of the
     global model on the device's data and the change c_k: the step is
@@ -95,21 +95,21 @@ class QFedAvg(Strategy, frozen=True):
     learning_rate: Annotated[float, Meta(gt=0)] = 0.1  # of the devices' training
 
     def check(self, contribution: Contribution) -> None:
-        """Refuse an update whose device did not report its ``loss``, or one that has no weight.
+        """Refuse an update whose device reported no usable ``loss``.
 
         Raises:
-            UpdateRefused: the loss is missing, negative, or too large to be raised to the power of ``q``.
+            UpdateRefused: The loss is missing, negative, or too large to be raised to the power of ``q``.
         """
         loss = contribution.metrics.get("loss")
         if loss is None or not 0 <= loss <= _LARGEST_PULL ** (1 / max(1.0, self.q)):
             message = (
                 f"q_fedavg weighs by the metric 'loss', and {contribution.device} reported {loss}: the task's"
-                " evaluate must return a loss that is 0 or more, and not too large to calculate with"
+                " evaluate must return a loss of at least 0 that is not too large to calculate with"
             )
             raise UpdateRefused(message)
 
     def weigh(self, contributions: Sequence[Contribution], survey: Survey | None) -> Floats:
-        """Return the weights; their sum is not 1, since the step has a length of its own."""
+        """Return the weights, float64 array of shape (N,); their sum, the step length, is not 1."""
         losses = np.array([contribution.metrics["loss"] for contribution in contributions]) + _SMALLEST_LOSS
         lipschitz = 1 / self.learning_rate
         norms = np.zeros(len(losses)) if survey is None else survey.squared_norms

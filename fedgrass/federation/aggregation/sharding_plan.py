@@ -1,8 +1,8 @@
-"""How the work of averaging one round is divided, chosen from sizes and counts.
+"""How the averaging of one round is divided among averagers, based on sizes and counts.
 
-A large cohort is summed in *groups* while other devices are still at work: every so many counted replies go
-to an averager of their own, and at the end the sums of the groups are averaged. A large model is cut into
-*shards*, ranges of its values, each made by an averager of its own from the same range of every update.
+A large cohort is summed in *groups* while other devices are still training: each group of counted replies is
+handed to a separate averager, and at the end the partial sums are averaged. A large model is cut into
+*shards*, ranges of its values, each computed by a separate averager from the same range of every update.
 """
 
 from typing import Literal
@@ -13,19 +13,19 @@ from fedgrass.federation.aggregation import Strategy
 from fedgrass.federation.weights import Layout
 from fedgrass.federation.weights.slices import Slice, cut
 
-_BYTES = 4  # of a float32, which most values of most models are
+_BYTES = 4  # of a float32, the type of most values in most models
 
 
 class Scale(Struct, frozen=True, kw_only=True):
-    """From which sizes on work is divided; the defaults are for Lambda, which reads some 75 MB/s from S3."""
+    """The sizes above which work is divided; the defaults suit Lambda, which reads some 75 MB/s from S3."""
 
-    group: int = 64  # replies in a group; all of them, less a few that come at the moment it begins
-    grouped_bytes: int = 2 * 1024**3  # of all updates that a round may get; half a minute's reading
+    group: int = 64  # replies per group; replies counted concurrently may make it slightly larger
+    grouped_bytes: int = 2 * 1024**3  # of all expected updates of a round; takes half a minute to read
     sharded_bytes: int = 256 * 1024**2  # of the model; a shard has half of this
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A part of the averaging of one attempt at a round, for another averager to do."""
+    """A part of the averaging of one attempt at a round, handed to another averager."""
 
     run: str
     round: int
@@ -35,9 +35,9 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 def group_size(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -> int:
-    """Return how many of a round's replies are summed at a time; 0: they are all averaged at its end.
+    """Return how many of a round's replies are summed per group; 0: all are averaged at the round's end.
 
-    Groups are for large rounds where sums of some updates can be averaged, and for models without shards.
+    Groups are for large rounds with a separable strategy, and for models without shards.
     """
     large = asked >= 2 * scale.group and asked * model_bytes >= scale.grouped_bytes
     plain = strategy.separable and not strategy.carried
@@ -45,10 +45,10 @@ def group_size(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -
 
 
 def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:
-    """Return the shards of a model, in its order; none if one averager makes it.
+    """Return the shards of a model, in its order; empty if one averager computes the whole model.
 
-    Nor if whole changes have to be measured first, as Krum, q-FedAvg and clipping do, nor if updates carry
-    more than the model's arrays.
+    Also empty if whole changes have to be measured first, as for Krum, q-FedAvg and clipping, or if updates
+    contain more than the model's arrays.
     """
     if surveyed or strategy.survey or strategy.carried or model.data_bytes <= scale.sharded_bytes:
         return []

@@ -1,14 +1,14 @@
 """How the float32 arrays of a model are encoded in an update, or in a model that devices download.
 
     ../messages/encoding_settings.py   which encoding: kind, difference or full weights, fraction
-    encoding_layouts.py                where everything is in an encoded file
+    encoding_layouts.py                the layout of an encoded file
     encoder.py                         arrays to a file, with error feedback
     decoding.py                        any range of a file to float32
     model_encoding.py                  whole models, for download
     quantization.py, top_k.py          the arithmetic of each kind
-    array_types.py                     arrays in another precision than the model's
+    array_types.py                     arrays with another precision than the model's
 
-Pure: no input, no output; random generators are arguments.
+Pure: no input or output; random generators are arguments.
 """
 
 from fedgrass.federation.encodings.decoding import decode, decode_into

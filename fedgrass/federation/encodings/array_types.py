@@ -1,8 +1,8 @@
-"""Arrays in another precision than the model's: how a task gets them, and how its update gets them back.
+"""Arrays with another precision than the model's: conversion for a task, and back for its update.
 
-The types of a model's file are the run's: every update has them, and so has every model that is made. A task
-computes in the types of its own network. On the way in and on the way back values are converted: floats to
-floats, whole numbers to whole numbers. Nothing else is: a count that comes as a float is a mistake.
+The types in a model's file hold for the whole run: every update and every later model has them. A task
+computes in the types of its network. On the way in and out, values are converted from floats to floats and
+from integers to integers. Nothing else is converted: a count that arrives as a float is a mistake.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from fedgrass.federation.encodings.quantization import from_bfloat16, to_bfloat16
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import BFLOAT16, DTYPES, Array, Arrays, Layout, decode, finite, read_layout
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+from fedgrass.federation.weights.weights_layout import FLOATS
 
 
 def from_bits(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Return bits of bfloat16, as uint16 or ``BFLOAT16``, as the float32 values that they are."""
+    """Return the values of bfloat16 bits, exactly.
+
+    Args:
+        bits: uint16 or ``BFLOAT16`` array of any shape.
+
+    Returns:
+        float32 array of the same shape.
+    """
     raw = np.asarray(bits, order="C").view(np.uint16)
     values = np.empty(raw.shape, np.float32)
     from_bfloat16(raw, values)
@@ -26,7 +32,15 @@ def from_bits(bits: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def for_a_task(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]:
-    """Return a model's arrays as tasks get them: BF16, for which numpy has no type, as float32, exactly."""
+    """Return a model's arrays in the types that tasks get: BF16, which numpy lacks, as float32.
+
+    Args:
+        arrays: The model's arrays by name, BF16 as uint16 bits.
+        layout: The model's layout.
+
+    Returns:
+        Arrays by name in the same shapes; those that are not BF16 are not copied.
+    """
     return {
         name: from_bits(array) if layout.arrays[name].dtype == "BF16" else array
         for name, array in arrays.items()
@@ -34,19 +48,23 @@ def for_a_task(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]
 
 
 def read_for_a_task(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays of a model's file as tasks get them. Raises UpdateRefused if it is none."""
+    """Return the arrays of a model's file in the types and shapes that tasks get, by name.
+
+    Raises:
+        UpdateRefused: ``data`` is not a weights file.
+    """
     return for_a_task(decode(data), read_layout(data, len(data)))
 
 
 def in_types_of(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
-    """Return arrays in the types of a model; BF16 as bits in uint16.
+    """Return arrays converted to the types of a model, in their own shapes; BF16 as uint16 bits.
 
     Args:
-        layout: the model's.
-        arrays: what a task has made; those that cannot be converted stay as they are.
+        layout: The model's layout.
+        arrays: A task's arrays by name; those that cannot be converted are returned unchanged.
 
     Raises:
-        UpdateRefused: a value is too large for the model's type; the text names the array.
+        UpdateRefused: A value does not fit the model's type; the message names the array.
     """
     return {name: _in_type_of(name, layout.arrays, array) for name, array in arrays.items()}
 
@@ -69,7 +87,7 @@ def _in_type_of(name: str, model: Mapping[str, Array], array: NDArray[np.generic
 
 
 def _in_precision(name: str, wanted: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    with np.errstate(over="ignore"):  # infinite then, and refused as that
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
         if wanted == "BF16":
             converted: NDArray[np.generic] = to_bfloat16(np.asarray(array, np.float32, order="C"))
         else:

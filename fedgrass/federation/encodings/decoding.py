@@ -1,4 +1,4 @@
-"""From the bytes of a file to float32: any range of an array that is cut at blocks, or a whole file."""
+"""From the bytes of a file to float32: a whole file, or a range of an array cut at block boundaries."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,17 @@ _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 def decode_into(out: NDArray[np.float32], raw: memoryview, encoding: Encoding, scale: float) -> None:
-    """Write the values that ``raw`` holds to ``out``, one row; where ``top_k`` has sent none, 0.
+    """Write the values encoded in ``raw`` to ``out``; values that ``top_k`` left out are 0.
 
     Args:
-        out: of one dimension, with the length of the range that ``raw`` was cut out for by ``byte_range``.
-        raw: the bytes of that range.
-        encoding: of the file.
-        scale: the array's own in int8; other kinds do not look at it.
+        out: float32 array of shape (n,), where n is the length of the range that ``byte_range`` cut.
+        raw: The bytes of that range.
+        encoding: The encoding of the file.
+        scale: The array's scale in int8; other kinds ignore it.
 
     Raises:
-        UpdateRefused: ``raw`` has not the length of the range, or an index of top_k lies beyond its block.
-            Nothing is ever written beyond ``out``. Values that are not finite come through as they are.
+        UpdateRefused: ``raw`` does not have the length of the range, or an index of top_k is outside its
+            block. Nothing is ever written outside ``out``. Non-finite values are decoded as they are.
     """
     if encoding.kind == "top_k":
         top_k.from_top_k(raw, out)
@@ -38,18 +38,18 @@ def decode_into(out: NDArray[np.float32], raw: memoryview, encoding: Encoding, s
     elif encoding.kind == "bfloat16":
         quantization.from_bfloat16(np.frombuffer(raw, "<u2"), out)
     else:
-        with np.errstate(over="ignore", invalid="ignore"):  # a scale that is not finite is found by the sum
+        with np.errstate(over="ignore", invalid="ignore"):  # the sum detects a non-finite scale
             quantization.from_int8(np.frombuffer(raw, np.int8), scale, out)
 
 
 def decode(data: bytes | memoryview, model: Layout, encoding: Encoding) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays of a whole encoded file, with the shapes and types of the model's.
+    """Return the arrays of a whole encoded file, in the shapes and types of the model, by name.
 
-    Of a file of differences these are the differences. Nobody can write to the arrays; what lies in ``data``
-    as it is is not copied.
+    The arrays are read-only; those stored unchanged are views into ``data``. For a file of differences they
+    are the differences.
 
     Raises:
-        UpdateRefused: the file is not what ``file_layout`` says, or cannot be decoded.
+        UpdateRefused: The file does not have the layout that ``file_layout`` returns, or cannot be decoded.
     """
     found = read_layout(data, len(data))
     check_file(found, model, encoding)

@@ -1,16 +1,15 @@
-"""Encode arrays for a file: lazily, a piece at a time, with error feedback where it is asked for.
+"""Encode arrays for a file: lazily, piece by piece, with optional error feedback.
 
-``PendingValues`` has the pending values of one array: its values, less those that training started from, plus
-  what
-earlier updates left unsent.
+``PendingValues`` has the pending values of one array: the trained values, minus those that training started
+from, plus what earlier updates could not send.
 
 Error feedback (Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel
 Distributed Training of Speech DNNs", 2014; Stich et al., "Sparsified SGD with Memory", 2018; Karimireddy
-et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019): what an update could
-not carry is kept and added to the next one, so that sent + kept = wanted, and nothing is lost but time.
+et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019): what an update cannot
+express is kept and added to the next one, so that sent + kept = pending, and values are only delayed.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,36 +22,36 @@ from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
 from fedgrass.federation.weights.slices import BLOCK
 from fedgrass.federation.weights.weights_file import Encoded, as_it_is, dtype_of, layout_of
-from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, check_layout
+from fedgrass.federation.weights.weights_layout import DTYPES, Array, Arrays, Layout, check_layout
 
-PIECE = 64 * BLOCK  # values that are in hand at a time: 1 MB
+PIECE = 64 * BLOCK  # values encoded at a time: 1 MB
 _LARGEST = {"float16": quantization.LARGEST_FLOAT16, "bfloat16": quantization.LARGEST_BFLOAT16}
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
-Row = NDArray[np.float32]
+Row = NDArray[np.float32]  # of shape (n,)
 
 
 @dataclass(frozen=True)
 class PendingValues:
-    """One float32 array on its way into an update; all rows have one dimension and the same length."""
+    """One float32 array on its way into an update; all rows have the same shape (n,)."""
 
     name: str
     values: Row
-    start: Row | None  # to be subtracted
-    kept: Row | None  # to be added; written to by whoever encodes
-    inward: bool = False  # whether the difference is rounded towards zero: start + difference stays between
+    start: Row | None  # subtracted from the values
+    kept: Row | None  # added to them, and overwritten while the array is encoded
+    inward: bool = False  # round differences towards zero: start + difference never exceeds the value
 
     def pieces(self) -> Iterator[tuple[slice, Row]]:
-        """Yield where each piece lies, and what is to be said of it."""
+        """Yield each piece's place in the array and its pending values, of shape (at most ``PIECE``,)."""
         for first in range(0, len(self.values), PIECE):
             place = slice(first, min(first + PIECE, len(self.values)))
-            wanted = self.values[place]
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+            pending = self.values[place]
+            with np.errstate(over="ignore", invalid="ignore"):  # ``checked`` refuses non-finite values
                 if self.start is not None:
-                    wanted = self._difference(wanted, self.start[place])
+                    pending = self._difference(pending, self.start[place])
                 if self.kept is not None:
-                    wanted = wanted + self.kept[place]
-            yield place, wanted
+                    pending = pending + self.kept[place]
+            yield place, pending
 
     def _difference(self, values: Row, start: Row) -> Row:
         difference = values - start
@@ -63,21 +62,21 @@ class PendingValues:
         return np.asarray(difference)
 
     def largest(self) -> float:
-        """Return the largest magnitude.
+        """Return the largest magnitude of the pending values.
 
         Raises:
-            UpdateRefused: a value is not finite.
+            UpdateRefused: A value is not finite.
         """
-        return max((self.checked(wanted, Encoding()) for _, wanted in self.pieces()), default=0.0)
+        return max((self.checked(pending, Encoding()) for _, pending in self.pieces()), default=0.0)
 
-    def checked(self, wanted: Row, encoding: Encoding) -> float:
-        """Return the largest magnitude of a piece.
+    def checked(self, pending: Row, encoding: Encoding) -> float:
+        """Return the largest magnitude of a piece, a float32 array of shape (n,).
 
         Raises:
-            UpdateRefused: a value is not finite, or larger than the encoding can hold.
+            UpdateRefused: A value is not finite, or larger than the encoding can express.
         """
-        largest = max(float(wanted.max()), -float(wanted.min()))
-        if not largest <= _LARGEST_FLOAT32:  # it may be no number, which compares with nothing
+        largest = max(float(pending.max()), -float(pending.min()))
+        if not largest <= _LARGEST_FLOAT32:  # also true for NaN
             message = f"array {self.name!r} has values that are not finite"
             raise UpdateRefused(message)
         limit = _LARGEST.get(encoding.kind, _LARGEST_FLOAT32)
@@ -90,11 +89,10 @@ class PendingValues:
         return largest
 
 
-Arrays = Mapping[str, NDArray[np.generic]]
-Feedback = dict[str, NDArray[np.float32]]
+Feedback = dict[str, NDArray[np.float32]]  # what earlier updates could not send, in the model's shapes
 
 
-def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its own name
+def encode(  # noqa: PLR0913, PLR0917 - the parts of an update, each with its own name
     arrays: Arrays,
     model: Layout,
     encoding: Encoding,
@@ -109,45 +107,47 @@ def encode(  # noqa: PLR0913, PLR0917 - what an update is made of; each has its 
     The values are encoded while the file is written; until then ``arrays`` must not change.
 
     Args:
-        arrays: the model's arrays, or the differences if the encoding says so and there is no ``start``.
-        model: the layout of the model's own file.
-        encoding: how the float32 arrays are to be encoded.
-        rng: for the stochastic rounding of int8.
-        feedback: by name, what former updates left over: added to the values, and replaced in place by what
-            this update leaves over, which holds once the whole file was written. What is missing begins at 0.
-        start: the arrays from which the training began, to be subtracted from the float32 arrays. Other
-            arrays (counters, say) are sent as they are, in files of differences too.
-        statistics: the arrays that no gradient moves, such as running variances. Their differences are
-            rounded towards zero and have no feedback, so that the start with what is sent is never beyond the
-            value: a variance stays above zero. What was not sent is in the next round's difference again.
+        arrays: The model's arrays by name, in its shapes and types; or the differences, if the encoding is
+            one of differences and there is no ``start``.
+        model: The layout of the model's file.
+        encoding: The encoding of the float32 arrays.
+        rng: For the stochastic rounding of int8.
+        feedback: By name, what earlier updates could not send, float32 in the model's shapes: added to the
+            values, and overwritten with what this update cannot send, complete once the whole file is
+            written. Missing arrays are added as zeros.
+        start: The arrays from which training started, subtracted from the float32 arrays. Other arrays, such
+            as counters, are sent unchanged even in files of differences.
+        statistics: Names of arrays that no gradient moves, such as running variances. Their differences are
+            rounded towards zero and have no feedback, so that start + difference never exceeds the value: a
+            variance stays above zero. The rest is part of the next round's difference.
 
     Raises:
-        UpdateRefused: the arrays, the start or the feedback are not the model's. Also while the file is
-            written: a value is not finite, or larger than the encoding can hold.
-        SettingsError: the encoding cannot be meant.
+        UpdateRefused: The arrays, the start or the feedback do not match the model. While the file is
+            written: a value is not finite, or larger than the encoding can express.
+        SettingsError: The encoding is contradictory.
     """
     check_encoding(encoding)
     layout = file_layout(model, encoding)
-    found = _as_they_are(arrays, model)
+    found = _unencoded(arrays, model)
     if start is not None:
-        _as_they_are(start, model)
+        _unencoded(start, model)
     for name, array in model.arrays.items():
         if array.dtype == ENCODED:
-            begun = None if start is None else _row(start[name])
-            inward = begun is not None and name in statistics
+            started = None if start is None else _row(start[name])
+            inward = started is not None and name in statistics
             kept = None if feedback is None or inward else _kept(feedback, name, array)
-            wanted = PendingValues(name, _row(arrays[name]), begun, kept, inward)
-            scale = quantization.scale_of(wanted.largest()) if encoding.kind == "int8" else np.float32(1)
+            pending = PendingValues(name, _row(arrays[name]), started, kept, inward)
+            scale = quantization.scale_of(pending.largest()) if encoding.kind == "int8" else np.float32(1)
             if name + SCALE in layout.arrays:
                 found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
             placed = layout.arrays[name]
-            blocks = _blocks(wanted, encoding, placed, scale, rng)
+            blocks = _blocks(pending, encoding, placed, scale, rng)
             found[name] = Encoded(placed.dtype, placed.shape, blocks)
     return {name: found[name] for name in layout.arrays}
 
 
-def _as_they_are(arrays: Arrays, model: Layout) -> dict[str, Encoded]:
-    """Return ``arrays`` with no encoding, once they are known to be the model's."""
+def _unencoded(arrays: Arrays, model: Layout) -> dict[str, Encoded]:
+    """Return ``arrays`` without encoding; raises UpdateRefused if they do not match the model."""
     found = {}
     for name, array in arrays.items():
         expected = model.arrays.get(name)
@@ -162,7 +162,7 @@ def _row(array: NDArray[np.generic]) -> Row:
 
 
 def _kept(feedback: Feedback, name: str, array: Array) -> Row:
-    """Return what is kept of an array, as a row that can be written to."""
+    """Return the feedback of an array as a writable row; zeros are added for a missing one."""
     kept = feedback.setdefault(name, np.zeros(array.shape, np.float32))
     if kept.shape != array.shape or kept.dtype != np.float32 or not kept.flags.carray:
         message = (
@@ -173,16 +173,16 @@ def _kept(feedback: Feedback, name: str, array: Array) -> Row:
 
 
 def _blocks(
-    wanted: PendingValues, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
+    pending: PendingValues, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
 ) -> Iterator[NDArray[np.generic]]:
-    """Yield the encoded pieces of an array; what they do not say is kept."""
-    for place, values in wanted.pieces():
-        wanted.checked(values, encoding)
-        encoded = (_rounded_inward if wanted.inward else _encoded)(values, encoding, placed, scale, rng)
-        if wanted.kept is not None:
-            said = np.empty_like(values)
-            decode_into(said, encoded.reshape(-1).view(np.uint8).data, encoding, float(scale))
-            np.subtract(values, said, out=wanted.kept[place])
+    """Yield the encoded pieces of an array, and keep what they cannot express."""
+    for place, values in pending.pieces():
+        pending.checked(values, encoding)
+        encoded = (_rounded_inward if pending.inward else _encoded)(values, encoding, placed, scale, rng)
+        if pending.kept is not None:
+            sent = np.empty_like(values)
+            decode_into(sent, encoded.reshape(-1).view(np.uint8).data, encoding, float(scale))
+            np.subtract(values, sent, out=pending.kept[place])
         yield encoded
 
 
@@ -205,7 +205,7 @@ def _encoded(
 def _rounded_inward(
     values: Row, encoding: Encoding, placed: Array, scale: np.float32, rng: np.random.Generator
 ) -> NDArray[np.generic]:
-    """Encode as ``_encoded`` does, but by rounding towards zero."""
+    """Encode like ``_encoded``, but round towards zero."""
     match encoding.kind:
         case "float16":
             return quantization.to_float16_inward(values)
@@ -213,5 +213,5 @@ def _rounded_inward(
             return quantization.to_bfloat16_inward(values)
         case "int8":
             return quantization.to_int8_inward(values, scale)
-        case _:  # these have the values themselves
+        case _:  # these encodings store the exact values
             return _encoded(values, encoding, placed, scale, rng)

@@ -1,4 +1,4 @@
-"""Where everything lies in an encoded file, and which model it is of."""
+"""The layout of an encoded file, computed from the model's layout and back."""
 
 import math
 
@@ -8,21 +8,21 @@ from fedgrass.federation.messages.encoding_settings import Encoding, check_model
 from fedgrass.federation.weights.slices import BLOCK, block_count, values_in
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, check_layout, in_file_order
 
-ENCODED = "F32"  # the one type of arrays that is encoded
-SCALE = ":scale"  # after an array's name: its scale
+ENCODED = "F32"  # the only array type that is encoded
+SCALE = ":scale"  # suffix of the name of an array's scale
 _SCALE_BYTES = 4
 _FILE_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "top_k": "U8"}
 
 
 def file_layout(model: Layout, encoding: Encoding) -> Layout:
-    """Return the arrays of a file that has a model's weights in an encoding, in the order they lie in it.
+    """Return the layout of a file that holds a model's weights in an encoding, with its arrays in file order.
 
     First the scales of the float32 arrays (``<name>:scale``, F32 of shape (1,); int8 only), then the model's
-    arrays in the order of the model's own file: float32 arrays encoded, all others as they are. The length of
-    the header is the file's own to tell: ``header_bytes`` is 0.
+    arrays in the order of the model's file: float32 arrays encoded, all others unchanged. ``header_bytes`` is
+    0: the length of the header is only known from the file.
 
     Raises:
-        SettingsError: the model has an array of a scale's name.
+        SettingsError: The model has an array with the name of a scale.
     """
     ordered = in_file_order(model)
     found: list[tuple[str, str, tuple[int, ...]]] = []
@@ -55,45 +55,45 @@ def _check_scale_names(model: Layout) -> None:
     for name in model.arrays:
         if name + SCALE in model.arrays:
             message = (
-                f"the model has arrays {name!r} and {name + SCALE!r}: in int8 the second could not be told"
-                " from the first one's scale; rename it, or choose another encoding"
+                f"the model has arrays {name!r} and {name + SCALE!r}: in int8 the second could not be"
+                " distinguished from the scale of the first; rename it, or choose another encoding"
             )
             raise SettingsError(message)
 
 
 def check_file(found: Layout, model: Layout, encoding: Encoding) -> None:
-    """Check that a file has what :func:`file_layout` says, where it says.
+    """Check that a file has the layout that :func:`file_layout` returns.
 
     Raises:
-        UpdateRefused: the text names the first array that differs.
+        UpdateRefused: It differs; the message names the first array that does.
     """
     check_places(found, file_layout(model, encoding))
 
 
 def check_places(found: Layout, expected: Layout) -> None:
-    """Check that a file has the arrays of ``expected``, each where it says.
+    """Check that a file has the arrays of ``expected``, at the same places.
 
     Raises:
-        UpdateRefused: the text names the first array that differs.
+        UpdateRefused: It does not; the message names the first array that differs.
     """
     check_layout(found, expected)
     for name, array in expected.arrays.items():
         got = found.arrays[name]
         if got.start != array.start:
-            message = f"array {name!r} lies at byte {got.start} of the data, it belongs at {array.start}"
+            message = f"array {name!r} is at byte {got.start} of the data instead of {array.start}"
             raise UpdateRefused(message)
 
 
 def is_encoded(model: Layout, encoding: Encoding) -> bool:
-    """Return whether an encoding changes anything of a model: only its arrays of float32 are encoded."""
+    """Return whether an encoding changes anything in a model: only float32 arrays are encoded."""
     return encoding.kind != "float32" and any(array.dtype == ENCODED for array in model.arrays.values())
 
 
 def check_download(model: Layout, encoding: Encoding) -> None:
-    """Check that devices can tell from an encoded model which model it is of.
+    """Check that devices can recover the model's layout from its encoded file.
 
     Raises:
-        SettingsError: the encoding is none for models, or the model has arrays of the encoding's own type.
+        SettingsError: The encoding is not for models, or the model has arrays of the encoding's type.
     """
     check_model_encoding(encoding)
     own = _FILE_TYPES[encoding.kind]
@@ -101,19 +101,19 @@ def check_download(model: Layout, encoding: Encoding) -> None:
         if array.dtype == own != ENCODED and encoding.kind != "int8":
             message = (
                 f"the model's array {name!r} is {own} itself: in a download as {encoding.kind} devices would"
-                " take it for an encoded one; choose another download_encoding"
+                " mistake it for an encoded one; choose another download_encoding"
             )
             raise SettingsError(message)
     file_layout(model, encoding)
 
 
 def model_layout(found: Layout, encoding: Encoding) -> Layout:
-    """Return the layout of the model that an encoded file is of: the inverse of :func:`file_layout`.
+    """Return the layout of the model in an encoded file: the inverse of :func:`file_layout`.
 
-    Only for encodings of whole models, which :func:`check_download` lets pass.
+    Only for encodings of whole models, which :func:`check_download` accepts.
 
     Raises:
-        UpdateRefused: the file is not what any model becomes in the encoding.
+        UpdateRefused: The file is not an encoded model.
     """
     ordered = in_file_order(found)
     scales = {name + SCALE for name in ordered if encoding.kind == "int8" and name + SCALE in ordered}
@@ -133,12 +133,12 @@ def model_layout(found: Layout, encoding: Encoding) -> Layout:
 
 
 def byte_range(model_array: Array, encoding: Encoding, start: int, stop: int) -> tuple[int, int]:
-    """Return which bytes of an encoded array hold the values ``start`` to ``stop`` of the model's array.
+    """Return the byte range of an encoded array that holds the values ``start`` to ``stop`` of the model's.
 
-    Of an array that is not float32 they are those of the array as it is.
+    For an array that is not float32, the range is that of the unencoded array.
 
     Raises:
-        ValueError: ``start`` or ``stop`` is no multiple of ``BLOCK`` (or the end of the array).
+        ValueError: ``start`` or ``stop`` is neither a multiple of ``BLOCK`` nor the end of the array.
     """
     values = values_in(model_array)
     if not 0 <= start <= stop <= values or start % BLOCK or (stop % BLOCK and stop != values):

@@ -1,4 +1,4 @@
-"""A global model as devices download it: a whole file, encoded once for all of them."""
+"""A global model encoded for download: a whole file, encoded once for all devices."""
 
 import io
 
@@ -16,11 +16,12 @@ from fedgrass.federation.weights.weights_layout import Layout
 def encode_model(model: bytes | bytearray | memoryview, encoding: Encoding) -> bytes:
     """Return the file that devices download in place of ``model``, a model's own file.
 
-    The same model gives the same bytes, whoever encodes it: its SHA-256 seeds the stochastic rounding.
+    Deterministic: the stochastic rounding is seeded with the model's SHA-256, so that all workers produce the
+    same bytes.
 
     Raises:
-        SettingsError: models are not downloaded in this encoding, or not this one.
-        UpdateRefused: ``model`` is no weights file, or has values that the encoding cannot hold.
+        SettingsError: This encoding is not for models, or not for this one.
+        UpdateRefused: ``model`` is not a weights file, or has values that the encoding cannot express.
     """
     model = memoryview(model)
     layout = read_layout(model, len(model))
@@ -34,12 +35,12 @@ def encode_model(model: bytes | bytearray | memoryview, encoding: Encoding) -> b
 def decode_model(
     data: bytes | memoryview, encoding: Encoding
 ) -> tuple[dict[str, NDArray[np.generic]], Layout]:
-    """Return the arrays of a downloaded file, and the layout of the model's own file.
+    """Return the arrays of a downloaded file, in the model's shapes and types, and the model's layout.
 
-    The file alone tells which arrays were encoded: of those of its type all were, in int8 those with a scale.
+    The file is sufficient to find the encoded arrays: all of the encoding's type, in int8 all with a scale.
 
     Raises:
-        UpdateRefused: the file is truncated, or not what any model becomes in the encoding.
+        UpdateRefused: The file is truncated, or not an encoded model.
     """
     model = model_layout(read_layout(data, len(data)), encoding)
     return decode(data, model, encoding), model

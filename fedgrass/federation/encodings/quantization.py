@@ -1,33 +1,35 @@
 """Quantization of float32: float16, bfloat16 and int8.
 
-float16 keeps 11 binary digits of a small range, bfloat16 8 digits of the whole range. The error of a
+float16 keeps 11 binary digits in a small range, bfloat16 8 digits in the whole range. The error of a
 decoded value x is at most, for float16, |x| / 2**11 or, below 2**-14, 2**-25; for bfloat16, |x| / 2**8
 or, below 2**-126, 2**-134. Both round to the nearest, ties to even.
 
-int8 takes one byte per value: whole multiples of a scale, which is the array's largest magnitude divided
-by 127. Rounding is stochastic: up with the probability of the part above the lower multiple, so that the
-expected value is the value itself and errors of many devices cancel out in their mean. This is the
+int8 takes one byte per value: integer multiples of a scale, which is the array's largest magnitude divided
+by 127. Rounding is stochastic: up with the probability of the fraction above the lower multiple, so that the
+expected value equals the value and the errors of many devices cancel out in their mean. This is the
 quantization of Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and
 Encoding" (2017), with 127 levels and the largest magnitude in place of the norm. A decoded value differs
 from the original by less than the scale.
+
+The functions accept arrays of any shape and return the same shape.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BITS_DROPPED = 16  # of float32, by bfloat16
-# What is larger would round to infinity.
+# Larger values would round to infinity.
 LARGEST_FLOAT16 = float(np.nextafter(np.float32(65520), np.float32(0)))
 LARGEST_BFLOAT16 = float(np.array(0x7F7F7FFF, "<u4").view("<f4"))
 
 
 def to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return ``values``, none above ``LARGEST_FLOAT16``, as float16."""
+    """Return float32 ``values``, none above ``LARGEST_FLOAT16``, as float16 of the same shape."""
     return values.astype("<f2")
 
 
 def to_float16_inward(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return ``values``, none above ``LARGEST_FLOAT16``, as float16, rounded towards zero."""
+    """Return ``to_float16(values)``, but rounded towards zero; same shape."""
     halves = values.astype("<f2")
     return np.where(
         np.abs(halves.astype(np.float32)) > np.abs(values), np.nextafter(halves, np.float16(0)), halves
@@ -35,19 +37,19 @@ def to_float16_inward(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def to_bfloat16_inward(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return ``values`` as the bits of bfloat16, rounded towards zero."""
+    """Return float32 ``values`` as bfloat16 bits, uint16 of the same shape, rounded towards zero."""
     return (values.view(np.uint32) >> _BITS_DROPPED).astype("<u2")
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return ``values``, none above ``LARGEST_BFLOAT16``, as the bits of bfloat16."""
+    """Return float32 ``values``, none above ``LARGEST_BFLOAT16``, as uint16 bfloat16 bits, same shape."""
     bits = values.view(np.uint32)
-    last = (bits >> _BITS_DROPPED) & 1  # of the digits that stay: a tie goes to where it is 0
+    last = (bits >> _BITS_DROPPED) & 1  # of the digits kept: ties round to even
     return ((bits + last + 0x7FFF) >> _BITS_DROPPED).astype("<u2")
 
 
 def from_bfloat16(raw: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
-    """Write the values of bfloat16 bits to ``out``, exactly."""
+    """Write the values of bfloat16 bits ``raw``, uint16, to ``out``, float32 of the same shape, exactly."""
     np.left_shift(raw, _BITS_DROPPED, out=out.view(np.uint32), dtype=np.uint32)
 
 
@@ -55,15 +57,15 @@ LEVELS = 127
 
 
 def scale_of(largest: float) -> np.float32:
-    """Return the scale of an array whose largest magnitude is ``largest``; 0 of an array of zeros."""
+    """Return the int8 scale of an array whose largest magnitude is ``largest``; 0 for an array of zeros."""
     scale: np.float32 = np.float32(largest / LEVELS)
-    # Rounded up: were it smaller, the largest value would be cut, and its rounding biased.
+    # Rounded up: a smaller scale would clip the largest value, and bias its rounding.
     above: np.float32 = np.float32(np.nextafter(scale, np.float32(np.inf)))
     return above if float(scale) * LEVELS < largest else scale
 
 
 def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Generator) -> NDArray[np.int8]:
-    """Return ``values`` as multiples of ``scale``, stochastically rounded."""
+    """Return float32 ``values`` as multiples of ``scale``, int8 of the same shape, stochastically rounded."""
     if scale == 0:
         return np.zeros(values.shape, np.int8)
     multiples = values / scale
@@ -75,15 +77,15 @@ def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Gener
 
 
 def to_int8_inward(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.int8]:
-    """Return ``values`` as multiples of ``scale``, rounded towards zero."""
+    """Return float32 ``values`` as multiples of ``scale``, int8 of the same shape, rounded towards zero."""
     if scale == 0:
         return np.zeros(values.shape, np.int8)
     multiples = np.clip(np.trunc(values / scale), -LEVELS, LEVELS)
-    # The division may have rounded up to a whole number.
+    # The division may have rounded up to an integer.
     multiples -= np.where(np.abs(multiples * scale) > np.abs(values), np.sign(multiples), 0)
     return np.asarray(multiples.astype(np.int8))
 
 
 def from_int8(raw: NDArray[np.int8], scale: float, out: NDArray[np.float32]) -> None:
-    """Write the values that multiples of ``scale`` stand for to ``out``."""
+    """Write the multiples ``raw`` of ``scale``, int8, as values to ``out``, float32 of the same shape."""
     np.multiply(raw, np.float32(scale), out=out)

@@ -1,9 +1,9 @@
-"""Only the largest changes: of each block of 4096 values the few with the largest magnitude, exactly.
+"""Only the largest changes: from each block of 4096 values the few with the largest magnitude, exactly.
 
-A row of the encoded array is one block: its indices within the block as uint16, ascending, then its values as
-float32. What is not sent is not lost: the device keeps it and adds it to its next update (error feedback).
-Stich et al., "Sparsified SGD with Memory" (2018); Seide et al., "1-Bit Stochastic Gradient Descent" (2014)
-and Karimireddy et al., "Error Feedback Fixes SignSGD" (2019) for the feedback.
+A row of the encoded array is one block: first the indices within the block as ascending uint16, then the
+values as float32. What is not sent is not lost: the device keeps it and adds it to its next update (error
+feedback). Stich et al., "Sparsified SGD with Memory" (2018); for the feedback Seide et al., "1-Bit
+Stochastic Gradient Descent" (2014) and Karimireddy et al., "Error Feedback Fixes SignSGD" (2019).
 """
 
 import math
@@ -19,18 +19,18 @@ ENTRY_BYTES = INDEX_BYTES + 4
 
 
 def entries_of(values: int, fraction: float) -> int:
-    """Return how many values of a block of ``values`` are sent: at least one."""
-    # Rounded first: 0.07 * 100 is a little above 7 in floating point.
+    """Return how many values are sent from a block of ``values`` values: at least one."""
+    # Rounded first: 0.07 * 100 is slightly above 7 in floating point.
     return max(1, math.ceil(round(fraction * values, 9)))
 
 
 def row_bytes(values: int, fraction: float) -> int:
-    """Return the size of one block of an array of ``values`` values."""
+    """Return the size in bytes of one encoded block of an array of ``values`` values."""
     return entries_of(min(values, BLOCK), fraction) * ENTRY_BYTES
 
 
 def to_top_k(values: NDArray[np.float32], fraction: float, row: int) -> NDArray[np.uint8]:
-    """Return ``values`` of one dimension as rows of ``row`` bytes, one for each block."""
+    """Encode a float32 array of shape (n,) as uint8 array of shape (blocks, ``row``), one row per block."""
     whole = len(values) // BLOCK * BLOCK
     rows = np.zeros((block_count(len(values)), row), np.uint8)
     if whole:
@@ -41,7 +41,7 @@ def to_top_k(values: NDArray[np.float32], fraction: float, row: int) -> NDArray[
 
 
 def _fill(rows: NDArray[np.uint8], blocks: NDArray[np.float32], fraction: float) -> None:
-    """Write each block's largest values; entries that stay free have index 0 and value 0."""
+    """Write each block's largest values; unused entries have index 0 and value 0."""
     count, room = entries_of(blocks.shape[1], fraction), rows.shape[1] // ENTRY_BYTES
     chosen = np.argpartition(np.abs(blocks), -count, axis=1)[:, -count:]
     chosen.sort(axis=1)
@@ -53,10 +53,14 @@ def _fill(rows: NDArray[np.uint8], blocks: NDArray[np.float32], fraction: float)
 
 
 def from_top_k(raw: memoryview, out: NDArray[np.float32]) -> None:
-    """Write the values of whole rows to ``out``, and 0 where none was sent.
+    """Decode whole rows to ``out``; values that were not sent are 0.
+
+    Args:
+        raw: The encoded rows.
+        out: float32 array of shape (n,).
 
     Raises:
-        UpdateRefused: an index lies beyond its block, or ``raw`` is not made of rows.
+        UpdateRefused: An index is outside its block, or ``raw`` does not consist of rows.
     """
     out[:] = 0
     count = block_count(len(out))
@@ -71,12 +75,12 @@ def from_top_k(raw: memoryview, out: NDArray[np.float32]) -> None:
     values = np.ascontiguousarray(rows[:, room * INDEX_BYTES :]).view("<f4")
     _check_indices(indices, len(out))
     places = indices + np.arange(0, count * BLOCK, BLOCK, dtype=np.int64)[:, np.newaxis]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found and refused by its sum
+    with np.errstate(over="ignore", invalid="ignore"):  # the sum detects non-finite values, which are refused
         np.add.at(out, places.reshape(-1), values.reshape(-1))
 
 
 def _check_indices(indices: NDArray[np.uint16], values: int) -> None:
-    """Check that no entry would be written beyond its block."""
+    """Check that no entry would be written outside its block."""
     last = len(indices) - 1
     lengths = np.full(len(indices), BLOCK)
     lengths[last] = values - last * BLOCK

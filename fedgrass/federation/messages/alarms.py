@@ -1,4 +1,4 @@
-"""What is to be done later: alarms at a time, and reminders after a while. Both come back as messages."""
+"""Messages that the cloud sends to itself for later: alarms at a set time, and reminders after a delay."""
 
 from typing import Literal
 
@@ -6,9 +6,9 @@ from msgspec import Struct
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
-    """An alarm of one attempt at a round, at ``at`` (milliseconds since the epoch, cloud).
+    """An alarm of one attempt at a round, at ``at`` (milliseconds since the epoch, by the cloud's clock).
 
-    ``deadline`` rings when the round is overdue, ``open`` when it is time to open it.
+    ``deadline`` fires when the round is overdue, ``open`` when it is time to open it.
     """
 
     run: str
@@ -19,11 +19,11 @@ class Alarm(Struct, frozen=True, kw_only=True):
 
 
 class Reminder(Struct, frozen=True, kw_only=True):
-    """Look after a run again; with a round, at the devices that have not accepted its announcement.
+    """A request to check on a run again; with a round, on devices that have not accepted its announcement.
 
-    ``turn`` counts: at the first the announcement is repeated, at the second it is given to another device.
-    ``batch`` says with which batch of the round's devices they were asked: each has reminders of its own.
-    ``at`` is the time that a run which waits has noted of its next look: of copies only the first goes on.
+    ``turn`` counts: on the first turn the announcement is repeated, on the second it is given to another
+    device. ``batch`` is the batch in which the devices were asked; each batch has its own reminders. ``at``
+    is the time that a waiting run has stored for its next check: of duplicates only one takes effect.
     """
 
     run: str
@@ -34,4 +34,4 @@ class Reminder(Struct, frozen=True, kw_only=True):
     at: int = 0
 
 
-LONGEST_REMINDER = 900  # seconds: what SQS can delay a message
+LONGEST_REMINDER = 900  # seconds: the longest delay of an SQS message

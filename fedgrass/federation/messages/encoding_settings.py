@@ -1,7 +1,6 @@
-"""The choice of an encoding, as a run's settings and an announcement carry it.
+"""The choice of an encoding, as in a run's settings and in an announcement.
 
-It is not in encodings/, which imports numpy: the trainer's main process reads announcements without
-numpy.
+Kept out of encodings/, which imports numpy: the trainer's main process reads announcements without numpy.
 """
 
 from typing import Annotated, Literal
@@ -11,17 +10,17 @@ from msgspec import Meta, Struct
 from fedgrass.federation.errors import SettingsError
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
-ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of a model that is downloaded
+ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of downloaded models
 Fraction = Annotated[float, Meta(gt=0, le=0.5)]
 
 LARGEST_FRACTION = 0.5
 
 
 class Encoding(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the float32 arrays of a model lie in a file; all other arrays lie there as they are.
+    """How the float32 arrays of a model are stored in a file; all other arrays are stored unchanged.
 
-    ``difference``: the file has what training changed, not the trained weights (of the float32 arrays).
-    ``fraction``: of the values of a block that ``top_k`` sends; no other kind looks at it.
+    ``difference``: the float32 arrays hold the change made by training, not the trained weights.
+    ``fraction``: the share of a block's values that ``top_k`` sends; other kinds ignore it.
     """
 
     kind: Kind = "float32"
@@ -30,10 +29,10 @@ class Encoding(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def check_encoding(encoding: Encoding) -> None:
-    """Check that an encoding can be meant.
+    """Check that the fields of an encoding fit together.
 
     Raises:
-        SettingsError: the text names the field, its value and the way out.
+        SettingsError: The message names the field, its value and the way out.
     """
     if encoding.kind == "top_k" and not encoding.difference:
         message = (
@@ -50,10 +49,10 @@ def check_encoding(encoding: Encoding) -> None:
 
 
 def check_model_encoding(encoding: Encoding) -> None:
-    """Check that a model can be downloaded in an encoding.
+    """Check that an encoding is allowed for downloaded models.
 
     Raises:
-        SettingsError: it is one for differences.
+        SettingsError: It is an encoding for differences.
     """
     if encoding.kind == "top_k" or encoding.difference:
         message = "a model cannot be downloaded as a difference: choose float32, float16, bfloat16 or int8"

@@ -1,6 +1,6 @@
-"""The types of the fields of messages and settings, and text that is shortened to fit them.
+"""The types of the fields of messages and settings, and functions that shorten text to fit them.
 
-``TextEnum`` does what enum.StrEnum does from Python 3.11 on: devices may have Python 3.10.
+``TextEnum`` replaces enum.StrEnum, which needs Python 3.11: devices may run Python 3.10.
 """
 
 from enum import Enum
@@ -13,14 +13,14 @@ from fedgrass.federation import names
 
 
 class TextEnum(str, Enum):
-    """An enumeration whose members are texts, and are formatted as such."""
+    """An enumeration whose members are strings and are formatted as such."""
 
     def __str__(self) -> str:
         """Return the member's text."""
         return str(self.value)
 
 
-LARGEST_NUMBER = 2**53  # beyond it JSON readers disagree
+LARGEST_NUMBER = 2**53  # larger integers are not portable between JSON readers
 
 Positive = Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
@@ -29,14 +29,14 @@ Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch,
 RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
-# Only characters that take one byte each, so that the largest completion stays under the limit.
+# Metric names take one byte of JSON per character, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64
-MOST_METRICS = 24  # that a message has room for
+MOST_METRICS = 24  # per message
 LONGEST_UNSENT = 200  # characters
 Unsent = Annotated[str, Meta(max_length=LONGEST_UNSENT)]
 MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
-# No quotation marks, backslashes or control characters, so that a run's `where` can name every text.
+# No quotation marks, backslashes or control characters, so that a run's `where` can express every text.
 AttributeName = Annotated[
     str,
     Meta(
@@ -53,10 +53,12 @@ AttributeText = Annotated[
 ]
 Attributes = Annotated[dict[AttributeName, AttributeText | float | bool], Meta(max_length=16)]
 MOST_OPTIONS = 24
-Options = Annotated[dict[str, bool | int | float | str], Meta(max_length=MOST_OPTIONS)]
+Option = bool | int | float | str
+Options = Annotated[dict[str, Option], Meta(max_length=MOST_OPTIONS)]
+StrategyOptions = dict[str, Option]  # of a selection or aggregation strategy, which bounds them itself
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
-MOST_CARRIED = 1  # kind of arrays that updates carry beside the model's: more would not fit an announcement
+MOST_CARRIED = 1  # kinds of auxiliary state per update: more would not fit an announcement
 
 
 def shorten(text: str, length: int = 512) -> str:
@@ -65,7 +67,7 @@ def shorten(text: str, length: int = 512) -> str:
 
 
 def shorten_to_bytes(text: str, most: int) -> str:
-    """Return ``text`` cut so that its JSON has at most ``most`` bytes; a control character takes six."""
+    """Return ``text`` cut to at most ``most`` bytes of JSON; a control character takes six."""
     while len(msgspec.json.encode(text)) > most:
         text = shorten(text, len(text) * 3 // 4)
     return text

@@ -1,4 +1,4 @@
-"""Conditions on the attributes that devices report, and their language, of the setting ``where``.
+"""Conditions on the attributes that devices report: the language of the setting ``where``.
 
     battery >= 30 and mains and network in ["wifi", "ethernet"] and version >= "1.2"
 
@@ -9,15 +9,10 @@
     comparison  = "==" | "!=" | "<" | "<=" | ">" | ">="
     value       = number | "text" | 'text' | true | false
 
-Only the parser below reads an expression; none of its text is ever run as code. An attribute that a
-  device
-does not report, or reports as another type than it is compared with, makes a condition neither true nor
-  false
-(as NULL does in SQL): the negation of such a condition is not true either. A device is selected only if
-  the
-whole expression is true of it. Texts are ordered part by part, numbers in them as numbers, so that
-  version
-1.10 comes after 1.9.
+Expressions are only parsed, never executed as code. If a device does not report an attribute, or reports it
+with another type than the compared value, the condition is neither true nor false (like NULL in SQL), and
+neither is its negation. A device is selected only if the whole expression is true. Texts are compared part
+by part, digits as numbers, so that version 1.10 comes after 1.9.
 """
 
 import operator
@@ -31,10 +26,10 @@ from fedgrass.federation.errors import SettingsError
 
 Value = str | float | bool
 Attributes = Mapping[str, Value]
-Truth = bool | None  # None: it cannot be said of this device
+Truth = bool | None  # None: undecidable for this device
 Condition = Callable[[Attributes], Truth]
 
-# Of the language in which conditions are written (selection/where.py): no attribute is named so.
+# Reserved words of the language: they cannot be attribute names.
 WORDS = frozenset({"and", "or", "not", "in", "true", "false"})
 
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -48,19 +43,19 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 class Expression(Struct, frozen=True):
-    """A condition as it was written; ``parse_expression`` in selection/where.py reads it."""
+    """A parsed expression; ``parse_expression`` creates it."""
 
     text: str
-    attributes: frozenset[str]  # that it names
+    attributes: frozenset[str]  # names used in the expression
     condition: Condition
 
     def holds(self, attributes: Attributes) -> bool:
-        """Return whether a device with these attributes is meant."""
+        """Return whether the expression is true for a device with these attributes."""
         return self.condition(attributes) is True
 
 
 def any_of(parts: Sequence[Condition]) -> Condition:
-    """Return what is true if one of the parts is."""
+    """Return a condition that is true if any part is."""
 
     def condition(attributes: Attributes) -> Truth:
         found = [part(attributes) for part in parts]
@@ -70,7 +65,7 @@ def any_of(parts: Sequence[Condition]) -> Condition:
 
 
 def all_of(parts: Sequence[Condition]) -> Condition:
-    """Return what is true if all of the parts are."""
+    """Return a condition that is true if all parts are."""
 
     def condition(attributes: Attributes) -> Truth:
         found = [part(attributes) for part in parts]
@@ -80,7 +75,7 @@ def all_of(parts: Sequence[Condition]) -> Condition:
 
 
 def opposite(part: Condition) -> Condition:
-    """Return what is true if the part is false."""
+    """Return a condition that is true if the part is false."""
 
     def condition(attributes: Attributes) -> Truth:
         found = part(attributes)
@@ -90,12 +85,12 @@ def opposite(part: Condition) -> Condition:
 
 
 def membership(name: str, values: Sequence[Value]) -> Condition:
-    """Return what is true of devices whose attribute is one of the values."""
+    """Return a condition that is true if the attribute is one of the values."""
     return any_of([comparison(name, "==", value) for value in values])
 
 
 def comparison(name: str, sign: str, value: Value) -> Condition:
-    """Return what is true of devices whose attribute compares so with the value."""
+    """Return a condition that is true if the attribute compares to the value as ``sign`` demands."""
     compare = COMPARISONS[sign]
     kind, order = _kind(value), _same if sign in {"==", "!="} else _order
     key = order(value)
@@ -118,9 +113,9 @@ def _same(value: Value) -> object:
 
 
 def _order(value: Value) -> object:
-    """Return what a value is ordered by: of a text its parts, numbers before other characters.
+    """Return the sort key of a value; for a text its parts, with numbers before other characters.
 
-    Numbers are compared by length and then as texts: a device may report one of thousands of digits.
+    Numbers are compared by length and then as texts: a device may report one with thousands of digits.
     """
     if not isinstance(value, str):
         return value
@@ -132,7 +127,7 @@ def _order(value: Value) -> object:
 
 
 LONGEST = 1000  # characters
-DEEPEST = 20  # parentheses and negations within each other
+DEEPEST = 20  # levels of nested parentheses and negations
 
 _BLANKS = " \t\r\n"
 _ALLOWED = (
@@ -152,13 +147,13 @@ _TOKEN = re.compile(
 
 
 def parse_expression(text: str) -> Expression:
-    """Return the expression that ``text`` holds.
+    """Return the expression in ``text``.
 
     Raises:
-        SettingsError: it holds none; the text says at which character, and what is allowed.
+        SettingsError: The text is not an expression; the message names the character and what is allowed.
     """
     if len(text) > LONGEST:
-        message = f"the run's where has {len(text)} characters; {LONGEST} is the most"
+        message = f"the run's where has {len(text)} characters; at most {LONGEST} are allowed"
         raise SettingsError(message)
     parser = _Parser(text)
     condition = parser.whole()
@@ -172,7 +167,7 @@ class _Token(Struct, frozen=True):
 
 
 class _Parser:
-    """Reads one expression, one method per line of the grammar."""
+    """A recursive-descent parser of one expression, with one method per line of the grammar."""
 
     def __init__(self, text: str) -> None:
         self.attributes: set[str] = set()
@@ -264,7 +259,7 @@ class _Parser:
         return token
 
     def _take(self, word: str) -> bool:
-        """Advance if the next token is that word or sign; return whether it was."""
+        """Advance if the next token is ``word``, a word or a sign; return whether it was."""
         if self._next.kind in {"word", "sign"} and self._next.text == word:
             self._advance()
             return True

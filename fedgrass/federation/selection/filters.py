@@ -1,4 +1,4 @@
-"""Who is a candidate at all. Every filter is a pure function; ``Requirements`` applies them in turn."""
+"""Which devices are candidates at all: filters, which are pure functions, and ``Requirements`` over them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,57 +14,50 @@ Holds = Callable[[Candidate], bool]
 Hint = Callable[[Collection[str]], str]
 
 
-def _no_hint(noted: Collection[str]) -> str:  # noqa: ARG001
+def _no_hint(noted: Collection[str]) -> str:  # noqa: ARG001 - the signature of a Hint
     return ""
 
 
-def _nothing(candidate: Candidate) -> Iterable[str]:  # noqa: ARG001
+def _nothing(candidate: Candidate) -> Iterable[str]:  # noqa: ARG001 - the signature of ``note``
     return ()
 
 
 class _Step(NamedTuple):
-    """One filter: what it leaves in words, which candidates, and a hint for when it leaves nobody.
+    """One filter: a description, its condition, and a hint for when no candidate passes it.
 
-    The hint is made of what is noted of the candidates that come to the filter.
+    The hint is built from what ``note`` returns for the candidates that reach the filter.
     """
 
     words: str
     holds: Holds
     note: Callable[[Candidate], Iterable[str]] = _nothing
     hint: Hint = _no_hint
-    quiet: bool = False  # told of only if it leaves somebody out
+    quiet: bool = False  # mentioned only if it removes a candidate
 
 
 class Requirements(Struct, frozen=True, kw_only=True):
-    """What a run asks of a device before any strategy chooses; the defaults ask nothing but the task."""
+    """What a run requires of a device before a strategy chooses; by default only the task."""
 
     task: str
     seen_at_earliest: int = 0  # milliseconds, by the cloud's clock
     minimum_examples: int = 0
     where: Expression | None = None
-    things: frozenset[str] | None = None  # the members of a thing group; None is everybody
-    held_out: frozenset[str] = frozenset()  # devices that are kept for something else
-    cool_down_rounds: int = 0  # a device is not asked again for so many rounds
+    things: frozenset[str] | None = None  # members of the thing group; None: no restriction
+    held_out: frozenset[str] = frozenset()  # devices reserved for evaluation
+    cool_down_rounds: int = 0  # rounds for which an asked device is left alone
 
     def suits(self, candidate: Candidate) -> bool:
-        """Return whether a device may be asked at all; its cool-down is no part of it."""
+        """Return whether a device may be asked at all, regardless of its cool-down."""
         return all(step.holds(candidate) for step in self._steps())
 
     def to_read(self, pool: int, cohort: int) -> int:
-        """Return how many suitable devices a sample has to have for ``pool`` of them to be rested."""
+        """Return how many suitable devices to sample so that ``pool`` of them are past their cool-down."""
         return pool + self.cool_down_rounds * cohort
 
-    def candidates(self, found: Sequence[Candidate], cohort: int) -> list[Candidate]:
-        """Return those that may be asked, for a choice of ``cohort`` of them."""
-        left = list(found)
-        for step in self._steps():
-            left = list(filter(step.holds, left))
-        return rested(left, self.cool_down_rounds, cohort)
-
     def explain(self, found: Iterable[Candidate]) -> str:
-        """Return how many are left after each filter, in words, and why there is nobody if so.
+        """Return a text: how many candidates are left after each filter, and why none are left, if so.
 
-        The candidates are looked at one by one, and none is held.
+        The candidates are read one by one, and none is kept.
         """
         steps, read = self._steps(), 0
         left = [0] * len(steps)
@@ -88,9 +81,9 @@ class Requirements(Struct, frozen=True, kw_only=True):
         return "; ".join(filter(None, words))
 
     def _steps(self) -> list[_Step]:
-        """Return the filters that are set."""
+        """Return the configured filters."""
         steps = [
-            _Step("were seen lately enough", seen_since(self.seen_at_earliest)),
+            _Step("were seen recently enough", seen_since(self.seen_at_earliest)),
             _Step(f"of them have the task {self.task!r}", has_task(self.task), _tasks_of, _their_tasks),
             _Step(
                 f"of them speak messages of version {message_versions.spoken()}",
@@ -108,53 +101,53 @@ class Requirements(Struct, frozen=True, kw_only=True):
         if self.held_out:
             steps.append(_Step("of them are not held out", is_not_among(self.held_out)))
         if self.where is not None:
-            words = f"of them are as `{self.where.text}` asks"
+            words = f"of them match `{self.where.text}`"
             steps.append(_Step(words, is_described(self.where), described, partial(_unknown, self.where)))
         return steps
 
 
 def seen_since(earliest: int) -> Holds:
-    """Return who was seen at ``earliest`` (milliseconds, by the cloud's clock) or later."""
+    """Return a filter: last seen at ``earliest`` (milliseconds, by the cloud's clock) or later."""
     return lambda candidate: candidate.last_seen >= earliest
 
 
 def has_task(task: str) -> Holds:
-    """Return who has a task."""
+    """Return a filter: the device has a task."""
     return lambda candidate: task in candidate.tasks
 
 
 def understands(candidate: Candidate) -> bool:
-    """Return whether a device and this side have a version of messages in common."""
+    """Return whether the device and the cloud have a message version in common."""
     return message_versions.newest_common(candidate.speaks) is not None
 
 
 def has_examples(fewest: int) -> Holds:
-    """Return who has so many examples or more."""
+    """Return a filter: the device has at least ``fewest`` examples."""
     return lambda candidate: candidate.examples >= fewest
 
 
 def is_member(things: frozenset[str]) -> Holds:
-    """Return who is among the things of a group."""
+    """Return a filter: the device is one of ``things``."""
     return lambda candidate: candidate.device in things
 
 
 def is_not_among(things: frozenset[str]) -> Holds:
-    """Return who is none of some things."""
+    """Return a filter: the device is not one of ``things``."""
     return lambda candidate: candidate.device not in things
 
 
 def is_described(where: Expression) -> Holds:
-    """Return of whom a ``where`` expression is true."""
+    """Return a filter: a ``where`` expression is true for the device."""
     return lambda candidate: where.holds(described(candidate))
 
 
 def described(candidate: Candidate) -> Mapping[str, Value]:
-    """Return the attributes that a ``where`` may name: what the heartbeat says, and ``examples``."""
+    """Return the attributes that a ``where`` may use: those of the heartbeat, and ``examples``."""
     return {**candidate.attributes, "examples": candidate.examples}
 
 
 def _unknown(where: Expression, reported: Collection[str]) -> str:
-    """Name the attributes that an expression asks for and no candidate reports."""
+    """Return a text on the attributes that an expression uses and no candidate reports."""
     unknown = ", ".join(sorted(where.attributes - set(reported)))
     return f"no device reports {unknown}; they report: {', '.join(sorted(reported))}" if unknown else ""
 
@@ -181,8 +174,8 @@ def _their_versions(noted: Collection[str]) -> str:
 def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:
     """Return the candidates that were not asked in the last ``rounds`` rounds.
 
-    If these are fewer than ``wanted``, those that have rested longest come too, until there are enough: a
-    small fleet goes on.
+    If these are fewer than ``wanted``, those asked longest ago are added until there are enough, so that a
+    small fleet can continue.
     """
     fresh = [c for c in candidates if c.rounds_since_asked is None or c.rounds_since_asked > rounds]
     if len(fresh) >= wanted or len(fresh) == len(candidates):

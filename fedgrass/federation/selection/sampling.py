@@ -1,8 +1,8 @@
-"""Some candidates of a fleet that is too large to read, each device as likely as any other.
+"""A random sample of a fleet that is too large to read, in which each device is equally likely.
 
-A table that spreads its rows over segments by a hash of their names can be read by one segment at random.
-How many rows a segment holds is not known before, since nobody counts the fleet: the first segment is a tiny
-one, and each further one as large as what the ones before it make it seem to need to be.
+A table that assigns rows to segments by a hash of their names can be read by one segment at random. The
+number of rows in a segment is unknown in advance, since the fleet is never counted: the first segment is
+tiny, and the size of each further one is estimated from those read before.
 """
 
 import math
@@ -11,30 +11,30 @@ from collections.abc import Callable, Iterable
 
 from fedgrass.federation.selection.selection_strategy import Candidate
 
-# A fleet of a million has about 15 devices in such a segment.
+# In a fleet of a million, such a segment has about 15 devices.
 FINEST = 65_536
-_COARSER_AT_MOST = 16  # times: a wrong guess from very few devices reads no more than so much too much
+_COARSER_AT_MOST = 16  # factor that limits the cost of a wrong estimate from very few devices
 
-# Given a segment's number and how many segments there are, returns the candidates in it.
+# Given the number of a segment and the number of segments, returns the candidates in it.
 ReadSegment = Callable[[int, int], Iterable[Candidate]]
 
 
-def anyone(candidate: Candidate) -> bool:  # noqa: ARG001
-    """Return True: every candidate suits."""
+def anyone(candidate: Candidate) -> bool:  # noqa: ARG001 - the signature of ``suits``
+    """Return True: every candidate is suitable."""
     return True
 
 
 def sample_segments(
     read: ReadSegment, wanted: int, rng: random.Random, suits: Callable[[Candidate], bool] = anyone
 ) -> list[Candidate]:
-    """Read segments at random until ``wanted`` suitable candidates were found, or all was read.
+    """Read random segments until ``wanted`` suitable candidates are found, or everything was read.
 
-    Returns all suitable candidates that were read, so more than ``wanted`` perhaps; never cut to size, since
-    devices in crowded segments would have less of a chance. The others are not held: they may be many.
+    Returns all suitable candidates that were read, possibly more than ``wanted``: truncating the list would
+    give devices in crowded segments a lower chance. Unsuitable ones, possibly many, are not kept.
 
-    Of a fleet in which every device suits, about ``wanted`` to 2 x ``wanted`` are read, in 2 to 5 requests;
-    if only one in n does, n times as many. 17 requests at most, and a fleet smaller than ``wanted`` is read
-    about once.
+    If every device is suitable, about ``wanted`` to 2 x ``wanted`` devices are read in 2 to 5 requests; if
+    only one in n is, n times that number. There are at most 17 requests, and a fleet smaller than ``wanted``
+    is read about once.
     """
     found: dict[str, Candidate] = {}
     segments, read_so_far = FINEST, 0.0
@@ -49,9 +49,12 @@ def sample_segments(
 
 
 def _coarser(segments: int, fleet: float, missing: int) -> int:
-    """Return into how many segments to divide a fleet so that one of them likely holds what is missing.
+    """Return the number of segments such that one likely contains the missing candidates.
 
-    At most half as many as before, so that the search ends.
+    Args:
+        segments: The current number of segments; the result is at most half of it, so that the search ends.
+        fleet: The estimated number of suitable devices in the fleet.
+        missing: How many candidates are missing.
     """
-    likely = missing + 2 * math.sqrt(missing)  # two standard deviations: it suffices 49 times in 50
+    likely = missing + 2 * math.sqrt(missing)  # two standard deviations: enough in 49 of 50 cases
     return max(1, segments // _COARSER_AT_MOST, min(int(fleet / likely), segments // 2))

@@ -1,18 +1,17 @@
-"""Weights as safetensors files: their layout, their checks, and no way to run code.
+"""Weights as safetensors files: their layout and their checks. Reading a file never executes code.
 
     weights_layout.py      what a file contains, read from its header
     weights_checksums.py   the checksums in its header
     weights_file.py        how a file is written
     slices.py              a model cut into slices, for averaging
     trained_arrays.py      which arrays gradients move
-    auxiliary_state.py     arrays that updates carry in addition to the model's
+    auxiliary_state.py     arrays in updates in addition to the model's
 
-This module reads the values of a file, and rejects those that must not be in it.
+This module reads the values of a file, and refuses non-finite ones.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +43,7 @@ from fedgrass.federation.weights.weights_layout import (
     LARGEST_HEADER,
     PREFIX,
     Array,
+    Arrays,
     Layout,
     check_layout,
     header_size,
@@ -89,25 +89,24 @@ __all__ = [
     "write",
 ]
 
-Arrays = Mapping[str, NDArray[np.generic]]
 
 _EXPONENT_OF_BFLOAT16 = 0x7F80
 
 
 def decode(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays of a weights file, as read-only views into ``data``.
+    """Return the arrays of a weights file by name, in its shapes and types, as read-only views into ``data``.
 
     Raises:
-        UpdateRefused: the file is truncated or its header is wrong.
+        UpdateRefused: The file is truncated or its header is invalid.
     """
     layout = read_layout(data, len(data))
     return views(data, layout)
 
 
 def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays that ``layout`` finds in ``data``, without copying them.
+    """Return the arrays that ``layout`` describes in ``data`` by name, in its shapes, without copying them.
 
-    Arrays of BF16, for which numpy has no type, come as their bits in uint16.
+    BF16 arrays, for which numpy has no type, are returned as uint16 bits.
     """
     return {
         name: np.frombuffer(
@@ -121,10 +120,13 @@ def views(data: bytes | memoryview, layout: Layout) -> dict[str, NDArray[np.gene
 
 
 def check_finite(arrays: Arrays) -> None:
-    """Check that no value is infinite or not a number; uint16 and ``BFLOAT16`` are bits of BF16.
+    """Check that no value is infinite or NaN.
+
+    Args:
+        arrays: Arrays of any shape by name; uint16 and ``BFLOAT16`` arrays are taken as bits of BF16.
 
     Raises:
-        UpdateRefused: the text names the array, how many values, and where the first is.
+        UpdateRefused: A value is; the message names the array, the number of such values and the first index.
     """
     for name, array in arrays.items():
         good = finite(array)
@@ -150,7 +152,7 @@ def not_finite(
 
 
 def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Return which values are finite, in the array's shape; uint16 and ``BFLOAT16`` are bits of BF16."""
+    """Return which values are finite, bool array of the same shape; uint16 and ``BFLOAT16`` are BF16 bits."""
     if array.dtype == BFLOAT16:
         array = array.view(np.uint16)
     if array.dtype == DTYPES["BF16"]:
@@ -160,5 +162,5 @@ def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Return the SHA-256 of a model as 64 hexadecimal digits: devices trust what it vouches for."""
+    """Return the SHA-256 of a model as 64 hexadecimal digits; devices verify downloads with it."""
     return hashlib.sha256(data).hexdigest()

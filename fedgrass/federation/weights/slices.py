@@ -1,9 +1,9 @@
-"""How a model is cut into slices, so that the same values of every update are read side by side.
+"""How a model is cut into slices, so that the same values of every update are read together.
 
-A slice is a run of consecutive values of a weights file, and its arrays are of one kind: float32, the
-only one that is encoded; shorter floats, which are averaged as float32; float64; or whole numbers,
-averaged as float64. Arrays are encoded in blocks of ``BLOCK`` values and cut only between blocks, so that
-any part can be decoded without the rest.
+A slice is a range of consecutive values of a weights file, and its arrays are of one kind: float32, the
+only one that is encoded; shorter floats, which are averaged as float32; float64; or integers, averaged as
+float64. Arrays are encoded in blocks of ``BLOCK`` values and cut only between blocks, so that any part can be
+decoded without the rest.
 """
 
 import math
@@ -20,17 +20,17 @@ BLOCK = 4096  # values
 
 
 def values_in(array: Array) -> int:
-    """Return how many values an array has."""
+    """Return the number of values of an array."""
     return math.prod(array.shape)
 
 
 def block_count(values: int) -> int:
-    """Return how many blocks ``values`` values have; the last may be shorter."""
+    """Return the number of blocks of an array of ``values`` values; the last may be shorter."""
     return -(-values // BLOCK)
 
 
 class Kind(Enum):
-    """What arrays have in common that can share a slice."""
+    """The kind of an array; the arrays of a slice have the same kind."""
 
     FLOAT32 = "F32"
     HALF = "F16 or BF16"
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Pieces of one kind that lie side by side in the file."""
+    """Consecutive pieces of one kind."""
 
     pieces: tuple[Piece, ...]
     kind: Kind
@@ -68,9 +68,9 @@ class Slice(NamedTuple):
 
 
 def cut(layout: Layout, longest: int) -> Iterator[Slice]:
-    """Cut a model into slices of at most ``longest`` values, or of one block where that is more.
+    """Cut a model into slices of at most ``longest`` values, or of one block if that is more.
 
-    An array is cut only at multiples of ``BLOCK``, where every encoding can be cut.
+    Arrays are only cut at multiples of ``BLOCK``, where all encodings can be cut.
     """
     pieces = (
         (Piece(name, 0, math.prod(array.shape)), _KINDS.get(array.dtype, Kind.WHOLE))
@@ -80,7 +80,7 @@ def cut(layout: Layout, longest: int) -> Iterator[Slice]:
 
 
 def cut_further(part: Slice, longest: int) -> Iterator[Slice]:
-    """Cut a slice into slices of at most ``longest`` values, or of one block where that is more."""
+    """Cut a slice into slices of at most ``longest`` values, or of one block if that is more."""
     return _cut(((piece, part.kind) for piece in part.pieces), longest)
 
 

@@ -1,13 +1,13 @@
-"""Which arrays of a model gradients move: what an update declares, and how the updates of a round decide.
+"""Which arrays of a model gradients move: what an update declares, and how the updates of a round vote.
 
-A server optimizer treats the mean change as a gradient. That is right for what gradients move. Running means
-and variances, counts and other buffers are statistics: a step along their momentum takes a variance below
-zero. So they are averaged, whatever the strategy does with the rest.
+A server optimizer treats the mean change as a gradient. That is correct for what gradients move. Running
+means and variances, counts and other buffers are statistics: a step along their momentum could make a
+variance negative. So they are averaged, whatever the strategy does with the other arrays.
 
 An update declares the arrays in the metadata of its header: ``trained``, a JSON list of names. The updates of
 a round vote, one vote each: an array is stepped if more than half of them declare it, and averaged otherwise,
-so that a minority decides nothing. An update without a declaration (an older trainer, another framework)
-votes by the arrays' names.
+so that a minority decides nothing. An update without a declaration (from an older trainer or another
+framework) votes by the arrays' names.
 """
 
 import json
@@ -17,8 +17,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
-
-from fedgrass.federation.weights.weights_layout import METADATA, PREFIX
 
 TRAINED = "trained"  # the entry of the header's metadata
 # BatchNorm of PyTorch (running_mean, running_var, num_batches_tracked), Keras (moving_mean, moving_variance),
@@ -30,19 +28,15 @@ _STATISTIC = re.compile(
 )
 
 
-class _Head(Struct, rename={"metadata": METADATA}):
-    metadata: dict[str, str] = {}
-
-
 class Votes(Struct, frozen=True):
-    """What the updates of a round, or of a part of it, declare."""
+    """The votes of the updates of a round, or of a part of it."""
 
     updates: int = 0
-    declared: int = 0  # updates that have a declaration; the others voted by names
+    declared: int = 0  # updates with a declaration; the others voted by names
     trained: list[int] = []  # votes for each array of the model, in the order of its file
 
     def __add__(self, other: "Votes") -> "Votes":
-        """Return the votes of both together; ``NO_VOTES`` adds nothing."""
+        """Return the sum of both votes; ``NO_VOTES`` is neutral."""
         if not (self.updates and other.updates):
             return self if self.updates else other
         trained = [one + more for one, more in zip(self.trained, other.trained, strict=True)]
@@ -55,26 +49,19 @@ class Votes(Struct, frozen=True):
 
 
 NO_VOTES = Votes()
-# Made here and not at their first use: see messages.py.
-_HEAD = msgspec.json.Decoder(_Head)
+# Created here, before any thread can: see messages/message_codec.py.
 _NAMES = msgspec.json.Decoder(frozenset[str])
 
 
 def to_metadata(trained: Collection[str] | None) -> dict[str, str]:
-    """Return the entry of a header that declares the arrays ``trained``; none if that is not known."""
+    """Return the header entry that declares the arrays ``trained``; empty if they are not known."""
     if trained is None:
         return {}
     return {TRAINED: json.dumps(sorted(trained), separators=(",", ":"), ensure_ascii=False)}
 
 
-def declaration_of(head: bytes | memoryview) -> str:
-    """Return the declaration in a checked header as it was written; empty if it has none."""
-    size = PREFIX + int.from_bytes(head[:PREFIX], "little")
-    return _HEAD.decode(bytes(head[PREFIX:size])).metadata.get(TRAINED, "")
-
-
 def names_in(declaration: str) -> frozenset[str] | None:
-    """Return the arrays that a declaration names; None if it is empty, or is no JSON list of names."""
+    """Return the arrays that a declaration names; None if it is empty or not a JSON list of names."""
     try:
         return _NAMES.decode(declaration)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
@@ -82,7 +69,7 @@ def names_in(declaration: str) -> frozenset[str] | None:
 
 
 def is_statistic(name: str) -> bool:
-    """Return whether an array looks, by its name, like a statistic that no gradient moves."""
+    """Return whether an array's name looks like that of a statistic, which no gradient moves."""
     return _STATISTIC.search(name) is not None
 
 
@@ -97,11 +84,11 @@ def count_votes(arrays: Sequence[str], declarations: Iterable[str]) -> Votes:
     """Return the votes of some updates.
 
     Args:
-        arrays: of the model, in the order of its file.
-        declarations: of the updates; empty where one has none.
+        arrays: Names of the model's arrays, in the order of its file.
+        declarations: The declaration of each update; empty for an update without one.
     """
     totals, updates, declared = [0] * len(arrays), 0, 0
-    for text, count in Counter(declarations).items():  # honest updates all have the same
+    for text, count in Counter(declarations).items():  # usually all updates have the same one
         trained = names_in(text)
         statistics = statistics_among(arrays, trained)
         updates += count
@@ -112,6 +99,6 @@ def count_votes(arrays: Sequence[str], declarations: Iterable[str]) -> Votes:
 
 
 def averaged_arrays(arrays: Sequence[str], votes: Votes) -> frozenset[str]:
-    """Return the arrays that are averaged and never stepped: half of the votes are against them, or more."""
+    """Return the arrays that are averaged and not stepped: at most half of the votes are for a step."""
     counts: Mapping[str, int] = dict(zip(arrays, votes.trained, strict=True))
     return frozenset(name for name, count in counts.items() if 2 * count <= votes.updates)

@@ -1,9 +1,10 @@
-"""Checksums of weights files: the header vouches for every chunk of the data, one checksum for the header.
+"""Checksums of weights files: one in the header for every chunk of the data, and one of the header.
 
 The data is cut into chunks of 4 MiB; the header's ``__metadata__`` has the xxh3-128 of each, as hexadecimal
-digits with commas between them, under ``xxh3_128``. The checksum of the file is the xxh3-128 of its header.
-So a part of a file that begins at a chunk can be checked without the rest, in whatever order parts are read.
-xxh3 runs at the speed of memory and finds accidents; against forgery stands the device's certificate.
+digits separated by commas, under ``xxh3_128``. The checksum of the file is the xxh3-128 of its header.
+So a part of a file that begins at a chunk can be checked without the rest, and parts can be read in any
+order. xxh3 runs at memory speed and detects accidental corruption; the device's certificate protects against
+forgery.
 """
 
 import re
@@ -21,24 +22,24 @@ _LIST = re.compile(rf"(?:[0-9a-f]{{{DIGITS}}}(?:,|\Z))*")
 
 
 def chunk_count(data_bytes: int) -> int:
-    """Return how many chunks data of ``data_bytes`` bytes has; the last may be shorter."""
+    """Return the number of chunks in ``data_bytes`` bytes of data; the last may be shorter."""
     return -(-data_bytes // CHUNK_BYTES)
 
 
 def header_checksum(head: bytes | memoryview) -> str:
     """Return the checksum of the file that begins with ``head``, which holds at least its header.
 
-    It is the xxh3-128 of the header with its length, as 32 hexadecimal digits. What is too short to be a
-    file is hashed as it is.
+    It is the xxh3-128 of the header including its length, as 32 hexadecimal digits. Data too short to be a
+    file is hashed as a whole.
     """
     claimed = min(int.from_bytes(head[:PREFIX], "little"), LARGEST_HEADER)
     return xxhash.xxh3_128_hexdigest(head[: PREFIX + claimed])
 
 
 def checksum(data: bytes | memoryview) -> str:
-    """Return the checksum of a whole file, as a completion carries it: see :func:`header_checksum`.
+    """Return the checksum of a whole file, as in a completion: see :func:`header_checksum`.
 
-    The data is not read: :func:`check_data` does that.
+    Does not read the data: :func:`check_data` does.
     """
     return header_checksum(data)
 
@@ -47,7 +48,7 @@ def chunk_checksums(head: bytes | memoryview) -> tuple[str, ...]:
     """Return the checksum of each chunk of the data, from the header in ``head``.
 
     Raises:
-        UpdateRefused: they are missing, no checksums, or not as many as the data has chunks.
+        UpdateRefused: They are missing or malformed, or their number is not that of the chunks.
     """
     layout, metadata = read_header(head, len(head))
     return checksums_in(metadata, layout.data_bytes)
@@ -57,14 +58,14 @@ def checksums_in(metadata: Mapping[str, str], data_bytes: int) -> tuple[str, ...
     """Return the checksum of each chunk of ``data_bytes`` bytes of data, from a header's metadata.
 
     Raises:
-        UpdateRefused: as :func:`chunk_checksums` does.
+        UpdateRefused: As for :func:`chunk_checksums`.
     """
     found = metadata.get(CHECKSUMS)
     if found is None:
         message = f"the header has no checksums of its data: {CHECKSUMS!r} is missing in its __metadata__"
         raise UpdateRefused(message)
     if not _LIST.fullmatch(found) or found.endswith(","):
-        message = f"the header's {CHECKSUMS!r} is no list of checksums of {DIGITS} hexadecimal digits"
+        message = f"the header's {CHECKSUMS!r} is not a list of checksums of {DIGITS} hexadecimal digits"
         raise UpdateRefused(message)
     checksums = tuple(found.split(",")) if found else ()
     if len(checksums) != chunk_count(data_bytes):
@@ -77,15 +78,15 @@ def checksums_in(metadata: Mapping[str, str], data_bytes: int) -> tuple[str, ...
 
 
 class ChunkHasher:
-    """Hashes data that comes in pieces of any size, chunk by chunk; it holds one small state."""
+    """Hashes data that arrives in pieces of any size, chunk by chunk; its state is small."""
 
     def __init__(self) -> None:
         self._state = xxhash.xxh3_128()
-        self.pending = 0  # bytes of the chunk that is not complete yet
+        self.pending = 0  # bytes of the incomplete chunk
 
     def feed(self, data: memoryview) -> Sequence[str]:
-        """Take the next bytes; return the checksum of each chunk that they complete."""
-        if self.pending + len(data) < CHUNK_BYTES:  # as for most slices, and there are very many
+        """Add the next bytes; return the checksums of the chunks that they complete."""
+        if self.pending + len(data) < CHUNK_BYTES:  # the common case, kept fast
             self._state.update(data)
             self.pending += len(data)
             return ()
@@ -102,7 +103,7 @@ class ChunkHasher:
                 yield self.end()
 
     def end(self) -> str:
-        """Return the checksum of the chunk so far, and begin the next one."""
+        """Return the checksum of the current chunk, and start the next one."""
         digest = self._state.hexdigest()
         self._state.reset()
         self.pending = 0
@@ -110,12 +111,12 @@ class ChunkHasher:
 
 
 class ChunkCheck:
-    """Checks one file's data while it is read, in order, from the beginning of a chunk on.
+    """Checks the data of one file while it is read in order, starting at any chunk.
 
     Args:
-        checksums: of all chunks of the file, from :func:`chunk_checksums`.
-        first_chunk: the number, from 0, of the chunk that is fed first.
-        data_bytes: of the whole file, as its layout says: there the last chunk ends.
+        checksums: Checksums of all chunks of the file, from :func:`chunk_checksums`.
+        first_chunk: Number, from 0, of the chunk that is read first.
+        data_bytes: Size of the file's data according to its layout, where the last chunk ends.
     """
 
     def __init__(self, checksums: tuple[str, ...], first_chunk: int, data_bytes: int) -> None:
@@ -127,17 +128,17 @@ class ChunkCheck:
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and are not checked yet, since their chunk is not complete."""
+        """Bytes of the incomplete chunk, which are not checked yet."""
         return self._hasher.pending
 
     def feed(self, data: memoryview) -> None:
-        """Take the bytes that follow those fed before.
+        """Add the next bytes.
 
         Raises:
-            UpdateRefused: a chunk is not what its checksum says, or there is more data than the file has.
+            UpdateRefused: A chunk does not match its checksum, or there is more data than in the layout.
         """
         if len(data) > self._left:
-            message = f"the file goes on after its {self._data_bytes} bytes of data"
+            message = f"the file continues after its {self._data_bytes} bytes of data"
             raise UpdateRefused(message)
         self._left -= len(data)
         for digest in self._hasher.feed(data):
@@ -152,7 +153,7 @@ class ChunkCheck:
             message = (
                 f"chunk {self._chunk} of the data (bytes {start} to"
                 f" {min(start + CHUNK_BYTES, self._data_bytes)}) has the checksum {digest};"
-                f" the header says {expected}"
+                f" the header has {expected}"
             )
             raise UpdateRefused(message)
         self._chunk += 1
@@ -162,7 +163,7 @@ def check_data(data: bytes | memoryview) -> None:
     """Check a whole file's data against the checksums in its header.
 
     Raises:
-        UpdateRefused: as :func:`chunk_checksums` and :class:`ChunkCheck` do.
+        UpdateRefused: As for :func:`chunk_checksums` and :class:`ChunkCheck`.
     """
     layout, _ = read_header(data, len(data))
     check = ChunkCheck(chunk_checksums(data), 0, layout.data_bytes)

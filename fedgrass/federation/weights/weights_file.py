@@ -1,7 +1,7 @@
-"""Weights files are written here: arrays in the order in which they come, from one pass over their values.
+"""Writes weights files: arrays in the given order, in one pass over their values.
 
-safetensors' own writer wants all arrays at once and a second copy of them; this one streams, so that an array
-may be encoded while it is written, and puts the checksums of the chunks into the header.
+safetensors' own writer needs all arrays at once and makes a second copy of them; this one streams, so that
+arrays can be encoded while they are written, and stores the checksums of the chunks in the header.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,15 +33,15 @@ from fedgrass.federation.weights.weights_layout import (
     in_file_order,
 )
 
-_ALIGNMENT = 8  # bytes: the header is padded to it, as safetensors does
+_ALIGNMENT = 8  # bytes: the header is padded to it, as in safetensors
 _NAMES = {**{dtype: name for name, dtype in DTYPES.items() if name != "BF16"}, BFLOAT16: "BF16"}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One array on its way into a file: its type and shape there, and its values in C order, in blocks.
+    """One array to be written: its type and shape in the file, and its values in C order, in blocks.
 
-    The blocks together have the bytes that type and shape say; they are taken once, as the file is written.
+    The blocks together have the size given by type and shape; they are consumed once, as the file is written.
     """
 
     dtype: str
@@ -50,13 +50,13 @@ class Encoded:
 
     @property
     def bytes(self) -> int:
-        """The size of the array in the file."""
+        """The size of the array in the file, in bytes."""
         return prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written: its size, its checksum, and where its arrays lie."""
+    """A written file: its size, its checksum, and its layout."""
 
     bytes: int
     checksum: str  # as in a completion
@@ -64,10 +64,10 @@ class Written:
 
 
 def dtype_of(name: str, array: NDArray[np.generic]) -> str:
-    """Return the type that an array has in a file.
+    """Return the type in a file, such as "F32", of an array of any shape.
 
     Raises:
-        UpdateRefused: no weights file holds that type; the text names the array.
+        UpdateRefused: Weights files do not support the array's dtype; the message names the array.
     """
     found = _NAMES.get(array.dtype.newbyteorder("<"))
     if found is None:
@@ -77,13 +77,13 @@ def dtype_of(name: str, array: NDArray[np.generic]) -> str:
 
 
 def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
-    """Return an array to be written with no change; its type in the file is ``dtype``."""
+    """Return an array, of any shape, to be written unchanged with the type ``dtype``."""
     array = array.view(np.uint16) if array.dtype == BFLOAT16 else array
     return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
 
 
 def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
-    """Return the layout of a file that has ``arrays`` in their order."""
+    """Return the layout (types, shapes, places) of a file with ``arrays`` in their order."""
     found, position = {}, 0
     for name, array in arrays.items():
         found[name] = Array(array.dtype, array.shape, position, position + array.bytes)
@@ -92,27 +92,27 @@ def layout_of(arrays: Mapping[str, Encoded], header_bytes: int = 0) -> Layout:
 
 
 def header(layout: Layout) -> bytes:
-    """Return the header, with its length, of a file with the arrays of ``layout``; without checksums."""
+    """Return the header, including its length, of a file with the arrays of ``layout``; without checksums."""
     return _header(layout, None)
 
 
 def header_length(layout: Layout) -> int:
-    """Return how many bytes the header of a file with the arrays of ``layout`` has, with its checksums."""
+    """Return the size of the header, with checksums, of a file with the arrays of ``layout``."""
     return len(_header_text(layout, _blank(layout)))
 
 
 def write(
     arrays: Mapping[str, Encoded], target: BinaryIO, metadata: Mapping[str, str] | None = None
 ) -> Written:
-    """Write a weights file with ``arrays`` in their order; no more than a block is in memory at a time.
+    """Write a weights file with ``arrays`` in their order, holding at most one block in memory.
 
-    ``target`` is written from where it stands, and has to be seekable: the header comes last, since it has
-    the checksums of the data. On an error the file is left unfinished. ``metadata`` has more entries of the
-    header's metadata.
+    ``target`` is written from its current position and has to be seekable: the header is written last, since
+    it contains the checksums of the data. An error leaves the file incomplete. ``metadata`` holds further
+    entries of the header's metadata.
 
     Raises:
-        UpdateRefused: the names of the arrays cannot be in a header, or make it too large.
-        ValueError: an array's blocks have not the size that its type and shape say.
+        UpdateRefused: The names of the arrays are not allowed in a header, or make it too large.
+        ValueError: The blocks of an array do not have the size given by its type and shape.
     """
     layout = layout_of(arrays)
     size = len(_header(layout, _blank(layout), metadata))
@@ -127,16 +127,16 @@ def write(
 
 
 def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = None) -> bytes:
-    """Return ``arrays`` as the bytes of a file; the same arrays give the same bytes.
+    """Return ``arrays`` as the bytes of a file; equal arrays give equal bytes.
 
-    Sorted by name, the widest types first as safetensors does, so that each lies where its type wants.
+    Arrays are sorted by type width, widest first as in safetensors, and by name, so that all are aligned.
 
     Args:
-        arrays: bfloat16 as ``BFLOAT16``.
-        layout: says of which arrays of uint16 these are the bits of BF16, as files are read.
+        arrays: Arrays of any shape by name; bfloat16 as ``BFLOAT16``.
+        layout: If given, the types; uint16 arrays may be bits of BF16, as returned by ``views``.
 
     Raises:
-        UpdateRefused: an array has a type that no weights file holds.
+        UpdateRefused: An array has a dtype that weights files do not support.
     """
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
@@ -155,28 +155,28 @@ def _write_data(arrays: Mapping[str, Encoded], target: BinaryIO) -> list[str]:
             checksums += hasher.feed(data)
             written += target.write(data)
         if written != array.bytes:
-            message = f"array {name!r} gave {written} bytes, its type and shape say {array.bytes}"
+            message = f"array {name!r} gave {written} bytes; its type and shape require {array.bytes}"
             raise ValueError(message)
     return [*checksums, hasher.end()] if hasher.pending else checksums
 
 
 def _blank(layout: Layout) -> list[str]:
-    """Return as many checksums as a file's data has, before they are known."""
+    """Return placeholders for the checksums of a file's data, before they are known."""
     return ["0" * DIGITS] * chunk_count(layout.data_bytes)
 
 
 def _header(
     layout: Layout, checksums: Sequence[str] | None, metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return a header with its length. Raises UpdateRefused if no file may have it."""
+    """Return a header including its length. Raises UpdateRefused if it is not allowed."""
     if METADATA in layout.arrays:
-        message = f"an array cannot be called {METADATA!r}: the format keeps that name for itself"
+        message = f"an array cannot be called {METADATA!r}: the format reserves that name"
         raise UpdateRefused(message)
     text = _header_text(layout, checksums, metadata)
     if len(text) > LARGEST_HEADER:
         message = (
             f"the model's {len(layout.arrays)} arrays need a header of {len(text)} bytes;"
-            f" {LARGEST_HEADER} is the most"
+            f" at most {LARGEST_HEADER} are allowed"
         )
         raise UpdateRefused(message)
     return len(text).to_bytes(PREFIX, "little") + text

@@ -1,4 +1,4 @@
-"""Whatever a person writes wrongly is named: the field, the value, what it may be."""
+"""Every wrong input is reported by its field, its value, and what the field accepts."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from hypothesis import given
 from msgspec import Meta, Struct
 
 from components.runtime.trainer_errors import ConfigurationError
-from components.trainer.trainer_configuration import Configuration, parse_configuration
+from components.trainer.trainer_configuration import MERGED, Configuration, parse_configuration
 from components.trainer.training import TrainingSettings
 from fedgrass.federation.conversion import LONGEST_VALUE, convert, nearest, shown, words
 from fedgrass.federation.errors import SettingsError
@@ -23,7 +23,7 @@ class Inner(Struct, forbid_unknown_fields=True):
 
 
 class Everything(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A field of every kind that settings have, and one in another."""
+    """A field of every kind that settings have, with one nested struct."""
 
     needed: str
     count: Annotated[int, Meta(ge=1, le=9)] | None = None
@@ -54,10 +54,10 @@ def refusal(values: object) -> str:
         ({"table": {"A": {}}}, "the plan's table has the name 'A': a name takes small letters"),
         ({"table": {"a": {"two words": None}}}, "the plan's table.a.'two words' is null: it takes a whole"),
         ({"inner": {"depth": 0}}, "the plan's inner.depth is 0: it takes a whole number of at least 1"),
-        ({"inner": {"dept": 0}}, "'dept' is none of the plan's inner: did you mean 'depth'?"),
-        ({"counts": 5}, "'counts' is none of the plan: did you mean 'count'?"),
-        ({"zebra": 5}, "'zebra' is none of the plan: there are: needed, count, share"),
-        ({7: 5}, "7 is none of the plan: there are: needed"),
+        ({"inner": {"dept": 0}}, "'dept' is not one of the plan's inner: did you mean 'depth'?"),
+        ({"counts": 5}, "'counts' is not one of the plan: did you mean 'count'?"),
+        ({"zebra": 5}, "'zebra' is not one of the plan: there are: needed, count, share"),
+        ({7: 5}, "7 is not one of the plan: there are: needed"),
         ({"needed": None}, "the plan's needed is null: it takes a text"),
     ],
 )
@@ -70,13 +70,13 @@ def test_what_is_missing_is_named_with_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("values", [None, 5, "text", [], [{}]])
-def test_what_is_no_object_is_refused_as_a_whole(values: object) -> None:
+def test_what_is_not_an_object_is_refused_as_a_whole(values: object) -> None:
     assert (
         refusal(values) == f"{shown(values)} cannot be the plan: that is an object of names and their values"
     )
 
 
-def test_a_list_in_itself_is_refused_and_not_followed_for_ever() -> None:
+def test_a_list_in_itself_is_refused_and_not_followed_endlessly() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert "the plan's needed is [[" in refusal({"needed": endless})
@@ -86,7 +86,7 @@ def test_a_list_in_itself_is_refused_and_not_followed_for_ever() -> None:
 def test_a_value_is_shown_in_one_short_line(value: object) -> None:
     assert "\n" not in shown(value)
     assert len(shown(value)) <= 7 * 7 * 7 * LONGEST_VALUE
-    shown(value).encode()  # no half of a surrogate pair, which no terminal can print
+    shown(value).encode()  # no lone surrogate, which no terminal can print
 
 
 def test_with_no_known_names_there_is_no_way_out() -> None:
@@ -104,7 +104,7 @@ def test_every_field_that_people_may_set_has_words_for_what_it_takes(kind: type[
         assert NO_WORD_FOR_IT not in words(field.type), field.name
 
 
-# Of each kind some values that no field takes, or few fields do.
+# Values of each kind that no field accepts, or only a few do.
 odd_values: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0.5, 10**30, math.nan, math.inf, "", "Two Words!", "x" * 5000, [], [[]], ["a b"], {}]
 ) | st.dictionaries(st.text(max_size=5), st.none() | st.lists(st.none()) | st.just(math.nan), min_size=1)
@@ -116,6 +116,8 @@ def test_any_bad_setting_of_a_run_is_named_with_its_value(field: str, value: Any
         parse_settings({"task": "digits", field: value})
     except SettingsError as error:
         _check(str(error), field, value)
+    else:
+        assert _fits(value, RunSettings, field), f"the field {field} was accepted as {value!r}"
 
 
 @given(st.sampled_from(Configuration.__struct_fields__), odd_values)
@@ -124,6 +126,10 @@ def test_any_bad_key_of_a_configuration_is_named_with_its_value(field: str, valu
         parse_configuration({field: value})
     except ConfigurationError as error:
         _check(str(error), field, value)
+    else:
+        if isinstance(value, dict) and field in MERGED:  # a null deletes the entry: Greengrass merges them
+            value = {name: entry for name, entry in value.items() if entry is not None}
+        assert _fits(value, Configuration, field, strict=False), f"{field} was accepted as {value!r}"
 
 
 @given(st.sampled_from(sorted(SELECTIONS)), st.data(), odd_values)
@@ -136,10 +142,23 @@ def test_any_bad_option_of_a_selection_is_named_with_its_value(
         strategy(name, {option: value})
     except SettingsError as error:
         _check(str(error), option, value if known else option)
+    else:
+        assert known, f"{name} has no option, but {option} was accepted"
+        assert _fits(value, type(SELECTIONS[name]), option), f"{option} was accepted as {value!r}"
+
+
+def _fits(value: Any, kind: type[Struct], name: str, *, strict: bool = True) -> bool:
+    """Return whether msgspec accepts a value for a field; other values must be refused."""
+    annotation = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
+    try:
+        msgspec.convert(value, annotation, strict=strict)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check(said: str, field: str, value: Any) -> None:
-    """A refusal is one line that names the field, and the value or the part of it that is wrong."""
+    """Check that a refusal is one line with the field, and with the value or the wrong part of it."""
     assert field in said
     assert "\n" not in said
     assert "Expected `" not in said, "msgspec's own words"
@@ -148,5 +167,5 @@ def _check(said: str, field: str, value: Any) -> None:
         parts += [*value, *value.values()]
     if isinstance(value, list):
         parts += value
-    placed = field == "where" and "at character" in said  # which is nearer than the whole condition
+    placed = field == "where" and "at character" in said  # more precise than the whole condition
     assert placed or any(shown(part) in said for part in parts), (said, value)

@@ -1,4 +1,4 @@
-"""Messages: whatever comes is a message or a MessageError, and no message is too large to be heard."""
+"""Messages: any input is a message or raises MessageError, and no message is too large to be delivered."""
 
 import json
 import math
@@ -28,7 +28,9 @@ from fedgrass.federation.messages import (
     Status,
     Verdict,
     WorkMessage,
+    message_codec,
     message_fields,
+    message_versions,
 )
 from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.messages.message_fields import MOST_CARRIED
@@ -37,7 +39,7 @@ from fedgrass.federation.settings import LARGEST_TRAINING, RunSettings
 MOST = 2**53
 RUN = "r" * 64
 WORK: dict[str, Any] = {"run": RUN, "round": MOST, "attempt": MOST}
-# A control character takes six bytes of JSON, the most that any character does.
+# A control character takes six bytes of JSON, more than any other character.
 LONGEST_REASON = message_fields.shorten("\x01" * 10_000)
 LARGEST: list[Message] = [
     Announcement(
@@ -145,8 +147,8 @@ def test_every_message_at_its_largest_fits_and_comes_back(message: Message) -> N
 def test_a_message_of_another_version_is_refused_by_both_numbers(message: Message) -> None:
     newer = msgspec.json.encode({**msgspec.to_builtins(message), "version": 2})
     if not isinstance(message, WorkMessage):
-        return  # is understood in every version: tests/contracts/test_message_versions.py
-    with pytest.raises(MessageError, match="version 2; this side speaks version 1"):
+        return  # accepted in every version: tests/contracts/test_message_versions.py
+    with pytest.raises(MessageError, match="version 2; this side supports version 1"):
         messages.decode(newer, type(message))
 
 
@@ -174,9 +176,29 @@ def test_any_bytes_are_a_message_or_refused(data: bytes, kind: type[Message]) ->
     ]
     for read in readers:
         try:
-            assert isinstance(read(), Message)
+            message = read()
         except MessageError as error:
-            assert str(error)  # noqa: PT017  # any other exception fails the test by itself
+            assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+        else:
+            assert _is_valid(type(message), json.loads(data))
+
+
+def _is_valid(kind: type[Message], fields: Any) -> bool:
+    """Return whether the protocol allows a message, by rules independent of the decoder."""
+    try:
+        message = msgspec.convert(fields, kind)
+    except msgspec.ValidationError:
+        return False
+    if isinstance(message, WorkMessage) and message.version not in message_versions.SPOKEN:
+        return False
+    if isinstance(message, Announcement):
+        upload, download = message.upload, message.download
+        if upload.kind == "top_k" and not upload.difference:
+            return False
+        return download.kind != "top_k" and not download.difference
+    if isinstance(message, Completion):
+        return message.round_id == f"{message.run}/{message.round}/{message.attempt}"
+    return True
 
 
 odd_values = st.recursive(
@@ -186,17 +208,46 @@ odd_values = st.recursive(
 )
 
 
-@given(st.sampled_from(LARGEST), st.data())
+odd_encodings = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["top_k", "int8"]), "difference": st.booleans()},
+    optional={"fraction": st.just(0.1)},
+)
+# Fields with a rule beyond their type, and values of the right type.
+RULED: dict[str, st.SearchStrategy[Any]] = {
+    "version": st.integers(-1, 3),
+    "round_id": st.just(f"{RUN}/{MOST}/{MOST}") | st.just(f"{RUN}/1/{MOST}"),
+    "upload": odd_encodings,
+    "download": odd_encodings,
+}
+VALUES = [value for message in LARGEST for value in msgspec.to_builtins(message).values()]
+
+
+@by_kind
+@given(st.data())
 def test_a_message_with_any_value_in_any_field_is_a_message_or_refused(
     message: Message, data: st.DataObject
 ) -> None:
     fields = msgspec.to_builtins(message)
-    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(odd_values)
-    text = json.dumps(fields).encode()
+    name = data.draw(st.sampled_from(sorted(RULED.keys() & fields.keys())) | st.sampled_from(sorted(fields)))
+    fields[name] = data.draw(RULED.get(name, odd_values | st.sampled_from(VALUES)))
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     try:
-        assert isinstance(messages.decode(text, type(message)), Message)
+        found = messages.decode(text, type(message))
     except MessageError as error:
-        assert str(error)  # noqa: PT017
+        assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+        refused_as_text = len(text) > LARGEST_MESSAGE or not _is_json(text)
+        assert refused_as_text or not _is_valid(type(message), fields), f"{name} = {fields[name]!r}"
+    else:
+        assert len(text) <= LARGEST_MESSAGE
+        assert _is_valid(type(message), fields), f"{name} = {fields[name]!r} was accepted"
+        assert found == msgspec.convert(fields, type(message))
+
+
+def _is_json(text: bytes) -> bool:
+    """Return whether a text is strict JSON, without NaN and Infinity, which Python accepts."""
+    constants: list[str] = []
+    json.loads(text, parse_constant=constants.append)
+    return not constants
 
 
 @pytest.mark.parametrize(
@@ -213,8 +264,8 @@ def test_a_message_with_any_value_in_any_field_is_a_message_or_refused(
         b'{"version":1.5}',
     ],
 )
-def test_a_text_that_is_no_versioned_object_is_refused(text: bytes) -> None:
-    with pytest.raises(MessageError, match=r"no JSON|a JSON object with a version"):
+def test_a_text_that_is_not_a_versioned_object_is_refused(text: bytes) -> None:
+    with pytest.raises(MessageError, match=r"not JSON|a JSON object with a version"):
         messages.decode(text, Hello)
 
 
@@ -230,7 +281,7 @@ def test_the_receiver_refuses_one_byte_more_than_the_limit() -> None:
     text = messages.encode(Hello())
     full = text + b" " * (LARGEST_MESSAGE - len(text))
     assert messages.decode(full, Hello) == Hello()
-    with pytest.raises(MessageError, match="4097 bytes; 4096 is the most"):
+    with pytest.raises(MessageError, match="4097 bytes; at most 4096 are allowed"):
         messages.decode(full + b" ", Hello)
     with pytest.raises(MessageError, match="4097 bytes"):
         messages.decode_announce(full + b" ")
@@ -286,14 +337,14 @@ def test_an_attribute_that_no_condition_could_name_is_refused(name: str, value: 
         messages.encode(msgspec.structs.replace(heartbeat, attributes={name: value}))
 
 
-def test_a_heartbeat_of_before_attributes_is_one_still() -> None:
+def test_a_heartbeat_without_attributes_is_still_accepted() -> None:
     text = b'{"version":1,"state":"idle","tasks":"a","examples":1,"component_version":"1","uptime_seconds":2}'
     heartbeat = messages.decode(text, Heartbeat)
     assert (heartbeat.attributes, heartbeat.metrics) == ({}, "")
 
 
-def test_text_that_is_no_unicode_is_refused_by_the_sender() -> None:
-    with pytest.raises(MessageError, match="no Unicode"):
+def test_text_that_is_not_unicode_is_refused_by_the_sender() -> None:
+    with pytest.raises(MessageError, match="not Unicode"):
         messages.encode(Hello(component_version="\ud800"))
 
 
@@ -305,13 +356,13 @@ def test_numbers_up_to_the_limit_of_json_are_exact() -> None:
 def test_an_announcement_and_a_verdict_are_told_apart() -> None:
     for message in LARGEST[:2]:
         assert messages.decode_announce(messages.encode(message)) == message
-    with pytest.raises(MessageError, match="no announcement"):
+    with pytest.raises(MessageError, match="not a valid announcement"):
         messages.decode_announce(messages.encode(Hello()))
 
 
 def test_a_message_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        setattr(Hello(), "version", 2)  # noqa: B010
+        setattr(Hello(), "version", 2)  # noqa: B010 - mypy would reject the assignment
 
 
 @pytest.mark.parametrize("training", [{"x": "y" * 2_990}, {"a\x01" * 20: "\x01" * 400}])
@@ -322,15 +373,15 @@ def test_all_training_options_that_settings_allow_fit_an_announcement(training: 
     assert messages.encode(msgspec.structs.replace(announcement, settings=settings.training))
 
 
-def test_a_reason_is_shortened_to_what_fits_and_says_so() -> None:
+def test_a_reason_is_shortened_to_what_fits_and_marked() -> None:
     assert message_fields.shorten("short") == "short"
     assert message_fields.shorten("x" * 600) == "x" * 511 + "\u2026"
 
 
 def test_messages_may_first_be_read_on_many_threads() -> None:
-    """Else msgspec 0.22 can crash the process: the types have to be used when the module is imported."""
+    """Otherwise msgspec 0.22 can crash: the types have to be used when the module is imported."""
     kinds = set(messages.Message.__subclasses__()) | set(messages.WorkMessage.__subclasses__())
-    assert set(messages._DECODERS) == kinds - {messages.WorkMessage}
+    assert set(message_codec._DECODERS) == kinds - {messages.WorkMessage}
     program = """
 import sys, threading
 sys.setswitchinterval(1e-6)

@@ -1,4 +1,4 @@
-"""Metrics of devices are bounded, and no single device ends a run as a success."""
+"""Devices' metrics are bounded, and no single device can end a run as a success."""
 
 import json
 import math
@@ -102,7 +102,7 @@ def reports(*values: float, examples: float = 10) -> list[Report]:
         ("mean", [0.0, 1.0], False, 0.5),
     ],
 )
-def test_a_metric_is_judged_so(by: TargetBy, values: list[float], lower: bool, expected: float) -> None:  # noqa: FBT001 # of a table
+def test_a_metric_is_judged_so(by: TargetBy, values: list[float], lower: bool, expected: float) -> None:  # noqa: FBT001 - a parametrized case
     assert judged(reports(*values), by, lower_is_better=lower) == pytest.approx(expected)
 
 
@@ -114,7 +114,7 @@ def test_reports_of_no_examples_are_not_judged() -> None:
 
 
 def play(lie: dict[str, Any], devices: int = 5, **settings: Any) -> SmallFleet:
-    """Return a fleet whose last device lies in round 1, while the others report an accuracy of 0.1."""
+    """Return a fleet whose last device reports false metrics in round 1, while the others report 0.1."""
     chosen: dict[str, Any] = {"target_metric": "accuracy", "target_value": 0.3}
     fleet = SmallFleet(devices, rounds=3, **{**chosen, **settings})
     fleet.start()
@@ -163,7 +163,7 @@ def test_one_device_does_not_use_up_the_patience_of_a_run(lie: float) -> None:
         opened = fleet.newest()
         for device in fleet.names[:-1]:
             fleet.reply(device, opened, metrics={"accuracy": number / 10})
-        # In the first round it says the best that can be, or as the others and nothing good afterwards.
+        # In the first round it reports the best possible value, then a value like the others' or worse.
         value = (1.0 if number == 1 else 0.0) if lie else (0.1 if number == 1 else 0.0)
         fleet.reply(fleet.names[-1], opened, metrics={"accuracy": value}, examples=HUGE)
     assert (fleet.run().state, fleet.run().round) == (RunState.RUNNING, 6)
@@ -194,7 +194,7 @@ def test_devices_that_are_held_out_decide_alone() -> None:
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_metric_that_is_left_out_costs_no_training_and_is_told() -> None:
+def test_a_metric_that_is_left_out_costs_no_training_and_is_reported() -> None:
     fleet = play({"metrics": {"accuracy": 97.0, "loss": 0.5}})
     opened = fleet.rounds.round("run-1", 1, 1)
     assert opened is not None
@@ -205,7 +205,7 @@ def test_a_metric_that_is_left_out_costs_no_training_and_is_told() -> None:
 
 
 @pytest.mark.parametrize("text", ['"NaN"', "NaN", "1e999", "null", "[0.5]", "true"])
-def test_what_is_no_number_of_json_is_refused_by_name_and_ends_nothing(text: str) -> None:
+def test_what_is_not_a_number_of_json_is_refused_by_name_and_ends_nothing(text: str) -> None:
     fleet = SmallFleet(2, rounds=2)
     fleet.start()
     opened = fleet.newest()

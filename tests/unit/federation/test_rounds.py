@@ -1,4 +1,4 @@
-"""The table of a round's transitions, and what is to be done next."""
+"""The table of a round's transitions, and the next event of a round."""
 
 from typing import Any
 
@@ -67,13 +67,13 @@ def rounds(draw: st.DrawFn) -> Round:
 
 
 @given(rounds(), st.booleans())
-def test_whatever_is_to_happen_the_table_allows(current: Round, overdue: bool) -> None:  # noqa: FBT001
+def test_the_table_allows_whatever_event_is_due(current: Round, overdue: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
     event = next_event(current, NOW, overdue=overdue)
     assert event is None or (current.state, event) in TRANSITIONS
 
 
 @given(rounds())
-def test_an_open_round_that_nobody_can_move_waits_for_a_device_or_its_deadline(current: Round) -> None:
+def test_an_open_round_that_nothing_moves_waits_for_a_device_or_its_deadline(current: Round) -> None:
     if current.state is State.OPEN and next_event(current, NOW) is None:
         assert current.outstanding > 0
         assert next_event(current, current.deadline_at) is not None
@@ -177,7 +177,7 @@ def test_losses_that_were_made_up_for_are_never_asked_for_again(current: Round, 
     assert left == max(0, current.declined + current.failed + current.silent - replaced)
 
 
-def test_a_device_hears_the_later_of_its_own_time_and_that_of_its_round() -> None:
+def test_an_announcement_has_the_later_time_of_the_device_and_its_round() -> None:
     for stored, expected in ((NOW - 60_000, NOW), (NOW, NOW), (NOW + 7, NOW + 7)):
         part = Participant(device="d", state=Participation.ASKED, announced_at=stored)
         assert announced_at(a_round(), part) == expected

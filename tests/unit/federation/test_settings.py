@@ -1,9 +1,11 @@
-"""The settings of a run: each mistake is refused by the name of its field and with what it may be."""
+"""The settings of a run: each mistake is reported by its field and what the field accepts."""
 
 import math
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -13,7 +15,7 @@ from fedgrass.federation.settings import RunSettings, parse_settings
 GOOD: dict[str, Any] = {"task": "digits"}
 
 
-def test_a_task_is_all_that_has_to_be_said() -> None:
+def test_only_the_task_is_required() -> None:
     assert parse_settings(GOOD) == RunSettings(task="digits")
 
 
@@ -56,10 +58,10 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         (
             "training",
             {"text": "\ud800"},
-            r"training.text is '\ud800': it takes a finite number, a text of Unicode",
+            r"training.text is '\ud800': it takes a finite number, a Unicode text",
         ),
-        ("training", {"text": "x" * 3_001}, "3,000 is the most"),
-        ("round", 5, "'round' is none of the run's settings: did you mean 'rounds'?"),
+        ("training", {"text": "x" * 3_001}, "at most 3,000 are allowed"),
+        ("round", 5, "'round' is not one of the run's settings: did you mean 'rounds'?"),
         ("deadline_seconds", -1, "from 5 to 604,800"),
         ("count", 0, "from 1 to 1,000,000"),
         ("count", 2.5, "count is 2.5: it takes a whole number from 1"),
@@ -71,7 +73,7 @@ def test_a_task_is_all_that_has_to_be_said() -> None:
         ("accept_seconds", -1, "from 0 to 900"),
         ("accept_seconds", 901, "from 0 to 900"),
         ("schedule", "hourly", "is 'hourly': it takes one of: adaptive, at_once, by_hand, every"),
-        ("schedule", "every", "say how many minutes in every_minutes"),
+        ("schedule", "every", "set every_minutes to the number of minutes"),
         ("every_minutes", -1, "a number from 0 to 10,080"),
         ("every_minutes", math.inf, "a number from 0 to 10,080"),
         ("target_metric", "x" * 65, "a text of at most 64 characters"),
@@ -115,9 +117,9 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
         ({"threshold": 0.5, "threshold_count": 5}, "both threshold 0.5 and threshold_count 5: give one"),
         (
             {"fraction": 0.5},
-            "fraction is 0.5, but its selection 'all' asks everybody: leave fraction out, or choose",
+            "fraction is 0.5, but its selection 'all' asks every device: leave fraction out, or choose",
         ),
-        ({"count": 5}, "count is 5, but its selection 'all' asks everybody"),
+        ({"count": 5}, "count is 5, but its selection 'all' asks every device"),
         (
             {"selection": "random", "count": 5, "threshold_count": 6},
             "threshold_count is 6, above its cohort of 5 (count)",
@@ -126,10 +128,10 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
             {"selection": "random", "count": 5, "minimum_replies": 6},
             "minimum_replies is 6, above its cohort of 5 (count)",
         ),
-        ({"schedule": "every", "every_minutes": 0}, "say how many minutes in every_minutes"),
+        ({"schedule": "every", "every_minutes": 0}, "set every_minutes to the number of minutes"),
         (
             {"training": {"text": "x" * 2_000}, "training_by_round": {"2": {"t": "y" * 1_500}}},
-            "JSON in round 2; 3,000 is",
+            "JSON in round 2; at most 3,000 are",
         ),
         (
             {"aggregation": "scaffold", "training": {"momentum": 0.9}},
@@ -171,7 +173,7 @@ def test_settings_that_fit_each_other_are_taken(values: dict[str, Any]) -> None:
 
 
 @given(st.integers(1, 10**6), st.floats(1, 10), st.integers(1, 10**6))
-def test_over_selection_asks_at_least_the_wanted_and_at_most_everybody(
+def test_over_selection_asks_at_least_the_wanted_and_at_most_all(
     wanted: int, over_selection: float, more: int
 ) -> None:
     candidates = wanted + more - 1
@@ -180,7 +182,7 @@ def test_over_selection_asks_at_least_the_wanted_and_at_most_everybody(
 
 
 @pytest.mark.parametrize("values", [{}, [], None, "digits", 5])
-def test_settings_that_are_no_object_or_name_no_task_are_refused(values: Any) -> None:
+def test_settings_that_are_not_an_object_or_name_no_task_are_refused(values: Any) -> None:
     with pytest.raises(SettingsError, match=r"the run's task is missing|cannot be the run's settings"):
         parse_settings(values)
 
@@ -194,9 +196,34 @@ odd_training = st.dictionaries(st.text(max_size=5), odd_values, max_size=3)
 @given(st.sampled_from(RunSettings.__struct_fields__), odd_values | odd_training)
 def test_any_value_of_any_field_is_settings_or_refused(field: str, value: Any) -> None:
     try:
-        assert isinstance(parse_settings({**GOOD, field: value}), RunSettings)
+        settings = parse_settings({**GOOD, field: value})
     except SettingsError as error:
-        assert field in str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert field in str(error)  # noqa: PT017 - any other exception fails the test by itself
+    else:
+        assert getattr(settings, field) == value
+        assert type(getattr(settings, field)) in ALLOWED_TYPES[field]
+
+
+def _types(annotation: Any) -> set[type]:
+    """Return the Python types of the values that a field may have."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _types(arguments[0])
+    if get_origin(annotation) is Literal:
+        return {type(argument) for argument in arguments}
+    if get_origin(annotation) in {Union, UnionType}:
+        return set().union(*map(_types, arguments))
+    return {get_origin(annotation) or annotation}
+
+
+ALLOWED_TYPES = {field.name: _types(field.type) for field in msgspec.structs.fields(RunSettings)}
+
+
+def test_the_types_of_the_fields_are_known() -> None:
+    assert ALLOWED_TYPES["rounds"] == {int}
+    assert ALLOWED_TYPES["threshold"] == {float, NoneType}
+    assert ALLOWED_TYPES["held_out"] == {list}
+    assert ALLOWED_TYPES["schedule"] == {str}
 
 
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**6), st.integers(1, 10**6))

@@ -29,12 +29,17 @@ def of_thing(kinds: set[Kind]) -> set[str]:
     return {topics.of_device(FLEET, "THING", kind).replace("THING", THING) for kind in kinds}
 
 
+def of_devices(fleet: str, kind: Kind) -> str:
+    """Return the topic filter that matches one kind of message of every device of a fleet."""
+    return topics.of_device(fleet, "THING", kind).replace("THING", "+")
+
+
 def as_list(one_or_more: Any) -> list[Any]:
     return one_or_more if isinstance(one_or_more, list) else [one_or_more]
 
 
 def policy_resources(resource: str, action: str) -> set[str]:
-    """Return what a policy of the template, or a role, allows for an action, without the ARN's account."""
+    """Return the resources that a policy or role of the template allows for an action, without account."""
     properties = template()["Resources"][resource]["Properties"]
     policies = properties.get("Policies", [properties])
     found: set[str] = set()
@@ -54,16 +59,16 @@ def policy_resources(resource: str, action: str) -> set[str]:
         ("iot:Subscribe", TO_DEVICE, {MODELS}, "filter/"),
     ],
 )
-def test_a_device_may_use_its_own_topics_hear_of_models_and_nothing_else(
+def test_a_device_may_use_its_own_topics_and_those_of_models_and_nothing_else(
     action: str, kinds: set[Kind], others: set[str], prefix: str
 ) -> None:
     allowed = {prefix + topic for topic in of_thing(kinds) | others}
     assert policy_resources("DevicePolicy", action) == allowed
 
 
-def test_the_cloud_may_publish_what_it_says_and_nothing_else() -> None:
+def test_the_cloud_may_publish_its_own_topics_and_nothing_else() -> None:
     both = {
-        topics.of_devices(FLEET, Kind.ANNOUNCE).replace("+", "*"),
+        of_devices(FLEET, Kind.ANNOUNCE).replace("+", "*"),
         topics.of_run(FLEET, "X").replace("X", "*"),
     }
     assert policy_resources("RoundPolicy", "iot:Publish") == {f"/{topic}" for topic in both}
@@ -89,7 +94,7 @@ def access_control(operation: str) -> list[str]:
     [("aws.greengrass#PublishToIoTCore", FROM_TRAINER), ("aws.greengrass#SubscribeToIoTCore", TO_DEVICE)],
 )
 def test_the_recipe_lets_the_trainer_use_these_topics_of_any_fleet(operation: str, kinds: set[Kind]) -> None:
-    of_any_fleet = {topics.of_devices(FLEET, kind).replace(FLEET, "+") for kind in kinds}
+    of_any_fleet = {of_devices(FLEET, kind).replace(FLEET, "+") for kind in kinds}
     assert sorted(access_control(operation)) == sorted(of_any_fleet)
 
 
@@ -98,8 +103,8 @@ def test_every_rule_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
-def test_a_rule_hears_one_kind_of_message_of_every_device(path: Path) -> None:
-    assert topic_filter(path) == topics.of_devices(FLEET, RULES[path.name])
+def test_a_rule_selects_one_kind_of_message_of_every_device(path: Path) -> None:
+    assert topic_filter(path) == of_devices(FLEET, RULES[path.name])
 
 
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
@@ -129,7 +134,7 @@ def test_a_devices_topic_is_read_as_it_was_written(kind: Kind) -> None:
     ],
 )
 def test_any_other_topic_is_refused_by_name(topic: str) -> None:
-    with pytest.raises(MessageError, match="is no topic of a device"):
+    with pytest.raises(MessageError, match="is not a device's topic"):
         topics.parse_device_topic(topic)
 
 

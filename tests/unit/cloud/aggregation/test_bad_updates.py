@@ -69,7 +69,7 @@ BAD_UPDATES = [
     (not_finite, "array 'weight' has values that are not finite, the first at (1, 2)"),
     (truncated, "the header describes a file of"),
     (huge_header, "the header claims 10737418240 bytes"),
-    (nested_header, "no safetensors header"),
+    (nested_header, "not a safetensors header"),
     (long_header, "is the most it may have"),
     (too_large, "is the most it may have"),
     (lambda _update: b"", "a safetensors file has at least 8"),

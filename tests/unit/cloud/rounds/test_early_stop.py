@@ -68,7 +68,7 @@ def test_devices_that_do_not_report_a_metric_have_no_weight_in_it() -> None:
 def test_a_run_ends_when_it_has_not_got_better_for_as_many_rounds_as_its_patience() -> None:
     fleet = play([0.2, 0.6, 0.5, 0.6, 0.9], patience=2)
     assert (fleet.run().state, fleet.run().round) == (RunState.SUCCEEDED, 4)
-    assert fleet.run().reason == "accuracy did not get better than 0.6 of model 1 for 2 rounds"
+    assert fleet.run().reason == "accuracy did not improve on 0.6 of model 1 for 2 rounds"
 
 
 def test_each_improvement_renews_the_patience() -> None:
@@ -80,7 +80,7 @@ def test_each_improvement_renews_the_patience() -> None:
 def test_an_improvement_that_is_too_small_is_none() -> None:
     fleet = play([0.5, 0.51, 0.52, 0.53], patience=2, smallest_improvement=0.1)
     assert (fleet.run().round, fleet.run().state) == (3, RunState.SUCCEEDED)
-    assert "better than 0.5 of model 0" in fleet.run().reason
+    assert "improve on 0.5 of model 0" in fleet.run().reason
 
 
 def test_small_improvements_add_up() -> None:

@@ -72,7 +72,7 @@ def test_a_pointer_that_cannot_be_read_is_written_anew_and_the_log_says_so() -> 
     fleet.bucket.write(KEY, b"not json")
     assert make_newest(fleet.cloud, a_model())
     assert pointer(fleet) == a_model()
-    assert fleet.log[-1].startswith(f"{KEY} is written anew: the message is no JSON")
+    assert fleet.log[-1].startswith(f"{KEY} is written anew: the message is not JSON")
 
 
 def test_an_object_that_is_no_pointer_at_all_is_named_and_left_alone() -> None:

@@ -56,13 +56,13 @@ def deeply_nested(_payload: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda _payload: b"\x80\x04\x95 a pickle", "the message is no JSON"),
-        (lambda _payload: b"", "the message is no JSON"),
+        (lambda _payload: b"\x80\x04\x95 a pickle", "the message is not JSON"),
+        (lambda _payload: b"", "the message is not JSON"),
         (lambda _payload: b"[1, 2]", "a message is a JSON object with a version"),
         (lambda _payload: b'"text"', "a message is a JSON object with a version"),
-        (lambda payload: payload[:-20], "no JSON"),
+        (lambda payload: payload[:-20], "not JSON"),
         (deeply_nested, "recursion"),
-        (lambda payload: payload + b" " * 4096, "4096 is the most"),
+        (lambda payload: payload + b" " * 4096, "at most 4096 are allowed"),
     ],
 )
 def test_a_payload_that_is_no_message_is_refused(
@@ -77,7 +77,7 @@ def test_a_payload_that_is_no_message_is_refused(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": 2}, "version 2; this side speaks version 1"),
+        ({"version": 2}, "version 2; this side supports version 1"),
         ({"version": None}, "version"),
         ({"examples": 0}, "`$.examples`"),
         ({"examples": -5}, "`$.examples`"),
@@ -152,7 +152,7 @@ def test_the_further_connections_of_a_classic_nucleus_are_the_same_device(fleet:
 
 def test_a_bad_message_of_a_device_of_no_run_is_at_least_in_the_log(fleet: SmallFleet) -> None:
     fleet.say(STRANGER, Kind.COMPLETE, b"no")
-    assert fleet.log[-1].startswith("stranger: complete refused: the message is no JSON")
+    assert fleet.log[-1].startswith("stranger: complete refused: the message is not JSON")
 
 
 @pytest.mark.parametrize("state", ["finished", "", None])

@@ -112,7 +112,7 @@ def test_a_window_and_its_opposite_never_hold_together(first: time, last: time, 
         ({"hours": "24:00-06:00"}, "train_when.hours"),
         ({"load": "high"}, "train_when.load is 'high': it takes a number from 0 to 1,000"),
         ({"battery": 101}, "train_when.battery"),
-        ({"disk": 5}, "'disk' is none of"),
+        ({"disk": 5}, "'disk' is not one of"),
         ("at night", "'at night' cannot be the configuration's train_when: that is an object"),
     ],
 )

@@ -151,7 +151,7 @@ def test_training_stops_when_it_is_asked_to() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"lr": 0.1}, "'lr' is none of the run's training: there are: epochs, learning_rate"),
+        ({"lr": 0.1}, "'lr' is not one of the run's training: there are: epochs, learning_rate"),
         ({"epochs": 0}, "epochs"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"batch_size": "many"}, "batch_size"),

@@ -12,9 +12,10 @@ from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.encoding_settings import Encoding
-from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights import Arrays, read_layout_and_metadata
 from fedgrass.federation.weights.auxiliary_state import layout_with
-from fedgrass.federation.weights.trained_arrays import declaration_of, names_in
+from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
+from fedgrass.federation.weights.trained_arrays import names_in
 from tests.fakes.memory_device import announcement
 
 MODEL: dict[str, Any] = {
@@ -75,7 +76,8 @@ def test_an_update_declares_what_its_task_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: frozenset[str] | None
 ) -> None:
     file = update(tmp_path, monkeypatch, trained).read_bytes()
-    assert names_in(declaration_of(file)) == trained
+    _, metadata = read_layout_and_metadata(file, len(file))
+    assert names_in(metadata.get(DECLARATION, "")) == trained
 
 
 @pytest.mark.parametrize(("trained", "kept"), [(TRAINED, {"w"}), (None, {"w", "gauge"})])

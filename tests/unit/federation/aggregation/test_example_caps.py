@@ -1,4 +1,4 @@
-"""What a device may weigh: a claim of 2^53 examples does not take the mean, and is reported by name."""
+"""The weight of a device: a claim of 2^53 examples does not dominate the mean, and is reported by name."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ IN_SHARDS = Scale(sharded_bytes=8)
     ("claims", "multiple", "cap"),
     [
         ([100, 100, 100], 3, 300),
-        ([10, 30], 3, 30),  # of an even number the lower median
+        ([10, 30], 3, 30),  # the lower median of an even number
         ([1, 2, 3, HUGE], 3, 6),
         ([5, HUGE], 3, 15),
         ([7, 7, HUGE, HUGE, HUGE], 2, HUGE),  # a majority decides
@@ -48,7 +48,7 @@ def test_without_a_multiple_or_claims_nothing_is_capped(claims: list[int], multi
 
 
 def moved(name: str, examples: list[int], **settings: Any) -> float:
-    """Return how far ten devices that agree take a model towards 1 with one liar that wants -1."""
+    """Return how far ten devices that agree move a model towards 1, with one liar that wants -1."""
     start = {"w": np.zeros(8, np.float32)}
     honest, liar = {"w": np.ones(8, np.float32)}, {"w": np.full(8, -1, np.float32)}
     metrics = [{"loss": 0.5}] * 10

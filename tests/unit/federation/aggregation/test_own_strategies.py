@@ -1,4 +1,4 @@
-"""A strategy of the user's own, by module:Class: it works, or is to blame by name; nothing else suffers."""
+"""A custom strategy, by module:Class: it works, or is blamed by name; nothing else is affected."""
 
 import sys
 from collections.abc import Iterator
@@ -132,7 +132,7 @@ UNUSABLE = [
     (OWN + "ReadsRows", "its reads is 'rows'; it must be one of 'sums', 'columns'"),
     (OWN + "StateIsAWord", "its state is 'seen'; it must be a tuple of names"),
     (OWN + "CarriesANumber", "its carried is 1; it must be a tuple of names"),
-    (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; 3,000 is the most"),
+    (OWN + "AsksTooMuch", "AsksTooMuch' adds have 4,012 bytes of JSON in round 1; at most 3,000 are allowed"),
     (OWN + "AsksForNonsense", "training raised ValidationError"),
 ]
 
@@ -149,7 +149,7 @@ def test_a_run_with_a_strategy_that_cannot_be_used_is_not_started(name: str, sai
 
 @pytest.fixture
 def breaks() -> Iterator[set[str]]:
-    """What is to fail from now on in tests/own_strategies.py, until the test ends."""
+    """What fails from now on in tests/own_strategies.py, until the test ends."""
     yield own_strategies.broken
     own_strategies.broken.clear()
 
@@ -245,7 +245,7 @@ def test_a_strategy_that_was_deployed_away_abandons_the_round(
 
 
 def test_a_strategy_that_kills_every_averager_is_given_up() -> None:
-    """One that runs for ever where no timer reaches it: each averager ends with its function's time."""
+    """A strategy that runs indefinitely where no timer reaches it: each averager ends with its time-out."""
     fleet = SmallFleet(devices=1, on_abandoned="fail")
     fleet.start()
     opened = fleet.newest()

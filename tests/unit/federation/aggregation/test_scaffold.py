@@ -17,7 +17,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 
 Arrays = dict[str, NDArray[Any]]
 STEPS, RATE, DEVICES = 10, 0.1, 4
-# Device i minimizes the sum over values of 0.5 * STEEP[i] * (x - BEST[i])^2; all of them together, OPTIMUM.
+# Device i minimizes the sum over values of 0.5 * STEEP[i] * (x - BEST[i])^2; all together, OPTIMUM.
 STEEP = np.array([0.2, 1.0, 2.0, 4.0])
 BEST = np.array([[3.0, -1.0, 0.5], [-2.0, 4.0, 1.0], [0.0, 2.0, -3.0], [1.0, -2.0, 2.0]])
 OPTIMUM = (STEEP[:, None] * BEST).sum(axis=0) / STEEP.sum()
@@ -28,7 +28,7 @@ def start() -> Arrays:
 
 
 class Device:
-    """Trains by plain gradient steps, as a task does, with what SCAFFOLD adds to each."""
+    """Trains by plain gradient steps, like a task, with SCAFFOLD's correction in each."""
 
     def __init__(self, number: int) -> None:
         self._steep, self._best = STEEP[number], BEST[number]
@@ -72,7 +72,7 @@ def distance(run: SmallAverage) -> float:
 
 
 def reference(rounds: int) -> NDArray[np.float64]:
-    """Return the model after algorithm 1 of the paper, option II, with all devices, written down plainly."""
+    """Return the model after algorithm 1 of the paper, option II, with all devices, written out plainly."""
     x, c, own = np.zeros(3), np.zeros(3), np.zeros((DEVICES, 3))
     for _ in range(rounds):
         models, after = np.zeros((DEVICES, 3)), np.zeros((DEVICES, 3))

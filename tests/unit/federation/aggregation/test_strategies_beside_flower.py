@@ -1,6 +1,6 @@
-"""Our strategies beside Flower's own, on the same updates, over rounds that follow from each other.
+"""The strategies compared with Flower's, on the same updates, over consecutive rounds.
 
-Each side goes on from its own model. Ours are kept in float32; Flower's FedAdam and QFedAvg go on in float64.
+Each side continues from its own model. Ours are kept in float32; Flower's FedAdam and QFedAvg use float64.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ROUNDS = 4
 CLIENTS = 8
 EXAMPLES = [10, 40, 25, 90, 5, 60, 33, 71]
 LOSSES = [{"loss": 0.3 + 0.4 * client} for client in range(CLIENTS)]
-# float32 on both sides: a few roundings of the last place in each round.
+# float32 on both sides: a few roundings of the last digit in each round.
 TOLERANCE = 2e-6
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,7 +36,7 @@ def start() -> Arrays:
 
 
 def offsets(number: int) -> list[Arrays]:
-    """Return what training changes in round ``number``: one direction for all, and a client's own."""
+    """Return the change by training in round ``number``: a common direction, and one per client."""
     rng = np.random.default_rng(number)
 
     def changes(spread: float) -> Arrays:
@@ -54,13 +54,13 @@ def moved(model: Arrays, changes: Arrays) -> Arrays:
     return {name: (model[name] + changes[name]).astype(np.float32) for name in model}
 
 
-# Ours, its options, Flower's, and the number that Flower is told of the first round.
+# Our strategy, its options, Flower's, and the round number that Flower starts with.
 PAIRS: list[tuple[str, dict[str, Any], Callable[[], Any], int]] = [
     ("weighted_mean", {}, flower.FedAvg, 1),
     ("fedavgm", {}, lambda: flower.FedAvgM(server_momentum=0.9), 1),
     ("fedavgm", {"server_rate": 0.5, "momentum": 0.0}, lambda: flower.FedAvgM(server_learning_rate=0.5), 1),
     # Kingma and Ba correct the first step with the exponent 1, as ours does. Flower's exponent is its
-    # server_round + 1; told that its first round is number 0, it takes the same steps.
+    # server_round + 1; if its first round has the number 0, it takes the same steps.
     ("fedadam", {}, flower.FedAdam, 0),
     ("fedadam", {"tau": 1e-2, "beta_1": 0.5}, lambda: flower.FedAdam(tau=1e-2, beta_1=0.5), 0),
     ("fedyogi", {}, flower.FedYogi, 1),
@@ -70,7 +70,7 @@ PAIRS: list[tuple[str, dict[str, Any], Callable[[], Any], int]] = [
     ("trimmed_mean", {"cut": 0.4}, lambda: flower.FedTrimmedAvg(beta=0.4), 1),
     ("krum", {}, lambda: flower.Krum(num_malicious_nodes=1), 1),
     ("krum", {"malicious": 2}, lambda: flower.Krum(num_malicious_nodes=2), 1),
-    # Blanchard et al. leave open how many are kept; Flower keeps one unless it is told, ours N - f - 2.
+    # Blanchard et al. leave the number of kept updates open; Flower's default is one, ours N - f - 2.
     ("multi_krum", {}, lambda: flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=CLIENTS - 3), 1),
     ("multi_krum", {"keep": 3}, lambda: flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=3), 1),
     ("q_fedavg", {}, lambda: flower.QFedAvg(client_learning_rate=0.1), 1),
@@ -100,7 +100,7 @@ def test_a_strategy_makes_the_models_that_flowers_makes(
 
 @pytest.mark.parametrize("clip_norm", [0.1, 0.8, 100.0])
 def test_clipping_shortens_as_flowers_clipping_does(clip_norm: float) -> None:
-    """Flower's wrapper for differential privacy, with no noise, before a weighted mean."""
+    """Flower's wrapper for differential privacy, without noise, before a weighted mean."""
     wrapped = flower.DifferentialPrivacyServerSideFixedClipping(flower.FedAvg(), 0.0, clip_norm, CLIENTS)
     compare(SmallAverage(start(), clip_norm=clip_norm), FlowerRun(wrapped, start()))
 
@@ -119,7 +119,7 @@ DEFAULTS = [
     ),
     ("trimmed_mean", flower.FedTrimmedAvg, {"cut": "beta"}),
     ("q_fedavg", lambda: flower.QFedAvg(client_learning_rate=0.1), {"q": "q"}),
-    # Not "fedavgm": Flower's momentum is 0, which is FedAvg; ours is the 0.9 of Hsu et al.
+    # Not "fedavgm": Flower's momentum is 0, which is FedAvg; ours is 0.9 as in Hsu et al.
     ("fedavgm", flower.FedAvgM, {"server_rate": "server_learning_rate"}),
 ]
 

@@ -1,4 +1,4 @@
-"""What no gradient moves is averaged, never stepped: running means and variances, counts, other buffers."""
+"""Arrays that no gradient moves are averaged, never stepped: running statistics, counts, other buffers."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ from cloud_functions.aggregation import server_step
 from components.trainer.training import TorchTask
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
+from fedgrass.federation.weights import read_layout_and_metadata
+from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
 from fedgrass.federation.weights.trained_arrays import (
     Votes,
     averaged_arrays,
     count_votes,
-    declaration_of,
     is_statistic,
     names_in,
     to_metadata,
@@ -27,7 +28,7 @@ from tests.fakes.small_average import SmallAverage, file_of
 Arrays = dict[str, NDArray[Any]]
 TRAINED = frozenset({"w"})
 LOSSES = [{"loss": 0.5}] * 6
-# Each moves its updates by more, or otherwise, than to their mean.
+# Each moves the model further than, or otherwise than, to the mean of the updates.
 STEPPING: dict[str, dict[str, Any]] = {
     "fedavgm": {},
     "fedadagrad": {},
@@ -52,7 +53,7 @@ DIFFERENCES = [
 def model() -> Arrays:
     return {
         "w": np.linspace(-1, 1, 40, dtype=np.float32),
-        "gauge": np.linspace(0.5, 9, 30, dtype=np.float32),  # a buffer whose name tells nothing
+        "gauge": np.linspace(0.5, 9, 30, dtype=np.float32),  # a buffer with a meaningless name
         "wide": np.linspace(0.5, 9, 30),
         "half": np.linspace(0.5, 9, 30).astype(np.float16),
         "count": np.array([100, 7]),
@@ -61,7 +62,7 @@ def model() -> Arrays:
 
 
 def updates_of(base: Arrays, seed: int) -> list[Arrays]:
-    """Return six updates whose statistics shrink fast: a step along their momentum would go below zero."""
+    """Return six updates whose statistics shrink fast: a step along their momentum would be below zero."""
     rng = np.random.default_rng(seed)
 
     def update() -> Arrays:
@@ -92,7 +93,7 @@ def test_every_strategy_keeps_statistics_in_the_range_of_its_updates(name: str) 
         updates = updates_of(base, seed)
         made = run.round(updates, trained=TRAINED, metrics=LOSSES)
         for array in ("gauge", "wide", "half", "count"):
-            # The model before is in the range where weights below zero make no mean.
+            # The previous model is in the range where weights below zero do not give a mean.
             some = [base] if "Negative" in name else updates
             assert_in_range(made[array], [one[array] for one in some], 1e-3 if array == "half" else 1e-5)
         assert made["mask"].tolist() == [True, False]
@@ -165,12 +166,17 @@ def test_a_declaration_that_is_no_list_of_names_is_none(text: str) -> None:
     assert names_in(text) is None
 
 
+def declaration_in(file: bytes) -> str:
+    _, metadata = read_layout_and_metadata(file, len(file))
+    return metadata.get(DECLARATION, "")
+
+
 def test_a_declaration_travels_in_the_header_of_an_update() -> None:
     names = frozenset({"w", 'a "quoted" name', "größe"})
     run = SmallAverage({"w": np.zeros(2, np.float32)})
     file = run.encode({"w": np.zeros(2, np.float32)}, trained=names)
-    assert names_in(declaration_of(file)) == names
-    assert declaration_of(file_of({"w": np.zeros(2, np.float32)})) == ""
+    assert names_in(declaration_in(file)) == names
+    assert declaration_in(file_of({"w": np.zeros(2, np.float32)})) == ""
 
 
 def test_votes_of_groups_add_up() -> None:
@@ -241,7 +247,7 @@ def test_an_encoded_difference_of_a_statistic_is_never_beyond_its_value(encoding
 
 
 class Normalized(nn.Module):
-    """Tied weights, frozen weights, batch normalization and a buffer of an odd name."""
+    """Tied weights, frozen weights, batch normalization and a buffer with an unusual name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whole numbers beyond 2^53 keep their digits where all updates agree, whatever the strategy."""
+"""Integers beyond 2^53 keep their digits if all updates agree, whatever the strategy."""
 
 from typing import Any
 

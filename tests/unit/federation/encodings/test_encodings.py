@@ -1,4 +1,4 @@
-"""Encodings: what comes back is as near as each kind promises, part by part and whole, whatever was sent."""
+"""Encodings: decoded values are as accurate as each kind promises, for parts and for whole arrays."""
 
 import io
 from itertools import pairwise
@@ -251,7 +251,7 @@ def test_with_feedback_every_change_arrives_in_time() -> None:
     for _ in range(turns):
         data = file_of({"w": values}, TOP_K, feedback)
         total += np.asarray(decode(data, layout_of({"w": values}), TOP_K)["w"], np.float64)
-    # What is kept is bounded, so the mean of what was sent goes to what was wanted.
+    # What is kept is bounded, so the mean of what was sent converges to the intended change.
     assert np.abs(total / turns - values).max() < 0.1 * np.abs(values).max()
     without = back(values, TOP_K)
     assert (without == 0).sum() == 990
@@ -341,13 +341,25 @@ def top_k_bytes(indices: list[int], values: list[float]) -> memoryview:
     return memoryview(np.array(indices, "<u2").tobytes() + np.array(values, "<f4").tobytes())
 
 
-@given(st.binary(max_size=60), st.integers(0, 20))
+top_k_rows = st.lists(st.tuples(st.integers(0, 22), st.floats(width=32)), max_size=5).map(
+    lambda entries: bytes(top_k_bytes([index for index, _ in entries], [value for _, value in entries]))
+)
+
+
+@given(st.binary(max_size=60) | top_k_rows, st.integers(0, 20))
 def test_any_bytes_of_top_k_are_decoded_within_their_row_or_refused(raw: bytes, count: int) -> None:
     around = np.full(count + 2, 7, np.float32)
     try:
         decode_into(around[1:-1], memoryview(raw), TOP_K, 1.0)
     except UpdateRefused as error:
-        assert str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+    else:
+        indices = np.frombuffer(
+            raw[: len(raw) // 3], "<u2"
+        )  # one block, of two-byte indices, four-byte values
+        assert len(raw) % 6 == 0
+        assert (len(raw) > 0) == (count > 0)
+        assert (indices < count).all()
     assert around[0] == around[-1] == 7
 
 
@@ -394,7 +406,7 @@ def test_a_file_whose_arrays_lie_in_another_order_is_refused() -> None:
     model = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
     target = io.BytesIO()
     write(dict(reversed(encode(model, layout_of(model), FLOAT16, rng()).items())), target)
-    with pytest.raises(UpdateRefused, match="array 'a' lies at byte 4 of the data, it belongs at 0"):
+    with pytest.raises(UpdateRefused, match="array 'a' is at byte 4 of the data instead of 0"):
         decode(target.getvalue(), layout_of(model), FLOAT16)
 
 

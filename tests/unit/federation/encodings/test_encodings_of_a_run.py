@@ -1,4 +1,4 @@
-"""A run's encodings: from its settings to what each device is told, and to the file that it downloads."""
+"""A run's encodings: from its settings to each device's announcement and the file that it downloads."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which devices are asked: what holds for every strategy, and for the two plainest."""
+"""Selection strategies: what holds for all of them, and the two simplest."""
 
 import random
 from collections import Counter
@@ -15,14 +15,14 @@ names = st.lists(st.text("abc:_-", min_size=1, max_size=4), unique=True, max_siz
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311  # a choice that can be repeated, no secret
+    return random.Random(seed)  # noqa: S311 - a reproducible choice, not a secret
 
 
 def candidates(names: list[str]) -> list[Candidate]:
     return [Candidate(name, 0) for name in names]
 
 
-NO_COHORT = {"all", "probabilistic"}  # they do not know its size
+NO_COHORT = {"all", "probabilistic"}  # they ignore its size
 
 histories = st.builds(
     Candidate,
@@ -72,12 +72,12 @@ def test_the_same_seed_chooses_the_same_devices_in_whatever_order_they_come(
 
 
 @given(names=names, cohort=st.integers(1, 15))
-def test_all_asks_everybody(names: list[str], cohort: int) -> None:
+def test_all_asks_every_device(names: list[str], cohort: int) -> None:
     assert SELECTIONS["all"](candidates(names), cohort, seeded(0)) == sorted(names)
 
 
 @given(names=names, cohort=st.integers(1, 15))
-def test_random_asks_as_many_as_it_is_told_if_there_are_so_many(names: list[str], cohort: int) -> None:
+def test_random_asks_the_wanted_number_if_there_are_enough(names: list[str], cohort: int) -> None:
     assert len(SELECTIONS["random"](candidates(names), cohort, seeded(0))) == min(cohort, len(names))
 
 
@@ -89,7 +89,7 @@ def test_random_asks_each_device_about_as_often() -> None:
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_a_strategy_wants_a_sample_in_proportion_to_the_cohort_or_everybody(name: str) -> None:
+def test_a_strategy_wants_a_sample_in_proportion_to_the_cohort_or_all(name: str) -> None:
     pools = [SELECTIONS[name].pool(cohort) for cohort in (10, 100)]
     assert pools == ([None, None] if name in NO_COHORT else [pools[0], 10 * (pools[0] or 0)])
     assert name in NO_COHORT or (pools[0] or 0) >= 10
@@ -110,7 +110,7 @@ def test_options_are_taken_and_the_others_keep_their_defaults() -> None:
         ),
         ("oort", {"epsilon": "much"}, "epsilon is 'much': it takes a number from 0 to 1"),
         ("oort", {"epsilon": float("nan")}, "epsilon is nan"),
-        ("oort", {"greed": 1}, "'greed' is none of"),
+        ("oort", {"greed": 1}, "'greed' is not one of"),
         ("power_of_choice", {"candidate_per_place": 2}, "did you mean 'candidates_per_place'?"),
         ("power_of_choice", {"candidates_per_place": 0.5}, "a number from 1 to 1,000"),
         ("weighted_by_speed", {"floor": 0}, "floor = 0.02"),
@@ -127,8 +127,10 @@ def test_a_bad_option_is_refused_with_its_name_and_what_there_is(
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(SettingsError, match="'best'; it may be one of: all, fastest, oort"):
-        strategy("best", {})
+    with pytest.raises(SettingsError, match="'fastst': did you mean 'fastest'"):
+        strategy("fastst", {})
+    with pytest.raises(SettingsError, match="'zzz': there are: all, random, fastest, probabilistic"):
+        strategy("zzz", {})
 
 
 def test_the_average_turnaround_is_the_published_one() -> None:

@@ -1,4 +1,4 @@
-"""The strategies by turnaround: the fastest, P's as published with its flaws, and its mended form."""
+"""The strategies by turnaround: the fastest, P's as published with its flaws, and its corrected form."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,7 @@ from tests.unit.federation.selection.test_selection import seeded
 
 
 def fleet(*averages: float | None, **fields: Any) -> list[Candidate]:
-    """Return thing-0, thing-1, ... with these average turnarounds, measured just now."""
+    """Return thing-0, thing-1, ... with these average turnarounds, measured in the last round."""
     return [
         Candidate(f"thing-{number}", 0, average_seconds=average, rounds_since_measured=1, **fields)
         for number, average in enumerate(averages)
@@ -19,7 +19,7 @@ def fleet(*averages: float | None, **fields: Any) -> list[Candidate]:
 
 
 def shares(name: str, candidates: list[Candidate], cohort: int, **options: object) -> dict[str, float]:
-    """Return in which share of 4,000 choices each candidate was chosen."""
+    """Return the share of 4,000 choices in which each candidate was chosen."""
     choose, rng = strategy(name, options), seeded(5)
     asked = Counter(device for _ in range(4000) for device in choose(candidates, cohort, rng))
     return {candidate.device: asked[candidate.device] / 4000 for candidate in candidates}
@@ -36,7 +36,7 @@ def test_fastest_asks_those_never_measured_before_all_others_and_each_as_likely(
 
 
 @pytest.mark.parametrize("name", ["fastest", "power_of_choice", "oort"])
-def test_a_device_that_never_answers_is_not_asked_for_ever(name: str) -> None:
+def test_a_device_that_never_answers_is_not_asked_in_every_round(name: str) -> None:
     dead = Candidate("dead", 0, times_asked=SILENT_AFTER)
     answers = Candidate("answers", 0, average_seconds=900.0, loss=0.0, times_asked=9)
     assert not Candidate("new", 0, times_asked=SILENT_AFTER - 1).silent
@@ -54,11 +54,11 @@ def test_probabilistic_asks_with_the_published_probability() -> None:
 
 
 @pytest.mark.parametrize("averages", [(7.0,), (7.0, 7.0, 7.0)])
-def test_probabilistic_keeps_the_published_flaw_of_choosing_nobody(averages: tuple[float, ...]) -> None:
+def test_probabilistic_keeps_the_published_flaw_of_choosing_no_device(averages: tuple[float, ...]) -> None:
     assert all(SELECTIONS["probabilistic"](fleet(*averages), 3, seeded(seed)) == [] for seed in range(50))
 
 
-def test_one_outlier_makes_probabilistic_ask_almost_everybody() -> None:
+def test_one_outlier_makes_probabilistic_ask_almost_all() -> None:
     found = shares("probabilistic", fleet(1, 2, 3, 1000), 1)
     assert min(list(found.values())[:3]) > 0.99
 
@@ -88,7 +88,7 @@ def test_what_was_measured_long_ago_counts_ever_less() -> None:
     others = fleet(5, 5, 5, 5)
     found = [shares("weighted_by_speed", [old, *others], 1, half_life=50)["slow"] for old in slow]
     assert found[0] < found[1] < found[2]
-    assert found[2] == pytest.approx(1 / (1 + 4 * 0.5), abs=0.04)  # as one never measured
+    assert found[2] == pytest.approx(1 / (1 + 4 * 0.5), abs=0.04)  # like a device never measured
 
 
 def test_weighted_by_speed_asks_one_that_never_answers_ever_less() -> None:

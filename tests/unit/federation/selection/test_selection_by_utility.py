@@ -1,4 +1,4 @@
-"""Power of choice and Oort: what they prefer, and that they still look at others."""
+"""Power of choice and Oort: what they prefer, and that they still explore."""
 
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ def heard(device: str, loss: float | None, **fields: Any) -> Candidate:
 
 
 def asked(name: str, candidates: list[Candidate], cohort: int, **options: object) -> Counter[str]:
-    """Count who was chosen in 1,000 choices."""
+    """Count how often each device was chosen in 1,000 choices."""
     choose, rng = strategy(name, options), seeded(3)
     return Counter(device for _ in range(1000) for device in choose(candidates, cohort, rng))
 
@@ -50,7 +50,7 @@ def test_oort_asks_for_what_there_is_to_learn() -> None:
 def test_oort_holds_back_a_slow_device_by_the_published_factor() -> None:
     fast = [heard(f"fast-{number}", 1.0, average_seconds=10.0) for number in range(3)]
     slow = heard("slow", 1.0, average_seconds=20.0)
-    # Everybody within the cut-off: drawn in proportion to utility, the slow one's is (10 / 20)^2.
+    # All are within the cut-off: drawn in proportion to utility, the slow one's is (10 / 20)^2.
     count = asked("oort", [*fast, slow], 1, epsilon=0, staleness=0, cutoff=0.1)
     assert count["slow"] / 1000 == pytest.approx(0.25 / 3.25, abs=0.025)
     assert asked("oort", [*fast, slow], 1, epsilon=0, staleness=0, cutoff=0.95)["slow"] == 0
@@ -58,7 +58,7 @@ def test_oort_holds_back_a_slow_device_by_the_published_factor() -> None:
     assert without["slow"] == pytest.approx(250, abs=50)
 
 
-def test_oort_comes_back_to_those_it_has_not_heard_for_long() -> None:
+def test_oort_returns_to_devices_not_measured_for_long() -> None:
     candidates = [heard("known", 1.0), heard("long-ago", 0.5, rounds_since_measured=1000)]
     assert asked("oort", candidates, 1, epsilon=0, staleness=0)["long-ago"] == 0
     bonus = math.sqrt(0.1 * math.log(1001))
@@ -66,7 +66,7 @@ def test_oort_comes_back_to_those_it_has_not_heard_for_long() -> None:
     assert asked("oort", candidates, 1, epsilon=0)["long-ago"] > 500
 
 
-def test_oort_gives_the_share_epsilon_of_its_places_to_devices_never_heard() -> None:
+def test_oort_gives_the_share_epsilon_of_its_places_to_devices_never_measured() -> None:
     candidates = [heard(f"known-{n}", 5.0) for n in range(20)] + [heard(f"new-{n}", None) for n in range(20)]
     for epsilon, expected in ((0, 0), (0.2, 2), (1, 10)):
         chosen = strategy("oort", {"epsilon": epsilon})(candidates, 10, seeded(1))

@@ -1,4 +1,4 @@
-"""Who is a candidate at all."""
+"""The filters that decide which devices are candidates."""
 
 from typing import Any
 
@@ -16,7 +16,9 @@ def device(name: str, **fields: Any) -> Candidate:
 
 
 def left(requirements: Requirements, *found: Candidate, cohort: int = 1) -> list[str]:
-    return [candidate.device for candidate in requirements.candidates(found, cohort)]
+    """Return the devices that may be asked, filtered as for the choice of a cohort."""
+    suitable = list(filter(requirements.suits, found))
+    return [candidate.device for candidate in rested(suitable, requirements.cool_down_rounds, cohort)]
 
 
 def test_only_devices_that_were_seen_in_the_window_are_candidates() -> None:
@@ -56,17 +58,17 @@ def test_an_attribute_that_no_device_reports_is_named_in_the_refusal() -> None:
     found = [device("a", attributes={"battery": 90.0}), device("b", attributes={"mains": True})]
     text = Requirements(task="digits", where=where).explain(found)
     assert text.endswith("no device reports batery; they report: battery, examples, mains")
-    assert "0 of them are as `batery >= 30 and battery > 0` asks" in text
+    assert "0 of them match `batery >= 30 and battery > 0`" in text
 
 
 def test_the_refusal_counts_who_is_left_after_each_filter() -> None:
     requirements = Requirements(task="cifar", seen_at_earliest=1000, minimum_examples=60)
     found = [device("early", last_seen=5), device("a"), device("b", tasks=frozenset({"noise"}))]
     assert requirements.explain(found) == (
-        "3 devices were read; 2 were seen lately enough; 0 of them have the task 'cifar'; "
+        "3 devices were read; 2 were seen recently enough; 0 of them have the task 'cifar'; "
         "they have the tasks: digits, noise"
     )
-    assert requirements.explain([]) == "0 devices were read; 0 were seen lately enough"
+    assert requirements.explain([]) == "0 devices were read; 0 were seen recently enough"
     text = Requirements(task="digits", minimum_examples=60, things=frozenset()).explain(found)
     assert text.endswith("2 of them have the task 'digits'; 0 of them have 60 examples or more")
 
@@ -100,7 +102,7 @@ def test_a_sample_is_so_large_that_enough_are_rested_even_if_all_that_rest_are_i
     rounds=st.integers(0, 9),
     wanted=st.integers(1, 15),
 )
-def test_resting_never_leaves_fewer_than_are_wanted_if_there_are_so_many(
+def test_resting_never_leaves_fewer_than_are_wanted_if_there_are_enough(
     agos: list[int | None], rounds: int, wanted: int
 ) -> None:
     found = [device(f"thing-{number}", rounds_since_asked=ago) for number, ago in enumerate(agos)]
@@ -114,7 +116,7 @@ def test_who_rests_does_not_depend_on_the_order(order: list[int]) -> None:
     assert {c.device for c in rested(found, 4, 3)} == {"thing-2", "thing-5", "thing-1"}
 
 
-def test_what_suits_is_what_the_filters_leave_but_for_the_cool_down() -> None:
+def test_what_suits_is_what_the_filters_leave_except_for_the_cool_down() -> None:
     requirements = Requirements(task="digits", minimum_examples=50, cool_down_rounds=3)
     found = [device("a", rounds_since_asked=1), device("b", examples=3), device("c", tasks=frozenset())]
     assert [candidate.device for candidate in found if requirements.suits(candidate)] == ["a"]

@@ -1,4 +1,4 @@
-"""A sample of a large fleet: large enough, fair, and read in proportion to its own size."""
+"""A sample of a large fleet: large enough, fair, and at a cost in proportion to its own size."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ from tests.unit.federation.selection.test_selection import seeded
 
 
 class SegmentedTable:
-    """A fleet spread over segments by the hash of the names, as DynamoDB's; counts what is read."""
+    """A fleet spread over segments by a hash of the names, as in DynamoDB; counts what is read."""
 
     def __init__(self, devices: int, live: int | None = None) -> None:
         self.size = devices
@@ -38,7 +38,7 @@ class SegmentedTable:
 
 @settings(max_examples=50)
 @given(devices=st.integers(0, 300), wanted=st.integers(1, 400), seed=st.integers(0, 99))
-def test_as_many_as_are_wanted_are_found_if_there_are_so_many(devices: int, wanted: int, seed: int) -> None:
+def test_the_wanted_number_is_found_if_there_are_enough(devices: int, wanted: int, seed: int) -> None:
     found = [
         candidate.device for candidate in sample_segments(SegmentedTable(devices).read, wanted, seeded(seed))
     ]

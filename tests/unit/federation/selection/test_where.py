@@ -1,6 +1,7 @@
-"""The language of `where`: which devices an expression means, and what it says of a wrong one."""
+"""The language of `where`: which devices match an expression, and how a wrong one is reported."""
 
 import operator as op
+import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -88,7 +89,7 @@ def test_an_expression_that_is_false_of_a_device_leaves_it(text: str) -> None:
         "not network",
     ],
 )
-def test_what_a_device_does_not_say_or_says_as_another_kind_never_takes_it(text: str) -> None:
+def test_a_missing_attribute_or_one_of_another_type_never_matches(text: str) -> None:
     assert not parse_expression(text).holds(DEVICE)
 
 
@@ -131,7 +132,7 @@ def test_a_wrong_expression_is_refused_with_the_place_and_what_is_allowed(text: 
 
 def test_an_expression_has_a_longest_length_and_a_deepest_nesting() -> None:
     parse_expression(" " * (LONGEST - 1) + "a")
-    with pytest.raises(SettingsError, match=f"{LONGEST + 1} characters; {LONGEST} is the most"):
+    with pytest.raises(SettingsError, match=f"{LONGEST + 1} characters; at most {LONGEST} are allowed"):
         parse_expression(" " * LONGEST + "a")
     parse_expression("(" * (DEEPEST - 1) + "a" + ")" * (DEEPEST - 1))
     for opening in ("(", "not "):
@@ -163,7 +164,61 @@ words = st.sampled_from(
 )
 
 
-@given(text=st.text(max_size=60) | st.lists(words, max_size=30).map(" ".join))
+TOKEN = re.compile(
+    r"""[ \t\r\n]*(?:
+        ([A-Za-z_]\w*)
+      | (-?\d{1,15}(?:\.\d{1,15})?(?![\w.]) | "[^"\\\r\n]*" | '[^'\\\r\n]*')
+      | ([=!<>]= | [][()<>,])
+    )""",
+    re.ASCII | re.VERBOSE,
+)
+KEYWORDS = {"and": "&", "or": "|", "not": "!", "in": "~", "true": "v", "false": "v"}
+# Reductions of names (n), values (v) and comparisons (c) to expressions (E).
+REDUCTIONS = [r"ncv", r"n!?~\[v(,v)*\]", r"n(?!c|~|!~)", r"\(E\)", r"!E", r"E[&|]E"]
+
+
+def is_grammatical(text: str) -> bool:
+    """Return whether a text is an expression, by reducing its tokens, independently of the parser."""
+    tokens, place = "", 0
+    while text[place:].strip(" \t\r\n"):
+        found = TOKEN.match(text, place)
+        if not found:
+            return False
+        name, value, sign = found.groups()
+        place = found.end()
+        if name:
+            tokens += KEYWORDS.get(name.lower(), "n")
+        else:
+            tokens += "v" if value else sign if sign in "()[]," else "c"
+    before = ""
+    while before != tokens:
+        before = tokens
+        for pattern in REDUCTIONS:
+            tokens = re.sub(pattern, "E", tokens)
+    return tokens == "E"
+
+
+CONDITIONS = ["a", "battery < 3", 'a in [ 3 , "x" ]', "a not in [ true ]"]
+expressions = st.recursive(
+    st.sampled_from(CONDITIONS),
+    lambda inner: (
+        inner.map("( {} )".format)
+        | inner.map("not {}".format)
+        | st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(" ".join)
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def nearly_expressions(draw: st.DrawFn) -> str:
+    """Return an expression with one token replaced or left out."""
+    tokens = draw(expressions).split()
+    tokens[draw(st.integers(0, len(tokens) - 1))] = draw(words | st.just(""))
+    return " ".join(tokens)
+
+
+@given(text=st.text(max_size=60) | st.lists(words, max_size=30).map(" ".join) | nearly_expressions())
 def test_any_text_is_an_expression_or_a_named_error(text: str) -> None:
     expression = None
     try:
@@ -172,7 +227,9 @@ def test_any_text_is_an_expression_or_a_named_error(text: str) -> None:
         said = str(error)
     if expression is None:
         assert said.startswith("the run's where ")
+        assert not is_grammatical(text) or "nests deeper" in said
     else:
+        assert is_grammatical(text)
         assert expression.attributes
         assert expression.holds(DEVICE) in {True, False}
         assert not expression.holds({})

@@ -1,4 +1,4 @@
-"""Models in any precision: bfloat16, float16, float32, float64, with whole numbers and booleans beside."""
+"""Models in any precision: bfloat16, float16, float32, float64, with integers and booleans among them."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ DATA = TensorDataset(INPUTS, (INPUTS[:, 0] > 0).long())
 
 
 class Net(nn.Module):
-    """Two layers with normalization between them, and buffers of other kinds."""
+    """Two layers with normalization between them, and buffers of other types."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def network(own: str = "F32") -> nn.Module:
 
 
 class Counting(TorchTask):
-    """Counts how often it trained."""
+    """A task that counts its trainings."""
 
     def __init__(self, own: str = "F32") -> None:
         super().__init__(lambda: network(own), DATA, DATA)
@@ -91,7 +91,7 @@ def layout_of(data: bytes) -> Layout:
 
 
 def perform(folder: Path, task: TorchTask, file: bytes, **announced: Any) -> tuple[Result, bytes]:
-    """Do a work; return its result, and the update's file."""
+    """Run one piece of work; return its result, and the update's file."""
     shop = WorkRunner(lambda *_: file)
     shop._tasks["own"] = ({}, task)
     update = folder / "updates" / "update.safetensors"
@@ -236,7 +236,7 @@ def test_arrays_come_back_in_the_models_types_or_are_named() -> None:
     with pytest.raises(UpdateRefused, match="'n' has whole numbers that the model's I8 cannot hold"):
         in_types_of(narrow, {"n": np.array(300)})
     kept = {"n": np.array(1.5), "other": np.array(2)}
-    assert in_types_of(narrow, kept) == kept  # whoever checks the layout names them
+    assert in_types_of(narrow, kept) == kept  # the check of the layout reports them by name
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -298,7 +298,7 @@ def test_a_run_starts_from_a_file_of_any_precision_and_keeps_it(tmp_path: Path, 
     assert closed is not None
     assert (closed.state, closed.good) == (State.CLOSED, 2)
     assert types_of(fleet.bucket.objects["models/run-1/1.safetensors"]) == types_of(data)
-    # And another run goes on from there.
+    # Another run continues from it.
     fleet.act("start", "run-2", settings={"task": "digits"}, continue_from={"run": RUN, "round": 1})
     assert types_of(fleet.bucket.objects["models/run-2/0.safetensors"]) == types_of(data)
 

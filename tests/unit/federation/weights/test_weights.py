@@ -1,6 +1,7 @@
-"""Weights files: what safetensors wrote is read as it is, and anything else is refused, whatever it is."""
+"""Weights files: files written by safetensors are read exactly, and anything invalid is refused."""
 
 import json
+import math
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -12,7 +13,15 @@ from hypothesis import example, given
 
 from fedgrass.federation import weights
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.weights import Layout, check_finite, check_layout, decode, encode, read_layout
+from fedgrass.federation.weights import (
+    LARGEST_HEADER,
+    Layout,
+    check_finite,
+    check_layout,
+    decode,
+    encode,
+    read_layout,
+)
 
 DTYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "<i1", "<u1", "?"]
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
@@ -55,7 +64,7 @@ def test_arrays_that_do_not_lie_in_c_order_are_written_by_their_values() -> None
     assert decode(encode({"a": array}))["a"].tolist() == array.tolist()
 
 
-def test_decoded_arrays_are_views_that_nobody_can_write_to() -> None:
+def test_decoded_arrays_are_read_only_views() -> None:
     array = decode(encode({"a": np.zeros(3)}))["a"]
     assert not array.flags.writeable
     assert not array.flags.owndata
@@ -72,11 +81,64 @@ def test_a_layout_needs_only_the_header(model: dict[str, Any]) -> None:
 def layout_or_refused(data: bytes) -> None:
     try:
         layout = read_layout(data, len(data))
-        weights.views(data, layout)
+        arrays = weights.views(data, layout)
     except UpdateRefused as error:
-        assert str(error)  # noqa: PT017  # any other exception fails the test by itself
+        assert str(error)  # noqa: PT017 - any other exception fails the test by itself
+        assert not is_valid(data)
     else:
-        assert isinstance(layout, Layout)
+        assert is_valid(data)
+        header = json.loads(data[8 : layout.header_bytes])
+        header.pop("__metadata__", None)
+        assert {name: list(array.shape) for name, array in arrays.items()} == {
+            name: entry["shape"] for name, entry in header.items()
+        }
+
+
+def is_valid(data: bytes) -> bool:
+    """Return whether ``data`` is a weights file, by the rules of the format, independently of the parser."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(LARGEST_HEADER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(header, dict) or not all_texts(header.pop("__metadata__", {})):
+        return False
+    ranges = []
+    for entry in header.values():
+        if not is_entry(entry):
+            return False
+        start, end = entry["data_offsets"]
+        if end - start != math.prod(entry["shape"]) * weights.DTYPES[entry["dtype"]].itemsize:
+            return False
+        ranges.append((start, end))
+    position = 0
+    for start, end in sorted(ranges):
+        if start != position:
+            return False
+        position = end
+    return 8 + size + position == len(data)
+
+
+def all_texts(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+
+
+def is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        return False
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    return (
+        isinstance(entry["dtype"], str)
+        and entry["dtype"] in weights.DTYPES
+        and isinstance(shape, list)
+        and all(type(side) is int and side >= 0 for side in shape)
+        and math.prod(max(1, side) for side in shape) <= 2**48
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(offset) is int and offset >= 0 for offset in offsets)
+    )
 
 
 @given(st.binary(max_size=200))
@@ -107,6 +169,29 @@ def test_any_header_is_a_layout_or_refused(header: dict[str, Any], data: bytes) 
     layout_or_refused(a_file(header, data))
 
 
+@given(models.filter(bool), st.data())
+def test_a_header_with_wrong_numbers_is_refused_unless_the_file_is_still_valid(
+    model: dict[str, Any], draw: st.DataObject
+) -> None:
+    data = encode(model)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    entry = header[draw.draw(st.sampled_from(sorted(model)))]
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    wrong = draw.draw(st.integers(-9, 9))
+    match draw.draw(st.sampled_from(["side", "signs", "end", "place"])):
+        case "side" if shape:
+            shape[draw.draw(st.integers(0, len(shape) - 1))] += wrong
+        case "signs":
+            shape[:2] = [-side for side in shape[:2]]
+        case "end":
+            offsets[1] += wrong
+        case "place":
+            offsets[:] = [offset + wrong for offset in offsets]
+    more = draw.draw(st.binary(max_size=3))
+    layout_or_refused(a_file(header, data[8 + size :] + more))
+
+
 @given(models, st.data())
 def test_a_file_that_was_cut_or_grew_is_refused(model: dict[str, Any], draw: st.DataObject) -> None:
     data = encode(model)
@@ -120,23 +205,26 @@ def test_a_file_that_was_cut_or_grew_is_refused(model: dict[str, Any], draw: st.
     ("data", "said"),
     [
         (b"123", "the file has 3 bytes; a safetensors file has at least 8"),
-        ((10 * 1024**3).to_bytes(8, "little") + b"{}", "the header claims 10737418240 bytes; 8388608 is"),
+        (
+            (10 * 1024**3).to_bytes(8, "little") + b"{}",
+            "the header claims 10737418240 bytes; at most 8388608 are",
+        ),
         ((100).to_bytes(8, "little") + b"{}", "the header claims 100 bytes, the file has only 10"),
-        (a_file(b"no json"), "no safetensors header"),
-        (a_file([1]), "no safetensors header"),
-        (a_file(b'{"a":' + b"[" * 100_000), "no safetensors header"),
-        (a_file({"a": {"dtype": "F32"}}), "no safetensors header"),
+        (a_file(b"no json"), "not a safetensors header"),
+        (a_file([1]), "not a safetensors header"),
+        (a_file(b'{"a":' + b"[" * 100_000), "not a safetensors header"),
+        (a_file({"a": {"dtype": "F32"}}), "not a safetensors header"),
         (
             a_file({"a": {**F32, "dtype": "U16"}}, b"1234"),
             "array 'a' has the type 'U16'; fedgrass averages",
         ),
         (
             a_file({"a": {**F32, "shape": [2]}}, b"1234"),
-            "array 'a' of shape (2,) cannot lie in the bytes 0 to 4",
+            "array 'a' of shape (2,) does not fit the bytes 0 to 4",
         ),
-        (a_file({"a": {**F32, "shape": [-1, -1]}}, b"1234"), "of shape (-1, -1) cannot"),
-        (a_file({"a": {**F32, "data_offsets": [4, 0]}}, b"1234"), "cannot lie in the bytes 4 to 0"),
-        (a_file({"a": {**F32, "data_offsets": [-4, 0]}}, b"1234"), "cannot lie in the bytes -4 to 0"),
+        (a_file({"a": {**F32, "shape": [-1, -1]}}, b"1234"), "of shape (-1, -1) does not fit"),
+        (a_file({"a": {**F32, "data_offsets": [4, 0]}}, b"1234"), "does not fit the bytes 4 to 0"),
+        (a_file({"a": {**F32, "data_offsets": [-4, 0]}}, b"1234"), "does not fit the bytes -4 to 0"),
         (a_file({"a": F32, "b": F32}, b"1234"), "array 'b' starts at byte 0 of the data, not at 4"),
         (
             a_file({"a": {**F32, "data_offsets": [4, 8]}}, b"12345678"),
@@ -210,7 +298,7 @@ def test_checksums_are_those_that_others_compute() -> None:
     ("array", "said"),
     [
         (np.zeros(2, np.complex64), "array 'w' has the type complex64; fedgrass averages F64"),
-        (np.zeros(2, np.uint16), "array 'w' has the type uint16"),  # might be anybody's bits
+        (np.zeros(2, np.uint16), "array 'w' has the type uint16"),  # not necessarily bits of BF16
     ],
 )
 def test_an_array_of_a_type_that_no_file_holds_is_refused_by_name(array: Any, said: str) -> None:

@@ -5,7 +5,7 @@
     a mutex with no lease                                       here: a_crash_of_the_averager...
     check-then-lock races                                       here: two_averagers_at_once...
     one dead device stops everything                            here; on_the_device: the deadline
-    a comparison of floats hangs                                here: a_fraction_that_is_no_exact_float...
+    a comparison of floats hangs                                here: a_fraction_without_an_exact_float...
     the old model deleted first, the last one never saved       here
     all models in memory, weighting by repeated addition        here
     no round or attempt in replies                              here; on_the_device
@@ -58,7 +58,7 @@ class Bomb:
     exploded = False
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return exec, ("from tests.guards.test_defects_of_replaced_systems import Bomb; Bomb.exploded = True",)
+        return exec, (f"from {__name__} import Bomb; Bomb.exploded = True",)
 
 
 def test_pickle_from_a_device_runs_no_code() -> None:
@@ -100,7 +100,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_a_crash_of_the_averager_locks_nothing_for_ever() -> None:
+def test_a_crash_of_the_averager_locks_nothing_permanently() -> None:
     fleet = SmallFleet(devices=1, rounds=1)
     fleet.start()
     payload = fleet.completion(fleet.newest(), fleet.upload("thing-0", fleet.newest(), update_full_of(1)))
@@ -136,7 +136,7 @@ def test_one_dead_device_does_not_stop_everything() -> None:
 
 
 @pytest.mark.parametrize("asked", range(1, 101))
-def test_a_fraction_that_is_no_exact_float_makes_no_round_wait_for_ever(asked: int) -> None:
+def test_a_fraction_without_an_exact_float_makes_no_round_wait_indefinitely(asked: int) -> None:
     for hundredths in range(1, 101):
         needed = RunSettings(task="t", threshold=hundredths / 100).replies_needed(asked)
         assert 1 <= needed <= asked
@@ -154,7 +154,7 @@ def test_the_old_global_model_stays_and_the_last_one_is_kept() -> None:
 
 
 def test_a_device_of_many_examples_costs_no_more_than_one_of_few() -> None:
-    """Weighting was by adding a model again and again, once per example."""
+    """The replaced systems weighted by adding a model repeatedly, once per example."""
     fleet = SmallFleet(devices=2, rounds=1)
     fleet.start()
     fleet.reply("thing-0", value=1.0, examples=2**40)
@@ -194,7 +194,7 @@ def test_an_error_of_a_device_is_reported() -> None:
     assert fleet.told_of("thing-1") == ["failed: CUDA out of memory"]
 
 
-def test_a_command_that_a_device_missed_is_said_again_when_it_comes_back() -> None:
+def test_a_command_that_a_device_missed_is_repeated_when_it_comes_back() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.publisher.published.clear()
@@ -208,7 +208,7 @@ def test_no_name_of_a_device_can_be_taken_apart_at_a_separator(name: str) -> Non
         checked_name("thing", name)
 
 
-def test_a_device_is_who_the_cloud_says_and_not_who_it_says() -> None:
+def test_a_device_is_identified_by_the_cloud_and_not_by_itself() -> None:
     fleet = SmallFleet(devices=2)
     fleet.start()
     opened = fleet.newest()
@@ -229,7 +229,7 @@ def test_a_turnaround_is_between_two_times_of_the_cloud_whatever_a_device_believ
     assert part.turnaround_seconds == 12.0
 
 
-def test_each_device_hears_its_own_commands_alone() -> None:
+def test_each_device_receives_only_its_own_commands() -> None:
     fleet = SmallFleet(devices=2)
     fleet.start()
     fleet.status("thing-1", "declined", reason="busy")
@@ -238,7 +238,7 @@ def test_each_device_hears_its_own_commands_alone() -> None:
 
 
 def test_batches_are_not_counted_as_examples() -> None:
-    """The weight is what the device says of its examples, exactly, if the run does not cap it."""
+    """Without a cap in the run's settings, the weight is exactly the device's number of examples."""
     fleet = SmallFleet(devices=2, rounds=1, examples_cap=0)
     fleet.start()
     fleet.reply("thing-0", value=0.0, examples=64)
@@ -265,9 +265,9 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
 def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
-    """Every model of a round was held in memory at once."""
+    """The replaced systems held every model of a round in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
-    # Threads may be at their conversions at the same moment, or not: the least of some is what it takes.
+    # Threads may or may not convert at the same moment: the minimum of several measurements counts.
     kept = [
         [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)] for devices in (64, 128)
     ]
@@ -277,9 +277,9 @@ def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) 
 
 def _traced_memory_of_an_average(model: dict[str, Any], devices: int, strategy: str) -> int:
     bucket = MemoryBucket()
-    bucket.range_bytes = 2 * 1024**2  # as of S3
+    bucket.range_bytes = 2 * 1024**2  # as for S3
     run = SmallAverage(model, bucket=bucket, aggregation=strategy)
-    run.upload([run.encode(model)] * devices)  # one object, however many devices
+    run.upload([run.encode(model)] * devices)  # a single object for all devices
     tracemalloc.start()
     try:
         run.make(devices, metrics=[{"loss": 1.0}] * devices)

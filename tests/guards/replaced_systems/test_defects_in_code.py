@@ -1,5 +1,6 @@
-"""Defects of the replaced systems that are read off the shipped code; the list of all is in
-tests/guards/test_defects_of_replaced_systems.py.
+"""Defects of the replaced systems that can be seen in the shipped code.
+
+tests/guards/replaced_systems/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 import ast
@@ -24,12 +25,12 @@ from tests.guards.cloud_files import PROJECT
 DEVICE_AND_CLOUD = ("components", "cloud_functions")
 SHIPPED = ("fedgrass", "greengrass_emulator", *DEVICE_AND_CLOUD)
 UNSAFE_FORMATS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-# Each waits for another part of the same process, whose end ends the wait.
+# Each waits for another part of the same process, whose end also ends the wait.
 ENDED_BY_THEIR_OWN_SIDE = {
-    "components/trainer/worker/__main__.py": ["self._work.get"],  # its reading thread always puts a last None
+    "components/trainer/worker/__main__.py": ["self._work.get"],  # its reader thread always ends with None
     "components/trainer/worker/worker_process.py": [
         "process.wait"
-    ],  # a thread of its own; stop() kills the process
+    ],  # a separate thread; stop() kills the process
 }
 
 
@@ -47,7 +48,7 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
-    """Return every call of a module with the text of what is called."""
+    """Return every call in a module, with the source of the called expression."""
     return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
@@ -90,7 +91,7 @@ def test_certificates_are_checked_everywhere() -> None:
     assert [str(path) for path in files if unchecked.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_no_key_of_aws_stands_in_code_template_or_recipe_and_no_device_is_given_one() -> None:
+def test_no_key_of_aws_is_in_code_template_or_recipe_and_no_device_gets_one() -> None:
     keys = re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|(?i:aws_(secret_)?access_key)|AWS::IAM::(User|AccessKey)")
     files = [path for folder in DEVICE_AND_CLOUD for path in sorted((PROJECT / folder).rglob("*.py"))]
     files += [PROJECT / "template.yaml", PROJECT / "recipe.yaml", *(PROJECT / "iot_rules").glob("*.yaml")]
@@ -123,7 +124,7 @@ WAITS = {"wait", "get", "join", "result", "acquire", "communicate"}
 
 
 def bounded(call: ast.Call) -> bool:
-    """Return whether a call says how long it waits (``get`` of a mapping and ``join`` of a text say what)."""
+    """Return whether a call has a time-out (for ``get`` of a mapping and ``join`` of a text: an argument)."""
     return bool(call.args or call.keywords)
 
 
@@ -168,8 +169,8 @@ def test_every_client_of_aws_is_made_with_those_time_outs() -> None:
     assert without == []
 
 
-def test_no_loop_of_devices_and_cloud_goes_round_for_ever() -> None:
-    """A ``while True`` has a way out in its body, or is a generator that another drives."""
+def test_no_loop_of_devices_and_cloud_is_endless() -> None:
+    """Return whether a ``while True`` can end: it has an exit in its body, or is a generator."""
     endless = [
         (path, node.lineno)
         for path, tree in sources(*DEVICE_AND_CLOUD)
@@ -183,9 +184,9 @@ def leaves(loop: ast.While) -> bool:
     return any(isinstance(node, ast.Return | ast.Break | ast.Raise | ast.Yield) for node in ast.walk(loop))
 
 
-# The hours in which the operator lets a device train are the device's own: they go nowhere.
+# The hours in which the operator allows training are the device's local time: they are never sent.
 HOURS = ("components/trainer/session/host_metrics.py", "datetime.now")
-# Credentials say by the clock of the day when they expire; AWS's own SDK compares that with the device's.
+# Credentials expire by wall-clock time, which AWS's SDK also compares with the device's clock.
 EXPIRY = ("components/trainer/connection/iot_credentials.py", "datetime.now")
 
 
@@ -203,7 +204,7 @@ def test_a_device_is_named_by_its_thing_alone_and_reads_the_clock_of_the_day_for
 
 
 def pages(operation: str, *answers: dict[str, Any]) -> tuple[Any, Stubber]:
-    """Return a client of DynamoDB that answers page by page, each asked for by the one before."""
+    """Return a DynamoDB client that answers page by page, each requested with the previous page's key."""
     nobody = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}
     client: Any = boto3.client("dynamodb", region_name="eu-north-1", **nobody)  # type: ignore[call-overload]
     stubber = Stubber(client)
@@ -219,7 +220,7 @@ def test_a_scan_of_devices_reads_every_page() -> None:
     client, stubber = pages(
         "scan",
         {"Items": [row("a"), row("b")], "LastEvaluatedKey": {"device": {"S": "b"}}},
-        {"Items": [], "LastEvaluatedKey": {"device": {"S": "x"}}},  # all of it was filtered out
+        {"Items": [], "LastEvaluatedKey": {"device": {"S": "x"}}},  # everything was filtered out
         {"Items": [row("z")]},
     )
     with stubber:
@@ -253,6 +254,6 @@ def test_nothing_is_listed_from_aws_but_through_a_paginator() -> None:
 
 
 def test_the_tests_of_the_shipped_code_are_many() -> None:
-    """They had none at all."""
+    """The replaced systems had no tests at all."""
     files = list(Path(PROJECT / "tests").rglob("test_*.py"))
     assert sum(path.read_text(encoding="utf-8").count("\ndef test_") for path in files) > 500

@@ -1,5 +1,6 @@
-"""Defects of the replaced systems that are read off template.yaml; the list of all is in
-tests/guards/test_defects_of_replaced_systems.py.
+"""Defects of the replaced systems that can be seen in template.yaml.
+
+tests/guards/replaced_systems/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 from tests.guards.cloud_files import template
 
 DEVICE = "${iot:Connection.Thing.ThingName}"
-# AWS's own reference gives these no resource.
+# Actions for which AWS's reference defines no resource.
 NO_FINER_RESOURCE = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 
 
@@ -19,7 +20,7 @@ def resources(kind: str = "") -> dict[str, Any]:
 
 
 def statements(node: object) -> Iterator[dict[str, Any]]:
-    """Yield every statement of every policy below a node."""
+    """Yield every policy statement below a node."""
     if isinstance(node, dict):
         if "Effect" in node and "Action" in node:
             yield node
@@ -60,7 +61,7 @@ def test_no_role_may_do_everything_or_touch_everything() -> None:
         assert "NotAction" not in statement
         if set(many(statement["Action"])) <= NO_FINER_RESOURCE:
             continue
-        # A statement without Resource says who may take a role.
+        # A statement without Resource defines who may assume a role.
         assert "*" not in many(statement.get("Resource")), statement
 
 
@@ -85,9 +86,9 @@ def test_what_is_stored_is_encrypted_can_be_recovered_and_outlives_the_stack() -
         assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST", name
         _, own_key, amazons = table["Properties"]["SSESpecification"]["Fn::If"]
         assert own_key["KMSMasterKeyId"] == {"Ref": "KmsKeyArn"}, name
-        assert amazons == {"Ref": "AWS::NoValue"}, name  # encrypted all the same
+        assert amazons == {"Ref": "AWS::NoValue"}, name  # still encrypted
     for kept in (bucket, resources()["RoundsTable"]):
-        # Kept when the stack is deleted, and not when its creation fails.
+        # Retained when the stack is deleted, but not when its creation fails.
         assert (kept["DeletionPolicy"], kept["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     for name, queue in resources("AWS::SQS::Queue").items():
         assert queue["Properties"]["SqsManagedSseEnabled"] == {"Fn::If": ["HasKey", False, True]}, name
@@ -99,7 +100,7 @@ def test_no_role_has_a_policy_of_full_access() -> None:
     ] == []
 
 
-def test_there_is_no_endpoint_that_anybody_could_call() -> None:
+def test_there_is_no_public_endpoint() -> None:
     kinds = {resource["Type"] for resource in resources().values()}
     open_to_all = (
         "ApiGateway",
@@ -119,7 +120,7 @@ def test_the_bucket_is_closed_to_the_public() -> None:
         assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
 
 
-def test_a_device_may_say_and_hear_nothing_but_its_own_and_which_models_are_new() -> None:
+def test_a_device_may_use_only_its_own_topics_and_those_of_new_models() -> None:
     (policy,) = resources("AWS::IoT::Policy").values()
     for statement in statements(policy):
         for resource in many(statement["Resource"]):
@@ -161,7 +162,7 @@ def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -
     assert all(rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1} for rule in rules)
 
 
-def test_every_queue_keeps_what_could_not_be_dealt_with() -> None:
+def test_every_queue_keeps_what_could_not_be_processed() -> None:
     queues = resources("AWS::SQS::Queue")
     for name, queue in queues.items():
         target = queue["Properties"].get("RedrivePolicy", {}).get("deadLetterTargetArn")
@@ -199,7 +200,7 @@ def test_each_check_that_is_left_out_has_its_reason() -> None:
 
 
 def test_reserved_concurrency_is_a_choice_for_each_function() -> None:
-    # Here and not in the embedded cloud, whose CloudFormation does not look at it.
+    # Checked here and not in the embedded cloud, whose CloudFormation ignores it.
     for name in ("Initiator", "Averager"):
         reserved = resources()[name]["Properties"]["ReservedConcurrentExecutions"]
         chosen = {"Ref": f"{name}Concurrency"}

@@ -1,5 +1,6 @@
-"""Defects of the replaced systems that a device shows; the list of all is in
-tests/guards/test_defects_of_replaced_systems.py.
+"""Defects of the replaced systems that a device would show.
+
+tests/guards/replaced_systems/test_defects_of_replaced_systems.py has the list of all defects.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedgrass.federation.messages import Completion, Status
 from tests.fakes.memory_device import THING, TOPICS, Device, announcement, verdict
 
 
-def test_a_failed_upload_is_tried_again_and_completed_only_when_it_lies_there(tmp_path: Path) -> None:
+def test_a_failed_upload_is_retried_and_completed_only_when_it_is_stored(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.bucket.failures = 2
     device.hears(announcement())
@@ -57,7 +58,7 @@ def test_work_that_does_not_end_by_its_deadline_is_given_up_and_reported(tmp_pat
     assert device.bench.stops == 1
 
 
-def test_what_counts_is_said_at_least_once_and_again_until_the_verdict(tmp_path: Path) -> None:
+def test_what_counts_is_published_at_least_once_and_repeated_until_the_verdict(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.hears(announcement())
     device.finishes()
@@ -71,7 +72,7 @@ def test_what_counts_is_said_at_least_once_and_again_until_the_verdict(tmp_path:
     assert len(device.completions) == said
 
 
-def test_a_device_hears_its_own_commands_alone(tmp_path: Path) -> None:
+def test_a_device_receives_only_its_own_commands(tmp_path: Path) -> None:
     device = Device(tmp_path)
     assert set(device.broker.handlers) == {f"{TOPICS}/announce", f"{TOPICS}/heartbeat"}
     assert not any(sign in topic for topic in device.broker.handlers for sign in "+#")
@@ -89,7 +90,7 @@ def test_every_reply_of_a_device_names_run_round_and_attempt(tmp_path: Path) -> 
 
 
 def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restart in the middle of an upload goes on with the same work under the same name."""
+    """A restart in the middle of an upload continues the same work under the same name."""
     monkeypatch.setenv("AWS_IOT_THING_NAME", THING)
     assert (thing_name(), thing_name()) == (THING, THING)
     first = Device(tmp_path)
@@ -100,9 +101,9 @@ def test_a_device_is_the_same_after_each_start(tmp_path: Path, monkeypatch: pyte
     assert list(again.bucket.objects) == [f"fleet-bucket/updates/{THING}/run-a/1-1.safetensors"]
 
 
-def test_the_clock_of_the_cloud_comes_back_as_it_was_said(tmp_path: Path) -> None:
+def test_the_time_of_the_cloud_is_returned_unchanged(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.clock.now = 5.0  # a device that believes it is 1970
+    device.clock.now = 5.0  # a device whose clock is in 1970
     device.hears(announcement(announced_at=1_800_000_000_123))
     device.finishes()
     assert device.completions[0].announced_at == 1_800_000_000_123
@@ -119,7 +120,7 @@ def test_no_file_of_an_update_stays_on_the_device(tmp_path: Path) -> None:
 
 
 class RemembersItsMode(nn.Module):
-    """A model that gives always the same, and notes whether it was in training mode."""
+    """A model with a constant output that records whether it was in training mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,203 @@
+"""Every message between the cloud, the devices and the operators.
+
+In the order of a round: the cloud announces work, the device reports its status and its completion, and the
+cloud returns a verdict. Then the messages about a fleet: hello, heartbeat, changes of rounds, new models and
+the predictors' reports.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from fedgrass.federation.messages import message_versions
+from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_fields import (
+    MOST_CARRIED,
+    Attributes,
+    Count,
+    Metrics,
+    Milliseconds,
+    Options,
+    Positive,
+    Reason,
+    RunName,
+    Seconds,
+    Sha256,
+    StateName,
+    TaskName,
+    Unsent,
+)
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """Base class of all messages."""
+
+    version: int = message_versions.SPOKEN[0]
+
+
+class WorkMessage(Message, frozen=True, kw_only=True):
+    """A message about one attempt at one round of one run."""
+
+    run: RunName
+    round: Positive
+    attempt: Positive
+
+
+def round_id(run: str, number: int, attempt: int) -> str:
+    """Return the id of one attempt at a round: ``<run>/<round>/<attempt>``."""
+    return f"{run}/{number}/{attempt}"
+
+
+class CarriedFile(Struct, frozen=True, kw_only=True):
+    """A file of auxiliary state, such as the server's control variate, whose change updates contain."""
+
+    key: str
+    sha256: Sha256
+    bytes: Positive
+
+
+# By name: see weights/auxiliary_state.py. None stands for zeros, for which no file is written.
+Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CARRIED)]
+
+
+class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
+    """Cloud to device: work to do. The completion returns ``announced_at`` unchanged."""
+
+    work: Literal["train", "evaluate"]
+    task: TaskName
+    announced_at: Milliseconds
+    deadline_seconds: Seconds  # time left in the round; a duration, since clocks are never compared
+    bucket: str
+    model_key: str
+    model_sha256: Sha256
+    model_bytes: Positive
+    settings: Options = {}  # for the training: epochs, learning rate, ...
+    download: Encoding = Encoding()  # of the model file
+    upload: Encoding = Encoding()  # required of the update
+    allow_partial: bool = False  # whether a training cut short by the deadline may send its result
+    carried: Carried = {}  # the server's auxiliary state, whose change the update has to contain
+
+
+class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
+    """Cloud to device: a reply was counted or refused, and need not be sent again."""
+
+    counted: bool
+    reason: Reason = ""
+
+
+class Completion(WorkMessage, frozen=True, kw_only=True):
+    """Device to cloud: the work is done, and the update (of a training) is in S3."""
+
+    round_id: str  # repeats run, round and attempt as the key of the turnaround rule's row
+    announced_at: Milliseconds
+    bytes: Count
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{32}\\Z")]  # of the file's header
+    examples: Positive  # trained on; in an evaluation, evaluated
+    metrics: Metrics = {}  # of evaluations, over ``examples_evaluated`` of the device's examples
+    examples_evaluated: Count | None = None  # None: from an older device, with all metrics in ``metrics``
+    train_metrics: Metrics = {}  # from the training, over ``examples``; at most 24 with the others
+    unsent_metrics: Unsent = ""  # metrics that no message accepts, each with the reason
+    download_seconds: Seconds = 0.0
+    evaluate_seconds: Seconds = 0.0  # of both evaluations: the global model, and the trained one
+    train_seconds: Seconds = 0.0
+    upload_seconds: Seconds = 0.0
+    partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
+
+
+class Status(WorkMessage, frozen=True, kw_only=True):
+    """Device to cloud: the state of the work. ``declined`` and ``failed`` end it, with the reason."""
+
+    state: Literal["accepted", "declined", "progress", "failed"]
+    reason: Reason = ""
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Device to cloud, after a start or a reconnect: asks for open work."""
+
+    component_version: str = ""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Device to cloud: the device is alive. Flat, since the heartbeat rule writes it to the devices table.
+
+    Only ``attributes`` is nested: it is a map in the table, or its JSON text.
+    """
+
+    state: Literal["idle", "working"]
+    tasks: str  # names, separated by commas
+    examples: Count
+    component_version: str
+    uptime_seconds: Seconds
+    attributes: Attributes = {}  # for a run's `where`
+    speaks: Annotated[str, Meta(pattern=r"^([0-9,]{1,39})?\Z")] = ""  # message versions
+    metrics: Annotated[str, Meta(max_length=512)] = (
+        ""  # reported by its tasks, separated by commas; empty: unknown
+    )
+    # Why a changed configuration was refused; empty: the latest one is in force.
+    configuration_error: Annotated[str, Meta(max_length=200)] = ""
+    # Why the device receives no announcements, or what disturbs its connection; empty: no problem.
+    connection_error: Annotated[str, Meta(max_length=200)] = ""
+    # What the current work is waiting for, such as credentials or Stream Manager; empty: nothing.
+    work_error: Annotated[str, Meta(max_length=200)] = ""
+
+
+class RoundFigures(Struct, frozen=True, kw_only=True):
+    """The figures of a round when it was closed or abandoned; docs/round.md explains them."""
+
+    asked: Count
+    accepted: Count
+    declined: Count
+    failed: Count
+    silent: Count
+    late: Count
+    refused: Count
+    replied: Count
+    needed: Count
+    bytes_up: Count
+    bytes_down: Count
+    opening_seconds: Seconds
+    averaging_seconds: Seconds
+    metrics: Metrics = {}
+    capped: Count | UnsetType = UNSET  # devices that claimed more examples than count, if any
+    metrics_left_out: Count = 0  # a message has room for 24, the first ones by name
+
+
+class RoundChange(Message, frozen=True, kw_only=True):
+    """Cloud to operators: one line per change of a round, with the figures if the round ended."""
+
+    run: RunName
+    round: Count
+    attempt: Count
+    state: str
+    text: str
+    device: str = ""
+    figures: RoundFigures | None = None
+
+
+class NewModel(Message, frozen=True, kw_only=True):
+    """Cloud to all subscribers: a task has a new global model."""
+
+    task: TaskName
+    run: RunName
+    round: Count
+    bucket: str
+    key: str
+    sha256: str
+    bytes: Count
+    closed_at: Milliseconds = 0  # when the round that made it was closed
+
+
+class PredictorReport(Message, frozen=True, kw_only=True):
+    """Device to all subscribers: which models its predictor serves, how fast, and the latest change."""
+
+    component_version: str
+    uptime_seconds: Seconds
+    models: Annotated[dict[TaskName, str], Meta(max_length=16)]  # <run>/<round> by task
+    http_port: Count
+    requests: Count  # since the start, including `failures`
+    failures: Count
+    p50_ms: Seconds  # milliseconds, over the last answered requests
+    p99_ms: Seconds
+    event: Reason = ""
+    configuration_error: Reason = ""  # why a changed configuration was not applied
