@@ -90,7 +90,7 @@ def _reply(services: Services, said: dict[str, Any]) -> str | None:
     named = _named(message.payload)
     with services.log.about(named.run, named.round, message.device):
         services.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-        return replies.take(services, message)
+        return replies.process(services, message)
 
 
 def _named(payload: bytes) -> _Named:

@@ -8,34 +8,23 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation import aggregation_context, guarded_strategy
+from cloud_functions.aggregation import aggregation_context
 from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner, named, open_updates
 from cloud_functions.aggregation.combiner import Change, Combiner, Sum
 from cloud_functions.aggregation.model_files import (
     ModelReader,
     ModelWriter,
     Stored,
-    fingerprint,
     in_type,
     readable,
     whole,
 )
 from cloud_functions.aggregation.server_step import ServerStep
-from cloud_functions.recovery import manifests
-from cloud_functions.rounds.initial_models import too_large
-from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import encode_model, is_encoded
-from fedgrass.federation.errors import (
-    AggregationFailed,
-    DraftLost,
-    RunBehind,
-    SettingsError,
-    UpdateRefused,
-)
+from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import Layout, sha256
 from fedgrass.federation.weights.auxiliary_state import carried_layout
 from fedgrass.federation.weights.slices import Slice
@@ -88,7 +77,7 @@ def warn_of_guesses(making: AggregationContext, step: ServerStep) -> None:
     by_name = [name for name in making.arrays if is_statistic(name)]
     if guessed := [*by_name, *sorted(step.guessed)]:
         shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
-        making.services.tell(
+        making.services.report(
             making.round,
             "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
             f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
@@ -185,7 +174,7 @@ def finished(making: AggregationContext, files: Mapping[str, Stored]) -> Made:
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > making.services.largest_held:
         raise AggregationFailed(
-            too_large(making.services, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
+            making.services.too_large(f"the run's download_encoding is {encoding.kind!r}", model.bytes)
         )
     try:
         encoded = encode_model(whole(bucket, model.key, model.bytes), encoding)
@@ -212,53 +201,6 @@ def _state_before(making: AggregationContext) -> Mapping[str, Callable[[Slice], 
             raise AggregationFailed(message) from error
         found[name] = ModelReader(bucket, key, layout).values
     return found
-
-
-def keep(services: Services, run: Run, closed: Round) -> None:
-    """Give the drafts of the lease that closed a round their lasting keys, each once.
-
-    Repeating it does no harm, and what is there is never written over.
-
-    Raises:
-        RunBehind: the bucket has another model of that round.
-        DraftLost: a draft is gone, and what it was to become is not there.
-    """
-    copies = {"model": (object_keys.model(closed.run, closed.number), closed.model_sha256)}
-    try:
-        names = guarded_strategy.load(run.settings).state
-    except SettingsError as error:  # it was deployed away in between; the next round says so too
-        services.log(f"{closed.run}: the server's state of round {closed.number} is not kept: {error}")
-        names = ()
-    for name in names:
-        carried = closed.carried.get(name)
-        copies[name] = (object_keys.state(closed.run, closed.number, name), carried.sha256 if carried else "")
-    if closed.download_sha256:
-        kind = run.settings.download_encoding
-        copies[kind] = (object_keys.encoded_model(closed.run, closed.number, kind), closed.download_sha256)
-    for file, (key, expected) in copies.items():
-        _keep_once(services, closed, file, key, expected)
-
-
-def _keep_once(services: Services, closed: Round, file: str, key: str, expected: str) -> None:
-    """Copy a draft to its lasting key, unless the same is there.
-
-    ``expected`` is its SHA-256, if that is known.
-    """
-    try:
-        if services.bucket.copy_once(draft(closed, file), key):
-            return
-    except KeyError as error:
-        if not services.bucket.exists(key):
-            message = f"the draft {draft(closed, file)} is gone, and {key} is not there"
-            raise DraftLost(message) from error
-    if not expected:  # of the server's state nothing is written down; it goes with the model
-        return
-    try:
-        found = fingerprint(services.bucket, key).sha256
-    except UpdateRefused as error:
-        found = str(error)
-    if found != expected:
-        raise RunBehind(manifests.behind(closed.run, key))
 
 
 def draft(of: Round, file: str) -> str:

@@ -72,7 +72,7 @@ def begin_full(services: Services, run: Run, current: Round) -> bool:
     # A worker that dies here leaves a group that nobody sums: whoever closes the round reads its updates.
     job = Job(run=current.run, round=current.number, attempt=current.attempt, kind="group", number=number)
     services.alarms.hand_over(job)
-    services.tell(current, f"group {number}: {size} updates are being summed")
+    services.report(current, f"group {number}: {size} updates are being summed")
     return True
 
 

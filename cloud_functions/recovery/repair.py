@@ -17,13 +17,11 @@ import msgspec
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.recovery import manifests
 from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
-from cloud_functions.rounds import driver, run_actions
-from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
+from cloud_functions.rounds import driver, reminders, run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 
@@ -87,8 +85,7 @@ def _write(services: Services, name: str, plan: Plan) -> None:
     for left in plan.left_open:
         event = Event.GIVEN_UP if left.state is State.OPEN else Event.AGGREGATION_FAILED
         services.rounds.move(left, event, reason=LEFT_OPEN, closed_at=services.now())
-    # The same as after any change of a run: whoever repairs may die before the run is driven on.
-    services.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    reminders.look_again_later(services, name)
     if plan.run:
         services.rounds.restore_run(plan.run, plan.over)
     with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on

@@ -8,7 +8,6 @@
     ├── ReplyRefused        the device's: a well-formed reply that the round cannot count
     │   └── LateReply       ... because its round is over or has moved on to another attempt
     ├── RunBehind           the table's, which was restored: the run's row lacks rounds that there are
-    ├── DraftLost           the bucket's: what a closed round had made is gone, and was not published yet
     ├── LostRace            nobody's: another worker moved the round first; read it again
     └── NotYet              nobody's: the same work is under way elsewhere; try again later
 
@@ -46,10 +45,6 @@ class LateReply(ReplyRefused):
 
 class RunBehind(FedgrassError):
     """The bucket, or the table, has a later history of a run than its row: repair it before it goes on."""
-
-
-class DraftLost(FedgrassError):
-    """A draft of a closed round is not in the bucket, nor is what it was to become."""
 
 
 class LostRace(FedgrassError):

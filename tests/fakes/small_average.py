@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
+from cloud_functions.rounds import publish
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding
@@ -126,7 +127,7 @@ class SmallAverage:
             )
         run, leased = self._run(evaluations), self._round(number, count)
         new_model.make(aggregation_context.begin(self.cloud, run, leased), replies, [])
-        new_model.keep(self.cloud, run, leased)
+        assert not publish.keep_model(self.cloud, run, leased)
         self.number = number
         return self.model
 

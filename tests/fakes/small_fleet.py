@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
-from cloud_functions.rounds import driver, run_actions
+from cloud_functions.rounds import run_actions
+from cloud_functions.rounds.start import start_run
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
@@ -108,7 +109,7 @@ class SmallFleet:
             self.devices.heartbeat(name, self.now, self.tasks)
 
     def start(self) -> Run:
-        return driver.start(self.cloud, RUN, self.settings)
+        return start_run(self.cloud, RUN, self.settings)
 
     def act(self, action: str, name: str = RUN, **event: object) -> Run:
         """Ask something of a run, as an operator does."""

@@ -204,7 +204,7 @@ def test_a_round_of_which_every_sum_was_spoilt_is_averaged_from_its_updates() ->
     for key in [key for key in fleet.bucket.objects if "/parts/sum-" in key]:
         del fleet.bucket.objects[key]
     reply(fleet, fleet.names[-1])
-    assert sum("is of no use" in change.text for change in fleet.told()) == 2
+    assert sum("cannot be used" in change.text for change in fleet.told()) == 2
     assert_same(fleet.model(1), undivided())
 
 

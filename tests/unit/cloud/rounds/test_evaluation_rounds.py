@@ -217,7 +217,9 @@ def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
     opened = fleet.newest()
     assert (opened.number, opened.work, opened.state) == (3, Work.TRAIN, State.OPEN)
     (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
-    assert told.startswith("evaluation of model 1 skipped: nobody was asked in 60 s: of the run's held_out")
+    assert told.startswith(
+        "evaluation of model 1 skipped: no device was asked in 60 s: of the run's held_out"
+    )
     assert told.endswith("devices none is there that could be asked: thing-1")
 
 

@@ -147,7 +147,7 @@ def a_large_round(metrics: int) -> Round:
 @pytest.mark.parametrize("character", ["x", "\x01", "€", "\U0001f600", '"'])
 def test_the_largest_end_of_a_round_fits_its_message(character: str) -> None:
     fleet = SmallFleet()
-    fleet.cloud.tell_end(a_large_round(24), character * 10_000)
+    fleet.cloud.report_end(a_large_round(24), character * 10_000)
     ((_topic, text),) = fleet.publisher.published
     assert len(text) <= LARGEST_MESSAGE
     told = messages.decode(text, RoundChange)

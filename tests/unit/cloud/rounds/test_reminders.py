@@ -72,10 +72,10 @@ def test_a_wait_as_long_as_a_round_may_take_is_an_abandoned_attempt_and_the_sett
         began,
         began + 600_000,
     )
-    assert first.reason.startswith("nobody was asked in 600 s: no device with the task 'digits' was seen")
+    assert first.reason.startswith("no device was asked in 600 s: no device with the task 'digits' was seen")
     assert second.closed_at == began + 1_200_000
     assert fleet.run().state is RunState.FAILED
-    assert fleet.run().reason.startswith("round 2 was abandoned at attempt 2: nobody was asked in 600 s")
+    assert fleet.run().reason.startswith("round 2 was abandoned at attempt 2: no device was asked in 600 s")
     assert len(waits(fleet)) == 2
     ends = [change for change in fleet.told() if change.figures and change.round == 2]
     assert [(change.attempt, change.state, change.figures.asked) for change in ends if change.figures] == [

@@ -173,6 +173,6 @@ def test_a_replacements_turnaround_counts_from_its_own_announcement_and_no_other
     (other,) = newcomers(fleet, cohort)
     fleet.pass_time(30)
     fleet.reply(other, announced_at=opened.opened_at)
-    assert fleet.verdicts(other)[0].reason.startswith("it answers an announcement of")
+    assert fleet.verdicts(other)[0].reason.startswith("it answers the announcement of")
     fleet.reply(other)
     assert fleet.part(other, opened).turnaround_seconds == 30

@@ -93,7 +93,7 @@ def test_a_payload_that_is_no_message_is_refused(
         ({"run": "no-such-run", "round_id": "no-such-run/1/1"}, "there is no round no-such-run/1/1"),
         ({"round": 9, "round_id": "run-1/9/1"}, "there is no round run-1/9/1"),
         ({"attempt": 2, "round_id": "run-1/1/2"}, "there is no round run-1/1/2"),
-        ({"announced_at": 1_699_999_999_999}, "it answers an announcement of 1699999999999"),
+        ({"announced_at": 1_699_999_999_999}, "it answers the announcement of 1699999999999"),
     ],
 )
 def test_a_completion_with_a_wrong_field_is_refused_by_its_name(
@@ -141,7 +141,7 @@ def test_a_device_that_was_not_asked_is_refused_and_told(fleet: SmallFleet) -> N
 
 def test_a_message_on_another_things_topic_is_refused(fleet: SmallFleet) -> None:
     line = refused_reply(fleet, "thing-0", good(fleet), client="thing-1")
-    assert line == "complete refused: client 'thing-1' spoke on the topic of 'thing-0'"
+    assert line == "complete refused: client 'thing-1' published on the topic of 'thing-0'"
     the_round_goes_on(fleet)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
@@ -123,7 +123,7 @@ def test_a_second_worker_that_opens_a_round_takes_the_first_ones_choice_and_what
     def the_fleet_grows_and_another_starts_the_run() -> None:
         fleet.names += [f"late-{number}" for number in range(10)]
         fleet.heartbeats()
-        driver.start(fleet.cloud, RUN, fleet.settings)
+        start_run(fleet.cloud, RUN, fleet.settings)
 
     fleet.counter.plan(the_fleet_grows_and_another_starts_the_run, name="open_round")
     fleet.start()

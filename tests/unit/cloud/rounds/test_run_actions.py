@@ -150,14 +150,22 @@ def test_a_run_whose_round_is_being_averaged_can_be_asked_to(action: str) -> Non
 @pytest.mark.parametrize(
     ("action", "state", "said"),
     [
-        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; only one that is PAUSED can be asked that"),
-        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is RUNNING can"),
-        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is RUNNING can"),
-        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is FAILED or RUNNING can"),
-        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is RUNNING can"),
-        ("cancel", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is PAUSED or RUNNING can"),
-        ("retry", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is FAILED or RUNNING can"),
-        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is PAUSED can"),
+        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; this action needs it to be PAUSED"),
+        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
+        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
+        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be FAILED or RUNNING"),
+        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be RUNNING"),
+        (
+            "cancel",
+            RunState.CANCELLED,
+            "run 'run-1' is CANCELLED; this action needs it to be PAUSED or RUNNING",
+        ),
+        (
+            "retry",
+            RunState.CANCELLED,
+            "run 'run-1' is CANCELLED; this action needs it to be FAILED or RUNNING",
+        ),
+        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be PAUSED"),
     ],
 )
 def test_what_does_not_fit_the_state_of_a_run_is_refused_and_changes_nothing(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cloud_functions import initiator, wiring
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.rounds import State
@@ -28,7 +28,7 @@ def test_a_start_without_an_initial_model_is_refused_with_the_key_to_upload() ->
 def test_a_start_for_an_unknown_task_is_refused_with_the_tasks_that_devices_have() -> None:
     fleet = SmallFleet()
     with pytest.raises(SettingsError, match=r"no device with the task 'poetry'.*with the tasks: digits"):
-        driver.start(fleet.cloud, RUN, parse_settings({"task": "poetry"}))
+        start_run(fleet.cloud, RUN, parse_settings({"task": "poetry"}))
 
 
 def test_a_start_without_any_device_is_refused() -> None:
@@ -98,7 +98,7 @@ def test_a_run_of_the_same_name_with_other_settings_is_refused() -> None:
     fleet = SmallFleet()
     fleet.start()
     with pytest.raises(SettingsError, match=r"run 'run-1' with other settings already"):
-        driver.start(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
+        start_run(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
 
 
 @pytest.mark.parametrize("crash", range(1, 15))

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from cloud_functions.monitoring import Metric
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import encode
@@ -60,7 +60,7 @@ def test_of_several_runs_the_most_patient_one_says_what_recent_is() -> None:
     assert seen(fleet) == [0]
     fleet.bucket.write(object_keys.model("patient", 0), encode(INITIAL))
     settings = parse_settings({"task": "digits", **SAMPLED, "seen_within_seconds": 3600})
-    driver.start(fleet.cloud, "patient", settings)
+    start_run(fleet.cloud, "patient", settings)
     assert seen(fleet) == [3]
 
 
