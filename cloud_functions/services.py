@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from cloud_functions.device_limits import DeviceLimits
-from cloud_functions.monitoring import Log, of_ended
+from cloud_functions.monitoring import Log, metrics_of_ended
 from fedgrass.federation import messages, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures, message_fields, message_versions
@@ -100,7 +100,7 @@ class Services:
         )
         self.publish_change(change)
         with self.log.about(round_.run, round_.number):
-            for metric, value in of_ended(round_):
+            for metric, value in metrics_of_ended(round_):
                 self.log.measure(metric, value)
 
     def publish_change(self, change: RoundChange) -> None:

@@ -5,7 +5,7 @@ step handles the first of these that applies:
 
 1. A round has closed: publish its model (publish.py).
 2. The run has ended: abandon the round that it left open.
-3. There is no round in progress: open the next (open_round.py), wait for its time or for a device
+3. No round is in progress: open the next (open_round.py), wait for its time or for a device
    (reminders.py), or end the run. ``runs.next_step`` decides which.
 4. The operator gave the open attempt up: abandon it.
 5. Devices of the round were not notified yet: announce it to them (announce.py).

@@ -21,7 +21,7 @@ from fedgrass.federation.runs import Open, Progress, Run, progress_after
 
 
 def open_next(services: Services, run: Run, previous: Round | None, step: Open) -> bool:
-    """Store a run's next round, with its cohort and its alarm; return False while there is no device to ask.
+    """Store a run's next round, with its cohort and its alarm; return False while no device can be asked.
 
     An attempt that found no device in time is stored as abandoned.
 
@@ -79,7 +79,7 @@ def _store_abandoned(services: Services, run: Run, new_round: Round, progress: P
     seconds = run.settings.deadline_seconds
     reason = message_fields.shorten(
         f"no device was asked in {seconds} s: "
-        f"{candidate_search.nobody(services, run.settings, new_round.work)}"
+        f"{candidate_search.why_none(services, run.settings, new_round.work)}"
     )
     abandoned = msgspec.structs.replace(
         new_round,

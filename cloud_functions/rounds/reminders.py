@@ -31,7 +31,7 @@ def look_now(services: Services, name: str) -> None:
 
 
 def wake(services: Services, run: Run) -> None:
-    """Have a run driven on now by a message of its own, so that an error in one run does not affect others.
+    """Have a run driven on now by a separate message, so that an error in one run does not affect others.
 
     The message takes the place of the next reminder of the run's chain, so the run is looked at once.
     """
@@ -72,7 +72,7 @@ def wait_for_devices(services: Services, run: Run, step: Open) -> Cohort | None:
     limit = run.settings.deadline_seconds
     if not run.waiting_since:
         run = services.rounds.change_run(run, waiting_since=services.now())
-        reason = candidate_search.nobody(services, run.settings, step.work)
+        reason = candidate_search.why_none(services, run.settings, step.work)
         _report_waiting(services, run, step, f"waits up to {limit} s: {reason}")
     elif services.now() >= run.waiting_since + limit * 1000:
         return cohorts.none_once(services, run, step)

@@ -34,8 +34,8 @@ def replace_gone(services: Services, run: Run, open_round: Round) -> bool:
 def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
     """Announce a round again to the devices of a batch that have not accepted it.
 
-    From the second reminder on, other devices are asked in their place, and the announcement is repeated only
-    to those for which there is no other.
+    From the second reminder on, other devices are asked in their place; the announcement is repeated only to
+    those that cannot be replaced.
     """
     open_round = _read_open(services, reminder)
     if open_round is None:

@@ -96,7 +96,7 @@ def cancel(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 
 def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Retry the newest round, with as many attempts as at first; an open attempt is given up.
+    """Retry the newest round, with the initial number of attempts; an open attempt is given up.
 
     Only the run's row is changed, in one write with the action's id: the driver then abandons the attempt.
     """

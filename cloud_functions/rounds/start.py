@@ -77,9 +77,9 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
 
 def _check_candidates(services: Services, settings: RunSettings) -> None:
     """Check that the fleet has devices for a run, and enough of them. Raises SettingsError."""
-    found = candidate_search.look(services, settings)
+    found = candidate_search.survey(services, settings)
     if not found.count:
-        raise SettingsError(candidate_search.nobody(services, settings))
+        raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
     cohort = settings.cohort(found.count)
@@ -104,7 +104,7 @@ def _read_initial(services: Services, name: str) -> Fingerprint:
     """Read the initial model of a run as a stream, and check that its values are finite.
 
     Raises:
-        SettingsError: there is no initial model.
+        SettingsError: the initial model is missing.
         UpdateRefused: it is not a file of finite weights.
     """
     key = object_keys.model(name, 0)
@@ -141,7 +141,7 @@ def copy_to_initial(services: Services, source: str, name: str) -> None:
     """Copy the model of another run to the initial model of a run, unless it has been copied already.
 
     Raises:
-        KeyError: there is no such model.
+        KeyError: the model does not exist.
         SettingsError: the run has another initial model, or the model is too large to be copied here.
         UpdateRefused: the model is not a weights file.
     """

@@ -1,7 +1,7 @@
 """The sweep: every few minutes, look at all living runs, in case every message that drives one was lost.
 
-Deadline alarms, reminders and replies are each sent once, and a run depends on them. The sweep depends on
-none of them: EventBridge Scheduler invokes it again and again. A run that has ended is looked at once more,
+Deadline alarms, reminders and replies are each sent once, and a run depends on them. The sweep does not
+depend on them: EventBridge Scheduler invokes it again and again. A run that has ended is looked at once more,
 for rounds that it may have left open.
 """
 

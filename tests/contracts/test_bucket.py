@@ -1,5 +1,6 @@
 """The contract of ``Bucket``, over every implementation."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -186,12 +187,11 @@ def test_a_finished_object_leaves_no_parts(bucket: Bucket) -> None:
     assert open_uploads(bucket) == []
 
 
-def open_uploads(bucket: Bucket) -> list[object]:
-    """Return the uploads in parts that nobody has ended; what is in memory has none."""
+def open_uploads(bucket: Bucket) -> Sequence[object]:
+    """Return the multipart uploads that were neither completed nor aborted; none in memory."""
     if not isinstance(bucket, S3Bucket):
         return []
-    uploads: list[object] = bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
-    return uploads
+    return bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
 
 
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])

@@ -1,7 +1,7 @@
 """Writes that others disturb in DynamoDB, as its own errors say it: tried again, never a lost race."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
@@ -71,7 +71,7 @@ def test_a_write_that_another_disturbs_is_tried_again(
     table = make_table(embedded_cloud, "run", "item")
     client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
     pauses: list[float] = []
-    store = DynamoRounds(client, table, pauses.append)
+    store = DynamoRounds(cast(Any, client), table, pauses.append)
     store.create_run(a_run())
     store.ask(a_round(), DEVICES)
     store.open_round(a_run(), a_round(), Progress())
@@ -95,7 +95,7 @@ def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(
 ) -> None:
     table = make_table(embedded_cloud, "run", "item")
     client = Disturbed(embedded_cloud.client("dynamodb"), PASSING[0], times=10**6)
-    store = DynamoRounds(client, table, lambda _seconds: None)
+    store = DynamoRounds(cast(Any, client), table, lambda _seconds: None)
     with pytest.raises(ClientError):
         store.create_run(a_run())
 

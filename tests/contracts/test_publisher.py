@@ -3,6 +3,7 @@
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -88,4 +89,4 @@ def test_a_message_that_the_broker_does_not_take_is_an_error() -> None:
 
     pairs = [(f"fedgrass/{word}", b"") for word in ("a", "bad", "c")]
     with pytest.raises(ConnectionError, match="fedgrass/bad at 1"):
-        IotPublisher(Refusing()).publish(pairs)
+        IotPublisher(cast(Any, Refusing())).publish(pairs)

@@ -326,7 +326,7 @@ def _key(of: Round) -> RoundKey:
 
 def _expect(holds: bool) -> None:  # noqa: FBT001
     if not holds:
-        message = "a row was moved by somebody else first"
+        message = "another worker changed a row first"
         raise LostRace(message)
 
 

@@ -277,7 +277,9 @@ class Simulation:
             self.bucket.note()
         if not answer["batchItemFailures"]:
             return None
-        said = [line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "again later: "))]
+        said = [
+            line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "retried later: "))
+        ]
         return said[-1] if said else "failed without a word"
 
     def _stall(self) -> None:
@@ -591,6 +593,6 @@ def is_stated(reasons: Iterable[str], lost: Iterable[str], *, averagers_die: boo
         reason == KILLED
         or "injected" in reason
         or any(key in reason for key in keys)
-        or (averagers_die and reason.startswith("again later: "))
+        or (averagers_die and reason.startswith("retried later: "))
         for reason in reasons
     )

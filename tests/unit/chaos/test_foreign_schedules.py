@@ -131,7 +131,7 @@ def test_a_letter_whose_error_nobody_injected_is_found(monkeypatch: pytest.Monke
 
 # ---------------------------------------------------------------- its parts
 def test_a_stated_reason_is_what_was_done_to_the_message() -> None:
-    waited = "again later: another averager holds the lease"
+    waited = "retried later: another averager holds the lease"
     assert is_stated([KILLED, "failed: InjectedError: injected: move failed"], [], averagers_die=False)
     assert is_stated([KILLED, waited], [], averagers_die=True)
     assert not is_stated([waited] * 10, [], averagers_die=False)

@@ -79,7 +79,8 @@ def test_a_model_that_cannot_be_encoded_in_the_functions_memory_is_refused_with_
     fleet = SmallFleet(download_encoding="int8")
     size = len(fleet.bucket.objects[object_keys.model(RUN, 0)])
     with_memory(fleet, size - 1)
-    said = rf"download_encoding is 'int8'.*has {size} bytes, and a function with 200 MB of memory can hold {size - 1}\."
+    needed, limit = rf"has {size} bytes", rf"with 200 MB of memory can hold {size - 1}\."
+    said = rf"download_encoding is 'int8'.*{needed}, and a function {limit}"
     with pytest.raises(SettingsError, match=said):
         fleet.start()
     assert fleet.rounds.run(RUN) is None

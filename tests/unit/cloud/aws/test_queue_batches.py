@@ -88,7 +88,7 @@ def test_a_message_that_fails_comes_back_after_twice_as_long_each_time(
 
 def test_a_message_that_cannot_be_postponed_fails_all_the_same() -> None:
     _, journal = postponed(1, RuntimeError("SQS is not there"))
-    assert any("comes back late: RuntimeError: SQS is not there" in line for line in journal.lines)
+    assert any("is retried late: RuntimeError: SQS is not there" in line for line in journal.lines)
     assert journal.lines[-1].startswith("failed: ValueError: a!")
 
 

@@ -78,7 +78,7 @@ def test_all_rows_lost_after_three_of_five_rounds_come_back_and_the_run_has_its_
     assert "wrote round 3 attempt 1: 2 participants" in lines
     assert lines[-2:] == [
         "wrote the run: PAUSED",
-        "`fedgrass run resume run-1` goes on with the run, `cancel` ends it",
+        "`fedgrass run resume run-1` continues the run, `cancel` ends it",
     ]
     ended = finish(fleet)
     assert (ended.state, ended.round, ended.reason) == (RunState.SUCCEEDED, 5, "all 5 rounds closed")
@@ -214,7 +214,7 @@ def test_an_open_round_whose_row_alone_was_lost_is_tried_again() -> None:
     fleet.rounds.lose_round(fleet.newest())
     said = repaired(fleet)
     assert said[0] == "wrote round 2 attempt 1: ABANDONED rebuilt from its cohort; who replied is not known"
-    assert said[-1] == "if the run has no attempt left, `fedgrass run retry run-1` gives it others"
+    assert said[-1] == "if the run has no attempts left, `fedgrass run retry run-1` grants it more"
     assert fleet.run().state is RunState.FAILED
     fleet.act("retry")
     assert finish(fleet).round == 5
@@ -225,7 +225,7 @@ def test_an_open_round_that_lost_participants_is_left_alone_and_a_retry_is_advis
     fleet.act("next")
     fleet.reply("thing-0")
     fleet.rounds.lose(participants=True)
-    advice = "round 2 attempt 1: 2 participants cannot be rebuilt; `fedgrass run retry` tries it again"
+    advice = "round 2 attempt 1: 2 participants cannot be rebuilt; `fedgrass run retry` retries it"
     assert repaired(fleet)[-1] == advice
     assert fleet.parts() == {}
     fleet.act("retry")
@@ -280,7 +280,7 @@ def test_a_run_without_any_round_comes_back() -> None:
 def test_a_lost_run_is_not_started_over_the_models_that_it_made() -> None:
     fleet = after_rounds(2)
     fleet.rounds.lose(**ALL)
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1`, or another name"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
         fleet.start()
 
 
@@ -289,7 +289,7 @@ def test_a_newest_model_that_is_missing_or_another_is_refused_by_its_key() -> No
     fleet.rounds.lose(**ALL)
     key = object_keys.model(RUN, 2)
     fleet.bucket.write(key, encode({"w": np.ones(3)}))
-    with pytest.raises(SettingsError, match=f"the SHA-256 of {key} is [0-9a-f]+, and was [0-9a-f]+"):
+    with pytest.raises(SettingsError, match=f"the SHA-256 of {key} is [0-9a-f]+, but should be [0-9a-f]+"):
         repaired(fleet)
     fleet.bucket.write(key, b"another")
     with pytest.raises(SettingsError, match=f"the model {key} is damaged"):

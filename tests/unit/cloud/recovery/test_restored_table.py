@@ -86,7 +86,7 @@ def test_no_model_is_written_again_and_the_run_stops_and_asks_for_repair(backup_
     restore(fleet, backup)
     play(fleet, 50.0)
     assert (fleet.run().state, fleet.newest().state) == (RunState.PAUSED, State.ABANDONED)
-    assert "the row of run run-1 is behind, since there is rounds/run-1/" in fleet.run().reason
+    assert "the row of run run-1 is behind: rounds/run-1/" in fleet.run().reason
     assert "`fedgrass repair run-1`" in fleet.run().reason
     pass_deadlines(fleet)
     assert fleet.act("resume").state is RunState.PAUSED
@@ -106,7 +106,7 @@ def test_a_repair_takes_over_what_the_bucket_has_and_the_run_has_its_rounds(
         play(fleet, 50.0)
     said = repaired(fleet)
     assert any(line.startswith("wrote round 3 attempt 1: CLOSED") for line in said)
-    assert said[-1] == "`fedgrass run resume run-1` goes on with the run, `cancel` ends it"
+    assert said[-1] == "`fedgrass run resume run-1` continues the run, `cancel` ends it"
     assert repaired(fleet) == ["nothing is missing"]
     for key, row in rows[1].items():
         if row.state is State.CLOSED:
@@ -166,7 +166,7 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
     assert fleet.log[-1] == "run-1: the run's row is lost; `fedgrass repair run-1` rebuilds it"
     with pytest.raises(SettingsError, match="the row of run 'run-1' is lost: `fedgrass repair run-1`"):
         fleet.act("status")
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1`"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
         fleet.start()
     fleet.reply("thing-0", opened, value=9.0)
     repaired(fleet)
@@ -233,7 +233,7 @@ def test_a_round_left_open_in_a_run_that_ended_is_ended_by_repair_too() -> None:
     fleet.rounds.change_run(fleet.run(), state=RunState.SUCCEEDED, reason="all 1 rounds closed")
     said = repaired(fleet)
     assert said == [
-        "wrote round 1 attempt 1: ABANDONED left open by a run that had gone on without it, or had ended"
+        "wrote round 1 attempt 1: ABANDONED left open by a run that had continued without it, or had ended"
     ]
     assert fleet.newest().state is State.ABANDONED
     assert repaired(fleet) == ["nothing is missing"]
@@ -388,7 +388,7 @@ def test_a_run_whose_row_is_older_than_its_rounds_stops_and_is_repaired() -> Non
     fleet.rounds._runs[RUN] = before
     fleet.counter.most = len(fleet.counter.calls) + 500
     assert fleet.act("next").state is RunState.PAUSED
-    assert "there is the row of round 2 attempt 1 of another time" in fleet.run().reason
+    assert "is behind: the row of round 2 attempt 1 is of a later time" in fleet.run().reason
     repaired(fleet)
     fleet.act("resume")
     play(fleet, 2.0)
@@ -493,7 +493,7 @@ def test_a_model_that_is_there_is_not_taken_for_the_one_that_was_drafted() -> No
     fleet.bucket.write(object_keys.model(RUN, 1), other)
     fleet.deliver({"reminder": {"run": RUN}})
     assert fleet.run().state is RunState.PAUSED
-    assert "there is models/run-1/1.safetensors of another time" in fleet.run().reason
+    assert "is behind: models/run-1/1.safetensors is of a later time" in fleet.run().reason
     assert fleet.bucket.objects[object_keys.model(RUN, 1)] == other
     assert object_keys.latest_model("digits") not in fleet.bucket.objects
 

@@ -218,9 +218,9 @@ def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
     assert (opened.number, opened.work, opened.state) == (3, Work.TRAIN, State.OPEN)
     (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
     assert told.startswith(
-        "evaluation of model 1 skipped: no device was asked in 60 s: of the run's held_out"
+        "evaluation of model 1 skipped: no device was asked in 60 s: none of the run's held_out"
     )
-    assert told.endswith("devices none is there that could be asked: thing-1")
+    assert told.endswith("devices can be asked: thing-1")
 
 
 def test_a_skipped_evaluation_is_told_once_while_the_run_waits_for_its_schedule() -> None:

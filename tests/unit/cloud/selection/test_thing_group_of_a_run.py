@@ -58,7 +58,7 @@ def test_a_run_without_a_group_reads_none() -> None:
 
 def test_a_group_that_does_not_exist_is_refused_at_the_start_by_its_name() -> None:
     fleet = SmallFleet(thing_group="plnat")
-    with pytest.raises(SettingsError, match=r"thing_group is 'plnat', and AWS IoT has no thing group"):
+    with pytest.raises(SettingsError, match=r"thing_group is 'plnat', but AWS IoT has no thing group"):
         fleet.start()
     assert fleet.rounds.run(RUN) is None
 
