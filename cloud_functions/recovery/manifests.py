@@ -1,7 +1,6 @@
 """Manifests: copies of runs and rounds in the bucket, from which a lost table can be rebuilt (repair.py).
 
-A normal round only writes them. The stored cohorts (selection/cohorts.py) are part of what a
-repair reads.
+A normal round only writes them. A repair also reads the stored cohorts (selection/cohorts.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -149,8 +148,8 @@ def check_not_lost(services: Services, name: str) -> None:
     """
     if run_of(services, name) and services.rounds.run(name) is None:
         message = (
-            f"there was a run {name!r} whose rows were lost: `fedgrass repair {name}` rebuilds them. Or choose"
-            " another name"
+            f"there was a run {name!r} whose rows were lost: `fedgrass repair {name}` rebuilds them. Or"
+            " choose another name"
         )
         raise SettingsError(message)
 

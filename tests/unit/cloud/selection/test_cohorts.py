@@ -1,6 +1,7 @@
 """Whom a round asks: samples, filters, and what a run remembers of its devices."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,9 @@ from cloud_functions.rounds import hellos
 from cloud_functions.selection import cohorts
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, Work
+from fedgrass.federation.runs import RunState
 from fedgrass.federation.selection import Candidate, strategy
+from fedgrass.federation.selection.by_speed import Uniform
 from fedgrass.federation.selection.filters import Requirements
 from fedgrass.federation.settings import parse_settings
 from tests.fakes.small_fleet import SmallFleet
@@ -113,6 +116,49 @@ def read(fleet: SmallFleet) -> dict[str, int]:
         for name in ("sample", "seen_since", "find")
         if name in fleet.counter.calls
     }
+
+
+def test_a_strategy_that_chooses_fewer_devices_than_wanted_lowers_the_replies_that_close_the_round() -> None:
+    """``probabilistic`` never asks the slowest devices again, however many the run wants."""
+    fleet = SmallFleet(devices=3, selection="probabilistic", fraction=1.0)
+    fleet.start()
+    opened = fleet.newest()
+    fleet.pass_time(0.001)
+    fleet.reply("thing-0", opened)
+    fleet.pass_time(100)
+    fleet.reply("thing-1", opened)
+    fleet.reply("thing-2", opened)
+    second = fleet.newest()
+    assert (second.number, asked(fleet), second.needed) == (2, ["thing-0"], 1)
+    fleet.reply("thing-0", second)
+    assert fleet.run().state is RunState.SUCCEEDED
+
+
+def test_no_more_others_are_asked_than_wanted_of_a_strategy_that_chooses_more() -> None:
+    """``probabilistic`` asks every device that it has not measured yet."""
+    fleet = SmallFleet(devices=2, selection="probabilistic", fraction=1.0)
+    fleet.start()
+    for name in ("new-0", "new-1", "new-2"):
+        fleet.devices.heartbeat(name, fleet.now)
+    fleet.status("thing-0", "declined")
+    assert len(asked(fleet)) == 3
+
+
+def test_a_strategy_is_never_asked_for_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Recording(Uniform, frozen=True):
+        def __call__(self, candidates: Sequence[Candidate], cohort: int, rng: random.Random) -> list[str]:
+            calls.append((cohort, len(candidates)))
+            return super().__call__(candidates, cohort, rng)
+
+    fleet = SmallFleet(devices=5, selection="random", count=3)
+    monkeypatch.setattr(cohorts, "strategy", lambda *_: Recording())
+    fleet.start()
+    for _ in range(2):  # the second reminder gives the places of three silent devices to the two others
+        fleet.pass_time(60)
+        fleet.remind()
+    assert calls == [(3, 3), (2, 2)]
 
 
 def test_a_number_of_devices_that_evaluate_is_read_as_a_sample() -> None:
