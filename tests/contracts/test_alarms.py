@@ -18,7 +18,7 @@ from tests.fakes.memory_cloud import MemoryAlarms
 from tests.fakes.small_fleet import message_of
 
 _numbers = itertools.count(1)
-FAR = 4_000_000_000_000  # milliseconds: no test waits for it
+FAR = 4_000_000_000_000  # milliseconds: beyond the time of any test
 ROLE = "arn:aws:iam::000000000000:role/ring"
 
 
@@ -130,7 +130,7 @@ def test_a_reminder_comes_in_the_queue_of_replies_not_before_its_time(embedded_c
     sent = time.monotonic()
     made.port.remind(reminder, 2)
     assert received(embedded_cloud, made.queue_url) == [message_of(reminder)]
-    assert time.monotonic() - sent >= 1.5  # whole seconds on the emulator's own clock
+    assert time.monotonic() - sent >= 1.5  # whole seconds on the emulator's clock
 
 
 def test_the_longest_reminder_is_taken_and_stays_under_way(embedded_cloud: EmbeddedCloud) -> None:

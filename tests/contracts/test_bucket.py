@@ -151,7 +151,7 @@ def test_what_comes_piece_by_piece_is_one_object_once_it_is_finished(bucket: Buc
         count = min(len(piece), size - start)
         piece[:count] = data[start : start + count]
         writer.write(memoryview(piece)[:count])
-        piece[:] = bytes(len(piece))  # which the writer must have stood
+        piece[:] = bytes(len(piece))  # which the writer must have survived
     with pytest.raises(KeyError):
         bucket.read(KEY, 1)
     writer.finish()

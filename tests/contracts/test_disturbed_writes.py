@@ -1,4 +1,4 @@
-"""Writes that others disturb in DynamoDB, as its own errors say it: tried again, never a lost race."""
+"""Writes in DynamoDB that meet a conflict with another write: retried, never taken for a lost race."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,7 +27,7 @@ from tests.contracts.test_round_store import (
 
 
 class Disturbed:
-    """DynamoDB's client, whose first writes fail as when others touch the same rows at that moment."""
+    """DynamoDB's client, whose first writes fail with an error of a concurrent write."""
 
     def __init__(self, client: Any, error: ClientError, times: int) -> None:
         self._client = client
@@ -101,7 +101,7 @@ def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(
 
 
 def test_only_a_condition_that_did_not_hold_is_a_lost_race() -> None:
-    """Whoever loses a race looks again and goes on: any other error would make it go round for ever."""
+    """A worker that loses a race retries: with any other error it would retry indefinitely."""
     lost = [
         an_error("ConditionalCheckFailedException"),
         an_error("TransactionCanceledException", "None", "ConditionalCheckFailed"),

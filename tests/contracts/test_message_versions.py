@@ -1,8 +1,8 @@
-"""Component and cloud one minor version apart: the messages of a release are held against today's code.
+"""Component and cloud one minor version apart: messages of earlier releases are decoded by the current code.
 
-``golden/<release>/`` has one message of each kind as that release's code wrote it, every field with a value.
-Nothing there is ever changed; a new minor release adds a folder. A release that is not spoken any more may be
-removed with the code that ceased to speak it.
+``golden/<release>/`` has one message of each kind as that release's code wrote it, with a value in every
+field. These files never change; a new minor release adds a folder. The folder of a release whose version of
+the messages is no longer supported may be removed along with that support.
 """
 
 import json
@@ -59,7 +59,7 @@ def test_what_an_older_release_says_is_understood(path: Path) -> None:
 
 @each(GOLDEN)
 def test_what_is_said_to_an_older_release_has_all_that_it_knows(path: Path) -> None:
-    """Every field of then is still there, with the same value: fields are added and never changed."""
+    """Every field of the release still exists, with the same value: fields are added, never changed."""
     said = json.loads(messages.encode(decoded(path)))
     known = golden(path)
     assert {name: said.get(name, "missing") for name in known} == known
@@ -142,7 +142,7 @@ def test_an_old_component_is_named_as_what_to_renew(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
-    """A cloud that speaks one version more than today's, and devices of the release before and of its own."""
+    """A cloud that supports one version more than the current one, with devices of both releases."""
     monkeypatch.setattr(message_versions, "SPOKEN", (2, 1))
     made = SmallFleet(3)
     for name, speaks in zip(made.names, ({1}, {2, 1}, {3, 2}), strict=True):
@@ -154,7 +154,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
 def test_each_device_is_told_of_work_in_the_newest_version_that_it_speaks(fleet: SmallFleet) -> None:
     fleet.start()
     assert [fleet.announced(name)[0].version for name in fleet.names] == [1, 2, 2]
-    # After a hello, in the same one again.
+    # After a hello, in the same version again.
     for name in fleet.names:
         assert fleet.say(name, Kind.HELLO, b'{"version": 7}')
     assert [fleet.announced(name)[-1].version for name in fleet.names] == [1, 2, 2]

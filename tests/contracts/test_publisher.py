@@ -20,7 +20,7 @@ Receive = Callable[[int], list[tuple[str, bytes]]]
 
 @pytest.fixture(params=["memory", "aws"])
 def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Publisher, Receive]]:
-    """A publisher, and what returns the given number of messages that a subscriber of fedgrass/# heard."""
+    """A publisher, and a function that returns a number of messages that a subscriber of fedgrass/# got."""
     if request.param == "memory":
         memory = MemoryPublisher()
         yield memory, lambda count: memory.published[:count]

@@ -95,7 +95,7 @@ def current(store: RoundStore, number: int = 1, attempt: int = 1) -> Round:
 
 
 def as_read(device: str, state: Participation = Participation.ASKED, **changes: Any) -> Participant:
-    """Return a participant as somebody has read it, before others moved it."""
+    """Return a participant as it was read before others moved it."""
     return Participant(device=device, state=state, announced_at=NOW, **changes)
 
 
@@ -116,7 +116,7 @@ def leased(store: RoundStore, of: Round) -> Round:
 
 
 def race(act: Callable[[int], object]) -> int:
-    """Let threads ``act`` at once; return how many of them did not lose."""
+    """Let threads ``act`` concurrently; return how many of them did not lose the race."""
 
     def won(number: int) -> bool:
         try:
@@ -344,7 +344,7 @@ def test_silent_devices_are_gone_in_the_same_write_that_asks_others(store: Round
     now = current(store)
     assert (now.asked, now.silent, now.gone, now.replaced) == (THREADS + 1, 2, 2, 2)
     assert state_of(store, "thing-0") is state_of(store, "thing-1") is Participation.SILENT
-    with pytest.raises(LostRace):  # it was read before it was given up: who counts it must look again
+    with pytest.raises(LostRace):  # it was read before it was given up: counting it must fail
         store.count_reply(now, as_read("thing-0"), a_reply(), NOW)
     with pytest.raises(LostRace):
         store.move_participant(now, as_read("thing-0"), Participation.FAILED, "")
@@ -627,7 +627,7 @@ def test_an_acceptance_is_counted_once_and_a_reply_may_follow_it(store: RoundSto
     accept = as_read("thing-0")
     assert race(lambda _n: store.move_participant(opened, accept, Participation.ACCEPTED, "")) == 1
     assert current(store) == msgspec.structs.replace(opened, accepted=1)
-    with pytest.raises(LostRace):  # it was read before it accepted, and would be counted as accepting again
+    with pytest.raises(LostRace):  # it was read before it accepted, and would be counted as accepting twice
         store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
     store.count_reply(opened, the_part(store, "thing-0"), a_reply(), NOW)
     assert (current(store).accepted, current(store).replied) == (1, 1)

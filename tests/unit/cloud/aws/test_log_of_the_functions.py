@@ -1,4 +1,4 @@
-"""What the functions write and measure: JSON lines with run, round, device, and metrics for CloudWatch."""
+"""The functions' log: JSON lines with run, round and device, and metrics for CloudWatch."""
 
 import io
 import itertools
@@ -80,7 +80,7 @@ def test_a_line_after_a_failure_is_not_about_what_failed(log: PowertoolsLog, str
         with log.about("run-1", 3, "thing-1"):
             raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011  # it is the test's own
+    with pytest.raises(ValueError):  # noqa: PT011 - the test raises it
         fail()
     log("after")
     assert (lines(stream)[-1]["run"], lines(stream)[-1]["device"]) == ("", "")
@@ -189,7 +189,7 @@ def test_what_is_written_of_a_reply_names_its_run_round_and_device() -> None:
     fleet = closed_round()
     (about, level, _) = next(entry for entry in fleet.journal.entries if "complete of" in entry[2])
     assert (about, level) == (("run-1", 1, "thing-0"), "INFO")
-    # What the round says of itself is about no device, whoever's reply it was that drove it on.
+    # A report about the round names no device, although a device's reply triggered it.
     about = next(entry[0] for entry in fleet.journal.entries if "closed: models/run-1/1" in entry[2])
     assert about == ("run-1", 1, "")
 

@@ -1,4 +1,4 @@
-"""A batch from SQS: each message by itself, and what it makes possible once for all of them."""
+"""A batch from SQS: messages are processed one by one, then each run is driven on once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tests.guards.cloud_files import template
 
 
 class Worker:
-    """Takes messages ``<run>`` or ``<run>!``, of which the second fail; drives all runs but those named."""
+    """Processes messages ``<run>`` and ``<run>!``, of which the second fail; drives all runs except some."""
 
     def __init__(self, stuck: Sequence[str] = (), error: Exception | None = None) -> None:
         self.done: list[str] = []
@@ -33,7 +33,7 @@ class Worker:
             raise self._error
 
     def batch(self, *bodies: str) -> list[str]:
-        """Return the numbers of the messages that come back."""
+        """Return the numbers of the failed messages."""
         records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
         answer = each_record({"Records": records}, self._journal, self.take, self.drive)
         return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
@@ -62,7 +62,7 @@ def test_one_message_of_a_run_that_could_not_be_driven_comes_back_and_other_runs
 
 
 def postponed(receive_count: int | None, error: Exception | None = None) -> tuple[list[int], MemoryLog]:
-    """Fail a message that was received so many times; return the seconds for which it is postponed."""
+    """Fail a message that was received ``times`` times; return the seconds until its next delivery."""
     journal, seconds = MemoryLog(), list[int]()
 
     def postpone(_record: Mapping[str, Any], delay: int) -> None:
@@ -99,7 +99,7 @@ def test_ten_tries_outlast_the_longest_average() -> None:
 
 
 def test_lambda_takes_the_queues_for_each_time_out() -> None:
-    # AWS refuses a queue whose visibility time-out is shorter than its function's, and advises six times it.
+    # AWS refuses a queue with a shorter visibility time-out than its function's, and advises six times that.
     allowed = template()["Parameters"]["AveragerTimeoutSeconds"]["AllowedValues"]
     visibility = template()["Mappings"]["Visibility"]
     assert sorted(int(seconds) for seconds in visibility) == allowed

@@ -1,4 +1,4 @@
-"""Rows that the rounds table has lost are rebuilt from the bucket, and the run goes on."""
+"""Rows lost from the rounds table are rebuilt from the bucket, and the run continues."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ ALL = {"runs": True, "rounds": True, "participants": True}
 
 
 def after_rounds(closed: int, devices: int = 2, **settings: Any) -> SmallFleet:
-    """Return a fleet whose run waits, by hand, for the round after ``closed`` ones."""
+    """Return a fleet whose run is opened by hand and waits after ``closed`` rounds."""
     fleet = SmallFleet(devices=devices, **{"rounds": 5, "schedule": "by_hand", **settings})
     fleet.start()
     for number in range(1, closed + 1):
@@ -44,12 +44,12 @@ def repaired(fleet: SmallFleet, **event: object) -> list[str]:
 
 
 def as_paused(row: object) -> object:
-    """Return a row as a repair leaves it: a run whose row was lost waits for the operator."""
+    """Return a row as a repair writes it: a run whose row was lost is PAUSED."""
     return msgspec.structs.replace(row, state=RunState.PAUSED) if isinstance(row, Run) else row
 
 
 def finish(fleet: SmallFleet) -> Run:
-    """Let the run have all its rounds."""
+    """Complete all rounds of the run."""
     if fleet.run().state is RunState.PAUSED:
         fleet.act("resume")
     while fleet.run().state is RunState.RUNNING:
@@ -101,7 +101,7 @@ def test_the_run_row_lost_during_an_open_round_comes_back_and_the_round_goes_on(
     fleet.reply("thing-0")
     before, opened = fleet.rounds.rows(), fleet.newest()
     fleet.rounds.lose(runs=True)
-    fleet.reply("thing-1", opened)  # counted, though nobody can move the run now
+    fleet.reply("thing-1", opened)  # counted, although the run cannot be moved now
     assert repaired(fleet)[0] == "wrote the run: PAUSED"
     run, old = fleet.run(), before[RUN]
     assert isinstance(old, Run)

@@ -1,4 +1,4 @@
-"""An action that is delivered twice is done once: Lambda and EventBridge deliver at least once."""
+"""An action that is delivered twice is performed once: Lambda and EventBridge deliver at least once."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 
 
 class Context:
-    """What Lambda hands to the initiator: the id of its request."""
+    """The context that Lambda passes to the initiator, with the id of the request."""
 
     def __init__(self, request: str = "request-1") -> None:
         self.aws_request_id = request
@@ -24,7 +24,7 @@ class Context:
 
 
 def closes(fleet: SmallFleet) -> None:
-    """Let every device reply to the open round."""
+    """Have every device reply to the open round."""
     opened = fleet.newest()
     assert opened.state is State.OPEN
     for device in fleet.parts(opened):
@@ -71,7 +71,7 @@ def test_a_retry_that_died_anywhere_and_comes_again_burns_one_attempt(call: int)
         fleet.act("retry", id="click-1")
     except Crash:
         fleet.counter.forget_plans()
-        fleet.remind()  # somebody else may drive the run on before it comes again
+        fleet.remind()  # another worker may drive the run on before the retry
         fleet.act("retry", id="click-1")
     assert (fleet.run().attempt, fleet.newest().state) == (2, State.OPEN)
     states = [of.state for of in fleet.rounds._rounds.values()]
@@ -164,7 +164,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
 
 
 def ask(fleet: SmallFleet, event: dict[str, Any], request: str) -> None:
-    """Let the initiator do what an event asks; the round that it opens closes."""
+    """Have the initiator perform the action of an event, and close the round that it opens."""
     assert "refused" not in initiator.handler(event, Context(request))
     if fleet.newest().state is State.OPEN:
         closes(fleet)

@@ -1,4 +1,4 @@
-"""A device that floods the queues costs no reads, is named, and delays nobody's round."""
+"""A device that floods the queues costs no reads, is reported by name, and delays no round."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ FLOODER = "thing-0"
 
 
 def reads(fleet: SmallFleet, act: Callable[[], object]) -> int:
-    """Return how many reads of tables and objects ``act`` costs."""
+    """Return how many reads of tables and objects ``act`` makes."""
     before = len(fleet.counter.calls)
     act()
     return len([name for name in fleet.counter.calls[before:] if name in READS])
@@ -80,7 +80,7 @@ def test_the_round_closes_with_the_others_while_one_device_is_ignored(fleet: Sma
     for device in fleet.names[1:]:
         fleet.reply(device)
     assert fleet.parts()[FLOODER] is Participation.ASKED
-    # Its reply is dropped now; it repeats it until it has a verdict.
+    # Its reply is dropped; the device repeats it until it receives a verdict.
     fleet.reply(FLOODER)
     assert fleet.newest().state is State.OPEN
     fleet.now += 61_000

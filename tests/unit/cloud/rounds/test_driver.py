@@ -1,4 +1,4 @@
-"""Whole runs, over ports in memory: how they end, and who is told what."""
+"""Whole runs over ports in memory: how they end, and what is published."""
 
 import json
 
@@ -216,7 +216,7 @@ def _hello(fleet: SmallFleet, device: str, payload: bytes = b"eyJ2ZXJzaW9uIjogMX
 
 
 def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies() -> None:
-    """The loser's participants and alarm are of another moment; neither may harm the winner's round."""
+    """The participants and the alarm of the losing worker must not affect the winner's round."""
     fleet = SmallFleet(devices=3, deadline_seconds=60)
     second_came = []
 
@@ -225,7 +225,7 @@ def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies
         fleet.heartbeats()
         second_came.append(fleet.start())
 
-    # The first worker's participants and alarm stand, its round does not.
+    # The first worker has stored participants and an alarm, but no round.
     fleet.counter.plan(a_second_worker_opens_it, name="open_round")
     fleet.start()
     assert second_came
@@ -243,7 +243,7 @@ def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies
 
 
 def test_an_alarm_that_opens_the_round_itself_does_not_count_as_its_deadline() -> None:
-    """Its worker set the alarm and died before the round stood; the alarm finds no round."""
+    """Its worker set the alarm and crashed before it stored the round; the alarm finds no round."""
     fleet = SmallFleet(devices=2, deadline_seconds=60)
     fleet.counter.plan_crash(name="open_round")
     with pytest.raises(Crash):
@@ -266,7 +266,7 @@ def test_an_alarm_that_comes_a_moment_early_is_not_lost() -> None:
 
 
 def test_the_coordinator_reads_devices_and_has_no_way_to_write_them() -> None:
-    """One writer per table: heartbeats write devices, completions write turnarounds, by their rules alone."""
+    """Each table has one writer: only the heartbeat rule writes devices."""
     fleet = SmallFleet(devices=2, rounds=1)
     before = dict(fleet.devices.seen)
     fleet.start()

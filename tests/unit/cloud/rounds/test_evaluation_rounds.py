@@ -1,4 +1,4 @@
-"""Rounds that only evaluate: no model is made, and the run goes on from the one that was measured."""
+"""Rounds that only evaluate: no model is made, and the run continues from the one that was measured."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 
 
 def evaluate(fleet: SmallFleet, device: str, accuracy: float, examples: int = 10) -> None:
-    """Reply to a round of evaluation, as a device does: with no update."""
+    """Reply to a round of evaluation as a device does, without an update."""
     fleet.reply(device, bytes=0, checksum=checksum(b""), metrics={"accuracy": accuracy}, examples=examples)
 
 
@@ -246,7 +246,7 @@ def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_goes_on(lost: dict[str,
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     overdue(fleet)
     fleet.act("next")
-    fleet.reply("thing-0")  # the training of round 3, after which round 4 evaluates
+    fleet.reply("thing-0")  # the training of round 3, which round 4 evaluates
     evaluate(fleet, "thing-0", 0.5)
     before = fleet.run()
     assert before.round == 4

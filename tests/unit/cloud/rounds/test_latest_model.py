@@ -1,4 +1,4 @@
-"""The pointer to a task's newest model: published whoever asks for an end, and never turned back."""
+"""The pointer to a task's latest model: always published, and never moved backwards."""
 
 from functools import partial
 
@@ -56,7 +56,7 @@ def test_of_one_run_the_later_round_is_newer_and_of_two_that_which_closed_later(
     assert make_latest(fleet.cloud, first)
     assert make_latest(fleet.cloud, second) == (second == newest)
     assert pointer(fleet) == newest
-    assert make_latest(fleet.cloud, newest)  # once more, as after a crash: it is that still
+    assert make_latest(fleet.cloud, newest)  # once more, as after a crash: it still is the latest
 
 
 def test_a_worker_that_is_overtaken_between_its_look_and_its_write_looks_again() -> None:

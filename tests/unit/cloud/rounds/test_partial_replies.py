@@ -1,4 +1,4 @@
-"""A run that takes parts of trainings: what devices are told, and how a part counts."""
+"""A run that accepts partial trainings: what is announced, and how they count."""
 
 import numpy as np
 import pytest

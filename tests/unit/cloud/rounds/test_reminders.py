@@ -1,4 +1,4 @@
-"""Runs that wait for a device or for the schedule: nothing that is lost makes them wait for ever."""
+"""Runs that wait for a device or for the schedule: no lost message makes them wait indefinitely."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet, message_of
 
 
 def deserted(devices: int = 1, **settings: Any) -> SmallFleet:
-    """Return a fleet whose run has closed a round, and has no device for the next."""
+    """Return a fleet whose run has closed a round and has no device for the next."""
     fleet = SmallFleet(devices=devices, **settings)
     fleet.start()
     fleet.remind()
@@ -31,7 +31,7 @@ def waits(fleet: SmallFleet) -> list[str]:
 
 
 def looks(fleet: SmallFleet) -> list[tuple[Reminder, int]]:
-    """Return the reminders of the chain that looks after the run."""
+    """Return the reminders of the run's chain."""
     return [(reminder, seconds) for reminder, seconds in fleet.alarms.reminders if reminder.at]
 
 
@@ -132,7 +132,9 @@ def test_a_run_that_has_a_look_far_ahead_looks_for_devices_within_a_minute_all_t
     fleet.act("next")
     assert fleet.run().waiting_since == fleet.now
     assert [seconds for _, seconds in looks(fleet)] == [900, 60]
-    fleet.deliver(message_of(looks(fleet)[0][0]))  # that of the schedule: it is in the chain no more
+    fleet.deliver(
+        message_of(looks(fleet)[0][0])
+    )  # that of the schedule, which is no longer part of the chain
     assert [seconds for _, seconds in looks(fleet)] == [900, 60]
 
 
@@ -162,7 +164,7 @@ def test_a_look_that_comes_early_while_a_round_is_open_is_not_missed_in_the_next
     fleet.remind()
     fleet.reply("thing-0")
     fleet.act("next")
-    fleet.remind()  # all that is under way
+    fleet.remind()  # all pending messages
     fleet.reply("thing-0")
     assert [seconds for _, seconds in looks(fleet)] == [180]
 
@@ -196,7 +198,7 @@ def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_s
     try:
         fleet.deliver(message_of(look))
     except Crash:
-        fleet.heartbeats()  # a device comes at that moment: what was written of the attempt holds
+        fleet.heartbeats()  # a device appears at that moment: the stored cohort of the attempt applies
         fleet.deliver(message_of(look))
     fleet.counter.forget_plans()
     first = fleet.rounds.round(RUN, 2, 1)
@@ -238,7 +240,7 @@ def test_an_alarm_that_is_lost_is_made_up_for_by_the_reminders(minutes: int, del
     fleet.remind()
     fleet.reply("thing-0")
     (alarm,) = fleet.alarms.standing()
-    fleet.alarms.cancel(alarm)  # the Scheduler lost it
+    fleet.alarms.cancel(alarm)  # it was lost
     seen = []
     while fleet.run().round == 1:
         ((_, seconds),) = looks(fleet)
@@ -260,7 +262,7 @@ def test_a_hello_wakes_a_run_whose_alarm_and_reminder_were_both_lost() -> None:
     fleet.alarms.cancel(fleet.alarms.standing()[0])
     fleet.alarms.reminders.clear()
     hellos.hear(fleet.cloud, "thing-0")
-    assert fleet.alarms.reminders == []  # it is not time yet
+    assert fleet.alarms.reminders == []  # it is too early
     fleet.pass_time(601)
     hellos.hear(fleet.cloud, "thing-0")
     assert [seconds for _, seconds in fleet.alarms.reminders] == [0]

@@ -1,4 +1,4 @@
-"""Devices that decline or fail: others are asked in their place while time is left."""
+"""Devices that decline or fail: others are asked in their place while there is time."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Partici
 
 
 def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
-    """Return a fleet whose round asks some of the devices, and which."""
+    """Return a fleet whose round asks some of the devices, and their names."""
     fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
     fleet.start()
     return fleet, sorted(fleet.parts())
@@ -32,7 +32,7 @@ def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
 
 
 def work_heard(fleet: SmallFleet, device: str) -> list[int]:
-    """Return the rounds of the work that a device was told of."""
+    """Return the rounds that were announced to a device."""
     return [work.round for work in fleet.announced(device)]
 
 
@@ -143,7 +143,7 @@ def test_two_workers_that_replace_at_once_ask_one_device() -> None:
 def test_of_more_losses_than_one_write_takes_each_is_replaced_once() -> None:
     fleet, cohort = a_fleet(devices=300, count=120)
     fleet.counter.plan_crash(name="replace")
-    for device in cohort[:100]:  # of which the worker at the first died, and nobody has gone on since
+    for device in cohort[:100]:  # the worker of the first crashed, and no other has continued since
         fleet.rounds.move_participant(first(fleet), fleet.part(device), DECLINED, "busy")
     with pytest.raises(Crash):
         fleet.status(cohort[100], "failed")

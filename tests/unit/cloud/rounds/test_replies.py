@@ -1,4 +1,4 @@
-"""Bad input is refused by name, in one line that people see, and the round goes on."""
+"""Bad input is refused with a reason in one line, and the round continues."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ STRANGER = "stranger"
 
 
 def refused_reply(fleet: SmallFleet, device: str, payload: bytes, client: str | None = None) -> str:
-    """Deliver a completion that is refused; return the line that people see, which the log has too."""
+    """Deliver a completion that is refused; return the line on the run's topic, which the log has too."""
     before = len(fleet.told_of(device))
     assert fleet.say(device, Kind.COMPLETE, payload, client)
     (line,) = fleet.told_of(device)[before:]
@@ -25,7 +25,7 @@ def refused_reply(fleet: SmallFleet, device: str, payload: bytes, client: str | 
 
 
 def the_round_goes_on(fleet: SmallFleet, number: int = 1) -> None:
-    """Check that good replies of everybody still close the round."""
+    """Check that good replies of all devices still close the round."""
     of = fleet.rounds.round(RUN, number, 1)
     assert of is not None
     assert of.state is State.OPEN

@@ -1,4 +1,4 @@
-"""Rounds that are tried again, and runs that continue from a model of another."""
+"""Rounds that are retried, and runs that continue from a model of another run."""
 
 from typing import Any
 

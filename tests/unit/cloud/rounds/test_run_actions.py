@@ -1,4 +1,4 @@
-"""What an operator may ask of a run, and each refusal in words."""
+"""The actions that an operator can request of a run, and their refusals."""
 
 import dataclasses
 from typing import Any
@@ -225,12 +225,12 @@ def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_
     fleet.act("cancel")
     assert fleet.newest().state is State.AGGREGATING
     fleet.pass_time(61)
-    assert fleet.reply("thing-0", opened)  # the message that the averager died at comes back, and is taken
+    assert fleet.reply("thing-0", opened)  # the message at which the averager crashed is delivered again
     assert (fleet.run().state, fleet.newest().state) == (RunState.CANCELLED, State.CLOSED)
 
 
 def test_an_averager_that_is_told_to_wait_says_not_yet_only_to_its_queue() -> None:
-    """The operator's request was done; that a round is being averaged is no refusal of it."""
+    """The operator's request was performed, although a round is being averaged."""
     fleet = started(devices=1)
 
     def at_that_moment() -> None:
@@ -258,7 +258,7 @@ def test_an_operators_request_never_averages_and_sends_for_the_averager_instead(
 
 
 def test_an_operators_request_leaves_the_publishing_of_a_model_to_the_averager() -> None:
-    """What takes requests from people has no right to read drafts, nor to announce a model."""
+    """The function that takes requests may not read drafts or announce a model."""
     fleet = started(devices=2)
     fleet.counter.plan_crash(name="copy_once")
     with pytest.raises(Crash):

@@ -16,7 +16,7 @@ DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Partici
 
 
 def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
-    """Return a fleet whose round asks some of the devices, and which."""
+    """Return a fleet whose round asks some of the devices, and their names."""
     fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
     fleet.start()
     return fleet, sorted(fleet.parts())
@@ -33,7 +33,7 @@ def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
 
 
 def work_heard(fleet: SmallFleet, device: str) -> list[int]:
-    """Return the rounds of the work that a device was told of."""
+    """Return the rounds that were announced to a device."""
     return [work.round for work in fleet.announced(device)]
 
 
@@ -64,7 +64,7 @@ def test_a_cohort_that_is_silent_as_a_whole_is_read_once_to_give_its_work_to_oth
     before = fleet.rounds.items_read
     fleet.pass_time(30)
     fleet.remind()
-    assert fleet.rounds.items_read - before == 200 + 400  # once to see who is silent, once to announce
+    assert fleet.rounds.items_read - before == 200 + 400  # once to find silent devices, once to announce
     assert (fleet.newest().silent, len(newcomers(fleet, cohort))) == (200, 200)
 
 
@@ -92,7 +92,7 @@ def test_a_silent_device_that_accepts_after_all_is_waited_for_and_makes_up_for_a
     fleet.status(cohort[0], "accepted")
     assert (fleet.newest().silent, fleet.newest().accepted, fleet.newest().outstanding) == (0, 1, 2)
     fleet.status(other, "declined")
-    assert newcomers(fleet, cohort) == [other]  # there are as many at work as are wanted
+    assert newcomers(fleet, cohort) == [other]  # enough devices are working
     fleet.status(cohort[0], "failed")
     assert len(newcomers(fleet, cohort)) == 2
 
@@ -167,18 +167,18 @@ def test_when_all_have_accepted_the_reminders_end() -> None:
     fleet, cohort = a_fleet()
     for device in cohort:
         fleet.status(device, "accepted")
-    assert len(fleet.remind()) == 2  # that of the start, and that of the announcement
+    assert len(fleet.remind()) == 2  # that of the start and that of the announcement
     assert fleet.remind() == []
     assert [len(work_heard(fleet, device)) for device in cohort] == [1, 1]
 
 
 def test_a_device_that_was_asked_just_now_has_as_much_time_as_the_first_had() -> None:
-    """The second reminder of the first ones comes a moment after a replacement was asked."""
+    """The second reminder of the first batch arrives a moment after a replacement was asked."""
     fleet, cohort = a_fleet(accept_seconds=30)
     fleet.remind()
     fleet.status(cohort[0], "declined")
     (other,) = newcomers(fleet, cohort)
-    fleet.remind()  # the second of the first cohort, and the first of the new one
+    fleet.remind()  # the second of the first batch, and the first of the new one
     assert (fleet.parts()[cohort[1]], fleet.parts()[other]) == (SILENT, ASKED)
     assert len(work_heard(fleet, other)) == 2
     fleet.remind()
@@ -265,7 +265,7 @@ def test_a_reminder_after_the_deadline_asks_nobody(turn: int) -> None:
     fleet.deliver(message_of(Reminder(run=RUN, round=1, attempt=1, turn=turn, batch=1)))
     assert newcomers(fleet, cohort) == []
     assert [len(work_heard(fleet, device)) for device in cohort] == [1, 1]
-    assert fleet.newest().state is State.ABANDONED  # it brought the round to its end by the way
+    assert fleet.newest().state is State.ABANDONED  # it also ended the round
 
 
 def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_it_lost() -> None:

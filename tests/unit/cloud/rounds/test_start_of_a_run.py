@@ -1,4 +1,4 @@
-"""Starting a run: what is refused and why, starting twice, and what the initiator answers."""
+"""Starting a run: refusals and their reasons, starting twice, and the initiator's response."""
 
 import json
 

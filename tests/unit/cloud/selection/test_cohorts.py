@@ -1,4 +1,4 @@
-"""Whom a round asks: samples, filters, and what a run remembers of its devices."""
+"""Cohorts: samples, filters, and what a run knows of its devices."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -98,7 +98,7 @@ def test_a_stored_run_comes_back_with_its_selection() -> None:
 
 # ---------------------------------------------------------------- what is read
 def until_the_evaluation(**settings: Any) -> SmallFleet:
-    """Return a fleet of 40 devices whose run has trained a round and now evaluates, and what that called."""
+    """Return a fleet of 40 devices whose run has trained a round and now evaluates."""
     fleet = SmallFleet(devices=40, selection="random", count=2, evaluate_every=1, rounds=1, **settings)
     fleet.start()
     first, second = asked(fleet)
@@ -110,7 +110,7 @@ def until_the_evaluation(**settings: Any) -> SmallFleet:
 
 
 def read(fleet: SmallFleet) -> dict[str, int]:
-    """Return how often each way of reading the devices table was taken."""
+    """Return how often each way of reading the devices table was used."""
     return {
         name: fleet.counter.calls.count(name)
         for name in ("sample", "seen_since", "find")
@@ -212,7 +212,7 @@ def test_a_round_of_everybody_reads_everybody_once() -> None:
     ],
 )
 def test_others_are_found_in_a_sample_whatever_the_cohort_was(settings: dict[str, Any]) -> None:
-    """A cohort that grows with the fleet is read whole once, not once more for each device that declines."""
+    """A cohort that grows with the fleet is read in full once, not again for each device that declines."""
     fleet = SmallFleet(devices=20, **settings)
     fleet.start()
     fleet.devices.heartbeat("newcomer", fleet.now)
@@ -237,7 +237,7 @@ def test_others_never_are_devices_that_the_round_knows_or_that_are_held_out() ->
 
 
 def test_a_held_out_device_that_is_not_there_is_refused_by_its_name() -> None:
-    """A name that is misspelled would not be held out: it would train."""
+    """A device whose name is misspelled would not be held out: it would train."""
     fleet = SmallFleet(devices=3, evaluate_every=1, held_out=["thing-1", "thnig-2"])
     with pytest.raises(SettingsError, match=r"held_out names 'thnig-2', of which no heartbeat is known"):
         fleet.start()

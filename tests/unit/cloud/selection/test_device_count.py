@@ -1,4 +1,4 @@
-"""The census: how many devices could be asked, also where a round reads only a sample of them."""
+"""The device count: how many devices could be asked, also if rounds read only a sample."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ SAMPLED: dict[str, Any] = {"count": 2, "selection": "random", "rounds": 3}
 
 
 def seen(fleet: SmallFleet) -> list[float]:
-    """Let the census come; return what it measured."""
+    """Run the device count; return its metric."""
     before = len(fleet.journal.values(Metric.DEVICES_SEEN))
     assert fleet.deliver({"census": True})
     return fleet.journal.values(Metric.DEVICES_SEEN)[before:]
@@ -71,6 +71,6 @@ def test_the_census_comes_by_the_template_wherever_the_alarm_is() -> None:
     assert json.loads(census["Properties"]["Target"].pop("Input")) == {"census": True}
     sweep["Properties"]["Target"].pop("Input")
     assert census["Properties"]["Target"] == sweep["Properties"]["Target"]
-    # Of each period that the alarm looks at there is a figure.
+    # Each period of the alarm has a value.
     assert census["Properties"]["ScheduleExpression"] == "rate(1 hour)"
     assert resources["DevicesMissing"]["Properties"]["Period"] == 3600
