@@ -111,18 +111,19 @@ def is_same(kept: Round, stored: Round) -> bool:
     return result(kept) == result(stored)
 
 
-def check_not_behind(services: Services, run: str, number: int) -> None:
-    """Check that the bucket does not have the result of a round that the table has not closed.
+def why_behind(services: Services, run: str, number: int) -> str:
+    """Return why a run's row is behind: the bucket has the result of a round that the table has not closed.
 
     Results are written only for rounds that were closed. If there is one, the round was closed in a table
     that has since been replaced from a backup.
 
-    Raises:
-        RunBehind: the bucket has a result.
+    Returns:
+        The message for the operator; empty if the bucket has no result of the round.
     """
     for key in (object_keys.round_manifest(run, number), object_keys.model(run, number)):
         if services.bucket.exists(key):
-            raise RunBehind(behind(run, key))
+            return behind(run, key)
+    return ""
 
 
 def behind(run: str, there: str) -> str:

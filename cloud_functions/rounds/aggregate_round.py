@@ -83,15 +83,14 @@ def note_failure(services: Services, leased: Round, error: Exception) -> None:
 
 def _close(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
     """Aggregate a round under its lease, or abandon it; return whether that is done."""
+    if behind := manifests.why_behind(services, leased.run, leased.number):
+        close_round.abandon(services, leased, Event.AGGREGATION_FAILED, behind)
+        raise RunBehind(behind)  # for the driver, which pauses the run
     try:
-        manifests.check_not_behind(services, leased.run, leased.number)
         if leased.work is Work.EVALUATE:
             close_round.close_evaluation(services, run, leased)
             return True
         return _average(services, run, leased, overdue=overdue)
-    except RunBehind as error:
-        close_round.abandon(services, leased, Event.AGGREGATION_FAILED, str(error))
-        raise
     except AggregationFailed as error:
         close_round.abandon(services, leased, Event.AGGREGATION_FAILED, str(error))
         return True

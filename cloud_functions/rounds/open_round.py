@@ -33,10 +33,11 @@ def open_next(services: Services, run: Run, previous: Round | None, step: Open) 
 
     Raises:
         LostRace: another worker opened the round, or the run has moved on.
-        RunBehind: the round exists already, although the run's row does not know it.
+        RunBehind: table or bucket have that round already, although the run's row does not.
     """
     began = services.now()
-    manifests.check_not_behind(services, run.name, step.number)
+    if behind := manifests.why_behind(services, run.name, step.number):
+        raise RunBehind(behind)
     cohort = cohorts.choose_once(services, run, step) or reminders.wait_for_devices(services, run, step)
     if cohort is None:
         return False

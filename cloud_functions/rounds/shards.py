@@ -79,12 +79,12 @@ def make(services: Services, job: Job) -> None:
     try:
         context = aggregation_context.begin(services, run, round_)
         cut = of(context)
-        _make(context, replies, cut[job.number], job.number)
-    except BadReplies as bad:
-        _refuse(context, bad.refused, cut)
-        return
+        refused = _make(context, replies, cut[job.number], job.number)
     except AggregationFailed as error:
         close_round.abandon(services, round_, Event.AGGREGATION_FAILED, str(error))
+        return
+    if refused:
+        _refuse(context, refused, cut)
         return
     # Shards are started in order, so the last ones are the last to appear: checking from the end takes one
     # request in most cases.
@@ -124,10 +124,17 @@ def join_again(context: AggregationContext, replies: Sequence[Participant], coun
     return new_model.finished(context, _joined(context, replies, count))
 
 
-def _make(context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
-    """Write one shard, unless it exists. Raises BadReplies."""
-    if not _is_made(context.services, context.round, replies, number):
+def _make(
+    context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int
+) -> dict[str, str]:
+    """Write one shard, unless it exists; return the devices whose updates are bad in it, with the reasons."""
+    if _is_made(context.services, context.round, replies, number):
+        return {}
+    try:
         _write(context, replies, shard, number)
+    except BadReplies as bad:
+        return bad.refused
+    return {}
 
 
 def _write(context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
