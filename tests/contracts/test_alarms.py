@@ -68,21 +68,21 @@ def alarms(request: pytest.FixtureRequest) -> tuple[Alarms, Standing]:
     return made.port, standing
 
 
-def test_an_alarm_says_what_it_is_for(alarms: tuple[Alarms, Standing]) -> None:
+def test_an_alarm_carries_its_purpose(alarms: tuple[Alarms, Standing]) -> None:
     port, standing = alarms
     port.set(far(round=7, attempt=2, kind="open"))
     said = {"run": "run-1", "round": 7, "attempt": 2, "at": FAR, "kind": "open"}
     assert standing() == [{"alarm": said}]
 
 
-def test_an_alarm_that_is_set_twice_stands_once(alarms: tuple[Alarms, Standing]) -> None:
+def test_an_alarm_that_is_set_twice_exists_once(alarms: tuple[Alarms, Standing]) -> None:
     port, standing = alarms
     port.set(far())
     port.set(far())
     assert len(standing()) == 1
 
 
-def test_rounds_attempts_times_and_kinds_have_alarms_of_their_own(alarms: tuple[Alarms, Standing]) -> None:
+def test_rounds_attempts_times_and_kinds_have_separate_alarms(alarms: tuple[Alarms, Standing]) -> None:
     port, standing = alarms
     others = [far(), far(round=2), far(attempt=2), far(run="other"), far(run="r" * 64), far(kind="open")]
     later = far(at=FAR + 1)

@@ -62,7 +62,7 @@ def test_the_layout_of_what_holds_no_weights_is_refused(bucket: Bucket, data: by
         bucket.read_layout(KEY)
 
 
-def test_an_object_is_written_once_and_whoever_comes_second_gets_the_first(bucket: Bucket) -> None:
+def test_an_object_is_written_once_and_the_second_writer_gets_the_first_content(bucket: Bucket) -> None:
     assert bucket.write_once(KEY, b"first") == b"first"
     assert bucket.write_once(KEY, b"second") == b"first"
     assert bucket.read(KEY, 100) == b"first"

@@ -65,9 +65,7 @@ PASSING = [
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error.response["CancellationReasons"]))
-def test_a_write_that_another_disturbs_is_tried_again(
-    embedded_cloud: EmbeddedCloud, error: ClientError
-) -> None:
+def test_a_write_that_meets_a_conflict_is_retried(embedded_cloud: EmbeddedCloud, error: ClientError) -> None:
     table = make_table(embedded_cloud, "run", "item")
     client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
     pauses: list[float] = []
@@ -90,7 +88,7 @@ def test_a_write_that_another_disturbs_is_tried_again(
     assert the_run(store).wanted == 2
 
 
-def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(
+def test_a_write_that_always_meets_a_conflict_gives_up_with_the_error_itself(
     embedded_cloud: EmbeddedCloud,
 ) -> None:
     table = make_table(embedded_cloud, "run", "item")

@@ -74,7 +74,7 @@ def test_a_message_of_4_kb_arrives_byte_for_byte(publisher: tuple[Publisher, Rec
     assert receive(1) == [("fedgrass/garden/models/digits", payload)]
 
 
-def test_publishing_nothing_is_no_error(publisher: tuple[Publisher, Receive]) -> None:
+def test_publishing_nothing_is_not_an_error(publisher: tuple[Publisher, Receive]) -> None:
     port, receive = publisher
     port.publish([])
     assert receive(0) == []

@@ -119,13 +119,13 @@ def test_an_object_that_is_not_there_is_named(status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), OF_ALL_OBJECTS)
-def test_an_answer_that_concerns_all_objects_is_no_fault_of_one(status: int, code: str) -> None:
+def test_an_answer_that_concerns_all_objects_does_not_refuse_one(status: int, code: str) -> None:
     for read in READS.values():
         with pytest.raises(ClientError):
             read(answering(status, code))
 
 
-def test_a_network_that_is_gone_is_no_fault_of_one_object() -> None:
+def test_a_network_failure_does_not_refuse_an_object() -> None:
     def fail(**_: object) -> None:
         raise EndpointConnectionError(endpoint_url="https://nowhere")
 

@@ -113,12 +113,12 @@ def test_a_run_whose_alarms_are_lost_is_woken_by_the_sweep() -> None:
     assert unheard_and_without_alarms() == []
 
 
-def test_a_run_that_nobody_wakes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_no_message_wakes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "stands_still", lambda *_: False)
     assert any("stuck" in problem for problem in unheard_and_without_alarms())
 
 
-def test_a_letter_whose_error_nobody_injected_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_letter_whose_error_was_not_injected_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         message = "a defect"
         raise ZeroDivisionError(message)

@@ -120,7 +120,7 @@ def test_measurements_of_two_rounds_are_two_lines(
     assert [(line["round"], line["Fleet"]) for line in measured(capsys)] == [(1, fleet_name), (2, fleet_name)]
 
 
-def test_a_value_that_is_no_number_does_not_spoil_the_line(
+def test_a_value_that_is_not_a_number_does_not_spoil_the_line(
     log: PowertoolsLog, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with log.about("run-1", 1):
@@ -178,7 +178,7 @@ def test_a_completion_that_comes_again_is_not_measured_again() -> None:
     assert fleet.journal.values(Metric.UPDATES_REFUSED) == []
 
 
-def test_a_completion_that_is_no_message_counts_as_refused() -> None:
+def test_a_completion_that_is_not_a_message_counts_as_refused() -> None:
     fleet = SmallFleet(2, rounds=1)
     fleet.start()
     fleet.say("thing-0", Kind.COMPLETE, b"\xff")

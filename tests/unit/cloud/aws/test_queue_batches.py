@@ -45,14 +45,14 @@ def test_a_run_is_driven_once_when_all_messages_of_a_batch_were_taken() -> None:
     assert worker.done == ["took a", "took b", "took a", "took ", "drove a", "drove b"]
 
 
-def test_a_message_that_cannot_be_taken_comes_back_and_holds_up_no_other() -> None:
+def test_a_message_that_fails_is_retried_and_delays_no_other() -> None:
     worker = Worker()
     assert worker.batch("a!", "a") == ["0"]
     assert worker.done == ["took a!", "took a", "drove a"]
 
 
 @pytest.mark.parametrize("error", [NotYet("soon"), RuntimeError("broken")])
-def test_one_message_of_a_run_that_could_not_be_driven_comes_back_and_other_runs_are_driven(
+def test_one_message_of_a_run_that_could_not_be_driven_is_retried_and_other_runs_are_driven(
     error: Exception,
 ) -> None:
     worker = Worker(["a"], error)
@@ -80,7 +80,7 @@ def postponed(receive_count: int | None, error: Exception | None = None) -> tupl
 @pytest.mark.parametrize(
     ("receive_count", "seconds"), [(None, 5), (1, 5), (2, 10), (5, 80), (8, 640), (9, 900), (100_000, 900)]
 )
-def test_a_message_that_fails_comes_back_after_twice_as_long_each_time(
+def test_a_message_that_fails_is_retried_after_twice_as_long_each_time(
     receive_count: int | None, seconds: int
 ) -> None:
     assert postponed(receive_count)[0] == [seconds]

@@ -133,7 +133,7 @@ def test_a_repair_may_say_what_it_would_do_and_do_nothing() -> None:
     assert fleet.rounds.rows() == rows
 
 
-def test_a_repair_that_dies_at_any_call_is_repeated() -> None:
+def test_a_repair_that_crashes_at_any_call_is_repeated() -> None:
     fleet, backup = after_three_rounds(1)
     rows = backup_of(fleet)
     restore(fleet, backup)

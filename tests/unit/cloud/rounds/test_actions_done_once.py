@@ -64,7 +64,7 @@ def test_retry_delivered_twice_burns_one_attempt() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 20))
-def test_a_retry_that_died_anywhere_and_comes_again_burns_one_attempt(call: int) -> None:
+def test_a_retry_that_crashed_anywhere_and_is_delivered_again_costs_one_attempt(call: int) -> None:
     fleet = started()
     fleet.counter.plan_crash(call=call)
     try:
@@ -127,7 +127,7 @@ def test_actions_that_leave_the_state_are_both_remembered_at_the_same_moment() -
     assert fleet.run().actions == 2
 
 
-def test_an_action_that_died_before_it_drove_the_run_is_driven_on_by_its_copy() -> None:
+def test_a_run_whose_action_crashed_before_driving_it_is_driven_on_by_the_copy() -> None:
     fleet = started()
     closes(fleet)
     fleet.counter.plan_crash(name="open_round")
@@ -148,7 +148,7 @@ def test_a_run_remembers_a_bounded_number_of_actions() -> None:
 
 
 @pytest.mark.parametrize("bad", [5, ["a"], "x" * 1025])
-def test_an_id_that_is_no_short_text_is_refused(bad: object) -> None:
+def test_an_id_that_is_not_a_short_string_is_refused(bad: object) -> None:
     with pytest.raises(SettingsError, match=r"the event's id is .* takes a text of at most 1024 characters"):
         started().act("pause", id=bad)
 

@@ -66,7 +66,7 @@ def test_a_flood_of_useless_messages_costs_no_reads_once_its_limit_is_reached(
     assert len(fleet.journal.values(Metric.MESSAGES_IGNORED)) >= 1900
 
 
-def test_only_the_first_few_bad_messages_in_a_minute_cost_reads_and_are_told(fleet: SmallFleet) -> None:
+def test_only_the_first_few_bad_messages_in_a_minute_cost_reads_and_are_reported(fleet: SmallFleet) -> None:
     for _ in range(8):
         garbage(fleet)
     assert len(fleet.told_of(FLOODER)) == 8
@@ -122,7 +122,7 @@ def test_repeated_hellos_cost_no_reads_once_their_limit_is_reached(fleet: SmallF
 
 
 @given(st.integers(1, 40), st.lists(st.integers(0, 30_000), max_size=120))
-def test_a_device_is_ignored_only_after_its_limit_and_never_for_ever(most: int, pauses: list[int]) -> None:
+def test_a_device_is_ignored_only_after_its_limit_and_not_indefinitely(most: int, pauses: list[int]) -> None:
     limits, now, sent = DeviceLimits(most, 60), 0.0, 0
     for pause in pauses:
         now += pause

@@ -18,7 +18,7 @@ def evaluate(fleet: SmallFleet, device: str, accuracy: float, examples: int = 10
     fleet.reply(device, bytes=0, checksum=checksum(b""), metrics={"accuracy": accuracy}, examples=examples)
 
 
-def test_every_second_model_is_evaluated_and_the_training_goes_on_from_it() -> None:
+def test_every_second_model_is_evaluated_and_the_training_continues_from_it() -> None:
     fleet = SmallFleet(devices=2, rounds=3, evaluate_every=2)
     fleet.start()
     works = []
@@ -175,7 +175,7 @@ def overdue(fleet: SmallFleet) -> None:
     fleet.ring()
 
 
-def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_on() -> None:
+def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_continues() -> None:
     fleet = until_the_evaluation(rounds=2, attempts=2)
     overdue(fleet)
     assert (fleet.newest().number, fleet.newest().attempt, fleet.newest().work) == (2, 2, Work.EVALUATE)
@@ -190,7 +190,7 @@ def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_o
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
 
 
-def test_a_skipped_evaluation_says_nothing_of_how_long_a_round_takes() -> None:
+def test_a_skipped_evaluation_does_not_count_for_the_usual_duration() -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     usual = fleet.run().progress.usual_seconds
     overdue(fleet)
@@ -204,7 +204,7 @@ def test_the_last_evaluation_may_be_skipped_too() -> None:
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 1 rounds closed")
 
 
-def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
+def test_an_evaluation_without_a_device_is_skipped() -> None:
     fleet = SmallFleet(
         devices=2, rounds=2, evaluate_every=1, held_out=["thing-1"], attempts=1, deadline_seconds=60
     )
@@ -223,7 +223,7 @@ def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
     assert told.endswith("devices can be asked: thing-1")
 
 
-def test_a_skipped_evaluation_is_told_once_while_the_run_waits_for_its_schedule() -> None:
+def test_a_skipped_evaluation_is_reported_once_while_the_run_waits_for_its_schedule() -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     overdue(fleet)
     for _ in range(3):
@@ -242,7 +242,7 @@ def test_a_skipped_evaluation_can_be_retried_by_hand() -> None:
 
 
 @pytest.mark.parametrize("lost", [{"runs": True}, {"runs": True, "rounds": True, "participants": True}])
-def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_goes_on(lost: dict[str, bool]) -> None:
+def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_continues(lost: dict[str, bool]) -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     overdue(fleet)
     fleet.act("next")

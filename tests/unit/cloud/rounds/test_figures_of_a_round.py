@@ -49,7 +49,7 @@ def test_everything_a_device_can_do_is_counted_apart() -> None:
     assert (closed.bytes_up, closed.bytes_down) == (2 * size, 4 * closed.base_bytes)
 
 
-def test_the_end_of_a_round_is_told_with_its_figures_as_fields() -> None:
+def test_the_end_of_a_round_is_reported_with_its_figures_as_fields() -> None:
     fleet = an_eventful_round()
     closed = fleet.newest()
     (change,) = ends(fleet)
@@ -88,7 +88,7 @@ def test_an_opening_that_another_worker_finished_counts_from_the_first_ones_choi
     assert fleet.newest().opening_seconds == 7.0
 
 
-def test_an_abandoned_round_is_told_with_its_figures() -> None:
+def test_an_abandoned_round_is_reported_with_its_figures() -> None:
     fleet = SmallFleet(devices=2, minimum_replies=2, on_abandoned="fail")
     fleet.start()
     fleet.reply("thing-0")
@@ -156,7 +156,7 @@ def test_the_largest_end_of_a_round_fits_its_message(character: str) -> None:
     assert told.text.startswith(character)
 
 
-def test_of_more_metrics_than_a_message_has_room_for_the_first_by_name_are_told() -> None:
+def test_of_more_metrics_than_fit_into_a_message_the_first_by_name_are_reported() -> None:
     """Each device reports at most 24 metrics, but not all the same."""
     figures = _figures(a_large_round(60))
     assert len(figures.metrics) == MOST_METRICS

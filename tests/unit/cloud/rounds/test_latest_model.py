@@ -67,7 +67,7 @@ def test_a_worker_that_is_overtaken_between_its_look_and_its_write_looks_again()
     assert pointer(fleet).round == 3
 
 
-def test_a_pointer_that_cannot_be_read_is_written_anew_and_the_log_says_so() -> None:
+def test_a_pointer_that_cannot_be_read_is_written_again_and_logged() -> None:
     fleet = SmallFleet()
     fleet.bucket.write(KEY, b"not json")
     assert make_latest(fleet.cloud, a_model())
@@ -75,7 +75,7 @@ def test_a_pointer_that_cannot_be_read_is_written_anew_and_the_log_says_so() -> 
     assert fleet.log[-1].startswith(f"{KEY} is damaged and is written again: the message is no JSON")
 
 
-def test_an_object_that_is_no_pointer_at_all_is_named_and_left_alone() -> None:
+def test_an_object_that_is_not_a_pointer_is_named_and_left_alone() -> None:
     fleet = SmallFleet()
     fleet.bucket.write(KEY, b"x" * 5000)
     with pytest.raises(MessageError, match=r"has 5000 bytes.*it should be the pointer"):
@@ -111,7 +111,9 @@ def test_a_round_that_closes_after_its_run_was_cancelled_is_published() -> None:
     assert published(fleet) == [(RUN, 1)]
 
 
-def test_a_worker_that_died_between_closing_and_publishing_a_cancelled_run_is_made_up_for() -> None:
+def test_a_round_whose_worker_crashed_between_closing_and_publishing_it_is_published_in_a_cancelled_run() -> (
+    None
+):
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.counter.plan(lambda: fleet.act("cancel"), name="read_layout")

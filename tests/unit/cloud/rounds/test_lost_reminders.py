@@ -64,7 +64,7 @@ def test_an_overdue_round_with_the_minimum_is_closed_with_what_came() -> None:
         "mark_announced",
     ],
 )
-def test_a_worker_that_died_at_any_step_with_its_message_is_made_up_for(step: str) -> None:
+def test_a_run_whose_worker_crashed_at_any_step_and_lost_its_message_continues(step: str) -> None:
     for call in range(1, 100):
         fleet = SmallFleet(devices=1, rounds=2, attempts=1)
         fleet.start()
@@ -89,7 +89,7 @@ def ends_well(fleet: SmallFleet) -> None:
     assert fleet.holds(2, 2.0)
 
 
-def test_an_averager_that_died_with_its_lease_and_its_message_is_replaced() -> None:
+def test_an_averager_that_crashed_with_its_lease_and_its_message_is_replaced() -> None:
     fleet = SmallFleet(devices=1, rounds=1)
     fleet.start()
     fleet.counter.plan_crash(name="create")
@@ -101,7 +101,7 @@ def test_an_averager_that_died_with_its_lease_and_its_message_is_replaced() -> N
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_schedule_whose_alarm_was_lost_goes_on() -> None:
+def test_a_schedule_whose_alarm_was_lost_continues() -> None:
     fleet = SmallFleet(devices=1, schedule="every", every_minutes=10)
     fleet.start()
     fleet.reply("thing-0")
@@ -189,7 +189,7 @@ def test_a_run_whose_round_has_lost_its_row_is_left_to_repair() -> None:
     assert sweep(fleet, 10_000) == 0
 
 
-def test_each_run_is_woken_by_a_message_of_its_own_so_that_one_that_fails_costs_no_other() -> None:
+def test_each_run_is_woken_by_a_separate_message_so_that_a_failure_affects_no_other() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     lose_all(fleet)

@@ -150,7 +150,7 @@ def prepared(*before: str) -> SmallFleet:
     return fleet
 
 
-def test_a_run_whose_starter_died_between_any_two_calls_goes_on_by_its_reminder() -> None:
+def test_a_run_whose_start_crashed_between_any_two_calls_continues_by_its_reminder() -> None:
     whole = SmallFleet(devices=3)
     whole.start()
     calls, stored = whole.counter.calls, 0
@@ -173,7 +173,7 @@ def test_a_run_whose_starter_died_between_any_two_calls_goes_on_by_its_reminder(
 @pytest.mark.parametrize(
     ("action", "before"), [("resume", ("pause",)), ("retry", ("fail",)), ("retry", ()), ("next", ("close",))]
 )
-def test_a_run_whose_changer_died_between_any_two_calls_goes_on_by_its_reminder(
+def test_a_run_whose_change_crashed_between_any_two_calls_continues_by_its_reminder(
     action: str, before: tuple[str, ...]
 ) -> None:
     for call in range(1, calls_of(action, *before) + 1):
@@ -196,7 +196,9 @@ def test_a_run_whose_changer_died_between_any_two_calls_goes_on_by_its_reminder(
             assert any(work.attempt == fleet.run().attempt for work in fleet.announced(device))
 
 
-def test_a_run_whose_canceller_died_between_any_two_calls_has_no_open_round_after_its_reminder() -> None:
+def test_a_run_whose_cancellation_crashed_between_any_two_calls_has_no_open_round_after_its_reminder() -> (
+    None
+):
     for call in range(1, calls_of("cancel") + 1):
         fleet = prepared()
         fleet.counter.plan_crash(call=call)

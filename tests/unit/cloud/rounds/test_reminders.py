@@ -36,7 +36,7 @@ def looks(fleet: SmallFleet) -> list[tuple[Reminder, int]]:
 
 
 # ---------------------------------------------------------------- for a device
-def test_a_run_without_a_device_waits_and_goes_on_with_the_first_one_that_is_seen() -> None:
+def test_a_run_without_a_device_waits_and_continues_with_the_first_one_that_is_seen() -> None:
     fleet = deserted()
     for _ in range(5):
         fleet.look(60)
@@ -47,7 +47,7 @@ def test_a_run_without_a_device_waits_and_goes_on_with_the_first_one_that_is_see
     assert fleet.announced("thing-0")[-1].round == 2
 
 
-def test_what_a_run_waits_for_is_said_once_and_not_at_every_look() -> None:
+def test_what_a_run_waits_for_is_reported_once_and_not_at_every_reminder() -> None:
     fleet = deserted()
     for _ in range(8):
         fleet.look(60)
@@ -149,7 +149,7 @@ def test_messages_in_a_wait_for_the_schedule_send_no_more_reminders() -> None:
     assert [seconds for _, seconds in looks(fleet)] == [660]
 
 
-def test_a_look_that_comes_a_moment_early_goes_on_looking() -> None:
+def test_a_reminder_that_arrives_a_moment_early_continues_the_chain() -> None:
     fleet = deserted()
     (look,) = looks(fleet)
     fleet.alarms.reminders.clear()
@@ -170,7 +170,7 @@ def test_a_look_that_comes_early_while_a_round_is_open_is_not_missed_in_the_next
 
 
 @pytest.mark.parametrize("call", range(1, 25))
-def test_a_worker_that_dies_while_it_looks_is_made_up_for_by_the_same_reminder(call: int) -> None:
+def test_a_reminder_whose_worker_crashes_is_processed_when_it_is_delivered_again(call: int) -> None:
     fleet = deserted()
     (look,) = looks(fleet)
     fleet.alarms.reminders.clear()
@@ -188,7 +188,7 @@ def test_a_worker_that_dies_while_it_looks_is_made_up_for_by_the_same_reminder(c
 
 
 @pytest.mark.parametrize("call", range(1, 40))
-def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_same_reminder(
+def test_an_attempt_whose_worker_crashes_while_giving_it_up_is_given_up_by_the_same_reminder(
     call: int,
 ) -> None:
     fleet = deserted(attempts=2)
@@ -211,7 +211,7 @@ def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_s
         assert kept is None or b"thing-0" in kept
 
 
-def test_a_run_that_is_paused_while_it_waits_begins_to_wait_anew_when_it_is_resumed() -> None:
+def test_a_run_that_is_paused_while_it_waits_starts_waiting_again_when_it_is_resumed() -> None:
     fleet = deserted(on_abandoned="fail")
     fleet.act("pause")
     fleet.look(100_000)

@@ -65,7 +65,7 @@ def deeply_nested(_payload: bytes) -> bytes:
         (lambda payload: payload + b" " * 4096, "4096 is the most"),
     ],
 )
-def test_a_payload_that_is_no_message_is_refused(
+def test_a_payload_that_is_not_a_message_is_refused(
     fleet: SmallFleet, spoil: Callable[[bytes], bytes], said: str
 ) -> None:
     line = refused_reply(fleet, "thing-0", spoil(good(fleet)))
@@ -187,7 +187,7 @@ def test_another_reply_of_a_device_that_was_counted_is_refused(fleet: SmallFleet
     assert fleet.newest().replied == 1
 
 
-def test_a_failure_said_twice_is_counted_and_told_once(fleet: SmallFleet) -> None:
+def test_a_failure_sent_twice_is_counted_and_reported_once(fleet: SmallFleet) -> None:
     for _ in range(2):
         fleet.status("thing-0", "failed", reason="out of memory")
     assert fleet.newest().gone == 1

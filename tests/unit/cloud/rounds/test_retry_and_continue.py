@@ -157,7 +157,7 @@ def test_a_model_of_another_task_is_refused_with_both_tasks(known_by: str) -> No
     assert started_run.round == 1
 
 
-def test_a_model_of_a_run_of_which_nothing_else_is_left_is_taken_and_the_log_says_so() -> None:
+def test_a_model_of_a_run_whose_row_and_manifest_are_gone_is_accepted_and_logged() -> None:
     fleet, _model = with_an_old_model()
     fleet.act("start", settings={"task": "digits"}, continue_from={"run": OLD, "round": 4})
     assert "run-1 continues from run 'older', whose task is not known" in fleet.log

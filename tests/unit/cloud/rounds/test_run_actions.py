@@ -126,7 +126,7 @@ def test_a_run_that_is_resumed_opens_the_next_round() -> None:
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_run_that_is_resumed_while_its_round_is_open_goes_on_with_it() -> None:
+def test_a_run_that_is_resumed_while_its_round_is_open_continues_it() -> None:
     fleet = started()
     opened = fleet.newest()
     fleet.act("pause")
@@ -197,7 +197,7 @@ def test_a_cancelled_run_abandons_its_open_round_and_keeps_its_models() -> None:
     assert fleet.alarms.standing() == []
 
 
-def test_a_reply_to_a_run_that_was_cancelled_is_late_and_told_so() -> None:
+def test_a_reply_to_a_run_that_was_cancelled_is_late_and_its_verdict_says_so() -> None:
     fleet = started()
     opened = fleet.newest()
     fleet.act("cancel")
@@ -206,7 +206,7 @@ def test_a_reply_to_a_run_that_was_cancelled_is_late_and_told_so() -> None:
     assert [verdict.counted for verdict in fleet.verdicts("thing-0")] == [False]
 
 
-def test_a_run_whose_cancelling_died_half_way_has_no_open_round_after_the_next_message() -> None:
+def test_a_run_whose_cancellation_crashed_half_way_has_no_open_round_after_the_next_message() -> None:
     fleet = started()
     fleet.counter.plan_crash(name="move")
     with pytest.raises(Crash):
@@ -216,7 +216,7 @@ def test_a_run_whose_cancelling_died_half_way_has_no_open_round_after_the_next_m
     assert fleet.newest().state is State.ABANDONED
 
 
-def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_its_end() -> None:
+def test_a_round_whose_averager_crashed_before_the_run_was_cancelled_is_completed() -> None:
     fleet = started(devices=1)
     opened = fleet.newest()
     fleet.counter.plan_crash(name="create")
@@ -229,7 +229,7 @@ def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_
     assert (fleet.run().state, fleet.newest().state) == (RunState.CANCELLED, State.CLOSED)
 
 
-def test_an_averager_that_is_told_to_wait_says_not_yet_only_to_its_queue() -> None:
+def test_an_averager_that_has_to_wait_reports_it_only_to_its_queue() -> None:
     """The operator's request was performed, although a round is being averaged."""
     fleet = started(devices=1)
 

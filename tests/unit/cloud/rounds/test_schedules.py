@@ -82,7 +82,7 @@ def test_an_alarm_that_rings_twice_opens_one_round() -> None:
     assert waiting(fleet, 2)
 
 
-def test_an_alarm_that_is_lost_is_made_up_for_by_whatever_is_heard_of_the_run_next() -> None:
+def test_a_lost_alarm_is_made_up_for_by_the_next_message_of_the_run() -> None:
     fleet = after_one_round(schedule="every", every_minutes=10)
     first = fleet.newest()
     fleet.alarms.cancel(the_open_alarm(fleet))
@@ -118,7 +118,7 @@ def test_an_alarm_that_rings_in_a_cancelled_run_opens_nothing() -> None:
     assert (fleet.run().state, fleet.run().round) == (RunState.CANCELLED, 1)
 
 
-def test_a_worker_that_died_before_the_alarm_stood_is_made_up_for_by_its_message() -> None:
+def test_an_alarm_that_a_crash_prevented_is_set_by_the_retried_message() -> None:
     fleet = SmallFleet(devices=1, rounds=4, schedule="every", every_minutes=10)
     fleet.start()
     first = fleet.newest()
@@ -138,7 +138,7 @@ def test_an_abandoned_round_is_tried_again_without_waiting_for_the_schedule() ->
     assert (fleet.newest().number, fleet.newest().attempt) == (1, 2)
 
 
-def test_next_opens_the_round_now_whatever_the_schedule_says() -> None:
+def test_next_opens_the_round_now_regardless_of_the_schedule() -> None:
     fleet = after_one_round(schedule="every", every_minutes=10)
     alarm = the_open_alarm(fleet)
     assert fleet.act("next").round == 2

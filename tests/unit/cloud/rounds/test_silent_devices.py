@@ -38,7 +38,7 @@ def work_heard(fleet: SmallFleet, device: str) -> list[int]:
 
 
 # ---------------------------------------------------------------- silent
-def test_an_announcement_that_is_not_accepted_is_said_again_and_then_given_to_another() -> None:
+def test_an_announcement_that_is_not_accepted_is_repeated_and_then_given_to_another_device() -> None:
     fleet, cohort = a_fleet(accept_seconds=30)
     fleet.status(cohort[0], "accepted")
     assert [seconds for reminder, seconds in fleet.alarms.reminders if reminder.round] == [30]
@@ -109,7 +109,7 @@ def test_a_silent_device_that_replies_when_the_round_is_over_is_late() -> None:
     assert fleet.verdicts(cohort[0])[0].reason == "late: this attempt is CLOSED"
 
 
-def test_a_silent_device_that_says_it_will_not_do_it_is_replaced_no_second_time() -> None:
+def test_a_silent_device_that_declines_later_is_not_replaced_a_second_time() -> None:
     fleet, cohort = a_fleet(count=1)
     fleet.remind()
     fleet.remind()
@@ -118,7 +118,7 @@ def test_a_silent_device_that_says_it_will_not_do_it_is_replaced_no_second_time(
     assert len(newcomers(fleet, cohort)) == 1
 
 
-def test_silent_devices_keep_their_place_where_nobody_is_left_and_hear_of_it_again() -> None:
+def test_silent_devices_keep_their_place_and_are_notified_again_where_no_other_is_left() -> None:
     fleet = SmallFleet(devices=2, accept_seconds=30)
     fleet.start()
     for turn in range(1, 5):
@@ -157,7 +157,7 @@ def test_more_silent_devices_than_one_write_takes_are_all_replaced_at_their_seco
     assert turns == [(2, 1), (3, 1), (4, 1)]
 
 
-def test_without_accept_seconds_nobody_is_reminded() -> None:
+def test_without_accept_seconds_no_device_is_reminded() -> None:
     fleet, cohort = a_fleet(accept_seconds=0)
     assert [reminder for reminder in fleet.remind() if reminder.round] == []
     assert fleet.parts() == dict.fromkeys(cohort, ASKED)
@@ -194,7 +194,7 @@ def test_the_reminders_of_the_first_ones_do_not_announce_again_to_those_asked_la
     assert (len(work_heard(fleet, cohort[1])), len(work_heard(fleet, other))) == (2, 1)
 
 
-def test_a_reminder_that_comes_twice_gives_nobodys_work_away_twice() -> None:
+def test_a_reminder_that_is_delivered_twice_replaces_each_device_once() -> None:
     fleet, cohort = a_fleet()
     fleet.remind()
     (second,) = [reminder for reminder, _ in fleet.alarms.reminders if reminder.turn == 2]
@@ -206,7 +206,7 @@ def test_a_reminder_that_comes_twice_gives_nobodys_work_away_twice() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 25))
-def test_a_worker_that_dies_at_a_reminder_is_made_up_for_by_the_same_reminder(call: int) -> None:
+def test_a_reminder_at_which_the_worker_crashes_is_processed_again(call: int) -> None:
     fleet, cohort = a_fleet()
     fleet.remind()
     (second,) = [reminder for reminder, _ in fleet.alarms.reminders if reminder.turn == 2]
@@ -232,7 +232,7 @@ def test_a_device_that_accepts_while_its_work_is_given_away_keeps_it_and_the_oth
     assert len(newcomers(fleet, cohort)) == 2
 
 
-def test_a_loss_that_nobody_dealt_with_does_not_end_the_reminders_of_the_silent() -> None:
+def test_an_unhandled_loss_does_not_end_the_reminders_of_the_silent_devices() -> None:
     fleet = SmallFleet(devices=2, minimum_replies=1)
     fleet.start()
     fleet.remind()
@@ -259,7 +259,7 @@ def test_a_reminder_that_is_late_for_its_round_does_nothing_to_the_next(turn: in
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_a_reminder_after_the_deadline_asks_nobody(turn: int) -> None:
+def test_a_reminder_after_the_deadline_asks_no_device(turn: int) -> None:
     fleet, cohort = a_fleet(on_abandoned="fail")
     fleet.pass_time(601)
     fleet.deliver(message_of(Reminder(run=RUN, round=1, attempt=1, turn=turn, batch=1)))

@@ -56,7 +56,9 @@ def test_a_start_for_a_metric_that_no_device_reports_is_refused_with_those_that_
 
 
 @pytest.mark.parametrize("reported", ["", "accuracy,loss"])
-def test_a_start_for_a_metric_that_some_device_reports_or_nobody_knows_of_is_taken(reported: str) -> None:
+def test_a_start_for_a_metric_that_some_device_reports_or_that_is_not_known_is_accepted(
+    reported: str,
+) -> None:
     fleet = SmallFleet(devices=3, target_metric="accuracy", target_value=0.9)
     fleet.devices.heartbeat("thing-1", fleet.now, metrics=reported)
     assert fleet.start().round == 1
@@ -85,7 +87,7 @@ def test_starting_twice_starts_one_run_and_announces_once() -> None:
     assert len(fleet.heard("thing-0")) == 1
 
 
-def test_starting_again_while_a_round_is_averaged_is_no_error() -> None:
+def test_starting_again_while_a_round_is_averaged_is_not_an_error() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     started: list[Run] = []
@@ -132,7 +134,7 @@ def test_the_initiator_answers_a_bad_start_with_the_reason(
     assert fleet.log == [f"refused: {answer['refused']}"]
 
 
-def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_initiator_starts_a_run_and_returns_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet()
     monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     answer = initiator.handler({"run": RUN, "settings": {"task": "digits"}}, _Context())

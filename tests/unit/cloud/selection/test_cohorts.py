@@ -31,7 +31,7 @@ def test_a_count_is_read_as_a_sample_and_not_as_the_whole_fleet() -> None:
     assert fleet.counter.calls.count("seen_since") == 0
 
 
-def test_a_fraction_is_read_whole_since_nobody_knows_how_many_there_are() -> None:
+def test_for_a_fraction_all_devices_are_read_since_their_number_is_not_known() -> None:
     fleet = SmallFleet(devices=10, selection="random", fraction=0.3)
     fleet.start()
     assert len(asked(fleet)) == 3
@@ -64,7 +64,7 @@ def test_a_run_remembers_the_average_turnaround_and_the_loss_of_its_devices() ->
         assert known.times_asked == 2
 
 
-def test_devices_without_enough_examples_are_no_candidates_and_the_refusal_says_so() -> None:
+def test_devices_without_enough_examples_are_not_candidates_and_the_refusal_says_so() -> None:
     fleet = SmallFleet(devices=2, minimum_examples=5)
     with pytest.raises(
         SettingsError, match="2 of them have the task 'digits'; 0 of them have 5 examples or more"
@@ -186,13 +186,13 @@ def test_a_held_out_device_that_was_not_seen_lately_does_not_evaluate() -> None:
     assert asked(fleet) == ["thing-2"]
 
 
-def test_a_share_of_everybody_is_read_once_page_by_page() -> None:
+def test_for_a_share_of_all_devices_the_table_is_read_once_page_by_page() -> None:
     fleet = until_the_evaluation(evaluate_fraction=0.5)
     assert len(asked(fleet)) == 20
     assert read(fleet) == {"seen_since": 1}
 
 
-def test_a_round_of_everybody_reads_everybody_once() -> None:
+def test_a_round_of_all_devices_reads_all_devices_once() -> None:
     fleet = SmallFleet(devices=5)
     fleet.start()
     fleet.counter.calls.clear()
@@ -243,7 +243,7 @@ def test_a_held_out_device_that_is_not_there_is_refused_by_its_name() -> None:
         fleet.start()
 
 
-def test_a_run_of_which_every_device_is_held_out_is_refused_since_nobody_would_train() -> None:
+def test_a_run_of_which_every_device_is_held_out_is_refused_since_none_would_train() -> None:
     fleet = SmallFleet(devices=2, evaluate_every=1, held_out=["thing-0", "thing-1"])
     with pytest.raises(SettingsError, match="2 of them have the task 'digits'; 0 of them are not held out"):
         fleet.start()
@@ -296,7 +296,7 @@ def test_settings_that_would_do_nothing_or_two_things_are_refused(
         parse_settings({"task": "digits", **settings})
 
 
-def test_the_reason_why_nobody_can_be_asked_is_found_without_holding_the_fleet() -> None:
+def test_the_reason_why_no_device_can_be_asked_is_found_without_holding_the_fleet() -> None:
     needs = Requirements(task="poetry")
     living = 0
 

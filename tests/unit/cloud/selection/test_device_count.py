@@ -39,7 +39,7 @@ def test_a_census_that_comes_twice_or_late_counts_what_is_there_then() -> None:
     assert seen(fleet) == [0]
 
 
-def test_while_no_run_goes_on_no_device_is_missed_and_none_is_read() -> None:
+def test_while_no_run_is_running_no_device_is_missed_or_read() -> None:
     fleet = SmallFleet(3, **SAMPLED)
     fleet.counter.calls.clear()
     assert seen(fleet) == []
@@ -53,7 +53,7 @@ def test_while_no_run_goes_on_no_device_is_missed_and_none_is_read() -> None:
     assert seen(fleet) == []
 
 
-def test_of_several_runs_the_most_patient_one_says_what_recent_is() -> None:
+def test_of_several_runs_the_most_patient_one_defines_recent() -> None:
     fleet = SmallFleet(3, **SAMPLED)
     fleet.start()
     fleet.now += 600_000
