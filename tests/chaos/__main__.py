@@ -130,7 +130,7 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
     _table(findings.aggregations.items())
     _table(findings.encodings.items())
-    say(f"rounds put together of groups' sums: {parts['group_sum_read']}, of shards: {parts['shard_read']}")
+    say(f"rounds made from partial sums: {parts['group_sum_read']}, from shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
     say("faults:")
@@ -186,11 +186,13 @@ def _keep_logs(world: World, folder: Path, logs: Path) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="so many are to be closed")
+    parser.add_argument("--rounds", type=int, default=200, help="number of rounds to close")
     parser.add_argument("--seed", type=int, default=1, help="draws the faults and the runs' settings")
-    parser.add_argument("--seconds", type=float, help="after which it ends in any case")
+    parser.add_argument("--seconds", type=float, help="time limit")
     parser.add_argument(
-        "--schedules", type=int, help="so many, from the seed on, over ports in memory instead"
+        "--schedules",
+        type=int,
+        help="run this number of schedules over ports in memory instead, from the seed on",
     )
     parser.add_argument("--logs", type=Path, help="a folder for the logs of the cloud and the cores")
     chosen = parser.parse_args()
@@ -199,7 +201,7 @@ def main() -> int:
     seconds = chosen.seconds or min(LONGEST, max(SHORTEST, 55 + 3 * chosen.rounds))
     if chosen.rounds < 1 or seconds < SHORTEST:
         parser.error(
-            f"{chosen.rounds} rounds in {seconds:g} s cannot be: at least 1 round, and {SHORTEST:g} s"
+            f"{chosen.rounds} rounds in {seconds:g} s are not possible: at least 1 round and {SHORTEST:g} s"
         )
     try:
         with ended_by_signals():  # what it started ends with it

@@ -97,7 +97,7 @@ def _miscounted(record: RoundRecord) -> Iterator[str]:
     ):
         devices = sum(parts[state] for state in states)
         if counted != devices:
-            yield f"{name} is {counted}, but of {devices} devices that is so"
+            yield f"{name} is {counted}, but {devices} participants are"
     accepted = sum(participant.accepted for participant in record.participants)
     if one.accepted != accepted:
         yield f"accepted is {one.accepted}, but {accepted} devices have"

@@ -280,7 +280,7 @@ class Simulation:
         said = [
             line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "retried later: "))
         ]
-        return said[-1] if said else "failed without a word"
+        return said[-1] if said else "failed without a message"
 
     def _stall(self) -> None:
         """Let a worker sleep beyond its lease while others continue."""
@@ -540,7 +540,7 @@ class Simulation:
         if data is None:  # lost at this moment
             return
         if hashlib.sha256(data).hexdigest() != closed.model_sha256:
-            self.problems.append(f"wrong: {where} has another draft than the row says")
+            self.problems.append(f"wrong: {where} has another draft than its row")
         found = decode(data)["weight"][0, 0]
         if abs(float(found) - float(expected)) > abs(float(expected)) * 1e-6:
             self.problems.append(f"wrong: {where} is {found}, the mean of {len(parts)} is {expected}")
@@ -556,7 +556,7 @@ class Simulation:
             return
         same_round = said.round == self.newest[0] and said.key not in self._lost
         if said.round < self.newest[0] or (same_round and said.sha256 != self.newest[1]):
-            self.problems.append(f"wrong: latest.json went from {self.newest[0]} to {said.round}")
+            self.problems.append(f"wrong: latest.json moved from {self.newest[0]} back to {said.round}")
         self.newest = (said.round, said.sha256)
 
     def _judge_the_end(self) -> None:
