@@ -1,16 +1,16 @@
-"""What runs in Lambda: two handlers, the rounds that they drive, and the AWS adapters.
+"""The code that runs in Lambda: two handlers, the rounds that they drive, and the AWS adapters.
 
 Read in this order:
 
-- initiator: handler of actions on runs and of devices' hellos
-- averager: handler of replies, alarms and the jobs of large averages
+- initiator: the handler of actions on runs and of devices' hellos
+- averager: the handler of replies, alarms and the jobs of large averages
 - wiring: the composition root, where AWS clients are built
-- services: the ports in one bundle, passed to all below
+- services: the ports in one bundle, passed to every function below
 - monitoring: log lines and metrics
-- device_limits: what a single device can cost
+- device_limits: limits on the useless messages of a single device
 - rounds/: one round, from its start to its publication
 - selection/: which devices a round asks
-- aggregation/: the new model from the updates
+- aggregation/: makes the new model from the updates
 - recovery/: manifests in the bucket, and the repair of a lost table
 - aws/: the ports on AWS
 """

@@ -1,9 +1,10 @@
-"""The averager: counts replies, and when they are enough makes the next global model.
+"""The averager: counts replies, and makes the next global model when there are enough.
 
-Reads three queues: that of the replies, which the rules fill with devices' completions and statuses; that
-of the alarms (deadlines, reminders, the sweep over all living runs, the count of devices), which no
-device can fill; and that of the jobs, parts of large averages (sums of groups, shards of a model) that
-other averagers hand over.
+It reads three queues:
+
+- replies: devices' completions and statuses, as the reply rules write them
+- alarms: deadlines, reminders, the sweep over all living runs, the device count; devices cannot write to it
+- jobs: parts of large averages (partial sums, shards of a model) that other averagers hand over
 """
 
 import base64
@@ -29,20 +30,22 @@ from fedgrass.federation.messages.message_fields import Count, RunName
 from fedgrass.federation.rounds import State
 from fedgrass.federation.topics import Kind
 
+_TRIES_OF_A_JOB = 5  # while other workers move its round
+
 
 class _Named(msgspec.Struct):
-    """The run and the round that a message claims to be about, for the log alone."""
+    """The run and the round that a message claims to belong to, only for the log."""
 
     run: RunName = ""
     round: Count = 0
 
 
-# Made here and not at its first use: see messages.py.
+# Created at import, not on first use: see messages.py.
 _NAMED = msgspec.json.Decoder(_Named)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Take a batch of replies and alarms; drive the runs on once, when all its replies are counted."""
+    """Process a batch of messages, then drive on once each run whose replies it has counted."""
     services = wiring.services(context)
     return each_record(
         event, services.log, partial(take, services), partial(drive, services), wiring.postpone
@@ -50,65 +53,62 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def take(services: Services, body: str) -> str | None:
-    """Take a message; return the run that may go on because of it, if that is not done yet."""
-    said = json.loads(body)
-    if "alarm" in said:
-        alarm = msgspec.convert(said["alarm"], Alarm)
+    """Process a message; return the run that is still to be driven on because of it, if any."""
+    message = json.loads(body)
+    if "alarm" in message:
+        alarm = msgspec.convert(message["alarm"], Alarm)
         with services.log.about(alarm.run, alarm.round):
             driver.advance(services, alarm.run, alarm)
-    elif "reminder" in said:
-        reminder = msgspec.convert(said["reminder"], Reminder)
+    elif "reminder" in message:
+        reminder = msgspec.convert(message["reminder"], Reminder)
         with services.log.about(reminder.run, reminder.round):
             driver.look_after(services, reminder)
-    elif "sweep" in said:
+    elif "sweep" in message:
         sweep.sweep(services)
-    elif "census" in said:
-        candidate_search.count(services)
-    elif "job" in said:
-        job = msgspec.convert(said["job"], Job)
+    elif "census" in message:
+        candidate_search.count_devices(services)
+    elif "job" in message:
+        job = msgspec.convert(message["job"], Job)
         with services.log.about(job.run, job.round):
             do_job(services, job)
     else:
-        return _reply(services, said)
+        return _reply(services, message)
     return None
 
 
 def drive(services: Services, run: str) -> None:
-    """Drive a run on as far as it goes."""
+    """Drive a run on until it has to wait."""
     with services.log.about(run):
         driver.advance(services, run)
 
 
-def _reply(services: Services, said: dict[str, Any]) -> str | None:
+def _reply(services: Services, body: dict[str, Any]) -> str | None:
     message = DeviceMessage(
-        kind=Kind(said["kind"]),
-        device=said["device"],
-        client=said["client"],
-        received_at=int(said["received_at"]),
-        payload=base64.b64decode(said["payload"]),
+        kind=Kind(body["kind"]),
+        device=body["device"],
+        client=body["client"],
+        received_at=int(body["received_at"]),
+        payload=base64.b64decode(body["payload"]),
     )
     named = _named(message.payload)
     with services.log.about(named.run, named.round, message.device):
         services.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
-        return replies.take(services, message)
+        return replies.process(services, message)
 
 
 def _named(payload: bytes) -> _Named:
-    """Return what a device's message names, nothing if it cannot be read: whether it is good comes later."""
+    """Return what a device's message names, or nothing if it cannot be decoded; it is validated later."""
     try:
         return _NAMED.decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return _Named()
 
 
-_TRIES_OF_A_JOB = 5  # at a job while others move its round
-
-
 def do_job(services: Services, job: Job) -> None:
-    """Do a job, and drive the run on if it ended the round.
+    """Do a job, and drive the run on if the job may have closed the round.
 
     Raises:
-        NotYet: the round is being moved by others all the time; the message has to come back.
+        NotYet: other workers keep moving the round; the message has to be delivered again.
     """
     for _ in range(_TRIES_OF_A_JOB):
         try:
@@ -122,7 +122,9 @@ def do_job(services: Services, job: Job) -> None:
             raise
         break
     else:
-        message = f"{job.kind} {job.number} of round {job.round} of run {job.run}: others move the round"
+        message = (
+            f"{job.kind} {job.number} of round {job.round} of run {job.run}: others keep moving the round"
+        )
         raise NotYet(message)
     if job.kind == "shard":
         with contextlib.suppress(NotYet):  # other shards are still being made
@@ -130,7 +132,7 @@ def do_job(services: Services, job: Job) -> None:
 
 
 def _note_failure_of_job(services: Services, job: Job, error: Exception) -> None:
-    """Note why a shard cannot be made; of a group that is not summed, the updates are read later."""
-    current = services.rounds.round(job.run, job.round, job.attempt)
-    if current and current.state is State.AGGREGATING and job.kind == "shard":
-        aggregate_round.note_failure(services, current, error)
+    """Store in the round why a shard cannot be made. The updates of a missing partial sum are read later."""
+    round_ = services.rounds.round(job.run, job.round, job.attempt)
+    if round_ and round_.state is State.AGGREGATING and job.kind == "shard":
+        aggregate_round.note_failure(services, round_, error)

@@ -1,9 +1,9 @@
-"""Limits what a single device can cost: a device that keeps sending useless messages is ignored for a while.
+"""Limits on useless messages, so that a single device cannot cause arbitrary cost.
 
-A useless message is one that changes nothing: it cannot be decoded, names no round, repeats what was counted,
-or is one of many hellos. An honest device sends a few of them, when a link is poor or a verdict was lost. The
-limits are kept by each warm function for itself, so that they cost no read; with N functions at a time a
-device gets N times as much.
+A useless message changes nothing: it cannot be decoded, names no known round, repeats a counted reply, or is
+one of many hellos. Honest devices send a few of them, over a poor link or after a lost verdict. A device that
+exceeds a limit is ignored for a while. Each warm function keeps its own counts, which saves reads; with N
+functions at a time, the limit of a device is N times as high.
 """
 
 from collections import OrderedDict
@@ -12,23 +12,23 @@ from enum import Enum
 _WINDOW_SECONDS = 60
 _USELESS_MESSAGES = 30
 _HELLOS = 12
-_TOLD = 8
-_MOST_DEVICES = 10_000  # that one function remembers; a thing name has 128 characters at most
+_REPORTED = 8
+_MOST_DEVICES = 10_000  # counted by one function; a thing name has at most 128 characters
 
 
 class Excess(Enum):
-    """How a device stands after a useless message."""
+    """Where a device is relative to its limit after a useless message."""
 
-    NONE = "none"
-    FEW = "few"  # so far within this window: each is worth a line for the people who watch
-    REACHED = "reached"  # with this message: the device is ignored from now on
+    NONE = "none"  # many, but not yet at the limit: reported only in the log
+    FEW = "few"  # within this window so far: each is reported on the topics of runs
+    REACHED = "reached"  # the limit, with this message: the device is ignored from now on
 
 
 class DeviceLimits:
-    """Counts useless messages by device within windows of fixed length."""
+    """Counts the useless messages of each device within windows of fixed length."""
 
     def __init__(self, most: int, window_seconds: int = _WINDOW_SECONDS) -> None:
-        """Allow a device ``most`` useless messages in ``window_seconds``, then ignore it for as long."""
+        """Allow a device ``most`` useless messages within ``window_seconds``, then ignore it as long."""
         self._most = most
         self._window_seconds = window_seconds
         self._window = window_seconds * 1000
@@ -36,17 +36,17 @@ class DeviceLimits:
 
     @classmethod
     def of_messages(cls) -> "DeviceLimits":
-        """Return the limits of a device's completions and statuses."""
+        """Return the limits on completions and statuses."""
         return cls(_USELESS_MESSAGES)
 
     @classmethod
     def of_hellos(cls) -> "DeviceLimits":
-        """Return the limits of a device's hellos."""
+        """Return the limits on hellos."""
         return cls(_HELLOS)
 
     @property
     def reason(self) -> str:
-        """Why a device is ignored, and for how long."""
+        """The text that states why a device is ignored, and for how long."""
         window = f"{self._window_seconds} s"
         return f"ignored for {window}: it sent {self._most} messages within {window} that changed nothing"
 
@@ -68,4 +68,4 @@ class DeviceLimits:
             self._counts.popitem(last=False)
         if count == self._most:
             return Excess.REACHED
-        return Excess.FEW if count <= _TOLD else Excess.NONE
+        return Excess.FEW if count <= _REPORTED else Excess.NONE

@@ -1,14 +1,14 @@
 """The initiator: performs actions on runs, and announces open work again to devices that send a hello.
 
-Invoked directly with ``{"action": "start", "run": name, "settings": {...}}`` (by the console, a timer, or
-any caller with the right to; rounds/run_actions.py has all actions), and through the hello queue with
-what the rule wrote.
+It is invoked directly with ``{"action": "start", "run": name, "settings": {...}}`` by the console, a timer or
+any other authorized caller (rounds/run_actions.py has all actions), and by the hello queue with the messages
+of the hello rule.
 
-Lambda and EventBridge deliver at least once, so an action carries an id and is performed once. It is the
-event's own ``id``: the console makes one for each command, a timer names its occasion, an event of
-EventBridge has one from its bus. An event without takes the id of Lambda's request, which stays the same
-when Lambda repeats an asynchronous invocation. A source that itself delivers twice makes two requests of
-it, and has to give an id.
+Lambda and EventBridge deliver at least once, so an action has an id and is performed once per id. The id is
+the event's own ``id``: the console creates one for each command, a timer uses the time of its schedule, and
+an event of EventBridge has one from its bus. An event without an id takes that of the Lambda request, which
+stays the same when Lambda retries an asynchronous invocation. A source that may itself deliver twice creates
+two requests, and therefore has to set an id.
 """
 
 import base64
@@ -28,25 +28,25 @@ from fedgrass.federation.errors import FedgrassError, MessageError
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Do what is asked of a run, or take a batch of hellos."""
+    """Perform an action on a run, or process a batch of hellos."""
     services = wiring.services(context, averages=False)
     if "Records" in event:
         return each_record(event, services.log, lambda body: _hello(services, body))
-    asked = _with_id(event, context.aws_request_id)
-    with services.log.about(str(asked.get("run", ""))):
-        return _asked(services, asked)
+    action = _with_id(event, context.aws_request_id)
+    with services.log.about(str(action.get("run", ""))):
+        return _perform(services, action)
 
 
 def _with_id(event: dict[str, Any], request: str) -> dict[str, Any]:
-    """Return what an event asks, with the id by which it is done once."""
+    """Return the action of an event, with the id by which it is performed once."""
     detail = event.get("detail")
-    if "detail-type" in event and isinstance(detail, dict):  # as a rule of EventBridge hands it on
+    if "detail-type" in event and isinstance(detail, dict):  # in the form in which EventBridge delivers it
         event = {"id": event.get("id", ""), **detail}
     return event if event.get("id") else {**event, "id": request}
 
 
-def _asked(services: Services, event: dict[str, Any]) -> dict[str, Any]:
-    """Do what is asked of a run; answer how it stands then, or why it is refused."""
+def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
+    """Perform an action; return the state of the run after it, or why it was refused."""
     try:
         if event.get("action") == "repair":
             return repair.act(services, event)
@@ -58,8 +58,8 @@ def _asked(services: Services, event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hello(services: Services, body: str) -> None:
-    said = json.loads(body)
-    device, now = said["device"], services.now()
+    message = json.loads(body)
+    device, now = message["device"], services.now()
     with services.log.about(device=device):
         if services.hellos.ignores(device, now):
             services.log.measure(Metric.MESSAGES_IGNORED, 1)
@@ -67,7 +67,7 @@ def _hello(services: Services, body: str) -> None:
         if services.hellos.useless(device, now) is Excess.REACHED:
             services.log(f"{device}: hellos are {services.hellos.reason}", "WARNING")
         try:
-            messages.decode(base64.b64decode(said["payload"]), messages.Hello)
+            messages.decode(base64.b64decode(message["payload"]), messages.Hello)
         except MessageError as error:
             services.log(f"{device}: hello refused: {error}", "WARNING")
             return

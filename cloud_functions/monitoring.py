@@ -1,7 +1,7 @@
 """Monitoring: the metrics of a fleet, those at the end of a round, and the port for log lines.
 
-The names are those of CloudWatch's metrics, under the namespace ``fedgrass`` with the dimension
-``Fleet``: the alarms and the dashboard in template.yaml name them too.
+The metrics appear in CloudWatch under these names, in the namespace ``fedgrass`` with the dimension
+``Fleet``. The alarms and the dashboard in template.yaml use the same names.
 """
 
 from collections.abc import Iterator
@@ -16,21 +16,21 @@ NAMESPACE = "fedgrass"
 
 
 class Metric(StrEnum):
-    """The metrics; ``UNITS`` has their units."""
+    """The names of the metrics; ``UNITS`` has their units."""
 
     ROUNDS_CLOSED = "RoundsClosed"
     ROUNDS_ABANDONED = "RoundsAbandoned"
     ROUND_SECONDS = "RoundSeconds"  # from the opening of a round to its end
     TURNAROUND_SECONDS = "TurnaroundSeconds"  # of one device, from its announcement to its reply
-    UPDATES_ACCEPTED = "UpdatesAccepted"  # that a new global model was averaged of
-    UPDATES_REFUSED = "UpdatesRefused"  # by name: the update itself was bad, or the message of it
-    MESSAGES_IGNORED = "MessagesIgnored"  # of devices that sent too many useless ones: see device_limits.py
-    UPDATES_LATE = "UpdatesLate"  # that came when their round was over
+    UPDATES_ACCEPTED = "UpdatesAccepted"  # in the average of a new global model
+    UPDATES_REFUSED = "UpdatesRefused"  # because the update or its completion was bad
+    MESSAGES_IGNORED = "MessagesIgnored"  # from devices that sent too many useless ones: device_limits.py
+    UPDATES_LATE = "UpdatesLate"  # received after their round had ended
     DEVICES_ASKED = "DevicesAsked"
-    DEVICES_FAILED = "DevicesFailed"  # of those: they declined, failed or stayed silent
-    DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked: see census.py
+    DEVICES_FAILED = "DevicesFailed"  # of those asked: declined, failed or silent
+    DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked: see selection/candidate_search.py
     ACCURACY = "Accuracy"  # of the global model before the round, on the devices' own data
-    LOSS = "Loss"  # of the same
+    LOSS = "Loss"  # of the same model on the same data
     AVERAGING_SECONDS = "AveragingSeconds"
     BYTES_UPLOADED = "BytesUploaded"
     BYTES_DOWNLOADED = "BytesDownloaded"
@@ -38,7 +38,7 @@ class Metric(StrEnum):
 
 _SECONDS = (Metric.ROUND_SECONDS, Metric.TURNAROUND_SECONDS, Metric.AVERAGING_SECONDS)
 _BYTES = (Metric.BYTES_UPLOADED, Metric.BYTES_DOWNLOADED)
-# As CloudWatch spells them.
+# In CloudWatch's spelling.
 UNITS = MappingProxyType(
     dict.fromkeys(Metric, "Count")
     | dict.fromkeys(_SECONDS, "Seconds")
@@ -47,8 +47,8 @@ UNITS = MappingProxyType(
 )
 
 
-def of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
-    """Return what there is to measure of a round that was closed or abandoned."""
+def metrics_of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
+    """Yield the metrics of a round that was closed or abandoned, with their values."""
     closed = ended.state is State.CLOSED
     yield (Metric.ROUNDS_CLOSED if closed else Metric.ROUNDS_ABANDONED), 1
     yield Metric.ROUND_SECONDS, max(0.0, (ended.closed_at - ended.opened_at) / 1000)
@@ -70,16 +70,16 @@ Level = Literal["INFO", "WARNING", "ERROR"]
 
 
 class Log(Protocol):
-    """A log whose every line, and every measurement, says of which run, round and device it is."""
+    """A log whose lines and metrics carry the run, the round and the device that they are about."""
 
     def __call__(self, text: str, level: Level = "INFO") -> None:
-        """Write a line: INFO is the course of things, WARNING what comes back later, ERROR what failed."""
+        """Write a line: INFO for normal events, WARNING for what is retried, ERROR for failures."""
 
     def about(self, run: str = "", number: int = 0, device: str = "") -> AbstractContextManager[None]:
-        """Say that what is written within is about a run, round ``number`` of it, and a device.
+        """Set the run, its round ``number`` and the device for all lines and metrics within the context.
 
-        What is empty or 0 is not known, or there is none. Afterwards it is as it was before.
+        Empty or 0 means unknown or none. On exit, the previous values are restored.
         """
 
     def measure(self, metric: Metric, value: float) -> None:
-        """Add a value to a metric of the fleet."""
+        """Record a value of a metric of the fleet."""

@@ -1,10 +1,13 @@
-"""The only place where AWS clients are built: on the first call of a warm function, never at import."""
+"""The composition root: the only place where AWS clients are built, on the first call of a function.
+
+Nothing is built at import. Clients, log and device limits are kept while the function is warm.
+"""
 
 import os
 import time
 from collections.abc import Mapping
-from functools import cache, partial
-from typing import Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
 from botocore.config import Config
@@ -18,6 +21,10 @@ from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.services import Services
 from fedgrass.federation.aggregation.sharding_plan import Scale
 
+if TYPE_CHECKING:
+    from mypy_boto3_iot import IoTClient
+    from mypy_boto3_sqs import SQSClient
+
 _MEGABYTE = 1024**2
 _CONFIG = Config(
     connect_timeout=5,
@@ -28,21 +35,22 @@ _CONFIG = Config(
 
 
 class LambdaContext(Protocol):
-    """What Lambda hands to a handler beside the event."""
+    """The context that Lambda passes to a handler along with the event."""
 
     @property
     def aws_request_id(self) -> str:
-        """The id of the request, the same for every delivery of one asynchronous invocation."""
+        """The id of the request, which is the same for all deliveries of an asynchronous invocation."""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return how long this call may still take."""
+        """Return how long this invocation may still take, in milliseconds."""
 
 
 def services(context: LambdaContext, *, averages: bool = True) -> Services:
-    """Return the ports on AWS for one call of a function, which its environment names.
+    """Return the services on AWS for one invocation of a function, as its environment configures them.
 
-    The lease of an aggregation ends when the call that took it must have ended. ``averages`` says whether the
-    function may read updates.
+    Args:
+        context: the invocation's context. A lease that it takes expires when Lambda has ended it.
+        averages: whether the function may read updates.
     """
     bucket, rounds, devices, publisher, alarms = _ports()
     useless_messages, hellos = _limits()
@@ -50,7 +58,7 @@ def services(context: LambdaContext, *, averages: bool = True) -> Services:
         fleet=os.environ["FLEET"],
         rounds=rounds,
         devices=devices,
-        thing_groups=IotThingGroups(partial(_client, "iot")),
+        thing_groups=IotThingGroups(_iot),
         bucket=bucket,
         publisher=publisher,
         alarms=alarms,
@@ -70,11 +78,11 @@ def services(context: LambdaContext, *, averages: bool = True) -> Services:
 
 
 def postpone(record: Mapping[str, Any], seconds: int) -> None:
-    """Make a failed message of one of the averager's queues come back after ``seconds``."""
+    """Have a failed message of one of the averager's queues delivered again after ``seconds``."""
     name = record["eventSourceARN"].rpartition(":")[2]
     urls = [os.environ[f"{queue}_QUEUE_URL"] for queue in ("ALARMS", "JOBS", "REPLIES")]
     url = next(url for url in urls if url.endswith(f"/{name}"))
-    _client("sqs").change_message_visibility(
+    _sqs().change_message_visibility(
         QueueUrl=url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=seconds
     )
 
@@ -88,18 +96,21 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
         environment["SCHEDULER_ROLE_ARN"],
         environment["JOBS_QUEUE_URL"],
     )
+    session = _session()
+    dynamodb = session.client("dynamodb", config=_CONFIG)
+    scheduler = session.client("scheduler", config=_CONFIG)
     return (
-        S3Bucket(_client("s3"), environment["BUCKET"]),
-        DynamoRounds(_client("dynamodb"), environment["ROUNDS_TABLE"], time.sleep),
-        DynamoDevices(_client("dynamodb"), environment["DEVICES_TABLE"]),
-        IotPublisher(_client("iot-data")),
-        SchedulerAlarms(_client("scheduler"), _client("sqs"), environment["SCHEDULE_GROUP"], queue),
+        S3Bucket(session.client("s3", config=_CONFIG), environment["BUCKET"]),
+        DynamoRounds(dynamodb, environment["ROUNDS_TABLE"], time.sleep),
+        DynamoDevices(dynamodb, environment["DEVICES_TABLE"]),
+        IotPublisher(session.client("iot-data", config=_CONFIG)),
+        SchedulerAlarms(scheduler, _sqs(), environment["SCHEDULE_GROUP"], queue),
     )
 
 
 @cache
 def _limits() -> tuple[DeviceLimits, DeviceLimits]:
-    """Return the limits of a device's useless messages and of its hellos, which outlive a call."""
+    """Return the limits on a device's useless messages and on its hellos, kept across invocations."""
     return DeviceLimits.of_messages(), DeviceLimits.of_hellos()
 
 
@@ -109,11 +120,16 @@ def _log() -> PowertoolsLog:
 
 
 @cache
-def _client(service: str) -> Any:
-    return _session().client(service, config=_CONFIG)
+def _sqs() -> "SQSClient":
+    return _session().client("sqs", config=_CONFIG)
 
 
 @cache
-def _session() -> Any:
-    """Return the one session of all clients: each would read anew what botocore knows of AWS."""
+def _iot() -> "IoTClient":
+    return _session().client("iot", config=_CONFIG)
+
+
+@cache
+def _session() -> boto3.Session:
+    """Return the session that all clients share; each session loads botocore's data about AWS again."""
     return boto3.Session()

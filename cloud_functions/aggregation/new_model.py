@@ -12,35 +12,24 @@ from functools import partial
 import numpy as np
 from msgspec import Struct
 
-from cloud_functions.aggregation import aggregation_context, guarded_strategy
+from cloud_functions.aggregation import aggregation_context
 from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner
 from cloud_functions.aggregation.combiner import Combiner, PartialSum
 from cloud_functions.aggregation.model_files import (
     ModelReader,
     ModelWriter,
     Stored,
-    fingerprint,
     in_type,
     readable,
     whole,
 )
 from cloud_functions.aggregation.server_step import Change, ServerStep
-from cloud_functions.recovery import manifests
-from cloud_functions.rounds.initial_models import too_large
-from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.encodings import encode_model, is_encoded
-from fedgrass.federation.errors import (
-    AggregationFailed,
-    DraftLost,
-    RunBehind,
-    SettingsError,
-    UpdateRefused,
-)
+from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import Layout, sha256
 from fedgrass.federation.weights.auxiliary_state import carried_layout
 from fedgrass.federation.weights.slices import Slice
@@ -97,7 +86,7 @@ def warn_of_guesses(context: AggregationContext, step: ServerStep) -> None:
     by_name = [name for name in context.arrays if is_statistic(name)]
     if guessed := [*by_name, *sorted(step.guessed)]:
         shown = ", ".join(map(repr, guessed[:_MOST_SHOWN])) + (" ..." if len(guessed) > _MOST_SHOWN else "")
-        context.services.tell(
+        context.services.report(
             context.round,
             "warning: too few updates declare which arrays gradients move (older trainers, other frameworks);"
             f" by their names or values {len(guessed)} were averaged, not stepped: {shown}",
@@ -203,7 +192,7 @@ def finished(context: AggregationContext, files: Mapping[str, Stored]) -> Made:
         return Made(model.sha256, model.bytes, carried=carried)
     if model.bytes > context.services.largest_held:
         raise AggregationFailed(
-            too_large(context.services, f"the run's download_encoding is {encoding.kind!r}", model.bytes)
+            context.services.too_large(f"the run's download_encoding is {encoding.kind!r}", model.bytes)
         )
     try:
         encoded = encode_model(whole(bucket, model.key, model.bytes), encoding)
@@ -230,63 +219,6 @@ def _state_before(context: AggregationContext) -> Mapping[str, Callable[[Slice],
             raise AggregationFailed(message) from error
         readers[name] = ModelReader(bucket, key, layout).values
     return readers
-
-
-def keep(services: Services, run: Run, closed_round: Round) -> None:
-    """Copy the drafts of the lease that closed a round to their final keys.
-
-    Idempotent; never overwrites an existing object.
-
-    Raises:
-        RunBehind: the bucket contains another model of that round.
-        DraftLost: a draft is gone, and its final key does not exist.
-    """
-    run_name, number = closed_round.run, closed_round.number
-    copies = {"model": (object_keys.model(run_name, number), closed_round.model_sha256)}
-    try:
-        names = guarded_strategy.load(run.settings).state
-    except SettingsError as error:  # no longer deployed; the next round fails for that reason too
-        services.log(f"{run_name}: the server's state of round {number} is not kept: {error}")
-        names = ()
-    for name in names:
-        carried = closed_round.carried.get(name)
-        copies[name] = (object_keys.state(run_name, number, name), carried.sha256 if carried else "")
-    if closed_round.download_sha256:
-        kind = run.settings.download_encoding
-        copies[kind] = (object_keys.encoded_model(run_name, number, kind), closed_round.download_sha256)
-    for file, (key, expected) in copies.items():
-        _keep_once(services, closed_round, file, key, expected)
-
-
-def _keep_once(services: Services, closed_round: Round, file: str, key: str, expected: str) -> None:
-    """Copy a draft to its final key, unless the same file is there.
-
-    Args:
-        services: the ports of the cloud functions.
-        closed_round: the round.
-        file: the name of the draft.
-        key: the final key.
-        expected: the SHA-256 of the file; empty if unknown.
-
-    Raises:
-        RunBehind: another file is at the key.
-        DraftLost: the draft is gone, and the key is empty.
-    """
-    try:
-        if services.bucket.copy_once(draft(closed_round, file), key):
-            return
-    except KeyError as error:
-        if not services.bucket.exists(key):
-            message = f"the draft {draft(closed_round, file)} is gone, and {key} is not there"
-            raise DraftLost(message) from error
-    if not expected:  # the round records no hash of this state
-        return
-    try:
-        actual = fingerprint(services.bucket, key).sha256
-    except UpdateRefused as error:
-        actual = str(error)
-    if actual != expected:
-        raise RunBehind(manifests.behind(closed_round.run, key))
 
 
 def draft(round_: Round, file: str) -> str:

@@ -81,7 +81,7 @@ def begin_full(services: Services, run: Run, open_round: Round) -> bool:
         run=open_round.run, round=open_round.number, attempt=open_round.attempt, kind="group", number=number
     )
     services.alarms.hand_over(job)
-    services.tell(open_round, f"group {number}: {size} updates are being summed")
+    services.report(open_round, f"group {number}: {size} updates are being summed")
     return True
 
 

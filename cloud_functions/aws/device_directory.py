@@ -1,8 +1,8 @@
-"""The devices table, as the heartbeat rule writes it, in full or as a sample; and AWS IoT's thing groups."""
+"""The devices table, which the heartbeat rule writes, read in full or as a sample; and thing groups."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -12,9 +12,13 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.attribute_conditions import Value
 from fedgrass.federation.selection.sampling import anyone, sample_segments
 
-# Columns that a candidate has fields for; every other one is an attribute.
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_iot import IoTClient
+
+# Columns for which a candidate has fields; all others are attributes.
 _OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes", "metrics", "speaks"})
-# Shorter in a run's `where` than in the heartbeat.
+# Attributes with a shorter name in a run's `where` than in the heartbeat.
 _RENAMED = {"component_version": "version"}
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -23,7 +27,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 class DynamoDevices:
     """The ``DeviceDirectory`` over the table that the heartbeat rule writes."""
 
-    def __init__(self, client: Any, table: str) -> None:
+    def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
 
@@ -36,8 +40,8 @@ class DynamoDevices:
     ) -> list[Candidate]:
         """Return some of the devices that ``seen_since`` returns; see ``DeviceDirectory``.
 
-        By a parallel scan of which one segment at random is read: DynamoDB assigns rows to segments by the
-        hash of their key, so no index is needed, which would be written with every heartbeat.
+        One random segment of a parallel scan is read. DynamoDB assigns rows to segments by the hash of their
+        key, so the sample needs no index, which every heartbeat would have to update.
         """
 
         def read(segment: int, segments: int) -> Iterator[Candidate]:
@@ -46,7 +50,7 @@ class DynamoDevices:
         return sample_segments(read, wanted, rng, suits)
 
     def count(self, earliest: int) -> int:
-        """Return how many devices were seen at ``earliest`` or later; DynamoDB counts, and sends no row."""
+        """Return how many devices were seen at ``earliest`` or later; DynamoDB counts and returns no rows."""
         return sum(page["Count"] for page in self._pages(earliest, Select="COUNT"))
 
     def find(self, device: str) -> Candidate | None:
@@ -80,14 +84,14 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
 
 
 def _names(item: Mapping[str, Any], column: str) -> frozenset[str]:
-    """Return the names in a column, which has commas between them."""
+    """Return the comma-separated names in a column."""
     return frozenset(filter(None, item.get(column, {}).get("S", "").split(",")))
 
 
 def _attributes(item: Mapping[str, Any]) -> dict[str, Value]:
-    """Return a row's columns as attributes, and what the device reports in its column ``attributes``.
+    """Return a row's columns as attributes, and those that the device reports in the column ``attributes``.
 
-    The columns win: they are the component's own.
+    Columns take precedence, since the trainer component itself sets them.
     """
     reported = _scalars(_nested(item.get("attributes", {})))
     columns = {_RENAMED.get(name, name): column for name, column in item.items() if name not in _OWN_COLUMNS}
@@ -95,7 +99,7 @@ def _attributes(item: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def _nested(column: Mapping[str, Any]) -> Mapping[str, object]:
-    """Return an object in a column: DynamoDB has it as a map, MiniStack as JSON text."""
+    """Return the object in a column: a map in DynamoDB, JSON text in MiniStack."""
     if "M" in column:
         return {name: _plain(value) for name, value in column["M"].items()}
     try:
@@ -106,14 +110,14 @@ def _nested(column: Mapping[str, Any]) -> Mapping[str, object]:
 
 
 def _plain(column: Mapping[str, Any]) -> object:
-    """Return a text, a number or a truth of DynamoDB's typed form, anything else as None."""
+    """Return a string, number or boolean from DynamoDB's typed form, and None for any other type."""
     if "N" in column:
         return float(column["N"])
     return column.get("S", column.get("BOOL"))
 
 
 def _scalars(values: Mapping[str, object]) -> dict[str, Value]:
-    """Return the values that an attribute can have."""
+    """Return those values whose type an attribute can have."""
     scalars: dict[str, Value] = {}
     for name, value in values.items():
         if isinstance(value, bool | str | float):
@@ -123,21 +127,21 @@ def _scalars(values: Mapping[str, object]) -> dict[str, Value]:
     return scalars
 
 
-_THINGS_PER_PAGE = 250  # the most that IoT gives
+_THINGS_PER_PAGE = 250  # IoT's limit
 
 
 class IotThingGroups:
     """The ``ThingGroups`` of one account and region.
 
     Args:
-        client: returns the client of IoT; called on use, since it is slow to make and few runs have a group.
+        client: creates the client of IoT; called on use, since it is slow and few runs have a thing group.
     """
 
-    def __init__(self, client: Callable[[], Any]) -> None:
+    def __init__(self, client: Callable[[], "IoTClient"]) -> None:
         self._client = client
 
     def members(self, group: str) -> frozenset[str]:
-        """Return the things of a group and of the groups in it; raises KeyError if there is no such group."""
+        """Return the things of a group and of its subgroups. Raises KeyError if the group does not exist."""
         pages = (
             self._client()
             .get_paginator("list_things_in_thing_group")

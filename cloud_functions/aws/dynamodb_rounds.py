@@ -1,19 +1,20 @@
-"""The table of runs, rounds and participants, moved by conditional writes alone.
+"""The table of runs, rounds and participants, which is changed only by conditional writes.
 
-One partition per run; the sort key ``item`` says what a row is:
+Each run has a partition. The sort key ``item`` gives the kind of a row:
 
     run                                       the run
     round/<number>/<attempt>                  one attempt at a round
     participant/<number>/<attempt>/<device>   one device's part in it
-    member/<number>/<attempt>/<group>/<device>  that its reply is in a group, so that a group finds its own
+    member/<number>/<attempt>/<group>/<device>  an index of the replies in each group (partial sum)
 
-and two partitions list runs ('#' can be in no run's name): ``#runs`` all of them with their states,
-``#living`` those that have not ended. A hello reads only the second, which does not grow with the years.
+Two more partitions list the runs; their names contain '#', which no run's name can. ``#runs`` has all runs
+with their states, ``#living`` only those that have not ended. A hello reads only the second, whose size does
+not grow over the years.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,6 +33,10 @@ from fedgrass.federation.rounds import (
 )
 from fedgrass.federation.runs import LIVING, Progress, Run, RunState
 
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
 _LIST = "#runs"
 _LIVING = "#living"
 
@@ -42,10 +47,10 @@ class DynamoRounds:
     Args:
         client: boto3's ``dynamodb`` client.
         table: the name of the table, with the keys ``run`` and ``item``.
-        pause: waits so many seconds before a disturbed transaction is tried again.
+        pause: waits for a number of seconds before a transaction that met a conflict is retried.
     """
 
-    def __init__(self, client: Any, table: str, pause: Callable[[float], None]) -> None:
+    def __init__(self, client: "DynamoDBClient", table: str, pause: Callable[[float], None]) -> None:
         self._table = Table(client, table, pause)
 
     def create_run(self, run: Run) -> None:
@@ -58,7 +63,7 @@ class DynamoRounds:
         return self._table.get(name, "run", Run)
 
     def runs(self) -> dict[str, RunState]:
-        """Return the state of every run there is, by name."""
+        """Return the state of every run, by name."""
         return {row["item"]: RunState(row["state"]) for row in self._table.query(_LIST)}
 
     def living(self) -> list[str]:
@@ -67,10 +72,10 @@ class DynamoRounds:
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
-        stands = _where_it_stands(run)
+        expected = _position(run)
         if "actions" in changes:
-            stands["actions"] = run.actions
-        actions = [self._table.update(run.name, "run", changes, stands)]
+            expected["actions"] = run.actions
+        actions = [self._table.update(run.name, "run", changes, expected)]
         if "state" in changes:
             listed = {"state": changes["state"], "settled": False}
             actions.append(self._table.update(_LIST, run.name, listed))
@@ -90,7 +95,7 @@ class DynamoRounds:
             "progress": progress,
             "waiting_since": 0,
         }
-        moved = self._table.update(run.name, "run", newest, _where_it_stands(run))
+        moved = self._table.update(run.name, "run", newest, _position(run))
         self._table.transact([self._table.new(_round_row(first)), moved])
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
@@ -102,8 +107,8 @@ class DynamoRounds:
         values: dict[str, object] = {"announced_batches": current.batches}
         if not current.announced_batches:
             values["opening_seconds"] = (at - current.choosing_at) / 1000
-        stands = {"batches": current.batches, "announced_batches": current.announced_batches}
-        self._table.write(self._update_round(current, values, stands))
+        expected = {"batches": current.batches, "announced_batches": current.announced_batches}
+        self._table.write(self._update_round(current, values, expected))
 
     def replace(
         self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
@@ -112,7 +117,7 @@ class DynamoRounds:
         batch = current.batches + 1
         values: Row = {"replaced": current.replaced + replaced + len(silent)}
         values |= {"asked": current.asked + len(devices), "batches": batch} if devices else {}
-        stands = {"state": State.OPEN, "batches": current.batches, "replaced": current.replaced}
+        expected = {"state": State.OPEN, "batches": current.batches, "replaced": current.replaced}
         add: Counter[str] = Counter()
         left = []
         for part in silent:
@@ -121,15 +126,15 @@ class DynamoRounds:
             key = _participant_key(current, part.device)
             left.append(self._table.update(current.run, key, {"state": moved.state}, {"state": part.state}))
         came = [self._table.new(_asked(current, device, batch, at)) for device in devices]
-        self._table.transact([self._update_round(current, values, stands, add), *left, *came])
+        self._table.transact([self._update_round(current, values, expected, add), *left, *came])
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
-        """Move a round as the table of transitions says; see ``RoundStore``."""
+        """Move a round according to the table of transitions; see ``RoundStore``."""
         values = {"state": TRANSITIONS[current.state, event], **changes}
-        stands = {"state": current.state, "fence": current.fence}
-        if event is Event.SHARDS_MADE:  # they are of the updates that had not been refused by then
-            stands["refused"] = current.refused
-        return to_record(self._table.write(self._update_round(current, values, stands)), Round)
+        expected = {"state": current.state, "fence": current.fence}
+        if event is Event.SHARDS_MADE:  # the shards are of the updates that were not refused by then
+            expected["refused"] = current.refused
+        return to_record(self._table.write(self._update_round(current, values, expected)), Round)
 
     def participant(self, of: Round, device: str) -> Participant | None:
         """Return one device's part in a round, or None."""
@@ -161,10 +166,10 @@ class DynamoRounds:
         self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
 
     def begin_group(self, of: Round, example_cap: int = 0) -> None:
-        """Count a group more; see ``RoundStore``."""
-        stands = {"state": State.OPEN, "groups": of.groups}
+        """Count one more group; see ``RoundStore``."""
+        expected = {"state": State.OPEN, "groups": of.groups}
         values = {"groups": of.groups + 1, "example_cap": example_cap}
-        self._table.write(self._update_round(of, values, stands))
+        self._table.write(self._update_round(of, values, expected))
 
     def members(self, of: Round, group: int) -> Iterator[Participant]:
         """Return the participants of a group; see ``RoundStore``."""
@@ -178,12 +183,12 @@ class DynamoRounds:
         self._move_participant(of, part, Participation.LATE, values, {"state": of.state})
 
     def unsettled(self) -> list[str]:
-        """Return the names of the runs that have ended and may have left something; see ``RoundStore``."""
+        """Return the names of the runs that have ended and are not settled; see ``RoundStore``."""
         rows = self._table.query(_LIST)
         return [row["item"] for row in rows if row["state"] not in LIVING and not row.get("settled")]
 
     def settle(self, name: str) -> None:
-        """Note that a run which has ended left nothing undone; see ``RoundStore``."""
+        """Note that a run that has ended left nothing undone; see ``RoundStore``."""
         self._table.write(self._table.update(_LIST, name, {"settled": True}))
 
     def note_failure(self, of: Round, failure: str) -> None:
@@ -204,8 +209,8 @@ class DynamoRounds:
         """Store a round unless it is there; see ``RoundStore``."""
         if over:
             values = {name: value for name, value in to_row(lost).items() if name != "run"}
-            stands = {"state": over.state, "fence": over.fence}
-            self._table.write(self._update_round(lost, values, stands))
+            expected = {"state": over.state, "fence": over.fence}
+            self._table.write(self._update_round(lost, values, expected))
             return
         self._table.put_unless_there(self._table.new(_round_row(lost)))
 
@@ -217,26 +222,26 @@ class DynamoRounds:
         self._table.put_missing([_participant_row(of, participant) for participant in lost])
 
     def _move_participant(
-        self, of: Round, part: Participant, target: Participation, values: Row, stands: Row
+        self, of: Round, part: Participant, target: Participation, values: Row, expected: Row
     ) -> None:
-        """Move a participant and count it in its round, which is as it ``stands``; both or neither.
+        """Move a participant and count it in its round if the round has the values of ``expected``.
 
-        The condition on the participant is what counts a message once: of two copies that both read ASKED,
-        the second finds the participant moved, and its transaction changes nothing. It is on the very state
-        that was read, since what the counters change by depends on it.
+        Both rows change or neither. The condition on the participant ensures that a message is counted once:
+        of two copies that both read ASKED, the second finds the participant moved, and its transaction fails.
+        The condition is on exactly the state that was read, which determines the change of the counters.
         """
         if part.state not in before(target):
             raise LostRace(part.device)
         after = counters.moved(part, target, values)
         written = {"state": target, "accepted": after.accepted, **values}
         moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
-        counted = self._update_round(of, {}, stands, counters.difference(part, after))
+        counted = self._update_round(of, {}, expected, counters.difference(part, after))
         joined = after.group and not part.group
         member = [self._table.put(_member_row(of, after))] if joined else []
         self._table.transact([moved, counted, *member])
 
-    def _living(self, name: str, state: object) -> dict[str, Any]:
-        """Return what puts a run into the list of the living, or takes it out."""
+    def _living(self, name: str, state: object) -> "TransactWriteItemTypeDef":
+        """Return the write that adds a run to the list of living runs, or removes it."""
         row = {"run": _LIVING, "item": name}
         if state in LIVING:
             return self._table.put(row)
@@ -246,13 +251,13 @@ class DynamoRounds:
         self,
         of: Round,
         values: Row,
-        stands: Mapping[str, object] | None = None,
+        expected: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
-    ) -> dict[str, Any]:
-        return self._table.update(of.run, _round_key(of.number, of.attempt), values, stands, add)
+    ) -> "TransactWriteItemTypeDef":
+        return self._table.update(of.run, _round_key(of.number, of.attempt), values, expected, add)
 
 
-def _where_it_stands(run: Run) -> Row:
+def _position(run: Run) -> Row:
     return {"state": run.state, "round": run.round, "attempt": run.attempt}
 
 

@@ -1,13 +1,13 @@
-"""A table of DynamoDB with the keys ``run`` and ``item``: rows, reads, and writes under conditions.
+"""A DynamoDB table with the keys ``run`` and ``item``: rows, reads and conditional writes.
 
-First how records become rows and requests to change them, without calls; then ``Table``, which makes
-them.
+The first half converts records to rows and to requests, and interprets errors, without any call. ``Table``
+makes the calls.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import msgspec
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -15,17 +15,22 @@ from botocore.exceptions import ClientError
 
 from fedgrass.federation.errors import LostRace
 
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import TransactWriteItemTypeDef
+
 Row = dict[str, Any]
 Record = TypeVar("Record", bound=msgspec.Struct)
+Answer = TypeVar("Answer")
 
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 
 
 def marshal(row: Mapping[str, object]) -> dict[str, Any]:
-    """Return a row in DynamoDB's own typed form; a mapping becomes JSON text.
+    """Return a row in DynamoDB's typed form; mappings become JSON text.
 
-    Metrics are the user's, and JSON takes every number that they can have; DynamoDB's numbers do not.
+    Metrics come from users' code, and DynamoDB's numbers do not cover all floats; JSON's do.
     """
     return {name: _serialize(_plain(value)) for name, value in row.items()}
 
@@ -41,7 +46,7 @@ def _plain(value: object) -> object:
 
 
 def unmarshal(item: Mapping[str, Any]) -> Row:
-    """Return an item of DynamoDB as plain values."""
+    """Return a DynamoDB item as plain values."""
     return {name: _deserialize(value) for name, value in item.items()}
 
 
@@ -63,34 +68,45 @@ def to_record(row: Row, kind: type[Record]) -> Record:
     return msgspec.convert(values, kind)
 
 
-# Of a transaction that is cancelled for one of these, the same may succeed in a moment.
-_PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
+_MOST_PER_TRANSACTION = 100  # DynamoDB's limit
+_TRIES = 20  # of a write that met a conflict
+# A transaction that is cancelled only for these reasons may succeed on a retry.
+_TRANSIENT = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 _JSON_FIELDS = frozenset(
     {"base_carried", "carried", "judged", "metrics", "needs", "progress", "settings", "train_metrics"}
 )
 
 
-def update_expression(
-    values: Mapping[str, object], stands: Mapping[str, object], add: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return the expressions that set ``values`` and add to counters if the row stands as ``stands``.
+class Expressions(TypedDict):
+    """The expressions of an update, and what their placeholders stand for."""
 
-    A set of values in ``stands`` means any of them. The row has to exist in any case. A count that is to be 0
-    may be missing: rows that were written before the count was introduced do not have it.
+    UpdateExpression: str
+    ConditionExpression: str
+    ExpressionAttributeNames: dict[str, str]
+    ExpressionAttributeValues: dict[str, Any]
+
+
+def update_expression(
+    values: Mapping[str, object], expected: Mapping[str, object], add: Mapping[str, int]
+) -> Expressions:
+    """Return the expressions that set ``values`` and add to counters if the row has the expected values.
+
+    The row has to exist in any case. A set in ``expected`` allows any of its members. A counter that is
+    expected to be 0 may be missing: rows that were written before it was introduced do not have it.
     """
     names = {"#run": "run"}
     bound: dict[str, object] = {}
     conditions = ["attribute_exists(#run)"]
-    for index, (name, value) in enumerate(stands.items()):
+    for index, (name, value) in enumerate(expected.items()):
         names[f"#c{index}"] = name
         allowed = sorted(value) if isinstance(value, frozenset) else [value]
         places = [f":c{index}_{place}" for place in range(len(allowed))]
         bound.update(zip(places, allowed, strict=True))
-        stands_so = f"#c{index} IN ({', '.join(places)})"
+        condition = f"#c{index} IN ({', '.join(places)})"
         if value == 0:
-            stands_so = f"(attribute_not_exists(#c{index}) OR {stands_so})"
-        conditions.append(stands_so)
+            condition = f"(attribute_not_exists(#c{index}) OR {condition})"
+        conditions.append(condition)
     changes = []
     for index, (name, value) in enumerate(values.items()):
         names[f"#s{index}"] = name
@@ -113,57 +129,53 @@ def update_expression(
 
 
 def disturbed(error: ClientError) -> bool:
-    """Return whether a write failed only because of others that touched the table at that moment."""
+    """Return whether a write failed only because of concurrent writes or throttling, and may be retried."""
     code = error.response["Error"]["Code"]
     if code == "TransactionCanceledException":
         reasons = _reasons(error)
-        return bool(reasons & _PASSING) and reasons <= _PASSING
+        return bool(reasons & _TRANSIENT) and reasons <= _TRANSIENT
     return code in {"TransactionConflictException", "TransactionInProgressException"}
 
 
 def translated(error: ClientError) -> Exception:
     """Return ``LostRace`` for a condition that did not hold, and any other error as it is.
 
-    Only for that one: whoever loses a race reads again and goes on, so an error that comes each time, as of
-    a row that is too large, would send it round for ever.
+    A worker that loses a race reads again and retries. A permanent error, such as a row that is too large,
+    must not become a ``LostRace``, or the worker would retry indefinitely.
     """
     code = error.response["Error"]["Code"]
     if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in _reasons(error):
-        return LostRace("a row was moved by somebody else first")
+        return LostRace("another worker changed a row first")
     return _with_reasons(error)
 
 
 def _with_reasons(error: ClientError) -> ClientError:
-    """Return the error of a cancelled transaction with the reasons of its rows, which its text lacks."""
-    said = {reason.get("Message") for reason in error.response.get("CancellationReasons", [])} - {None, ""}
-    if not said:
+    """Return the error of a cancelled transaction with the reasons for each row, which its text lacks."""
+    reasons = {reason.get("Message") for reason in error.response.get("CancellationReasons", [])} - {None, ""}
+    if not reasons:
         return error
     found = error.response["Error"]
-    message = f"{found.get('Message', '')}: {', '.join(sorted(map(str, said)))}"
+    message = f"{found.get('Message', '')}: {', '.join(sorted(map(str, reasons)))}"
     answer: Any = {**error.response, "Error": {**found, "Message": message}}
     return ClientError(answer, error.operation_name)
 
 
 def _reasons(error: ClientError) -> set[str]:
-    """Return why a transaction was cancelled, without the rows that had no part in it."""
+    """Return the codes of why a transaction was cancelled; rows that did not cause it are left out."""
     reasons = error.response.get("CancellationReasons", [])
     return {reason.get("Code", "None") for reason in reasons} - {"None"}
 
 
-_MOST_PER_TRANSACTION = 100  # DynamoDB's own limit
-_TRIES = 20  # at a transaction that another one disturbed
-
-
 class Table:
-    """The calls of DynamoDB that the table of rounds takes. All reads are consistent.
+    """The table of rounds in DynamoDB. All reads are consistent.
 
     Args:
         client: boto3's ``dynamodb`` client.
-        name: of the table.
-        pause: waits so many seconds before a disturbed transaction is tried again.
+        name: the name of the table.
+        pause: waits for a number of seconds before a write that met a conflict is retried.
     """
 
-    def __init__(self, client: Any, name: str, pause: Callable[[float], None]) -> None:
+    def __init__(self, client: "DynamoDBClient", name: str, pause: Callable[[float], None]) -> None:
         self._client = client
         self._name = name
         self._pause = pause
@@ -190,41 +202,44 @@ class Table:
         for page in pages:
             yield from map(unmarshal, page["Items"])
 
-    def new(self, row: Row) -> dict[str, Any]:
-        """Return a put of a row that must not be there yet."""
-        condition = {
-            "ConditionExpression": "attribute_not_exists(#run)",
-            "ExpressionAttributeNames": {"#run": "run"},
+    def new(self, row: Row) -> "TransactWriteItemTypeDef":
+        """Return a put of a row that must not exist yet."""
+        return {
+            "Put": {
+                "TableName": self._name,
+                "Item": marshal(row),
+                "ConditionExpression": "attribute_not_exists(#run)",
+                "ExpressionAttributeNames": {"#run": "run"},
+            }
         }
-        return {"Put": {"TableName": self._name, "Item": marshal(row), **condition}}
 
-    def put(self, row: Row) -> dict[str, Any]:
-        """Return a put of a row, over whatever is there."""
+    def put(self, row: Row) -> "TransactWriteItemTypeDef":
+        """Return a put of a row that overwrites any existing one."""
         return {"Put": {"TableName": self._name, "Item": marshal(row)}}
 
-    def delete(self, row: Row) -> dict[str, Any]:
-        """Return a deletion of the row with this key, if there is one."""
+    def delete(self, row: Row) -> "TransactWriteItemTypeDef":
+        """Return a deletion of the row with this key, if it exists."""
         return {"Delete": {"TableName": self._name, "Key": marshal(row)}}
 
     def put_all(self, rows: Sequence[Row]) -> None:
-        """Put rows over whatever is there, many at a time."""
+        """Put rows, many at a time, and overwrite existing ones."""
         puts = [self.put(row) for row in rows]
         for start in range(0, len(puts), _MOST_PER_TRANSACTION):
             self.transact(puts[start : start + _MOST_PER_TRANSACTION])
 
     def put_missing(self, rows: Sequence[Row]) -> None:
-        """Put the rows that are not there yet, many at a time."""
+        """Put the rows that do not exist yet, many at a time."""
         puts = [self.new(row) for row in rows]
         for start in range(0, len(puts), _MOST_PER_TRANSACTION):
             chunk = puts[start : start + _MOST_PER_TRANSACTION]
             try:
                 self.transact(chunk)
-            except LostRace:  # some are there already: add the others one by one
+            except LostRace:  # some exist already: put the others one by one
                 for put in chunk:
                     self.put_unless_there(put)
 
-    def put_unless_there(self, put: dict[str, Any]) -> None:
-        """Make a put; that its row is there already is no error."""
+    def put_unless_there(self, put: "TransactWriteItemTypeDef") -> None:
+        """Put a row unless it exists already."""
         try:
             self._client.put_item(**put["Put"])
         except ClientError as error:
@@ -236,27 +251,33 @@ class Table:
         run: str,
         item: str,
         values: Mapping[str, object],
-        stands: Mapping[str, object] | None = None,
+        expected: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Return an update that sets ``values`` and adds to counters if the row stands as ``stands``."""
-        key = marshal({"run": run, "item": item})
-        expression = update_expression(values, stands or {}, add or {})
-        return {"Update": {"TableName": self._name, "Key": key, **expression}}
+    ) -> "TransactWriteItemTypeDef":
+        """Return an update that sets ``values`` and adds to counters if the row has the expected values."""
+        expressions = update_expression(values, expected or {}, add or {})
+        return {
+            "Update": {
+                "TableName": self._name,
+                "Key": marshal({"run": run, "item": item}),
+                "UpdateExpression": expressions["UpdateExpression"],
+                "ConditionExpression": expressions["ConditionExpression"],
+                "ExpressionAttributeNames": expressions["ExpressionAttributeNames"],
+                "ExpressionAttributeValues": expressions["ExpressionAttributeValues"],
+            }
+        }
 
-    def write(self, update: dict[str, Any]) -> Row:
-        """Make one update by itself; return the row as it is then. Raises LostRace as ``transact`` does."""
-        answer = self._undisturbed(
-            lambda: self._client.update_item(**update["Update"], ReturnValues="ALL_NEW")
-        )
+    def write(self, update: "TransactWriteItemTypeDef") -> Row:
+        """Make a single update; return the row after it. Raises LostRace as ``transact`` does."""
+        answer = self._retried(lambda: self._client.update_item(**update["Update"], ReturnValues="ALL_NEW"))
         return unmarshal(answer["Attributes"])
 
-    def transact(self, actions: list[dict[str, Any]]) -> None:
-        """Make all of the writes or none. Raises LostRace if a row does not stand as one of them says."""
-        self._undisturbed(lambda: self._client.transact_write_items(TransactItems=actions))
+    def transact(self, actions: Sequence["TransactWriteItemTypeDef"]) -> None:
+        """Make all writes or none. Raises LostRace if the condition of one of them does not hold."""
+        self._retried(lambda: self._client.transact_write_items(TransactItems=actions))
 
-    def _undisturbed(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Make a write, and again while others touch the same rows at that moment."""
+    def _retried(self, write: Callable[[], Answer]) -> Answer:
+        """Make a write, and retry it while concurrent writes to the same rows make it fail."""
         for turn in range(_TRIES - 1):
             try:
                 return write()

@@ -1,10 +1,10 @@
-"""Messages on AWS: IoT Core's publish, EventBridge Scheduler and SQS."""
+"""Messages on AWS: IoT Core's publish, alarms in EventBridge Scheduler, reminders and jobs in SQS."""
 
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -13,13 +13,18 @@ from fedgrass.federation import messages
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.messages.alarms import Alarm, Reminder
 
+if TYPE_CHECKING:
+    from mypy_boto3_iot_data import IoTDataPlaneClient
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_sqs import SQSClient
+
 _PARALLEL_PUBLISHES = 16
 
 
 class IotPublisher:
     """The ``Publisher`` through IoT Core's HTTPS interface, several requests at a time."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: "IoTDataPlaneClient") -> None:
         self._client = client
         self._pool = ThreadPoolExecutor(_PARALLEL_PUBLISHES, thread_name_prefix="publish")
 
@@ -43,13 +48,15 @@ class Queue(NamedTuple):
 
 
 class SchedulerAlarms:
-    """The ``Alarms`` as one-off schedules and delayed messages, to a queue that the averager reads.
+    """The ``Alarms`` as one-off schedules and delayed messages to a queue that the averager reads.
 
-    They have a queue, since a message in a queue comes back until it is processed, while an asynchronous call
-    of a function is tried three times. It is not the queue of the replies: devices can fill that one.
+    A message in a queue is delivered until it is processed, whereas an asynchronous invocation of a function
+    is tried three times. The queue is separate from that of the replies, which devices can fill.
     """
 
-    def __init__(self, scheduler: Any, sqs: Any, group: str, queue: Queue) -> None:
+    def __init__(
+        self, scheduler: "EventBridgeSchedulerClient", sqs: "SQSClient", group: str, queue: Queue
+    ) -> None:
         self._scheduler = scheduler
         self._sqs = sqs
         self._group = group
@@ -57,10 +64,9 @@ class SchedulerAlarms:
 
     def set(self, alarm: Alarm) -> None:
         """Set an alarm; see ``Alarms``."""
-        # at() has whole seconds: round up, since an early alarm would find nothing to do.
+        # at() takes whole seconds: round up, since an alarm that fires early has no effect.
         at = datetime.fromtimestamp(-(-alarm.at // 1000), tz=UTC)
         body = msgspec.json.encode({"alarm": alarm}).decode()
-        target = {"Arn": self._queue.arn, "RoleArn": self._queue.scheduler_role_arn, "Input": body}
         try:
             self._scheduler.create_schedule(
                 Name=_alarm_name(alarm),
@@ -68,14 +74,14 @@ class SchedulerAlarms:
                 ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
                 FlexibleTimeWindow={"Mode": "OFF"},
                 ActionAfterCompletion="DELETE",
-                Target=target,
+                Target={"Arn": self._queue.arn, "RoleArn": self._queue.scheduler_role_arn, "Input": body},
             )
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":
                 raise
 
     def cancel(self, alarm: Alarm) -> None:
-        """Remove an alarm if it is still there."""
+        """Delete an alarm if it still exists."""
         try:
             self._scheduler.delete_schedule(Name=_alarm_name(alarm), GroupName=self._group)
         except ClientError as error:
@@ -94,6 +100,6 @@ class SchedulerAlarms:
 
 
 def _alarm_name(alarm: Alarm) -> str:
-    """Return a name of at most 64 characters, which the run's own name could exceed."""
-    word = f"{messages.round_id(alarm.run, alarm.round, alarm.attempt)}/{alarm.at}"
-    return f"{alarm.kind}-{hashlib.sha256(word.encode()).hexdigest()[:40]}"
+    """Return the name of an alarm's schedule: a hash, since names have at most 64 characters."""
+    identity = f"{messages.round_id(alarm.run, alarm.round, alarm.attempt)}/{alarm.at}"
+    return f"{alarm.kind}-{hashlib.sha256(identity.encode()).hexdigest()[:40]}"

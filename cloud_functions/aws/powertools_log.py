@@ -1,6 +1,6 @@
 """The ``Log`` in Lambda: JSON lines, and metrics in CloudWatch's embedded metric format among them.
 
-CloudWatch makes metrics of such lines by itself: no call of its API, no permission, nothing to wait for. See
+CloudWatch extracts the metrics from the lines, so recording one needs no API call and no permission. See
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
 
@@ -15,15 +15,15 @@ from aws_lambda_powertools.metrics import EphemeralMetrics
 
 from cloud_functions.monitoring import NAMESPACE, UNITS, Level, Metric
 
-_NOBODY: dict[str, str | int] = {"run": "", "round": 0, "device": ""}
+_UNKNOWN: dict[str, str | int] = {"run": "", "round": 0, "device": ""}
 
 
 class PowertoolsLog:
     """A ``Log`` on Powertools' Logger and Metrics; one per process and fleet.
 
     Args:
-        fleet: in every line, and the metrics' dimension.
-        stream: gets the lines, standard output by default; Powertools prints metrics there in any case.
+        fleet: a key of every line, and the dimension of the metrics.
+        stream: where lines are written, by default standard output; Powertools always prints metrics there.
     """
 
     def __init__(self, fleet: str, stream: TextIO | None = None) -> None:
@@ -34,13 +34,13 @@ class PowertoolsLog:
             "WARNING": self._logger.warning,
             "ERROR": self._logger.error,
         }
-        # Where a line was written is always here.
+        # The location is always the line below that calls the logger.
         self._logger.remove_keys(["location"])
         self._metrics = EphemeralMetrics(namespace=NAMESPACE)
         self._metrics.set_default_dimensions(Fleet=fleet)
         self._measured = False
-        self._about = _NOBODY
-        self._logger.append_keys(fleet=fleet, **_NOBODY)
+        self._about = _UNKNOWN
+        self._logger.append_keys(fleet=fleet, **_UNKNOWN)
 
     def __call__(self, text: str, level: Level = "INFO") -> None:
         """Write a line; see ``Log``."""
@@ -48,7 +48,7 @@ class PowertoolsLog:
 
     @contextmanager
     def about(self, run: str = "", number: int = 0, device: str = "") -> Iterator[None]:
-        """Say what the lines within are about; see ``Log``."""
+        """Set what the lines within are about; see ``Log``."""
         before = self._about
         self._change({"run": run, "round": number, "device": device})
         try:
@@ -57,13 +57,13 @@ class PowertoolsLog:
             self._change(before)
 
     def measure(self, metric: Metric, value: float) -> None:
-        """Add a value; see ``Log``. One that is not finite is no JSON, and left out."""
+        """Record a value; see ``Log``. Values that are not finite cannot be JSON, and are dropped."""
         if math.isfinite(value):
             self._metrics.add_metric(metric.value, UNITS[metric], value)
             self._measured = True
 
     def _change(self, about: dict[str, str | int]) -> None:
-        """Write what was measured so far, which was about something else, and go on."""
+        """Flush the metrics recorded so far, which belong to the previous context; enter the new one."""
         if self._measured:
             self._measured = False
             for name, value in self._about.items():

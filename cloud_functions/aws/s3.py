@@ -1,16 +1,16 @@
-"""The bucket in S3, and which errors of S3 concern one object, which all of S3.
+"""The bucket in S3, and the distinction between errors of a single object and errors of S3.
 
-Errors of one object refuse it, the others are retried. A device chooses how its update is stored. It can
-ask for a storage class whose objects have to be restored before they can be read, or encrypt with a key
-of its own: S3 then always refuses that one object. Treated as an outage, this would keep a round waiting
-for a malicious device.
+An error of a single object refuses that object; other errors are retried. A device chooses how its update is
+stored: with a storage class whose objects must be restored before they can be read, or encrypted with a key
+that the cloud cannot use, S3 refuses that one object every time. If this were treated as an outage, a
+malicious device could keep a round waiting.
 """
 
 import contextlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, ResponseStreamingError
 from urllib3.exceptions import HTTPError
@@ -19,9 +19,13 @@ from fedgrass.federation.aws_errors import is_transient
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
-_SERVER_ERROR = 500  # what an error without a status counts as
-# Answers about the account or the bucket: they say nothing about the object either. AccessDenied is not among
-# them: an object that is encrypted with a key of another account gets it.
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
+
+_SERVER_ERROR = 500  # assumed for an error without a status
+# Errors of the account or the bucket, which do not concern a single object either. AccessDenied is not among
+# them: S3 returns it for an object that is encrypted with a key of another account.
 _OF_ACCOUNT_OR_BUCKET = frozenset(
     {
         "AccountProblem",
@@ -42,38 +46,37 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
 
 
 def code_of(error: ClientError) -> str:
-    """Return S3's word for an error."""
+    """Return S3's code of an error."""
     return str(error.response.get("Error", {}).get("Code", "none"))
 
 
 def is_missing(error: ClientError) -> bool:
-    """Return whether an object is not there."""
+    """Return whether an error means that the object does not exist."""
     return code_of(error) in _MISSING
 
 
 def concerns_all(error: ClientError) -> bool:
-    """Return whether an error says nothing about the object that was asked for: it may pass."""
+    """Return whether an error does not concern the requested object, so that a retry may succeed."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", _SERVER_ERROR)
     code = code_of(error)
-    # S3 hands on what KMS says, by names of its own.
+    # S3 passes errors of KMS on under its own codes.
     return code in _OF_ACCOUNT_OR_BUCKET or is_transient(code.removeprefix("KMS."), status)
 
 
 def described(error: ClientError) -> str:
-    """Return what S3 says of an object, in one line."""
-    said = error.response.get("Error", {})
-    text = " ".join(str(said.get("Message", "")).split())
+    """Return the code and the message of an error, in one line."""
+    text = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
     return f"{code_of(error)}: {text}" if text else code_of(error)
 
 
-# What S3 says to a condition on an object that is another by then, or that was removed.
+# Codes for a condition on an object that was replaced or removed in the meantime.
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"})
-_GUESSED_HEADER = 64 * 1024  # bytes: enough for the header of most models, so that one request does
-_PART = 8 * 1024**2  # bytes of one part of a large object; S3 wants 5 MB at least
-_TRIES = 3  # at an object whose answer breaks off half-way: botocore repeats requests, not what they answer
+_GUESSED_HEADER = 64 * 1024  # bytes: the header of most models fits, which saves a second request
+_PART = 8 * 1024**2  # bytes of one part of a large object; S3 requires at least 5 MB
+_TRIES = 3  # at an object whose body breaks off half-way: botocore retries requests, not reading bodies
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError)
-_LONGEST = 900.0  # seconds that a part may take: a Lambda function has no more
-_PARTS_AHEAD = 2  # that are being sent while the next one is made
+_LONGEST_SEND = 900.0  # seconds for one part: the longest time of a Lambda function
+_PARTS_AHEAD = 2  # being sent while the next one is filled
 
 Answered = TypeVar("Answered")
 
@@ -81,11 +84,11 @@ Answered = TypeVar("Answered")
 class S3Bucket:
     """The ``Bucket`` in S3."""
 
-    # Many requests hide the latency of each; the ranges are large enough to be worth a request.
+    # Parallel requests hide their latency; ranges of this size are worth a request each.
     lanes = 8
     range_bytes = 2 * 1024**2
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: "S3Client", name: str) -> None:
         self._client = client
         self.name = name
 
@@ -95,7 +98,7 @@ class S3Bucket:
 
     def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
         """Return an object and its ETag; see ``Bucket``."""
-        return _again_if_broken_off(lambda: self._read(key, largest))
+        return _retry_broken_off(lambda: self._read(key, largest))
 
     def _read(self, key: str, largest: int) -> tuple[bytes, str]:
         answer = self._get(key)
@@ -106,14 +109,15 @@ class S3Bucket:
         return answer["Body"].read(), answer["ETag"]
 
     def read_into(self, key: str, start: int, target: memoryview, version: str = "") -> str:
-        """Fill ``target`` with the bytes from ``start`` on, return their version; see ``Bucket``."""
+        """Fill ``target`` with the bytes from ``start`` on; return their version; see ``Bucket``."""
         if not target.nbytes:
             return version
-        return _again_if_broken_off(lambda: self._fill(key, start, target, version))
+        return _retry_broken_off(lambda: self._fill(key, start, target, version))
 
     def _fill(self, key: str, start: int, target: memoryview, version: str) -> str:
         answer = self._get_range(key, start, target.nbytes, version)
-        body, position = answer["Body"], 0
+        body: Any = answer["Body"]  # its stub asks for a file where botocore takes a buffer
+        position = 0
         while position < target.nbytes:
             count = body.readinto(target[position:])
             if not count:
@@ -124,26 +128,29 @@ class S3Bucket:
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file from its first bytes; see ``Bucket``."""
-        head, size, version = _again_if_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
+        head, size, version = _retry_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
         needed = header_size(head, size)
         if needed > len(head):
-            head, _, _ = _again_if_broken_off(lambda: self._read_front(key, needed, version))
+            head, _, _ = _retry_broken_off(lambda: self._read_front(key, needed, version))
         return read_layout(head, size)
 
     def _read_front(self, key: str, count: int, version: str = "") -> tuple[bytes, int, str]:
-        """Return the first bytes of an object, how many it has in all, and its version."""
+        """Return the first ``count`` bytes of an object, its size in bytes, and its version."""
         answer = self._get_range(key, 0, count, version)
         size = int(answer["ContentRange"].rpartition("/")[2])
         return answer["Body"].read(), size, _version_of(answer)
 
-    def _get_range(self, key: str, start: int, count: int, version: str) -> dict[str, Any]:
-        """Return S3's answer with a range of an object.
+    def _get_range(self, key: str, start: int, count: int, version: str) -> "GetObjectOutputTypeDef":
+        """Return S3's response with a range of an object.
 
-        The condition on the ETag is S3's to check: nothing is sent of an object that is another by now. Where
-        the bucket keeps versions, their ids have to be the same too: an ETag may be an MD5, of which two
-        contents can be made that have the same.
+        S3 checks the condition on the ETag, and sends nothing of an object that was replaced. If the bucket
+        is versioned, the version ids must be equal too: an ETag may be an MD5, and MD5 collisions can be
+        constructed.
+
+        Raises:
+            UpdateRefused: the object was replaced, or S3 sent another range.
         """
-        condition = {"IfMatch": version.partition(" ")[0]} if version else {}
+        condition: dict[str, Any] = {"IfMatch": version.partition(" ")[0]} if version else {}
         answer = self._get(key, Range=f"bytes={start}-{start + count - 1}", **condition)
         if version and _version_of(answer) != version:
             answer["Body"].close()
@@ -156,20 +163,21 @@ class S3Bucket:
         return answer
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object, over whatever is there."""
+        """Write an object, overwriting any existing one."""
         self._client.put_object(Bucket=self.name, Key=key, Body=data)
 
     def write_once(self, key: str, data: bytes) -> bytes:
-        """Write an object unless there is one; return the bytes that are there now."""
+        """Write an object unless it exists; return the bytes of the object that exists then."""
         if self.write_over(key, data, None):
             return data
-        return _again_if_broken_off(lambda: bytes(self._get(key)["Body"].read()))
+        return _retry_broken_off(lambda: bytes(self._get(key)["Body"].read()))
 
     def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
-        """Write an object if it still has that ETag; see ``Bucket``."""
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        """Write an object if it still has the ETag ``version``; see ``Bucket``."""
+        options: dict[str, Any] = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        options["Body"] = data  # its stub lacks bytearray, which botocore takes without a copy
         try:
-            self._client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
+            self._client.put_object(Bucket=self.name, Key=key, **options)
         except ClientError as error:
             if code_of(error) not in _CHANGED:
                 raise
@@ -177,7 +185,7 @@ class S3Bucket:
         return True
 
     def exists(self, key: str) -> bool:
-        """Return whether there is an object."""
+        """Return whether an object exists."""
         try:
             self._client.head_object(Bucket=self.name, Key=key)
         except ClientError as error:
@@ -187,11 +195,11 @@ class S3Bucket:
         return True
 
     def create(self, key: str) -> "S3Writer":
-        """Return a writer of an object that comes piece by piece; see ``Bucket``."""
+        """Return a writer that takes an object piece by piece; see ``Bucket``."""
         return S3Writer(self._client, self.name, key)
 
     def copy_once(self, source: str, target: str) -> bool:
-        """Copy an object within the bucket unless there is one at ``target``; see ``Bucket``."""
+        """Copy an object within the bucket unless ``target`` exists; see ``Bucket``."""
         try:
             self._client.copy_object(
                 Bucket=self.name,
@@ -204,19 +212,19 @@ class S3Bucket:
                 return False
             if is_missing(error):
                 raise KeyError(source) from error
-            raise  # also ConditionalRequestConflict: another copies at this moment, and it may yet fail
+            raise  # also ConditionalRequestConflict: a concurrent copy, which may still fail
         return True
 
-    def _get(self, key: str, **options: str) -> dict[str, Any]:
-        """Return S3's answer with an object.
+    def _get(self, key: str, **options: Any) -> "GetObjectOutputTypeDef":
+        """Return S3's response with an object.
 
         Raises:
-            KeyError: it is not there.
-            UpdateRefused: S3 does not give this one object, or it is another by now.
-            ClientError: S3 gives nothing at all at the moment.
+            KeyError: the object does not exist.
+            UpdateRefused: S3 refuses this one object, or it was replaced.
+            ClientError: S3 or the bucket is not available at the moment.
         """
         try:
-            answer: dict[str, Any] = self._client.get_object(Bucket=self.name, Key=key, **options)
+            answer = self._client.get_object(Bucket=self.name, Key=key, **options)
         except ClientError as error:
             if is_missing(error):
                 raise KeyError(key) from error
@@ -227,7 +235,7 @@ class S3Bucket:
 
 
 def _refusal(key: str, error: ClientError) -> str:
-    """Return why an object is not given."""
+    """Return why S3 refuses an object."""
     if code_of(error) in {"InvalidRange", "416"}:
         return f"object {key} is empty, or shorter than it should be"
     if code_of(error) in _CHANGED:
@@ -239,13 +247,13 @@ def _changed(key: str) -> str:
     return f"object {key} was replaced while it was read"
 
 
-def _version_of(answer: dict[str, Any]) -> str:
-    """Return the word for the version of an object that an answer has: its ETag, and its id if it has one."""
+def _version_of(answer: "GetObjectOutputTypeDef") -> str:
+    """Return the version of the object in a response: its ETag, and its version id if it has one."""
     return f"{answer['ETag']} {answer.get('VersionId', '')}"
 
 
-def _again_if_broken_off(read: Callable[[], Answered]) -> Answered:
-    """Return what ``read`` returns, which is called again if the answer breaks off."""
+def _retry_broken_off(read: Callable[[], Answered]) -> Answered:
+    """Call ``read`` and return its result; retry if the body of the response breaks off."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(*_BROKEN_OFF):
             return read()
@@ -253,11 +261,11 @@ def _again_if_broken_off(read: Callable[[], Answered]) -> Answered:
 
 
 class S3Writer:
-    """The ``ObjectWriter`` in S3: small objects in one request, larger ones in parts, sent meanwhile."""
+    """The ``ObjectWriter`` in S3: one request for a small object, parallel parts for a larger one."""
 
-    def __init__(self, client: Any, bucket: str, key: str) -> None:
+    def __init__(self, client: "S3Client", bucket: str, key: str) -> None:
         self._client = client
-        self._where = {"Bucket": bucket, "Key": key}
+        self._bucket, self._key = bucket, key
         self._pool = ThreadPoolExecutor(_PARTS_AHEAD, thread_name_prefix="write")
         self._upload = ""
         self._pending = bytearray()
@@ -272,44 +280,49 @@ class S3Writer:
             self._send(bytes(part))
 
     def finish(self) -> None:
-        """Make the object of what was written; see ``ObjectWriter``."""
+        """Complete the object; see ``ObjectWriter``."""
         try:
             self._finish()
         except BaseException as error:
             try:
                 self.abort()
-            except Exception as other:  # noqa: BLE001  # what went wrong at first is what has to be known
-                error.add_note(f"and its parts may be left: {other}")
+            except Exception as other:  # noqa: BLE001 - the first error is the one to raise
+                error.add_note(f"and its parts may remain in the bucket: {other}")
             raise
         self._pool.shutdown(wait=True)
 
     def abort(self) -> None:
-        """Leave no object, nor parts of one; see ``ObjectWriter``."""
+        """Discard what was written, including parts; see ``ObjectWriter``."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._upload:
-            self._client.abort_multipart_upload(**self._where, UploadId=self._upload)
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload)
 
     def _finish(self) -> None:
         if not self._upload:
-            self._client.put_object(**self._where, Body=bytes(self._pending))
+            self._client.put_object(Bucket=self._bucket, Key=self._key, Body=bytes(self._pending))
             return
         self._send(bytes(self._pending))
         while self._sending:
-            self._tags.append(self._sending.popleft().result(_LONGEST))
-        parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)]
+            self._tags.append(self._sending.popleft().result(_LONGEST_SEND))
+        parts: list[CompletedPartTypeDef] = [
+            {"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)
+        ]
         self._client.complete_multipart_upload(
-            **self._where, UploadId=self._upload, MultipartUpload={"Parts": parts}
+            Bucket=self._bucket, Key=self._key, UploadId=self._upload, MultipartUpload={"Parts": parts}
         )
 
     def _send(self, part: bytes) -> None:
         if not self._upload:
-            self._upload = self._client.create_multipart_upload(**self._where)["UploadId"]
+            self._upload = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._key)[
+                "UploadId"
+            ]
         if len(self._sending) == _PARTS_AHEAD:
-            self._tags.append(self._sending.popleft().result(_LONGEST))
+            self._tags.append(self._sending.popleft().result(_LONGEST_SEND))
         number = len(self._tags) + len(self._sending) + 1
         self._sending.append(self._pool.submit(self._send_part, number, part))
 
     def _send_part(self, number: int, part: bytes) -> str:
-        answer = self._client.upload_part(**self._where, UploadId=self._upload, PartNumber=number, Body=part)
-        tag: str = answer["ETag"]
-        return tag
+        answer = self._client.upload_part(
+            Bucket=self._bucket, Key=self._key, UploadId=self._upload, PartNumber=number, Body=part
+        )
+        return answer["ETag"]

@@ -1,4 +1,4 @@
-"""How a function takes a batch from SQS: each message by itself, and only the failed ones come back."""
+"""Process a batch of messages from SQS one by one; only those that fail are delivered again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from cloud_functions.monitoring import Log
 from fedgrass.federation.errors import NotYet
 
-# Ten tries take 36 minutes: an average that others make, or an outage of a service, has mostly ended by then.
+# Ten tries take 36 minutes: most outages, and averages that other workers make, have ended by then.
 _FIRST_RETRY_SECONDS = 5
 _LONGEST_RETRY_SECONDS = 900
 
@@ -18,14 +18,19 @@ def each_record(
     drive: Callable[[str], None] | None = None,
     postpone: Callable[[Mapping[str, Any], int], None] | None = None,
 ) -> dict[str, Any]:
-    """Give the body of each record to ``take``; return Lambda's answer that names the failed ones.
+    """Process each record of a batch; return the response to Lambda that names the failed ones.
 
-    A failed message comes back after some seconds, each time twice as many, if ``postpone`` is given a record
-    and the seconds; otherwise after the queue's visibility time-out. After its last try it goes to the
-    dead-letter queue. The other messages of the batch are not repeated for it.
+    A failed message is delivered again, with exponential back-off, until its last try puts it into the
+    dead-letter queue. The other messages of the batch are not repeated. If driving a run fails, the last of
+    the messages that named the run is delivered again.
 
-    A message may name a run that can go on because of it: that is given to ``drive`` once all messages were
-    taken, once for all that name it. If that fails the last of them comes back, so that somebody drives it.
+    Args:
+        event: the event with the records.
+        log: the log.
+        take: processes the body of a record; returns the run that may continue because of it, if any.
+        drive: drives a run on; called once for each run, after all messages were processed.
+        postpone: makes a record visible again after some seconds; without it, the queue's visibility time-out
+            applies.
     """
     batch = _Batch(log, postpone)
     ready: dict[str, dict[str, Any]] = {}
@@ -39,26 +44,26 @@ def each_record(
 
 
 class _Batch:
-    """What has failed of a batch."""
+    """The failed messages of a batch."""
 
     def __init__(self, log: Log, postpone: Callable[[Mapping[str, Any], int], None] | None) -> None:
-        self.failed: dict[str, None] = {}  # in their order, each once
+        self.failed: dict[str, None] = {}  # in order, without duplicates
         self._log = log
         self._postpone = postpone
 
     def attempt(
         self, record: dict[str, Any], do: Callable[[str], str | None] | Callable[[str], None], argument: str
     ) -> str | None:
-        """Do something for a record; return what that says, None if it failed."""
+        """Call ``do`` for a record; return its result, or None if it failed."""
         try:
             return do(argument)
         except NotYet as error:
             self._fail(record)
-            self._log(f"again later: {error}", "WARNING")
-        except Exception as error:  # noqa: BLE001  # whatever it is, it must cost its own message only
+            self._log(f"retried later: {error}", "WARNING")
+        except Exception as error:  # noqa: BLE001 - any error must affect only its own message
             self._fail(record)
-            said = f"{type(error).__name__}: {error}; the message {record['body'][:300]!r} comes back"
-            self._log(f"failed: {said}", "ERROR")
+            reason = f"{type(error).__name__}: {error}; the message {record['body'][:300]!r} is retried"
+            self._log(f"failed: {reason}", "ERROR")
         return None
 
     def _fail(self, record: Mapping[str, Any]) -> None:
@@ -70,7 +75,7 @@ class _Batch:
             self._postpone(
                 record, min(_FIRST_RETRY_SECONDS * 2 ** min(tries - 1, 10), _LONGEST_RETRY_SECONDS)
             )
-        except Exception as error:  # noqa: BLE001  # it comes back all the same, after the whole time-out
+        except Exception as error:  # noqa: BLE001 - SQS delivers it again anyway, after the visibility time-out
             self._log(
-                f"message {record['messageId']} comes back late: {type(error).__name__}: {error}", "WARNING"
+                f"message {record['messageId']} is retried late: {type(error).__name__}: {error}", "WARNING"
             )

@@ -1,8 +1,8 @@
-"""What rebuilds a run whose rows the table has lost.
+"""Rebuilds a run whose rows are lost from the table.
 
 Read in this order:
 
-- manifests: what the bucket keeps of runs and rounds
+- manifests: the copies of runs and rounds in the bucket
 - rebuilding: the attempts at a run's rounds, from the table or from the bucket
-- repair: the action that compares both and puts back the rows
+- repair: the action that compares both and restores the rows
 """

@@ -1,4 +1,4 @@
-"""The attempts at a run's rounds, each from the table or, where its row is lost, from the bucket."""
+"""Read the attempts at a run's rounds, each from the table or, if its row is lost, from the bucket."""
 
 import msgspec
 from msgspec import Struct
@@ -22,13 +22,13 @@ class Attempt(Struct, frozen=True):
 
     round: Round
     lost: bool  # the round's own row
-    participants: list[Participant]  # those whose rows are missing, or are to be replaced
-    unknown: int  # participants whose rows are missing and of whom the bucket knows too little
-    over: Round | None = None  # the round's row, where the bucket has another end of it
+    participants: list[Participant]  # whose rows are missing or have to be replaced
+    unknown: int  # participants whose rows are missing and cannot be rebuilt from the bucket
+    over: Round | None = None  # the round's row, if the bucket has another result of it
 
     @property
     def rewritten(self) -> bool:
-        """Whether the round's row is to be written."""
+        """Whether the round's row has to be written."""
         return self.lost or self.over is not None
 
 
@@ -39,7 +39,7 @@ class _Base(Struct, frozen=True):
     sha256: str
     bytes: int
     carried: Carried
-    at: int  # when it was there, in milliseconds
+    at: int  # when it was closed, in milliseconds since the epoch
 
 
 def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Attempt]:
@@ -48,11 +48,11 @@ def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Atte
     Args:
         services: the ports.
         origin: the run as it was at any time.
-        run: its row, if that is there. It names the newest attempt; what lies in the bucket of a later one
-            was only about to be opened.
+        run: its row, if it exists. It names the newest attempt; objects of a later attempt belong to one that
+            was about to be opened.
 
     Raises:
-        SettingsError: the bucket knows nothing of a round that the run had.
+        SettingsError: the bucket has no objects of a round that the run had.
     """
     attempts: list[Attempt] = []
     base = _Base(
@@ -86,9 +86,9 @@ def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Atte
 
 
 def is_behind(services: Services, run: Run) -> bool:
-    """Return whether bucket or table have a later history of a run than its row.
+    """Return whether the bucket or the table have later rounds of a run than its row.
 
-    They have after the table was restored from a backup.
+    This happens after the table was restored from a backup.
     """
     for later in ((run.round, run.attempt + 1), (run.round + 1, 1)):
         if services.rounds.round(run.name, *later):
@@ -111,9 +111,9 @@ def _has_end(services: Services, name: str, number: int) -> bool:
 
 
 def later_attempts(services: Services, closed: Round) -> list[Round]:
-    """Return attempts that the table has after one that closed the round, and that go on.
+    """Return the unfinished attempts that the table has after the one that closed the round.
 
-    They were opened in a table that was restored, before it was known that the round had been closed.
+    They were opened in a restored table that did not know that the round had been closed.
     """
     found = []
     attempt = closed.attempt + 1
@@ -125,7 +125,7 @@ def later_attempts(services: Services, closed: Round) -> list[Round]:
 
 
 def _was_skipped(services: Services, ended: Round, run: Run | None) -> bool:
-    """Return whether a round is an evaluation without which the run went on: another round followed it."""
+    """Return whether a round is an evaluation that the run skipped: another round followed it."""
     if ended.state is not State.ABANDONED or ended.work is not Work.EVALUATE:
         return False
     if run:
@@ -134,7 +134,11 @@ def _was_skipped(services: Services, ended: Round, run: Run | None) -> bool:
 
 
 def _check_found(run: Run, number: int, found: list[Attempt]) -> None:
-    """Refuse a run of which a round is in neither place: the run cannot go on from it."""
+    """Check that each round of a run is in the table or in the bucket.
+
+    Raises:
+        SettingsError: a round is in neither, so that the run cannot continue from it.
+    """
     newest = number == run.round
     if not found or (newest and found[-1].round.attempt < run.attempt):
         missing = "a cohort"
@@ -151,7 +155,7 @@ def _has_ended_well(of: Round) -> bool:
 
 
 def _read_round(services: Services, name: str, number: int, last: int | None, base: _Base) -> list[Attempt]:
-    """Return the attempts at one round, up to the ``last`` if that is known."""
+    """Return the attempts at one round, up to the ``last`` one if that is known."""
     manifest = manifests.round_of(services, name, number)
     found: list[Attempt] = []
     attempt = 1
@@ -184,12 +188,12 @@ def _read_attempt(
             return Attempt(made, lost=False, participants=[], unknown=0, over=stored)
     rebuilt = stored or (kept.round if kept else _without_manifest(services, name, which, cohort, base))
     there = {participant.device: participant for participant in services.rounds.participants(rebuilt)}
-    if kept and stored is None:  # of a table restored to just before the round, the rows may be older ones
+    if kept and stored is None:  # in a table restored to just before the round, rows may be older
         differing = [part for part in kept.participants if there.get(part.device) != part]
         return Attempt(rebuilt, lost=True, participants=differing, unknown=0)
     if kept and rebuilt.state in _AFTER_REPLIES:
         parts = kept.participants
-    else:  # of a round whose row is there a device may have been counted already: it must not be asked again
+    else:  # if the round's row exists, a device may have been counted already: it must not be asked again
         parts = _asked(rebuilt, cohort) if cohort and stored is None else []
     missing = [participant for participant in parts if participant.device not in there]
     unknown = max(0, rebuilt.asked - len(there) - len(missing))
@@ -197,7 +201,7 @@ def _read_attempt(
 
 
 def _of_its_model(services: Services, name: str, number: int, base: _Base) -> list[Attempt]:
-    """Return a round of which nothing but its model is left, as one attempt; none if there is no model."""
+    """Return the single attempt at a round of which only the model is left; empty without a model."""
     made = _without_manifest(services, name, (number, 1), None, base)
     return [Attempt(made, lost=True, participants=[], unknown=0)] if made.state is State.CLOSED else []
 
@@ -214,8 +218,8 @@ def _without_manifest(
 ) -> Round:
     """Return an attempt of which only the cohort, and perhaps the model, is left.
 
-    The model is written before the manifest: where it is, and no later attempt was made, the round was as
-    good as closed. Otherwise the attempt is over: replies may have been counted that nobody remembers.
+    The model is written before the manifest: if it exists and there was no later attempt, the round counts as
+    closed. Otherwise the attempt counts as abandoned, since replies may have been counted that are lost.
     """
     number, attempt = which
     asked = len(cohort.devices) if cohort else 0
@@ -257,7 +261,7 @@ def _without_manifest(
 
 
 def _carried(services: Services, key: str) -> CarriedFile:
-    """Return what the server keeps beside a model, as it lies in the bucket."""
+    """Return the description of a file of auxiliary state in the bucket. Raises SettingsError."""
     try:
         found = fingerprint(services.bucket, key)
     except KeyError as error:

@@ -1,9 +1,9 @@
-"""``repair``: rebuild the rows of a run that the table has lost, from what the bucket keeps of it.
+"""``repair``: rebuild the rows of a run that are lost from the table, from the manifests in the bucket.
 
-Both ways are compared. What the table lacks is put where no row is. Where the bucket is ahead, as after the
-table was restored from a backup, the bucket is right, since what was published is never changed: such a row
-is replaced if it still is as it was read. The run's own row comes last: a repair that died half-way is simply
-repeated.
+Table and bucket are compared. Missing rows are written unless they exist. If the bucket is ahead, because the
+table was restored from a backup, the bucket takes precedence, since published objects never change: the row
+is replaced if it has not changed since it was read. The run's own row is written last, so a repair that
+crashed can be repeated.
 """
 
 import contextlib
@@ -17,45 +17,43 @@ import msgspec
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.recovery import manifests
 from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
-from cloud_functions.rounds import driver, run_actions
-from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
+from cloud_functions.rounds import driver, reminders, run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 
-LEFT_OPEN = "left open by a run that had gone on without it, or had ended"
+_LEFT_OPEN = "left open by a run that had continued without it, or had ended"
 _UNENDED = frozenset({State.OPEN, State.AGGREGATING})
-_TRIES = 5  # at a run whose rows others move meanwhile
+_TRIES = 5  # while other workers change the run's rows
 
 
 @dataclass
 class Plan:
-    """The rows that are missing, and what people are told of them."""
+    """The rows to write, and the lines that describe them to the operator."""
 
     lines: list[str] = field(default_factory=list)
     participants: list[tuple[Attempt, list[Participant]]] = field(default_factory=list)
     rounds: list[Attempt] = field(default_factory=list)
-    left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run goes on without them
-    run: Run | None = None  # if its row or its entry in the list is missing, or is behind
+    left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run continues without them
+    run: Run | None = None  # if its row or its entry in a list is missing or behind
     over: Run | None = None  # its row, if that is behind
     advice: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether nothing has to be done."""
         return not (self.participants or self.rounds or self.left_open or self.run)
 
 
 def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
-    """Repair the run that an event names; with ``dry_run: true`` only say what would be written.
+    """Repair the run that an event names; with ``dry_run: true`` only return what would be written.
 
     Raises:
-        SettingsError: there is nothing to rebuild the run from, or the bucket lacks a model or a manifest; or
-            others move the run all the time.
+        SettingsError: the bucket has no manifest of the run, or lacks a model; or other workers keep changing
+            the run.
     """
     name, dry_run = run_actions.named_run(event), event.get("dry_run", False)
     if not isinstance(dry_run, bool):
@@ -70,11 +68,11 @@ def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
             break
         try:
             _write(services, name, plan)
-        except LostRace:  # a row was moved since it was read: compare again
+        except LostRace:  # a row has changed since it was read: compare again
             continue
         break
     else:
-        message = f"run {name!r} is moved by others all the time: `fedgrass run pause {name}` first"
+        message = f"other workers keep changing run {name!r}: `fedgrass run pause {name}` first"
         raise SettingsError(message)
     return {"run": name, "lines": (lines or ["nothing is missing"]) + plan.advice}
 
@@ -84,19 +82,18 @@ def _write(services: Services, name: str, plan: Plan) -> None:
         services.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
     for attempt in plan.rounds:
         services.rounds.restore_round(attempt.round, attempt.over)
-    for left in plan.left_open:
-        event = Event.GIVEN_UP if left.state is State.OPEN else Event.AGGREGATION_FAILED
-        services.rounds.move(left, event, reason=LEFT_OPEN, closed_at=services.now())
-    # The same as after any change of a run: whoever repairs may die before the run is driven on.
-    services.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
+    for round_ in plan.left_open:
+        event = Event.GIVEN_UP if round_.state is State.OPEN else Event.AGGREGATION_FAILED
+        services.rounds.move(round_, event, reason=_LEFT_OPEN, closed_at=services.now())
+    reminders.look_again_later(services, name)
     if plan.run:
         services.rounds.restore_run(plan.run, plan.over)
-    with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+    with contextlib.suppress(NotYet):  # a round is being averaged: its averager drives the run on
         driver.advance(services, name)
 
 
 def make_plan(services: Services, name: str) -> Plan:
-    """Compare table and bucket; return what the table lacks. Raises as ``act`` does."""
+    """Compare table and bucket; return what has to be written. Raises as ``act`` does."""
     run, created = services.rounds.run(name), manifests.run_of(services, name)
     origin = created or run
     if origin is None:
@@ -109,9 +106,9 @@ def make_plan(services: Services, name: str) -> Plan:
         _plan_attempt(plan, attempt)
     if attempts and attempts[-1].rewritten:
         _check_model(services, attempts[-1].round)
-    for left in _left_open(services, run, attempts):
-        plan.left_open.append(left)
-        plan.lines.append(f"round {left.number} attempt {left.attempt}: ABANDONED {LEFT_OPEN}")
+    for round_ in _left_open(services, run, attempts):
+        plan.left_open.append(round_)
+        plan.lines.append(f"round {round_.number} attempt {round_.attempt}: ABANDONED {_LEFT_OPEN}")
     if run is None or behind:
         _plan_run(services, plan, origin, run, attempts)
     else:
@@ -120,7 +117,7 @@ def make_plan(services: Services, name: str) -> Plan:
 
 
 def _left_open(services: Services, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
-    """Yield the attempts that have not ended, although the run has, or has gone on without them."""
+    """Yield the attempts that have not ended although the run has, or has continued without them."""
     for attempt in attempts:
         newest = attempt is attempts[-1]
         if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
@@ -130,38 +127,38 @@ def _left_open(services: Services, run: Run | None, attempts: Sequence[Attempt])
 
 
 def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
-    """Plan the row of a run where it is missing, or in place of ``run``, which is behind."""
+    """Plan the row of a run, if it is missing or in place of ``run``, which is behind."""
     rebuilt = _rebuilt(services, origin, attempts)
     if run and run.state is RunState.CANCELLED:
         rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
     plan.run, plan.over = rebuilt, run
     plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
     if rebuilt.state is RunState.PAUSED:
-        plan.advice.append(f"`fedgrass run resume {rebuilt.name}` goes on with the run, `cancel` ends it")
+        plan.advice.append(f"`fedgrass run resume {rebuilt.name}` continues the run, `cancel` ends it")
 
 
 def _plan_lists(services: Services, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
-    """Plan the entries in the lists of runs where they are missing."""
+    """Plan the entries in the lists of runs, if they are missing."""
     name = run.name
     if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
-        plan.advice.append(f"if the run has no attempt left, `fedgrass run retry {name}` gives it others")
+        plan.advice.append(f"if the run has no attempts left, `fedgrass run retry {name}` grants it more")
     if name not in services.rounds.runs() or (run.state in LIVING and name not in services.rounds.living()):
         plan.run = run
         plan.lines.append(f"the run's entry in the list of runs: {run.state}")
 
 
 def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
-    of = attempt.round
-    where = f"round {of.number} attempt {of.attempt}"
+    round_ = attempt.round
+    where = f"round {round_.number} attempt {round_.attempt}"
     if attempt.rewritten:
         plan.rounds.append(attempt)
         instead = f" in place of {attempt.over.state}" if attempt.over else ""
-        plan.lines.append(f"{where}: {of.state}{instead} {of.reason}".rstrip())
+        plan.lines.append(f"{where}: {round_.state}{instead} {round_.reason}".rstrip())
     if attempt.participants:
         plan.participants.append((attempt, attempt.participants))
         plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
     if attempt.unknown:
-        more = "; `fedgrass run retry` tries it again" if of.state in {State.OPEN, State.AGGREGATING} else ""
+        more = "; `fedgrass run retry` retries it" if round_.state in {State.OPEN, State.AGGREGATING} else ""
         plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")
 
 
@@ -170,7 +167,7 @@ def _participants(count: int) -> str:
 
 
 def _check_model(services: Services, newest: Round) -> None:
-    """Refuse to go on from a model that the bucket has not, or not as it was."""
+    """Check that the bucket has the model that the run continues from, unchanged. Raises SettingsError."""
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
     number = newest.number if made else newest.base
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
@@ -181,24 +178,27 @@ def _check_model(services: Services, newest: Round) -> None:
         message = f"the model {key} is missing in the bucket: put it back, then repair again"
         raise SettingsError(message) from error
     except UpdateRefused as error:
-        message = f"the model {key} is damaged ({error}): put the right object back, then repair"
+        message = f"the model {key} is damaged ({error}): restore the right object, then repair again"
         raise SettingsError(message) from error
     if found != expected:
         message = (
-            f"the SHA-256 of {key} is {found}, and was {expected}: put the right object back, then repair"
+            f"the SHA-256 of {key} is {found}, but should be {expected}: restore the right object, then"
+            " repair again"
         )
         raise SettingsError(message)
 
 
 def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
-    """Return a run whose row was lost, as it stands after its newest round.
+    """Return a run whose row was lost, as it is after its newest round.
 
-    Nothing says whether it had been paused or cancelled meanwhile, so it waits for the operator unless it
-    has all that it wants.
+    Whether it had been paused or cancelled since is not known, so it waits for the operator unless it has
+    reached its end.
     """
     run, progress = created, Progress()
     closed = [attempt for attempt in attempts if attempt.round.state is State.CLOSED]
-    for attempt, later in itertools.pairwise(attempts):  # the newest is counted in when the next is opened
+    for attempt, later in itertools.pairwise(
+        attempts
+    ):  # the newest round is counted when the next one is opened
         if later.round.number > attempt.round.number:
             progress = progress_after(msgspec.structs.replace(created, progress=progress), attempt.round)
     manifest = manifests.round_of(services, created.name, closed[-1].round.number) if closed else None
@@ -216,7 +216,7 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
         published=_published(services, run, closed[-1].round) if closed else 0,
     )
     if newest and attempts[-1].lost and newest.state is State.ABANDONED:
-        # It may have been open when it was lost: that must not cost the run an attempt.
+        # It may have been open when its row was lost: this must not cost the run an attempt.
         run = msgspec.structs.replace(run, granted_round=newest.number, granted_attempts=newest.attempt)
     step = next_step(run, newest, services.now())
     if isinstance(step, End):
@@ -226,14 +226,14 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
 
 
 def _published(services: Services, run: Run, closed: Round) -> int:
-    """Return the newest round whose model need not be made the newest of its task any more."""
+    """Return the newest round whose model does not have to be published as its task's latest any more."""
     try:
-        said = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
+        payload = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:
         return closed.number - 1
     try:
-        latest = messages.decode(said, NewModel)
-    except MessageError:  # damaged: it is written again as the run goes on
+        latest = messages.decode(payload, NewModel)
+    except MessageError:  # the pointer is damaged: it is written again when the run continues
         return closed.number - 1
-    # Another run of the task may have a newer model: its pointer is not turned back.
+    # Another run of the task may have a newer model: the pointer must not move backwards.
     return closed.number - 1 if latest.run == run.name and latest.round < closed.number else closed.number

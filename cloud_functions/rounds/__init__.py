@@ -2,16 +2,18 @@
 
 Read in this order:
 
-- driver: advances a run from any state to the next step; starts a run
-- run_actions: what an operator, a timer or a program may request of a run
-- initial_models: the model that a run starts from
-- open_round: choose the cohort, store the round, announce it
-- replies: count each device's reply once, or refuse it by name
+- driver: advances a run from any state to the point where it has to wait; its docstring lists the steps
+- start: checks a new run and its initial model, and stores it
+- run_actions: what an operator, a timer or a program can request of a run
+- open_round: choose the cohort, set the deadline, store the round
+- announce: announce the round to its devices
+- replies: count each device's reply once, or refuse it with a reason
 - replacements: ask other devices in place of those that are lost
-- hellos: announce open work again to a device that comes back
-- reminders: look again later at a run that waits
-- sweep: look at every living run every few minutes
-- aggregate_round: under a lease, make the new model of a round
+- hellos: announce open work again to a device that reconnects
+- reminders: look again later at a run that waits, or that a crash may have left
+- sweep: every few minutes, look at all living runs
+- aggregate_round: take the lease of a round and make its new model
 - shards: divide the making of a large model among several averagers
-- close_round: close, reopen or abandon a round, and publish its model
+- close_round: close, reopen or abandon a round, and compute its metrics
+- publish: keep the model of a closed round and announce it as the task's latest
 """

@@ -1,8 +1,8 @@
-"""Step three of a round: average the good updates and publish the new global model.
+"""Step three of a round: average the good updates into the new global model.
 
-One averager at a time holds the lease of a round. What it makes lies under ``drafts/`` by the number of its
-lease (the round's ``fence``), until the round is closed by that same number: an averager that was overtaken
-can write its draft and nothing else.
+One averager at a time holds the lease of a round. Its files are drafts, stored under ``drafts/`` by the
+number of its lease (the round's ``fence``), until the round is closed under that same number. An averager
+whose lease was taken over can therefore write drafts, and nothing else.
 """
 
 import msgspec
@@ -19,32 +19,41 @@ from fedgrass.federation.messages import message_fields
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
 from fedgrass.federation.runs import Run
 
-MOST_LEASES = 6  # in a row: averagers that all die at a round would die at it for ever
+MOST_LEASES = 6  # in a row that expire, before the round is abandoned as one at which averagers crash
 
 
-def aggregate(services: Services, run: Run, current: Round, event: Event, *, overdue: bool) -> bool:
+def aggregate(services: Services, run: Run, round_: Round, event: Event, *, overdue: bool) -> bool:
     """Take the lease of a round, average its good updates and close it.
 
-    Return whether that is done; if not, other averagers are at it, and one of them closes the round.
+    Under the lease no more replies are counted, so repeating this after a crash averages the same updates to
+    the same bytes. The round is reopened if refused updates leave it with too few, and abandoned if the
+    strategy fails.
 
-    From here on no reply is counted, so whoever repeats this after a crash averages the same updates to the
-    same bytes. The round is opened again if so many updates are refused that it has to wait for others, and
-    abandoned if the strategy fails.
+    Args:
+        services: the ports.
+        run: the run.
+        round_: its round, OPEN or with an expired lease.
+        event: why the round is aggregated now.
+        overdue: whether the alarm of its deadline has fired.
+
+    Returns:
+        Whether the round was closed, reopened or abandoned; False if it was divided among other averagers,
+        the last of which closes it.
     """
-    expired = current.expired + 1 if event is Event.LEASE_EXPIRED else 0
+    expired = round_.expired + 1 if event is Event.LEASE_EXPIRED else 0
     if expired >= MOST_LEASES:
-        close_round.give_up(services, current, _why_none_ended(current, expired))
+        close_round.abandon(services, round_, Event.AGGREGATION_FAILED, _why_all_failed(round_, expired))
         return True
     now = services.now()
     leased = services.rounds.move(
-        current,
+        round_,
         event,
-        fence=current.fence + 1,
+        fence=round_.fence + 1,
         expired=expired,
         leased_at=now,
         lease_until=now + round(services.lease_seconds * 1000),
     )
-    services.tell(leased, f"aggregating: {explain(current, event)}")
+    services.report(leased, f"aggregating: {explain(round_, event)}")
     try:
         return _close(services, run, leased, overdue=overdue)
     except (LostRace, NotYet):
@@ -54,10 +63,10 @@ def aggregate(services: Services, run: Run, current: Round, event: Event, *, ove
         raise
 
 
-def _why_none_ended(current: Round, expired: int) -> str:
-    """Return in words why several leases in a row ended without a model, as far as it is known."""
-    if current.failure:
-        return f"{expired} averagers in a row failed at the round, the last one with {current.failure}"
+def _why_all_failed(round_: Round, expired: int) -> str:
+    """Return why several leases in a row expired without a model, as far as that is known."""
+    if round_.failure:
+        return f"{expired} averagers in a row failed at the round, the last one with {round_.failure}"
     return (
         f"{expired} averagers in a row did not end within their lease, and none reported an error: their"
         " function was stopped (its time-out or its memory does not suffice, see the averager's log)"
@@ -65,56 +74,40 @@ def _why_none_ended(current: Round, expired: int) -> str:
 
 
 def note_failure(services: Services, leased: Round, error: Exception) -> None:
-    """Note in the round why an averager failed at it, so that the reason is known if all fail."""
+    """Store in the round why an averager failed at it, so that the reason is known if all of them fail."""
     failure = message_fields.shorten(f"{type(error).__name__}: {error}", 300)
     try:
         services.rounds.note_failure(leased, failure)
-    except Exception as other:  # noqa: BLE001  # what went wrong at first is what has to be known
+    except Exception as other:  # noqa: BLE001 - the first error is the one to raise
         error.add_note(f"and it could not be noted in the round: {other}")
 
 
 def _close(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
-    """Close a round under its lease, or give it up; return whether that is done."""
+    """Aggregate a round under its lease, or abandon it; return whether that is done."""
+    if behind := manifests.why_behind(services, leased.run, leased.number):
+        close_round.abandon(services, leased, Event.AGGREGATION_FAILED, behind)
+        raise RunBehind(behind)  # for the driver, which pauses the run
     try:
-        manifests.check_not_behind(services, leased.run, leased.number)
         if leased.work is Work.EVALUATE:
             close_round.close_evaluation(services, run, leased)
             return True
         return _average(services, run, leased, overdue=overdue)
-    except RunBehind as error:
-        close_round.give_up(services, leased, str(error))
-        raise
     except AggregationFailed as error:
-        close_round.give_up(services, leased, str(error))
+        close_round.abandon(services, leased, Event.AGGREGATION_FAILED, str(error))
         return True
 
 
-def make_again(services: Services, run: Run, closed: Round) -> bool:
-    """Make the drafts of a closed round again that were lost; return whether they are as they were.
-
-    The same updates make the same bytes, as long as they are still in the bucket.
-    """
-    replies = close_round.counted(services, closed)
-    try:
-        begun = aggregation_context.begin(services, run, closed)
-        if cut := shards.of(begun):
-            made = shards.join_again(begun, replies, len(cut))
-        else:
-            made = _made_here(begun, replies)
-    except (AggregationFailed, BadReplies, UpdateRefused, KeyError) as error:
-        services.log(f"model {closed.number} of {closed.run} cannot be made again: {error}", "ERROR")
-        return False
-    services.tell(closed, f"the drafts of model {closed.number} were lost and are made again")
-    return (made.sha256, made.download_sha256) == (closed.model_sha256, closed.download_sha256)
-
-
 def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
-    """Average what is good, and again without what turns out to be bad; return whether that is done."""
-    replies = close_round.counted(services, leased)
+    """Average the replies, and again without those whose updates are bad; return whether that is done."""
+    replies = close_round.counted_replies(services, leased)
     refused = 0
-    while close_round.is_enough(settled := _without(leased, refused), services.now(), overdue=overdue):
+    while close_round.is_enough(
+        settled := msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused),
+        services.now(),
+        overdue=overdue,
+    ):
         try:
-            made = _made(aggregation_context.begin(services, run, leased), replies)
+            made = _make(aggregation_context.begin(services, run, leased), replies)
         except BadReplies as bad:
             for device, reason in sorted(bad.refused.items()):
                 close_round.refuse(services, leased, device, reason)
@@ -128,33 +121,57 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
     return True
 
 
-def _made(begun: AggregationContext, replies: list[Participant]) -> new_model.Made | None:
-    """Make the model of some replies; None if it was handed over in shards. Raises BadReplies."""
-    if cut := shards.of(begun):
-        shards.hand_over(begun, replies, cut)
+def _make(context: AggregationContext, replies: list[Participant]) -> new_model.Made | None:
+    """Make the model of some replies; return None if it was divided among others. Raises BadReplies."""
+    if cut := shards.of(context):
+        shards.hand_over(context, replies, cut)
         return None
-    return _made_here(begun, replies)
+    return _make_here(context, replies)
 
 
-def _made_here(begun: AggregationContext, replies: list[Participant]) -> new_model.Made:
-    """Make the model of some replies in this process. Raises BadReplies."""
-    spoilt: dict[int, str] = {}
+def _make_here(context: AggregationContext, replies: list[Participant]) -> new_model.Made:
+    """Make the model of some replies in this process, from partial sums where there are any.
+
+    If a partial sum cannot be used, the updates in it are read instead.
+
+    Raises:
+        BadReplies: some updates must not enter the average.
+    """
+    unusable: dict[int, str] = {}
     while True:
-        done = partial_sums.finished(begun.services, begun.round, replies, spoilt)
-        summed = {device for group in done.values() for device in group.devices}
+        sums = partial_sums.finished(context.services, context.round, replies, unusable)
+        summed = {device for group in sums.values() for device in group.devices}
         rest = [reply for reply in replies if reply.device not in summed]
-        if done:
-            text = f"{len(summed)} updates were summed in {len(done)} groups, {len(rest)} are read"
-            begun.services.tell(begun.round, text)
+        if sums:
+            text = f"{len(summed)} updates were summed in {len(sums)} groups, {len(rest)} are read"
+            context.services.report(context.round, text)
         try:
-            return new_model.make(begun, rest, partial_sums.sums_of(begun, done))
-        except BadPartialSums as bad:  # each time there is a group less
-            found = {n: bad.refused[group.key] for n, group in done.items() if group.key in bad.refused}
-            for number, text in found.items():
-                begun.services.tell(begun.round, f"group {number} is of no use, its updates are read: {text}")
-            spoilt |= found
+            return new_model.make(context, rest, partial_sums.sums_of(context, sums))
+        except BadPartialSums as bad:  # the loop ends: each time there is a partial sum less
+            found = {n: bad.refused[group.key] for n, group in sums.items() if group.key in bad.refused}
+            for number, reason in found.items():
+                context.services.report(
+                    context.round, f"the sum of group {number} cannot be used, its updates are read: {reason}"
+                )
+            unusable |= found
 
 
-def _without(leased: Round, refused: int) -> Round:
-    """Return the round as it would be OPEN with so many more updates refused."""
-    return msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + refused)
+def make_again(services: Services, run: Run, closed_round: Round) -> bool:
+    """Make the lost drafts of a closed round again; return whether they have the same bytes as before.
+
+    They have if the bucket still has all updates: the same updates make the same bytes.
+    """
+    replies = close_round.counted_replies(services, closed_round)
+    try:
+        context = aggregation_context.begin(services, run, closed_round)
+        if cut := shards.of(context):
+            made = shards.join_again(context, replies, len(cut))
+        else:
+            made = _make_here(context, replies)
+    except (AggregationFailed, BadReplies, UpdateRefused, KeyError) as error:
+        services.log(
+            f"model {closed_round.number} of {closed_round.run} cannot be made again: {error}", "ERROR"
+        )
+        return False
+    services.report(closed_round, f"the drafts of model {closed_round.number} were lost and are made again")
+    return (made.sha256, made.download_sha256) == (closed_round.model_sha256, closed_round.download_sha256)

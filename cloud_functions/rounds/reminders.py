@@ -1,8 +1,8 @@
-"""Reminders: look again later at a run that waits for its schedule or for a device to ask.
+"""Reminders: look again later at a run that waits, or that a crash may have left half-way.
 
-Each reminder sends the next until the run goes on. The run's row has the time of the next, so that there
-is one chain however often the run is driven meanwhile; a broken chain is begun again by any event of the
-run. Never more often than once a minute.
+A run that waits for its schedule or for a device has a chain of reminders, each of which sends the next, at
+most one a minute. The run's row stores the time of the next one (``look_at``), so there is a single chain
+however often the run is driven; if the chain breaks, any other event of the run starts it again.
 """
 
 import contextlib
@@ -16,60 +16,74 @@ from fedgrass.federation.messages.alarms import LONGEST_REMINDER, Alarm, Reminde
 from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.runs import LIVING, Open, Run
 
-LOOK_AGAIN_SECONDS = 60
+_LOOK_AGAIN_SECONDS = 60
 _ROUNDING = 1000  # milliseconds: delays are whole seconds
 
 
-def has_come(services: Services, reminder: Reminder) -> None:
-    """Note that the reminder of a run's chain has come, so that the next may be sent; a copy finds that done.
+def look_again_later(services: Services, name: str) -> None:
+    """Send a reminder that arrives in a minute, before a run is changed: the caller may crash after that."""
+    services.alarms.remind(Reminder(run=name), _LOOK_AGAIN_SECONDS)
 
-    Whatever the clock says: it may come a moment early, and to a run that does not wait just now.
+
+def look_now(services: Services, name: str) -> None:
+    """Have an averager drive a run on now."""
+    services.alarms.remind(Reminder(run=name), 0)
+
+
+def wake(services: Services, run: Run) -> None:
+    """Have a run driven on now by a separate message, so that an error in one run does not affect others.
+
+    The message takes the place of the next reminder of the run's chain, so the run is looked at once.
+    """
+    services.alarms.remind(Reminder(run=run.name, at=run.look_at), 0)
+
+
+def mark_received(services: Services, reminder: Reminder) -> None:
+    """Note that a reminder of a run's chain has arrived, so that the next can be sent; a copy has no effect.
+
+    The clock is not checked: a reminder may arrive a moment early, or when the run no longer waits.
     """
     while reminder.at:
         run = services.rounds.run(reminder.run)
         if run is None or run.state not in LIVING or run.look_at != reminder.at:
             return
-        with contextlib.suppress(LostRace):  # the run moved on at that moment: look again
+        with contextlib.suppress(LostRace):  # the run moved on at that moment: read it again
             services.rounds.change_run(run, look_at=0)
 
 
-def for_the_schedule(services: Services, run: Run, alarm: Alarm) -> None:
-    """Set the alarm that opens a round, and look after the run in case that this one is lost."""
+def wait_for_schedule(services: Services, run: Run, alarm: Alarm) -> None:
+    """Set the alarm that opens a round, and a reminder for a minute after it, in case the alarm is lost."""
     services.alarms.set(alarm)
-    seconds = (
-        -((services.now() - alarm.at) // 1000) + LOOK_AGAIN_SECONDS
-    )  # a minute after it should have rung
-    _look_again(services, run, min(max(seconds, LOOK_AGAIN_SECONDS), LONGEST_REMINDER))
+    seconds = -((services.now() - alarm.at) // 1000) + _LOOK_AGAIN_SECONDS
+    _continue_chain(services, run, min(max(seconds, _LOOK_AGAIN_SECONDS), LONGEST_REMINDER))
 
 
-def for_devices(services: Services, run: Run, step: Open) -> Cohort | None:
-    """Wait as long as a round may take for a device to ask; return None meanwhile.
+def wait_for_devices(services: Services, run: Run, step: Open) -> Cohort | None:
+    """Wait for a device to ask, at most for the duration of a round.
 
-    Then the cohort is that of an attempt that was given up: nobody. Of a worker that gives up and one that
-    finds a device at that moment, the second does as the first wrote.
+    If one worker gives up while another finds a device, the second follows what the first has written.
+
+    Returns:
+        None while the run waits; after that an empty cohort, with which the attempt is abandoned.
 
     Raises:
-        LostRace: somebody else drove the run on.
+        LostRace: another worker has moved the run.
     """
-    patience = run.settings.deadline_seconds
+    limit = run.settings.deadline_seconds
     if not run.waiting_since:
         run = services.rounds.change_run(run, waiting_since=services.now())
-        _tell(
-            services,
-            run,
-            step,
-            f"waits up to {patience} s: {candidate_search.nobody(services, run.settings, step.work)}",
-        )
-    elif services.now() >= run.waiting_since + patience * 1000:
+        reason = candidate_search.why_none(services, run.settings, step.work)
+        _report_waiting(services, run, step, f"waits up to {limit} s: {reason}")
+    elif services.now() >= run.waiting_since + limit * 1000:
         return cohorts.none_once(services, run, step)
-    _look_again(services, run, LOOK_AGAIN_SECONDS)
+    _continue_chain(services, run, _LOOK_AGAIN_SECONDS)
     return None
 
 
-def _look_again(services: Services, run: Run, seconds: int) -> None:
-    """Send the next reminder of the run's chain, unless one is under way that comes as soon.
+def _continue_chain(services: Services, run: Run, seconds: int) -> None:
+    """Send the next reminder of the run's chain, unless one is on its way that arrives no later.
 
-    A worker that dies before it has noted it leaves a reminder behind that finds the old one overdue.
+    If a worker crashes after sending it and before noting it, the next worker sends another one.
     """
     now = services.now()
     at = now + seconds * 1000
@@ -79,9 +93,9 @@ def _look_again(services: Services, run: Run, seconds: int) -> None:
     services.rounds.change_run(run, look_at=at)
 
 
-def _tell(services: Services, run: Run, step: Open, text: str) -> None:
-    """Say once what a run waits for; there is no round yet of which it could be said."""
+def _report_waiting(services: Services, run: Run, step: Open, text: str) -> None:
+    """Report once what a run waits for, under the number of the round that is not stored yet."""
     change = RoundChange(
         run=run.name, round=step.number, attempt=step.attempt, state="WAITING", text=shorten(text)
     )
-    services.say(change)
+    services.publish_change(change)

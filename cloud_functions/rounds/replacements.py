@@ -1,73 +1,78 @@
-"""Devices that are lost to a round: others are asked in their place, as long as there are any."""
+"""Replacements: ask other devices in place of those that are lost to a round, while there are any."""
 
-from cloud_functions.rounds.open_round import announce, remind_of_unaccepted
+from cloud_functions.rounds.announce import announce, remind_of_unaccepted
 from cloud_functions.selection import cohorts
 from cloud_functions.services import Services
 from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run
 
-MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
+_MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
 
 
-def replace_gone(services: Services, run: Run, current: Round) -> bool:
-    """Ask other devices in place of those that declined or failed, as many as one write takes.
+def replace_gone(services: Services, run: Run, open_round: Round) -> bool:
+    """Ask other devices in place of those that declined or failed, at most as many as fit into one write.
 
-    Return whether there was something to do; the new ones are announced to by the next step. Where too few
-    others are left, the losses are noted all the same, so that nobody looks for them again.
+    The next step announces the round to them. If too few other devices are left, all losses are noted as
+    replaced, so that no later step searches for them again.
+
+    Returns:
+        Whether there was anything to replace.
     """
-    missing = current.unreplaced
+    missing = open_round.unreplaced
     if not missing:
         return False
-    wanted = min(missing, MOST_REPLACED)
-    chosen = _others(services, run, current, wanted)
-    replaced = len(chosen) if len(chosen) == wanted else missing
-    services.rounds.replace(current, [], chosen, replaced=replaced, at=services.now())
-    _tell(services, current, chosen, replaced)
+    count = min(missing, _MOST_REPLACED)
+    known = {participant.device for participant in services.rounds.participants(open_round)}
+    chosen = cohorts.choose_others(services, run, open_round, known, count)
+    replaced = len(chosen) if len(chosen) == count else missing
+    services.rounds.replace(open_round, [], chosen, replaced=replaced, at=services.now())
+    _report(services, open_round, chosen, replaced)
     return True
 
 
 def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
-    """Announce again to devices of a batch that have not accepted; at the second turn give it to others."""
-    current = _open(services, reminder)
-    if current is None:
+    """Announce a round again to the devices of a batch that have not accepted it.
+
+    From the second reminder on, other devices are asked in their place; the announcement is repeated only to
+    those that cannot be replaced.
+    """
+    open_round = _read_open(services, reminder)
+    if open_round is None:
         return
-    parts = list(services.rounds.participants(current))
-    # They heard of the work: it is their reminder.
-    silent = [p for p in parts if p.state is Participation.ASKED and p.batch == reminder.batch]
+    participants = list(services.rounds.participants(open_round))
+    silent = [p for p in participants if p.state is Participation.ASKED and p.batch == reminder.batch]
     if reminder.turn > 1 and silent:
-        chosen = cohorts.choose_others(services, run, current, {p.device for p in parts}, len(silent))
-        for start in range(0, len(chosen), MOST_REPLACED):
-            _replace_silent(services, current, silent[start:], chosen[start : start + MOST_REPLACED])
-            current = _open(services, reminder)
-            if current is None:
+        known = {participant.device for participant in participants}
+        chosen = cohorts.choose_others(services, run, open_round, known, len(silent))
+        for start in range(0, len(chosen), _MOST_REPLACED):
+            _replace_silent(services, open_round, silent[start:], chosen[start : start + _MOST_REPLACED])
+            open_round = _read_open(services, reminder)
+            if open_round is None:
                 return
         silent = silent[len(chosen) :]
-    if silent:  # nobody else is left: they keep their place and hear of it again
-        announce(services, run, current, silent)
-        services.tell(current, f"announced again to {len(silent)} devices that have not accepted")
-        remind_of_unaccepted(services, run, current, batch=reminder.batch, turn=reminder.turn + 1)
+    if silent:
+        announce(services, run, open_round, silent)
+        services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
+        remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
 
 
-def _open(services: Services, reminder: Reminder) -> Round | None:
-    """Return the round of a reminder if there is time left in it."""
-    current = services.rounds.round(reminder.run, reminder.round, reminder.attempt)
-    in_time = current and current.state is State.OPEN and services.now() < current.deadline_at
-    return current if in_time else None
+def _read_open(services: Services, reminder: Reminder) -> Round | None:
+    """Return the round of a reminder, or None if it is not OPEN or its deadline has passed."""
+    round_ = services.rounds.round(reminder.run, reminder.round, reminder.attempt)
+    in_time = round_ and round_.state is State.OPEN and services.now() < round_.deadline_at
+    return round_ if in_time else None
 
 
-def _replace_silent(services: Services, current: Round, silent: list[Participant], chosen: list[str]) -> None:
-    """Give up as many silent devices as others were chosen for them."""
-    services.rounds.replace(current, silent[: len(chosen)], chosen, replaced=0, at=services.now())
-    _tell(services, current, chosen, len(chosen))
+def _replace_silent(
+    services: Services, open_round: Round, silent: list[Participant], chosen: list[str]
+) -> None:
+    """Give up one silent device for each of the devices chosen in their place."""
+    services.rounds.replace(open_round, silent[: len(chosen)], chosen, replaced=0, at=services.now())
+    _report(services, open_round, chosen, len(chosen))
 
 
-def _others(services: Services, run: Run, current: Round, wanted: int) -> list[str]:
-    known = {part.device for part in services.rounds.participants(current)}
-    return cohorts.choose_others(services, run, current, known, wanted)
-
-
-def _tell(services: Services, current: Round, chosen: list[str], replaced: int) -> None:
+def _report(services: Services, open_round: Round, chosen: list[str], replaced: int) -> None:
     if chosen:
         names = ", ".join(chosen)
-        services.tell(current, f"{len(chosen)} other devices asked in place of {replaced}: {names}")
+        services.report(open_round, f"{len(chosen)} other devices asked in place of {replaced}: {names}")

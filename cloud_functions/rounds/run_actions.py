@@ -1,35 +1,37 @@
-"""What an operator, a timer or a program may ask of a run, by name."""
+"""The actions that an operator, a timer or a program can request of a run, by name.
+
+An action is one conditional write to the run's row; the driver then does what follows from it. An action with
+an id is performed once, however often it is delivered.
+"""
 
 import contextlib
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import driver
-from cloud_functions.rounds.initial_models import copy_to_initial
-from cloud_functions.rounds.reminders import LOOK_AGAIN_SECONDS
+from cloud_functions.rounds import driver, reminders
+from cloud_functions.rounds.start import copy_to_initial, start_run
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.names import checked_name
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings
 
-_LONGEST_ID = 1024  # characters: of a schedule's ARN and its time, with room
+_LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 
 
 def start(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Start a run; with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
+    """Start a run, with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
     settings = parse_settings(event.get("settings", {}))
     continued_from = _continued_from(services, name, event, settings.task)
-    return driver.start(services, name, settings, continued_from)
+    return start_run(services, name, settings, continued_from)
 
 
 def _continued_from(services: Services, name: str, event: Mapping[str, object], task: str) -> str:
-    """Copy the model that a run is to continue from to its initial model; return its key."""
+    """Copy the model that a run continues from to its initial model; return its key, or an empty string."""
     source = event.get("continue_from")
     if source is None:
         return ""
@@ -49,10 +51,14 @@ def _continued_from(services: Services, name: str, event: Mapping[str, object], 
 
 
 def _check_task(services: Services, old: str, name: str, task: str) -> None:
-    """Refuse to continue from a model of another task, as the other run's row or manifest says."""
+    """Check that another run trained the same task, according to its row or its manifest.
+
+    Raises:
+        SettingsError: it trained another task.
+    """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        services.log(f"{name} continues from run {old!r}, of which nothing says what task it was for")
+        services.log(f"{name} continues from run {old!r}, whose task is not known")
     elif source.settings.task != task:
         message = (
             f"run {old!r} trained the task {source.settings.task!r}, and {name!r} is to train {task!r}: "
@@ -62,7 +68,7 @@ def _check_task(services: Services, old: str, name: str, task: str) -> None:
 
 
 def pause(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Open no more rounds; the open one goes on."""
+    """Open no more rounds; the open one continues."""
 
     def paused(_run: Run) -> dict[str, object]:
         return {"state": RunState.PAUSED, "waiting_since": 0}
@@ -71,7 +77,7 @@ def pause(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 
 def resume(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Go on with a paused run."""
+    """Continue a paused run."""
 
     def resumed(_run: Run) -> dict[str, object]:
         return {"state": RunState.RUNNING, "reason": ""}
@@ -80,7 +86,7 @@ def resume(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 
 def cancel(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """End a run; its open round is abandoned, its models stay."""
+    """End a run; its open round is abandoned, its models remain."""
 
     def cancelled(_run: Run) -> dict[str, object]:
         reason = "cancelled by the operator"
@@ -90,37 +96,37 @@ def cancel(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 
 def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Try the newest round again, with as many attempts as at first; an open attempt is given up.
+    """Retry the newest round, with the initial number of attempts; an open attempt is given up.
 
-    The run's row alone says so, in one write with the action's id: the coordinator gives the attempt up.
+    Only the run's row is changed, in one write with the action's id: the driver then abandons the attempt.
     """
 
-    def retried(run: Run) -> dict[str, object]:
-        newest = services.rounds.round(name, run.round, run.attempt) if run.round else None
-        going: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
-        if newest and newest.state in {State.OPEN, State.ABANDONED}:
-            asked.append(newest)
-            return going | {"granted_attempts": newest.attempt, "granted_round": newest.number}
-        if run.state is RunState.RUNNING:  # a run can also fail between two rounds, for want of devices
-            refuse(newest)
-        return going
+    def changes(run: Run) -> dict[str, object]:
+        round_ = services.rounds.round(name, run.round, run.attempt) if run.round else None
+        running: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
+        if round_ and round_.state in {State.OPEN, State.ABANDONED}:
+            retried_rounds.append(round_)
+            return running | {"granted_attempts": round_.attempt, "granted_round": round_.number}
+        if run.state is RunState.RUNNING:  # a FAILED one may have failed between two rounds, without devices
+            refuse(round_)
+        return running
 
-    def refuse(newest: Round | None) -> NoReturn:
-        state = newest.state if newest else "not there"
+    def refuse(round_: Round | None) -> NoReturn:
+        state = round_.state if round_ else "not there"
         message = f"the newest round of run {name!r} is {state}: retry is for open and abandoned ones"
         raise SettingsError(message)
 
-    asked: list[Round] = []
-    run = _change(services, name, event, {RunState.RUNNING, RunState.FAILED}, retried)
-    if asked:
-        ended = services.rounds.round(name, asked[-1].number, asked[-1].attempt)
-        if ended and ended.state is State.CLOSED:  # at that moment: there is nothing to try again
+    retried_rounds: list[Round] = []
+    run = _change(services, name, event, {RunState.RUNNING, RunState.FAILED}, changes)
+    if retried_rounds:
+        ended = services.rounds.round(name, retried_rounds[-1].number, retried_rounds[-1].attempt)
+        if ended and ended.state is State.CLOSED:  # it closed at that moment: there is nothing to retry
             refuse(ended)
     return run
 
 
 def open_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Open the next round now, whatever the schedule says."""
+    """Open the next round now, regardless of the schedule."""
     return _change(services, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
 
 
@@ -141,13 +147,13 @@ ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
 
 
 def act(services: Services, event: Mapping[str, object]) -> Run:
-    """Do what an event asks: ``{"action": "start", "run": name, ...}``; without action it means start.
+    """Perform the action of an event: ``{"action": "start", "run": name, ...}``; the default is ``start``.
 
-    An event with an ``id`` is done once: the run remembers the id, and a copy of the event changes nothing.
-    ``start`` needs none, since a run is started once by its name.
+    An event with an ``id`` is performed once: the run stores the id, and a copy of the event has no effect.
+    ``start`` needs no id, since a name is started only once.
 
     Raises:
-        SettingsError: the action, the run or a setting cannot be used; the text names it and what may be.
+        SettingsError: the action, the run or a setting cannot be used; the text names it and what is allowed.
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
@@ -157,7 +163,7 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
 
 
 def named_run(event: Mapping[str, object]) -> str:
-    """Return the name of the run that an event names. Raises SettingsError."""
+    """Return the name of the run in an event. Raises SettingsError."""
     name = event.get("run")
     if not isinstance(name, str):
         message = f"the event names no run: {sorted(event)}; it takes {{'action': ..., 'run': name}}"
@@ -176,7 +182,7 @@ def _known(services: Services, name: str) -> Run:
 
 
 def _action_id(event: Mapping[str, object]) -> str:
-    """Return the id of the action that an event asks for; empty if it has none. Raises SettingsError."""
+    """Return the id of an event's action; empty if it has none. Raises SettingsError."""
     found = event.get("id", "")
     if not isinstance(found, str) or len(found) > _LONGEST_ID:
         shown = shorten(repr(found), 100)
@@ -194,7 +200,8 @@ def _change(
 ) -> Run:
     """Change a run that is in one of the ``allowed`` states, once per action, and drive it on.
 
-    A copy of an action that was done drives the run on all the same: whoever did it may have died before.
+    A copy of an action that was performed still drives the run on: the first worker may have crashed before
+    it did so.
     """
     action = _action_id(event)
     while True:
@@ -205,24 +212,19 @@ def _change(
             break
         _check_state(run, allowed)
         changing = changes(run)
-        _look_again(services, name)
+        reminders.look_again_later(services, name)
         try:
             changed = services.rounds.change_run(run, **changing, **run.with_action(action))
         except LostRace:
-            continue  # it moved on at that moment, or this very write was made: look again
+            continue  # it moved on at that moment, or this write itself succeeded: read it again
         break
-    with contextlib.suppress(NotYet):  # a round is being averaged: whoever does that goes on
+    with contextlib.suppress(NotYet):  # a round is being averaged: its averager drives the run on
         driver.advance(services, name)
     return services.rounds.run(name) or changed
-
-
-def _look_again(services: Services, name: str) -> None:
-    """Have a run looked after: whoever changes it may die before it is driven on."""
-    services.alarms.remind(Reminder(run=name), LOOK_AGAIN_SECONDS)
 
 
 def _check_state(run: Run, allowed: set[RunState]) -> None:
     if run.state not in allowed:
         states = " or ".join(sorted(allowed))
-        message = f"run {run.name!r} is {run.state}; only one that is {states} can be asked that"
+        message = f"run {run.name!r} is {run.state}; this action needs it to be {states}"
         raise SettingsError(message)

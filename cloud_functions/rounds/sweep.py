@@ -1,28 +1,29 @@
-"""The sweep: every few minutes each living run is looked at, in case that all that should have come is lost.
+"""The sweep: every few minutes, look at all living runs, in case every message that drives one was lost.
 
-A run that has ended is looked at once more, for what it may have left open.
-
-A deadline's alarm, a reminder, the message of a reply: each is sent once, and what happens next in a run
-hangs on it. The sweep hangs on none of them: EventBridge Scheduler sends it again and again, whatever became
-of the ones before.
+Deadline alarms, reminders and replies are each sent once, and a run depends on them. The sweep does not
+depend on them: EventBridge Scheduler invokes it again and again. A run that has ended is looked at once more,
+for rounds that it may have left open.
 """
 
 from collections.abc import Iterator
 
 from cloud_functions.recovery import repair
+from cloud_functions.rounds.reminders import wake
 from cloud_functions.services import Services
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Round, State, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step, skipped
 
-_ROUNDS_LOOKED_AT = 100  # of a run that has ended, once
+_ROUNDS_CHECKED = 100  # the last ones of a run that has ended
 
 
 def sweep(services: Services) -> None:
-    """Wake each run that stands still. What is read grows with the living runs, and with the list of all."""
+    """Wake each run that could continue by itself but does not, and settle each run that has ended.
+
+    Reads the living runs and the list of all runs.
+    """
     for name in services.rounds.living():
-        found = _found(services, name)
+        found = _read(services, name)
         if found and found[0].state in LIVING and stands_still(*found, services.now()):
             services.log(f"{name} stands still at round {found[0].round}: it is driven on")
             wake(services, found[0])
@@ -30,44 +31,47 @@ def sweep(services: Services) -> None:
         _settle(services, name)
 
 
-def _found(services: Services, name: str) -> tuple[Run, Round | None] | None:
-    """Return a run that is listed and its newest round; None, with a line in the log, if rows are lost."""
+def _read(services: Services, name: str) -> tuple[Run, Round | None] | None:
+    """Return a listed run and its newest round, or None (and log that) if a row of it is lost."""
     run = services.rounds.run(name)
-    newest = services.rounds.round(name, run.round, run.attempt) if run and run.round else None
-    if run is None or (run.round and newest is None):
+    round_ = services.rounds.round(name, run.round, run.attempt) if run and run.round else None
+    if run is None or (run.round and round_ is None):
         services.log(f"{name}: rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
         return None
-    return run, newest
+    return run, round_
 
 
 def _settle(services: Services, name: str) -> None:
-    """Look once at a run that has ended: nothing of it may be left open.
+    """Check once that a run that has ended has left nothing open, and repair or wake it otherwise.
 
-    Whoever ended it may have died before it dealt with the open round; and of a table that was restored from
-    a backup at that moment, the rows may be of different times.
+    The worker that ended it may have crashed before it abandoned the open round, and the rows of a table that
+    was restored from a backup may be of different times.
     """
-    found = _found(services, name)
-    if found is None or found[0].state in LIVING:  # set going again at this moment
+    found = _read(services, name)
+    if found is None or found[0].state in LIVING:  # it was resumed at this moment
         return
-    if is_settled(*found):
-        if left := list(_left_open(services, found[0])):
-            services.log(
-                f"{name} has ended, and {', '.join(left)} is still going on: it is repaired", "WARNING"
-            )
-            try:
-                repair.act(services, {"run": name})
-            except FedgrassError as error:
-                services.log(f"{name}: it cannot be repaired: {error}", "ERROR")
-                return
-        services.rounds.settle(name)
+    if not is_settled(*found):
+        services.log(
+            f"{name} has ended, but its round {found[0].round} has not been published or abandoned: it is"
+            " driven on"
+        )
+        wake(services, found[0])
         return
-    services.log(f"{name} has ended, and its round {found[0].round} has not been dealt with: it is driven on")
-    wake(services, found[0])
+    if left := list(_left_open(services, found[0])):
+        services.log(
+            f"{name} has ended, but {', '.join(left)} is still in progress: it is repaired", "WARNING"
+        )
+        try:
+            repair.act(services, {"run": name})
+        except FedgrassError as error:
+            services.log(f"{name}: it cannot be repaired: {error}", "ERROR")
+            return
+    services.rounds.settle(name)
 
 
 def _left_open(services: Services, run: Run) -> Iterator[str]:
-    """Yield the rounds before a run's newest one, among the last ones, that have not ended."""
-    for number in range(max(1, run.round - _ROUNDS_LOOKED_AT), run.round + 1):
+    """Yield the attempts at a run's last rounds that have not ended."""
+    for number in range(max(1, run.round - _ROUNDS_CHECKED), run.round + 1):
         attempt = 1
         while found := services.rounds.round(run.name, number, attempt):
             if found.state in {State.OPEN, State.AGGREGATING}:
@@ -75,41 +79,33 @@ def _left_open(services: Services, run: Run) -> Iterator[str]:
             attempt += 1
 
 
-def is_settled(run: Run, newest: Round | None) -> bool:
-    """Return whether a run that has ended left nothing undone."""
-    if newest is None or newest.state is State.ABANDONED:
+def is_settled(run: Run, round_: Round | None) -> bool:
+    """Return whether a run that has ended left nothing undone in its newest round."""
+    if round_ is None or round_.state is State.ABANDONED:
         return True
-    if newest.state is State.CLOSED:  # a run that FAILED then says that this model is lost
-        return run.published >= newest.number or run.state is RunState.FAILED
+    if round_.state is State.CLOSED:  # if the run FAILED in that state, the model of the round is lost
+        return run.published >= round_.number or run.state is RunState.FAILED
     return False
 
 
-def wake(services: Services, run: Run) -> None:
-    """Have a run driven on by a message of its own, so that one that fails costs no other.
+def stands_still(run: Run, round_: Round | None, now: int) -> bool:
+    """Return whether a run could continue at ``now`` by itself, with no sign of a worker driving it.
 
-    As the reminder that the run waits for: there is one look per wait.
+    Waking a run that a worker does drive has no effect, like any message that is delivered twice.
     """
-    services.alarms.remind(Reminder(run=run.name, at=run.look_at), 0)
-
-
-def stands_still(run: Run, newest: Round | None, now: int) -> bool:
-    """Return whether a run could go on at ``now`` by itself, and nothing says that somebody is at it.
-
-    A worker that is at it just now is disturbed as little as by any other message that comes twice.
-    """
-    if newest and newest.state is State.OPEN and run.has_given_up(newest):
+    if round_ and round_.state is State.OPEN and run.has_given_up(round_):
         return True
-    if newest and newest.state in {State.OPEN, State.AGGREGATING}:
-        return next_event(newest, now) is not None
-    if newest is None and run.round:
-        return False  # its row is lost: that is for `repair`
+    if round_ and round_.state in {State.OPEN, State.AGGREGATING}:
+        return next_event(round_, now) is not None
+    if round_ is None and run.round:
+        return False  # its row is lost, which only `repair` can put right
     if run.state is RunState.PAUSED and run.reason:  # it was stopped, and waits for the operator
         return False
-    if newest and run.published < newest.number and (newest.state is State.CLOSED or skipped(run, newest)):
+    if round_ and run.published < round_.number and (round_.state is State.CLOSED or skipped(run, round_)):
         return True
-    match next_step(run, newest, now):
-        case Open():
-            return not (run.waiting_since and now < run.look_at)  # for a device; its next look is under way
+    match next_step(run, round_, now):
+        case Open():  # unless it waits for a device, and its next reminder is on its way
+            return not (run.waiting_since and now < run.look_at)
         case End():
             return True
     return False

@@ -1,12 +1,11 @@
-"""The devices that could be asked: the devices table, read as far as a round needs it and no further.
+"""Candidates: the devices that a round could ask, from the devices table.
 
-Where a round wants a number of devices, a sample is read that is in proportion to that number. Where it
-wants all devices, or a share of all, the table is read page by page; a device that does not suit is never
-held.
+For a round that asks a number of devices, a sample in proportion to that number is read. For a round that
+asks all devices, or a fraction of them, the table is read page by page, and devices that do not meet the
+requirements are dropped at once.
 
-Every hour the devices are counted that the living runs could ask: a round that asks a ``count`` of
-devices reads only a sample, however many of the rest are missing. EventBridge Scheduler sends this census
-where the stack has the alarm ``DevicesMissing``.
+A round that reads only a sample does not notice missing devices. The devices that the living runs could ask
+are therefore counted every hour, if the stack has the alarm ``DevicesMissing``.
 """
 
 import random
@@ -26,17 +25,17 @@ from fedgrass.federation.settings import RunSettings
 
 
 class Found(Struct, frozen=True):
-    """What a look at the candidates found before a run: how many, and which metrics they report."""
+    """The candidates found before a run starts: how many, and which metrics they report."""
 
     count: int
     metrics: frozenset[str]
 
 
 def requirements(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -> Requirements:
-    """Return what a run's settings ask of a device before any strategy chooses, for this work.
+    """Return the requirements of a run's settings that a device must meet to be a candidate for some work.
 
-    Devices that are held out never train.
-    The thing group is read here, once per choice: a device that joins it is asked from the next round on.
+    Devices that are held out never train. The thing group is read here, once per choice: a device that joins
+    it can be asked from the next round on.
     """
     return Requirements(
         task=settings.task,
@@ -50,7 +49,7 @@ def requirements(services: Services, settings: RunSettings, work: Work = Work.TR
 
 
 def _members(services: Services, settings: RunSettings) -> frozenset[str] | None:
-    """Return the things of the run's group; None if there is no such group (any more)."""
+    """Return the things of the run's thing group; None if the group does not exist (any more)."""
     try:
         return services.thing_groups.members(settings.thing_group)
     except KeyError:
@@ -58,7 +57,7 @@ def _members(services: Services, settings: RunSettings) -> frozenset[str] | None
 
 
 def _seen(services: Services, needs: Requirements) -> Iterator[Candidate]:
-    """Yield every device that was seen lately enough, and measure how many, once all were read."""
+    """Yield every device that was seen recently enough; record their number once all were read."""
     count = 0
     for device in services.devices.seen_since(needs.seen_at_earliest):
         count += 1
@@ -66,45 +65,50 @@ def _seen(services: Services, needs: Requirements) -> Iterator[Candidate]:
     services.log.measure(Metric.DEVICES_SEEN, count)
 
 
-def everybody(services: Services, needs: Requirements) -> Iterator[Candidate]:
-    """Yield every device that suits, one page of the table after the other."""
+def suitable(services: Services, needs: Requirements) -> Iterator[Candidate]:
+    """Yield every device that meets the requirements, page by page."""
     return filter(needs.suits, _seen(services, needs))
 
 
-def read(
+def draw(
     services: Services,
     needs: Requirements,
     wanted: int | None,
     rng: random.Random,
     known: Collection[str] = (),
 ) -> list[Candidate]:
-    """Return ``wanted`` devices that suit, or some more, drawn at random; None is everybody who suits.
+    """Draw devices that meet the requirements at random.
 
-    None of those that are ``known``.
+    Args:
+        services: the ports.
+        needs: the requirements.
+        wanted: how many devices to draw at least, if that many exist; None for all of them.
+        rng: the source of randomness.
+        known: names of devices to leave out.
     """
 
     def suits(device: Candidate) -> bool:
         return device.device not in known and needs.suits(device)
 
     if wanted is None:
-        return [device for device in everybody(services, needs) if device.device not in known]
+        return [device for device in suitable(services, needs) if device.device not in known]
     return services.devices.sample(needs.seen_at_earliest, wanted, rng, suits)
 
 
-def named(services: Services, needs: Requirements, names: Iterable[str]) -> list[str]:
-    """Return those of some devices that suit: one row is read for each."""
+def suitable_among(services: Services, needs: Requirements, names: Iterable[str]) -> list[str]:
+    """Return the names of those devices that meet the requirements; reads one row for each."""
     found = (services.devices.find(name) for name in names)
     return sorted(candidate.device for candidate in found if candidate and needs.suits(candidate))
 
 
-def look(services: Services, settings: RunSettings) -> Found:
-    """Look who could train, before a run is started: as many as a round asks, if that is a number."""
+def survey(services: Services, settings: RunSettings) -> Found:
+    """Return what is found of devices that could train: all, or as many as a round asks."""
     needs = requirements(services, settings)
     if settings.count is None:
-        found: Iterable[Candidate] = everybody(services, needs)
+        found: Iterable[Candidate] = suitable(services, needs)
     else:
-        rng = random.Random(0)  # noqa: S311 - whether there are some
-        found = read(services, needs, settings.count, rng)
+        rng = random.Random(0)  # noqa: S311 - any sample will do
+        found = draw(services, needs, settings.count, rng)
     count, metrics = 0, set[str]()
     for candidate in found:
         count += 1
@@ -112,15 +116,15 @@ def look(services: Services, settings: RunSettings) -> Found:
     return Found(count, frozenset(metrics))
 
 
-def nobody(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -> str:
-    """Return why there is no candidate, in words that say what to do. Reads every device, page by page."""
+def why_none(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -> str:
+    """Return why a run has no candidate, and what to do about it. Reads every device, page by page."""
     needs = requirements(services, settings, work)
-    if work is Work.EVALUATE and settings.held_out and next(everybody(services, needs), None):
+    if work is Work.EVALUATE and settings.held_out and next(suitable(services, needs), None):
         names = ", ".join(settings.held_out)
-        return f"of the run's held_out devices none is there that could be asked: {names}"
+        return f"none of the run's held_out devices can be asked: {names}"
     if settings.thing_group and _members(services, settings) is None:
         return (
-            f"the run's thing_group is {settings.thing_group!r}, and AWS IoT has no thing group of that name "
+            f"the run's thing_group is {settings.thing_group!r}, but AWS IoT has no thing group of that name "
             "in this region: create it, add things to it, or name another"
         )
     seen, tasks = 0, set[str]()
@@ -132,9 +136,9 @@ def nobody(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -
             tasks.update(device.tasks)
             yield device
 
-    words = needs.explain(passing())
+    explanation = needs.explain(passing())
     if settings.task in tasks:
-        return f"no device is as the run asks: {words}"
+        return f"no device meets the run's requirements: {explanation}"
     return (
         f"no device with the task {settings.task!r} was seen in the last {settings.seen_within_seconds} s; "
         f"{seen} devices were, with the tasks: {', '.join(sorted(tasks)) or 'none'}. Name one of those, or "
@@ -143,10 +147,10 @@ def nobody(services: Services, settings: RunSettings, work: Work = Work.TRAIN) -
 
 
 def check_held_out(services: Services, settings: RunSettings) -> None:
-    """Check that the devices that are held out are there: a name that is misspelled would train.
+    """Check that the held-out devices exist: a device whose name is misspelled would not be held out.
 
     Raises:
-        SettingsError: some of them never sent a heartbeat, or not for so long that they were forgotten.
+        SettingsError: some of them never sent a heartbeat, or so long ago that their rows have expired.
     """
     if unknown := [name for name in settings.held_out if services.devices.find(name) is None]:
         message = (
@@ -157,10 +161,10 @@ def check_held_out(services: Services, settings: RunSettings) -> None:
 
 
 def check_metric(settings: RunSettings, found: Found) -> None:
-    """Check that somebody reports the metric that ends a run, as far as that is known.
+    """Check that some device reports the metric that ends a run, as far as that is known.
 
     Raises:
-        SettingsError: some of the candidates say what they report, and none of them reports it.
+        SettingsError: candidates have listed their metrics, and no list has it.
     """
     if settings.target_metric and found.metrics and settings.target_metric not in found.metrics:
         message = (
@@ -171,11 +175,11 @@ def check_metric(settings: RunSettings, found: Found) -> None:
         raise SettingsError(message)
 
 
-def count(services: Services) -> None:
-    """Measure how many devices were seen as lately as the most patient run asks; without a run, nothing."""
-    patience = [
+def count_devices(services: Services) -> None:
+    """Record how many devices were seen recently enough for any running run; nothing if no run is running."""
+    limits = [
         run.settings.seen_within_seconds for run, _ in services.living_runs() if run.state is RunState.RUNNING
     ]
-    if patience:
-        seen = services.devices.count(services.now() - max(patience) * 1000)
+    if limits:
+        seen = services.devices.count(services.now() - max(limits) * 1000)
         services.log.measure(Metric.DEVICES_SEEN, seen)

@@ -1,4 +1,8 @@
-"""Whom a round asks: the candidates, what the run knows of them, and the strategy's choice."""
+"""Cohorts: the devices that a round asks, chosen by the run's strategy among the candidates.
+
+A choice is stored in the bucket before the round is opened, so that workers that open the same round at the
+same time, or again after a crash, ask the same devices.
+"""
 
 import contextlib
 import random
@@ -15,24 +19,24 @@ from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
 from fedgrass.federation.selection.filters import Requirements, rested
 
-LARGEST_COHORT = 256 * 1024**2  # bytes: more devices than a round can have
-ROUNDS_REMEMBERED = 20  # of a run's history: what a device did before counts for nothing any more
+_LARGEST_COHORT = 256 * 1024**2  # bytes: of more devices than a round can have
+_ROUNDS_REMEMBERED = 20  # of a run's history; what devices did before is ignored
 
 
 class Cohort(Struct, frozen=True):
-    """Whom a round asks, how many of them it wants to reply, and for what."""
+    """The devices that a round asks, how many replies it aims for, and for which work."""
 
     devices: list[str]
     wanted: int
     work: Work = Work.TRAIN
 
 
-# Made here and not at its first use: see messages.py.
+# Created at import, not on first use: see messages.py.
 _COHORT = msgspec.json.Decoder(Cohort)
 
 
 class _Past(Struct, frozen=True):
-    """What a run knows of one device, as a candidate has it."""
+    """What a run knows of a device from earlier rounds, in the fields of ``Candidate``."""
 
     average_seconds: float | None = None
     loss: float | None = None
@@ -42,89 +46,90 @@ class _Past(Struct, frozen=True):
 
 
 def choose_once(services: Services, run: Run, step: Open) -> Cohort | None:
-    """Choose the devices of a round, once: whoever comes second takes the first one's choice.
+    """Choose the devices of a round, once: the first worker's choice is stored, and others use it.
 
-    That may be nobody, if the attempt was given up for want of devices. None: there is no device now.
+    Returns:
+        The stored cohort, which is empty if the attempt was given up for lack of devices; None if no device
+        can be asked now.
     """
     rng = _rng(run, f"{step.number}/{step.attempt}")
     cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(services, run, rng)
     if not cohort.devices:
         return None
-    return _keep_once(services, run, step, cohort)
+    return _store_once(services, run, step, cohort)
 
 
 def none_once(services: Services, run: Run, step: Open) -> Cohort:
-    """Write that a round asks nobody, unless somebody was chosen; return whom it asks."""
-    return _keep_once(services, run, step, Cohort([], 0, step.work))
+    """Store an empty cohort unless one is stored already; return the stored one."""
+    return _store_once(services, run, step, Cohort([], 0, step.work))
 
 
-def _keep_once(services: Services, run: Run, step: Open, cohort: Cohort) -> Cohort:
-    key, mine = object_keys.cohort(run.name, step.number, step.attempt), msgspec.json.encode(cohort)
+def _store_once(services: Services, run: Run, step: Open, cohort: Cohort) -> Cohort:
+    key, encoded = object_keys.cohort(run.name, step.number, step.attempt), msgspec.json.encode(cohort)
     while True:
-        kept = services.bucket.write_once(key, mine)
+        stored = services.bucket.write_once(key, encoded)
         try:
-            return _COHORT.decode(kept)
+            return _COHORT.decode(stored)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             services.log(f"object {key} is damaged, another cohort is chosen: {error}", "WARNING")
-        with contextlib.suppress(KeyError):  # removed at that moment
-            damaged, version = services.bucket.read_version(key, LARGEST_COHORT)
-            if damaged == kept:
-                services.bucket.write_over(key, mine, version)
+        with contextlib.suppress(KeyError):  # it was removed at that moment
+            damaged, version = services.bucket.read_version(key, _LARGEST_COHORT)
+            if damaged == stored:
+                services.bucket.write_over(key, encoded, version)
 
 
 def _trainers(services: Services, run: Run, rng: random.Random) -> Cohort:
-    """Choose whom a round of training asks."""
+    """Choose the devices that a round asks to train."""
     settings, needs = run.settings, candidate_search.requirements(services, run.settings)
-    if settings.selection == "all" and not settings.cool_down_rounds:  # the names alone are held
-        names = sorted(device.device for device in candidate_search.everybody(services, needs))
+    if settings.selection == "all" and not settings.cool_down_rounds:  # only the names are held in memory
+        names = sorted(device.device for device in candidate_search.suitable(services, needs))
         return Cohort(names, len(names))
     to_read = None
     if settings.count is not None:
         to_read = _to_read(run, needs, settings.asked(settings.count, settings.count * 10))
-    found = candidate_search.read(services, needs, to_read, rng)
+    found = candidate_search.draw(services, needs, to_read, rng)
     wanted = settings.cohort(len(found))
     chosen = _choose(services, run, found, settings.asked(wanted, len(found)), rng)
     return Cohort(chosen, min(wanted, len(chosen)))
 
 
 def _evaluators(services: Services, run: Run, rng: random.Random) -> Cohort:
-    """Choose who evaluates: the devices that are held out, a number of devices, or a share of all."""
+    """Choose the devices that evaluate: the held-out ones, a number of devices, or a fraction of all."""
     settings, needs = run.settings, candidate_search.requirements(services, run.settings, Work.EVALUATE)
     if settings.held_out:
-        chosen = candidate_search.named(services, needs, settings.held_out)
+        chosen = candidate_search.suitable_among(services, needs, settings.held_out)
         return Cohort(chosen, len(chosen), Work.EVALUATE)
     count, fraction = settings.evaluators
     if count is not None:
-        found = candidate_search.read(services, needs, count, rng)
+        found = candidate_search.draw(services, needs, count, rng)
         names, share = sorted(device.device for device in found), count
     else:
-        names = sorted(device.device for device in candidate_search.everybody(services, needs))
+        names = sorted(device.device for device in candidate_search.suitable(services, needs))
         share = max(int(len(names) * fraction), 1)
     chosen = sorted(rng.sample(names, min(share, len(names))))
     return Cohort(chosen, len(chosen), Work.EVALUATE)
 
 
-def choose_others(services: Services, run: Run, current: Round, known: set[str], wanted: int) -> list[str]:
-    """Choose at most ``wanted`` devices that are not ``known`` to the round yet; none to evaluate.
+def choose_others(services: Services, run: Run, round_: Round, known: set[str], wanted: int) -> list[str]:
+    """Choose at most ``wanted`` devices that are not ``known``; none for a round of evaluation.
 
-    Whatever the run asks in its rounds, here it asks for a number: a sample is read until so many are found
-    that the round does not know.
+    A sample is read until that many are found, also if the cohort itself was a fraction of all devices.
     """
-    if current.work is Work.EVALUATE:
+    if round_.work is Work.EVALUATE:
         return []
-    rng = _rng(run, f"{current.number}/{current.attempt}/{current.asked}")
+    rng = _rng(run, f"{round_.number}/{round_.attempt}/{round_.asked}")
     needs = candidate_search.requirements(services, run.settings)
-    free = candidate_search.read(services, needs, _to_read(run, needs, wanted), rng, known)
+    free = candidate_search.draw(services, needs, _to_read(run, needs, wanted), rng, known)
     return _choose(services, run, free, min(wanted, len(free)), rng)[:wanted]
 
 
 def _rng(run: Run, occasion: str) -> random.Random:
-    """Return what makes a choice repeatable; it is no secret."""
-    return random.Random(f"{run.name}/{occasion}")  # noqa: S311
+    """Return the random numbers of one choice, which is repeatable."""
+    return random.Random(f"{run.name}/{occasion}")  # noqa: S311 - not a secret
 
 
 def _to_read(run: Run, needs: Requirements, asked: int) -> int | None:
-    """Return how many devices the run's strategy needs to choose ``asked`` of them; None: all."""
+    """Return how many devices to read so that the strategy can choose ``asked`` of them; None for all."""
     pool = strategy(run.settings.selection, run.settings.selection_options).pool(asked)
     return None if pool is None else needs.to_read(pool, run.settings.count or asked)
 
@@ -132,7 +137,7 @@ def _to_read(run: Run, needs: Requirements, asked: int) -> int | None:
 def _choose(
     services: Services, run: Run, found: list[Candidate], count: int, rng: random.Random
 ) -> list[str]:
-    """Let the run's strategy choose among suitable devices, with their past where it looks at that."""
+    """Let the run's strategy choose among suitable devices, with their history if it uses that."""
     choose = strategy(run.settings.selection, run.settings.selection_options)
     if choose.reads_history or run.settings.cool_down_rounds:
         past = _history(services, run)
@@ -145,9 +150,9 @@ def _with_past(candidate: Candidate, past: _Past) -> Candidate:
 
 
 def _history(services: Services, run: Run) -> dict[str, _Past]:
-    """Return what the run's last rounds say of each device; rounds are counted back from the next one."""
+    """Return what is known of each device from the run's last rounds, counted back from the next one."""
     past: dict[str, _Past] = {}
-    for number in range(max(1, run.round - ROUNDS_REMEMBERED + 1), run.round + 1):
+    for number in range(max(1, run.round - _ROUNDS_REMEMBERED + 1), run.round + 1):
         since = run.round + 1 - number
         for participant in _participants(services, run.name, number):
             known = past.get(participant.device, _Past())
@@ -164,7 +169,7 @@ def _participants(services: Services, run: str, number: int) -> Iterator[Partici
 
 
 def _after(known: _Past, participant: Participant, since: int) -> _Past:
-    """Return what is known of a device once one more of its parts in a round is counted in."""
+    """Return what is known of a device after one more participation, ``since`` rounds ago."""
     asked = msgspec.structs.replace(known, rounds_since_asked=since, times_asked=known.times_asked + 1)
     if not participant.received_at:
         return asked

@@ -8,7 +8,6 @@
     ├── ReplyRefused        the device: a well-formed reply that the round cannot count
     │   └── LateReply       ... because the round has ended or is at another attempt
     ├── RunBehind           the table, restored from a backup: the run's row lacks existing rounds
-    ├── DraftLost           the bucket: a closed round's draft is missing and was not published yet
     ├── LostRace            none: another worker moved the round first; read it again
     └── NotYet              none: another worker is doing the same work; retry later
 
@@ -46,10 +45,6 @@ class LateReply(ReplyRefused):
 
 class RunBehind(FedgrassError):
     """The bucket or the table has a later history of a run than its row: repair the run first."""
-
-
-class DraftLost(FedgrassError):
-    """The bucket has neither the draft of a closed round nor the object it was to become."""
 
 
 class LostRace(FedgrassError):

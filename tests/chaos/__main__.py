@@ -1,12 +1,13 @@
-"""``make chaos``: at least so many rounds while everything goes wrong that can.
+"""``make chaos``: run a number of rounds while everything goes wrong that can.
 
     python -m tests.chaos [--rounds 200] [--seed 1] [--seconds 600] [--logs FOLDER]
     python -m tests.chaos --schedules 2000 [--seed 1]
 
-The same seed draws the same settings and, place by place, the same faults; what they hit is up to the timing.
-With --schedules nothing is started: the functions run over ports in memory, and a seed does exactly the same.
+The same seed draws the same settings and, at each place, the same faults; what they hit depends on timing.
+With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible.
 
-Exit code 0 only if so many rounds were closed, no reply was counted twice, no model is wrong, no run stuck.
+The exit code is 0 only if that number of rounds closed, no reply was counted twice, no model is wrong and no
+run is stuck.
 """
 
 import argparse
@@ -56,13 +57,13 @@ MUST_HAPPEN = (
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line and flush it."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> int:
-    """Play one campaign and print what it found; return the exit code."""
+    """Run one campaign and print its findings; return the exit code."""
     faults = Faults(seed)
     started = time.monotonic()
     ends_at = started + seconds - CALM_SECONDS - TAKE_DOWN_SECONDS
@@ -96,7 +97,7 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
 
 
 def play_schedules(count: int, seed: int) -> int:
-    """Play schedules over ports in memory and print what was found; return the exit code."""
+    """Run schedules over ports in memory and print their findings; return the exit code."""
     began = time.monotonic()
     say(f"chaos: {count} schedules in memory, seeds {seed} to {seed + count - 1}")
     lines, bad = report(foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began)
@@ -106,7 +107,7 @@ def play_schedules(count: int, seed: int) -> int:
 
 
 def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
-    """Play each campaign in its world, side by side; raises what went wrong in the campaign itself."""
+    """Run each campaign in its world, in parallel; raise errors of the campaign itself."""
     faults = worlds[0].faults
     with ThreadPoolExecutor(3 * len(worlds), thread_name_prefix="chaos") as players:
         try:
@@ -129,7 +130,7 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
     _table(findings.aggregations.items())
     _table(findings.encodings.items())
-    say(f"rounds put together of groups' sums: {parts['group_sum_read']}, of shards: {parts['shard_read']}")
+    say(f"rounds made from partial sums: {parts['group_sum_read']}, from shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
     say("faults:")
@@ -163,7 +164,7 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
 
 
 def _never_happened(faults: Faults, parts: Counter[str]) -> list[str]:
-    """Return what a long campaign has to do and did not: it would prove nothing of that."""
+    """Return what a long campaign should have covered and did not."""
     counts = faults.by_kind()
     missing = [kind for kind in MUST_HAPPEN if not counts.get(kind)]
     return missing + [step for step in ("group_sum_read", "shard_read") if not parts[step]]
@@ -175,7 +176,7 @@ def _table(lines: Iterable[tuple[str, int]], indent: str = "  ") -> None:
 
 
 def _keep_logs(world: World, folder: Path, logs: Path) -> None:
-    """Copy what the cloud and the cores logged, for whoever looks for a defect."""
+    """Copy the logs of the cloud and the cores for debugging."""
     logs.mkdir(parents=True, exist_ok=True)
     shutil.copy(world.cloud.log, logs / "cloud.log")
     for file in folder.glob("cores/*/greengrass/logs/*.log"):
@@ -185,11 +186,13 @@ def _keep_logs(world: World, folder: Path, logs: Path) -> None:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="so many are to be closed")
+    parser.add_argument("--rounds", type=int, default=200, help="number of rounds to close")
     parser.add_argument("--seed", type=int, default=1, help="draws the faults and the runs' settings")
-    parser.add_argument("--seconds", type=float, help="after which it ends in any case")
+    parser.add_argument("--seconds", type=float, help="time limit")
     parser.add_argument(
-        "--schedules", type=int, help="so many, from the seed on, over ports in memory instead"
+        "--schedules",
+        type=int,
+        help="run this number of schedules over ports in memory instead, from the seed on",
     )
     parser.add_argument("--logs", type=Path, help="a folder for the logs of the cloud and the cores")
     chosen = parser.parse_args()
@@ -198,7 +201,7 @@ def main() -> int:
     seconds = chosen.seconds or min(LONGEST, max(SHORTEST, 55 + 3 * chosen.rounds))
     if chosen.rounds < 1 or seconds < SHORTEST:
         parser.error(
-            f"{chosen.rounds} rounds in {seconds:g} s cannot be: at least 1 round, and {SHORTEST:g} s"
+            f"{chosen.rounds} rounds in {seconds:g} s are not possible: at least 1 round and {SHORTEST:g} s"
         )
     try:
         with ended_by_signals():  # what it started ends with it

@@ -1,4 +1,4 @@
-"""Computes every model of a run again from the updates that were counted, and counts again who replied."""
+"""Recomputes every model of a run from the updates that were counted, and recounts the replies."""
 
 import hashlib
 from collections import Counter
@@ -28,7 +28,7 @@ INT8_STEPS = 127
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run has left."""
+    """The objects and rows of a run after its end."""
 
     run: Run
     records: Sequence[RoundRecord]
@@ -38,7 +38,7 @@ class Evidence:
 
 @dataclass
 class Findings:
-    """What the campaign prints in the end."""
+    """The findings that the campaign prints at its end."""
 
     closed: int = 0
     replies: int = 0
@@ -50,7 +50,7 @@ class Findings:
     encodings: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Findings") -> None:
-        """Take in what another campaign found."""
+        """Add the findings of another campaign."""
         self.closed += other.closed
         self.replies += other.replies
         self.abandoned += other.abandoned
@@ -62,7 +62,7 @@ class Findings:
 
 
 def audit(evidence: Evidence, findings: Findings) -> None:
-    """Add to ``findings`` what a run shows that has ended."""
+    """Add the findings of a run that has ended to ``findings``."""
     closed: list[int] = []
     base, server = evidence.run.initial_sha256, Server()
     for record in evidence.records:
@@ -85,7 +85,7 @@ def audit(evidence: Evidence, findings: Findings) -> None:
 
 
 def _miscounted(record: RoundRecord) -> Iterator[str]:
-    """Yield where a round's counters differ from the parts that its devices had."""
+    """Yield the differences between a round's counters and the states of its participants."""
     one, parts = record.round, Counter(participant.state for participant in record.participants)
     for name, counted, states in (
         ("replied", one.replied, (Participation.REPLIED, Participation.REFUSED)),
@@ -97,7 +97,7 @@ def _miscounted(record: RoundRecord) -> Iterator[str]:
     ):
         devices = sum(parts[state] for state in states)
         if counted != devices:
-            yield f"{name} is {counted}, but of {devices} devices that is so"
+            yield f"{name} is {counted}, but {devices} participants are"
     accepted = sum(participant.accepted for participant in record.participants)
     if one.accepted != accepted:
         yield f"accepted is {one.accepted}, but {accepted} devices have"
@@ -107,7 +107,7 @@ def _miscounted(record: RoundRecord) -> Iterator[str]:
 
 
 def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[str]:
-    """Yield how a closed round's files differ from what the updates that were counted make."""
+    """Yield the differences between a closed round's files and those computed from the counted updates."""
     one, settings = record.round, evidence.run.settings
     updates = []
     for reply in record.participants:
@@ -135,7 +135,7 @@ def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[
 
 
 def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) -> Iterator[str]:
-    """Yield what is wrong with what lies beside a model: the server's state, the encoded download."""
+    """Yield errors in the files that belong to a model: the server's state, the encoded download."""
     shapes = {name: array.shape for name, array in model.items()}
     for name, expected in server.state.items():
         data = evidence.objects.get(object_keys.state(one.run, one.number, name))
@@ -152,7 +152,7 @@ def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) 
 
 
 def _lost(found: Model, model: Model, kind: str) -> float:
-    """Return the largest difference, as a multiple of what an encoding may lose of that value."""
+    """Return the largest difference, as a multiple of the allowed loss of the encoding."""
     worst = 0.0
     for name, values in model.items():
         largest = float(np.max(np.abs(values), initial=0.0))
@@ -162,9 +162,9 @@ def _lost(found: Model, model: Model, kind: str) -> float:
 
 
 def _distance(found: Model, expected: Model, uncertain: Mapping[str, Any]) -> float:
-    """Return the largest difference, relative to values above 1; infinite for what is no number.
+    """Return the largest difference, relative to values above 1; infinite for NaN.
 
-    ``uncertain`` says by array which values are not compared.
+    ``uncertain`` has, by array, the values that are not compared.
     """
     worst = 0.0
     for name, values in expected.items():
@@ -178,12 +178,12 @@ def _floats(data: bytes) -> Model:
 
 
 def is_a_mean(settings: RunSettings) -> bool:
-    """Return whether a run's models are plain means, which are exact but for their last rounding."""
+    """Return whether a run's models are plain means, which are exact except for the last rounding."""
     return settings.aggregation in {"mean", "weighted_mean", "fedprox", "scaffold"} and not settings.clip_norm
 
 
 def _is_whole(data: bytes) -> bool:
-    """Return whether the data of an update is what its header vouches for."""
+    """Return whether the data of an update matches the checksum in its header."""
     try:
         weights.check_data(data)
     except UpdateRefused:
@@ -192,7 +192,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _wrong_set(evidence: Evidence, closed: Sequence[int]) -> Iterator[str]:
-    """Yield what is wrong with the set of a run's models: one per closed round, which never changes."""
+    """Yield errors in the set of a run's models: there is one per closed round, and it never changes."""
     run = evidence.run
     if len(set(closed)) < len(closed):
         yield f"a round was closed twice: {closed}"

@@ -1,17 +1,17 @@
-"""Which requests to AWS go wrong, and what is answered to them."""
+"""Chooses the requests to AWS that fail, and the responses to them."""
 
 from dataclasses import dataclass, field
 
 from tests.chaos.steps import Request
 
-# Shares of the requests that go wrong.
+# Fractions of the requests that fail.
 S3_ERROR, S3_SLOW, S3_CUT, SERVICE_ERROR, ANSWER_LOST, VERY_SLOW = 0.06, 0.04, 0.03, 0.004, 0.006, 0.0005
 _S3_ERRORS = {500: "InternalError", 503: "SlowDown"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What AWS said."""
+    """A response of AWS."""
 
     status: int
     body: bytes
@@ -19,7 +19,7 @@ class Answer:
 
 
 def draw_fault(request: Request, client: str, drawn: float) -> str:
-    """Return what goes wrong with a request of a client for a number drawn from 0 to 1; empty for nothing."""
+    """Return the fault of a client's request for a number drawn from 0 to 1; empty for none."""
     shares = [("very_slow", VERY_SLOW if client == "averager" else 0.0)]
     if request.service == "s3" and request.method in {"GET", "PUT"}:
         shares += [
@@ -39,7 +39,7 @@ def draw_fault(request: Request, client: str, drawn: float) -> str:
 
 
 def failure(fault: str) -> Answer:
-    """Return what a service answers that fails."""
+    """Return the response of a service that fails."""
     if fault == "service_500":
         text = '{"__type": "InternalServerError", "message": "a fault of the campaign"}'
         return Answer(500, text.encode(), [("Content-Type", "application/x-amz-json-1.0")])

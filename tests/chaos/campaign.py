@@ -1,4 +1,4 @@
-"""The campaign: runs with settings drawn at random, several at once, until so many rounds are closed."""
+"""The campaign: concurrent runs with random settings, until a number of rounds is closed."""
 
 import random
 import threading
@@ -18,9 +18,9 @@ from tests.chaos.world import TASK, World
 
 RUNS_AT_ONCE = 3  # in one world
 SHORTEST_RUN, LONGEST_RUN = 3, 8  # rounds
-# Without a step although nothing goes wrong any more: more than a deadline, a lease, a message's return.
+# Without a step after the faults have ended: longer than a deadline, a lease or a redelivery.
 STUCK_SECONDS = 60.0
-CALM_SECONDS = 40.0  # of the time, for runs to end once nothing goes wrong any more
+CALM_SECONDS = 40.0  # of the time, for runs to end once the faults have ended
 KILL_AVERAGER_EVERY = 4.0  # seconds
 KILL_INITIATOR = 0.9  # of the starts
 _POLL_SECONDS = 0.5
@@ -29,7 +29,7 @@ _START_TRIES = 30
 
 @dataclass
 class Course:
-    """A run under way: where it stands, and since when."""
+    """A run in progress: its position, and since when it has been there."""
 
     name: str
     rounds: int
@@ -38,7 +38,7 @@ class Course:
 
 
 class Quota:
-    """The rounds that are still to be closed, shared by campaigns that run side by side."""
+    """The number of rounds still to be closed, shared by parallel campaigns."""
 
     def __init__(self, rounds: int) -> None:
         self._left = rounds
@@ -52,13 +52,13 @@ class Quota:
             return taken
 
     def give_back(self, rounds: int) -> None:
-        """Give back rounds that a run did not close."""
+        """Return rounds that a run did not close."""
         with self._lock:
             self._left += rounds
 
 
 class Campaign:
-    """Keeps runs going in one world, kills its functions, and examines each run that has ended."""
+    """Keeps runs going in one world, kills its functions, and audits each run that has ended."""
 
     def __init__(self, world: World, quota: Quota, ends_at: float, say: Callable[[str], None]) -> None:
         self._world = world
@@ -74,7 +74,7 @@ class Campaign:
         self.ended: list[Run] = []
 
     def play(self) -> Findings:
-        """Play until there is no round left to close, or the time is over and the last run has ended."""
+        """Run until all rounds are closed, or the time is over and the last run has ended."""
         while (self._start_runs() or self._courses) and not self._world.faults.stopped:
             if time.monotonic() > self._ends_at:
                 self._world.faults.end()
@@ -87,7 +87,7 @@ class Campaign:
         return self.findings
 
     def _start_runs(self) -> bool:
-        """Start runs while there is room for them; return whether one was started."""
+        """Start runs up to the limit of concurrent ones; return whether one was started."""
         started = False
         while len(self._courses) < RUNS_AT_ONCE and self._world.faults.active:
             rounds = self._quota.take(self._dice.randint(SHORTEST_RUN, LONGEST_RUN))
@@ -101,7 +101,7 @@ class Campaign:
         return started
 
     def _start(self, name: str, drawn: Drawn) -> None:
-        """Start a run, again and again while the initiator is killed, as an operator or a timer would."""
+        """Start a run, and retry while the initiator is killed, as an operator or a timer would."""
         if self._dice.random() < KILL_INITIATOR:
             self._world.kills.arm("initiator")
         initial = Noise(megabytes=drawn.megabytes).initial_weights(seed=self._started)
@@ -109,7 +109,7 @@ class Campaign:
             try:
                 self._world.operator.start(name, drawn.settings, initial)
             except SettingsError:
-                raise  # of the campaign's own making
+                raise  # injected by the campaign
             except FedgrassError as error:
                 if not tries_left:
                     raise
@@ -124,7 +124,7 @@ class Campaign:
             self._world.kills.arm("averager")
 
     def _look(self) -> None:
-        """Take note of runs that have ended, or that are stuck now that nothing goes wrong any more."""
+        """Record runs that have ended, or that are stuck although the faults have ended."""
         now = time.monotonic()
         for course in list(self._courses):
             run = self._world.operator.run(course.name)
@@ -132,20 +132,20 @@ class Campaign:
                 self._examine(course, run)
                 continue
             stands = (run.round, run.attempt)
-            # While things go wrong, how long a step takes says more of the machine than of the run.
+            # While there are faults, the time of a step depends more on the machine than on the run.
             if self._world.faults.active:
                 course.stands, course.since = stands, now
             elif stands != course.stands:
                 course.stands, course.since = stands, now
                 if now > self._ends_at:
-                    self._cancel(course)  # it goes on with nothing wrong: that is all there is to see
+                    self._cancel(course)  # it continues without faults: nothing more to check
             if now - course.since > STUCK_SECONDS * self._world.pace.stretch and self._had_time(course):
                 newest = list(self._world.operator.rounds(run))[-1:]
                 self.findings.stuck.append(f"{run.name}: no step for {STUCK_SECONDS:.0f} s; {newest}")
                 self._examine(course, run)
 
     def _is_over(self, run: Run) -> bool:
-        """Return whether nothing of a run is on its way: a cancelled one may have a round to end."""
+        """Return whether a run is at rest: a cancelled one may still have a round to end."""
         if run.state is RunState.RUNNING:
             return False
         newest = list(self._world.operator.rounds(run))[-1:]
@@ -156,14 +156,14 @@ class Campaign:
         )
 
     def _cancel(self, course: Course) -> None:
-        """End a run for which there is no time left; whoever is heard of it next sees that."""
+        """Cancel a run for which no time is left; the next message of the run takes effect on that."""
         try:
             self._world.operator.act("cancel", course.name)
         except FedgrassError as error:
             self._say(f"  {course.name}: {error}; not cancelled")
 
     def _had_time(self, course: Course) -> bool:
-        """Return whether a run had the time for a step, as slow as the machine is just now."""
+        """Return whether a run has had enough time for a step at the current speed of the machine."""
         return time.monotonic() - course.since > STUCK_SECONDS * measured_stretch()
 
     def _examine(self, course: Course, run: Run) -> None:

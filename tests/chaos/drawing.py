@@ -1,4 +1,4 @@
-"""The settings of the campaign's runs, drawn by its dice: how a round is averaged, in which form, by whom."""
+"""Draws the settings of the campaign's runs: aggregation, encoding, model size, selection."""
 
 import random
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedgrass.federation.settings import RunSettings, parse_settings
 
-# The size of a run's model says how its rounds are averaged: the stacks' limits are those of world.py.
+# The size of a run's model determines how its rounds are averaged: world.py has the stacks' limits.
 MEGABYTES: Mapping[str, float] = {"by one": 0.02, "in groups": 0.3, "in shards": 1.2}
 _DIVISIONS = ("by one", "by one", "in groups", "in groups", "in shards")
 _SEPARABLE = ("mean", "weighted_mean", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
@@ -17,7 +17,7 @@ _AGGREGATIONS: Mapping[str, tuple[str, ...]] = {
     "in groups": _SEPARABLE,
     "in shards": (*_SEPARABLE, *_COLUMNWISE),
 }
-# Krum of four devices; steps of q-FedAvg so long that an update too many is seen in them.
+# Krum with four devices; q-FedAvg with steps long enough that one update too many shows.
 OPTIONS: Mapping[str, Mapping[str, float]] = {
     "krum": {"malicious": 0},
     "multi_krum": {"malicious": 0},
@@ -36,19 +36,19 @@ _DOWNLOADS = ("float32", "float32", "float16", "bfloat16", "int8")
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a run is to do, and the size of its model."""
+    """The settings of a run and the size of its model."""
 
     settings: RunSettings
     megabytes: float
 
 
 class Drawing:
-    """Draws one run's settings after the other; every aggregation comes in its turn.
+    """Draws the settings of one run after the other, with each aggregation in turn.
 
     Args:
-        dice: of the place.
-        task: of all runs.
-        stretch: by how much the machine is slower than a quiet one.
+        dice: the random numbers of this place.
+        task: the task of all runs.
+        stretch: how many times slower the machine is than an idle one.
     """
 
     def __init__(self, dice: random.Random, task: str, stretch: float) -> None:
@@ -58,7 +58,7 @@ class Drawing:
         self._turns: dict[str, list[str]] = {}
 
     def run(self, rounds: int) -> Drawn:
-        """Return what a run of so many rounds is to do."""
+        """Return the settings of a run with a number of rounds."""
         dice = self._dice
         division = self._next("division", _DIVISIONS)
         aggregation = self._next(division, _AGGREGATIONS[division])
@@ -67,7 +67,7 @@ class Drawing:
             "rounds": rounds,
             "deadline_seconds": round(dice.randint(6, 9) * self._stretch),
             "attempts": 8,
-            "evaluate_last": False,  # the audit follows the rounds that make models
+            "evaluate_last": False,  # the audit checks the rounds that make models
             "aggregation": aggregation,
             "aggregation_options": OPTIONS.get(aggregation, {}),
             **dice.choice(_UPLOADS),
@@ -79,7 +79,7 @@ class Drawing:
         return Drawn(parse_settings(settings), MEGABYTES[division])
 
     def _cohort(self, division: str, aggregation: str) -> dict[str, object]:
-        """Return who is asked, and how many close a round: groups and Krum want three of four at least."""
+        """Return the cohort and the threshold of a round: groups and Krum need at least three of four."""
         if division == "in groups" or aggregation in {"krum", "multi_krum"}:
             minimum = 3 if "krum" in aggregation else self._dice.choice([1, 2])
             return {"threshold": self._dice.choice([0.7, 1.0]), "minimum_replies": minimum}
@@ -92,7 +92,7 @@ class Drawing:
         }
 
     def _next(self, what: str, choices: tuple[str, ...]) -> str:
-        """Return the next of some choices, each of which comes once before any comes again."""
+        """Return the next of some choices; all are used once before one is repeated."""
         turns = self._turns.setdefault(what, [])
         if not turns:
             turns += choices

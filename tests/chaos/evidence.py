@@ -1,4 +1,4 @@
-"""Gathers what a run has left in the table and in the bucket."""
+"""Reads the rows and objects of a run after its end."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _READS, _BETWEEN_SECONDS = 50, 0.2
 
 
 def gather(world: World, run: Run) -> Evidence:
-    """Return the evidence of a run, read past everything that is disturbed."""
+    """Return the rows and objects of a run, read without faults."""
     records = _settled(world, run)
     bucket, s3 = world.stack["BucketName"], world.cloud.client("s3")
     listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"models/{run.name}/").get("Contents", [])
@@ -35,9 +35,9 @@ def gather(world: World, run: Run) -> Evidence:
 
 
 def _settled(world: World, run: Run) -> list[RoundRecord]:
-    """Return a run's rounds once two readings agree, since late replies are counted after its end.
+    """Return a run's rounds once two reads agree, since late replies are counted after its end.
 
-    A reading is no snapshot: it takes the round first, then its participants.
+    A read is not a snapshot: it reads the round first, then its participants.
     """
     records = list(world.operator.rounds(run))
     for _ in range(_READS):

@@ -1,4 +1,4 @@
-"""Which faults happen, drawn by a seed, and how often each kind did."""
+"""Draws faults from a seed, and counts how often each kind happened."""
 
 import random
 import threading
@@ -6,10 +6,9 @@ from collections import Counter
 
 
 class Faults:
-    """Gives every place its own dice and counts what went wrong. Safe in threads.
+    """Gives each place separate random numbers and counts the faults. Thread-safe.
 
-    A place draws the same faults in the same order for the same seed; what they hit differs from run to run
-    as far as the machine's timing does.
+    For the same seed a place draws the same faults in the same order; what they hit depends on timing.
     """
 
     def __init__(self, seed: int) -> None:
@@ -20,25 +19,25 @@ class Faults:
         self._stopped = threading.Event()
 
     def dice(self, place: str) -> random.Random:
-        """Return the dice of one place."""
-        return random.Random(f"{self.seed}:{place}")  # noqa: S311  # repeatable, no secret
+        """Return the random numbers of one place."""
+        return random.Random(f"{self.seed}:{place}")  # noqa: S311 - repeatable, not a secret
 
     @property
     def active(self) -> bool:
-        """Whether faults are still to happen."""
+        """Whether faults are still injected."""
         return not self._calm.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until the faults end; return whether they go on."""
+        """Wait for some seconds, or until the faults end; return whether they continue."""
         return not self._calm.wait(seconds)
 
     def end(self) -> None:
-        """Let nothing go wrong from now on."""
+        """Inject no more faults."""
         self._calm.set()
 
     @property
     def stopped(self) -> bool:
-        """Whether everything is to end, finished or not."""
+        """Whether the campaign has to stop, finished or not."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
@@ -47,7 +46,7 @@ class Faults:
         self._stopped.set()
 
     def count(self, kind: str, detail: str = "") -> None:
-        """Note a fault that has happened."""
+        """Count a fault."""
         with self._lock:
             self._counts[kind, detail] += 1
 
@@ -60,6 +59,6 @@ class Faults:
         return dict(sorted(totals.items()))
 
     def details(self, kind: str) -> dict[str, int]:
-        """Return how often each variety of one kind happened."""
+        """Return how often each variant of one kind happened."""
         with self._lock:
             return dict(sorted((what, n) for (found, what), n in self._counts.items() if found == kind))

@@ -1,7 +1,7 @@
-"""A gateway before the embedded cloud, in which AWS answers badly or not at all.
+"""A proxy in front of the embedded cloud that makes requests to AWS fail.
 
-The devices, the initiator and the averager reach AWS through a port of their own each, so that it is known
-who asks. What is not disturbed passes as it is: same headers, same signature, same answer.
+Devices, initiator and averager each use a separate port, which identifies the client. Requests without a
+fault pass unchanged: same headers, same signature, same response.
 """
 
 import http.client
@@ -29,7 +29,7 @@ _PER_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-len
 
 
 class Gateway:
-    """The three ports, and what is seen there of models that were written."""
+    """The proxy with its three ports, and the models whose writes it has seen."""
 
     def __init__(self, upstream_port: int, faults: Faults, kills: Kills, name: str, pace: Pace) -> None:
         self._upstream_port = upstream_port
@@ -39,9 +39,9 @@ class Gateway:
         self.dice = {client: faults.dice(f"requests of {client} in {name}") for client in CLIENTS}
         self.lock = threading.Lock()
         self.models_written: defaultdict[str, set[str]] = defaultdict(set)  # by path: tags of contents
-        # By step: the attempts at rounds that were put together of groups' sums, or of shards.
+        # By step: the attempts at rounds that were made from partial sums or from shards.
         self.parts_read: dict[str, set[str]] = {"group_sum_read": set(), "shard_read": set()}
-        self.errors: list[str] = []  # of the gateway itself, which make a campaign worthless
+        self.errors: list[str] = []  # of the proxy itself, which invalidate a campaign
         self._servers: dict[str, _Server] = {}
         self._closing = ExitStack()
 
@@ -59,7 +59,7 @@ class Gateway:
         self._closing.close()
 
     def url(self, client: str) -> str:
-        """Return the endpoint for one of ``CLIENTS``."""
+        """Return the endpoint of one of ``CLIENTS``."""
         return f"http://{LOOPBACK}:{self._servers[client].server_address[1]}"
 
     def connect(self) -> http.client.HTTPConnection:
@@ -67,7 +67,7 @@ class Gateway:
         return http.client.HTTPConnection(LOOPBACK, self._upstream_port, timeout=ANSWER_SECONDS)
 
     def saw(self, request: Request, answer: Answer) -> None:
-        """Take note of a model that was written, and of rounds whose parts were made by several averagers."""
+        """Record models that were written, and rounds whose parts several averagers made."""
         step = step_of(request)
         with self.lock:
             if step == "model_written" and answer.status == http.HTTPStatus.OK:
@@ -77,7 +77,7 @@ class Gateway:
 
 
 def _tag(answer: Answer) -> str:
-    """Return S3's tag of what was written: of a copy it is in the answer's text."""
+    """Return the ETag of a written object; for a copy it is in the body of the response."""
     tags = [value for name, value in answer.headers if name.lower() == "etag"]
     tags += re.findall(r"<ETag>(.*?)</ETag>", answer.body.decode(errors="replace"))
     return str(tags[0]).strip().replace("&quot;", "").strip('"') if tags else ""
@@ -85,15 +85,15 @@ def _tag(answer: Answer) -> str:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a kept connection would hold the end up
+    block_on_close = False  # a connection kept open would delay the end
 
     def __init__(self, gateway: Gateway, client: str) -> None:
         self.gateway = gateway
         self.client = client
         super().__init__((LOOPBACK, 0), _Handler)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Keep what is no broken connection: clients are killed here all the time."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class
+        """Keep errors other than broken connections: clients are killed all the time."""
         error = sys.exception()
         if not isinstance(error, (OSError, http.client.HTTPException)):
             self.gateway.errors.append(repr(error))
@@ -115,13 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def handle_expect_100(self) -> bool:
-        """Ask for the body at once: boto3 waits a second for this before it sends one."""
+        """Ask for the body at once: boto3 waits up to a second for this."""
         going_on = super().handle_expect_100()
         self.wfile.flush()
         return going_on
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the faults are counted."""
+        """Log nothing: the faults are counted."""
 
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
@@ -156,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(answer, cut=fault == "s3_cut")
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815  # the base class's names
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the base class's name
 
     def _draw(self, request: Request) -> str:
-        """Return what goes wrong with a request; wait here if it is only slow."""
+        """Return the fault of a request; wait here if it is only delayed."""
         gateway = self.server.gateway
         if not gateway.faults.active:
             return ""

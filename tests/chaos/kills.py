@@ -11,24 +11,24 @@ import psutil
 from tests.chaos.faults import Faults
 from tests.chaos.steps import STEPS
 
-# Before a step's request is served, after it, between two requests of one step, or before the request arrives
-# so late that others have taken the step meanwhile: then only its condition and its fence can keep it out.
+# Before a step's request is served, after it, between two requests of one step, or before a request that then
+# arrives so late that others have taken the step: only its condition and its fence can reject it.
 When = Literal["before", "after", "between", "late"]
 Kill = tuple[str, When]
-CHOICES = 6  # the next kills in the row, of which the one strikes whose step comes first
+CHOICES = 6  # the next kills in the sequence, of which the one whose step comes first happens
 
 
 class Kills:
-    """One kill per function is due at most. Every step of a function comes in its turn, shuffled.
+    """Kills in a shuffled sequence over all steps of each function; at most one per function is due.
 
-    By turns the kill that is first in the row waits for its step alone, which gives the late steps of a
-    function their chance, and the first few of the row wait together, so that rare steps are met.
+    The first kill of the sequence alternately waits for its step alone, so that late steps are reached, and
+    together with the next few, so that rare steps are reached.
     """
 
     def __init__(self, faults: Faults, name: str) -> None:
         self._faults = faults
         self._lock = threading.Lock()
-        self._due: dict[str, int] = {}  # by function: among how many of its next kills
+        self._due: dict[str, int] = {}  # by function: the number of its next kills that are due together
         self._choices = dict.fromkeys(STEPS, CHOICES)
         self._first_passed: set[tuple[str, Kill]] = set()
         self._turns = {
@@ -37,7 +37,7 @@ class Kills:
         }
 
     def arm(self, function: str) -> None:
-        """Let a kill happen when its step comes; one that waited alone for nothing goes to the end."""
+        """Let a kill happen at its step; one that waited alone without success moves to the end."""
         with self._lock:
             if self._due.get(function) == 1:
                 self._turns[function].rotate(-1)
@@ -45,7 +45,7 @@ class Kills:
             self._due[function] = self._choices[function]
 
     def for_step(self, function: str, step: str) -> When | None:
-        """Return when the kill that is due strikes in this request, None if none does; it strikes once."""
+        """Return the moment of the kill that is due in this request, or None; a kill happens once."""
         with self._lock:
             if function not in self._due or not self._faults.active:
                 return None
@@ -66,7 +66,7 @@ class Kills:
         """Kill the function's process whose connection comes from ``port``; count it by its moment."""
         process = _holder(port)
         if process is None:
-            return  # its function's time ran out just now
+            return  # its function has timed out at this moment
         process.kill()
         self._faults.count(f"{function}_killed", moment)
 

@@ -9,7 +9,7 @@ from tests.chaos.faults import Faults
 DROP, DOUBLE, DELAY, REORDER = 0.04, 0.05, 0.05, 0.05  # of the messages
 DROP_HEARTBEAT = 0.08
 LONGEST_DELAY = 3.0  # seconds
-LONGEST_HOLD = 1.5  # seconds that a message waits for another one to overtake it
+LONGEST_HOLD = 1.5  # seconds that a message waits to be overtaken by another
 
 Pass = Callable[[], None]
 
@@ -44,7 +44,7 @@ class Lane:
                 self._release()
 
     def close(self) -> None:
-        """Forget what is still on its way."""
+        """Drop the messages still on their way."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -71,7 +71,7 @@ class Lane:
             hand_over()
 
     def later(self, seconds: float, call: Pass) -> None:
-        """Call after so many seconds, unless the lane is closed by then."""
+        """Call after some seconds, unless the lane is closed by then."""
 
         def run() -> None:
             self._timers.discard(timer)
@@ -82,7 +82,7 @@ class Lane:
 
 
 class DisturbedConnection:
-    """An ``IotConnection`` that passes another one's messages over two disturbed lanes."""
+    """An ``IotConnection`` that passes the messages of another one over two faulty lanes."""
 
     def __init__(self, inner: IotConnection, faults: Faults, thing: str) -> None:
         self._inner = inner
@@ -91,7 +91,7 @@ class DisturbedConnection:
 
     @property
     def connected(self) -> bool:
-        """See ``IotConnection``, as of all the rest."""
+        """See ``IotConnection``; this also applies to the other methods."""
         return self._inner.connected
 
     async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:
@@ -109,7 +109,7 @@ class DisturbedConnection:
         await self._inner.stop()
 
     def publish(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
-        """Send a message; one that gets lost was acknowledged all the same, as by a broker that then dies."""
+        """Send a message; a lost one is still acknowledged, as by a broker that then crashes."""
         acknowledge = _once(on_acknowledged)
         self._outward.carry(
             message.topic,
@@ -122,7 +122,7 @@ class DisturbedConnection:
         await self._inner.subscribe(topic_filter, qos, seconds)
 
     async def unsubscribe(self, topic_filter: str) -> None:
-        """Take a subscription back."""
+        """Unsubscribe."""
         await self._inner.unsubscribe(topic_filter)
 
     async def cut(self) -> None:
@@ -130,12 +130,12 @@ class DisturbedConnection:
         await self._inner.cut()
 
     async def restore(self) -> None:
-        """Let the link come back."""
+        """Restore the link."""
         await self._inner.restore()
 
 
 def _nothing() -> None:
-    """Lose an incoming message: nobody waits for it."""
+    """Drop an incoming message."""
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:

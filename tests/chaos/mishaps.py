@@ -1,4 +1,4 @@
-"""What happens to devices: trainers and workers killed, power and links cut."""
+"""Faults of devices: trainers and workers are killed, power and links are cut."""
 
 from collections.abc import Callable
 
@@ -10,20 +10,20 @@ from greengrass_emulator.lifecycle.component_lifecycle import BROKEN
 from tests.chaos.world import World
 
 TRAINER_MODULE, WORKER_MODULE = "components.trainer", "components.trainer.worker"
-PAUSE = (3.0, 8.0)  # seconds between two mishaps
+PAUSE = (3.0, 8.0)  # seconds between two faults
 OFFLINE = (0.3, 6.0)  # seconds that a link stays cut
 _CALL_SECONDS = 60.0
 
 
 class Mishaps:
-    """One mishap after the other in one world, each over before the next."""
+    """One device fault after the other in one world, without overlap."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._dice = world.faults.dice(f"devices of {world.name}")
 
     def play(self) -> None:
-        """Play until the faults end; every device then works."""
+        """Inject faults until the campaign ends them; every device works then."""
         mishaps: tuple[Callable[[Device], None], ...] = (
             self._kill_trainer,
             self._kill_worker,
@@ -57,7 +57,7 @@ class Mishaps:
         self._world.fleet.call(device.core.restore_mqtt())
 
     def _revive(self) -> None:
-        """Start the core anew, as an operator would, where the nucleus has given the component up."""
+        """Restart the core, as an operator would, if the nucleus has given up the component."""
         for device in self._world.fleet.devices.values():
             if device.core.component_state(TRAINER) == BROKEN:
                 self._world.faults.count("component_given_up")

@@ -1,7 +1,7 @@
-"""How fast the machine is just now, and the campaign's times, which are stretched where it is busy.
+"""Measures the speed of the machine, and stretches the campaign's times if it is busy.
 
-The times are short so that many things can die in ten minutes. On a machine that others work at too, an
-averager that has nine seconds would hardly start in them: nothing would be tested but the deadline.
+The times are short, so that many processes can crash within ten minutes. On a busy machine an averager would
+hardly start within nine seconds, and the campaign would only test the deadline.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _LONGEST_STRETCH = 3.0
 _PROBE_SECONDS = 60.0
-# What a cold start of a function does; two at once, as two fleets start theirs.
+# The work of a cold start of a function; two at once, like the two fleets.
 _PROBE = (
     "import time",
     "import boto3, numpy",
@@ -23,31 +23,31 @@ _PROBE = (
 
 @dataclass(frozen=True)
 class Pace:
-    """The times that depend on the machine; ``stretch`` is 1 on one that has nothing else to do."""
+    """The times that depend on the machine; ``stretch`` is 1 on an idle one."""
 
     stretch: float = 1.0
 
     @property
     def averager_seconds(self) -> int:
-        """Return what an averager may take, of what the template allows."""
+        """Return the time-out of an averager, out of what the template allows."""
         return next(seconds for seconds in (10, 20, 30) if seconds >= 9 * self.stretch)
 
     @property
     def very_slow_seconds(self) -> float:
-        """Return how long an answer takes for which no averager has the time."""
+        """Return the delay of a response that exceeds the averager's time-out."""
         return self.averager_seconds + 2.0
 
     @property
     def late_seconds(self) -> float:
-        """Return how late a dead averager's request arrives: after the end of its lease."""
+        """Return the delay of a crashed averager's request, which arrives after the end of its lease."""
         return self.averager_seconds + 5.0
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Return what the template is deployed with."""
+        """Return the parameters of the template."""
         return {
             "AveragerTimeoutSeconds": str(self.averager_seconds),
-            "QueueVisibility": "Once",  # a dead averager's messages come back soon, so that many can die
+            "QueueVisibility": "Once",  # a crashed averager's messages are delivered again soon
         }
 
 
@@ -57,7 +57,7 @@ def measured_pace() -> Pace:
 
 
 def measured_stretch() -> float:
-    """Return how much longer two cold starts take just now than on a machine that has nothing else to do."""
+    """Return how many times longer two cold starts take than on an idle machine."""
     command = [sys.executable, "-c", "; ".join(_PROBE)]
     started = time.monotonic()
     probes = [
@@ -71,5 +71,5 @@ def measured_stretch() -> float:
             probe.kill()
             probe.wait()
     lasted = time.monotonic() - started
-    # Up to half as long again is a quiet machine's reading of files.
+    # Up to 1.5 times is within the variation of an idle machine's file reads.
     return max(1.0, round(lasted / max(worked) / 1.5, 1))

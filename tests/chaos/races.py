@@ -1,4 +1,4 @@
-"""Two averagers at once: replies that the queue delivers again while they are being taken."""
+"""Concurrent averagers: replies that the queue delivers again while they are being processed."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ RACE, AGAIN = 0.08, 0.05  # shares of the completions
 
 
 class Races:
-    """Hears every completion; hands some to two averagers at once, puts some into the queue once more."""
+    """Receives every completion; delivers some to two averagers at once, and some a second time later."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -25,7 +25,7 @@ class Races:
         self._watcher = Watcher(world.name, world.observer, self._hear)
 
     def play(self) -> None:
-        """Play until the faults end."""
+        """Run until the faults end."""
         faults, queue = self._world.faults, self._world.stack["RepliesQueueUrl"]
         with self._watcher, ThreadPoolExecutor(2, thread_name_prefix="race") as averagers:
             while faults.active:
@@ -47,7 +47,7 @@ class Races:
         except MessageError:
             return
         if kind is Kind.COMPLETE:
-            # As the reply rule writes it.
+            # In the format of the reply rule.
             said = {
                 "payload": base64.b64encode(payload).decode(),
                 "device": thing,
@@ -59,7 +59,7 @@ class Races:
 
     def _invoke(self, body: str) -> None:
         event: dict[str, Any] = {"Records": [{"messageId": "race", "body": body}]}
-        # What it answers is of no interest: it may be killed, or be told to come again.
+        # The result is ignored: the averager may be killed, or the message may have to be retried.
         self._world.cloud.client("lambda").invoke(
             FunctionName=self._world.stack["AveragerName"], Payload=json.dumps(event).encode()
         )

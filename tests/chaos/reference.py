@@ -1,7 +1,7 @@
-"""What a round's model has to be, computed plainly from whole updates in float64.
+"""A reference implementation of the averaging, computed from whole updates in float64.
 
-Nothing here is the averager's: files are read by safetensors alone, their encodings are undone and the
-strategies are written down once more from docs/encodings.md and docs/aggregation.md.
+It shares no code with the averager: files are read by safetensors, and the encodings and strategies are
+implemented again after docs/encodings.md and docs/aggregation.md.
 """
 
 import json
@@ -18,7 +18,7 @@ from fedgrass.federation.settings import RunSettings
 Floats = NDArray[np.float64]
 Model = dict[str, Floats]
 BLOCK = 4096  # values of a block of top_k
-CARRIED = "control:"  # before an array's name: what SCAFFOLD carries of it
+CARRIED = "control:"  # prefix of an array's name: SCAFFOLD's control variate of it
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "fedavgm": {"server_rate": 1.0, "momentum": 0.9},
     "fedadagrad": {"server_rate": 0.1, "beta_1": 0.0, "tau": 1e-3},
@@ -44,7 +44,7 @@ class Update:
 
     @property
     def trained(self) -> set[str] | None:
-        """The arrays that gradients move, as the header declares them."""
+        """The arrays that the header declares as moved by gradients."""
         size = int.from_bytes(self.data[:8], "little")
         metadata = json.loads(self.data[8 : 8 + size]).get("__metadata__", {})
         return set(json.loads(metadata["trained"])) if "trained" in metadata else None
@@ -52,7 +52,7 @@ class Update:
 
 @dataclass
 class Server:
-    """What the server keeps from round to round."""
+    """The state that the server keeps from round to round."""
 
     turn: int = 0
     state: dict[str, Model] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Server:
 
 
 def read_file(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    """Return the arrays of a weights file in any encoding, in the shapes of the model's arrays."""
+    """Return the arrays of a weights file in any encoding, with the shapes of the model's arrays."""
     stored = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call] # it has no types
     found: Model = {}
     for name, array in stored.items():
@@ -99,7 +99,7 @@ def _of_rows(rows: NDArray[np.uint8], count: int) -> Floats:
     return values
 
 
-def next_model(  # noqa: PLR0913, PLR0917 - what a round is made of
+def next_model(  # noqa: PLR0913, PLR0917 - the inputs of a round
     base: Model,
     updates: Sequence[Update],
     settings: RunSettings,
@@ -107,9 +107,9 @@ def next_model(  # noqa: PLR0913, PLR0917 - what a round is made of
     asked: int,
     cap: int = 0,
 ) -> Model:
-    """Return the model of a round in which ``asked`` devices were asked; the server's state is moved on.
+    """Return the model of a round in which ``asked`` devices were asked; update the server's state.
 
-    ``cap`` is how many examples an update counts for at most, where the round's first group has fixed it.
+    ``cap`` is the largest number of examples for which an update counts, if the round's first group set it.
     """
     updates = _capped(updates, settings.examples_cap, cap)
     averaged = _averaged(base, updates)
@@ -133,7 +133,7 @@ def next_model(  # noqa: PLR0913, PLR0917 - what a round is made of
 
 
 def _capped(updates: Sequence[Update], multiple: float, cap: int) -> Sequence[Update]:
-    """Return the updates with as many examples as count: a multiple of the median claim at most."""
+    """Return the updates with their examples capped at a multiple of the median claim."""
     claims = sorted(update.examples for update in updates)
     if not multiple:
         return updates
@@ -142,9 +142,9 @@ def _capped(updates: Sequence[Update], multiple: float, cap: int) -> Sequence[Up
 
 
 def _averaged(base: Model, updates: Sequence[Update]) -> set[str]:
-    """Return the arrays that half of the updates, or more, do not declare as moved by gradients.
+    """Return the arrays that half of the updates or more do not declare as moved by gradients.
 
-    The campaign's arrays have no names of statistics: what declares nothing declares all of them.
+    The campaign's arrays have no names of statistics: an update without a declaration declares all of them.
     """
     votes = [set(base) if update.trained is None else update.trained for update in updates]
     return {name for name in base if 2 * sum(name in vote for vote in votes) <= len(votes)}
@@ -164,7 +164,7 @@ def _product(one: Model, other: Model) -> float:
 def _combined(
     changes: Sequence[Model], updates: Sequence[Update], name: str, options: Mapping[str, float]
 ) -> tuple[Model, float]:
-    """Return the one change that many become, and the sum of their weights."""
+    """Return the combined change of many updates, and the sum of their weights."""
     if name == "median":
         return _columns(changes, lambda column: np.median(column, axis=0)), 1.0
     if name == "trimmed_mean":
@@ -201,7 +201,7 @@ def _weights(
 
 
 def _score(one: Model, changes: Sequence[Model], neighbours: int) -> float:
-    """Return the sum of the squared distances to the nearest others."""
+    """Return the sum of the squared distances to the nearest other updates."""
     between = [{name: one[name] - other[name] for name in one} for other in changes if other is not one]
     return sum(sorted(_product(gap, gap) for gap in between)[:neighbours])
 

@@ -1,4 +1,4 @@
-"""The noise task of the campaign: no two trainings make the same update, as with real training.
+"""The noise task of the campaign: no two trainings produce the same update, as in reality.
 
 A reply that was averaged twice, or a stale update in a newer round, then shows in the model.
 """
@@ -12,18 +12,18 @@ from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, 
 from fedgrass.federation.weights import Arrays
 
 LARGE = 50_000  # values of a model
-TRAINED = frozenset({"body"})  # the other array stands for a statistic that no gradient moves
+TRAINED = frozenset({"body"})  # the other array represents a statistic that no gradient moves
 
 
 class RestlessNoise(Noise):
-    """Adds noise that is new each time.
+    """Adds different noise each time.
 
     Args:
-        megabytes: see ``Noise``, as of the next two.
-        device: its name.
-        examples: how many it says it has.
-        linger: seconds that the training of a large model takes longer here than on other devices: the sum of
-            a group is made while the round waits for the slow ones.
+        megabytes: see ``Noise``.
+        device: see ``Noise``.
+        examples: the number of examples that the device claims; see ``Noise``.
+        linger: seconds by which the training of a large model takes longer on this device, so that partial
+            sums are made while the round waits for it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The named steps of the cloud functions, recognised by the request to AWS that each makes."""
+"""The named steps of the cloud functions, recognised by their requests to AWS."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request to AWS, as it came."""
+    """One HTTP request to AWS."""
 
     method: str
     target: str  # path and query
@@ -19,7 +19,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path, without what escapes it."""
+        """The path, unquoted."""
         return unquote(urlsplit(self.target).path)
 
     @property
@@ -35,7 +35,7 @@ class Request:
         return scope.split("/")[3] if scope.count("/") == 4 else ""
 
 
-# Each by the function that takes it, in the order in which it does.
+# By function, in the order of the steps.
 OPENING = (
     "cohort_written",
     "participants_stored",
@@ -75,7 +75,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
 
 
 def step_of(request: Request) -> str:
-    """Return the step that a function takes with this request; empty for a request that moves nothing."""
+    """Return the step of a function's request; empty for a request that changes nothing."""
     if request.operation:
         return _step_in_table(request)
     if request.service == "s3":
@@ -89,7 +89,7 @@ def step_of(request: Request) -> str:
     return ""
 
 
-# What the key of an object that is written tells: the first that fits.
+# Steps by the key of the written object: the first match applies.
 _BY_KEY = (
     (r"models/[^/]+/latest\.json", "newest_model_written"),
     (r"models/[^/]+/\d+\.safetensors", "model_written"),
@@ -125,7 +125,7 @@ def _step_in_queue(request: Request) -> str:
     return f"{said['job']['kind']}_handed_over" if "job" in said else ""
 
 
-# What a write names tells which step it is: the first that fits.
+# Steps by the names in a write: the first match applies.
 _BY_COLUMN = {
     "announced_batches": "announcements_noted",
     "model_sha256": "round_closed",

@@ -1,4 +1,4 @@
-"""The campaign's world: the embedded cloud, and fleets of cores behind disturbed links and gateways."""
+"""The campaign's world: the embedded cloud, and fleets of cores behind faulty links and proxies."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ from tests.chaos.link import DisturbedConnection
 from tests.chaos.pace import Pace
 
 TASK = "noise"
-MEGABYTES = 0.02  # of the model that the task itself would make; runs bring models of other sizes
-# Groups of two replies where four updates may come to 1 MB; larger models in shards.
+MEGABYTES = 0.02  # of the model that the task itself would make; runs have models of other sizes
+# Groups of two replies if four updates reach 1 MB; larger models in shards.
 JOBS_AT_ONCE = 2
 LINGER_SECONDS = 1.0  # on half of the devices
 PARAMETERS = {"GroupSize": "2", "GroupedMegabytes": "1", "ShardedMegabytes": "1"}
@@ -48,7 +48,7 @@ class World:
 
 
 class DisturbedCore(GreengrassCore):
-    """A core whose every connection to IoT Core is disturbed."""
+    """A core whose connections to IoT Core all have faults."""
 
     def __init__(self, settings: CoreSettings, faults: Faults) -> None:
         self._faults = faults
@@ -66,7 +66,7 @@ class DisturbedCore(GreengrassCore):
 def open_worlds(
     folder: Path, fleets: Sequence[str], devices: int, faults: Faults, pace: Pace
 ) -> Iterator[list[World]]:
-    """Set a stack with a fleet of ``devices`` up for each name, in ``folder``; all are taken down again."""
+    """Set up a stack with a fleet of ``devices`` for each name, in ``folder``; tear all down at the end."""
     build = build_trainer(folder / "build")
     package.build_functions(folder / "build" / "cloud_functions.zip")
     with ExitStack() as stack:
@@ -77,7 +77,7 @@ def open_worlds(
 
 
 @contextmanager
-def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one is
+def _open(  # noqa: PLR0913, PLR0917 - what all worlds share, and what is specific to this one
     folder: Path,
     cloud: EmbeddedCloud,
     build: ComponentBuild,
@@ -110,14 +110,14 @@ def _open(  # noqa: PLR0913, PLR0917  # what all worlds share, and what this one
 
 
 def _send_through(client: Any, function: str, endpoint_url: str) -> None:
-    """Let a function reach AWS by another way; Lambda starts it anew with that."""
+    """Change a function's endpoint of AWS; Lambda then starts new processes."""
     variables = client.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
     variables["AWS_ENDPOINT_URL"] = endpoint_url
     client.update_function_configuration(FunctionName=function, Environment={"Variables": variables})
 
 
 def _limit_jobs(client: Any, function: str) -> None:
-    """Let few averagers at once do the jobs of others: on a laptop each one is a process to be started."""
+    """Limit how many averagers do jobs at once: on a laptop each is a process to start."""
     for mapping in client.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]:
         if mapping["BatchSize"] == 1:
             limit = {"MaximumConcurrency": JOBS_AT_ONCE}
@@ -126,17 +126,17 @@ def _limit_jobs(client: Any, function: str) -> None:
 
 def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
     common = {"fleet": fleet, "heartbeat_seconds": 2, "warm_seconds": 600, "python": sys.executable}
-    # By its own folder: another checkout that is installed in this environment has a package `tests` too.
+    # By its folder: another checkout installed in this environment also has a package `tests`.
     task = {"module": "restless_noise:RestlessNoise", "path": str(Path(__file__).parent)}
     return {
-        # Devices of different weight: the weighted mean is then none of the plain ones.
+        # Devices of different weight, so that the weighted mean differs from the plain one.
         f"{fleet}-{thing}": {
             **common,
             "tasks": {
                 TASK: {
                     **task,
                     "megabytes": MEGABYTES,
-                    # The last one claims more than counts.
+                    # The last one claims more than the cap.
                     "examples": 10 * index + 7 if index < devices - 1 else 500,
                     "linger": LINGER_SECONDS if index >= devices // 2 else 0.0,
                 }

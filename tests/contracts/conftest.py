@@ -1,4 +1,4 @@
-"""The implementations that each contract suite runs over: in memory, and AWS's adapter against MiniStack."""
+"""The implementations that each contract suite runs over: in memory, and the AWS adapter over MiniStack."""
 
 import itertools
 import time
@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 def make_table(cloud: EmbeddedCloud, *keys: str) -> str:
-    """Create a table of its own for one test; ``keys`` are its text keys. Return its name."""
+    """Create a separate table for one test, with the text keys ``keys``; return its name."""
     name = f"contract-{next(_numbers)}"
     cloud.client("dynamodb").create_table(
         TableName=name,
@@ -61,7 +61,7 @@ Heartbeat = Callable[..., None]
 
 @pytest.fixture
 def directory(where: str, request: pytest.FixtureRequest) -> tuple[DeviceDirectory, Heartbeat]:
-    """A device directory, and what writes a heartbeat into it: (device, at, tasks, examples)."""
+    """A device directory, and a function that writes a heartbeat to it: (device, at, tasks, examples)."""
     if where == "memory":
         devices = MemoryDevices()
         return devices, devices.heartbeat

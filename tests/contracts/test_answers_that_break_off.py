@@ -1,4 +1,4 @@
-"""Answers of S3 that break off half-way, which botocore does not repeat: the bucket asks again."""
+"""Responses of S3 whose body breaks off, which botocore does not retry: the bucket does."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ HEADER = len(FILE) - 400_000
 
 
 class Server(ThreadingHTTPServer):
-    """S3 with one object; the first ``breaks`` answers end before they are whole."""
+    """S3 with one object; the first ``breaks`` responses end before their body is complete."""
 
     daemon_threads = True
     block_on_close = False
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[: len(data) // 2] if broken else data)
 
     def do_PUT(self) -> None:
-        """Say that the object is there already."""
+        """Answer that the object exists already."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         text = b"<Error><Code>PreconditionFailed</Code><Message>there</Message></Error>"
         self.send_response(412)
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def bucket(server: Server) -> S3Bucket:
-    session: Any = boto3.Session(aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106
+    session: Any = boto3.Session(aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106 - no secret
     client = session.client(
         "s3",
         region_name="us-east-1",

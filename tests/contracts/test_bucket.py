@@ -1,5 +1,6 @@
 """The contract of ``Bucket``, over every implementation."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_the_layout_of_what_holds_no_weights_is_refused(bucket: Bucket, data: by
         bucket.read_layout(KEY)
 
 
-def test_an_object_is_written_once_and_whoever_comes_second_gets_the_first(bucket: Bucket) -> None:
+def test_an_object_is_written_once_and_the_second_writer_gets_the_first_content(bucket: Bucket) -> None:
     assert bucket.write_once(KEY, b"first") == b"first"
     assert bucket.write_once(KEY, b"second") == b"first"
     assert bucket.read(KEY, 100) == b"first"
@@ -150,7 +151,7 @@ def test_what_comes_piece_by_piece_is_one_object_once_it_is_finished(bucket: Buc
         count = min(len(piece), size - start)
         piece[:count] = data[start : start + count]
         writer.write(memoryview(piece)[:count])
-        piece[:] = bytes(len(piece))  # which the writer must have stood
+        piece[:] = bytes(len(piece))  # which the writer must have survived
     with pytest.raises(KeyError):
         bucket.read(KEY, 1)
     writer.finish()
@@ -186,12 +187,11 @@ def test_a_finished_object_leaves_no_parts(bucket: Bucket) -> None:
     assert open_uploads(bucket) == []
 
 
-def open_uploads(bucket: Bucket) -> list[object]:
-    """Return the uploads in parts that nobody has ended; what is in memory has none."""
+def open_uploads(bucket: Bucket) -> Sequence[object]:
+    """Return the multipart uploads that were neither completed nor aborted; none in memory."""
     if not isinstance(bucket, S3Bucket):
         return []
-    uploads: list[object] = bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
-    return uploads
+    return bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
 
 
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])

@@ -27,7 +27,7 @@ def sampled(directory: tuple[DeviceDirectory, Heartbeat]) -> Sampled:
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311  # a choice that can be repeated, no secret
+    return random.Random(seed)  # noqa: S311 - repeatable, not a secret
 
 
 def test_devices_that_were_seen_at_a_moment_or_later_are_returned(
@@ -61,7 +61,7 @@ def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
     assert devices.find("thing-3") is None
 
 
-def test_no_device_is_no_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
+def test_an_empty_directory_is_not_an_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
     devices, _heartbeat = directory
     assert list(devices.seen_since(0)) == []
 
@@ -87,7 +87,7 @@ def test_devices_are_counted_that_were_seen_at_a_moment_or_later(
     assert [devices.count(NOW - ago) for ago in (-1, 0, 2, 9)] == [0, 1, 3, 4]
 
 
-def test_a_fleet_is_read_page_by_page_and_only_as_far_as_it_is_looked_at(
+def test_a_fleet_is_read_page_by_page_and_only_as_far_as_needed(
     embedded_cloud: EmbeddedCloud,
 ) -> None:
     table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
@@ -130,7 +130,7 @@ def test_a_sample_of_more_devices_than_there_are_is_all_of_them(sampled: Sampled
     assert {candidate.device for candidate in devices.sample(NOW, 5, seeded(0))} == {"one", "other"}
 
 
-def test_a_sample_goes_on_until_enough_devices_suit(sampled: Sampled) -> None:
+def test_a_sample_continues_until_enough_devices_suit(sampled: Sampled) -> None:
     devices, heartbeat = sampled
     for number in range(60):
         heartbeat(f"thing-{number}", NOW, tasks="rare" if number % 10 == 0 else "digits")
@@ -153,7 +153,7 @@ def test_the_same_seed_draws_the_same_sample_and_others_draw_others(sampled: Sam
 
 
 def test_every_device_comes_into_some_sample(sampled: Sampled) -> None:
-    """Whatever its name: thing names are often numbered, and a table may give them in order."""
+    """Thing names are often numbered, and a table may return them in order."""
     devices, heartbeat = sampled
     for number in range(40):
         heartbeat(f"thing-{number:03}", NOW)
@@ -193,7 +193,7 @@ def test_a_sample_reads_in_proportion_to_what_is_wanted(embedded_cloud: Embedded
             {"version": "1.2.0", "state": "idle"},
         ),
         ({"battery": {"N": "30.5"}, "mains": {"BOOL": False}}, {"battery": 30.5, "mains": False}),
-        # The rule's nested object: DynamoDB has a map, MiniStack JSON text.
+        # The rule's nested object: a map in DynamoDB, JSON text in MiniStack.
         (
             {"attributes": {"M": {"battery": {"N": "3"}, "mains": {"BOOL": True}, "network": {"S": "wifi"}}}},
             {"battery": 3.0, "mains": True, "network": "wifi"},
@@ -213,7 +213,7 @@ def test_a_sample_reads_in_proportion_to_what_is_wanted(embedded_cloud: Embedded
         ({"attributes": {"N": "5"}, "list": {"L": [{"S": "a"}]}, "none": {"NULL": True}}, {}),
     ],
 )
-def test_what_a_heartbeat_says_beside_its_own_columns_are_attributes(
+def test_other_columns_of_a_heartbeat_are_attributes(
     embedded_cloud: EmbeddedCloud, columns: dict[str, Any], attributes: dict[str, Any]
 ) -> None:
     table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
@@ -235,7 +235,7 @@ def test_what_a_heartbeat_says_beside_its_own_columns_are_attributes(
 def test_a_heartbeat_of_odd_types_spoils_no_other_device(
     embedded_cloud: EmbeddedCloud, attributes: dict[str, Any]
 ) -> None:
-    """The heartbeat rule writes what devices say, of whatever type."""
+    """The heartbeat rule writes what devices report, of any type."""
     table, client = make_table(embedded_cloud, "device"), embedded_cloud.client("dynamodb")
     seen = {"last_seen": {"N": str(NOW)}}
     client.put_item(TableName=table, Item={"device": {"S": "odd"}, **seen, **attributes})

@@ -1,7 +1,7 @@
-"""Writes that others disturb in DynamoDB, as its own errors say it: tried again, never a lost race."""
+"""Writes in DynamoDB that meet a conflict with another write: retried, never taken for a lost race."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
@@ -27,7 +27,7 @@ from tests.contracts.test_round_store import (
 
 
 class Disturbed:
-    """DynamoDB's client, whose first writes fail as when others touch the same rows at that moment."""
+    """DynamoDB's client, whose first writes fail with an error of a concurrent write."""
 
     def __init__(self, client: Any, error: ClientError, times: int) -> None:
         self._client = client
@@ -65,13 +65,11 @@ PASSING = [
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error.response["CancellationReasons"]))
-def test_a_write_that_another_disturbs_is_tried_again(
-    embedded_cloud: EmbeddedCloud, error: ClientError
-) -> None:
+def test_a_write_that_meets_a_conflict_is_retried(embedded_cloud: EmbeddedCloud, error: ClientError) -> None:
     table = make_table(embedded_cloud, "run", "item")
     client = Disturbed(embedded_cloud.client("dynamodb"), error, times=0)
     pauses: list[float] = []
-    store = DynamoRounds(client, table, pauses.append)
+    store = DynamoRounds(cast(Any, client), table, pauses.append)
     store.create_run(a_run())
     store.ask(a_round(), DEVICES)
     store.open_round(a_run(), a_round(), Progress())
@@ -90,18 +88,18 @@ def test_a_write_that_another_disturbs_is_tried_again(
     assert the_run(store).wanted == 2
 
 
-def test_a_write_that_is_disturbed_for_ever_gives_up_with_the_error_itself(
+def test_a_write_that_always_meets_a_conflict_gives_up_with_the_error_itself(
     embedded_cloud: EmbeddedCloud,
 ) -> None:
     table = make_table(embedded_cloud, "run", "item")
     client = Disturbed(embedded_cloud.client("dynamodb"), PASSING[0], times=10**6)
-    store = DynamoRounds(client, table, lambda _seconds: None)
+    store = DynamoRounds(cast(Any, client), table, lambda _seconds: None)
     with pytest.raises(ClientError):
         store.create_run(a_run())
 
 
 def test_only_a_condition_that_did_not_hold_is_a_lost_race() -> None:
-    """Whoever loses a race looks again and goes on: any other error would make it go round for ever."""
+    """A worker that loses a race retries: with any other error it would retry indefinitely."""
     lost = [
         an_error("ConditionalCheckFailedException"),
         an_error("TransactionCanceledException", "None", "ConditionalCheckFailed"),

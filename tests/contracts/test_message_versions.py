@@ -1,8 +1,8 @@
-"""Component and cloud one minor version apart: the messages of a release are held against today's code.
+"""Component and cloud one minor version apart: messages of earlier releases are decoded by the current code.
 
-``golden/<release>/`` has one message of each kind as that release's code wrote it, every field with a value.
-Nothing there is ever changed; a new minor release adds a folder. A release that is not spoken any more may be
-removed with the code that ceased to speak it.
+``golden/<release>/`` has one message of each kind as that release's code wrote it, with a value in every
+field. These files never change; a new minor release adds a folder. The folder of a release whose version of
+the messages is no longer supported may be removed along with that support.
 """
 
 import json
@@ -53,13 +53,13 @@ def test_every_kind_of_message_is_kept_of_every_release() -> None:
 
 
 @each(GOLDEN)
-def test_what_an_older_release_says_is_understood(path: Path) -> None:
+def test_messages_of_an_older_release_are_decoded(path: Path) -> None:
     assert decoded(path).version in message_versions.SPOKEN
 
 
 @each(GOLDEN)
-def test_what_is_said_to_an_older_release_has_all_that_it_knows(path: Path) -> None:
-    """Every field of then is still there, with the same value: fields are added and never changed."""
+def test_messages_to_an_older_release_have_all_fields_that_it_knows(path: Path) -> None:
+    """Every field of the release still exists, with the same value: fields are added, never changed."""
     said = json.loads(messages.encode(decoded(path)))
     known = golden(path)
     assert {name: said.get(name, "missing") for name in known} == known
@@ -84,7 +84,7 @@ def test_of_work_a_version_that_is_not_spoken_is_refused_with_those_that_are(pat
 
 
 @each([path for path in GOLDEN if path not in ABOUT_WORK])
-def test_what_is_said_to_everybody_is_understood_in_every_version(path: Path) -> None:
+def test_messages_to_all_are_decoded_in_every_version(path: Path) -> None:
     assert decoded(path, version=99).version == 99
 
 
@@ -104,7 +104,7 @@ def test_what_is_said_to_everybody_is_understood_in_every_version(path: Path) ->
         ("\u0663", {1}),
     ],
 )
-def test_what_a_device_speaks_is_read_from_its_heartbeat(text: str, versions: set[int]) -> None:
+def test_the_versions_of_a_device_are_read_from_its_heartbeat(text: str, versions: set[int]) -> None:
     assert parse_versions(text) == versions
 
 
@@ -123,7 +123,7 @@ def candidate(device: str, *speaks: int) -> Candidate:
     return Candidate(device=device, last_seen=1, tasks=frozenset({"digits"}), speaks=frozenset(speaks))
 
 
-def test_a_device_with_which_there_is_no_common_version_is_not_chosen_and_the_reason_is_told() -> None:
+def test_a_device_without_a_common_version_is_not_chosen_and_the_reason_is_reported() -> None:
     needs = Requirements(task="digits")
     old, new = candidate("old", 1), candidate("new", 3, 2)
     assert [device.device for device in (old, new) if needs.suits(device)] == ["old"]
@@ -142,7 +142,7 @@ def test_an_old_component_is_named_as_what_to_renew(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
-    """A cloud that speaks one version more than today's, and devices of the release before and of its own."""
+    """A cloud that supports one version more than the current one, with devices of both releases."""
     monkeypatch.setattr(message_versions, "SPOKEN", (2, 1))
     made = SmallFleet(3)
     for name, speaks in zip(made.names, ({1}, {2, 1}, {3, 2}), strict=True):
@@ -151,10 +151,10 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
     return made
 
 
-def test_each_device_is_told_of_work_in_the_newest_version_that_it_speaks(fleet: SmallFleet) -> None:
+def test_work_is_announced_to_each_device_in_its_newest_version(fleet: SmallFleet) -> None:
     fleet.start()
     assert [fleet.announced(name)[0].version for name in fleet.names] == [1, 2, 2]
-    # After a hello, in the same one again.
+    # After a hello, in the same version again.
     for name in fleet.names:
         assert fleet.say(name, Kind.HELLO, b'{"version": 7}')
     assert [fleet.announced(name)[-1].version for name in fleet.names] == [1, 2, 2]

@@ -3,6 +3,7 @@
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -19,7 +20,7 @@ Receive = Callable[[int], list[tuple[str, bytes]]]
 
 @pytest.fixture(params=["memory", "aws"])
 def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Publisher, Receive]]:
-    """A publisher, and what returns the given number of messages that a subscriber of fedgrass/# heard."""
+    """A publisher, and a function that returns a number of messages that a subscriber of fedgrass/# got."""
     if request.param == "memory":
         memory = MemoryPublisher()
         yield memory, lambda count: memory.published[:count]
@@ -73,7 +74,7 @@ def test_a_message_of_4_kb_arrives_byte_for_byte(publisher: tuple[Publisher, Rec
     assert receive(1) == [("fedgrass/garden/models/digits", payload)]
 
 
-def test_publishing_nothing_is_no_error(publisher: tuple[Publisher, Receive]) -> None:
+def test_publishing_nothing_is_not_an_error(publisher: tuple[Publisher, Receive]) -> None:
     port, receive = publisher
     port.publish([])
     assert receive(0) == []
@@ -88,4 +89,4 @@ def test_a_message_that_the_broker_does_not_take_is_an_error() -> None:
 
     pairs = [(f"fedgrass/{word}", b"") for word in ("a", "bad", "c")]
     with pytest.raises(ConnectionError, match="fedgrass/bad at 1"):
-        IotPublisher(Refusing()).publish(pairs)
+        IotPublisher(cast(Any, Refusing())).publish(pairs)

@@ -1,4 +1,4 @@
-"""A repair over the AWS adapters: items are deleted from a table in MiniStack, and the run has its rounds."""
+"""A repair over the AWS adapters: items are deleted from a table in MiniStack, and the run is completed."""
 
 import time
 from typing import Any, cast
@@ -19,14 +19,14 @@ from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
 
 
 class Table:
-    """The items of a table, as somebody sees and deletes them who knows nothing of fedgrass."""
+    """The items of a table, read and deleted without fedgrass's code."""
 
     def __init__(self, cloud: EmbeddedCloud) -> None:
         self.name = make_table(cloud, "run", "item")
         self.client = cloud.client("dynamodb")
 
     def items(self) -> dict[str, dict[str, Any]]:
-        """Return all items; numbers as numbers, since 0 and 0.0 are the same to DynamoDB."""
+        """Return all items, with numbers as numbers: 0 and 0.0 are equal in DynamoDB."""
         found = self.client.scan(TableName=self.name, ConsistentRead=True)["Items"]
         return {f"{item['run']['S']} {item['item']['S']}": unmarshal(item) for item in found}
 

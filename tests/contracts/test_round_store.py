@@ -95,7 +95,7 @@ def current(store: RoundStore, number: int = 1, attempt: int = 1) -> Round:
 
 
 def as_read(device: str, state: Participation = Participation.ASKED, **changes: Any) -> Participant:
-    """Return a participant as somebody has read it, before others moved it."""
+    """Return a participant as it was read before others moved it."""
     return Participant(device=device, state=state, announced_at=NOW, **changes)
 
 
@@ -116,7 +116,7 @@ def leased(store: RoundStore, of: Round) -> Round:
 
 
 def race(act: Callable[[int], object]) -> int:
-    """Let threads ``act`` at once; return how many of them did not lose."""
+    """Let threads ``act`` concurrently; return how many of them did not lose the race."""
 
     def won(number: int) -> bool:
         try:
@@ -344,7 +344,7 @@ def test_silent_devices_are_gone_in_the_same_write_that_asks_others(store: Round
     now = current(store)
     assert (now.asked, now.silent, now.gone, now.replaced) == (THREADS + 1, 2, 2, 2)
     assert state_of(store, "thing-0") is state_of(store, "thing-1") is Participation.SILENT
-    with pytest.raises(LostRace):  # it was read before it was given up: who counts it must look again
+    with pytest.raises(LostRace):  # it was read before it was given up: counting it must fail
         store.count_reply(now, as_read("thing-0"), a_reply(), NOW)
     with pytest.raises(LostRace):
         store.move_participant(now, as_read("thing-0"), Participation.FAILED, "")
@@ -370,7 +370,7 @@ def test_a_silent_device_that_replies_after_all_is_counted_once_and_silent_no_mo
         (Participation.FAILED, (0, 0, 1, 0, 0)),
     ],
 )
-def test_a_silent_device_that_says_something_after_all_is_counted_as_that(
+def test_a_silent_device_that_replies_after_all_is_counted_accordingly(
     store: RoundStore, opened: Round, target: Participation, counts: tuple[int, ...]
 ) -> None:
     store.replace(opened, [as_read("thing-0")], ["thing-8"], replaced=0, at=NOW)
@@ -388,7 +388,7 @@ def test_losses_that_were_not_dealt_with_are_left_for_the_next_write(
     assert (current(store).gone, current(store).replaced, current(store).unreplaced) == (3, 1, 2)
 
 
-def test_a_loss_for_which_nobody_is_left_is_noted_and_needs_no_announcement(
+def test_a_loss_without_a_replacement_is_noted_and_needs_no_announcement(
     store: RoundStore, opened: Round
 ) -> None:
     store.mark_announced(opened, NOW)
@@ -437,7 +437,7 @@ def test_a_device_that_spoke_at_the_last_moment_is_not_replaced(
     assert store.participant(opened, "thing-8") is None
 
 
-def test_nobody_is_replaced_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
+def test_no_device_is_replaced_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
     leased(store, opened)
     with pytest.raises(LostRace):
         store.replace(opened, [as_read("thing-0")], ["thing-8"], replaced=0, at=NOW)
@@ -472,7 +472,7 @@ def test_a_reply_is_kept_with_its_participant(store: RoundStore, opened: Round) 
     assert current(store).replied == 1
 
 
-def test_a_reply_says_which_announcement_it_answers(store: RoundStore, opened: Round) -> None:
+def test_a_reply_states_which_announcement_it_answers(store: RoundStore, opened: Round) -> None:
     store.count_reply(opened, as_read("thing-0"), a_reply(announced_at=NOW + 1000), NOW + 2500)
     part = store.participant(opened, "thing-0")
     assert part is not None
@@ -552,7 +552,7 @@ def test_no_group_begins_in_a_round_that_is_being_averaged(store: RoundStore) ->
     assert current(store).groups == 0
 
 
-def test_a_reply_of_nobody_who_was_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:
+def test_a_reply_of_a_device_that_was_not_asked_is_a_lost_race(store: RoundStore, opened: Round) -> None:
     with pytest.raises(LostRace):
         store.count_reply(opened, as_read("stranger"), a_reply(), NOW)
     assert current(store).replied == 0
@@ -590,7 +590,7 @@ def test_a_move_returns_the_round_with_the_counters_of_that_moment(store: RoundS
     assert moved == current(store)
 
 
-def test_a_round_moves_only_as_the_table_says(store: RoundStore, opened: Round) -> None:
+def test_a_round_moves_only_by_the_table_of_transitions(store: RoundStore, opened: Round) -> None:
     for event in Event:
         if (State.OPEN, event) not in TRANSITIONS:
             with pytest.raises(KeyError):
@@ -627,7 +627,7 @@ def test_an_acceptance_is_counted_once_and_a_reply_may_follow_it(store: RoundSto
     accept = as_read("thing-0")
     assert race(lambda _n: store.move_participant(opened, accept, Participation.ACCEPTED, "")) == 1
     assert current(store) == msgspec.structs.replace(opened, accepted=1)
-    with pytest.raises(LostRace):  # it was read before it accepted, and would be counted as accepting again
+    with pytest.raises(LostRace):  # it was read before it accepted, and would be counted as accepting twice
         store.count_reply(opened, as_read("thing-0"), a_reply(), NOW)
     store.count_reply(opened, the_part(store, "thing-0"), a_reply(), NOW)
     assert (current(store).accepted, current(store).replied) == (1, 1)
@@ -636,7 +636,7 @@ def test_an_acceptance_is_counted_once_and_a_reply_may_follow_it(store: RoundSto
     assert state_of(store, "thing-0") is Participation.REPLIED
 
 
-def test_nobody_moves_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
+def test_no_participant_moves_in_a_round_that_is_averaged(store: RoundStore, opened: Round) -> None:
     leased(store, opened)
     for target in (Participation.ACCEPTED, Participation.FAILED):
         with pytest.raises(LostRace):
@@ -743,7 +743,7 @@ def test_one_of_many_copies_of_an_action_is_done(store: RoundStore) -> None:
 
 
 # ---------------------------------------------------------------- what a run left
-def test_a_run_that_ended_is_unsettled_until_somebody_has_looked(store: RoundStore) -> None:
+def test_a_run_that_ended_is_unsettled_until_it_was_checked(store: RoundStore) -> None:
     store.create_run(a_run("a"))
     store.create_run(a_run("b"))
     assert store.unsettled() == []

@@ -1,4 +1,4 @@
-"""Rows that an older version wrote lack what was introduced since, and are moved all the same."""
+"""Rows that an older version wrote lack newer columns, and can still be moved."""
 
 import time
 

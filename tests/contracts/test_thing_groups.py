@@ -21,7 +21,7 @@ Group = Callable[..., str]
 
 @pytest.fixture
 def groups(where: str, request: pytest.FixtureRequest) -> tuple[ThingGroups, Group]:
-    """The port, and what makes a group of things and returns its name."""
+    """The port, and a function that creates a thing group and returns its name."""
     if where == "memory":
         memory = MemoryThingGroups()
 
@@ -70,7 +70,7 @@ def iot() -> Any:
 
 
 def test_every_page_of_a_large_group_is_read_with_the_groups_in_it(iot: Any) -> None:
-    """MiniStack gives one page, whatever is asked."""
+    """MiniStack always returns a single page."""
     asked = {"thingGroupName": "plant", "recursive": True, "maxResults": 250}
     with Stubber(iot) as stubber:
         stubber.add_response("list_things_in_thing_group", {"things": ["a", "b"], "nextToken": "2"}, asked)

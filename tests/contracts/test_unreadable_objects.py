@@ -1,4 +1,4 @@
-"""What the store answers about one object refuses that object; what concerns all of it is an outage."""
+"""Errors of S3 about a single object refuse that object; errors about all of S3 are an outage."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -36,7 +36,7 @@ READS: dict[str, Callable[[Bucket], object]] = {
 # Status and code, as S3 documents them.
 OF_ONE_OBJECT = [
     (403, "InvalidObjectState"),  # archived: GLACIER, DEEP_ARCHIVE, the archive tiers of INTELLIGENT_TIERING
-    (400, "InvalidRequest"),  # encrypted with a key that the reader would have to give: SSE-C
+    (400, "InvalidRequest"),  # encrypted with a key that the reader has to provide: SSE-C
     (400, "InvalidArgument"),
     (403, "AccessDenied"),  # encrypted with a KMS key of another account
     (400, "KMS.DisabledException"),
@@ -68,18 +68,18 @@ OF_ALL_OBJECTS = [
 
 
 class Raw(BytesIO):
-    """The body of an answer, as urllib3 has it."""
+    """The body of a response, with the interface of urllib3."""
 
     def stream(self, *_: object, **__: object) -> Iterator[bytes]:
         yield self.read()
 
 
-_answers: list[Callable[..., object]] = []  # the last one is given
+_answers: list[Callable[..., object]] = []  # the last one applies
 
 
 @cache
 def _client() -> Any:
-    session: Any = boto3.Session(aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106
+    session: Any = boto3.Session(aws_access_key_id="none", aws_secret_access_key="none")  # noqa: S106 - no secret
     config = Config(retries={"total_max_attempts": 1})
     made = session.client("s3", region_name="us-east-1", config=config)
     made.meta.events.register("before-send.s3.GetObject", _answer)
@@ -91,13 +91,13 @@ def _answer(**asked: object) -> object:
 
 
 def client(answer: Callable[..., object]) -> Any:
-    """Return the client whose every GET is answered by ``answer`` from now on; nothing is sent."""
+    """Return the client that answers every GET with ``answer`` from now on; nothing is sent."""
     _answers.append(answer)
     return _client()
 
 
 def answering(status: int, code: str) -> S3Bucket:
-    """Return a bucket whose every object gets the same answer."""
+    """Return a bucket that gives the same response for every object."""
     text = f"<Error><Code>{code}</Code><Message>as it\n is</Message></Error>".encode()
     headers: Any = {"content-type": "application/xml", "x-amz-bucket-region": "us-east-1"}
     return S3Bucket(client(lambda **_: AWSResponse("https://nowhere", status, headers, Raw(text))), NAME)
@@ -119,13 +119,13 @@ def test_an_object_that_is_not_there_is_named(status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), OF_ALL_OBJECTS)
-def test_an_answer_that_concerns_all_objects_is_no_fault_of_one(status: int, code: str) -> None:
+def test_an_answer_that_concerns_all_objects_does_not_refuse_one(status: int, code: str) -> None:
     for read in READS.values():
         with pytest.raises(ClientError):
             read(answering(status, code))
 
 
-def test_a_network_that_is_gone_is_no_fault_of_one_object() -> None:
+def test_a_network_failure_does_not_refuse_an_object() -> None:
     def fail(**_: object) -> None:
         raise EndpointConnectionError(endpoint_url="https://nowhere")
 
@@ -147,7 +147,7 @@ def test_an_answer_with_another_range_than_was_asked_for_is_refused(
 
 
 def stored(where: str, request: pytest.FixtureRequest, **options: str) -> Bucket:
-    """Return a bucket with one object that a device has stored in its own way."""
+    """Return a bucket with one object that a device has stored with its own options."""
     if where == "memory":
         memory = MemoryBucket()
         memory.write(KEY, DATA)
@@ -170,7 +170,7 @@ def test_an_object_that_its_writer_made_unreadable_is_refused_by_name(
 
 
 def hidden(how: str) -> dict[str, str]:
-    """Return what a device adds to its upload so that nobody else can read it."""
+    """Return the options of an upload that only the device can read."""
     if how == "a key of its own":
         return {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "0123456789abcdef" * 2}
     return {"StorageClass": how}

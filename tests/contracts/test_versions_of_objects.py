@@ -1,4 +1,4 @@
-"""The contract of ``Bucket`` on versions: what was read once is what is read again, or is refused."""
+"""The contract of ``Bucket`` on versions: a later read returns the same version, or is refused."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ FIRST, SECOND = b"the first version", b"and the second one"
 
 
 def part(bucket: Bucket, version: str = "", start: int = 4) -> tuple[bytes, str]:
-    """Return five bytes, and the version that has them."""
+    """Return five bytes, and the version that they are from."""
     target = bytearray(5)
     found = bucket.read_into(KEY, start, memoryview(target), version)
     return bytes(target), found
@@ -25,7 +25,7 @@ def part(bucket: Bucket, version: str = "", start: int = 4) -> tuple[bytes, str]
 
 @pytest.fixture(params=["as it is", "versioned"])
 def bucket(bucket: Bucket, request: pytest.FixtureRequest) -> Bucket:
-    """Buckets that keep versions, as template.yaml's does, and such that do not."""
+    """Buckets with versioning, like that of template.yaml, and without."""
     if request.param == "versioned":
         if not isinstance(bucket, S3Bucket):
             pytest.skip("in memory there is one kind")
@@ -86,7 +86,7 @@ def test_a_file_that_is_replaced_while_it_is_read_from_end_to_end_is_refused(buc
 
 
 def test_where_versions_are_kept_two_contents_with_one_etag_are_two(embedded_cloud: EmbeddedCloud) -> None:
-    """An ETag may be an MD5, of which collisions are made in seconds: the same bytes twice stand for them."""
+    """An ETag may be an MD5, which has collisions; writing the same bytes twice simulates one."""
     client, name = embedded_cloud.client("s3"), "two-of-one-etag"
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})

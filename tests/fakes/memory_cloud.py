@@ -41,11 +41,10 @@ LARGEST_ROW = 400 * 1024  # bytes: DynamoDB's limit of an item
 
 
 class Rows(dict[Any, Any]):
-    """Rows by their keys; one that DynamoDB would refuse as too large is refused as it does."""
+    """Rows by their keys; rows too large for DynamoDB are refused with its error."""
 
     def __setitem__(self, key: Any, row: msgspec.Struct) -> None:
-        # Each takes fewer bytes in DynamoDB than twice those of its JSON: what is far from the limit is not
-        # measured.
+        # A row takes fewer bytes in DynamoDB than twice its JSON: rows far below the limit are not measured.
         if len(msgspec.json.encode(row)) * 2 > LARGEST_ROW and row_size(marshal(to_row(row))) > LARGEST_ROW:
             text = "Item size to update has exceeded the maximum allowed size"
             answer = {"Error": {"Code": "ValidationException", "Message": text}}
@@ -59,7 +58,7 @@ class Rows(dict[Any, Any]):
 
 
 def row_size(item: Mapping[str, Any]) -> int:
-    """Return the bytes that DynamoDB counts of an item in its typed form."""
+    """Return the size in bytes that DynamoDB counts for an item in its typed form."""
     return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
 
 
@@ -71,7 +70,7 @@ def _value_size(value: Mapping[str, Any]) -> int:
         return len(inner) // 2 + 2
     if kind == "L":
         return 3 + sum(1 + _value_size(each) for each in inner)
-    return 1  # a truth value, or nothing
+    return 1  # a boolean or null
 
 
 class MemoryRounds:
@@ -83,7 +82,7 @@ class MemoryRounds:
         self._rounds: dict[RoundKey, Round] = Rows()
         self._participants: dict[ParticipantKey, Participant] = Rows()
         self._settled: set[str] = set()
-        self.items_read = 0  # by what reads many participants at once
+        self.items_read = 0  # by reads of many participants
 
     def create_run(self, run: Run) -> None:
         with self._lock:
@@ -269,7 +268,7 @@ class MemoryRounds:
                 self._participants.setdefault(key, participant)
 
     def lose(self, *, runs: bool = False, rounds: bool = False, participants: bool = False) -> None:
-        """Lose rows, as a table that was deleted or emptied does."""
+        """Lose rows, as if the table had been deleted."""
         with self._lock:
             if runs:
                 self._runs.clear()
@@ -284,7 +283,7 @@ class MemoryRounds:
             del self._rounds[_key(lost)]
 
     def rows(self) -> dict[object, msgspec.Struct]:
-        """Return every row there is."""
+        """Return all rows."""
         with self._lock:
             tables: list[Mapping[Any, msgspec.Struct]] = [self._runs, self._rounds, self._participants]
             return {key: row for table in tables for key, row in table.items()}
@@ -324,14 +323,14 @@ def _key(of: Round) -> RoundKey:
     return (of.run, of.number, of.attempt)
 
 
-def _expect(holds: bool) -> None:  # noqa: FBT001
+def _expect(holds: bool) -> None:  # noqa: FBT001 - the condition
     if not holds:
-        message = "a row was moved by somebody else first"
+        message = "another worker changed a row first"
         raise LostRace(message)
 
 
 class MemoryDevices:
-    """The ``DeviceDirectory`` as a dictionary, which a test fills as the heartbeat rule would."""
+    """The ``DeviceDirectory`` as a dictionary, which a test fills in place of the heartbeat rule."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Candidate] = {}
@@ -376,7 +375,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 class MemoryThingGroups:
-    """The ``ThingGroups`` as a dictionary, which a test fills as an operator would."""
+    """The ``ThingGroups`` as a dictionary, which a test fills in place of an operator."""
 
     def __init__(self) -> None:
         self.groups: dict[str, set[str]] = {}
@@ -386,7 +385,7 @@ class MemoryThingGroups:
 
 
 class MemoryBucket:
-    """The ``Bucket`` as a dictionary; ``largest_read`` says how much one read returned at most."""
+    """The ``Bucket`` as a dictionary; ``largest_read`` is the size of the largest read."""
 
     def __init__(self, name: str = "bucket") -> None:
         self.name = name
@@ -394,13 +393,15 @@ class MemoryBucket:
         self.range_bytes = 64 * 1024
         self.objects: dict[str, bytes] = {}
         self.largest_read = 0
-        self.targets: set[int] = set()  # where ``read_into`` was asked to write: how many buffers there are
-        self.unreadable: dict[str, str] = {}  # keys of objects that are not given back, and what is said then
-        self._versions: dict[str, tuple[bytes, int]] = {}  # the object that was read last, and its number
+        self.targets: set[int] = set()  # addresses of the buffers passed to ``read_into``
+        self.unreadable: dict[str, str] = {}  # keys of objects that cannot be read, and the error messages
+        self._versions: dict[
+            str, tuple[bytes, int]
+        ] = {}  # the object that was read last, and its version number
         self._lock = threading.Lock()
 
     def _given(self, key: str) -> bytes:
-        """Return an object, unless the store refuses this one."""
+        """Return an object, unless it is among the unreadable ones."""
         data = self.objects[key]
         if key in self.unreadable:
             message = f"object {key} cannot be read, S3 answers {self.unreadable[key]}"
@@ -408,7 +409,7 @@ class MemoryBucket:
         return data
 
     def _version(self, key: str, data: bytes) -> str:
-        """Return the word for an object that was read: another one for each that was written."""
+        """Return the version of an object; each written object has another one."""
         with self._lock:
             last, number = self._versions.get(key, (None, 0))
             if last is not data:
@@ -460,7 +461,7 @@ class MemoryBucket:
         return read_layout(data, len(data))
 
     def write(self, key: str, data: bytes) -> None:
-        self.objects[key] = bytes(bytearray(data))  # a copy: a version of its own
+        self.objects[key] = bytes(bytearray(data))  # a copy is a separate version
 
     def write_once(self, key: str, data: bytes) -> bytes:
         with self._lock:
@@ -480,7 +481,7 @@ class MemoryBucket:
 
 
 class MemoryWriter:
-    """The ``ObjectWriter`` that keeps what was written until it is finished."""
+    """The ``ObjectWriter`` that holds the written bytes until it is finished."""
 
     def __init__(self, bucket: MemoryBucket, key: str) -> None:
         self._bucket = bucket
@@ -498,7 +499,7 @@ class MemoryWriter:
 
 
 class MemoryPublisher:
-    """The ``Publisher`` that keeps what was published, by topic."""
+    """The ``Publisher`` that records what was published, by topic."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -511,7 +512,7 @@ class MemoryPublisher:
 
 
 class MemoryAlarms:
-    """The ``Alarms`` as a set, from which a test takes those that are due; reminders come when it says so."""
+    """The ``Alarms`` in memory; a test takes due alarms, reminders and jobs from it and delivers them."""
 
     def __init__(self) -> None:
         self._set: dict[Alarm, None] = {}
@@ -534,7 +535,7 @@ class MemoryAlarms:
         return list(self._set)
 
     def ring(self, now: int) -> list[Alarm]:
-        """Remove and return the alarms whose time has come."""
+        """Remove and return the alarms that are due."""
         rung = [alarm for alarm in self._set if alarm.at <= now]
         for alarm in rung:
             self.cancel(alarm)
@@ -542,25 +543,25 @@ class MemoryAlarms:
 
 
 class Crash(BaseException):
-    """The worker's death. No ``Exception``: nothing in the code under test may survive it."""
+    """A crash of the worker. Not an ``Exception``, so that the code under test cannot catch it."""
 
 
 class CallCounter:
-    """Counts the calls of ports, and at a chosen one kills the worker or lets another act first."""
+    """Counts the calls of ports; at a chosen call the worker crashes, or another one acts first."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self._times: Counter[str] = Counter()
         self._planned: dict[tuple[str, int], Callable[[], object]] = {}
-        self.most: int | None = None  # further calls are an endless loop
+        self.most: int | None = None  # more calls are taken for an endless loop
         self.before: Callable[[str], None] | None = None  # called with the name of each call
 
     def plan(self, act: Callable[[], object], *, name: str = "", call: int = 1) -> None:
-        """Call ``act`` just before the ``call``-th call from now, counted from 1: of ``name``, or of any."""
+        """Call ``act`` just before the ``call``-th call from now (from 1), of ``name`` or of any port."""
         self._planned[name, self._times[name] + call] = act
 
     def plan_crash(self, *, name: str = "", call: int = 1) -> None:
-        """Kill the worker just before that call."""
+        """Crash the worker just before that call."""
         self.plan(_die, name=name, call=call)
 
     def forget_plans(self) -> None:
@@ -585,7 +586,7 @@ def _die() -> None:
 
 
 class Counted:
-    """A port whose every call is counted, with a ``CallCounter``, before it is made."""
+    """A port whose calls are counted by a ``CallCounter`` before they are made."""
 
     def __init__(self, port: object, counter: CallCounter) -> None:
         self._port = port

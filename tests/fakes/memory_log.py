@@ -1,4 +1,4 @@
-"""A ``Log`` that keeps what it is told."""
+"""A ``Log`` that records its lines and metrics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from cloud_functions.monitoring import Level, Metric
 
 
 class MemoryLog:
-    """Keeps lines and measurements, each with what it is about: (run, round, device)."""
+    """Records lines and metrics, each with the run, round and device that it is about."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -31,5 +31,5 @@ class MemoryLog:
         self.measured.append((self._about, metric, value))
 
     def values(self, metric: Metric) -> list[float]:
-        """Return what was measured of a metric, in order."""
+        """Return the values of a metric, in order."""
         return [value for _, name, value in self.measured if name is metric]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
+from cloud_functions.rounds import publish
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding
@@ -126,9 +127,9 @@ class SmallAverage:
                     metrics=metrics[place] if metrics else {},
                 )
             )
-        run, round_ = self._run(evaluations), self._round(number, count)
-        new_model.make(aggregation_context.begin(self.services, run, round_), replies, [])
-        new_model.keep(self.services, run, round_)
+        run, leased = self._run(evaluations), self._round(number, count)
+        new_model.make(aggregation_context.begin(self.services, run, leased), replies, [])
+        assert not publish.keep_model(self.services, run, leased)
         self.number = number
         return self.model
 

@@ -1,4 +1,4 @@
-"""A fleet for tests: the real functions of the cloud over ports in memory, and devices that tests move."""
+"""A fleet for tests: the real cloud functions over ports in memory, and devices that tests control."""
 
 import base64
 import json
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
-from cloud_functions.rounds import driver, run_actions
+from cloud_functions.rounds import run_actions
+from cloud_functions.rounds.start import start_run
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
@@ -47,7 +48,7 @@ INITIAL: Arrays = {
 
 
 class SmallFleet:
-    """Some devices, one run, and the cloud between them; time stands still until a test moves it."""
+    """Some devices, one run and the cloud; the clock changes only when a test moves it."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class SmallFleet:
         self.counter = CallCounter()
         self.lease_seconds = lease_seconds
         self.scale = scale or Scale()
-        self.tasks = "digits"  # of every device, with commas between them
+        self.tasks = "digits"  # of every device, comma-separated
         self.settings: RunSettings = parse_settings(
             {"task": "digits", "rounds": 2, "evaluate_last": False, **settings}
         )
@@ -103,15 +104,15 @@ class SmallFleet:
         )
 
     def heartbeats(self) -> None:
-        """Let every device be seen now."""
+        """Write a heartbeat of every device."""
         for name in self.names:
             self.devices.heartbeat(name, self.now, self.tasks)
 
     def start(self) -> Run:
-        return driver.start(self.cloud, RUN, self.settings)
+        return start_run(self.cloud, RUN, self.settings)
 
     def act(self, action: str, name: str = RUN, **event: object) -> Run:
-        """Ask something of a run, as an operator does."""
+        """Perform an action on a run, as an operator does."""
         return run_actions.act(self.cloud, {"action": action, "run": name, **event})
 
     def run(self, name: str = RUN) -> Run:
@@ -126,17 +127,17 @@ class SmallFleet:
         return newest
 
     def parts(self, of: Round | None = None) -> dict[str, Participation]:
-        """Return what each device of a round's cohort has done."""
+        """Return the state of each participant of a round."""
         return {part.device: part.state for part in self.rounds.participants(of or self.newest())}
 
     def part(self, device: str, of: Round | None = None) -> Participant:
-        """Return one device's part in a round."""
+        """Return one participant of a round."""
         part = self.rounds.participant(of or self.newest(), device)
         assert part is not None
         return part
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, with heartbeats; nothing is delivered."""
+        """Let time pass, with heartbeats and without deliveries."""
         self.now += round(seconds * 1000)
         self.heartbeats()
 
@@ -150,7 +151,7 @@ class SmallFleet:
         return announced_at(of, part) if part else of.opened_at
 
     def completion(self, of: Round, data: bytes, device: str = "", **changes: object) -> bytes:
-        """Return a completion's JSON text; ``changes`` are made to it, whether it allows them or not."""
+        """Return a completion as JSON, with ``changes``, which may be invalid."""
         reply = Completion(
             run=of.run,
             round=of.number,
@@ -166,7 +167,7 @@ class SmallFleet:
         return msgspec.json.encode({**msgspec.to_builtins(reply), **changes})
 
     def reply(self, device: str, of: Round | None = None, value: float = 1.0, **changes: object) -> bool:
-        """Upload an update full of ``value`` and say that it is complete."""
+        """Upload an update full of ``value`` and send its completion."""
         of = of or self.newest()
         data = self.upload(device, of, update_full_of(value))
         return self.say(device, Kind.COMPLETE, self.completion(of, data, device, **changes))
@@ -177,7 +178,7 @@ class SmallFleet:
         return self.say(device, Kind.STATUS, messages.encode(said))
 
     def say(self, device: str, kind: Kind, payload: bytes, client: str | None = None) -> bool:
-        """Deliver what a device says, as the reply rule writes it; return False if it has to come back."""
+        """Deliver a device's message in the reply rule's format; return False if it has to be retried."""
         body = {
             "payload": base64.b64encode(payload).decode(),
             "device": device,
@@ -193,14 +194,14 @@ class SmallFleet:
             self.deliver(message_of(alarm))
 
     def remind(self) -> list[Reminder]:
-        """Deliver the reminders that are under way, once each, and return them."""
+        """Deliver the pending reminders, once each, and return them."""
         due, self.alarms.reminders = self.alarms.reminders, []
         for reminder, _seconds in due:
             self.deliver(message_of(reminder))
         return [reminder for reminder, _seconds in due]
 
     def work(self) -> int:
-        """Deliver the jobs that averagers handed over, until there are none; return how many there were."""
+        """Deliver the jobs that averagers hand over until none are left; return their number."""
         done = 0
         while self.alarms.jobs:
             job = self.alarms.jobs.pop(0)
@@ -209,7 +210,7 @@ class SmallFleet:
         return done
 
     def look(self, seconds: float) -> list[Reminder]:
-        """Let time pass in which no device is seen, then deliver what is due, once each."""
+        """Let time pass without heartbeats, then deliver what is due, once each."""
         self.now += round(seconds * 1000)
         self.ring()
         return self.remind()
@@ -234,7 +235,7 @@ class SmallFleet:
         )
 
     def told(self, name: str = RUN) -> list[RoundChange]:
-        """Return what people who watch the run were told."""
+        """Return the changes published on the run's topic."""
         topic = topics.of_run(FLEET, name)
         return [messages.decode(text, RoundChange) for text in self.publisher.on(topic)]
 
@@ -242,12 +243,12 @@ class SmallFleet:
         return [change.text for change in self.told() if change.device == device]
 
     def heard(self, device: str) -> list[Announcement | Verdict]:
-        """Return what a device was told on its announce topic."""
+        """Return what was published on a device's announce topic."""
         topic = topics.of_device(FLEET, device, Kind.ANNOUNCE)
         return [messages.decode_announce(text) for text in self.publisher.on(topic)]
 
     def announced(self, device: str) -> list[Announcement]:
-        """Return the work that a device heard of."""
+        """Return the announcements that were published to a device."""
         return [message for message in self.heard(device) if isinstance(message, Announcement)]
 
     def verdicts(self, device: str) -> list[Verdict]:
@@ -259,5 +260,5 @@ def update_full_of(value: float) -> dict[str, Any]:
 
 
 def message_of(said: Alarm | Reminder) -> dict[str, object]:
-    """Return the message of an alarm or a reminder, as it comes back to the averager."""
+    """Return the message of an alarm or a reminder, as the averager receives it."""
     return {type(said).__name__.lower(): msgspec.to_builtins(said)}

@@ -1,4 +1,4 @@
-"""AWS's clients with their answers written down, checked against the service model by botocore's Stubber.
+"""AWS clients with scripted responses, checked against the service model by botocore's Stubber.
 
 For the services that the embedded cloud does not have (GreengrassV2), or has not in this state.
 """
@@ -13,13 +13,13 @@ from botocore.stub import Stubber
 
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
-# The models of the services are megabytes of JSON: one loader for all reads each once.
+# The service models are megabytes of JSON: a shared loader reads each once.
 MODELS = Loader()
 NOBODY = "arn:aws:iam::123456789012:user/operator"
 
 
 class StubbedAws:
-    """Clients whose calls have to come in the order, and with the arguments, that a test says."""
+    """Clients whose calls must have the order and the arguments that a test expects."""
 
     def __init__(self) -> None:
         session = botocore.session.get_session()
@@ -27,7 +27,7 @@ class StubbedAws:
         self._session = boto3.Session(
             botocore_session=session,
             aws_access_key_id="testing",
-            aws_secret_access_key="testing",  # noqa: S106 - nobody is called
+            aws_secret_access_key="testing",  # noqa: S106 - no request is sent
             region_name=REGION,
         )
         self._clients: dict[str, Any] = {}
@@ -43,7 +43,7 @@ class StubbedAws:
         return self._clients[service]
 
     def expect(self, service: str, operation: str, answer: Mapping[str, Any], **arguments: Any) -> None:
-        """Expect a call; ``botocore.stub.ANY`` stands for any argument."""
+        """Expect a call; ``botocore.stub.ANY`` matches any argument."""
         self.client(service)
         self._stubbers[service].add_response(operation, dict(answer), arguments or None)
 
@@ -53,7 +53,7 @@ class StubbedAws:
         self._stubbers[service].add_client_error(operation, code, message, expected_params=arguments or None)
 
     def expect_account(self, account: str = ACCOUNT) -> None:
-        """Expect that the caller's identity is asked for."""
+        """Expect a call for the caller's identity."""
         identity = {"Account": account, "Arn": f"arn:aws:iam::{account}:user/operator", "UserId": "U"}
         self.expect("sts", "get_caller_identity", identity)
 

@@ -19,7 +19,6 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
 
-
 LARGEST_MODEL = 4 * 1024**3
 LONGEST_SHOWN = 100  # bytes of an answer that cannot be used
 

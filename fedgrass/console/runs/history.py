@@ -4,13 +4,6 @@ The picture plots the global models' accuracy where the task reports it, otherwi
 neither, and in every case the devices' turnaround times.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from fedgrass.federation.training_settings import LOCAL_PREFIX
-from fedgrass.federation.rounds import Participation, State
-
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,12 +14,10 @@ import msgspec
 
 from fedgrass.console import terminal
 from fedgrass.console.runs.fleet_operator import RoundRecord
-
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.training_settings import LOCAL_PREFIX
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
-
+from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +105,6 @@ def _draw_turnarounds(axes: "Axes", closed: Summaries) -> None:
 def _plot(axes: "Axes", points: Sequence[tuple[int, float]], style: str, color: str, label: str) -> None:
     if points:
         axes.plot(*zip(*points, strict=True), style, color=color, label=label)
-
 
 
 if TYPE_CHECKING:

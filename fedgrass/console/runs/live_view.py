@@ -7,6 +7,7 @@ otherwise (a pipe, a log) it prints the changes of each round line by line.
 
 import secrets
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,6 @@ from typing import Any, Self
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-
-from fedgrass.federation import topics
-from fedgrass.federation.errors import FedgrassError
-
-import threading
-from typing import Self
-
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,7 +23,7 @@ from rich.table import Table
 
 from fedgrass.console.terminal import LONGEST_TEXT, printable, styled
 from fedgrass.federation import messages, topics
-from fedgrass.federation.errors import MessageError
+from fedgrass.federation.errors import FedgrassError, MessageError
 from fedgrass.federation.messages import (
     Announcement,
     Completion,
@@ -39,7 +33,6 @@ from fedgrass.federation.messages import (
     WorkMessage,
 )
 from fedgrass.federation.topics import Kind
-
 
 CONNECT_SECONDS = 15.0
 
@@ -92,7 +85,6 @@ class Watcher:
 
     def _subscribe(self, client: mqtt.Client, *_: Any) -> None:
         client.subscribe(self._filter, qos=1)
-
 
 
 _REFRESH_PER_SECOND = 8

@@ -1,36 +1,25 @@
 """Carry out ``fedgrass run``, ``runs``, ``devices`` and ``repair`` on a deployed stack."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
-
-from fedgrass.console import terminal
-from fedgrass.console.terminal import LONGEST_TEXT, printable
-from fedgrass.federation.selection import Candidate
-
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fedgrass.console import stack, terminal
+from fedgrass.console.options import parse_json, read, read_text, whole_number
 from fedgrass.console.runs import history
-from fedgrass.console import stack
-from fedgrass.console.options import parse_json
-from fedgrass.console.options import read
-from fedgrass.console.options import read_text
-from fedgrass.console.options import whole_number
-from fedgrass.console.runs.fleet_operator import LARGEST_MODEL
-from fedgrass.console.runs.fleet_operator import Operator
-from fedgrass.console.terminal import say, show, table
+from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, Operator
+from fedgrass.console.terminal import LONGEST_TEXT, printable, say, show, table
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.names import checked_name
 from fedgrass.federation.runs import Run
+from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import check_finite, encode, read_layout, views
-
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,7 +88,6 @@ def ago(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} ago"
     return f"{whole} s ago"
-
 
 
 MOST_ROUNDS = 100_000  # of a run

@@ -1,4 +1,4 @@
-"""Ports of the cloud whose calls go wrong: the worker dies at one, the answer gets lost, a read is stale."""
+"""Ports whose calls fail: the worker crashes, a response is lost, a read is stale."""
 
 import random
 import threading
@@ -11,7 +11,7 @@ from tests.fakes.memory_cloud import Crash
 
 READS = frozenset(
     {"run", "round", "participant", "living", "runs"}
-)  # of the rounds table; each has older answers
+)  # of the rounds table; each can return an older result
 WRITES = frozenset(
     {
         "create_run",
@@ -41,32 +41,32 @@ WRITES = frozenset(
 
 
 class InjectedError(Exception):
-    """An error of AWS, made for the occasion."""
+    """An injected error of AWS."""
 
 
 class Chances(Struct, frozen=True):
-    """How often a call goes wrong, by how."""
+    """How often a call fails, by kind of failure."""
 
     killed_before: float = 0.0
     killed_after: float = 0.0
     error: float = 0.0
-    answer_lost: float = 0.0  # the write was made, and the SDK makes it again
+    answer_lost: float = 0.0  # the write was made, and the SDK retries it
     answer_late: float = 0.0  # the write was made, and the caller gets an error
     stale: float = 0.0
-    stalled: float = 0.0  # the worker sleeps, on its lease too, while others go on
-    object_lost: float = 0.0  # of what was just written, before anybody reads it
+    stalled: float = 0.0  # the worker sleeps, possibly beyond its lease, while others continue
+    object_lost: float = 0.0  # of an object that was just written, before it is read
 
 
 CALM = Chances()
 
 
 class Disturber:
-    """Decides at each call what goes wrong with it; of one worker, and in the order of its calls.
+    """Decides which calls of one worker fail, in the order of its calls.
 
     Args:
-        dice: draws.
-        stall: lets others go on for a while.
-        lose: loses an object of the bucket.
+        dice: the random numbers.
+        stall: lets other workers continue for some time.
+        lose: deletes an object of the bucket.
     """
 
     def __init__(self, dice: random.Random, stall: Callable[[], None], lose: Callable[[], None]) -> None:
@@ -79,8 +79,8 @@ class Disturber:
         self._answers: dict[object, Any] = {}
 
     def call(self, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Make a call, or spoil it."""
-        # What the readers' threads call comes in no certain order: the same seed would not do the same.
+        """Make a call, or make it fail."""
+        # The calls of reader threads have no fixed order: the same seed would not be reproducible.
         if self.chances is CALM or threading.get_ident() != self._thread:
             return method(*args, **kwargs)
         if self._happens("killed_before"):
@@ -104,11 +104,11 @@ class Disturber:
         return answer
 
     def forget(self) -> None:
-        """Forget older answers: what was read from a table that is gone is not read again."""
+        """Forget older results: those of a table that is gone are not returned again."""
         self._answers.clear()
 
     def _read(self, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Return what a read returns, or what it returned the last time."""
+        """Return the result of a read, or the one that it returned the last time."""
         key = (name, *(getattr(arg, "number", arg) for arg in args))
         older = self._answers.get(key)
         answer = self._answers[key] = method(*args, **kwargs)
@@ -131,7 +131,7 @@ class Disturbed:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._port, name)
-        if not callable(attribute) or name == "create":  # a writer's calls are its own
+        if not callable(attribute) or name == "create":  # the calls of a writer are separate
             return attribute
 
         def call(*args: Any, **kwargs: Any) -> Any:

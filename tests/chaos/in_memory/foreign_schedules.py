@@ -1,8 +1,8 @@
-"""Seeded schedules over the ports in memory, in which everything goes wrong at once, or only some of it.
+"""Seeded schedules over the ports in memory, with all kinds of faults at once or only some.
 
     python -m tests.chaos --schedules 2000 --seed 1
 
-A schedule is its seed: ``play(seed)`` does the same again.
+A schedule is determined by its seed: ``play(seed)`` reproduces it.
 """
 
 import random
@@ -41,7 +41,7 @@ _COHORTS: tuple[dict[str, Any], ...] = ({}, {}, {"selection": "random", "count":
 
 
 class Played(Struct, frozen=True):
-    """What a schedule has shown."""
+    """The findings of a schedule."""
 
     seed: int
     state: str
@@ -49,12 +49,14 @@ class Played(Struct, frozen=True):
     letters: int
     happened: dict[str, int]
     problems: list[str]
-    given_up: bool = False  # by the operator: the table was restored, and the bucket had lost what it told
+    given_up: bool = (
+        False  # by the operator: the table was restored, and the bucket had lost the later rounds
+    )
 
 
 def draw(seed: int) -> Simulation:
-    """Return the schedule of a seed: everything goes wrong, or only some kinds of it."""
-    dice = random.Random(f"schedule {seed}")  # noqa: S311
+    """Return the schedule of a seed: with all kinds of faults, or only some."""
+    dice = random.Random(f"schedule {seed}")  # noqa: S311 - repeatable
     settings = {field: dice.choice(values) for field, values in _SETTINGS.items()}
     settings |= dice.choice(_SCHEDULES) | dice.choice(_COHORTS)
     if settings.get("count") and settings["minimum_replies"] > 2:
@@ -95,11 +97,11 @@ def draw(seed: int) -> Simulation:
 
 
 def play(seed: int) -> Played:
-    """Play the schedule of a seed."""
+    """Run the schedule of a seed."""
     simulation = draw(seed)
     try:
         simulation.play()
-    except Exception as error:  # noqa: BLE001  # whatever it is, it has to be seen with its seed
+    except Exception as error:  # noqa: BLE001 - every error is reported with its seed
         simulation.problems.append(f"stuck: {type(error).__name__}: {error}")
     run = simulation.run()
     return Played(
@@ -114,13 +116,13 @@ def play(seed: int) -> Played:
 
 
 def play_all(seeds: Iterable[int], processes: int) -> list[Played]:
-    """Play schedules, several at a time."""
+    """Run schedules, several at a time."""
     with ProcessPoolExecutor(processes) as pool:
         return list(pool.map(play, seeds, chunksize=10))
 
 
 def report(played: list[Played], began: float) -> tuple[list[str], int]:
-    """Return what was found, in lines, and how many schedules went wrong."""
+    """Return the findings as lines, and the number of schedules that failed."""
     bad = [one for one in played if one.problems]
     kinds = Counter(problem.partition(":")[0] for one in bad for problem in one.problems)
     happened: Counter[str] = Counter()

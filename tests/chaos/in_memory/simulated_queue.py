@@ -1,4 +1,4 @@
-"""A queue as SQS is: messages come at least once, failed ones come back, and end as dead letters."""
+"""A queue with the semantics of SQS: at-least-once delivery, retries, a dead-letter queue."""
 
 import heapq
 import itertools
@@ -13,14 +13,14 @@ Body = Mapping[str, Any]
 
 
 class Letter(Struct, frozen=True):
-    """A message that nobody could deal with: it, and why each try failed."""
+    """A message whose every try failed, and the reasons."""
 
     body: Body
     reasons: tuple[str, ...]
 
 
 class Clockwork:
-    """What is to happen at its time, and the time."""
+    """The simulation's clock and the actions that are due later."""
 
     def __init__(self, now: int) -> None:
         self.now = now
@@ -28,11 +28,11 @@ class Clockwork:
         self._numbers = itertools.count()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Have something happen after a while."""
+        """Schedule an action after some seconds."""
         heapq.heappush(self._due, (self.now + round(seconds * 1000), next(self._numbers), act))
 
     def run_until(self, until: int, most: int) -> int:
-        """Let happen what is due, at most so many things; return how many happened."""
+        """Run the actions that are due, up to a maximum; return how many were run."""
         done = 0
         while self._due and self._due[0][0] <= until and done < most:
             at, _, act = heapq.heappop(self._due)
@@ -48,23 +48,23 @@ class Queue:
     """Delivers messages to ``take``, which returns why it failed, or None.
 
     Args:
-        clock: when what happens.
-        dice: draws what comes twice.
-        take: takes a message.
+        clock: the simulation's clock.
+        dice: draws the messages that are delivered twice.
+        take: processes a message.
     """
 
     VISIBILITY, MOST_TRIES = 90, 10
 
     def __init__(self, clock: Clockwork, dice: random.Random, take: Callable[[Body], str | None]) -> None:
-        self.letters: list[Letter] = []  # that nobody has sent back
+        self.letters: list[Letter] = []  # that were not sent back
         self.all_letters: list[Letter] = []
-        self.twice = 0.0  # the chance that a message comes again, soon or hours later
+        self.twice = 0.0  # the probability that a message is delivered again, soon or hours later
         self._clock = clock
         self._dice = dice
         self._take = take
 
     def send(self, body: Body, seconds: float = 0.0) -> None:
-        """Send a message that arrives after a while."""
+        """Send a message that arrives after some seconds."""
         text = json.dumps(body)
         self._clock.after(seconds, lambda: self._deliver(text, ()))
 

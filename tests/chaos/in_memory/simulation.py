@@ -1,6 +1,6 @@
-"""One run over ports in memory while everything goes wrong: devices, workers, operators, time, and the table.
+"""One run over ports in memory, with faults of devices, workers, operators, timing and the table.
 
-The functions are the real ones. Time is a list of what is due, so that hours pass in a moment.
+The functions are the real ones. Time is a list of due actions, so hours pass in a moment.
 """
 
 import base64
@@ -54,11 +54,11 @@ MODEL: Arrays = {"weight": np.zeros((2, 2), np.float32), "batches": np.array(0, 
 
 
 class Disturbances(msgspec.Struct, frozen=True):
-    """What goes wrong in a schedule."""
+    """The faults of a schedule."""
 
-    seconds: int = 3600  # for which things go wrong
+    seconds: int = 3600  # during which faults happen
     chances: Chances = CALM
-    twice: float = 0.0  # messages that come again
+    twice: float = 0.0  # messages that are delivered again
     alarms_early: float = 0.0
     alarms_late: float = 0.0
     alarms_twice: float = 0.0
@@ -69,11 +69,11 @@ class Disturbances(msgspec.Struct, frozen=True):
     restores: int = 0
     actions: int = 0
     hellos: int = 0
-    redrives: bool = True  # whether the operator sends dead letters back, once all is calm
+    redrives: bool = True  # whether the operator sends dead letters back after the faults
 
 
 class WatchedRounds(MemoryRounds):
-    """A table whose closings are watched."""
+    """A table that records when rounds close."""
 
     def __init__(self, closing: Any) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ class WatchedRounds(MemoryRounds):
         return dict(self._runs), dict(self._rounds), dict(self._participants), set(self._settled)
 
     def restore(self, backup: tuple[Any, ...]) -> None:
-        """Bring all rows back."""
+        """Restore all rows."""
         self._runs, self._rounds, self._participants = (Rows(rows) for rows in backup[:3])
         self._settled = set(backup[3])
 
 
 class WatchedBucket(MemoryBucket):
-    """A bucket that knows how many contents each of its keys has had."""
+    """A bucket that records how many contents each of its keys has had."""
 
     def __init__(self) -> None:
         self.contents: dict[str, set[str]] = defaultdict(set)
@@ -104,14 +104,14 @@ class WatchedBucket(MemoryBucket):
         super().__init__()
 
     def note(self) -> None:
-        """Take note of what lies under ``models/``."""
+        """Record the contents of objects under ``models/``."""
         for key, data in self.objects.items():
             if key.startswith(f"models/{RUN}/"):
                 self.contents[key].add(hashlib.sha256(data).hexdigest())
 
 
 class SimulatedAlarms(MemoryAlarms):
-    """Alarms and reminders that come when the simulation's clock, and its dice, say so."""
+    """Alarms and reminders, delivered by the simulation's clock and random numbers."""
 
     def __init__(self, world: "Simulation") -> None:
         super().__init__()
@@ -143,17 +143,17 @@ class SimulatedPublisher(MemoryPublisher):
 
 
 class Simulation:
-    """A run under one schedule of disturbances.
+    """A run under one schedule of faults.
 
     Args:
-        seed: draws all that happens.
-        disturbances: what goes wrong.
+        seed: the seed of all random numbers.
+        disturbances: the kinds of faults.
         scale: how averages are divided.
-        settings: of the run.
+        settings: the settings of the run.
     """
 
     def __init__(self, seed: int, disturbances: Disturbances, scale: Scale, settings: dict[str, Any]) -> None:
-        self.dice = random.Random(seed)  # noqa: S311
+        self.dice = random.Random(seed)  # noqa: S311 - repeatable
         self.wrong = disturbances
         self.clock = Clockwork(START)
         self.queue = Queue(self.clock, self.dice, self._take)
@@ -167,17 +167,17 @@ class Simulation:
         self.problems: list[str] = []  # wrong averages, models written twice, ...
         self.refused = ""  # why the run could not be started
         self.newest = (0, "")  # round and SHA-256 of the task's newest model
-        self._values: dict[str, int] = {}  # of what an update is full, by its checksum
+        self._values: dict[str, int] = {}  # the value of an update's arrays, by its checksum
         self._done: dict[tuple[str, int, int, int], bytes] = {}  # completions, by device and announcement
         self._backups: list[tuple[Any, ...]] = []
-        self._depth = 0  # of workers that sleep while others go on
+        self._depth = 0  # of workers that sleep while others continue
         self._actions = 0
         self._lost: dict[str, bytes] = {}  # objects that were removed or damaged
         self._restored = 0
         self._repairs = 0
         self._redrives = disturbances.redrives
         self._averagers_die = disturbances.chances is not CALM
-        self.given_up = False  # by the operator, who cancelled the run since no repair helped
+        self.given_up = False  # by the operator, who cancelled the run because no repair helped
         self.averager, self.initiator = self._worker(averages=True), self._worker(averages=False)
 
     def _worker(self, *, averages: bool) -> Services:
@@ -202,7 +202,7 @@ class Simulation:
 
     # ------------------------------------------------------------ the course of it
     def play(self) -> None:
-        """Start the run, let things go wrong for a while, then let it come to its end in peace."""
+        """Start the run, inject faults for some time, then let it end without faults."""
         self.bucket.write(object_keys.model(RUN, 0), encode(MODEL))
         for name in self.names:
             self.devices.heartbeat(name, self.clock.now, TASK)
@@ -222,12 +222,12 @@ class Simulation:
         self._judge_the_end()
 
     def run(self) -> Run | None:
-        """Return the run as it stands."""
+        """Return the run as it is."""
         return self.rounds.run(RUN)
 
     @property
     def ruined(self) -> bool:
-        """Whether the table was restored, and the bucket lost what told of the rounds since."""
+        """Whether the table was restored and the bucket lost the manifests of later rounds."""
         kept = (f"models/{RUN}/", f"rounds/{RUN}/")
         return bool(self._restored) and any(key.startswith(kept) for key in self._lost)
 
@@ -237,7 +237,7 @@ class Simulation:
         return self.rounds.round(RUN, run.round, run.attempt) if run and run.round else None
 
     def is_over(self) -> bool:
-        """Return whether nothing is left to do."""
+        """Return whether the run is complete."""
         run, newest = self.run(), self.newest_round()
         if run is None:
             return bool(self.refused)
@@ -261,7 +261,7 @@ class Simulation:
 
     # ------------------------------------------------------------ workers
     def _take(self, body: Body) -> str | None:
-        """Let an averager take a message; return why it failed."""
+        """Have an averager process a message; return why it failed."""
         lines = len(self.journal.lines)
         event = {"Records": [{"messageId": "1", "body": msgspec.json.encode(body).decode()}]}
         try:
@@ -277,11 +277,13 @@ class Simulation:
             self.bucket.note()
         if not answer["batchItemFailures"]:
             return None
-        said = [line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "again later: "))]
-        return said[-1] if said else "failed without a word"
+        said = [
+            line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "retried later: "))
+        ]
+        return said[-1] if said else "failed without a message"
 
     def _stall(self) -> None:
-        """Let a worker sleep beyond its lease while others go on."""
+        """Let a worker sleep beyond its lease while others continue."""
         if self._depth < 2:
             self._depth += 1
             seconds = self.dice.choice([5, LEASE_SECONDS + 1, 400])
@@ -289,7 +291,7 @@ class Simulation:
             self._depth -= 1
 
     def set_alarm(self, alarm: Alarm) -> None:
-        """Have an alarm ring, as the dice say."""
+        """Deliver an alarm, perhaps late or twice."""
         wrong, left = self.wrong, max(0.0, (alarm.at - self.clock.now) / 1000)
         if self._happens(wrong.alarms_never):
             return
@@ -301,7 +303,7 @@ class Simulation:
             self.clock.after(left + self.dice.random(), partial(self._ring, alarm))
 
     def _ring(self, alarm: Alarm) -> None:
-        # One that was cancelled may ring all the same, at the same moment.
+        # A cancelled alarm may still fire at the same moment.
         if alarm in self.alarms.standing() or self._happens(self.wrong.alarms_twice):
             self.alarms.cancel(alarm)
             self.queue.send({"alarm": msgspec.to_builtins(alarm)})
@@ -311,7 +313,7 @@ class Simulation:
 
     # ------------------------------------------------------------ devices
     def hear(self, topic: str, payload: bytes) -> None:
-        """Let a device hear what is published to it."""
+        """Deliver what is published to a device."""
         parts = topic.split("/")
         if topic.endswith("/announce"):
             said = messages.decode_announce(payload)
@@ -347,7 +349,7 @@ class Simulation:
         self._say_status(device, work, "accepted", "")
         self.clock.after(self.dice.uniform(1, 60), partial(self._finish, device, work, state == "bad"))
 
-    def _finish(self, device: str, work: Announcement, bad: bool) -> None:  # noqa: FBT001
+    def _finish(self, device: str, work: Announcement, bad: bool) -> None:  # noqa: FBT001 - drawn
         key = (device, work.round, work.attempt, work.announced_at)
         completion = Completion(
             run=work.run,
@@ -371,7 +373,7 @@ class Simulation:
         self._repeat(device, self._done[key], 6)
 
     def _repeat(self, device: str, said: bytes, times: int) -> None:
-        """Say that the work is done, again and again: no verdict is waited for, so that it comes often."""
+        """Send the completion repeatedly, without waiting for a verdict."""
         if not times:
             return
         if not self._happens(self.wrong.devices_fail):  # otherwise that message is lost
@@ -401,7 +403,7 @@ class Simulation:
         self._ask({"action": "start", "run": RUN, "settings": settings}, tries)
 
     def _ask(self, event: Body, tries: int) -> None:
-        """Ask the initiator; Lambda repeats what failed."""
+        """Invoke the initiator; Lambda retries a failed invocation."""
         for _ in range(tries):
             try:
                 if event["action"] == "repair":
@@ -435,7 +437,7 @@ class Simulation:
             self.clock.after(self.dice.choice([0, 20, 3000]), partial(self._ask, event, 3))
 
     def _follow(self, refusal: str) -> None:
-        """Do what a refusal tells the operator to do."""
+        """Follow the instructions of a refusal, as an operator would."""
         if self.disturber.chances is not CALM:
             return
         if damaged := re.match(r"object (\S+) in the bucket is damaged .*: remove it", refusal):
@@ -445,7 +447,7 @@ class Simulation:
             self.bucket.objects[missing[1]] = self._lost[missing[1]]
 
     def _look_as_an_operator(self) -> None:
-        """Do what the run's state asks an operator to do, and nothing else."""
+        """Do what the run's state requires of an operator, and nothing else."""
         if self._redrives:
             self.queue.redrive()
         run, newest = self.run(), self.newest_round()
@@ -453,7 +455,7 @@ class Simulation:
             run is None or (run.round and newest is None) or (run.state is RunState.PAUSED and run.reason)
         )
         if stopped or self.rounds.unsettled():
-            for _ in range(4):  # what it refuses says what to do
+            for _ in range(4):  # the refusal states what to do
                 self._ask({"action": "repair", "run": RUN}, 1)
             run = self.run()
             self._repairs += 1
@@ -520,12 +522,14 @@ class Simulation:
             self._restored += 1
 
     def _say_hello(self) -> None:
-        with contextlib.suppress(Crash, InjectedError):  # its message comes back; there are other hellos
+        with contextlib.suppress(
+            Crash, InjectedError
+        ):  # its message is delivered again; there are other hellos
             hellos.hear(self.initiator, self.dice.choice(self.names))
 
     # ------------------------------------------------------------ the judge
     def _closes(self, closed: Round) -> None:
-        """Compute the average of what was counted, and compare."""
+        """Compute the average of the counted updates, and compare."""
         where = f"round {closed.number} attempt {closed.attempt}"
         parts = [p for p in self.rounds.participants(closed) if p.state is Participation.REPLIED]
         weights = [part.examples if self.settings.aggregation == "weighted_mean" else 1 for part in parts]
@@ -536,7 +540,7 @@ class Simulation:
         if data is None:  # lost at this moment
             return
         if hashlib.sha256(data).hexdigest() != closed.model_sha256:
-            self.problems.append(f"wrong: {where} has another draft than the row says")
+            self.problems.append(f"wrong: {where} has another draft than its row")
         found = decode(data)["weight"][0, 0]
         if abs(float(found) - float(expected)) > abs(float(expected)) * 1e-6:
             self.problems.append(f"wrong: {where} is {found}, the mean of {len(parts)} is {expected}")
@@ -552,7 +556,7 @@ class Simulation:
             return
         same_round = said.round == self.newest[0] and said.key not in self._lost
         if said.round < self.newest[0] or (same_round and said.sha256 != self.newest[1]):
-            self.problems.append(f"wrong: latest.json went from {self.newest[0]} to {said.round}")
+            self.problems.append(f"wrong: latest.json moved from {self.newest[0]} back to {said.round}")
         self.newest = (said.round, said.sha256)
 
     def _judge_the_end(self) -> None:
@@ -581,16 +585,16 @@ class Simulation:
 
 
 def is_stated(reasons: Iterable[str], lost: Iterable[str], *, averagers_die: bool) -> bool:
-    """Return whether what was done to a message, or to the averagers for which it waited, is why it failed.
+    """Return whether injected faults explain why a message failed.
 
-    A message that met an error which nobody injected, or waited although no averager was disturbed, ended
-    there by fedgrass's own fault. An error that names one of the ``lost`` objects was injected.
+    If it met an error that was not injected, or waited although no averager had a fault, fedgrass failed.
+    An error that names one of the ``lost`` objects was injected.
     """
     keys = list(lost)
     return all(
         reason == KILLED
         or "injected" in reason
         or any(key in reason for key in keys)
-        or (averagers_die and reason.startswith("again later: "))
+        or (averagers_die and reason.startswith("retried later: "))
         for reason in reasons
     )

@@ -70,7 +70,7 @@ def found(seeds: Iterable[int]) -> set[str]:
 
 def test_a_model_overwritten_after_a_restore_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryBucket, "copy_once", overwriting_copy)
-    monkeypatch.setattr(manifests, "check_not_behind", lambda *_: None)
+    monkeypatch.setattr(manifests, "why_behind", lambda *_: "")
     monkeypatch.setattr(manifests, "is_same", lambda *_: True)
     assert "wrong" in found(range(30))
 
@@ -131,7 +131,7 @@ def test_a_dead_letter_whose_error_was_not_injected_is_found(monkeypatch: pytest
 
 # ---------------------------------------------------------------- parts of the simulation
 def test_a_dead_letter_is_explained_only_by_injected_faults() -> None:
-    waited = "again later: another averager holds the lease"
+    waited = "retried later: another averager holds the lease"
     assert is_stated([KILLED, "failed: InjectedError: injected: move failed"], [], averagers_die=False)
     assert is_stated([KILLED, waited], [], averagers_die=True)
     assert not is_stated([waited] * 10, [], averagers_die=False)

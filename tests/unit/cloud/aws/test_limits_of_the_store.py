@@ -1,4 +1,4 @@
-"""DynamoDB's 400 KB of a row are heeded where a row is made; what fails again and again says why."""
+"""Rows stay within DynamoDB's limit of 400 KB; a round that fails repeatedly reports why."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def test_a_round_of_many_metrics_closes_and_its_manifest_has_all_of_them() -> No
     closed = fleet.rounds.round(RUN, 1, 1)
     assert closed is not None
     assert (closed.state, fleet.run().state) == (State.CLOSED, RunState.SUCCEEDED)
-    assert {"loss", "zeal"} <= closed.metrics.keys()  # of most devices, and what the run looks at
+    assert {"loss", "zeal"} <= closed.metrics.keys()  # of most devices, and the target metric
     assert len(closed.metrics) == MOST_METRICS_OF_A_ROUND
     assert closed.metrics_left_out == 600 * 20 + 2 - MOST_METRICS_OF_A_ROUND
     assert row_size(marshal(to_row(closed))) < LARGEST_ROW // 20
@@ -81,12 +81,12 @@ def test_the_largest_settings_and_actions_fit_a_row() -> None:
 
 # ---------------------------------------------------------------- the reason of what fails again and again
 def at_every_lease(fleet: SmallFleet) -> None:
-    """Let one averager after the other take the lease, until the round has ended."""
+    """Let one averager after the other take the lease until the round has ended."""
     for _ in range(aggregate_round.MOST_LEASES + 1):
         fleet.pass_time(120)
         try:
             fleet.deliver({"reminder": {"run": RUN}})
-        except (Crash, AssertionError):  # the averager died, or its message comes back
+        except (Crash, AssertionError):  # the averager crashed, or its message is delivered again
             fleet.log.clear()
 
 

@@ -1,4 +1,4 @@
-"""What the functions write and measure: JSON lines with run, round, device, and metrics for CloudWatch."""
+"""The functions' log: JSON lines with run, round and device, and metrics for CloudWatch."""
 
 import io
 import itertools
@@ -80,7 +80,7 @@ def test_a_line_after_a_failure_is_not_about_what_failed(log: PowertoolsLog, str
         with log.about("run-1", 3, "thing-1"):
             raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011  # it is the test's own
+    with pytest.raises(ValueError):  # noqa: PT011 - the test raises it
         fail()
     log("after")
     assert (lines(stream)[-1]["run"], lines(stream)[-1]["device"]) == ("", "")
@@ -120,7 +120,7 @@ def test_measurements_of_two_rounds_are_two_lines(
     assert [(line["round"], line["Fleet"]) for line in measured(capsys)] == [(1, fleet_name), (2, fleet_name)]
 
 
-def test_a_value_that_is_no_number_does_not_spoil_the_line(
+def test_a_value_that_is_not_a_number_does_not_spoil_the_line(
     log: PowertoolsLog, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with log.about("run-1", 1):
@@ -178,7 +178,7 @@ def test_a_completion_that_comes_again_is_not_measured_again() -> None:
     assert fleet.journal.values(Metric.UPDATES_REFUSED) == []
 
 
-def test_a_completion_that_is_no_message_counts_as_refused() -> None:
+def test_a_completion_that_is_not_a_message_counts_as_refused() -> None:
     fleet = SmallFleet(2, rounds=1)
     fleet.start()
     fleet.say("thing-0", Kind.COMPLETE, b"\xff")
@@ -189,7 +189,7 @@ def test_what_is_written_of_a_reply_names_its_run_round_and_device() -> None:
     fleet = closed_round()
     (about, level, _) = next(entry for entry in fleet.journal.entries if "complete of" in entry[2])
     assert (about, level) == (("run-1", 1, "thing-0"), "INFO")
-    # What the round says of itself is about no device, whoever's reply it was that drove it on.
+    # A report about the round names no device, although a device's reply triggered it.
     about = next(entry[0] for entry in fleet.journal.entries if "closed: models/run-1/1" in entry[2])
     assert about == ("run-1", 1, "")
 

@@ -1,4 +1,4 @@
-"""A batch from SQS: each message by itself, and what it makes possible once for all of them."""
+"""A batch from SQS: messages are processed one by one, then each run is driven on once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tests.guards.cloud_files import template
 
 
 class Worker:
-    """Takes messages ``<run>`` or ``<run>!``, of which the second fail; drives all runs but those named."""
+    """Processes messages ``<run>`` and ``<run>!``, of which the second fail; drives all runs except some."""
 
     def __init__(self, stuck: Sequence[str] = (), error: Exception | None = None) -> None:
         self.done: list[str] = []
@@ -33,7 +33,7 @@ class Worker:
             raise self._error
 
     def batch(self, *bodies: str) -> list[str]:
-        """Return the numbers of the messages that come back."""
+        """Return the numbers of the failed messages."""
         records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
         answer = each_record({"Records": records}, self._journal, self.take, self.drive)
         return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
@@ -45,14 +45,14 @@ def test_a_run_is_driven_once_when_all_messages_of_a_batch_were_taken() -> None:
     assert worker.done == ["took a", "took b", "took a", "took ", "drove a", "drove b"]
 
 
-def test_a_message_that_cannot_be_taken_comes_back_and_holds_up_no_other() -> None:
+def test_a_message_that_fails_is_retried_and_delays_no_other() -> None:
     worker = Worker()
     assert worker.batch("a!", "a") == ["0"]
     assert worker.done == ["took a!", "took a", "drove a"]
 
 
 @pytest.mark.parametrize("error", [NotYet("soon"), RuntimeError("broken")])
-def test_one_message_of_a_run_that_could_not_be_driven_comes_back_and_other_runs_are_driven(
+def test_one_message_of_a_run_that_could_not_be_driven_is_retried_and_other_runs_are_driven(
     error: Exception,
 ) -> None:
     worker = Worker(["a"], error)
@@ -62,7 +62,7 @@ def test_one_message_of_a_run_that_could_not_be_driven_comes_back_and_other_runs
 
 
 def postponed(receive_count: int | None, error: Exception | None = None) -> tuple[list[int], MemoryLog]:
-    """Fail a message that was received so many times; return the seconds for which it is postponed."""
+    """Fail a message that was received ``times`` times; return the seconds until its next delivery."""
     journal, seconds = MemoryLog(), list[int]()
 
     def postpone(_record: Mapping[str, Any], delay: int) -> None:
@@ -80,7 +80,7 @@ def postponed(receive_count: int | None, error: Exception | None = None) -> tupl
 @pytest.mark.parametrize(
     ("receive_count", "seconds"), [(None, 5), (1, 5), (2, 10), (5, 80), (8, 640), (9, 900), (100_000, 900)]
 )
-def test_a_message_that_fails_comes_back_after_twice_as_long_each_time(
+def test_a_message_that_fails_is_retried_after_twice_as_long_each_time(
     receive_count: int | None, seconds: int
 ) -> None:
     assert postponed(receive_count)[0] == [seconds]
@@ -88,7 +88,7 @@ def test_a_message_that_fails_comes_back_after_twice_as_long_each_time(
 
 def test_a_message_that_cannot_be_postponed_fails_all_the_same() -> None:
     _, journal = postponed(1, RuntimeError("SQS is not there"))
-    assert any("comes back late: RuntimeError: SQS is not there" in line for line in journal.lines)
+    assert any("is retried late: RuntimeError: SQS is not there" in line for line in journal.lines)
     assert journal.lines[-1].startswith("failed: ValueError: a!")
 
 
@@ -99,7 +99,7 @@ def test_ten_tries_outlast_the_longest_average() -> None:
 
 
 def test_lambda_takes_the_queues_for_each_time_out() -> None:
-    # AWS refuses a queue whose visibility time-out is shorter than its function's, and advises six times it.
+    # AWS refuses a queue with a shorter visibility time-out than its function's, and advises six times that.
     allowed = template()["Parameters"]["AveragerTimeoutSeconds"]["AllowedValues"]
     visibility = template()["Mappings"]["Visibility"]
     assert sorted(int(seconds) for seconds in visibility) == allowed

@@ -1,4 +1,4 @@
-"""Rows that the rounds table has lost are rebuilt from the bucket, and the run goes on."""
+"""Rows lost from the rounds table are rebuilt from the bucket, and the run continues."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ ALL = {"runs": True, "rounds": True, "participants": True}
 
 
 def after_rounds(closed: int, devices: int = 2, **settings: Any) -> SmallFleet:
-    """Return a fleet whose run waits, by hand, for the round after ``closed`` ones."""
+    """Return a fleet whose run is opened by hand and waits after ``closed`` rounds."""
     fleet = SmallFleet(devices=devices, **{"rounds": 5, "schedule": "by_hand", **settings})
     fleet.start()
     for number in range(1, closed + 1):
@@ -44,12 +44,12 @@ def repaired(fleet: SmallFleet, **event: object) -> list[str]:
 
 
 def as_paused(row: object) -> object:
-    """Return a row as a repair leaves it: a run whose row was lost waits for the operator."""
+    """Return a row as a repair writes it: a run whose row was lost is PAUSED."""
     return msgspec.structs.replace(row, state=RunState.PAUSED) if isinstance(row, Run) else row
 
 
 def finish(fleet: SmallFleet) -> Run:
-    """Let the run have all its rounds."""
+    """Complete all rounds of the run."""
     if fleet.run().state is RunState.PAUSED:
         fleet.act("resume")
     while fleet.run().state is RunState.RUNNING:
@@ -78,7 +78,7 @@ def test_all_rows_lost_after_three_of_five_rounds_come_back_and_the_run_has_its_
     assert "wrote round 3 attempt 1: 2 participants" in lines
     assert lines[-2:] == [
         "wrote the run: PAUSED",
-        "`fedgrass run resume run-1` goes on with the run, `cancel` ends it",
+        "`fedgrass run resume run-1` continues the run, `cancel` ends it",
     ]
     ended = finish(fleet)
     assert (ended.state, ended.round, ended.reason) == (RunState.SUCCEEDED, 5, "all 5 rounds closed")
@@ -95,13 +95,13 @@ def test_lost_participants_come_back_and_nothing_else_is_written() -> None:
     assert finish(fleet).state is RunState.SUCCEEDED
 
 
-def test_the_run_row_lost_during_an_open_round_comes_back_and_the_round_goes_on() -> None:
+def test_the_run_row_lost_during_an_open_round_is_rebuilt_and_the_round_continues() -> None:
     fleet = after_rounds(2)
     fleet.act("next")
     fleet.reply("thing-0")
     before, opened = fleet.rounds.rows(), fleet.newest()
     fleet.rounds.lose(runs=True)
-    fleet.reply("thing-1", opened)  # counted, though nobody can move the run now
+    fleet.reply("thing-1", opened)  # counted, although the run cannot be moved now
     assert repaired(fleet)[0] == "wrote the run: PAUSED"
     run, old = fleet.run(), before[RUN]
     assert isinstance(old, Run)
@@ -118,7 +118,7 @@ def test_where_nothing_is_lost_nothing_is_written(closed: int) -> None:
     assert (fleet.rounds.rows(), fleet.bucket.objects, fleet.alarms.reminders) == (rows, objects, reminders)
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
+def test_a_dry_run_prints_the_same_and_writes_nothing() -> None:
     fleet = after_rounds(2)
     fleet.rounds.lose(**ALL)
     said = repaired(fleet, dry_run=True)
@@ -133,7 +133,7 @@ def test_a_repair_that_was_made_is_not_made_again() -> None:
     assert repaired(fleet) == ["nothing is missing"]
 
 
-def test_a_repair_that_dies_at_any_call_can_be_repeated() -> None:
+def test_a_repair_that_crashes_at_any_call_can_be_repeated() -> None:
     fleet = after_rounds(2)
     before = {key: as_paused(row) for key, row in fleet.rounds.rows().items()}
     fleet.rounds.lose(**ALL)
@@ -152,7 +152,7 @@ def test_a_repair_that_dies_at_any_call_can_be_repeated() -> None:
 
 
 @pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2), ("copy_once", 1), ("copy_once", 2)])
-def test_an_averager_that_dies_around_its_manifest_leaves_one_and_the_takeover_keeps_it(
+def test_an_averager_that_crashes_around_its_manifest_leaves_one_and_the_takeover_keeps_it(
     name: str, call: int
 ) -> None:
     fleet = after_rounds(1)
@@ -175,7 +175,7 @@ def test_an_averager_that_dies_around_its_manifest_leaves_one_and_the_takeover_k
 
 
 @pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2)])
-def test_a_table_lost_while_a_model_was_drafted_but_not_closed_makes_the_round_anew(
+def test_a_round_that_was_drafted_but_not_closed_when_the_table_was_lost_is_made_again(
     name: str, call: int
 ) -> None:
     fleet = after_rounds(1)
@@ -193,7 +193,9 @@ def test_a_table_lost_while_a_model_was_drafted_but_not_closed_makes_the_round_a
 
 
 @pytest.mark.parametrize("on_abandoned", ["fail", "retry"])
-def test_an_open_round_that_was_lost_is_asked_anew_and_old_replies_do_not_count(on_abandoned: str) -> None:
+def test_an_open_round_that_was_lost_is_announced_again_and_old_replies_do_not_count(
+    on_abandoned: str,
+) -> None:
     fleet = after_rounds(1, on_abandoned=on_abandoned, attempts=1)
     fleet.act("next")
     lost = fleet.newest()
@@ -214,7 +216,7 @@ def test_an_open_round_whose_row_alone_was_lost_is_tried_again() -> None:
     fleet.rounds.lose_round(fleet.newest())
     said = repaired(fleet)
     assert said[0] == "wrote round 2 attempt 1: ABANDONED rebuilt from its cohort; who replied is not known"
-    assert said[-1] == "if the run has no attempt left, `fedgrass run retry run-1` gives it others"
+    assert said[-1] == "if the run has no attempts left, `fedgrass run retry run-1` grants it more"
     assert fleet.run().state is RunState.FAILED
     fleet.act("retry")
     assert finish(fleet).round == 5
@@ -225,14 +227,14 @@ def test_an_open_round_that_lost_participants_is_left_alone_and_a_retry_is_advis
     fleet.act("next")
     fleet.reply("thing-0")
     fleet.rounds.lose(participants=True)
-    advice = "round 2 attempt 1: 2 participants cannot be rebuilt; `fedgrass run retry` tries it again"
+    advice = "round 2 attempt 1: 2 participants cannot be rebuilt; `fedgrass run retry` retries it"
     assert repaired(fleet)[-1] == advice
     assert fleet.parts() == {}
     fleet.act("retry")
     assert finish(fleet).round == 5
 
 
-def test_the_row_of_a_closed_round_alone_comes_back() -> None:
+def test_the_lost_row_of_a_single_closed_round_is_rebuilt() -> None:
     fleet = after_rounds(3)
     before, lost = fleet.rounds.rows(), fleet.newest()
     fleet.rounds.lose_round(lost)
@@ -242,7 +244,7 @@ def test_the_row_of_a_closed_round_alone_comes_back() -> None:
     assert fleet.rounds.rows() == before
 
 
-def test_an_attempt_that_was_abandoned_comes_back_so_that_the_later_one_is_seen() -> None:
+def test_an_abandoned_attempt_is_rebuilt_so_that_the_later_one_is_seen() -> None:
     fleet = after_rounds(1)
     fleet.act("next")
     fleet.act("retry")
@@ -254,7 +256,7 @@ def test_an_attempt_that_was_abandoned_comes_back_so_that_the_later_one_is_seen(
     assert (fleet.run().round, fleet.run().attempt) == (2, 2)
 
 
-def test_a_run_that_had_ended_comes_back_ended_and_does_not_turn_its_tasks_newest_model_back() -> None:
+def test_a_run_that_had_ended_is_rebuilt_as_ended_and_does_not_move_the_latest_model_backwards() -> None:
     fleet = after_rounds(5)
     ended = fleet.run()
     key = object_keys.latest_model("digits")
@@ -267,7 +269,7 @@ def test_a_run_that_had_ended_comes_back_ended_and_does_not_turn_its_tasks_newes
     assert fleet.bucket.objects[key] == newer
 
 
-def test_a_run_without_any_round_comes_back() -> None:
+def test_a_run_without_any_round_is_rebuilt() -> None:
     fleet = after_rounds(0)
     fleet.rounds.lose(**ALL)
     for key in [key for key in fleet.bucket.objects if key == object_keys.cohort(RUN, 1, 1)]:
@@ -280,7 +282,7 @@ def test_a_run_without_any_round_comes_back() -> None:
 def test_a_lost_run_is_not_started_over_the_models_that_it_made() -> None:
     fleet = after_rounds(2)
     fleet.rounds.lose(**ALL)
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1`, or another name"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
         fleet.start()
 
 
@@ -289,7 +291,7 @@ def test_a_newest_model_that_is_missing_or_another_is_refused_by_its_key() -> No
     fleet.rounds.lose(**ALL)
     key = object_keys.model(RUN, 2)
     fleet.bucket.write(key, encode({"w": np.ones(3)}))
-    with pytest.raises(SettingsError, match=f"the SHA-256 of {key} is [0-9a-f]+, and was [0-9a-f]+"):
+    with pytest.raises(SettingsError, match=f"the SHA-256 of {key} is [0-9a-f]+, but should be [0-9a-f]+"):
         repaired(fleet)
     fleet.bucket.write(key, b"another")
     with pytest.raises(SettingsError, match=f"the model {key} is damaged"):

@@ -1,4 +1,4 @@
-"""The rounds table is restored from a backup: nothing published is written again, and repair mends it."""
+"""The rounds table is restored from a backup: published objects are not overwritten, and repair works."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ def restore(fleet: SmallFleet, backup: Backup) -> None:
 
 
 def play(fleet: SmallFleet, value: float) -> None:
-    """Let every device reply to the open round."""
+    """Have every device reply to the open round."""
     opened = fleet.newest()
     for device in fleet.parts(opened):
         fleet.reply(device, opened, value=value)
@@ -40,7 +40,7 @@ def play(fleet: SmallFleet, value: float) -> None:
 
 
 def published(fleet: SmallFleet) -> dict[str, bytes]:
-    """Return the models of the run and the journal of its rounds, without what was only chosen."""
+    """Return the models and the manifests of the run, without cohorts."""
     kept = ("models/run-1/", "rounds/run-1/")
     cohorts = {object_keys.cohort(RUN, n, a) for n, a in itertools.product(range(1, 9), range(1, 9))}
     return {
@@ -58,7 +58,7 @@ def repaired(fleet: SmallFleet, **event: object) -> list[str]:
 
 
 def pass_deadlines(fleet: SmallFleet, minutes: int = 40) -> None:
-    """Let all that may come, come: sweeps, alarms, reminders; devices of the open round stay silent."""
+    """Deliver sweeps, alarms and reminders; the devices of the open round stay silent."""
     for _ in range(minutes // 5):
         fleet.pass_time(300)
         fleet.ring()
@@ -67,7 +67,7 @@ def pass_deadlines(fleet: SmallFleet, minutes: int = 40) -> None:
 
 
 def after_three_rounds(backup_at: int, **settings: Any) -> tuple[SmallFleet, Backup]:
-    """Return a fleet that has closed three of five rounds, and its backup when ``backup_at`` were closed."""
+    """Return a fleet that has closed three of five rounds, and its backup after ``backup_at`` rounds."""
     fleet = SmallFleet(**{"rounds": 5, **settings})
     fleet.start()
     backup = backup_of(fleet)
@@ -86,7 +86,7 @@ def test_no_model_is_written_again_and_the_run_stops_and_asks_for_repair(backup_
     restore(fleet, backup)
     play(fleet, 50.0)
     assert (fleet.run().state, fleet.newest().state) == (RunState.PAUSED, State.ABANDONED)
-    assert "the row of run run-1 is behind, since there is rounds/run-1/" in fleet.run().reason
+    assert "the row of run run-1 is behind: rounds/run-1/" in fleet.run().reason
     assert "`fedgrass repair run-1`" in fleet.run().reason
     pass_deadlines(fleet)
     assert fleet.act("resume").state is RunState.PAUSED
@@ -97,7 +97,7 @@ def test_no_model_is_written_again_and_the_run_stops_and_asks_for_repair(backup_
 @pytest.mark.parametrize("played_on", [False, True])
 def test_a_repair_takes_over_what_the_bucket_has_and_the_run_has_its_rounds(
     backup_at: int,
-    played_on: bool,  # noqa: FBT001
+    played_on: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     fleet, backup = after_three_rounds(backup_at)
     before, rows = published(fleet), backup_of(fleet)
@@ -106,7 +106,7 @@ def test_a_repair_takes_over_what_the_bucket_has_and_the_run_has_its_rounds(
         play(fleet, 50.0)
     said = repaired(fleet)
     assert any(line.startswith("wrote round 3 attempt 1: CLOSED") for line in said)
-    assert said[-1] == "`fedgrass run resume run-1` goes on with the run, `cancel` ends it"
+    assert said[-1] == "`fedgrass run resume run-1` continues the run, `cancel` ends it"
     assert repaired(fleet) == ["nothing is missing"]
     for key, row in rows[1].items():
         if row.state is State.CLOSED:
@@ -133,7 +133,7 @@ def test_a_repair_may_say_what_it_would_do_and_do_nothing() -> None:
     assert fleet.rounds.rows() == rows
 
 
-def test_a_repair_that_dies_at_any_call_is_repeated() -> None:
+def test_a_repair_that_crashes_at_any_call_is_repeated() -> None:
     fleet, backup = after_three_rounds(1)
     rows = backup_of(fleet)
     restore(fleet, backup)
@@ -166,7 +166,7 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
     assert fleet.log[-1] == "run-1: the run's row is lost; `fedgrass repair run-1` rebuilds it"
     with pytest.raises(SettingsError, match="the row of run 'run-1' is lost: `fedgrass repair run-1`"):
         fleet.act("status")
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1`"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
         fleet.start()
     fleet.reply("thing-0", opened, value=9.0)
     repaired(fleet)
@@ -178,7 +178,7 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
 
 
 def test_a_worker_that_outlives_the_restore_cannot_write_over_what_was_published() -> None:
-    """It took the lease in the table of before; the one that is restored has the same round and fence."""
+    """It took the lease in the old table; the restored one has the same round and fence."""
     fleet = SmallFleet(rounds=3, schedule="by_hand")
     fleet.start()
     opened = fleet.newest()
@@ -191,7 +191,7 @@ def test_a_worker_that_outlives_the_restore_cannot_write_over_what_was_published
         restore(fleet, backup)
 
     fleet.counter.plan(table_is_restored, name="copy_once")
-    fleet.reply("thing-2", opened, value=1.0)  # publishes what it closed before the restore
+    fleet.reply("thing-2", opened, value=1.0)  # publishes the round that it closed before the restore
     first = fleet.model(1)
     fleet.reply("thing-2", opened, value=4.0)
     assert all((fleet.model(1)[name] == first[name]).all() for name in first)
@@ -233,7 +233,7 @@ def test_a_round_left_open_in_a_run_that_ended_is_ended_by_repair_too() -> None:
     fleet.rounds.change_run(fleet.run(), state=RunState.SUCCEEDED, reason="all 1 rounds closed")
     said = repaired(fleet)
     assert said == [
-        "wrote round 1 attempt 1: ABANDONED left open by a run that had gone on without it, or had ended"
+        "wrote round 1 attempt 1: ABANDONED left open by a run that had continued without it, or had ended"
     ]
     assert fleet.newest().state is State.ABANDONED
     assert repaired(fleet) == ["nothing is missing"]
@@ -291,7 +291,7 @@ def test_the_newest_model_stays_where_a_model_of_the_same_round_is_another() -> 
 
 # ---------------------------------------------------------------- drafts that are lost
 def closed_and_not_published(scale: Scale | None = None, **settings: Any) -> SmallFleet:
-    """Return a fleet whose averager died between closing round 1 and publishing its model."""
+    """Return a fleet whose averager crashed between closing round 1 and publishing its model."""
     fleet = SmallFleet(scale=scale, rounds=2, **settings)
     fleet.start()
     fleet.counter.plan_crash(name="copy_once")
@@ -379,7 +379,7 @@ def test_a_journal_that_was_lost_or_damaged_is_made_again_of_the_rows() -> None:
 
 # ---------------------------------------------------------------- rows of different times
 def test_a_run_whose_row_is_older_than_its_rounds_stops_and_is_repaired() -> None:
-    """Its next round is in the table already: nobody may try for ever to open it."""
+    """Its next round is in the table already: no worker may retry opening it indefinitely."""
     fleet = SmallFleet(rounds=3, schedule="by_hand")
     fleet.start()
     play(fleet, 1.0)
@@ -388,7 +388,7 @@ def test_a_run_whose_row_is_older_than_its_rounds_stops_and_is_repaired() -> Non
     fleet.rounds._runs[RUN] = before
     fleet.counter.most = len(fleet.counter.calls) + 500
     assert fleet.act("next").state is RunState.PAUSED
-    assert "there is the row of round 2 attempt 1 of another time" in fleet.run().reason
+    assert "is behind: the row of round 2 attempt 1 is of a later time" in fleet.run().reason
     repaired(fleet)
     fleet.act("resume")
     play(fleet, 2.0)
@@ -469,7 +469,7 @@ def test_a_shard_whose_file_is_lost_after_it_was_noted_is_made_again() -> None:
 
 
 def test_a_round_that_a_run_went_on_without_is_found_when_the_run_has_ended() -> None:
-    """A worker that outlived the restore opened the next round, from what it had read of the table before."""
+    """A worker that survived the restore opened the next round from what it had read before."""
     fleet = SmallFleet(rounds=2, schedule="by_hand")
     fleet.start()
     opened = fleet.newest()
@@ -493,13 +493,13 @@ def test_a_model_that_is_there_is_not_taken_for_the_one_that_was_drafted() -> No
     fleet.bucket.write(object_keys.model(RUN, 1), other)
     fleet.deliver({"reminder": {"run": RUN}})
     assert fleet.run().state is RunState.PAUSED
-    assert "there is models/run-1/1.safetensors of another time" in fleet.run().reason
+    assert "is behind: models/run-1/1.safetensors is of a later time" in fleet.run().reason
     assert fleet.bucket.objects[object_keys.model(RUN, 1)] == other
     assert object_keys.latest_model("digits") not in fleet.bucket.objects
 
 
 def test_the_drafts_of_two_leases_with_one_fence_are_kept_apart() -> None:
-    """An averager of the time before a restore may still write while another one holds the same fence."""
+    """An averager from before a restore may still write while another one holds the same fence."""
     fleet = closed_and_not_published()
     first = fleet.newest()
     second = msgspec.structs.replace(first, lease_until=first.lease_until + 1)

@@ -1,4 +1,4 @@
-"""An action that is delivered twice is done once: Lambda and EventBridge deliver at least once."""
+"""An action that is delivered twice is performed once: Lambda and EventBridge deliver at least once."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 
 
 class Context:
-    """What Lambda hands to the initiator: the id of its request."""
+    """The context that Lambda passes to the initiator, with the id of the request."""
 
     def __init__(self, request: str = "request-1") -> None:
         self.aws_request_id = request
@@ -24,7 +24,7 @@ class Context:
 
 
 def closes(fleet: SmallFleet) -> None:
-    """Let every device reply to the open round."""
+    """Have every device reply to the open round."""
     opened = fleet.newest()
     assert opened.state is State.OPEN
     for device in fleet.parts(opened):
@@ -64,14 +64,14 @@ def test_retry_delivered_twice_burns_one_attempt() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 20))
-def test_a_retry_that_died_anywhere_and_comes_again_burns_one_attempt(call: int) -> None:
+def test_a_retry_that_crashed_anywhere_and_is_delivered_again_costs_one_attempt(call: int) -> None:
     fleet = started()
     fleet.counter.plan_crash(call=call)
     try:
         fleet.act("retry", id="click-1")
     except Crash:
         fleet.counter.forget_plans()
-        fleet.remind()  # somebody else may drive the run on before it comes again
+        fleet.remind()  # another worker may drive the run on before the retry
         fleet.act("retry", id="click-1")
     assert (fleet.run().attempt, fleet.newest().state) == (2, State.OPEN)
     states = [of.state for of in fleet.rounds._rounds.values()]
@@ -127,7 +127,7 @@ def test_actions_that_leave_the_state_are_both_remembered_at_the_same_moment() -
     assert fleet.run().actions == 2
 
 
-def test_an_action_that_died_before_it_drove_the_run_is_driven_on_by_its_copy() -> None:
+def test_a_run_whose_action_crashed_before_driving_it_is_driven_on_by_the_copy() -> None:
     fleet = started()
     closes(fleet)
     fleet.counter.plan_crash(name="open_round")
@@ -148,7 +148,7 @@ def test_a_run_remembers_a_bounded_number_of_actions() -> None:
 
 
 @pytest.mark.parametrize("bad", [5, ["a"], "x" * 1025])
-def test_an_id_that_is_no_short_text_is_refused(bad: object) -> None:
+def test_an_id_that_is_not_a_short_string_is_refused(bad: object) -> None:
     with pytest.raises(SettingsError, match=r"the event's id is .* takes a text of at most 1024 characters"):
         started().act("pause", id=bad)
 
@@ -164,7 +164,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
 
 
 def ask(fleet: SmallFleet, event: dict[str, Any], request: str) -> None:
-    """Let the initiator do what an event asks; the round that it opens closes."""
+    """Have the initiator perform the action of an event, and close the round that it opens."""
     assert "refused" not in initiator.handler(event, Context(request))
     if fleet.newest().state is State.OPEN:
         closes(fleet)

@@ -1,4 +1,4 @@
-"""A device that floods the queues costs no reads, is named, and delays nobody's round."""
+"""A device that floods the queues costs no reads, is reported by name, and delays no round."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ FLOODER = "thing-0"
 
 
 def reads(fleet: SmallFleet, act: Callable[[], object]) -> int:
-    """Return how many reads of tables and objects ``act`` costs."""
+    """Return how many reads of tables and objects ``act`` makes."""
     before = len(fleet.counter.calls)
     act()
     return len([name for name in fleet.counter.calls[before:] if name in READS])
@@ -66,7 +66,7 @@ def test_a_flood_of_useless_messages_costs_no_reads_once_its_limit_is_reached(
     assert len(fleet.journal.values(Metric.MESSAGES_IGNORED)) >= 1900
 
 
-def test_only_the_first_few_bad_messages_in_a_minute_cost_reads_and_are_told(fleet: SmallFleet) -> None:
+def test_only_the_first_few_bad_messages_in_a_minute_cost_reads_and_are_reported(fleet: SmallFleet) -> None:
     for _ in range(8):
         garbage(fleet)
     assert len(fleet.told_of(FLOODER)) == 8
@@ -80,7 +80,7 @@ def test_the_round_closes_with_the_others_while_one_device_is_ignored(fleet: Sma
     for device in fleet.names[1:]:
         fleet.reply(device)
     assert fleet.parts()[FLOODER] is Participation.ASKED
-    # Its reply is dropped now; it repeats it until it has a verdict.
+    # Its reply is dropped; the device repeats it until it receives a verdict.
     fleet.reply(FLOODER)
     assert fleet.newest().state is State.OPEN
     fleet.now += 61_000
@@ -122,7 +122,7 @@ def test_repeated_hellos_cost_no_reads_once_their_limit_is_reached(fleet: SmallF
 
 
 @given(st.integers(1, 40), st.lists(st.integers(0, 30_000), max_size=120))
-def test_a_device_is_ignored_only_after_its_limit_and_never_for_ever(most: int, pauses: list[int]) -> None:
+def test_a_device_is_ignored_only_after_its_limit_and_not_indefinitely(most: int, pauses: list[int]) -> None:
     limits, now, sent = DeviceLimits(most, 60), 0.0, 0
     for pause in pauses:
         now += pause

@@ -1,4 +1,4 @@
-"""Whole runs, over ports in memory: how they end, and who is told what."""
+"""Whole runs over ports in memory: how they end, and what is published."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_a_run_whose_rounds_all_close_succeeds() -> None:
     assert fleet.alarms.standing() == []
 
 
-def test_each_device_of_the_cohort_hears_one_announcement_that_says_all_it_needs() -> None:
+def test_each_device_of_the_cohort_receives_one_announcement_with_all_that_it_needs() -> None:
     fleet = SmallFleet(devices=3, training={"epochs": 2, "learning_rate": 0.1})
     fleet.start()
     opened = fleet.newest()
@@ -57,7 +57,7 @@ def test_the_model_is_the_mean_weighted_by_examples_and_the_next_round_starts_fr
     assert (heard.model_key, heard.model_sha256) == (key, sha256(fleet.bucket.objects[key]))
 
 
-def test_a_new_model_is_told_on_the_topic_of_its_task_and_kept_as_the_newest() -> None:
+def test_a_new_model_is_published_on_the_topic_of_its_task_and_kept_as_the_latest() -> None:
     fleet = SmallFleet(devices=1, rounds=1)
     fleet.start()
     fleet.reply("thing-0")
@@ -119,7 +119,7 @@ def test_an_abandoned_round_is_tried_again_from_the_same_model() -> None:
     assert (heard.attempt, heard.model_key) == (2, object_keys.model(RUN, 0))
 
 
-def test_a_run_whose_attempts_are_used_up_fails_and_says_so() -> None:
+def test_a_run_whose_attempts_are_used_up_fails_and_reports_it() -> None:
     fleet = SmallFleet(devices=2, attempts=2)
     fleet.start()
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_a_round_that_cannot_reach_its_minimum_is_abandoned_without_waiting() ->
     assert fleet.told_of("thing-1") == ["failed: no space left on device"]
 
 
-def test_a_round_closes_as_soon_as_nobody_is_left_to_wait_for() -> None:
+def test_a_round_closes_as_soon_as_no_device_is_pending() -> None:
     fleet = SmallFleet(devices=3)
     fleet.start()
     fleet.reply("thing-0")
@@ -184,7 +184,7 @@ def test_a_round_of_a_thousand_devices_announces_to_every_one() -> None:
     assert all(len(fleet.heard(name)) == 1 for name in fleet.names)
 
 
-def test_a_device_that_says_hello_hears_its_open_work_again() -> None:
+def test_a_device_that_sends_a_hello_receives_its_open_work_again() -> None:
     fleet = SmallFleet(devices=2)
     fleet.start()
     fleet.reply("thing-1")
@@ -216,7 +216,7 @@ def _hello(fleet: SmallFleet, device: str, payload: bytes = b"eyJ2ZXJzaW9uIjogMX
 
 
 def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies() -> None:
-    """The loser's participants and alarm are of another moment; neither may harm the winner's round."""
+    """The participants and the alarm of the losing worker must not affect the winner's round."""
     fleet = SmallFleet(devices=3, deadline_seconds=60)
     second_came = []
 
@@ -225,7 +225,7 @@ def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies
         fleet.heartbeats()
         second_came.append(fleet.start())
 
-    # The first worker's participants and alarm stand, its round does not.
+    # The first worker has stored participants and an alarm, but no round.
     fleet.counter.plan(a_second_worker_opens_it, name="open_round")
     fleet.start()
     assert second_came
@@ -243,7 +243,7 @@ def test_two_workers_that_open_the_same_round_leave_one_round_that_takes_replies
 
 
 def test_an_alarm_that_opens_the_round_itself_does_not_count_as_its_deadline() -> None:
-    """Its worker set the alarm and died before the round stood; the alarm finds no round."""
+    """Its worker set the alarm and crashed before it stored the round; the alarm finds no round."""
     fleet = SmallFleet(devices=2, deadline_seconds=60)
     fleet.counter.plan_crash(name="open_round")
     with pytest.raises(Crash):
@@ -265,8 +265,8 @@ def test_an_alarm_that_comes_a_moment_early_is_not_lost() -> None:
     assert fleet.run().state is RunState.FAILED
 
 
-def test_the_coordinator_reads_devices_and_has_no_way_to_write_them() -> None:
-    """One writer per table: heartbeats write devices, completions write turnarounds, by their rules alone."""
+def test_the_driver_reads_devices_and_has_no_way_to_write_them() -> None:
+    """Each table has one writer: only the heartbeat rule writes devices."""
     fleet = SmallFleet(devices=2, rounds=1)
     before = dict(fleet.devices.seen)
     fleet.start()

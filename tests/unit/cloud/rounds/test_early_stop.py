@@ -1,4 +1,4 @@
-"""A run that ends before its rounds do: it reached its target, or stopped getting better."""
+"""A run that ends before its last round: it reached its target, or stopped improving."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.fakes.small_fleet import SmallFleet
 
 
 def play(values: list[float], **settings: Any) -> SmallFleet:
-    """Return a fleet of one device whose rounds reported these accuracies, as far as the run went."""
+    """Return a fleet of one device whose rounds reported these accuracies until the run ended."""
     fleet = SmallFleet(devices=1, **{"rounds": 9, "target_metric": "accuracy", **settings})
     fleet.start()
     for value in values:

@@ -1,4 +1,4 @@
-"""Rounds that only evaluate: no model is made, and the run goes on from the one that was measured."""
+"""Rounds that only evaluate: no model is made, and the run continues from the one that was measured."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from tests.fakes.small_fleet import RUN, SmallFleet
 
 
 def evaluate(fleet: SmallFleet, device: str, accuracy: float, examples: int = 10) -> None:
-    """Reply to a round of evaluation, as a device does: with no update."""
+    """Reply to a round of evaluation as a device does, without an update."""
     fleet.reply(device, bytes=0, checksum=checksum(b""), metrics={"accuracy": accuracy}, examples=examples)
 
 
-def test_every_second_model_is_evaluated_and_the_training_goes_on_from_it() -> None:
+def test_every_second_model_is_evaluated_and_the_training_continues_from_it() -> None:
     fleet = SmallFleet(devices=2, rounds=3, evaluate_every=2)
     fleet.start()
     works = []
@@ -175,7 +175,7 @@ def overdue(fleet: SmallFleet) -> None:
     fleet.ring()
 
 
-def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_on() -> None:
+def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_continues() -> None:
     fleet = until_the_evaluation(rounds=2, attempts=2)
     overdue(fleet)
     assert (fleet.newest().number, fleet.newest().attempt, fleet.newest().work) == (2, 2, Work.EVALUATE)
@@ -190,7 +190,7 @@ def test_an_evaluation_that_is_abandoned_too_often_is_skipped_and_the_run_goes_o
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 2 rounds closed")
 
 
-def test_a_skipped_evaluation_says_nothing_of_how_long_a_round_takes() -> None:
+def test_a_skipped_evaluation_does_not_count_for_the_usual_duration() -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     usual = fleet.run().progress.usual_seconds
     overdue(fleet)
@@ -204,7 +204,7 @@ def test_the_last_evaluation_may_be_skipped_too() -> None:
     assert (fleet.run().state, fleet.run().reason) == (RunState.SUCCEEDED, "all 1 rounds closed")
 
 
-def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
+def test_an_evaluation_without_a_device_is_skipped() -> None:
     fleet = SmallFleet(
         devices=2, rounds=2, evaluate_every=1, held_out=["thing-1"], attempts=1, deadline_seconds=60
     )
@@ -217,11 +217,13 @@ def test_an_evaluation_for_which_nobody_comes_is_skipped() -> None:
     opened = fleet.newest()
     assert (opened.number, opened.work, opened.state) == (3, Work.TRAIN, State.OPEN)
     (told,) = [change.text for change in fleet.told() if "skipped" in change.text]
-    assert told.startswith("evaluation of model 1 skipped: nobody was asked in 60 s: of the run's held_out")
-    assert told.endswith("devices none is there that could be asked: thing-1")
+    assert told.startswith(
+        "evaluation of model 1 skipped: no device was asked in 60 s: none of the run's held_out"
+    )
+    assert told.endswith("devices can be asked: thing-1")
 
 
-def test_a_skipped_evaluation_is_told_once_while_the_run_waits_for_its_schedule() -> None:
+def test_a_skipped_evaluation_is_reported_once_while_the_run_waits_for_its_schedule() -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     overdue(fleet)
     for _ in range(3):
@@ -240,11 +242,11 @@ def test_a_skipped_evaluation_can_be_retried_by_hand() -> None:
 
 
 @pytest.mark.parametrize("lost", [{"runs": True}, {"runs": True, "rounds": True, "participants": True}])
-def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_goes_on(lost: dict[str, bool]) -> None:
+def test_a_run_that_skipped_an_evaluation_is_rebuilt_and_continues(lost: dict[str, bool]) -> None:
     fleet = until_the_evaluation(rounds=3, on_abandoned="fail", schedule="by_hand")
     overdue(fleet)
     fleet.act("next")
-    fleet.reply("thing-0")  # the training of round 3, after which round 4 evaluates
+    fleet.reply("thing-0")  # the training of round 3, which round 4 evaluates
     evaluate(fleet, "thing-0", 0.5)
     before = fleet.run()
     assert before.round == 4

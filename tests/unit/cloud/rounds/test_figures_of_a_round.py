@@ -1,4 +1,4 @@
-"""What is counted of a round, and what people are told of it when it ends."""
+"""The figures of a round, and the report at its end."""
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ def ends(fleet: SmallFleet) -> list[RoundChange]:
 def an_eventful_round() -> SmallFleet:
     """Return a fleet whose first round has closed, with a device of each kind."""
     fleet = SmallFleet(devices=6, rounds=1, minimum_replies=1, accept_seconds=30, lease_seconds=60)
-    slow = {"publish": 250}  # milliseconds that a call takes
+    slow = {"publish": 250}  # milliseconds per call
 
     def sleep(name: str) -> None:
         fleet.now += slow.get(name, 0)
@@ -49,7 +49,7 @@ def test_everything_a_device_can_do_is_counted_apart() -> None:
     assert (closed.bytes_up, closed.bytes_down) == (2 * size, 4 * closed.base_bytes)
 
 
-def test_the_end_of_a_round_is_told_with_its_figures_as_fields() -> None:
+def test_the_end_of_a_round_is_reported_with_its_figures_as_fields() -> None:
     fleet = an_eventful_round()
     closed = fleet.newest()
     (change,) = ends(fleet)
@@ -73,7 +73,7 @@ def test_the_end_of_a_round_is_told_with_its_figures_as_fields() -> None:
 
 
 def test_an_opening_lasts_until_the_last_announcement_was_handed_over() -> None:
-    """Two calls of 250 ms: the line that it opened, and the announcements."""
+    """Two calls of 250 ms: the report that the round opened, and the announcements."""
     fleet = an_eventful_round()
     assert fleet.newest().opening_seconds == 0.5
 
@@ -88,7 +88,7 @@ def test_an_opening_that_another_worker_finished_counts_from_the_first_ones_choi
     assert fleet.newest().opening_seconds == 7.0
 
 
-def test_an_abandoned_round_is_told_with_its_figures() -> None:
+def test_an_abandoned_round_is_reported_with_its_figures() -> None:
     fleet = SmallFleet(devices=2, minimum_replies=2, on_abandoned="fail")
     fleet.start()
     fleet.reply("thing-0")
@@ -147,7 +147,7 @@ def a_large_round(metrics: int) -> Round:
 @pytest.mark.parametrize("character", ["x", "\x01", "€", "\U0001f600", '"'])
 def test_the_largest_end_of_a_round_fits_its_message(character: str) -> None:
     fleet = SmallFleet()
-    fleet.cloud.tell_end(a_large_round(24), character * 10_000)
+    fleet.cloud.report_end(a_large_round(24), character * 10_000)
     ((_topic, text),) = fleet.publisher.published
     assert len(text) <= LARGEST_MESSAGE
     told = messages.decode(text, RoundChange)
@@ -156,8 +156,8 @@ def test_the_largest_end_of_a_round_fits_its_message(character: str) -> None:
     assert told.text.startswith(character)
 
 
-def test_of_more_metrics_than_a_message_has_room_for_the_first_by_name_are_told() -> None:
-    """Each device reports 24 at most, but not all of them the same."""
+def test_of_more_metrics_than_fit_into_a_message_the_first_by_name_are_reported() -> None:
+    """Each device reports at most 24 metrics, but not all the same."""
     figures = _figures(a_large_round(60))
     assert len(figures.metrics) == MOST_METRICS
     assert (max(figures.metrics), figures.metrics_left_out) == (f"{23:064}", 36)

@@ -1,10 +1,10 @@
-"""The pointer to a task's newest model: published whoever asks for an end, and never turned back."""
+"""The pointer to a task's latest model: always published, and never moved backwards."""
 
 from functools import partial
 
 import pytest
 
-from cloud_functions.rounds.close_round import make_newest
+from cloud_functions.rounds.publish import make_latest
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import NewModel
@@ -53,33 +53,33 @@ def test_of_one_run_the_later_round_is_newer_and_of_two_that_which_closed_later(
     first: NewModel, second: NewModel, newest: NewModel
 ) -> None:
     fleet = SmallFleet()
-    assert make_newest(fleet.cloud, first)
-    assert make_newest(fleet.cloud, second) == (second == newest)
+    assert make_latest(fleet.cloud, first)
+    assert make_latest(fleet.cloud, second) == (second == newest)
     assert pointer(fleet) == newest
-    assert make_newest(fleet.cloud, newest)  # once more, as after a crash: it is that still
+    assert make_latest(fleet.cloud, newest)  # once more, as after a crash: it still is the latest
 
 
 def test_a_worker_that_is_overtaken_between_its_look_and_its_write_looks_again() -> None:
     fleet = SmallFleet()
-    make_newest(fleet.cloud, a_model(number=1))
-    fleet.counter.plan(partial(make_newest, fleet.cloud, a_model(number=3)), name="write_over")
-    assert not make_newest(fleet.cloud, a_model(number=2))
+    make_latest(fleet.cloud, a_model(number=1))
+    fleet.counter.plan(partial(make_latest, fleet.cloud, a_model(number=3)), name="write_over")
+    assert not make_latest(fleet.cloud, a_model(number=2))
     assert pointer(fleet).round == 3
 
 
-def test_a_pointer_that_cannot_be_read_is_written_anew_and_the_log_says_so() -> None:
+def test_a_pointer_that_cannot_be_read_is_written_again_and_logged() -> None:
     fleet = SmallFleet()
     fleet.bucket.write(KEY, b"not json")
-    assert make_newest(fleet.cloud, a_model())
+    assert make_latest(fleet.cloud, a_model())
     assert pointer(fleet) == a_model()
-    assert fleet.log[-1].startswith(f"{KEY} is written anew: the message is not JSON")
+    assert fleet.log[-1].startswith(f"{KEY} is damaged and is written again: the message is not JSON")
 
 
-def test_an_object_that_is_no_pointer_at_all_is_named_and_left_alone() -> None:
+def test_an_object_that_is_not_a_pointer_is_named_and_left_alone() -> None:
     fleet = SmallFleet()
     fleet.bucket.write(KEY, b"x" * 5000)
     with pytest.raises(MessageError, match=r"has 5000 bytes.*it should be the pointer"):
-        make_newest(fleet.cloud, a_model())
+        make_latest(fleet.cloud, a_model())
     assert fleet.bucket.objects[KEY] == b"x" * 5000
 
 
@@ -111,7 +111,9 @@ def test_a_round_that_closes_after_its_run_was_cancelled_is_published() -> None:
     assert published(fleet) == [(RUN, 1)]
 
 
-def test_a_worker_that_died_between_closing_and_publishing_a_cancelled_run_is_made_up_for() -> None:
+def test_a_round_whose_worker_crashed_between_closing_and_publishing_it_is_published_in_a_cancelled_run() -> (
+    None
+):
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.counter.plan(lambda: fleet.act("cancel"), name="read_layout")

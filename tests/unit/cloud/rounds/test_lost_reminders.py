@@ -1,4 +1,4 @@
-"""The sweep: a run goes on though every alarm, reminder and message that should have driven it was lost."""
+"""The sweep: a run continues although every alarm, reminder and message for it was lost."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tests.guards.cloud_files import template
 
 
 def lose_all(fleet: SmallFleet) -> None:
-    """Lose whatever is under way to the averager."""
+    """Drop all messages on their way to the averager."""
     fleet.alarms.reminders = []
     fleet.alarms.jobs = []
     for alarm in fleet.alarms.standing():
@@ -21,7 +21,7 @@ def lose_all(fleet: SmallFleet) -> None:
 
 
 def sweep(fleet: SmallFleet, seconds: float = 300) -> int:
-    """Let time pass, in which everything is lost, then let the sweep come; return how many runs it woke."""
+    """Drop all messages of some time, then run the sweep; return how many runs it woke."""
     lose_all(fleet)
     fleet.pass_time(seconds)
     fleet.deliver({"sweep": True})
@@ -64,7 +64,7 @@ def test_an_overdue_round_with_the_minimum_is_closed_with_what_came() -> None:
         "mark_announced",
     ],
 )
-def test_a_worker_that_died_at_any_step_with_its_message_is_made_up_for(step: str) -> None:
+def test_a_run_whose_worker_crashed_at_any_step_and_lost_its_message_continues(step: str) -> None:
     for call in range(1, 100):
         fleet = SmallFleet(devices=1, rounds=2, attempts=1)
         fleet.start()
@@ -80,7 +80,7 @@ def test_a_worker_that_died_at_any_step_with_its_message_is_made_up_for(step: st
 
 
 def ends_well(fleet: SmallFleet) -> None:
-    """Let a run of two rounds come to its end, by sweeps and by what its device replies to open rounds."""
+    """Complete a run of two rounds by sweeps and by its device's replies to open rounds."""
     for _ in range(4):
         sweep(fleet, 100)
         if fleet.newest().state is State.OPEN:
@@ -89,7 +89,7 @@ def ends_well(fleet: SmallFleet) -> None:
     assert fleet.holds(2, 2.0)
 
 
-def test_an_averager_that_died_with_its_lease_and_its_message_is_replaced() -> None:
+def test_an_averager_that_crashed_with_its_lease_and_its_message_is_replaced() -> None:
     fleet = SmallFleet(devices=1, rounds=1)
     fleet.start()
     fleet.counter.plan_crash(name="create")
@@ -101,7 +101,7 @@ def test_an_averager_that_died_with_its_lease_and_its_message_is_replaced() -> N
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_schedule_whose_alarm_was_lost_goes_on() -> None:
+def test_a_schedule_whose_alarm_was_lost_continues() -> None:
     fleet = SmallFleet(devices=1, schedule="every", every_minutes=10)
     fleet.start()
     fleet.reply("thing-0")
@@ -115,7 +115,7 @@ def test_a_run_that_waits_for_a_device_whose_reminder_was_lost_looks_again() -> 
     fleet = SmallFleet(devices=1, deadline_seconds=3600, on_abandoned="retry")
     fleet.start()
     opened = fleet.newest()
-    fleet.now += 400_000  # no device was seen for longer than a candidate may be silent
+    fleet.now += 400_000  # no device was seen recently enough to be a candidate
     fleet.reply("thing-0", opened)
     assert fleet.run().waiting_since
     lose_all(fleet)
@@ -169,13 +169,13 @@ def test_a_sweep_reads_the_living_runs_alone_and_each_of_them_once() -> None:
     fleet.start()
     fleet.reply("thing-0")
     fleet.counter.calls.clear()
-    fleet.deliver({"sweep": True})  # a run that has ended is looked at once more, for what it may have left
+    fleet.deliver({"sweep": True})  # a run that has ended is checked once more for what it may have left open
     looked = [
         "run",
         "round",
         "round",
         "round",
-    ]  # at the newest round, then at each attempt until there is no other
+    ]  # the newest round, then each attempt until the last
     assert fleet.counter.calls == ["living", "unsettled", *looked, "settle"]
     fleet.counter.calls.clear()
     fleet.deliver({"sweep": True})
@@ -189,7 +189,7 @@ def test_a_run_whose_round_has_lost_its_row_is_left_to_repair() -> None:
     assert sweep(fleet, 10_000) == 0
 
 
-def test_each_run_is_woken_by_a_message_of_its_own_so_that_one_that_fails_costs_no_other() -> None:
+def test_each_run_is_woken_by_a_separate_message_so_that_a_failure_affects_no_other() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     lose_all(fleet)

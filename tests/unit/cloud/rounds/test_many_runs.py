@@ -1,4 +1,4 @@
-"""Several runs over one fleet at once, and runs whose worker dies between any two calls of a port."""
+"""Several runs over one fleet at once, and runs whose worker crashes between any two calls of a port."""
 
 from fractions import Fraction
 
@@ -61,7 +61,7 @@ def test_a_device_that_is_busy_with_one_run_is_replaced_in_the_other() -> None:
         fleet.act("start", name, settings=settings)
     (busy,) = fleet.parts(fleet.newest("first"))
     (asked,) = fleet.parts(fleet.newest("second"))
-    if asked != busy:  # whichever was drawn, it says that it is busy
+    if asked != busy:  # the drawn device reports that it is busy
         busy = asked
     fleet.status(busy, "declined", fleet.newest("second"), reason="busy")
     (other,) = set(fleet.names) - {busy}
@@ -115,7 +115,7 @@ def test_a_run_that_waits_does_not_make_its_old_model_the_newest_again() -> None
 
 # ---------------------------------------------------------------- workers that die
 def the_run_goes_on(fleet: SmallFleet) -> None:
-    """Check that every device was asked, and that the run ends well."""
+    """Check that every device was asked, and that the run succeeds."""
     assert fleet.newest().state is State.OPEN
     assert fleet.newest().announced
     for _ in range(fleet.settings.rounds):
@@ -127,7 +127,7 @@ def the_run_goes_on(fleet: SmallFleet) -> None:
 
 
 def calls_of(act: str, *before: str) -> int:
-    """Return how many calls of ports an action makes on a run to which others were done before."""
+    """Return how many calls of ports an action makes after some other actions."""
     fleet = prepared(*before)
     made = len(fleet.counter.calls)
     fleet.act(act)
@@ -150,7 +150,7 @@ def prepared(*before: str) -> SmallFleet:
     return fleet
 
 
-def test_a_run_whose_starter_died_between_any_two_calls_goes_on_by_its_reminder() -> None:
+def test_a_run_whose_start_crashed_between_any_two_calls_continues_by_its_reminder() -> None:
     whole = SmallFleet(devices=3)
     whole.start()
     calls, stored = whole.counter.calls, 0
@@ -160,7 +160,7 @@ def test_a_run_whose_starter_died_between_any_two_calls_goes_on_by_its_reminder(
         with pytest.raises(Crash):
             fleet.start()
         fleet.pass_time(60)
-        if fleet.rounds.run(RUN) is None:  # nothing was promised: whoever started it knows that it failed
+        if fleet.rounds.run(RUN) is None:  # the caller knows that the start failed
             fleet.remind()
             assert fleet.rounds.run(RUN) is None
             continue
@@ -173,7 +173,7 @@ def test_a_run_whose_starter_died_between_any_two_calls_goes_on_by_its_reminder(
 @pytest.mark.parametrize(
     ("action", "before"), [("resume", ("pause",)), ("retry", ("fail",)), ("retry", ()), ("next", ("close",))]
 )
-def test_a_run_whose_changer_died_between_any_two_calls_goes_on_by_its_reminder(
+def test_a_run_whose_change_crashed_between_any_two_calls_continues_by_its_reminder(
     action: str, before: tuple[str, ...]
 ) -> None:
     for call in range(1, calls_of(action, *before) + 1):
@@ -188,7 +188,7 @@ def test_a_run_whose_changer_died_between_any_two_calls_goes_on_by_its_reminder(
         if changed and fleet.run().state is RunState.FAILED:  # given up, but not yet granted another attempt
             fleet.act("retry")
         elif not changed:
-            assert fleet.newest() == newest  # nothing was done by halves
+            assert fleet.newest() == newest  # nothing was left half done
             fleet.act(action)
         assert fleet.run().state is RunState.RUNNING
         assert (fleet.newest().state, fleet.newest().announced) == (State.OPEN, True)
@@ -196,7 +196,9 @@ def test_a_run_whose_changer_died_between_any_two_calls_goes_on_by_its_reminder(
             assert any(work.attempt == fleet.run().attempt for work in fleet.announced(device))
 
 
-def test_a_run_whose_canceller_died_between_any_two_calls_has_no_open_round_after_its_reminder() -> None:
+def test_a_run_whose_cancellation_crashed_between_any_two_calls_has_no_open_round_after_its_reminder() -> (
+    None
+):
     for call in range(1, calls_of("cancel") + 1):
         fleet = prepared()
         fleet.counter.plan_crash(call=call)

@@ -1,4 +1,4 @@
-"""A run that takes parts of trainings: what devices are told, and how a part counts."""
+"""A run that accepts partial trainings: what is announced, and how they count."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fedgrass.federation.settings import parse_settings
 from tests.fakes.small_fleet import SmallFleet
 
 
-def test_devices_are_told_whether_the_run_takes_parts() -> None:
+def test_announcements_state_whether_the_run_accepts_partial_replies() -> None:
     for allowed in (True, False):
         fleet = SmallFleet(devices=1, allow_partial=allowed)
         fleet.start()

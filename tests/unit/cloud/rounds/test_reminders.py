@@ -1,4 +1,4 @@
-"""Runs that wait for a device or for the schedule: nothing that is lost makes them wait for ever."""
+"""Runs that wait for a device or for the schedule: no lost message makes them wait indefinitely."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet, message_of
 
 
 def deserted(devices: int = 1, **settings: Any) -> SmallFleet:
-    """Return a fleet whose run has closed a round, and has no device for the next."""
+    """Return a fleet whose run has closed a round and has no device for the next."""
     fleet = SmallFleet(devices=devices, **settings)
     fleet.start()
     fleet.remind()
@@ -31,12 +31,12 @@ def waits(fleet: SmallFleet) -> list[str]:
 
 
 def looks(fleet: SmallFleet) -> list[tuple[Reminder, int]]:
-    """Return the reminders of the chain that looks after the run."""
+    """Return the reminders of the run's chain."""
     return [(reminder, seconds) for reminder, seconds in fleet.alarms.reminders if reminder.at]
 
 
 # ---------------------------------------------------------------- for a device
-def test_a_run_without_a_device_waits_and_goes_on_with_the_first_one_that_is_seen() -> None:
+def test_a_run_without_a_device_waits_and_continues_with_the_first_one_that_is_seen() -> None:
     fleet = deserted()
     for _ in range(5):
         fleet.look(60)
@@ -47,7 +47,7 @@ def test_a_run_without_a_device_waits_and_goes_on_with_the_first_one_that_is_see
     assert fleet.announced("thing-0")[-1].round == 2
 
 
-def test_what_a_run_waits_for_is_said_once_and_not_at_every_look() -> None:
+def test_what_a_run_waits_for_is_reported_once_and_not_at_every_reminder() -> None:
     fleet = deserted()
     for _ in range(8):
         fleet.look(60)
@@ -72,10 +72,10 @@ def test_a_wait_as_long_as_a_round_may_take_is_an_abandoned_attempt_and_the_sett
         began,
         began + 600_000,
     )
-    assert first.reason.startswith("nobody was asked in 600 s: no device with the task 'digits' was seen")
+    assert first.reason.startswith("no device was asked in 600 s: no device with the task 'digits' was seen")
     assert second.closed_at == began + 1_200_000
     assert fleet.run().state is RunState.FAILED
-    assert fleet.run().reason.startswith("round 2 was abandoned at attempt 2: nobody was asked in 600 s")
+    assert fleet.run().reason.startswith("round 2 was abandoned at attempt 2: no device was asked in 600 s")
     assert len(waits(fleet)) == 2
     ends = [change for change in fleet.told() if change.figures and change.round == 2]
     assert [(change.attempt, change.state, change.figures.asked) for change in ends if change.figures] == [
@@ -132,7 +132,9 @@ def test_a_run_that_has_a_look_far_ahead_looks_for_devices_within_a_minute_all_t
     fleet.act("next")
     assert fleet.run().waiting_since == fleet.now
     assert [seconds for _, seconds in looks(fleet)] == [900, 60]
-    fleet.deliver(message_of(looks(fleet)[0][0]))  # that of the schedule: it is in the chain no more
+    fleet.deliver(
+        message_of(looks(fleet)[0][0])
+    )  # that of the schedule, which is no longer part of the chain
     assert [seconds for _, seconds in looks(fleet)] == [900, 60]
 
 
@@ -147,7 +149,7 @@ def test_messages_in_a_wait_for_the_schedule_send_no_more_reminders() -> None:
     assert [seconds for _, seconds in looks(fleet)] == [660]
 
 
-def test_a_look_that_comes_a_moment_early_goes_on_looking() -> None:
+def test_a_reminder_that_arrives_a_moment_early_continues_the_chain() -> None:
     fleet = deserted()
     (look,) = looks(fleet)
     fleet.alarms.reminders.clear()
@@ -162,13 +164,13 @@ def test_a_look_that_comes_early_while_a_round_is_open_is_not_missed_in_the_next
     fleet.remind()
     fleet.reply("thing-0")
     fleet.act("next")
-    fleet.remind()  # all that is under way
+    fleet.remind()  # all pending messages
     fleet.reply("thing-0")
     assert [seconds for _, seconds in looks(fleet)] == [180]
 
 
 @pytest.mark.parametrize("call", range(1, 25))
-def test_a_worker_that_dies_while_it_looks_is_made_up_for_by_the_same_reminder(call: int) -> None:
+def test_a_reminder_whose_worker_crashes_is_processed_when_it_is_delivered_again(call: int) -> None:
     fleet = deserted()
     (look,) = looks(fleet)
     fleet.alarms.reminders.clear()
@@ -186,7 +188,7 @@ def test_a_worker_that_dies_while_it_looks_is_made_up_for_by_the_same_reminder(c
 
 
 @pytest.mark.parametrize("call", range(1, 40))
-def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_same_reminder(
+def test_an_attempt_whose_worker_crashes_while_giving_it_up_is_given_up_by_the_same_reminder(
     call: int,
 ) -> None:
     fleet = deserted(attempts=2)
@@ -196,7 +198,7 @@ def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_s
     try:
         fleet.deliver(message_of(look))
     except Crash:
-        fleet.heartbeats()  # a device comes at that moment: what was written of the attempt holds
+        fleet.heartbeats()  # a device appears at that moment: the stored cohort of the attempt applies
         fleet.deliver(message_of(look))
     fleet.counter.forget_plans()
     first = fleet.rounds.round(RUN, 2, 1)
@@ -209,7 +211,7 @@ def test_a_worker_that_dies_while_it_gives_an_attempt_up_is_made_up_for_by_the_s
         assert kept is None or b"thing-0" in kept
 
 
-def test_a_run_that_is_paused_while_it_waits_begins_to_wait_anew_when_it_is_resumed() -> None:
+def test_a_run_that_is_paused_while_it_waits_starts_waiting_again_when_it_is_resumed() -> None:
     fleet = deserted(on_abandoned="fail")
     fleet.act("pause")
     fleet.look(100_000)
@@ -238,7 +240,7 @@ def test_an_alarm_that_is_lost_is_made_up_for_by_the_reminders(minutes: int, del
     fleet.remind()
     fleet.reply("thing-0")
     (alarm,) = fleet.alarms.standing()
-    fleet.alarms.cancel(alarm)  # the Scheduler lost it
+    fleet.alarms.cancel(alarm)  # it was lost
     seen = []
     while fleet.run().round == 1:
         ((_, seconds),) = looks(fleet)
@@ -260,7 +262,7 @@ def test_a_hello_wakes_a_run_whose_alarm_and_reminder_were_both_lost() -> None:
     fleet.alarms.cancel(fleet.alarms.standing()[0])
     fleet.alarms.reminders.clear()
     hellos.hear(fleet.cloud, "thing-0")
-    assert fleet.alarms.reminders == []  # it is not time yet
+    assert fleet.alarms.reminders == []  # it is too early
     fleet.pass_time(601)
     hellos.hear(fleet.cloud, "thing-0")
     assert [seconds for _, seconds in fleet.alarms.reminders] == [0]

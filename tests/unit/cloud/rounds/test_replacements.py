@@ -1,4 +1,4 @@
-"""Devices that decline or fail: others are asked in their place while time is left."""
+"""Devices that decline or fail: others are asked in their place while there is time."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Partici
 
 
 def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
-    """Return a fleet whose round asks some of the devices, and which."""
+    """Return a fleet whose round asks some of the devices, and their names."""
     fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
     fleet.start()
     return fleet, sorted(fleet.parts())
@@ -32,7 +32,7 @@ def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
 
 
 def work_heard(fleet: SmallFleet, device: str) -> list[int]:
-    """Return the rounds of the work that a device was told of."""
+    """Return the rounds that were announced to a device."""
     return [work.round for work in fleet.announced(device)]
 
 
@@ -55,7 +55,7 @@ def test_a_device_that_will_not_do_it_is_replaced_at_once(said: str) -> None:
     assert (first(fleet).state, first(fleet).replied) == (State.CLOSED, 2)
 
 
-def test_a_loss_that_is_said_twice_is_replaced_once() -> None:
+def test_a_loss_that_is_reported_twice_is_replaced_once() -> None:
     fleet, cohort = a_fleet()
     for _ in range(3):
         fleet.status(cohort[0], "declined")
@@ -84,7 +84,7 @@ def test_a_replacement_has_the_task_and_was_seen_lately() -> None:
     assert fleet.parts(first(fleet)) == {"able": DECLINED, "able-too": ASKED}
 
 
-def test_a_round_that_waits_for_nobody_asks_others_before_it_closes_below_its_threshold() -> None:
+def test_a_round_without_pending_devices_asks_others_before_it_closes_below_its_threshold() -> None:
     fleet, cohort = a_fleet(count=3)
     fleet.reply(cohort[0])
     fleet.reply(cohort[1])
@@ -100,7 +100,7 @@ def test_a_round_that_could_not_reach_its_minimum_is_saved_by_others() -> None:
     assert (first(fleet).state, first(fleet).replied) == (State.CLOSED, 2)
 
 
-def test_nobody_is_replaced_once_the_deadline_has_passed() -> None:
+def test_no_device_is_replaced_once_the_deadline_has_passed() -> None:
     fleet, cohort = a_fleet(on_abandoned="fail")
     fleet.pass_time(600)
     fleet.status(cohort[0], "declined")
@@ -108,7 +108,7 @@ def test_nobody_is_replaced_once_the_deadline_has_passed() -> None:
     assert fleet.newest().state is State.ABANDONED
 
 
-def test_nobody_is_replaced_once_enough_have_replied() -> None:
+def test_no_device_is_replaced_once_enough_have_replied() -> None:
     fleet, cohort = a_fleet(count=3, threshold_count=2)
     fleet.reply(cohort[0])
     fleet.counter.plan_crash(name="replace")
@@ -120,7 +120,7 @@ def test_nobody_is_replaced_once_enough_have_replied() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 30))
-def test_a_worker_that_dies_while_it_replaces_a_device_is_made_up_for_by_its_message(call: int) -> None:
+def test_a_replacement_during_which_the_worker_crashes_is_completed_by_the_same_message(call: int) -> None:
     fleet, cohort = a_fleet()
     fleet.counter.plan_crash(call=call)
     try:
@@ -143,7 +143,7 @@ def test_two_workers_that_replace_at_once_ask_one_device() -> None:
 def test_of_more_losses_than_one_write_takes_each_is_replaced_once() -> None:
     fleet, cohort = a_fleet(devices=300, count=120)
     fleet.counter.plan_crash(name="replace")
-    for device in cohort[:100]:  # of which the worker at the first died, and nobody has gone on since
+    for device in cohort[:100]:  # the worker of the first crashed, and no other has continued since
         fleet.rounds.move_participant(first(fleet), fleet.part(device), DECLINED, "busy")
     with pytest.raises(Crash):
         fleet.status(cohort[100], "failed")
@@ -156,7 +156,7 @@ def test_of_more_losses_than_one_write_takes_each_is_replaced_once() -> None:
     assert sorted({part.batch for part in fleet.rounds.participants(first(fleet))}) == [1, 2, 3, 4]
 
 
-def test_where_too_few_others_are_left_the_losses_are_noted_and_nobody_looks_again() -> None:
+def test_where_too_few_others_are_left_the_losses_are_noted_and_not_searched_for_again() -> None:
     fleet, cohort = a_fleet(devices=4, count=3)
     for device in cohort:
         fleet.rounds.move_participant(first(fleet), fleet.part(device), DECLINED, "busy")
@@ -173,6 +173,6 @@ def test_a_replacements_turnaround_counts_from_its_own_announcement_and_no_other
     (other,) = newcomers(fleet, cohort)
     fleet.pass_time(30)
     fleet.reply(other, announced_at=opened.opened_at)
-    assert fleet.verdicts(other)[0].reason.startswith("it answers an announcement of")
+    assert fleet.verdicts(other)[0].reason.startswith("it answers the announcement of")
     fleet.reply(other)
     assert fleet.part(other, opened).turnaround_seconds == 30

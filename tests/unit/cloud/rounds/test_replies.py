@@ -1,4 +1,4 @@
-"""Bad input is refused by name, in one line that people see, and the round goes on."""
+"""Bad input is refused with a reason in one line, and the round continues."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ STRANGER = "stranger"
 
 
 def refused_reply(fleet: SmallFleet, device: str, payload: bytes, client: str | None = None) -> str:
-    """Deliver a completion that is refused; return the line that people see, which the log has too."""
+    """Deliver a completion that is refused; return the line on the run's topic, which the log has too."""
     before = len(fleet.told_of(device))
     assert fleet.say(device, Kind.COMPLETE, payload, client)
     (line,) = fleet.told_of(device)[before:]
@@ -25,7 +25,7 @@ def refused_reply(fleet: SmallFleet, device: str, payload: bytes, client: str | 
 
 
 def the_round_goes_on(fleet: SmallFleet, number: int = 1) -> None:
-    """Check that good replies of everybody still close the round."""
+    """Check that good replies of all devices still close the round."""
     of = fleet.rounds.round(RUN, number, 1)
     assert of is not None
     assert of.state is State.OPEN
@@ -65,7 +65,7 @@ def deeply_nested(_payload: bytes) -> bytes:
         (lambda payload: payload + b" " * 4096, "at most 4096 are allowed"),
     ],
 )
-def test_a_payload_that_is_no_message_is_refused(
+def test_a_payload_that_is_not_a_message_is_refused(
     fleet: SmallFleet, spoil: Callable[[bytes], bytes], said: str
 ) -> None:
     line = refused_reply(fleet, "thing-0", spoil(good(fleet)))
@@ -93,7 +93,7 @@ def test_a_payload_that_is_no_message_is_refused(
         ({"run": "no-such-run", "round_id": "no-such-run/1/1"}, "there is no round no-such-run/1/1"),
         ({"round": 9, "round_id": "run-1/9/1"}, "there is no round run-1/9/1"),
         ({"attempt": 2, "round_id": "run-1/1/2"}, "there is no round run-1/1/2"),
-        ({"announced_at": 1_699_999_999_999}, "it answers an announcement of 1699999999999"),
+        ({"announced_at": 1_699_999_999_999}, "it answers the announcement of 1699999999999"),
     ],
 )
 def test_a_completion_with_a_wrong_field_is_refused_by_its_name(
@@ -141,7 +141,7 @@ def test_a_device_that_was_not_asked_is_refused_and_told(fleet: SmallFleet) -> N
 
 def test_a_message_on_another_things_topic_is_refused(fleet: SmallFleet) -> None:
     line = refused_reply(fleet, "thing-0", good(fleet), client="thing-1")
-    assert line == "complete refused: client 'thing-1' spoke on the topic of 'thing-0'"
+    assert line == "complete refused: client 'thing-1' published on the topic of 'thing-0'"
     the_round_goes_on(fleet)
 
 
@@ -187,7 +187,7 @@ def test_another_reply_of_a_device_that_was_counted_is_refused(fleet: SmallFleet
     assert fleet.newest().replied == 1
 
 
-def test_a_failure_said_twice_is_counted_and_told_once(fleet: SmallFleet) -> None:
+def test_a_failure_sent_twice_is_counted_and_reported_once(fleet: SmallFleet) -> None:
     for _ in range(2):
         fleet.status("thing-0", "failed", reason="out of memory")
     assert fleet.newest().gone == 1

@@ -1,4 +1,4 @@
-"""Rounds that are tried again, and runs that continue from a model of another."""
+"""Rounds that are retried, and runs that continue from a model of another run."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ def test_a_retry_of_a_run_that_waits_for_its_next_round_is_refused() -> None:
 def test_a_retry_of_a_run_that_succeeded_is_refused() -> None:
     fleet = started(rounds=1)
     everybody_replies(fleet)
-    with pytest.raises(SettingsError, match="is SUCCEEDED; only one that is FAILED or RUNNING"):
+    with pytest.raises(SettingsError, match="is SUCCEEDED; this action needs it to be FAILED or RUNNING"):
         fleet.act("retry")
 
 
@@ -157,10 +157,10 @@ def test_a_model_of_another_task_is_refused_with_both_tasks(known_by: str) -> No
     assert started_run.round == 1
 
 
-def test_a_model_of_a_run_of_which_nothing_else_is_left_is_taken_and_the_log_says_so() -> None:
+def test_a_model_of_a_run_whose_row_and_manifest_are_gone_is_accepted_and_logged() -> None:
     fleet, _model = with_an_old_model()
     fleet.act("start", settings={"task": "digits"}, continue_from={"run": OLD, "round": 4})
-    assert "run-1 continues from run 'older', of which nothing says what task it was for" in fleet.log
+    assert "run-1 continues from run 'older', whose task is not known" in fleet.log
 
 
 @pytest.mark.parametrize(

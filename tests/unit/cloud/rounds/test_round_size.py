@@ -1,10 +1,10 @@
-"""How many devices a round asks, how many replies close it, and which training settings they hear."""
+"""How many devices a round asks, how many replies close it, and the announced training settings."""
 
 from typing import Any
 
 import pytest
 
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
@@ -77,13 +77,13 @@ def test_the_deadline_closes_a_round_whose_threshold_was_not_reached_with_the_mi
 
 
 def test_a_round_never_closes_before_its_deadline_with_fewer_replies_than_the_minimum() -> None:
-    """The fleet has shrunk since the start, so that a round wants fewer devices than the minimum."""
+    """The fleet has shrunk since the start: a round wants fewer devices than the minimum."""
     fleet = opened(8, selection="random", fraction=0.5, over_selection=2.0, minimum_replies=4)
     for device in asked(fleet)[:4]:
         fleet.reply(device)
     fleet.names = fleet.names[:5]
     fleet.devices.seen = {name: fleet.devices.seen[name] for name in fleet.names}
-    fleet.act("retry")  # round 2, chosen of the five that are left: it wants 2 and asks 4
+    fleet.act("retry")  # round 2, chosen among the remaining five: it wants 2 and asks 4
     assert (fleet.newest().number, fleet.newest().asked) == (2, 4)
     for device in sorted(fleet.parts())[:3]:
         fleet.reply(device)
@@ -123,7 +123,7 @@ def test_a_second_worker_that_opens_a_round_takes_the_first_ones_choice_and_what
     def the_fleet_grows_and_another_starts_the_run() -> None:
         fleet.names += [f"late-{number}" for number in range(10)]
         fleet.heartbeats()
-        driver.start(fleet.cloud, RUN, fleet.settings)
+        start_run(fleet.cloud, RUN, fleet.settings)
 
     fleet.counter.plan(the_fleet_grows_and_another_starts_the_run, name="open_round")
     fleet.start()

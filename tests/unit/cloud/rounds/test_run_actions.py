@@ -1,4 +1,4 @@
-"""What an operator may ask of a run, and each refusal in words."""
+"""The actions that an operator can request of a run, and their refusals."""
 
 import dataclasses
 from typing import Any
@@ -126,7 +126,7 @@ def test_a_run_that_is_resumed_opens_the_next_round() -> None:
     assert fleet.run().state is RunState.SUCCEEDED
 
 
-def test_a_run_that_is_resumed_while_its_round_is_open_goes_on_with_it() -> None:
+def test_a_run_that_is_resumed_while_its_round_is_open_continues_it() -> None:
     fleet = started()
     opened = fleet.newest()
     fleet.act("pause")
@@ -150,14 +150,22 @@ def test_a_run_whose_round_is_being_averaged_can_be_asked_to(action: str) -> Non
 @pytest.mark.parametrize(
     ("action", "state", "said"),
     [
-        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; only one that is PAUSED can be asked that"),
-        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is RUNNING can"),
-        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is RUNNING can"),
-        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; only one that is FAILED or RUNNING can"),
-        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is RUNNING can"),
-        ("cancel", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is PAUSED or RUNNING can"),
-        ("retry", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is FAILED or RUNNING can"),
-        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; only one that is PAUSED can"),
+        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; this action needs it to be PAUSED"),
+        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
+        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
+        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be FAILED or RUNNING"),
+        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be RUNNING"),
+        (
+            "cancel",
+            RunState.CANCELLED,
+            "run 'run-1' is CANCELLED; this action needs it to be PAUSED or RUNNING",
+        ),
+        (
+            "retry",
+            RunState.CANCELLED,
+            "run 'run-1' is CANCELLED; this action needs it to be FAILED or RUNNING",
+        ),
+        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be PAUSED"),
     ],
 )
 def test_what_does_not_fit_the_state_of_a_run_is_refused_and_changes_nothing(
@@ -189,7 +197,7 @@ def test_a_cancelled_run_abandons_its_open_round_and_keeps_its_models() -> None:
     assert fleet.alarms.standing() == []
 
 
-def test_a_reply_to_a_run_that_was_cancelled_is_late_and_told_so() -> None:
+def test_a_reply_to_a_run_that_was_cancelled_is_late_and_its_verdict_says_so() -> None:
     fleet = started()
     opened = fleet.newest()
     fleet.act("cancel")
@@ -198,7 +206,7 @@ def test_a_reply_to_a_run_that_was_cancelled_is_late_and_told_so() -> None:
     assert [verdict.counted for verdict in fleet.verdicts("thing-0")] == [False]
 
 
-def test_a_run_whose_cancelling_died_half_way_has_no_open_round_after_the_next_message() -> None:
+def test_a_run_whose_cancellation_crashed_half_way_has_no_open_round_after_the_next_message() -> None:
     fleet = started()
     fleet.counter.plan_crash(name="move")
     with pytest.raises(Crash):
@@ -208,7 +216,7 @@ def test_a_run_whose_cancelling_died_half_way_has_no_open_round_after_the_next_m
     assert fleet.newest().state is State.ABANDONED
 
 
-def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_its_end() -> None:
+def test_a_round_whose_averager_crashed_before_the_run_was_cancelled_is_completed() -> None:
     fleet = started(devices=1)
     opened = fleet.newest()
     fleet.counter.plan_crash(name="create")
@@ -217,12 +225,12 @@ def test_a_round_whose_averager_died_before_the_run_was_cancelled_is_brought_to_
     fleet.act("cancel")
     assert fleet.newest().state is State.AGGREGATING
     fleet.pass_time(61)
-    assert fleet.reply("thing-0", opened)  # the message that the averager died at comes back, and is taken
+    assert fleet.reply("thing-0", opened)  # the message at which the averager crashed is delivered again
     assert (fleet.run().state, fleet.newest().state) == (RunState.CANCELLED, State.CLOSED)
 
 
-def test_an_averager_that_is_told_to_wait_says_not_yet_only_to_its_queue() -> None:
-    """The operator's request was done; that a round is being averaged is no refusal of it."""
+def test_an_averager_that_has_to_wait_reports_it_only_to_its_queue() -> None:
+    """The operator's request was performed, although a round is being averaged."""
     fleet = started(devices=1)
 
     def at_that_moment() -> None:
@@ -250,7 +258,7 @@ def test_an_operators_request_never_averages_and_sends_for_the_averager_instead(
 
 
 def test_an_operators_request_leaves_the_publishing_of_a_model_to_the_averager() -> None:
-    """What takes requests from people has no right to read drafts, nor to announce a model."""
+    """The function that takes requests may not read drafts or announce a model."""
     fleet = started(devices=2)
     fleet.counter.plan_crash(name="copy_once")
     with pytest.raises(Crash):

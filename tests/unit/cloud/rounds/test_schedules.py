@@ -12,7 +12,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet, message_of
 
 
 def after_one_round(seconds: float = 60, **settings: Any) -> SmallFleet:
-    """Return a fleet of one device whose first round took so long."""
+    """Return a fleet of one device whose first round took some seconds."""
     fleet = SmallFleet(devices=1, rounds=4, **settings)
     fleet.start()
     take(fleet, seconds)
@@ -82,7 +82,7 @@ def test_an_alarm_that_rings_twice_opens_one_round() -> None:
     assert waiting(fleet, 2)
 
 
-def test_an_alarm_that_is_lost_is_made_up_for_by_whatever_is_heard_of_the_run_next() -> None:
+def test_a_lost_alarm_is_made_up_for_by_the_next_message_of_the_run() -> None:
     fleet = after_one_round(schedule="every", every_minutes=10)
     first = fleet.newest()
     fleet.alarms.cancel(the_open_alarm(fleet))
@@ -118,7 +118,7 @@ def test_an_alarm_that_rings_in_a_cancelled_run_opens_nothing() -> None:
     assert (fleet.run().state, fleet.run().round) == (RunState.CANCELLED, 1)
 
 
-def test_a_worker_that_died_before_the_alarm_stood_is_made_up_for_by_its_message() -> None:
+def test_an_alarm_that_a_crash_prevented_is_set_by_the_retried_message() -> None:
     fleet = SmallFleet(devices=1, rounds=4, schedule="every", every_minutes=10)
     fleet.start()
     first = fleet.newest()
@@ -138,14 +138,14 @@ def test_an_abandoned_round_is_tried_again_without_waiting_for_the_schedule() ->
     assert (fleet.newest().number, fleet.newest().attempt) == (1, 2)
 
 
-def test_next_opens_the_round_now_whatever_the_schedule_says() -> None:
+def test_next_opens_the_round_now_regardless_of_the_schedule() -> None:
     fleet = after_one_round(schedule="every", every_minutes=10)
     alarm = the_open_alarm(fleet)
     assert fleet.act("next").round == 2
     opened = fleet.newest()
     fleet.now = alarm.at
     fleet.heartbeats()
-    fleet.ring()  # the alarm of the round that is open already
+    fleet.ring()  # the alarm of the round that is already open
     assert fleet.newest() == opened
 
 
@@ -165,7 +165,7 @@ def test_by_hand_each_round_after_the_first_waits_for_next() -> None:
 def test_next_during_a_round_has_the_following_one_opened_as_soon_as_it_closes_and_no_other() -> None:
     fleet = SmallFleet(devices=1, rounds=4, schedule="by_hand")
     fleet.start()
-    for _ in range(2):  # saying it twice asks for one round
+    for _ in range(2):  # requesting it twice opens one round
         assert fleet.act("next").round == 1
     take(fleet, 5)
     assert fleet.newest().number == 2
@@ -174,7 +174,7 @@ def test_next_during_a_round_has_the_following_one_opened_as_soon_as_it_closes_a
 
 
 def test_adaptive_rounds_follow_each_other_as_the_last_ones_took() -> None:
-    """P's rule: the mean of what was usual and of the newest round's length."""
+    """P's rule: the mean of the usual duration and that of the newest round."""
     fleet = after_one_round(seconds=100, schedule="adaptive")
     assert fleet.newest().number == 2  # 100 s after the first was opened, which is now
     second = fleet.newest()

@@ -16,7 +16,7 @@ DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Partici
 
 
 def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
-    """Return a fleet whose round asks some of the devices, and which."""
+    """Return a fleet whose round asks some of the devices, and their names."""
     fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
     fleet.start()
     return fleet, sorted(fleet.parts())
@@ -33,12 +33,12 @@ def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
 
 
 def work_heard(fleet: SmallFleet, device: str) -> list[int]:
-    """Return the rounds of the work that a device was told of."""
+    """Return the rounds that were announced to a device."""
     return [work.round for work in fleet.announced(device)]
 
 
 # ---------------------------------------------------------------- silent
-def test_an_announcement_that_is_not_accepted_is_said_again_and_then_given_to_another() -> None:
+def test_an_announcement_that_is_not_accepted_is_repeated_and_then_given_to_another_device() -> None:
     fleet, cohort = a_fleet(accept_seconds=30)
     fleet.status(cohort[0], "accepted")
     assert [seconds for reminder, seconds in fleet.alarms.reminders if reminder.round] == [30]
@@ -64,7 +64,7 @@ def test_a_cohort_that_is_silent_as_a_whole_is_read_once_to_give_its_work_to_oth
     before = fleet.rounds.items_read
     fleet.pass_time(30)
     fleet.remind()
-    assert fleet.rounds.items_read - before == 200 + 400  # once to see who is silent, once to announce
+    assert fleet.rounds.items_read - before == 200 + 400  # once to find silent devices, once to announce
     assert (fleet.newest().silent, len(newcomers(fleet, cohort))) == (200, 200)
 
 
@@ -92,7 +92,7 @@ def test_a_silent_device_that_accepts_after_all_is_waited_for_and_makes_up_for_a
     fleet.status(cohort[0], "accepted")
     assert (fleet.newest().silent, fleet.newest().accepted, fleet.newest().outstanding) == (0, 1, 2)
     fleet.status(other, "declined")
-    assert newcomers(fleet, cohort) == [other]  # there are as many at work as are wanted
+    assert newcomers(fleet, cohort) == [other]  # enough devices are working
     fleet.status(cohort[0], "failed")
     assert len(newcomers(fleet, cohort)) == 2
 
@@ -109,7 +109,7 @@ def test_a_silent_device_that_replies_when_the_round_is_over_is_late() -> None:
     assert fleet.verdicts(cohort[0])[0].reason == "late: this attempt is CLOSED"
 
 
-def test_a_silent_device_that_says_it_will_not_do_it_is_replaced_no_second_time() -> None:
+def test_a_silent_device_that_declines_later_is_not_replaced_a_second_time() -> None:
     fleet, cohort = a_fleet(count=1)
     fleet.remind()
     fleet.remind()
@@ -118,7 +118,7 @@ def test_a_silent_device_that_says_it_will_not_do_it_is_replaced_no_second_time(
     assert len(newcomers(fleet, cohort)) == 1
 
 
-def test_silent_devices_keep_their_place_where_nobody_is_left_and_hear_of_it_again() -> None:
+def test_silent_devices_keep_their_place_and_are_notified_again_where_no_other_is_left() -> None:
     fleet = SmallFleet(devices=2, accept_seconds=30)
     fleet.start()
     for turn in range(1, 5):
@@ -157,7 +157,7 @@ def test_more_silent_devices_than_one_write_takes_are_all_replaced_at_their_seco
     assert turns == [(2, 1), (3, 1), (4, 1)]
 
 
-def test_without_accept_seconds_nobody_is_reminded() -> None:
+def test_without_accept_seconds_no_device_is_reminded() -> None:
     fleet, cohort = a_fleet(accept_seconds=0)
     assert [reminder for reminder in fleet.remind() if reminder.round] == []
     assert fleet.parts() == dict.fromkeys(cohort, ASKED)
@@ -167,18 +167,18 @@ def test_when_all_have_accepted_the_reminders_end() -> None:
     fleet, cohort = a_fleet()
     for device in cohort:
         fleet.status(device, "accepted")
-    assert len(fleet.remind()) == 2  # that of the start, and that of the announcement
+    assert len(fleet.remind()) == 2  # that of the start and that of the announcement
     assert fleet.remind() == []
     assert [len(work_heard(fleet, device)) for device in cohort] == [1, 1]
 
 
 def test_a_device_that_was_asked_just_now_has_as_much_time_as_the_first_had() -> None:
-    """The second reminder of the first ones comes a moment after a replacement was asked."""
+    """The second reminder of the first batch arrives a moment after a replacement was asked."""
     fleet, cohort = a_fleet(accept_seconds=30)
     fleet.remind()
     fleet.status(cohort[0], "declined")
     (other,) = newcomers(fleet, cohort)
-    fleet.remind()  # the second of the first cohort, and the first of the new one
+    fleet.remind()  # the second of the first batch, and the first of the new one
     assert (fleet.parts()[cohort[1]], fleet.parts()[other]) == (SILENT, ASKED)
     assert len(work_heard(fleet, other)) == 2
     fleet.remind()
@@ -194,7 +194,7 @@ def test_the_reminders_of_the_first_ones_do_not_announce_again_to_those_asked_la
     assert (len(work_heard(fleet, cohort[1])), len(work_heard(fleet, other))) == (2, 1)
 
 
-def test_a_reminder_that_comes_twice_gives_nobodys_work_away_twice() -> None:
+def test_a_reminder_that_is_delivered_twice_replaces_each_device_once() -> None:
     fleet, cohort = a_fleet()
     fleet.remind()
     (second,) = [reminder for reminder, _ in fleet.alarms.reminders if reminder.turn == 2]
@@ -206,7 +206,7 @@ def test_a_reminder_that_comes_twice_gives_nobodys_work_away_twice() -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 25))
-def test_a_worker_that_dies_at_a_reminder_is_made_up_for_by_the_same_reminder(call: int) -> None:
+def test_a_reminder_at_which_the_worker_crashes_is_processed_again(call: int) -> None:
     fleet, cohort = a_fleet()
     fleet.remind()
     (second,) = [reminder for reminder, _ in fleet.alarms.reminders if reminder.turn == 2]
@@ -232,7 +232,7 @@ def test_a_device_that_accepts_while_its_work_is_given_away_keeps_it_and_the_oth
     assert len(newcomers(fleet, cohort)) == 2
 
 
-def test_a_loss_that_nobody_dealt_with_does_not_end_the_reminders_of_the_silent() -> None:
+def test_an_unhandled_loss_does_not_end_the_reminders_of_the_silent_devices() -> None:
     fleet = SmallFleet(devices=2, minimum_replies=1)
     fleet.start()
     fleet.remind()
@@ -259,13 +259,13 @@ def test_a_reminder_that_is_late_for_its_round_does_nothing_to_the_next(turn: in
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_a_reminder_after_the_deadline_asks_nobody(turn: int) -> None:
+def test_a_reminder_after_the_deadline_asks_no_device(turn: int) -> None:
     fleet, cohort = a_fleet(on_abandoned="fail")
     fleet.pass_time(601)
     fleet.deliver(message_of(Reminder(run=RUN, round=1, attempt=1, turn=turn, batch=1)))
     assert newcomers(fleet, cohort) == []
     assert [len(work_heard(fleet, device)) for device in cohort] == [1, 1]
-    assert fleet.newest().state is State.ABANDONED  # it brought the round to its end by the way
+    assert fleet.newest().state is State.ABANDONED  # it also ended the round
 
 
 def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_it_lost() -> None:

@@ -1,4 +1,4 @@
-"""Starting a run: what is refused and why, starting twice, and what the initiator answers."""
+"""Starting a run: refusals and their reasons, starting twice, and the initiator's response."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cloud_functions import initiator, wiring
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.rounds import State
@@ -28,7 +28,7 @@ def test_a_start_without_an_initial_model_is_refused_with_the_key_to_upload() ->
 def test_a_start_for_an_unknown_task_is_refused_with_the_tasks_that_devices_have() -> None:
     fleet = SmallFleet()
     with pytest.raises(SettingsError, match=r"no device with the task 'poetry'.*with the tasks: digits"):
-        driver.start(fleet.cloud, RUN, parse_settings({"task": "poetry"}))
+        start_run(fleet.cloud, RUN, parse_settings({"task": "poetry"}))
 
 
 def test_a_start_without_any_device_is_refused() -> None:
@@ -56,7 +56,9 @@ def test_a_start_for_a_metric_that_no_device_reports_is_refused_with_those_that_
 
 
 @pytest.mark.parametrize("reported", ["", "accuracy,loss"])
-def test_a_start_for_a_metric_that_some_device_reports_or_nobody_knows_of_is_taken(reported: str) -> None:
+def test_a_start_for_a_metric_that_some_device_reports_or_that_is_not_known_is_accepted(
+    reported: str,
+) -> None:
     fleet = SmallFleet(devices=3, target_metric="accuracy", target_value=0.9)
     fleet.devices.heartbeat("thing-1", fleet.now, metrics=reported)
     assert fleet.start().round == 1
@@ -85,7 +87,7 @@ def test_starting_twice_starts_one_run_and_announces_once() -> None:
     assert len(fleet.heard("thing-0")) == 1
 
 
-def test_starting_again_while_a_round_is_averaged_is_no_error() -> None:
+def test_starting_again_while_a_round_is_averaged_is_not_an_error() -> None:
     fleet = SmallFleet(devices=1)
     fleet.start()
     started: list[Run] = []
@@ -98,7 +100,7 @@ def test_a_run_of_the_same_name_with_other_settings_is_refused() -> None:
     fleet = SmallFleet()
     fleet.start()
     with pytest.raises(SettingsError, match=r"run 'run-1' with other settings already"):
-        driver.start(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
+        start_run(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
 
 
 @pytest.mark.parametrize("crash", range(1, 15))
@@ -132,7 +134,7 @@ def test_the_initiator_answers_a_bad_start_with_the_reason(
     assert fleet.log == [f"refused: {answer['refused']}"]
 
 
-def test_the_initiator_starts_a_run_and_answers_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_initiator_starts_a_run_and_returns_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = SmallFleet()
     monkeypatch.setattr(wiring, "services", lambda *_, **__: fleet.cloud)
     answer = initiator.handler({"run": RUN, "settings": {"task": "digits"}}, _Context())

@@ -1,6 +1,7 @@
-"""Whom a round asks: samples, filters, and what a run remembers of its devices."""
+"""Cohorts: samples, filters, and what a run knows of its devices."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,9 @@ from cloud_functions.rounds import hellos
 from cloud_functions.selection import cohorts
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, Work
+from fedgrass.federation.runs import RunState
 from fedgrass.federation.selection import Candidate, strategy
+from fedgrass.federation.selection.by_speed import Uniform
 from fedgrass.federation.selection.filters import Requirements
 from fedgrass.federation.settings import parse_settings
 from tests.fakes.small_fleet import SmallFleet
@@ -28,7 +31,7 @@ def test_a_count_is_read_as_a_sample_and_not_as_the_whole_fleet() -> None:
     assert fleet.counter.calls.count("seen_since") == 0
 
 
-def test_a_fraction_is_read_whole_since_nobody_knows_how_many_there_are() -> None:
+def test_for_a_fraction_all_devices_are_read_since_their_number_is_not_known() -> None:
     fleet = SmallFleet(devices=10, selection="random", fraction=0.3)
     fleet.start()
     assert len(asked(fleet)) == 3
@@ -61,7 +64,7 @@ def test_a_run_remembers_the_average_turnaround_and_the_loss_of_its_devices() ->
         assert known.times_asked == 2
 
 
-def test_devices_without_enough_examples_are_no_candidates_and_the_refusal_says_so() -> None:
+def test_devices_without_enough_examples_are_not_candidates_and_the_refusal_says_so() -> None:
     fleet = SmallFleet(devices=2, minimum_examples=5)
     with pytest.raises(
         SettingsError, match="2 of them have the task 'digits'; 0 of them have 5 examples or more"
@@ -95,7 +98,7 @@ def test_a_stored_run_comes_back_with_its_selection() -> None:
 
 # ---------------------------------------------------------------- what is read
 def until_the_evaluation(**settings: Any) -> SmallFleet:
-    """Return a fleet of 40 devices whose run has trained a round and now evaluates, and what that called."""
+    """Return a fleet of 40 devices whose run has trained a round and now evaluates."""
     fleet = SmallFleet(devices=40, selection="random", count=2, evaluate_every=1, rounds=1, **settings)
     fleet.start()
     first, second = asked(fleet)
@@ -107,12 +110,55 @@ def until_the_evaluation(**settings: Any) -> SmallFleet:
 
 
 def read(fleet: SmallFleet) -> dict[str, int]:
-    """Return how often each way of reading the devices table was taken."""
+    """Return how often each way of reading the devices table was used."""
     return {
         name: fleet.counter.calls.count(name)
         for name in ("sample", "seen_since", "find")
         if name in fleet.counter.calls
     }
+
+
+def test_a_strategy_that_chooses_fewer_devices_than_wanted_lowers_the_replies_that_close_the_round() -> None:
+    """``probabilistic`` never asks the slowest devices again, however many the run wants."""
+    fleet = SmallFleet(devices=3, selection="probabilistic", fraction=1.0)
+    fleet.start()
+    opened = fleet.newest()
+    fleet.pass_time(0.001)
+    fleet.reply("thing-0", opened)
+    fleet.pass_time(100)
+    fleet.reply("thing-1", opened)
+    fleet.reply("thing-2", opened)
+    second = fleet.newest()
+    assert (second.number, asked(fleet), second.needed) == (2, ["thing-0"], 1)
+    fleet.reply("thing-0", second)
+    assert fleet.run().state is RunState.SUCCEEDED
+
+
+def test_no_more_others_are_asked_than_wanted_of_a_strategy_that_chooses_more() -> None:
+    """``probabilistic`` asks every device that it has not measured yet."""
+    fleet = SmallFleet(devices=2, selection="probabilistic", fraction=1.0)
+    fleet.start()
+    for name in ("new-0", "new-1", "new-2"):
+        fleet.devices.heartbeat(name, fleet.now)
+    fleet.status("thing-0", "declined")
+    assert len(asked(fleet)) == 3
+
+
+def test_a_strategy_is_never_asked_for_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Recording(Uniform, frozen=True):
+        def __call__(self, candidates: Sequence[Candidate], cohort: int, rng: random.Random) -> list[str]:
+            calls.append((cohort, len(candidates)))
+            return super().__call__(candidates, cohort, rng)
+
+    fleet = SmallFleet(devices=5, selection="random", count=3)
+    monkeypatch.setattr(cohorts, "strategy", lambda *_: Recording())
+    fleet.start()
+    for _ in range(2):  # the second reminder gives the places of three silent devices to the two others
+        fleet.pass_time(60)
+        fleet.remind()
+    assert calls == [(3, 3), (2, 2)]
 
 
 def test_a_number_of_devices_that_evaluate_is_read_as_a_sample() -> None:
@@ -140,13 +186,13 @@ def test_a_held_out_device_that_was_not_seen_lately_does_not_evaluate() -> None:
     assert asked(fleet) == ["thing-2"]
 
 
-def test_a_share_of_everybody_is_read_once_page_by_page() -> None:
+def test_for_a_share_of_all_devices_the_table_is_read_once_page_by_page() -> None:
     fleet = until_the_evaluation(evaluate_fraction=0.5)
     assert len(asked(fleet)) == 20
     assert read(fleet) == {"seen_since": 1}
 
 
-def test_a_round_of_everybody_reads_everybody_once() -> None:
+def test_a_round_of_all_devices_reads_all_devices_once() -> None:
     fleet = SmallFleet(devices=5)
     fleet.start()
     fleet.counter.calls.clear()
@@ -166,7 +212,7 @@ def test_a_round_of_everybody_reads_everybody_once() -> None:
     ],
 )
 def test_others_are_found_in_a_sample_whatever_the_cohort_was(settings: dict[str, Any]) -> None:
-    """A cohort that grows with the fleet is read whole once, not once more for each device that declines."""
+    """A cohort that grows with the fleet is read in full once, not again for each device that declines."""
     fleet = SmallFleet(devices=20, **settings)
     fleet.start()
     fleet.devices.heartbeat("newcomer", fleet.now)
@@ -191,13 +237,13 @@ def test_others_never_are_devices_that_the_round_knows_or_that_are_held_out() ->
 
 
 def test_a_held_out_device_that_is_not_there_is_refused_by_its_name() -> None:
-    """A name that is misspelled would not be held out: it would train."""
+    """A device whose name is misspelled would not be held out: it would train."""
     fleet = SmallFleet(devices=3, evaluate_every=1, held_out=["thing-1", "thnig-2"])
     with pytest.raises(SettingsError, match=r"held_out names 'thnig-2', of which no heartbeat is known"):
         fleet.start()
 
 
-def test_a_run_of_which_every_device_is_held_out_is_refused_since_nobody_would_train() -> None:
+def test_a_run_of_which_every_device_is_held_out_is_refused_since_none_would_train() -> None:
     fleet = SmallFleet(devices=2, evaluate_every=1, held_out=["thing-0", "thing-1"])
     with pytest.raises(SettingsError, match="2 of them have the task 'digits'; 0 of them are not held out"):
         fleet.start()
@@ -250,7 +296,7 @@ def test_settings_that_would_do_nothing_or_two_things_are_refused(
         parse_settings({"task": "digits", **settings})
 
 
-def test_the_reason_why_nobody_can_be_asked_is_found_without_holding_the_fleet() -> None:
+def test_the_reason_why_no_device_can_be_asked_is_found_without_holding_the_fleet() -> None:
     needs = Requirements(task="poetry")
     living = 0
 

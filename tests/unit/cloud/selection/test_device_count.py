@@ -1,10 +1,10 @@
-"""The census: how many devices could be asked, also where a round reads only a sample of them."""
+"""The device count: how many devices could be asked, also if rounds read only a sample."""
 
 import json
 from typing import Any
 
 from cloud_functions.monitoring import Metric
-from cloud_functions.rounds import driver
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import encode
@@ -15,7 +15,7 @@ SAMPLED: dict[str, Any] = {"count": 2, "selection": "random", "rounds": 3}
 
 
 def seen(fleet: SmallFleet) -> list[float]:
-    """Let the census come; return what it measured."""
+    """Run the device count; return its metric."""
     before = len(fleet.journal.values(Metric.DEVICES_SEEN))
     assert fleet.deliver({"census": True})
     return fleet.journal.values(Metric.DEVICES_SEEN)[before:]
@@ -39,7 +39,7 @@ def test_a_census_that_comes_twice_or_late_counts_what_is_there_then() -> None:
     assert seen(fleet) == [0]
 
 
-def test_while_no_run_goes_on_no_device_is_missed_and_none_is_read() -> None:
+def test_while_no_run_is_running_no_device_is_missed_or_read() -> None:
     fleet = SmallFleet(3, **SAMPLED)
     fleet.counter.calls.clear()
     assert seen(fleet) == []
@@ -53,14 +53,14 @@ def test_while_no_run_goes_on_no_device_is_missed_and_none_is_read() -> None:
     assert seen(fleet) == []
 
 
-def test_of_several_runs_the_most_patient_one_says_what_recent_is() -> None:
+def test_of_several_runs_the_most_patient_one_defines_recent() -> None:
     fleet = SmallFleet(3, **SAMPLED)
     fleet.start()
     fleet.now += 600_000
     assert seen(fleet) == [0]
     fleet.bucket.write(object_keys.model("patient", 0), encode(INITIAL))
     settings = parse_settings({"task": "digits", **SAMPLED, "seen_within_seconds": 3600})
-    driver.start(fleet.cloud, "patient", settings)
+    start_run(fleet.cloud, "patient", settings)
     assert seen(fleet) == [3]
 
 
@@ -71,6 +71,6 @@ def test_the_census_comes_by_the_template_wherever_the_alarm_is() -> None:
     assert json.loads(census["Properties"]["Target"].pop("Input")) == {"census": True}
     sweep["Properties"]["Target"].pop("Input")
     assert census["Properties"]["Target"] == sweep["Properties"]["Target"]
-    # Of each period that the alarm looks at there is a figure.
+    # Each period of the alarm has a value.
     assert census["Properties"]["ScheduleExpression"] == "rate(1 hour)"
     assert resources["DevicesMissing"]["Properties"]["Period"] == 3600

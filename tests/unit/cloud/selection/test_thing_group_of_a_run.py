@@ -58,7 +58,7 @@ def test_a_run_without_a_group_reads_none() -> None:
 
 def test_a_group_that_does_not_exist_is_refused_at_the_start_by_its_name() -> None:
     fleet = SmallFleet(thing_group="plnat")
-    with pytest.raises(SettingsError, match=r"thing_group is 'plnat', and AWS IoT has no thing group"):
+    with pytest.raises(SettingsError, match=r"thing_group is 'plnat', but AWS IoT has no thing group"):
         fleet.start()
     assert fleet.rounds.run(RUN) is None
 
@@ -69,7 +69,7 @@ def test_a_group_without_a_device_that_could_be_asked_is_refused_with_what_is_le
         fleet.start()
 
 
-def test_a_group_that_is_deleted_ends_the_run_and_says_why() -> None:
+def test_a_group_that_is_deleted_ends_the_run_with_the_reason() -> None:
     fleet = plant("thing-1", on_abandoned="fail")
     fleet.start()
     del fleet.thing_groups.groups["plant"]

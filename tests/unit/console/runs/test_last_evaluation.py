@@ -8,11 +8,9 @@ import pytest
 from rich.console import Console
 
 from fedgrass.console.runs import history
-from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.weights import checksum
 from tests.fakes.small_fleet import RUN, SmallFleet
-
 
 
 def summaries(**settings: Any) -> list[dict[str, Any]]:

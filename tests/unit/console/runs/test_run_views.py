@@ -15,15 +15,11 @@ import pytest
 from rich.console import Console
 
 import package
-from fedgrass.console.runs import history
-from fedgrass.console import main
-from fedgrass.console.runs import history
-from fedgrass.console.runs import operator_actions
-from fedgrass.console import stack
-from fedgrass.console.runs.live_view import LiveView
+from fedgrass.console import main, stack
 from fedgrass.console.main import parse
-from fedgrass.console.runs.fleet_operator import Operator
-from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.console.runs import history, operator_actions
+from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
+from fedgrass.console.runs.live_view import LiveView
 from fedgrass.console.stack import StackError
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import SettingsError
@@ -32,7 +28,6 @@ from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
-
 
 WORK: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_functions.rounds import aggregate_round, driver
+from cloud_functions.rounds import aggregate_round
+from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
@@ -110,9 +111,7 @@ def test_other_runs_go_on_beside_a_strategy_that_fails() -> None:
     fleet = SmallFleet(devices=2, aggregation=OWN + "NeverEnds", aggregation_seconds=0.1)
     fleet.start()
     fleet.bucket.write(object_keys.model("other", 0), encode(INITIAL))
-    driver.start(
-        fleet.cloud, "other", parse_settings({"task": "digits", "rounds": 1, "evaluate_last": False})
-    )
+    start_run(fleet.cloud, "other", parse_settings({"task": "digits", "rounds": 1, "evaluate_last": False}))
     opened = fleet.newest("other")
     for device in fleet.names:
         fleet.reply(device, fleet.newest())

@@ -1,4 +1,4 @@
-"""What holds after each step of a run, whatever devices, workers and the operator do."""
+"""The invariants of a run, checked after each step of devices, workers and the operator."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -23,7 +23,7 @@ from tests.fakes.small_fleet import RUN, SmallFleet, message_of, update_full_of
 
 DEVICES = 5
 LEASE_SECONDS = 60
-MOST_CALLS = 3000  # of ports while one message is taken: more than any has, so that an endless loop shows
+MOST_CALLS = 3000  # of ports for one message: more than any message needs, to detect endless loops
 MOVES = {(source, target) for (source, _event), target in TRANSITIONS.items()}
 ENDED = {State.CLOSED, State.ABANDONED}
 AT_WORK = (Participation.ASKED, Participation.ACCEPTED)
@@ -35,12 +35,12 @@ TOOK_THE_WORK = {
 }
 NEVER_ACCEPTED = {Participation.ASKED, Participation.SILENT}
 Body = dict[str, object]
-# Rounds of this small fleet are divided as large ones are: two replies to a group, a shard for each type.
+# Rounds of this small fleet are divided like large ones: groups of two replies, a shard for each type.
 IN_GROUPS, IN_SHARDS = Scale(group=2, grouped_bytes=0), Scale(sharded_bytes=0)
 
 
 class JobsAmongMessages(MemoryAlarms):
-    """The ``Alarms`` of a fleet that keeps its messages: jobs are such as well."""
+    """The ``Alarms`` of a fleet that keeps its messages, including jobs."""
 
     def __init__(self, sent: list[Body]) -> None:
         super().__init__()
@@ -51,26 +51,26 @@ class JobsAmongMessages(MemoryAlarms):
 
 
 class Fleet(SmallFleet):
-    """A fleet that keeps what it would send until it is delivered, and watches every move of a round."""
+    """A fleet that holds messages until they are delivered, and checks every move of a round."""
 
     def __init__(self, scale: Scale | None = None, **settings: Any) -> None:
         self.sent: list[Body] = []
         super().__init__(devices=DEVICES, lease_seconds=LEASE_SECONDS, scale=scale, **settings)
         self.last_seen: dict[tuple[int, int], Round] = {}
         self.last_run: Run | None = None
-        self.lost = False  # a message without which a run may have nobody who drives it on
+        self.lost = False  # a message without which no worker may drive the run on
 
     def _worker(self) -> Services:
         self.alarms = JobsAmongMessages(self.sent)
         return super()._worker()
 
     def rounds_made_in_parts(self) -> int:
-        """Return of how many rounds a sum of a group, or a shard of the model, was written."""
+        """Return the number of rounds of which a partial sum or a shard was written."""
         parts = (key.partition("/parts/") for key in self.bucket.objects)
         return len({attempt for attempt, found, _ in parts if found})
 
     def deliver(self, body: Any) -> bool:
-        """Keep a message that comes in; the machine's rules deliver it when they like."""
+        """Hold an incoming message; the machine's rules deliver it at any time."""
         self.sent.append(body)
         return True
 
@@ -88,7 +88,7 @@ class Fleet(SmallFleet):
         return [reminder for reminder, _seconds in self.alarms.reminders]
 
     def send_reminder(self, reminder: Reminder) -> None:
-        """Let a reminder come in; whether it is time is not asked, since it may be early, late or doubled."""
+        """Deliver a reminder at any time: it may be early, late or duplicated."""
         self.alarms.reminders = [one for one in self.alarms.reminders if one[0] != reminder]
         self.deliver(message_of(reminder))
 
@@ -102,7 +102,7 @@ class Fleet(SmallFleet):
 
 
 class Laws(RuleBasedStateMachine):
-    """The invariants; a machine adds the rules that try to break them."""
+    """The invariants; subclasses add the rules that try to break them."""
 
     fleet: Fleet
 
@@ -135,7 +135,7 @@ class Laws(RuleBasedStateMachine):
             assert of.replaced >= len(others)
 
     def _heard(self, of: Round, device: str) -> set[int]:
-        """Return the times that a device's announcements of a round said."""
+        """Return the times in a device's announcements of a round."""
         heard = self.fleet.announced(device)
         return {m.announced_at for m in heard if (m.round, m.attempt) == (of.number, of.attempt)}
 
@@ -150,7 +150,7 @@ class Laws(RuleBasedStateMachine):
             assert (of.state, figures.metrics) == (change.state, of.metrics)
             for name in ("asked", "needed", "replied", "refused", "declined", "failed", "bytes_up"):
                 assert getattr(figures, name) == getattr(of, name)
-            # Only what comes too late changes them afterwards.
+            # Only late replies change them afterwards.
             assert figures.late <= of.late
             assert (figures.accepted <= of.accepted, figures.silent >= of.silent) == (True, True)
 
@@ -171,7 +171,7 @@ class Laws(RuleBasedStateMachine):
                 objects = self.fleet.bucket.objects
                 model = objects[draft(of, "model")]
                 assert sha256(model) == of.model_sha256
-                # Between closing and publishing, a worker may have died.
+                # A worker may have crashed between closing and publishing.
                 assert objects.get(object_keys.model(RUN, of.number), model) == model
                 weight = decode(model)["weight"]
                 assert Fraction(float(weight[0, 0])) == Fraction(float(_rounded(self._mean(of))))
@@ -182,7 +182,7 @@ class Laws(RuleBasedStateMachine):
         for part in self.fleet.rounds.participants(of):
             if part.state is Participation.REPLIED:
                 number = self.fleet.names.index(part.device)
-                counted = min(part.examples, of.example_cap)  # the cap that the round says it had
+                counted = min(part.examples, of.example_cap)  # the cap stored in the round
                 weight = counted if self.fleet.settings.aggregation == "weighted_mean" else 1
                 total += weight * Fraction(value_of(number, of))
                 weights += weight
@@ -232,7 +232,7 @@ class Laws(RuleBasedStateMachine):
         newest = self.fleet.rounds.round(RUN, run.round, run.attempt) if run.round else None
         if run.state is not RunState.RUNNING or (newest and newest.state not in ENDED):
             return
-        # A skipped evaluation is followed by the next round of training, as a closed one is.
+        # A skipped evaluation is followed by the next round of training, like a closed one.
         over = newest and (newest.state is State.CLOSED or skipped(run, newest))
         if not (over and run.settings.schedule == "by_hand" and run.wanted <= run.round):
             opens = [alarm for alarm in self.fleet.alarms.standing() if alarm.kind == "open"]
@@ -242,7 +242,7 @@ class Laws(RuleBasedStateMachine):
         return bool(self.fleet.sent or self.fleet.alarms.reminders or self.fleet.lost)
 
     def the_newest_model_of_the_task_is_that_of_the_last_round_that_closed(self) -> None:
-        """Check what holds once everything that is under way was delivered."""
+        """Check the invariants after all pending messages were delivered."""
         made = [of.number for of in self.fleet.stored_rounds() if _made_a_model(of)]
         stored = self.fleet.bucket.objects.get(object_keys.latest_model("digits"))
         assert (stored is None) == (not made)
@@ -250,9 +250,9 @@ class Laws(RuleBasedStateMachine):
             assert decode_message(stored, NewModel).round == max(made)
 
     def a_cancelled_run_has_no_open_round_after(self, body: Body) -> None:
-        """Check what holds once an alarm or a reminder has been taken, and its message acknowledged.
+        """Check the invariants after an alarm or a reminder was processed and acknowledged.
 
-        A model that is made in shards is brought to its end first, by the jobs that were handed over.
+        A model that is made in shards is completed first, by the jobs that were handed over.
         """
         if body.keys() & {"alarm", "reminder"} and self.fleet.run().state is RunState.CANCELLED:
             left = [of.state for of in self.fleet.stored_rounds() if of.state not in ENDED]
@@ -261,7 +261,7 @@ class Laws(RuleBasedStateMachine):
 
 
 def _accepted(part: Participant) -> bool:
-    """Return whether a participant took the work; its state alone tells, unless it declined or failed."""
+    """Return whether a participant accepted the work: by its state, unless it declined or failed."""
     if part.state in TOOK_THE_WORK | NEVER_ACCEPTED:
         assert part.accepted == (part.state in TOOK_THE_WORK)
     return part.accepted
@@ -272,7 +272,7 @@ def _made_a_model(of: Round) -> bool:
 
 
 def value_of(number: int, of: Round) -> int:
-    """Return what a device's update is full of: a whole number, so that no product is rounded."""
+    """Return the value of a device's update: a whole number, so that no product is rounded."""
     return 3 * number + 5 * of.number + of.attempt
 
 
@@ -281,7 +281,7 @@ def rounds_of(states: Iterable[Round], state: State) -> list[int]:
 
 
 def skipped_evaluations(rounds: Iterable[Round]) -> list[int]:
-    """Return the rounds of evaluation that were abandoned and that others followed, or that were the last."""
+    """Return the abandoned rounds of evaluation that were followed by others, or were the last."""
     of_evaluation = {of.number for of in rounds if of.work is Work.EVALUATE}
     return sorted(of_evaluation - set(rounds_of(rounds, State.CLOSED)))
 

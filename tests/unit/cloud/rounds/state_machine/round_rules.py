@@ -1,4 +1,4 @@
-"""What devices, the cloud's workers and time may do to a run, in any order; and that it always ends."""
+"""Actions of devices, workers and time on a run, in any order; the run always ends."""
 
 import contextlib
 
@@ -28,14 +28,14 @@ port_calls = st.integers(1, 40)
 
 
 class Rules(Laws):
-    """Devices and workers do what they like, and die; a machine adds how the run begins."""
+    """Devices and workers act in any order and crash; subclasses add the start of the run."""
 
     may_cancel = False
 
     # ------------------------------------------------------------ what devices do
     @rule(number=device_numbers, good=st.integers(0, 3), old=st.booleans())
-    def a_device_replies(self, number: int, good: int, old: bool) -> None:  # noqa: FBT001
-        """One reply in four is of an update whose checksum does not fit."""
+    def a_device_replies(self, number: int, good: int, old: bool) -> None:  # noqa: FBT001 - drawn
+        """One reply in four has an update with a wrong checksum."""
         work = self.fleet.work_of(number, old=old)
         if work:
             changes = {} if good else {"checksum": "0" * 32}
@@ -59,7 +59,7 @@ class Rules(Laws):
             self._take_newest()
 
     @rule(number=device_numbers, state=st.sampled_from(["accepted", "declined", "failed"]), old=st.booleans())
-    def a_device_says_how_it_goes(self, number: int, state: str, old: bool) -> None:  # noqa: FBT001
+    def a_device_says_how_it_goes(self, number: int, state: str, old: bool) -> None:  # noqa: FBT001 - drawn
         work = self.fleet.work_of(number, old=old)
         if work:
             self.fleet.status(self.fleet.names[number], state, work, reason="a reason")
@@ -71,7 +71,7 @@ class Rules(Laws):
     # ------------------------------------------------------------ what the cloud's workers do
     @precondition(lambda self: self.fleet.sent)
     @rule(data=st.data(), again=st.booleans())
-    def a_message_is_delivered(self, data: st.DataObject, again: bool) -> None:  # noqa: FBT001
+    def a_message_is_delivered(self, data: st.DataObject, again: bool) -> None:  # noqa: FBT001 - drawn
         body = self._draw(data)
         if self._take(body) and not again:
             self.fleet.sent.remove(body)
@@ -85,14 +85,14 @@ class Rules(Laws):
             if self._take(body) and body in self.fleet.sent:
                 self.fleet.sent.remove(body)
         except Crash:
-            return  # nobody has acknowledged the message: it comes back
+            return  # the message was not acknowledged: it is delivered again
         finally:
             self.fleet.counter.forget_plans()
 
     @precondition(lambda self: self.fleet.sent)
     @rule(data=st.data(), call=port_calls, pause=st.sampled_from([0, LEASE_SECONDS + 1]))
     def two_workers_take_messages_at_once(self, data: st.DataObject, call: int, pause: int) -> None:
-        """The second does all its work between two calls of the first, which may have slept on its lease."""
+        """The second worker acts between two calls of the first, whose lease may have expired."""
         first, second = self._draw(data), self._draw(data)
 
         def other_worker() -> None:
@@ -145,7 +145,7 @@ class Rules(Laws):
         if action == "cancel" and not self.may_cancel:
             return
         self.fleet.watch_for_endless_loops()
-        with contextlib.suppress(SettingsError):  # it does not fit the run's state: refused in words
+        with contextlib.suppress(SettingsError):  # refused, since the run's state does not allow it
             self.fleet.act(action)
 
     def _draw(self, data: st.DataObject) -> Body:
@@ -163,7 +163,7 @@ class Rules(Laws):
 
     # ------------------------------------------------------------ where it always ends
     def teardown(self) -> None:
-        """Whatever has happened: the messages that are under way and the alarms end the run."""
+        """After any sequence of events, the pending messages and the alarms complete the run."""
         if not hasattr(self, "fleet"):
             return
         self.fleet.counter.forget_plans()
@@ -176,7 +176,7 @@ class Rules(Laws):
             self._ask("resume")
             if self.fleet.settings.schedule == "by_hand":
                 self._ask("next")
-            if self.fleet.lost:  # then whatever is heard of the run drives it on
+            if self.fleet.lost:  # then any message of the run drives it on
                 hellos.hear(self.fleet.cloud, self.fleet.names[0])
         self._deliver_all()
         self.a_reply_counts_at_most_once_and_every_loss_is_counted()
@@ -194,7 +194,7 @@ class Rules(Laws):
         closed, left_out = rounds_of(rounds, State.CLOSED), skipped_evaluations(rounds)
         assert sorted(closed + left_out) == list(range(1, len(closed) + len(left_out) + 1))
         trained = sum(of.state is State.CLOSED and of.work is Work.TRAIN for of in rounds)
-        # No device ever measures another loss.
+        # All devices measure the same loss.
         enough = len(closed) == 2 if run.settings.patience else trained == run.settings.rounds
         if run.state is not RunState.CANCELLED:
             assert (run.state is RunState.SUCCEEDED) == enough
@@ -210,7 +210,7 @@ class Rules(Laws):
             self.fleet.send_reminder(reminder)
         for _ in range(3):
             while sum(self._deliver(body) for body in list(self.fleet.sent)):
-                continue  # what was taken may have sent more, such as the jobs of a round's parts
+                continue  # processing a message may have sent more, such as the jobs of a round's parts
             if not self.fleet.sent:
                 return
             self.fleet.now += (LEASE_SECONDS + 1) * 1000

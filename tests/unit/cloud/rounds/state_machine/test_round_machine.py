@@ -1,4 +1,4 @@
-"""A run under any order of messages, losses, crashes, races and requests that hypothesis thinks of."""
+"""A run under any order of messages, losses, crashes, races and requests that hypothesis generates."""
 
 import contextlib
 from typing import Any
@@ -47,7 +47,7 @@ others = st.fixed_dictionaries(
 
 
 def together(parts: tuple[Any, Any, Any]) -> dict[str, Any]:
-    """Return the settings of a short run that some dictionaries make together."""
+    """Return the settings of a short run, merged from some dictionaries."""
     made: dict[str, Any] = {"attempts": 3, "rounds": 3, "target_metric": "loss"}
     for part in parts:
         made |= part
@@ -59,7 +59,7 @@ scales = st.sampled_from([None, None, IN_GROUPS, IN_SHARDS])
 
 
 class RoundMachine(Rules):
-    """Devices, workers and the operator do what they like; what the design promises holds after each step."""
+    """Devices, workers and the operator act in any order; the invariants hold after each step."""
 
     @initialize(
         chosen=chosen_settings,
@@ -72,16 +72,16 @@ class RoundMachine(Rules):
         chosen: dict[str, Any],
         scale: Scale | None,
         crash: int | None,
-        may_cancel: bool,  # noqa: FBT001
+        may_cancel: bool,  # noqa: FBT001 - drawn
     ) -> None:
-        self.may_cancel = may_cancel  # in some runs only: nothing follows it
+        self.may_cancel = may_cancel  # in some runs only: it ends the run
         self.fleet = Fleet(scale, **chosen)
         if crash:
             self.fleet.counter.plan_crash(call=crash)
         try:
             self.fleet.start()
         except Crash:
-            if self.fleet.rounds.run(RUN) is None:  # otherwise its reminder goes on
+            if self.fleet.rounds.run(RUN) is None:  # otherwise its reminder remains
                 self.fleet.start()
         self.fleet.counter.forget_plans()
 

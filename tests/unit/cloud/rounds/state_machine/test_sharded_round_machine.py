@@ -1,6 +1,6 @@
 """Rounds in groups and in shards under any order of messages, crashes and races.
 
-What ``RoundMachine`` does to runs leaves few of them a round whose parts are made; here each one has some.
+Few runs of ``RoundMachine`` have a round that is made in parts; here every run has some.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ chosen_settings = st.fixed_dictionaries(
 
 
 class DividedRoundMachine(Rules):
-    """The parts of a round are made, lost with their workers, made twice and put together."""
+    """The parts of a round are made, lost with their workers, made twice and joined."""
 
     @initialize(chosen=chosen_settings, scale=st.sampled_from([IN_GROUPS, IN_SHARDS]))
     def start(self, chosen: dict[str, Any], scale: Scale) -> None:
@@ -34,7 +34,7 @@ class DividedRoundMachine(Rules):
 
     @rule(bad=st.none() | st.integers(0, 9))
     def the_cohort_replies(self, bad: int | None) -> None:
-        """All that were asked and one update may be bad; nobody has heard of it yet."""
+        """All devices were asked and one update may be bad; no message was delivered yet."""
         for number, name in enumerate(self.fleet.names):
             if name in self.fleet.parts():
                 self.a_device_replies(number, good=int(number != bad), old=False)

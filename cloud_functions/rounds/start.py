@@ -1,0 +1,158 @@
+"""The start of a run: check its settings and its initial model, store the run, open its first round.
+
+An initial model is read as a stream, so its size is not limited by the function's memory. Only a model that
+is encoded for download, or copied from another run, is held in memory as a whole.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+from cloud_functions.aggregation import guarded_strategy
+from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
+from cloud_functions.recovery import manifests
+from cloud_functions.rounds import driver, reminders
+from cloud_functions.selection import candidate_search
+from cloud_functions.services import Services
+from fedgrass.federation import encodings, object_keys
+from fedgrass.federation.errors import LostRace, NotYet, SettingsError
+from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings, check_training
+from fedgrass.federation.weights import sha256
+from fedgrass.federation.weights.auxiliary_state import layout_with
+
+
+def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
+    """Start a run whose initial model is in the bucket, and open its first round.
+
+    Starting the same run with the same settings again changes nothing.
+
+    Args:
+        services: the ports.
+        name: the run's name.
+        settings: the run's settings.
+        continued_from: the key of the model of another run that was copied to the initial model, if any.
+
+    Returns:
+        The run as it is after its first steps.
+
+    Raises:
+        SettingsError: the initial model or a device for the task is missing, or the name is taken.
+        UpdateRefused: the initial model is not a file of finite weights.
+    """
+    model = _read_initial(services, name)
+    strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
+    needs = guarded_strategy.needs_of(settings, strategy)
+    check_training(settings, needs)
+    updates = layout_with(model.layout, strategy.carried)
+    encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
+    if services.rounds.run(name) is None:
+        _check_candidates(services, settings)
+    download = _write_for_download(services, name, settings, model)
+    run = Run(
+        name=name,
+        state=RunState.RUNNING,
+        settings=settings,
+        started_at=services.now(),
+        initial_sha256=model.sha256,
+        initial_bytes=model.bytes,
+        initial_download_sha256=download.sha256,
+        initial_download_bytes=download.bytes,
+        carries=strategy.carried,
+        needs=needs,
+        continued_from=continued_from,
+    )
+    manifests.check_not_lost(services, name)
+    reminders.look_again_later(services, name)
+    try:
+        services.rounds.create_run(run)
+    except LostRace as error:
+        stored = services.rounds.run(name)
+        if stored is None or stored.settings != settings:
+            message = f"there is a run {name!r} with other settings already: choose another name"
+            raise SettingsError(message) from error
+    with contextlib.suppress(NotYet):  # the run was started before, and an averager is working on it
+        driver.advance(services, name)
+    return services.rounds.run(name) or run
+
+
+def _check_candidates(services: Services, settings: RunSettings) -> None:
+    """Check that the fleet has devices for a run, and enough of them. Raises SettingsError."""
+    found = candidate_search.survey(services, settings)
+    if not found.count:
+        raise SettingsError(candidate_search.why_none(services, settings))
+    candidate_search.check_held_out(services, settings)
+    candidate_search.check_metric(settings, found)
+    cohort = settings.cohort(found.count)
+    for field in ("threshold_count", "minimum_replies"):
+        value = getattr(settings, field)
+        if value is not None and value > cohort:
+            message = (
+                f"the run's {field} is {value}, but a round would ask {cohort} of the "
+                f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
+            )
+            raise SettingsError(message)
+
+
+class _Download(NamedTuple):
+    """The file that devices download instead of the model; empty if they download the model itself."""
+
+    sha256: str = ""
+    bytes: int = 0
+
+
+def _read_initial(services: Services, name: str) -> Fingerprint:
+    """Read the initial model of a run as a stream, and check that its values are finite.
+
+    Raises:
+        SettingsError: the initial model is missing.
+        UpdateRefused: it is not a file of finite weights.
+    """
+    key = object_keys.model(name, 0)
+    try:
+        return fingerprint(services.bucket, key, check=True)
+    except KeyError as error:
+        message = (
+            f"run {name!r} has no initial model: upload one to {key} first (`fedgrass run start` does with"
+            " --model FILE), or continue from another run's (--continue-from RUN/ROUND)"
+        )
+        raise SettingsError(message) from error
+
+
+def _write_for_download(
+    services: Services, name: str, settings: RunSettings, model: Fingerprint
+) -> _Download:
+    """Write the initial model in the run's download encoding, if that differs from the model itself.
+
+    Raises:
+        SettingsError: the model is too large to be encoded by this function.
+    """
+    kind = settings.download_encoding
+    if not encodings.is_encoded(model.layout, settings.download):
+        return _Download()
+    if model.bytes > services.largest_held:
+        raise SettingsError(services.too_large(f"the run's download_encoding is {kind!r}", model.bytes))
+    data = whole(services.bucket, object_keys.model(name, 0), model.bytes, model.version)
+    encoded = encodings.encode_model(data, settings.download)
+    stored = services.bucket.write_once(object_keys.encoded_model(name, 0, kind), encoded)
+    return _Download(sha256(stored), len(stored))
+
+
+def copy_to_initial(services: Services, source: str, name: str) -> None:
+    """Copy the model of another run to the initial model of a run, unless it has been copied already.
+
+    Raises:
+        KeyError: the model does not exist.
+        SettingsError: the run has another initial model, or the model is too large to be copied here.
+        UpdateRefused: the model is not a weights file.
+    """
+    target, found = object_keys.model(name, 0), fingerprint(services.bucket, source)
+    if found.bytes > services.largest_held:
+        raise SettingsError(services.too_large(f"{source} is copied to {target}", found.bytes))
+    data = (
+        None if services.bucket.exists(target) else whole(services.bucket, source, found.bytes, found.version)
+    )
+    if data is not None and services.bucket.write_over(target, data, None):
+        return
+    if fingerprint(services.bucket, target).sha256 != found.sha256:
+        message = f"run {name!r} has another initial model already: choose another name"
+        raise SettingsError(message)
