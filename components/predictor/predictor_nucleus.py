@@ -10,14 +10,14 @@ from awsiot.greengrasscoreipc.model import (
     SubscriptionResponseMessage,
 )
 
+from components.runtime.component_errors import ConnectionLost, Forbidden, Unavailable
 from components.runtime.greengrass_ipc import GreengrassIpc
-from components.runtime.predictor_errors import ConnectionLost, Forbidden, NotNow
 
 
 class Nucleus(GreengrassIpc):
     """The nucleus, with the topics between components."""
 
-    not_now = NotNow
+    not_now = Unavailable
     forbidden = Forbidden
     connection_lost = ConnectionLost
 

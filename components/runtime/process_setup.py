@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from components.runtime.atomic_file import write_atomically
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.names import checked_name
 
@@ -78,13 +79,8 @@ class LastConfiguration:
 
     def keep(self, values: Mapping[str, Any]) -> None:
         """Replace the file as a whole; one that cannot be written is logged."""
-        unfinished = self._path.with_suffix(".unfinished")
         try:
-            with unfinished.open("wb") as file:
-                file.write(msgspec.json.encode(values))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._path)
+            write_atomically(self._path, msgspec.json.encode(values))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.session.eligibility import LARGEST, TrainWhen
 from components.trainer.tasks.registry import check_task, enabled_tasks
 from components.trainer.worker.resource_limits import LEAST_PRIORITY, ResourceLimits

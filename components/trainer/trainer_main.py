@@ -17,6 +17,13 @@ from pathlib import Path
 import msgspec
 
 from components.runtime import token_exchange_address
+from components.runtime.component_errors import (
+    ComponentError,
+    ConfigurationError,
+    ConnectionLost,
+    Unavailable,
+)
+from components.runtime.configuration_watch import ConfigurationWatch
 from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import (
     LOST,
@@ -26,7 +33,6 @@ from components.runtime.process_setup import (
     end_on_signals,
     thing_name,
 )
-from components.runtime.trainer_errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.connection.device_file import DEFAULT_FILE, read_device_file
 from components.trainer.session.device_context import DeviceContext, WorkTrouble
 from components.trainer.session.device_session import Session
@@ -35,7 +41,6 @@ from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import ExitBudget, UpdateDeferral
 from components.trainer.session.session_ports import Host, Uploader
 from components.trainer.trainer_configuration import Configuration, parse_configuration
-from components.trainer.trainer_reconfiguration import Reconfiguration
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.worker.worker_process import WorkerProcess
 from fedgrass.federation.errors import SettingsError
@@ -53,10 +58,10 @@ def main(words: Sequence[str] = ()) -> int:
     except (ConfigurationError, SettingsError) as error:
         log.error("%s", error)  # noqa: TRY400 - a line, no traceback
         return WRONG_CONFIGURATION
-    except (ConnectionLost, NotSent) as error:
+    except (ConnectionLost, Unavailable) as error:
         log.error("%s: exiting, to be started again", error)  # noqa: TRY400
         code = LOST
-    except TrainerError as error:
+    except ComponentError as error:
         # The operator's to mend: a nucleus that gives the component up shows it.
         log.error("%s", error)  # noqa: TRY400
         return LOST
@@ -182,12 +187,15 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfigurat
         keep(configuration)
 
     def configure(changed: Configuration) -> None:
+        log.info("took up a changed configuration")
         keep(changed)
         worker.bounds = changed.bounds
         uploaders.configure(changed)
         session.configure(changed)
 
-    Reconfiguration(loop, nucleus, rng, configure=configure, refuse=session.refuse_configuration).watch()
+    ConfigurationWatch(
+        loop, nucleus, rng, parse=parse_configuration, apply=configure, refuse=session.refuse_configuration
+    ).start()
     UpdateDeferral(
         loop,
         nucleus,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import time
 from pathlib import Path
 
+from components.runtime.component_errors import Unavailable, UploadFailed
 from components.runtime.event_loop import Call, EventLoop
-from components.runtime.trainer_errors import NotSent, UploadFailed
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import HostMetrics
@@ -78,7 +78,7 @@ class Broker:
     def _check(self) -> None:
         if not self.online:
             message = "offline"
-            raise NotSent(message)
+            raise Unavailable(message)
 
 
 class Bench:

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import ConfigurationError
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import RULES, THING_NAME
@@ -154,12 +155,8 @@ def use_certificate(connection: Connection, folder: Path) -> None:
     later finds the same by its environment; so the session's code need not know where credentials come from.
     """
     config = folder / "aws_config"
-    unfinished = config.with_suffix(".unfinished")
-    unfinished.write_text(
-        f"[default]\nregion = {connection.region}\ncredential_process = {_command(connection, folder)}\n",
-        encoding="utf-8",
-    )
-    unfinished.replace(config)
+    text = f"[default]\nregion = {connection.region}\ncredential_process = {_command(connection, folder)}\n"
+    write_atomically(config, text.encode())
     for name in [each for each in os.environ if each.startswith(OF_AWS) and not each.startswith(KEPT)]:
         del os.environ[name]
     os.environ.update(

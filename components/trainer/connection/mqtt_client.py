@@ -7,7 +7,7 @@ from collections.abc import Callable
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.connection.device_file import Connection
 
 HTTPS_PORT = 443

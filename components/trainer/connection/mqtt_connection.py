@@ -22,8 +22,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from components.trainer.connection.device_file import Connection, read_device_file, tell_ready
 from components.trainer.connection.mqtt_client import Client, make_client
 
@@ -48,8 +48,8 @@ Lost = Callable[[str], None]
 class MqttConnection:
     """A ``Host`` without Greengrass.
 
-    It connects in the background, and again whenever the connection is lost; until then calls raise NotSent.
-    ``lost`` is called if that cannot go on.
+    It connects in the background, and reconnects whenever the connection is lost; until then calls raise
+    Unavailable. ``lost`` is called if that cannot continue.
     """
 
     def __init__(self, file: Path, connection: Connection, lost: Lost) -> None:
@@ -92,7 +92,7 @@ class MqttConnection:
         sent.wait_for_publish(CALL_SECONDS)
         if not sent.is_published():
             message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
-            raise NotSent(message)
+            raise Unavailable(message)
         if refusal := self._refused.pop(sent.mid, None):
             raise _refusal(refusal, what)
 
@@ -186,7 +186,7 @@ class MqttConnection:
         if not self._client.is_connected():
             where = f"{self._connection.endpoint}:{self._connection.port}"
             message = f"could not {what}: there is no connection to {where} ({self._why})"
-            raise NotSent(message)
+            raise Unavailable(message)
 
     def _wait_for_subscription(self, number: int | None, what: str) -> None:
         with self._answered:
@@ -194,7 +194,7 @@ class MqttConnection:
                 lambda: number in self._subscribed, CALL_SECONDS
             ):
                 message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
-                raise NotSent(message)
+                raise Unavailable(message)
             reason = self._subscribed.pop(number)
         if reason.is_failure:
             raise _refusal(reason, what)
@@ -317,10 +317,10 @@ def _warn(topic: str, reason: str) -> None:
 def _check(code: MQTTErrorCode, what: str) -> None:
     if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
         message = f"could not {what}: {paho.error_string(code)}"
-        raise NotSent(message)
+        raise Unavailable(message)
 
 
-def _refusal(reason: ReasonCode, what: str) -> Forbidden | NotSent:
+def _refusal(reason: ReasonCode, what: str) -> Forbidden | Unavailable:
     if reason.value == NOT_AUTHORIZED:
         return Forbidden(f"not allowed to {what}: the IoT policy of the device's certificate has to allow it")
-    return NotSent(f"could not {what}: IoT Core said {reason}")
+    return Unavailable(f"could not {what}: IoT Core said {reason}")

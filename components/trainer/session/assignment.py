@@ -4,8 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from components.runtime.component_errors import UploadFailed
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import UploadFailed
 from components.trainer.session.deadline import Deadline, margin_before
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.journal import Accepted, Reply, finished

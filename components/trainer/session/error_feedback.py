@@ -16,8 +16,10 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
 from fedgrass.federation.names import checked_name
 
 KEPT_SECONDS = 30 * 24 * 3600  # later, what is remembered is of a model that is long gone
@@ -49,10 +51,12 @@ class ErrorFeedback:
             self._folder.mkdir(parents=True, exist_ok=True)
             before, own = self._before(update), self.path(run)
             if own.exists():
-                shutil.copyfile(own, before)
+                with own.open("rb") as source:
+                    write_unfinished(before, partial(shutil.copyfileobj, source))
+                publish_file(unfinished(before), before)
             else:
-                before.write_bytes(b"")  # is read as nothing
-            remembered.replace(own)
+                write_atomically(before, b"")  # read as: nothing is kept
+            publish_file(remembered, own)
         except OSError as error:
             # The next update begins from what was remembered before: some of it is said twice.
             log.warning("%s cannot be kept: %s", remembered, error)
@@ -66,7 +70,7 @@ class ErrorFeedback:
         if not before.exists():
             return
         try:
-            before.replace(self.path(run))
+            publish_file(before, self.path(run))
         except OSError as error:
             log.warning("what was remembered of %s cannot be taken back: %s", update.name, error)
         else:

@@ -12,13 +12,13 @@ killed between the update's last byte and the journal entry.
 """
 
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from components.runtime.atomic_file import publish_file, unfinished, write_atomically
 from components.trainer.worker.worker_protocol import Result, Work, id_of
 from fedgrass.federation import training_settings
 from fedgrass.federation.messages import Announcement, Completion, Status
@@ -132,13 +132,8 @@ class Journal:
 
     def _save(self, state: State) -> None:
         self.state = state
-        unfinished = self._path.with_suffix(".unfinished")
         try:
-            with unfinished.open("wb") as file:
-                file.write(msgspec.json.encode(state))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._path)
+            write_atomically(self._path, msgspec.json.encode(state))
         except OSError as error:
             # The work goes on: a restart would do it again, that is all.
             log.warning("%s cannot be written: %s", self._path, error)
@@ -146,11 +141,6 @@ class Journal:
 
 # Made before any thread can: see fedgrass/federation/messages/__init__.py.
 FINISHED = msgspec.json.Decoder(Accepted)
-
-
-def unfinished(update: Path) -> Path:
-    """Return where an update is written before it has its name."""
-    return update.with_name(update.name + ".unfinished")
 
 
 def result_beside(update: Path) -> Path:
@@ -166,13 +156,8 @@ def finish(work: Work, result: Result) -> Result:
     update = Path(work.update)
     if result.bytes == 0:
         return result
-    beside = result_beside(update)
-    with unfinished(beside).open("wb") as file:
-        file.write(msgspec.json.encode(Accepted(work.announcement, result)))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished(beside).replace(beside)
-    unfinished(update).replace(update)
+    write_atomically(result_beside(update), msgspec.json.encode(Accepted(work.announcement, result)))
+    publish_file(unfinished(update), update)
     return result
 
 

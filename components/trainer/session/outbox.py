@@ -12,9 +12,9 @@ from typing import Literal
 
 import msgspec
 
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop, Timer
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from components.trainer.session.journal import Journal, Reply
 from components.trainer.session.session_ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.errors import MessageError
@@ -98,7 +98,7 @@ class Outbox:
         """Return False if the message has to be tried again."""
         try:
             self._messaging.publish(topic, payload, qos)
-        except NotSent as error:
+        except Unavailable as error:
             log.info("not sent to %s yet: %s", topic, error)
             return False
         except Forbidden as error:

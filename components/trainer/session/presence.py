@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from components.runtime.component_errors import Forbidden
 from components.runtime.event_loop import EventLoop, Timer
 from components.runtime.process_setup import LOST
 from components.runtime.retries import Subscription, delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from components.trainer.session.outbox import Outbox
 from components.trainer.session.restarts import SPACING, ExitBudget
 from components.trainer.session.session_ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
@@ -144,10 +144,8 @@ class Presence:
         return Subscription(
             topic,
             lambda: self._messaging.subscribe(topic, handler, qos),
-            clock=self._loop.clock,
-            call_later=self._loop.call_later,
+            loop=self._loop,
             pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
-            transient=(NotSent,),
             permanent=(Forbidden,),
             acknowledged=acknowledged,
         )

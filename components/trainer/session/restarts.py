@@ -18,9 +18,10 @@ from typing import Protocol
 
 import msgspec
 
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import ComponentError, Unavailable
 from components.runtime.event_loop import EventLoop
 from components.runtime.retries import Subscription
-from components.runtime.trainer_errors import NotSent, TrainerError
 
 WINDOW = 3600.0 + 60.0  # seconds; a little more than the nucleus counts over
 MOST = 2  # exits in a window: the nucleus gives up at the third
@@ -52,10 +53,8 @@ class ExitBudget:
     def take(self) -> None:
         """Write down that the process ends now."""
         exits = [*self._exits(), self._now()][-MOST:]
-        unfinished = self._path.with_suffix(".unfinished")
         try:
-            unfinished.write_bytes(msgspec.json.encode(exits))
-            unfinished.replace(self._path)
+            write_atomically(self._path, msgspec.json.encode(exits))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
 
@@ -120,14 +119,12 @@ class UpdateDeferral:
             lambda: self._updates.watch_updates(
                 lambda deployment: self._loop.post(lambda: self._answer(deployment))
             ),
-            clock=self._loop.clock,
-            call_later=self._loop.call_later,
+            loop=self._loop,
             pauses=self._pauses,
-            transient=(NotSent,),
         )
         try:
             watching.renew()
-        except TrainerError as error:
+        except ComponentError as error:
             log.info("updates do not wait for work in hand: %s", error)
 
     @staticmethod
@@ -148,5 +145,5 @@ class UpdateDeferral:
             log.warning("an update begins though %s is in hand: it has waited long enough", work)
         try:
             self._updates.defer_update(deployment, seconds, f"works on {work}" if work else "")
-        except NotSent as error:
+        except Unavailable as error:
             log.warning("%s", error)  # the nucleus goes on without an answer

@@ -18,7 +18,7 @@ class Messaging(Protocol):
         """Hand a message over.
 
         Raises:
-            NotSent: it was not taken now; the same call may work later.
+            Unavailable: it was not taken now; the same call may work later.
             Forbidden: access control does not allow the topic.
             ConnectionLost: there is no connection any more.
         """
@@ -56,7 +56,7 @@ class Host(Messaging, Protocol):
     def watch_updates(self, asked: Callable[[str], None]) -> None:
         """Have ``asked`` called, perhaps on another thread, with the id of each deployment about to begin.
 
-        Raises NotSent where updates are not announced.
+        Raises Unavailable where updates are not announced.
         """
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 
 MOST_AT_ONCE = 16 * 1024  # bytes, so that a slow link never falls silent for long
 LONGEST_NAP = 0.2  # seconds, within which a cancelled upload ends

@@ -22,8 +22,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import UploadFailed
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
-from components.runtime.trainer_errors import UploadFailed
 from components.trainer.upload.rate_limited_file import Pacer, RateLimitedFile
 from components.trainer.upload.s3_upload_process import Order, Outcome
 from fedgrass.federation.aws_errors import Remedy
@@ -147,9 +148,7 @@ class S3Uploader:
                 return begun, sent
         answer = client.create_multipart_upload(Bucket=bucket, Key=key)
         upload = msgspec.structs.replace(wanted, upload_id=answer["UploadId"])
-        unfinished = self._memory.with_suffix(".unfinished")
-        unfinished.write_bytes(msgspec.json.encode(upload))
-        unfinished.replace(self._memory)
+        write_atomically(self._memory, msgspec.json.encode(upload))
         return upload, {}
 
     def _remembered(self) -> Upload | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 
 COMMAND = (sys.executable, "-m", "components.trainer.upload.s3_upload")
 LOOKS_SECONDS = 0.2  # within which a cancelled upload ends

@@ -41,7 +41,8 @@ from stream_manager.exceptions import (
 )
 from stream_manager.util import Util
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import UploadFailed
 
 STREAM = "fedgrass-trainer-updates"
 STATUS_STREAM = "fedgrass-trainer-updates-status"
@@ -157,9 +158,7 @@ class StreamUploader:
         sequence = client.append_message(STREAM, Util.validate_and_serialize_to_json_bytes(task))
         cursor = 0 if newest is None else newest + 1
         export = Export(str(path), bucket, key, sequence, cursor, _modified(path))
-        unfinished = self._memory.with_suffix(".unfinished")
-        unfinished.write_bytes(msgspec.json.encode(export))
-        unfinished.replace(self._memory)
+        write_atomically(self._memory, msgspec.json.encode(export))
         return export
 
     def _wait(self, client: StreamManagerClient, export: Export, cancelled: threading.Event) -> None:

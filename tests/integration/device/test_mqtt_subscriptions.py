@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from components.runtime.trainer_errors import NotSent
+from components.runtime.component_errors import Unavailable
 from components.trainer.connection import mqtt_connection
 from components.trainer.connection.device_file import Connection
 from components.trainer.connection.mqtt_connection import HEALTHY_SECONDS, MqttConnection
@@ -107,7 +107,7 @@ def test_a_new_subscription_that_fails_leaves_the_former_one(
     device.subscribe(ANNOUNCE)
     monkeypatch.setattr(mqtt_connection, "CALL_SECONDS", 0.5)
     broker.answer = lambda _number, _topic: answer
-    with pytest.raises(NotSent):
+    with pytest.raises(Unavailable):
         device.adapter.subscribe(ANNOUNCE, lambda _: None, 1)
     broker.deliver(ANNOUNCE, b"work")
     eventually(lambda: device.heard == [b"work"], PATIENCE)

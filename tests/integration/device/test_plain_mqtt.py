@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.runtime.trainer_errors import Forbidden, NotSent
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.trainer.connection.device_file import read_device_file
 from components.trainer.connection.iot_credentials import RENEW_BEFORE
 from components.trainer.connection.mqtt_connection import MqttConnection
@@ -268,7 +268,7 @@ class Link:
     def _subscribed(self, topic: str) -> bool:
         try:
             self.adapter.subscribe(topic, self.heard.append, 1)
-        except NotSent:
+        except Unavailable:
             return False
         return True
 
@@ -307,7 +307,9 @@ def test_a_message_is_not_sent_while_there_is_no_connection(link: Link) -> None:
     link.subscribe("fedgrass/plant/clients/press-1/announce")
     link.adapter.publish("fedgrass/plant/clients/press-1/hello", b"{}", 1)
     link.adapter.close()
-    with pytest.raises(NotSent, match=r"could not publish to .*hello: there is no connection to localhost"):
+    with pytest.raises(
+        Unavailable, match=r"could not publish to .*hello: there is no connection to localhost"
+    ):
         link.adapter.publish("fedgrass/plant/clients/press-1/hello", b"{}", 1)
 
 
@@ -372,7 +374,7 @@ def test_a_refusal_of_a_topic_says_whose_policy_it_is() -> None:
     assert isinstance(refused, Forbidden)
     assert "IoT policy of the device's certificate" in str(refused)
     full = _refusal(ReasonCode(PacketTypes.PUBACK, "Quota exceeded"), "publish to x")
-    assert isinstance(full, NotSent)
+    assert isinstance(full, Unavailable)
 
 
 # ---------------------------------------------------------------- credentials

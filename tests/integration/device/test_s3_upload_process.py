@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from tests.emulator.local_core import eventually
 

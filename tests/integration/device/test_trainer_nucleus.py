@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.runtime import greengrass_ipc
-from components.runtime.trainer_errors import NotSent
+from components.runtime.component_errors import Unavailable
 from components.trainer.connection.trainer_nucleus import GreengrassNucleus
 from greengrass_emulator.core.profiles import LITE
 from greengrass_emulator.iot.iot_connection import QualityOfService
@@ -70,7 +70,7 @@ def test_a_subscription_that_nobody_waits_for_any_more_is_closed(
 ) -> None:
     with nucleus_with_a_slow_connection(tmp_path, monkeypatch) as (running, slow, nucleus):
         monkeypatch.setattr(greengrass_ipc, "CALL_SECONDS", 0.3)
-        with pytest.raises(NotSent, match="did not answer"):
+        with pytest.raises(Unavailable, match="did not answer"):
             nucleus.subscribe(TOPIC, lambda _: None, 1)
         assert slow.asked
         running.loop.call_soon_threadsafe(slow.let.set)
@@ -93,7 +93,7 @@ def test_a_renewal_that_times_out_leaves_the_former_subscription_open(
                 await never.wait()
 
             stalled.setattr(running.core._bridge, "subscribe", wait_for_ever)
-            with pytest.raises(NotSent, match="did not answer"):
+            with pytest.raises(Unavailable, match="did not answer"):
                 nucleus.subscribe(TOPIC, heard.append, 1)
             running.from_cloud(TOPIC, b"late")
             eventually(lambda: heard == [b"late"])

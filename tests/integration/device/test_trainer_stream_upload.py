@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stream_manager import StreamManagerClient
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.session.session_ports import Uploader
 from components.trainer.upload.s3_upload import S3Uploader
 from components.trainer.upload.s3_upload_process import S3UploadProcess

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.connection import device_file
 from components.trainer.connection.device_file import Connection, read_device_file
 from components.trainer.connection.mqtt_connection import MqttConnection

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import tests.fakes.memory_device as fakes
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import LOST
 from components.runtime.retries import HEALTHY_SECONDS, Subscription, delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from fedgrass.federation.messages import Heartbeat
 from tests.fakes.memory_device import TOPICS, Broker, Clock, Device, announcement, verdict
 
@@ -39,7 +39,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
 
 def refuse(device: Device, topic: str, error: Exception | None = None) -> None:
     assert isinstance(device.broker, Refusing)
-    device.broker.refused[topic] = error or NotSent("could not subscribe: IoT Core said Quota exceeded")
+    device.broker.refused[topic] = error or Unavailable("could not subscribe: IoT Core said Quota exceeded")
 
 
 def grant(device: Device) -> None:
@@ -86,7 +86,9 @@ def test_one_refused_subscription_is_requested_until_it_stands_and_is_named_mean
     assert device.states == ["accepted"]
 
 
-@pytest.mark.parametrize("error", [NotSent("unanswered"), Forbidden("not allowed")], ids=["quota", "policy"])
+@pytest.mark.parametrize(
+    "error", [Unavailable("unanswered"), Forbidden("not allowed")], ids=["quota", "policy"]
+)
 def test_a_device_in_a_fleet_outlives_a_refusal(device: Device, error: Exception) -> None:
     refuse(device, ANNOUNCE, error)
     lose(device, ANNOUNCE)
@@ -136,7 +138,7 @@ def test_a_device_that_starts_with_one_subscription_refused_says_so_and_enters_l
 ) -> None:
     def made() -> Broker:
         broker = Refusing()
-        broker.refused[refused] = NotSent("Quota exceeded")
+        broker.refused[refused] = Unavailable("Quota exceeded")
         return broker
 
     monkeypatch.setattr(fakes, "Broker", made)
@@ -185,7 +187,7 @@ def test_a_stalled_link_that_times_requests_out_leaves_nothing_deaf(device: Devi
     device.passes(200)
     device.broker.deaf = True
     for topic in (ANNOUNCE, HEARTBEAT):
-        refuse(device, topic, NotSent("the nucleus did not answer within 10 s"))
+        refuse(device, topic, Unavailable("the nucleus did not answer within 10 s"))
     device.passes(60)
     assert device.broker.subscribed.count(ANNOUNCE) > 1
     assert device.exit_code is None
@@ -211,10 +213,8 @@ def test_a_subscription_that_dies_at_once_again_and_again_is_not_requested_in_a_
     kept = Subscription(
         "topic",
         request,
-        clock=clock,
-        call_later=loop.call_later,
+        loop=loop,
         pauses=lambda: delays(1.0, 30.0, rng),
-        transient=(NotSent,),
     )
     kept.renew()
     for _ in range(int(HEALTHY_SECONDS)):

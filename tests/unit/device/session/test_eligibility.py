@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.session.eligibility import Demand, TrainWhen, objection
 from components.trainer.session.host_metrics import HostMetrics, look_around
 from components.trainer.trainer_configuration import parse_configuration

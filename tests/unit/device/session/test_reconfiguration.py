@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from components.runtime.trainer_errors import NotSent
-from components.trainer.trainer_reconfiguration import Reconfiguration
+from components.runtime.component_errors import Unavailable
+from components.runtime.configuration_watch import ConfigurationWatch
+from components.trainer.trainer_configuration import parse_configuration
 from fedgrass.federation.messages import Heartbeat
 from tests.fakes.memory_device import Device, configure
 
@@ -28,14 +29,14 @@ class Nucleus:
         if self.failures:
             self.failures -= 1
             message = "could not read the configuration: the nucleus did not answer within 10 s"
-            raise NotSent(message)
+            raise Unavailable(message)
         return self.values
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         if self.unwatched:
             self.unwatched -= 1
             message = "could not watch the configuration: the nucleus did not answer within 10 s"
-            raise NotSent(message)
+            raise Unavailable(message)
         self._changed = changed
 
     def change(self, *, times: int = 1, **values: Any) -> None:
@@ -52,13 +53,14 @@ class Configured:
         self.device = Device(folder, heartbeat_seconds=10)
         self.nucleus = Nucleus()
         self.nucleus.unwatched = unwatched
-        Reconfiguration(
+        ConfigurationWatch(
             self.device.loop,
             self.nucleus,
             random.Random(5),  # noqa: S311 - jitter
-            configure=self.device.session.configure,
+            parse=parse_configuration,
+            apply=self.device.session.configure,
             refuse=self.device.session.refuse_configuration,
-        ).watch()
+        ).start()
 
     def beat(self) -> Heartbeat:
         self.device.passes(70)

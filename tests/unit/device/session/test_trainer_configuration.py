@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.session.device_session import LONGEST_REFUSAL
 from components.trainer.session.journal import LONGEST_METRICS
 from components.trainer.trainer_configuration import (

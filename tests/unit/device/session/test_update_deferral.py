@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from components.runtime.component_errors import Unavailable
 from components.runtime.event_loop import EventLoop
-from components.runtime.trainer_errors import NotSent
 from components.trainer.session.restarts import RECHECK_SECONDS, UpdateDeferral
 from tests.fakes.memory_device import Clock
 
@@ -23,13 +23,13 @@ class Nucleus:
     def watch_updates(self, asked: Callable[[str], None]) -> None:
         if not self.asks:
             message = "could not watch updates of components: ServiceError"
-            raise NotSent(message)
+            raise Unavailable(message)
         self._asked = asked
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
         if not self.answerable:
             message = "Time limit to respond to PreComponentUpdateEvent exceeded"
-            raise NotSent(message)
+            raise Unavailable(message)
         self.answers.append((deployment, seconds))
         self.reasons.append(reason)
 

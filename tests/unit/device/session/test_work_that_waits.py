@@ -11,7 +11,7 @@ import pytest
 from awsiot.greengrasscoreipc.model import GetConfigurationResponse, ResourceNotFoundError
 
 from components.runtime import token_exchange_address
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.connection.trainer_nucleus import GreengrassNucleus
 from components.trainer.session.assignment import UPLOAD_TRIES
 from components.trainer.session.device_context import WorkTrouble

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.session.error_feedback import beside
 from components.trainer.session.journal import result_beside
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
