@@ -1,49 +1,30 @@
 """Each subscription is confirmed by itself, requested until it stands, and named while it fails."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import tests.fakes.memory_device as fakes
 from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import LOST
 from components.runtime.retries import HEALTHY_SECONDS, Subscription, delays
 from fedgrass.federation.messages import Heartbeat
-from tests.fakes.memory_device import TOPICS, Broker, Clock, Device, announcement, verdict
+from tests.fakes.memory_device import TOPICS, Clock, Device, announcement, verdict
 
 ANNOUNCE, HEARTBEAT = f"{TOPICS}/announce", f"{TOPICS}/heartbeat"
 
 
-class Refusing(Broker):
-    """A Broker that answers requests for some topics with an error, and keeps the former subscription."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: dict[str, Exception] = {}
-
-    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        if error := self.refused.get(topic):
-            self.subscribed.append(topic)
-            raise error
-        super().subscribe(topic, handler, qos)
-
-
 @pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
-    monkeypatch.setattr(fakes, "Broker", Refusing)
+def device(tmp_path: Path) -> Device:
     return Device(tmp_path, heartbeat_seconds=10)
 
 
 def refuse(device: Device, topic: str, error: Exception | None = None) -> None:
-    assert isinstance(device.broker, Refusing)
     device.broker.refused[topic] = error or Unavailable("could not subscribe: IoT Core said Quota exceeded")
 
 
 def grant(device: Device) -> None:
-    assert isinstance(device.broker, Refusing)
     device.broker.refused.clear()
 
 
@@ -100,16 +81,10 @@ def test_a_device_in_a_fleet_outlives_a_refusal(device: Device, error: Exception
 
 
 def test_a_topic_that_is_forbidden_from_the_start_is_the_operators_to_mend(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    def made() -> Broker:
-        broker = Refusing()
-        broker.refused[ANNOUNCE] = Forbidden("not allowed")
-        return broker
-
-    monkeypatch.setattr(fakes, "Broker", made)
     with pytest.raises(Forbidden):
-        Device(tmp_path)
+        Device(tmp_path, refused={ANNOUNCE: Forbidden("not allowed")})
 
 
 def test_refused_heartbeats_cost_neither_work_nor_the_process_at_once(device: Device) -> None:
@@ -134,15 +109,9 @@ def test_a_process_whose_heartbeats_stay_refused_is_replaced_at_last(device: Dev
 
 @pytest.mark.parametrize("refused", [ANNOUNCE, HEARTBEAT])
 def test_a_device_that_starts_with_one_subscription_refused_says_so_and_enters_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+    tmp_path: Path, refused: str
 ) -> None:
-    def made() -> Broker:
-        broker = Refusing()
-        broker.refused[refused] = Unavailable("Quota exceeded")
-        return broker
-
-    monkeypatch.setattr(fakes, "Broker", made)
-    device = Device(tmp_path, heartbeat_seconds=10)
+    device = Device(tmp_path, refused={refused: Unavailable("Quota exceeded")}, heartbeat_seconds=10)
     device.passes(60)
     assert (device.ready, hellos(device)) == (0, int(refused != ANNOUNCE))
     assert last_heartbeat(device).connection_error.endswith("not received: Quota exceeded")
