@@ -10,16 +10,11 @@ from awsiot.greengrasscoreipc.model import (
     SubscriptionResponseMessage,
 )
 
-from components.runtime.component_errors import ConnectionLost, Forbidden, Unavailable
 from components.runtime.greengrass_ipc import GreengrassIpc
 
 
 class Nucleus(GreengrassIpc):
     """The nucleus, with the topics between components."""
-
-    not_now = Unavailable
-    forbidden = Forbidden
-    connection_lost = ConnectionLost
 
     def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
         """Subscribe to a topic between components; the handler gets the text, and whether it came as JSON.

@@ -3,9 +3,9 @@
     FedgrassError
     └── ComponentError
         ├── ConfigurationError  the operator's: a value of the component's configuration
-        ├── Unavailable         nobody's: the nucleus, the broker or S3 could not be reached; retry later
+        ├── Unavailable         transient: the nucleus, the broker or S3 did not answer; retry later
         ├── Forbidden           the operator's: access control does not allow a topic
-        ├── ConnectionLost      the nucleus closed the connection: only a new process gets a new one
+        ├── ConnectionLost      transient: the nucleus closed the connection; only a new process gets another
         ├── WorkFailed          trainer: the assignment failed; the cloud receives the text
         │   └── UploadFailed    ... because the update could not be uploaded to S3
         ├── RequestRefused      predictor: a request that cannot be answered, with its HTTP status

@@ -9,7 +9,7 @@ from components.runtime.component_errors import ComponentError, ConfigurationErr
 from components.runtime.event_loop import EventLoop, Timer
 from components.runtime.retries import Subscription, delays
 
-SETTLING_SECONDS = 0.5  # a deployment changes many values: read them once, when it is done
+_SETTLING_SECONDS = 0.5  # a deployment changes many values: read them once, when it is done
 _FIRST_DELAY = 2.0  # seconds at most, between attempts to read
 _LARGEST_DELAY = 60.0
 Parsed = TypeVar("Parsed")
@@ -91,7 +91,7 @@ class ConfigurationWatch(Generic[Parsed]):
 
     def _changed(self) -> None:
         self.changes += 1
-        self._read_in(SETTLING_SECONDS, self._pauses())
+        self._read_in(_SETTLING_SECONDS, self._pauses())
 
     def _read_in(self, seconds: float, pauses: Iterator[float]) -> None:
         if self._reading:

@@ -55,7 +55,7 @@ class Subscription:
             acknowledged: called after each acknowledgement.
         """
         self.topic = topic
-        self.error = "not acknowledged yet"  # why there is no subscription; empty if there is one
+        self.error = "not acknowledged yet"  # why the subscription is missing; empty if it is acknowledged
         self._request = request
         self._loop = loop
         self._fresh_pauses = pauses

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from components.runtime.component_errors import Forbidden
+from components.runtime.greengrass_ipc import GreengrassIpc
 from components.trainer.connection.device_file import read_device_file
 from components.trainer.connection.mqtt_connection import MqttConnection
-from components.trainer.connection.trainer_nucleus import GreengrassNucleus
 from components.trainer.session.session_ports import Host
 from greengrass_emulator.core.profiles import LITE
 from greengrass_emulator.ipc.ipc_model import ServiceError
@@ -89,7 +89,7 @@ def _greengrass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]
         for name, value in running.core.component_environment(COMPONENT).items():
             monkeypatch.setenv(name, value)
         lost: list[str] = []
-        nucleus = GreengrassNucleus.connect(lost.append)
+        nucleus = GreengrassIpc.connect(lost.append)
         try:
             yield Side(
                 nucleus,

@@ -13,7 +13,7 @@ from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.trainer_configuration import Configuration, parse_configuration
 from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, Work
 from fedgrass.federation.messages import (
@@ -230,23 +230,23 @@ class Device:
         self.hold_uploads = False
         self.ready = 0
         self.measured: dict[str, float | bool] = {}  # what it can tell of itself
-        self.surroundings = HostMetrics(time=time(12))
+        self.host_metrics = HostMetrics(time=time(12))
         self.folder = folder
-        self.workplace = DeviceContext(
+        self.context = DeviceContext(
             thing=THING,
             folder=folder / "updates",
             loop=self.loop,
             journal=Journal(folder),
             worker=self.bench,
-            exits=ExitBudget(folder, self.clock),
+            restart_budget=RestartBudget(folder, self.clock),
             uploader=lambda: self.bucket,
             rng=random.Random(7),  # noqa: S311 - jitter
             background=self._background,
             measure=lambda: self.measured,
-            surroundings=lambda _folder: self.surroundings,
+            host_metrics=lambda _folder: self.host_metrics,
         )
         self.session = Session(
-            self.workplace, self.broker, configure(**configuration), "1.2.3", ready=self._ready
+            self.context, self.broker, configure(**configuration), "1.2.3", ready=self._ready
         )
         self.session.start()
         self.settle()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.runtime.atomic_file import publish_file, unfinished, write_unfinished
 from components.runtime.component_errors import WorkFailed
-from components.trainer.session.error_feedback import beside
+from components.trainer.session.error_feedback import pending_path
 from components.trainer.worker.worker_protocol import Work, id_of
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.aggregation.scaffold import Control
@@ -153,8 +153,8 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
         message = f"the training made an update that cannot be used: {error}"
         raise WorkFailed(message) from error
     if remembered := arrays_of(memory):
-        other, _ = _write(beside(path), lambda file: weights.write(remembered, file))
-        publish_file(other, beside(path))
+        other, _ = _write(pending_path(path), lambda file: weights.write(remembered, file))
+        publish_file(other, pending_path(path))
     return written
 
 

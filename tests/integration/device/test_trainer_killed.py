@@ -92,7 +92,7 @@ def test_killed_while_it_trains_it_trains_when_it_is_announced_again(site: Gated
     workers = set(site.processes)
     site.kill_trainer()
     eventually(lambda: not workers & set(site.processes), PATIENCE)  # its worker has gone with it
-    eventually(lambda: "run-a/11/1: the restart cut its training short" in site.log, PATIENCE)
+    eventually(lambda: "run-a/11/1: the restart interrupted its training" in site.log, PATIENCE)
     site.tells(work(11, allow_partial=True))
     eventually(lambda: len(site.processes) == 2, PATIENCE)  # it trains again
     enough.touch()

@@ -9,7 +9,7 @@ import pytest
 
 from components.runtime import greengrass_ipc
 from components.runtime.component_errors import Unavailable
-from components.trainer.connection.trainer_nucleus import GreengrassNucleus
+from components.runtime.greengrass_ipc import GreengrassIpc
 from greengrass_emulator.core.profiles import LITE
 from greengrass_emulator.iot.iot_connection import QualityOfService
 from greengrass_emulator.ipc.ipc_model import ServiceError
@@ -48,7 +48,7 @@ class SlowConnection(FakeIotConnection):
 @contextmanager
 def nucleus_with_a_slow_connection(
     folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[CoreInThread, SlowConnection, GreengrassNucleus]]:
+) -> Iterator[tuple[CoreInThread, SlowConnection, GreengrassIpc]]:
     with core_in_thread(folder, LITE) as running:
         running.run(running.core.stop())
         slow = SlowConnection(running)
@@ -58,7 +58,7 @@ def nucleus_with_a_slow_connection(
         running.run(running.core.deploy(file, folder))
         for name, value in running.core.component_environment(COMPONENT).items():
             monkeypatch.setenv(name, value)
-        nucleus = GreengrassNucleus.connect(lambda _: None)
+        nucleus = GreengrassIpc.connect(lambda _: None)
         try:
             yield running, slow, nucleus
         finally:

@@ -95,8 +95,8 @@ def test_a_value_that_cannot_be_used_is_named_with_what_it_may_be(
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("device.toml", "connection = [", "is no TOML"),
-        ("device.json", "{", "is no JSON"),
+        ("device.toml", "connection = [", "is not valid TOML"),
+        ("device.json", "{", "is not valid JSON"),
         ("device.json", "[]", "it has to be an object"),
         ("device.toml", "[connecton]\n", "did you mean 'connection'?"),
         ("device.toml", "connection = 3\n", "3 cannot be [connection]"),

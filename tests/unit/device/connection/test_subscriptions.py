@@ -21,7 +21,9 @@ def device(tmp_path: Path) -> Device:
 
 
 def refuse(device: Device, topic: str, error: Exception | None = None) -> None:
-    device.broker.refused[topic] = error or Unavailable("could not subscribe: IoT Core said Quota exceeded")
+    device.broker.refused[topic] = error or Unavailable(
+        "could not subscribe: IoT Core answered Quota exceeded"
+    )
 
 
 def grant(device: Device) -> None:
@@ -54,7 +56,7 @@ def test_one_refused_subscription_is_requested_until_it_stands_and_is_named_mean
     lose(device, ANNOUNCE)
     device.passes(minutes * 60, step=1)
     assert last_heartbeat(device).connection_error == (
-        "announcements are not received: could not subscribe: IoT Core said Quota exceeded"
+        "announcements are not received: could not subscribe: IoT Core answered Quota exceeded"
     )
     requested = device.broker.subscribed.count(ANNOUNCE)
     assert minutes * 2 <= requested <= minutes * 10 + 10  # with back-off, and never given up

@@ -1,6 +1,7 @@
 """A crash at any step of an atomic write leaves the old file or the new one."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import BinaryIO
 
 import pytest
 
-from components.runtime import atomic_file
 from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
 
 OLD, NEW = b"old" * 1000, b"new, and longer" * 1000
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_the_old_file_and_gets_its_space_back(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, NEW)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("state.json", OLD)]

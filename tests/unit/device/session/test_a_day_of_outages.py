@@ -18,9 +18,9 @@ import pytest
 from components.runtime.event_loop import EventLoop
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import look_around
+from components.trainer.session.host_metrics import read_host_metrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Failure, Work
 from fedgrass.federation.messages import Completion, Message, Status, Verdict, decode, encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure, result
@@ -210,11 +210,11 @@ class Day:
             loop=loop,
             journal=Journal(self.folder),
             worker=self.worker,
-            exits=ExitBudget(self.folder, self.clock),
+            restart_budget=RestartBudget(self.folder, self.clock),
             uploader=lambda: self.bucket,
             rng=self.rng,
             background=lambda call: call(),
-            surroundings=look_around,
+            host_metrics=read_host_metrics,
         )
         power_cut = self.clock.now + self.rng.expovariate(2 / DAY)
         Session(place, self.link, configure()).start()
@@ -222,7 +222,7 @@ class Day:
             waits = [wait for wait in (loop.run_due(), self.cloud_loop.run_due()) if wait is not None]
             self.clock.now += min(1.0, *waits) if waits else 1.0
         if loop._exit_code is not None:
-            place.exits.take()
+            place.restart_budget.take()
             self.exits.append(self.clock.now)
         self.done += self.worker.done
 

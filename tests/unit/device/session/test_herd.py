@@ -18,7 +18,7 @@ from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Work
 from fedgrass.federation.messages import encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure
@@ -79,10 +79,10 @@ class Herd:
             loop=self.loop,
             journal=Journal(folder),
             worker=Downloads(lambda: self.times["download"].append(self.clock.now)),
-            exits=ExitBudget(folder, self.clock),
+            restart_budget=RestartBudget(folder, self.clock),
             uploader=Bucket,
             rng=rng,
-            surroundings=lambda _: HostMetrics(time=time(12)),
+            host_metrics=lambda _: HostMetrics(time=time(12)),
         )
         Session(place, broker, configure(heartbeat_seconds=INTERVAL)).start()
 

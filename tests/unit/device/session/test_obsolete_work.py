@@ -120,12 +120,12 @@ def test_a_reply_whose_deadline_has_passed_is_not_sent_after_a_restart(tmp_path:
 def test_training_that_a_restart_interrupted_is_not_resumed_by_the_next_restart(tmp_path: Path) -> None:
     Device(tmp_path).hears(announcement())
     again = Device(tmp_path)
-    assert again.workplace.journal.state.work is None
-    assert Device(tmp_path).workplace.journal.state.work is None
+    assert again.context.journal.state.work is None
+    assert Device(tmp_path).context.journal.state.work is None
 
 
 def test_an_evaluation_leaves_what_is_kept_of_another_runs_updates(device: Device) -> None:
-    kept = device.workplace.memory.path("run-b")
+    kept = device.context.error_feedback.path("run-b")
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"kept")
     device.hears(announcement(work="evaluate"))
@@ -136,11 +136,11 @@ def test_an_evaluation_leaves_what_is_kept_of_another_runs_updates(device: Devic
 
 
 def test_the_attempt_in_progress_is_named_for_updates_that_have_to_wait(device: Device) -> None:
-    assert device.session.work_in_hand == ""
+    assert device.session.work_in_progress == ""
     device.hears(announcement(3, attempt=2))
-    assert device.session.work_in_hand == "run-a/3/2"
+    assert device.session.work_in_progress == "run-a/3/2"
     device.finishes()
-    assert device.session.work_in_hand == ""
+    assert device.session.work_in_progress == ""
 
 
 def test_a_message_without_guarantee_does_not_overtake_one_that_waits() -> None:

@@ -1,4 +1,4 @@
-"""A deployment waits for the work in hand, for as long as the configuration allows and no longer."""
+"""A deployment waits for the work in progress, for as long as the configuration allows and no longer."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ class Nucleus:
 
 
 class Device:
-    """The deferral with a nucleus and a work in hand."""
+    """The deferral with a nucleus and an assignment in progress."""
 
     def __init__(self, *, asks: bool = True) -> None:
         self.clock = Clock()
