@@ -11,11 +11,12 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from components.runtime.atomic_file import write_atomically
+from components.runtime.event_loop import EventLoop
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.names import checked_name
 
@@ -25,17 +26,7 @@ _ENDING_SECONDS = 2
 log = logging.getLogger(__name__)
 
 
-class Loop(Protocol):
-    """What the main thread of a component runs."""
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made soon; also from a signal handler."""
-
-    def stop(self, exit_code: int) -> None:
-        """End the loop."""
-
-
-def end_on_signals(loop: Loop) -> None:
+def end_on_signals(loop: EventLoop) -> None:
     """Stop the loop with exit code 0 on SIGTERM and SIGINT."""
 
     def end(number: int, _: object) -> None:

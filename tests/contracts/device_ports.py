@@ -46,7 +46,7 @@ class Side:
     """A host, and what the cloud, the operator and the network do."""
 
     host: Host
-    deliver: Callable[[str, bytes], None]  # from the cloud to whoever is subscribed
+    deliver: Callable[[str, bytes], None]  # a message from the cloud
     received: Callable[[], list[tuple[str, bytes]]]  # what reached the cloud
     disconnect: Callable[[], None]
     lose: Callable[[str], None]  # one subscription ends, the connection stays
@@ -126,18 +126,7 @@ def _mqtt(folder: Path, _: pytest.MonkeyPatch) -> Iterator[Side]:
         values: dict[str, Any] = dict(DEPLOYED)
 
         def write() -> None:
-            connection = {
-                "thing": "press-1",
-                "endpoint": "localhost",
-                "port": broker.port,
-                "certificate": str(broker.certificate),
-                "private_key": str(broker.private_key),
-                "root_ca": str(broker.certificate),
-                "credentials_endpoint": "none",
-                "role_alias": "none",
-                "region": "eu-west-1",
-            }
-            file.write_text(json.dumps({"connection": connection, "trainer": values}))
+            file.write_text(json.dumps({"connection": broker.connection("press-1"), "trainer": values}))
 
         def change(changed: dict[str, Any]) -> None:
             values.update(changed)

@@ -133,7 +133,7 @@ def test_a_training_that_is_asked_to_finish_returns_a_partial_result(side: Side)
 
 
 def test_finishing_another_round_changes_nothing(side: Side) -> None:
-    side.worker.finish("run-a/1/1")  # there is no assignment
+    side.worker.finish("run-a/1/1")  # no assignment was started
     work = side.start(2, PATIENT)
     side.worker.finish("run-a/1/1")
     side.turn()
@@ -147,7 +147,7 @@ def test_nothing_is_reported_of_an_assignment_that_was_stopped(side: Side) -> No
     stopped = side.answers
     side.worker.stop()
     before = list(stopped)
-    side.worker.stop()  # there is nothing to stop any more
+    side.worker.stop()  # it is already stopped
     side.start(2, NOISE)
     assert isinstance(side.last(), Result)  # by then the first one would have answered
     assert stopped == before

@@ -1,4 +1,4 @@
-"""A device without SDKs: fakes that keep the contracts of the session's ports, and a clock that is told."""
+"""A device without SDKs: fakes that keep the contracts of the session's ports, and a manual clock."""
 
 import random
 import threading
@@ -39,7 +39,7 @@ KINDS: dict[str, type[Message]] = {
 
 
 class Clock:
-    """Seconds that pass only when the test says so."""
+    """A clock that the test moves, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -49,11 +49,11 @@ class Clock:
 
 
 class Broker:
-    """A Messaging in memory: takes messages while it is online, and echoes what is subscribed."""
+    """A Messaging in memory: accepts messages while online, and echoes those on subscribed topics."""
 
     def __init__(self) -> None:
         self.online = True
-        self.deaf = False  # takes messages and delivers none, as after a restart of Lite's MQTT daemon
+        self.deaf = False  # accepts messages and delivers none, as after a restart of Lite's MQTT daemon
         self.sent: list[tuple[str, bytes, int]] = []
         self.subscribed: list[str] = []
         self.handlers: dict[str, Callable[[bytes], None]] = {}
@@ -149,7 +149,7 @@ class MemoryHost(Broker):
 
 
 class Bench:
-    """A Worker that answers when the test says so."""
+    """A Worker whose answers the test gives."""
 
     def __init__(self) -> None:
         self.works: list[Work] = []
@@ -177,7 +177,7 @@ class Bench:
             notify(answer)
 
     def finishes(self, size: int = 8) -> None:
-        """Write the update and give the result."""
+        """Write the update and answer with the result."""
         work = self.works[-1]
         if work.announcement.work == "train":
             Path(work.update).parent.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ class Bench:
 
 
 class Bucket:
-    """An Uploader in memory, with as many failures first as a test wants."""
+    """An Uploader in memory that first fails ``failures`` times."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -229,7 +229,7 @@ class Device:
         self.waiting: list[Call] = []  # uploads, while they are held
         self.hold_uploads = False
         self.ready = 0
-        self.measured: dict[str, float | bool] = {}  # what it can tell of itself
+        self.measured: dict[str, float | bool] = {}  # battery and mains
         self.host_metrics = HostMetrics(time=time(12))
         self.folder = folder
         self.context = DeviceContext(
@@ -252,7 +252,7 @@ class Device:
         self.settle()
 
     def settle(self) -> None:
-        """Let everything happen that is due now."""
+        """Run everything that is due now."""
         for _ in range(10):
             self.loop.run_due()
 

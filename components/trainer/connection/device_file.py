@@ -26,6 +26,13 @@ from fedgrass.federation.names import RULES, THING_NAME
 
 DEFAULT_FILE = Path("/etc/fedgrass/device.toml")
 _TABLES = ("connection", "trainer")
+_SCRIPT = Path(__file__).resolve().with_name("iot_credentials.py")
+# The environment may set the endpoints of AWS, but not the device's identity: in the SDK's credential chain,
+# static keys, profiles and roles take precedence over a credential process.
+_OF_AWS = "AWS_"
+_KEPT = ("AWS_ENDPOINT_URL", "AWS_CA_BUNDLE")
+_NOTIFY_SECONDS = 1.0
+log = logging.getLogger(__name__)
 ThingName = Annotated[str, Meta(pattern=THING_NAME, description=RULES["thing"][1])]
 HostName = Annotated[
     str,
@@ -141,13 +148,6 @@ def _with_s3_uploader(trainer: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**trainer, "uploader": "s3"}
 
 
-_SCRIPT = Path(__file__).resolve().with_name("iot_credentials.py")
-# The environment may set the endpoints of AWS, but not the device's identity: in the SDK's credential chain,
-# static keys, profiles and roles take precedence over a credential process.
-_OF_AWS = "AWS_"
-_KEPT = ("AWS_ENDPOINT_URL", "AWS_CA_BUNDLE")
-
-
 def use_certificate(connection: Connection, folder: Path) -> None:
     """Make this process and its children obtain credentials with the certificate.
 
@@ -183,10 +183,6 @@ def _command(connection: Connection, folder: Path) -> str:
 def credentials_url(connection: Connection) -> str:
     """Return the URL of the role alias's credentials; the provider defines its path."""
     return f"https://{connection.credentials_endpoint}/role-aliases/{connection.role_alias}/credentials"
-
-
-_NOTIFY_SECONDS = 1.0
-log = logging.getLogger(__name__)
 
 
 def notify_ready() -> None:

@@ -13,6 +13,8 @@ from msgspec import Struct
 
 _MEMORY = Path("/proc/meminfo")
 _KIBIBYTE = 1024
+_SUPPLIES = Path("/sys/class/power_supply")
+_FULLEST = 100  # percent
 
 
 class HostMetrics(Struct, frozen=True, kw_only=True):
@@ -58,10 +60,6 @@ def _free_memory(memory: Path) -> int | None:
     found = [line.split() for line in lines if line.startswith("MemAvailable:")]
     words = found[0][1:2] if found else []
     return int(words[0]) * _KIBIBYTE if words and words[0].isdecimal() else None
-
-
-_SUPPLIES = Path("/sys/class/power_supply")
-_FULLEST = 100  # percent
 
 
 def read_power(supplies: Path = _SUPPLIES) -> dict[str, float | bool]:

@@ -21,6 +21,13 @@ from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import Announcement, Completion, Message, Status, Verdict, encode, round_id
 from fedgrass.federation.messages.message_fields import shorten
 
+_FIRST_DELAY = 0.4  # seconds at most
+_LARGEST_DELAY = 15.0
+_FIRST_REPLY_DELAY = 30.0  # seconds at most
+_LARGEST_REPLY_DELAY = 480.0
+Send = Callable[[Message], None]
+log = logging.getLogger(__name__)
+
 
 def status(
     work: Announcement,
@@ -38,11 +45,6 @@ def status(
         reason=shorten(reason),
         progress=progress,
     )
-
-
-_FIRST_DELAY = 0.4  # seconds at most
-_LARGEST_DELAY = 15.0
-log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -105,11 +107,6 @@ class Outbox:
             # A retry would be refused again: the log names what the operator has to correct.
             log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return True
-
-
-_FIRST_REPLY_DELAY = 30.0  # seconds at most
-_LARGEST_REPLY_DELAY = 480.0
-Send = Callable[[Message], None]
 
 
 class Replies:

@@ -26,6 +26,10 @@ from components.runtime.retries import Subscription
 _WINDOW = 3600.0 + 60.0  # seconds; a little more than the period in which the nucleus counts failures
 _MOST = 2  # exits in a window: the nucleus gives up at the third
 SPACING = 25 * 60.0  # seconds between two exits that may not help: what one did not cure needs time
+# Between two questions of the nucleus, so the longest that an update waits for finished work.
+RECHECK_SECONDS = 30.0
+_FIRST_PAUSES = (30.0, 300.0)  # seconds, between requests to watch updates
+_LARGEST_PAUSE = 24 * 3600.0
 log = logging.getLogger(__name__)
 # Created before any thread exists: see fedgrass/federation/messages/__init__.py.
 _TIMES = msgspec.json.Decoder(list[float])
@@ -74,12 +78,6 @@ class RestartBudget:
         now = self._now()
         # A time in the future was recorded before the last boot.
         return [moment for moment in sorted(exits) if now - _WINDOW < moment <= now]
-
-
-# Between two questions of the nucleus, so the longest that an update waits for finished work.
-RECHECK_SECONDS = 30.0
-_FIRST_PAUSES = (30.0, 300.0)  # seconds, between requests to watch updates
-_LARGEST_PAUSE = 24 * 3600.0
 
 
 class Updates(Protocol):

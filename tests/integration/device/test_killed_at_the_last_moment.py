@@ -57,7 +57,7 @@ def check(device: Device, *, whole: bool) -> None:
     """An update that has its name was uploaded, and one reply speaks of it; otherwise nothing was."""
     stored = list(device.bucket.objects.values())
     said = device.completions[:1]
-    assert all(other == said[0] for other in device.completions)  # a reply is said until the verdict
+    assert all(other == said[0] for other in device.completions)  # a reply is repeated until the verdict
     assert len(stored) == len(said) == (1 if whole else 0)
     for data, completion in zip(stored, said, strict=True):
         weights.check_data(data)

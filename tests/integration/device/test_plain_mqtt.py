@@ -183,11 +183,13 @@ def test_a_killed_trainer_goes_on_where_it_was(place: Place) -> None:
     first.wait()
     place.start()
     place.waits_for("hello", 2)
-    # No verdict came: the reply is said again, and nothing is trained again.
+    # No verdict came: the reply is published again, and nothing is trained again.
     again = decode(place.waits_for("complete", 2), Completion)
     assert again == decode(place.waits_for("complete"), Completion)
     states = place.said("status", lambda payload: decode(payload, Status).state)
-    assert [state for state in states if state != "progress"] == ["accepted"]  # a slow machine tells more
+    assert [state for state in states if state != "progress"] == [
+        "accepted"
+    ]  # a slow machine reports more progress
 
 
 def test_a_changed_file_is_taken_up_at_a_reload(place: Place) -> None:
@@ -256,7 +258,7 @@ def test_a_cloud_that_is_not_there_is_told_and_waited_for(place: Place) -> None:
 
 @dataclass
 class Link:
-    """A connection of the adapter, with what it heard and lost."""
+    """The adapter's connection, with the messages and the losses that it reported."""
 
     adapter: MqttConnection
     heard: list[bytes] = field(default_factory=list)
@@ -273,7 +275,7 @@ class Link:
         return True
 
     def cut(self) -> None:
-        """Break the link without a word, as a lost network does."""
+        """Break the link silently, as a lost network does."""
         transport = self.adapter._client.socket()
         assert transport is not None
         with socket.socket(fileno=os.dup(transport.fileno())) as link:

@@ -1,4 +1,4 @@
-"""Uploads to S3 in a process of their own: it goes on after a kill, says why it fails, and is never left."""
+"""Uploads to S3 in a separate process: cancelled, killed or failed, it leaves a reason and no process."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class Slow:
                 self.close_connection = True
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Do not log."""
 
         return Handler
 

@@ -1,6 +1,6 @@
-"""A trainer that is killed (SIGKILL) at each stage of a work, on a real core: the next one goes on with it.
+"""A trainer that is killed (SIGKILL) at each stage of an assignment, on a real core: the next one resumes it.
 
-The stages are those of the journal: accepted, update written, reply given, verdict heard.
+The stages are those of the journal: accepted, update written, reply recorded, verdict received.
 """
 
 import os
@@ -33,7 +33,7 @@ class GatedSite(Site):
     gate: Gate
 
     def kill_trainer(self) -> None:
-        """End the main process as a crash would, and wait for the next one to say hello."""
+        """End the main process as a crash would, and wait for the hello of the next one."""
         hellos = len(self.said("hello"))
         (main,) = [pid for pid in self.processes if psutil.Process(pid).cmdline()[-1] == "components.trainer"]
         os.kill(main, signal.SIGKILL)

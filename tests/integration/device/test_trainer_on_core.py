@@ -84,7 +84,7 @@ class Site:
         ]
 
     def waits_for(self, kind: str, count: int = 1) -> Any:
-        """Return the newest message of a kind once the device has said ``count`` of them."""
+        """Return the latest message of a kind once the device has published ``count`` of them."""
         eventually(lambda: len(self.said(kind)) >= count, PATIENCE)
         return self.said(kind)[-1]
 
@@ -186,7 +186,7 @@ def test_the_trainer_does_two_rounds_on_a_core(
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2
         states = [status.state for status in site.said("status")]
-        # A slow machine's training tells of its progress as well.
+        # On a slow machine the training reports its progress as well.
         assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
@@ -221,7 +221,7 @@ def test_a_closed_ipc_stream_ends_the_process_and_the_next_takes_its_work_up(sit
     site.running.run(site.running.core.close_ipc_streams(NAME))
     site.waits_for("hello", 2)
     eventually(lambda: not set(before) & set(site.processes), PATIENCE)
-    # Of the connection or of one subscription, whichever is told first.
+    # The loss of the connection or of one subscription, whichever is reported first.
     assert "ERROR the nucleus closed the " in site.log
     assert "exiting, to be started again" in site.log
     site.tells(work())

@@ -211,7 +211,7 @@ def test_an_upload_to_s3_ends_when_it_is_cancelled(
                 cancelled.wait()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     large = tmp_path / "large"
     large.write_bytes(bytes(7_000_000))

@@ -63,7 +63,7 @@ def test_one_refused_subscription_is_requested_until_it_stands_and_is_named_mean
     grant(device)
     device.passes(45)
     assert last_heartbeat(device).connection_error == ""
-    assert hellos(device) == 2  # so that what was announced meanwhile is announced again
+    assert hellos(device) == 2  # so that the cloud repeats its announcements
     assert device.exit_code is None
     device.hears(announcement())
     assert device.states == ["accepted"]

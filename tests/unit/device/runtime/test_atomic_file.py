@@ -66,7 +66,7 @@ def test_a_crash_at_any_step_leaves_the_old_file_or_the_new_one(
     assert write_in_process(path, step).returncode == KILLED
     found = path.read_bytes() if path.exists() else None
     assert found == (NEW if step > STEPS.index("rename") + 1 else before)
-    write_atomically(path, NEW)  # whatever the crash left does not hinder the next write
+    write_atomically(path, NEW)  # the next write succeeds after any crash
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("state.json", NEW)]
 
 

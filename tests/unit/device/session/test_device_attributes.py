@@ -1,4 +1,4 @@
-"""What a device says of itself in its heartbeats: attributes and metrics."""
+"""Attributes and metrics in a device's heartbeats."""
 
 from pathlib import Path
 

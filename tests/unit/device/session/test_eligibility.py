@@ -1,4 +1,4 @@
-"""When a device takes work, and what it says when it does not."""
+"""When a device accepts work, and the reasons it gives when it declines."""
 
 from datetime import time
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_all_that_does_not_hold_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("when", "power"),
     [
-        ({"mains": True}, {}),  # knows of no power supply: it has no battery
+        ({"mains": True}, {}),  # without a battery, mains power is assumed
         ({"mains": True}, {"mains": True, "battery": 3.0}),
         ({"battery": 50}, {"mains": True, "battery": 3.0}),
         ({"battery": 50}, {}),

@@ -1,4 +1,4 @@
-"""Two hundred devices that come back at the same moment, on a virtual clock: nothing comes in a wave.
+"""Two hundred devices that reconnect at the same moment, on a virtual clock: nothing comes in a wave.
 
 With DEVICES = 10_000 and STEP = 0.25 it takes minutes and shows the same: 203 messages in the busiest second.
 """
@@ -46,7 +46,7 @@ class Downloads:
 
 
 class Herd:
-    """Sessions that share a clock, a loop and an outage. What they say is noted with its time."""
+    """Sessions that share a clock, a loop and an outage. Their messages are recorded with the time."""
 
     def __init__(self, folder: Path, *, online: bool = True) -> None:
         self.clock = Clock()

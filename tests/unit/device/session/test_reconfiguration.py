@@ -108,7 +108,7 @@ def test_a_bandwidth_that_stream_manager_does_not_heed_is_refused_with_the_way_o
 
 def test_a_configuration_that_could_not_be_watched_at_first_is_watched_and_read_later(tmp_path: Path) -> None:
     configured = Configured(tmp_path, unwatched=3)
-    configured.nucleus.values["tasks"] = {"noise": {}}  # which nobody reports
+    configured.nucleus.values["tasks"] = {"noise": {}}  # without a report
     assert configured.beat().tasks == "noise"
     configured.nucleus.change(tasks={"digits": {}})
     assert configured.beat().tasks == "digits"

@@ -1,4 +1,4 @@
-"""A process that ends itself, and a nucleus that gives a component up which does so too often."""
+"""A process that exits, and a nucleus that gives up on a component that exits too often."""
 
 import itertools
 import logging
@@ -17,7 +17,7 @@ NUCLEUS = RestartLimits()
 
 
 def given_up(exits: list[float]) -> bool:
-    """Whether a nucleus would have given up: so many failures in its window."""
+    """Return whether a nucleus would have given up: three failures within its window."""
     return any(
         sum(1 for other in exits if 0 <= other - exit_ <= NUCLEUS.window_seconds) >= NUCLEUS.failures
         for exit_ in exits
@@ -73,7 +73,7 @@ def test_however_often_a_process_wants_to_end_the_nucleus_never_gives_it_up(
 
 
 def test_a_device_that_stays_deaf_is_never_given_up_and_goes_on_subscribing(tmp_path: Path) -> None:
-    """Hours in which heartbeats go out and nothing is heard, over as many processes as that takes."""
+    """Hours in which heartbeats are published and nothing arrives, over several processes."""
     clock, exits, subscriptions = Clock(), [], 0
     until = clock.now + 6 * 3600
     while clock.now < until:

@@ -1,4 +1,4 @@
-"""Restarts, outages and subscriptions that died."""
+"""Restarts, outages and lost subscriptions."""
 
 import logging
 from pathlib import Path

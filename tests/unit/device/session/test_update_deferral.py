@@ -11,7 +11,7 @@ from tests.fakes.memory_device import Clock
 
 
 class Nucleus:
-    """A nucleus that asks when a test says so."""
+    """A nucleus whose questions a test asks."""
 
     def __init__(self, *, asks: bool = True) -> None:
         self.asks = asks

@@ -1,4 +1,4 @@
-"""Work that waits for a service: the session goes on, and heartbeats have the reason until it is over."""
+"""Work that waits for a service: the session continues, and heartbeats have the reason until it is over."""
 
 import json
 import os
