@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from components.predictor.serving import Serving, encode_answer, parse_request
-from components.runtime.predictor_errors import PredictorError, RequestRefused
+from components.runtime.component_errors import ComponentError, RequestRefused
 from fedgrass.federation.messages.message_fields import shorten
 
 ROOT = "fedgrass/predict"
@@ -83,7 +83,7 @@ class LocalRequests:
                 continue
             try:
                 self._deal(task, text, as_json=as_json)
-            except PredictorError as error:
+            except ComponentError as error:
                 log.warning("%s: a local request was not answered: %s", task, error)
 
     def _deal(self, task: str, text: bytes, *, as_json: bool) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from components.predictor.model_store import ModelBucket, ModelStore
 from components.predictor.predictor_configuration import Configuration
 from components.predictor.serving import Served, Serving
-from components.runtime.predictor_errors import ModelRefused, NotNow
+from components.runtime.component_errors import ModelRefused, Unavailable
+from components.runtime.retries import delays
 from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.encodings.array_types import read_for_a_task
@@ -154,10 +155,7 @@ class ModelRollout:
             return
 
     def _fresh_pauses(self) -> Iterator[float]:
-        delay = FIRST_DELAY
-        while True:
-            yield delay * self._rng.random()  # all of it at random: a fleet asks for the same model at once
-            delay = min(LARGEST_DELAY, delay * 2)
+        return delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
 
     def _note(self, model: NewModel | Change | None) -> None:
         if isinstance(model, Change):
@@ -175,7 +173,7 @@ class ModelRollout:
     def _try(self, step: Callable[[str, Offer], None], name: str, offer: Offer) -> None:
         try:
             step(name, offer)
-        except NotNow as error:
+        except Unavailable as error:
             log.info("%s: %s; trying again", name, error)
         except ModelRefused as error:
             offer.look = offer.look and step == self._adopt
@@ -226,7 +224,7 @@ class ModelRollout:
             offer.shelf.put(model, data)
         except OSError as error:
             message = f"{_short(model)} cannot be written: {error}"
-            raise NotNow(message) from error
+            raise Unavailable(message) from error
         self._serving.serve(name, Served(model, predict))
         measured = told(new.metrics, self._configuration)
         before = told(old.metrics, self._configuration) if old else ""

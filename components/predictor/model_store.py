@@ -9,7 +9,6 @@ leaves a list whose files all exist.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,8 @@ from botocore.exceptions import ClientError
 from msgspec import Struct
 
 from components.runtime import token_exchange_address
-from components.runtime.predictor_errors import ModelRefused, NotNow
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import ModelRefused, Unavailable
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.aws_errors import Remedy
@@ -51,7 +51,7 @@ class ModelBucket:
         """Return what ``models/<task>/latest.json`` says, None if there is none.
 
         Raises:
-            NotNow: S3 cannot be reached.
+            Unavailable: S3 cannot be reached.
             ModelRefused: it holds no such message.
         """
         key = object_keys.latest_model(task)
@@ -62,7 +62,7 @@ class ModelBucket:
                 log.info("there is no newest model at s3://%s/%s, or it may not be read", bucket, key)
                 return None
             message = f"s3://{bucket}/{key} cannot be read: {describe(error)}"
-            raise NotNow(message) from error
+            raise Unavailable(message) from error
         try:
             return messages.decode(data, NewModel)
         except MessageError as error:
@@ -73,7 +73,7 @@ class ModelBucket:
         """Return a model's file, checked.
 
         Raises:
-            NotNow: it could not be read whole; the next try may work.
+            Unavailable: it could not be read whole; the next try may work.
             ModelRefused: it is not what was announced.
         """
         where = f"s3://{model.bucket}/{model.key}"
@@ -81,10 +81,10 @@ class ModelBucket:
             data = self._read(model.bucket, model.key, model.bytes)
         except AWS_ERRORS as error:
             message = f"the model {where} cannot be downloaded: {describe(error)}"
-            raise NotNow(message) from error
+            raise Unavailable(message) from error
         if len(data) != model.bytes:
             message = f"the model {where} has not the {model.bytes} bytes that were announced"
-            raise NotNow(message)
+            raise Unavailable(message)
         if weights.sha256(data) != model.sha256:
             message = f"the model {where} has another SHA-256 than was announced"
             raise ModelRefused(message)
@@ -144,10 +144,10 @@ class ModelStore:
         Raises:
             OSError: it cannot be written; the list is as it was.
         """
-        self._write(file_name(model), data)
+        write_atomically(self._folder / file_name(model), data)
         others = [kept for kept in self._models if file_name(kept) != file_name(model)]
         models = (model, *others)[:KEPT]
-        self._write(LIST, msgspec.json.encode(Listed(models)))
+        write_atomically(self._folder / LIST, msgspec.json.encode(Listed(models)))
         self._models = models
         self._sweep()
 
@@ -160,19 +160,6 @@ class ModelStore:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("%s cannot be read, and is begun anew: %s", path, error)
             return Listed()
-
-    def _write(self, name: str, data: bytes) -> None:
-        unfinished = self._folder / f"{name}.unfinished"
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._folder / name)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else a power cut may undo the renaming
-        finally:
-            os.close(folder)
 
     def _sweep(self) -> None:
         named = {LIST, *(file_name(model) for model in self._models)}

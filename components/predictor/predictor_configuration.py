@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 from msgspec import Meta, Struct
 
-from components.runtime.predictor_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.registry import check_task, enabled_tasks, is_current, load_task
 from components.trainer.tasks.task import PredictingTask
 from fedgrass.federation.conversion import convert, nearest, shown

@@ -26,8 +26,8 @@ from components.predictor.predictor_reconfiguration import Reconfiguration
 from components.predictor.predictor_subscriptions import EchoCheck, Subscriptions
 from components.predictor.serving import Serving
 from components.predictor.web import HOST, Server
-from components.runtime.predictor_errors import ConfigurationError, Forbidden, NotNow
-from components.runtime.predictor_event_loop import Agenda
+from components.runtime.component_errors import ConfigurationError, Forbidden, Unavailable
+from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import (
     LOST,
     WRONG_CONFIGURATION,
@@ -53,7 +53,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("boto3", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    agenda = Agenda()
+    agenda = EventLoop()
     end_on_signals(agenda)
 
     def lost(reason: str) -> None:
@@ -80,7 +80,7 @@ def main() -> int:
             nucleus.close()
 
 
-def _predictor(agenda: Agenda, nucleus: Nucleus) -> "Predictor":
+def _predictor(agenda: EventLoop, nucleus: Nucleus) -> "Predictor":
     """Return the predictor by the configuration or, if that cannot be used, by the last one that could.
 
     Raises:
@@ -104,7 +104,7 @@ class Predictor:
 
     def __init__(
         self,
-        agenda: Agenda,
+        agenda: EventLoop,
         nucleus: Nucleus,
         configuration: Configuration,
         thing: str,
@@ -239,7 +239,8 @@ class Predictor:
         if ticks == self._ticks:
             self._adoption.look()
             self._subscriptions.renew_silent_models()
-            self._agenda.later(self._jittered(self.configuration.check_seconds), partial(self._look, ticks))
+            seconds = self._jittered(self.configuration.check_seconds)
+            self._agenda.call_later(seconds, partial(self._look, ticks))
 
     def _tell(self, event: str) -> None:
         """Say what has changed, in the log and with the next report; from any thread."""
@@ -252,7 +253,7 @@ class Predictor:
             self._echo.check(self.configuration.tasks)
             self._report()
             seconds = self._jittered(self.configuration.heartbeat_seconds)
-            self._agenda.later(seconds, partial(self._beat, ticks))
+            self._agenda.call_later(seconds, partial(self._beat, ticks))
 
     def _report(self) -> None:
         figures = self._serving.figures()
@@ -273,7 +274,7 @@ class Predictor:
         try:
             # At most once: what is said here is said again later.
             self._nucleus.publish(topic, encode(report), qos=0)
-        except (NotNow, Forbidden) as error:
+        except (Unavailable, Forbidden) as error:
             log.info("not reported: %s", error)  # what happened is said with the next report
             return
         if event and self._events and self._events[0] is event:

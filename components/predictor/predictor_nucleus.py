@@ -11,15 +11,10 @@ from awsiot.greengrasscoreipc.model import (
 )
 
 from components.runtime.greengrass_ipc import GreengrassIpc
-from components.runtime.predictor_errors import ConnectionLost, Forbidden, NotNow
 
 
 class Nucleus(GreengrassIpc):
     """The nucleus, with the topics between components."""
-
-    not_now = NotNow
-    forbidden = Forbidden
-    connection_lost = ConnectionLost
 
     def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
         """Subscribe to a topic between components; the handler gets the text, and whether it came as JSON.

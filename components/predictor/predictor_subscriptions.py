@@ -9,15 +9,14 @@ import json
 import logging
 import random
 import secrets
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from components.predictor.local_requests import topic_of
 from components.predictor.predictor_nucleus import Nucleus
-from components.runtime.predictor_errors import Forbidden, NotNow
-from components.runtime.predictor_event_loop import Agenda
-from components.runtime.retries import Subscription
+from components.runtime.component_errors import Forbidden, Unavailable
+from components.runtime.event_loop import EventLoop
+from components.runtime.retries import Subscription, delays
 from fedgrass.federation.topics import of_models
 
 FIRST_DELAY = 0.5  # seconds at most, between requests for a subscription
@@ -32,7 +31,7 @@ class Subscriptions:
 
     def __init__(
         self,
-        agenda: Agenda,
+        agenda: EventLoop,
         nucleus: Nucleus,
         rng: random.Random,
         *,
@@ -67,11 +66,11 @@ class Subscriptions:
             self._on_request(task, text, as_json)
 
         def hear_model(payload: bytes) -> None:
-            self._models_at[models] = time.monotonic()
+            self._models_at[models] = self._agenda.clock()
             self._on_model(task, models, payload)
 
         def confirmed() -> None:
-            self._models_at[models] = time.monotonic()
+            self._models_at[models] = self._agenda.clock()
 
         self._keep(requests, lambda: self._nucleus.subscribe_locally(requests, hear_request), lambda: None)
         self._keep(models, lambda: self._nucleus.subscribe(models, hear_model, qos=1), confirmed)
@@ -86,7 +85,7 @@ class Subscriptions:
 
     def renew_silent_models(self) -> None:
         """Subscribe again to the topics of models that had neither a message nor a confirmation for long."""
-        now = time.monotonic()
+        now = self._agenda.clock()
         for topic, at in list(self._models_at.items()):
             if now - at >= RENEW_SECONDS and topic in self._kept:
                 self._kept[topic].renew()
@@ -102,20 +101,12 @@ class Subscriptions:
         kept = self._kept[topic] = Subscription(
             topic,
             request,
-            clock=time.monotonic,
-            call_later=self._agenda.later,
-            pauses=self._pauses,
-            transient=(NotNow,),
+            loop=self._agenda,
+            pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
             permanent=(Forbidden,),
             acknowledged=acknowledged,
         )
         kept.renew()
-
-    def _pauses(self) -> Iterator[float]:
-        bound = FIRST_DELAY
-        while True:
-            yield bound * self._rng.random()
-            bound = min(LARGEST_DELAY, bound * 2)
 
 
 MOST_MISSING = 2  # probes without an echo: a message may be lost
@@ -153,7 +144,7 @@ class EchoCheck:
                 continue  # the new subscription is probed the next time
             try:
                 self._publish(task, self._probe)
-            except (NotNow, Forbidden) as error:
+            except (Unavailable, Forbidden) as error:
                 log.info("%s: local requests cannot be probed: %s", task, error)
             else:
                 self._missing[task] += 1

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from components.runtime.predictor_errors import RequestRefused
+from components.runtime.component_errors import RequestRefused
 from components.trainer.tasks.task import InputRefused, Predict
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.messages.message_fields import shorten

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from components.predictor.serving import LARGEST_REQUEST, Serving, encode_answer, parse_request
-from components.runtime.predictor_errors import ConfigurationError, RequestRefused
+from components.runtime.component_errors import ConfigurationError, RequestRefused
 
 HOST = "127.0.0.1"
 OWN_NAMES = {"127.0.0.1", "localhost"}

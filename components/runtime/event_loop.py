@@ -1,7 +1,7 @@
-"""One thread of events: what other threads saw, and what is due, one after the other.
+"""The event loop of a component: one thread that runs posted calls in order, and timers when they are due.
 
-Handlers of the IPC client, the worker's reader and the uploads post here and return at once; so nothing in
-the session needs a lock, and nothing is published on an SDK's callback thread.
+Handlers of the IPC client, the worker's reader and the uploads only post here and return, so the session
+needs no lock, and nothing is published on a callback thread of an SDK.
 """
 
 import queue
@@ -26,37 +26,42 @@ class Timer:
             call()
 
     def cancel(self) -> None:
-        """Never make the call."""
+        """Drop the call, if it was not made yet."""
         self._call = None
 
 
 class EventLoop:
-    """Runs posted calls in order, and timers when they are due. ``clock`` gives seconds, monotonic."""
+    """Runs posted calls in order, and timers when they are due.
+
+    Args:
+        clock: returns seconds of a monotonic clock.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        # A SimpleQueue's put may be interrupted by a signal handler that puts as well; a Queue's would hang.
+        # SimpleQueue.put is reentrant: a signal handler may post while the same thread posts. Queue.put would
+        # deadlock.
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, time.sleep)
         self._exit_code: int | None = None
 
     def post(self, call: Call) -> None:
-        """Have ``call`` made soon; from any thread, and from a signal handler."""
+        """Schedule ``call`` for as soon as possible; from any thread or signal handler."""
         self._calls.put(call)
 
     def call_later(self, seconds: float, call: Call) -> Timer:
-        """Have ``call`` made ``seconds`` from now; from the loop's own thread."""
+        """Schedule ``call`` for ``seconds`` from now; only from the loop's own thread."""
         timer = Timer(call)
         self._timers.enter(max(0.0, seconds), 0, timer.run)
         return timer
 
     def stop(self, exit_code: int) -> None:
-        """End :meth:`run`, which returns the first exit code that was given."""
+        """End :meth:`run`, which returns the first exit code given here."""
         if self._exit_code is None:
             self._exit_code = exit_code
 
     def run_due(self) -> float | None:
-        """Make every call that is due; return the seconds until the next timer, None if there is none."""
+        """Make every call that is due; return the seconds until the next timer, or None if there is none."""
         while self._exit_code is None:
             try:
                 self._calls.get_nowait()()

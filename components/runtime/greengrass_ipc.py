@@ -1,10 +1,10 @@
-"""The Greengrass nucleus, through AWS's own IPC client: what every component of fedgrass asks of it."""
+"""The connection of a component to the Greengrass nucleus, over the IPC client of AWS's SDK."""
 
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the same one from Python 3.11 on
-from typing import Any, ClassVar, TypeVar
+from concurrent.futures import TimeoutError as FutureTimeoutError  # identical from Python 3.11 on
+from typing import Any, TypeVar
 
 import awsiot.greengrasscoreipc
 from awscrt.exceptions import AwsCrtError
@@ -19,12 +19,12 @@ from awsiot.greengrasscoreipc.model import (
 )
 from typing_extensions import Self
 
+from components.runtime.component_errors import ComponentError, ConnectionLost, Forbidden, Unavailable
 from components.runtime.token_exchange_address import COMPONENT, PORT_KEYS
-from fedgrass.federation.errors import FedgrassError
 
-CALL_SECONDS = 10.0  # the SDK's own calls wait for ever
+CALL_SECONDS = 10.0  # the SDK's own calls wait indefinitely
 log = logging.getLogger(__name__)
-# The SDK logs, with tracebacks, what it raises or tells as well, and its own shutdown.
+# The SDK logs, with tracebacks, what it also raises or passes to callbacks, and its own shutdown.
 logging.getLogger("awsiot").setLevel(logging.CRITICAL + 1)
 Lost = Callable[[str], None]
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class _Lifecycle(LifecycleHandler):  # type: ignore[misc] # the SDK has no types
         self._lost = lost
 
     def on_disconnect(self, reason: Exception | None) -> None:
-        if reason is not None:  # None: this side closed it
+        if reason is not None:  # None: closed by this side
             self._lost(f"the nucleus closed the connection ({reason!r})")
 
     def on_error(self, error: Exception) -> bool:
@@ -45,14 +45,14 @@ class _Lifecycle(LifecycleHandler):  # type: ignore[misc] # the SDK has no types
 
 
 class _Stream:
-    """A stream of events; ``lost`` is called if it ends although it was opened and nobody closed it.
+    """A stream of events; calls ``lost`` if it ends after it was opened and before it is closed here.
 
-    The SDK tells of the end on a thread of its own, perhaps before the thread that opens the stream knows
-    that it is open. Each of the two notes its own part before it looks at the other's: none is missed.
+    The SDK reports the end on its own thread, perhaps before the opening thread knows that the stream is
+    open. Each thread sets its own flag before it reads the other's, so that the end is never missed.
     """
 
     def __init__(self, lost: Callable[[], None]) -> None:
-        self.operation: Any = None  # of the SDK, which has no types
+        self.operation: Any = None  # the SDK has no types
         self._lost = lost
         self._opened = self._ended = False
         self._wanted = True
@@ -76,15 +76,11 @@ class _Stream:
 
 
 class GreengrassIpc:
-    """The connection of a component to its nucleus; a component's own class names the errors that it raises.
+    """The connection of a component to its nucleus.
 
-    It is made once: when it is lost, ``lost`` is called (on a thread of the SDK) and the process has to end,
-    since the nucleus gives a new token to a new process only.
+    It is opened once: when it is lost, ``lost`` is called (on a thread of the SDK) and the process has to
+    end, because the nucleus gives a new token only to a new process.
     """
-
-    not_now: ClassVar[type[FedgrassError]]  # the nucleus did not do it this time
-    forbidden: ClassVar[type[FedgrassError]]  # its access control does not allow it
-    connection_lost: ClassVar[type[FedgrassError]]  # only a new process gets a new one
 
     def __init__(self, client: GreengrassCoreIPCClientV2, lost: Lost) -> None:
         self._client = client
@@ -98,7 +94,7 @@ class GreengrassIpc:
         """Connect to the nucleus that started this process.
 
         Raises:
-            connection_lost: there is none, or it does not know the process.
+            ConnectionLost: there is none, or it does not know the process.
         """
         try:
             connection = awsiot.greengrasscoreipc.connect(
@@ -106,28 +102,31 @@ class GreengrassIpc:
             )
         except KeyError as error:
             message = f"no Greengrass nucleus started this process: the variable {error} is not set"
-            raise cls.connection_lost(message) from error
+            raise ConnectionLost(message) from error
         except Exception as error:
             message = f"the Greengrass nucleus does not answer: {error!r}"
-            raise cls.connection_lost(message) from error
-        # One thread: the default executor has several, and would hand events over in any order.
+            raise ConnectionLost(message) from error
+        # One thread: the default executor has several, and would deliver events in any order.
         return cls(GreengrassCoreIPCClientV2(connection, executor=ThreadPoolExecutor(1)), lost)
 
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        """Publish to AWS IoT Core; raises, as all below, not_now, forbidden or connection_lost."""
+        """Publish to AWS IoT Core.
+
+        Raises, like all methods below, Unavailable, Forbidden or ConnectionLost.
+        """
         self._result(
             lambda: self._client.publish_to_iot_core_async(topic_name=topic, qos=str(qos), payload=payload),
             f"publish to {topic}",
         )
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        """Have ``handler`` called, on another thread, with each payload of a topic of AWS IoT Core.
+        """Call ``handler``, on another thread, with each payload of a topic of AWS IoT Core.
 
-        An earlier subscription to the topic is closed once the new one stands, and goes on if that fails;
-        in between a message may come twice.
+        An earlier subscription to the topic is closed once the new one is open, and continues if opening it
+        fails; in between a message may arrive twice.
         """
 
-        def hear(event: IoTCoreMessage) -> None:
+        def receive(event: IoTCoreMessage) -> None:
             if event.message and event.message.payload is not None:
                 handler(event.message.payload)
 
@@ -135,7 +134,7 @@ class GreengrassIpc:
             topic,
             f"subscribe to {topic}",
             lambda **handlers: self._client.subscribe_to_iot_core_async(
-                topic_name=topic, qos=str(qos), on_stream_event=hear, **handlers
+                topic_name=topic, qos=str(qos), on_stream_event=receive, **handlers
             ),
         )
 
@@ -146,23 +145,23 @@ class GreengrassIpc:
             subscription.close()
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
-        """Have ``lost`` called, on another thread, with a topic whose stream alone ended, and why.
+        """Call ``lost``, on another thread, with the topic of a stream that ended alone, and the reason.
 
-        Without this such an end counts as the loss of the connection.
+        Without this, such an end counts as the loss of the connection.
         """
         self._subscription_lost = lost
 
     def trouble(self) -> str:
-        """Return what disturbs the connection to IoT Core: the nucleus does not tell its components."""
+        """Return an empty text: the nucleus does not report its connection to IoT Core to components."""
         return ""
 
     def configuration(self) -> dict[str, Any]:
-        """Return the component's configuration as it is now."""
+        """Return the component's current configuration."""
         answer = self._result(self._client.get_configuration_async, "read the configuration")
         return dict(answer.value or {})
 
     def token_exchange_port(self) -> int | None:
-        """Return where the token exchange service listens on this machine now; None if nobody knows."""
+        """Return the current port of the token exchange service on this machine; None if unknown."""
         for key in PORT_KEYS:
             try:
                 answer = self._result(
@@ -171,7 +170,7 @@ class GreengrassIpc:
                     ),
                     f"read the {key} of {COMPONENT}",
                 )
-            except (self.not_now, self.forbidden) as error:
+            except (Unavailable, Forbidden) as error:
                 log.debug("%s", error)
                 continue
             port = str((answer.value or {}).get(key, ""))
@@ -180,37 +179,40 @@ class GreengrassIpc:
         return None
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
-        """Have ``changed`` called, on another thread, once per changed value."""
+        """Call ``changed``, on another thread, once per changed value."""
 
-        def hear(event: ConfigurationUpdateEvents) -> None:  # noqa: ARG001 - it names a path, not a value
+        def receive(event: ConfigurationUpdateEvents) -> None:  # noqa: ARG001 - it has a path, not the value
             changed()
 
         self._open(
             "watch the configuration",
             lambda **handlers: self._client.subscribe_to_configuration_update_async(
-                on_stream_event=hear, **handlers
+                on_stream_event=receive, **handlers
             ),
         )
 
     def watch_updates(self, asked: Callable[[str], None]) -> None:
-        """Have ``asked`` called, on another thread, with the id of each deployment that is about to begin.
+        """Call ``asked``, on another thread, with the id of each deployment that is about to begin.
 
-        The nucleus waits for an answer, :meth:`defer_update`. Nucleus Lite does not ask: there this raises.
+        The nucleus waits for the answer, :meth:`defer_update`.
+
+        Raises:
+            Unavailable: also on Nucleus Lite, which does not ask.
         """
 
-        def hear(event: ComponentUpdatePolicyEvents) -> None:
+        def receive(event: ComponentUpdatePolicyEvents) -> None:
             if event.pre_update_event and event.pre_update_event.deployment_id:
                 asked(event.pre_update_event.deployment_id)
 
         self._open(
             "watch updates of components",
             lambda **handlers: self._client.subscribe_to_component_updates_async(
-                on_stream_event=hear, **handlers
+                on_stream_event=receive, **handlers
             ),
         )
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
-        """Have a deployment wait for some seconds, after which the nucleus asks again; 0 lets it go on."""
+        """Delay a deployment by ``seconds``, after which the nucleus asks again; 0 lets it begin."""
         self._result(
             lambda: self._client.defer_component_update_async(
                 deployment_id=deployment, recheck_after_ms=round(seconds * 1000), message=reason
@@ -219,13 +221,13 @@ class GreengrassIpc:
         )
 
     def report_running(self) -> None:
-        """Tell the nucleus that the component does its work; one that does not want to know it is fine."""
+        """Report the state RUNNING; a nucleus that rejects the report is only logged."""
         try:
             self._result(
                 lambda: self._client.update_state_async(state=ReportedLifecycleState.RUNNING),
                 "report the state RUNNING",
             )
-        except (self.not_now, self.forbidden) as error:
+        except (Unavailable, Forbidden) as error:
             log.info("%s", error)
 
     def close(self) -> None:
@@ -234,7 +236,7 @@ class GreengrassIpc:
         self._client.close(executor_wait=False)
 
     def _replace(self, topic: str, what: str, call: Callable[..., tuple["Future[Any]", Any]]) -> None:
-        """Open a topic's stream, then close the former one."""
+        """Open a topic's stream, then close the earlier one."""
 
         def lost() -> None:
             reason = f"the nucleus closed the stream of: {what}"
@@ -274,26 +276,26 @@ class GreengrassIpc:
 
         try:
             self._result(start, what)
-        except FedgrassError:
-            # After a time-out it might open all the same, and nobody would ever close it.
+        except ComponentError:
+            # After a time-out the stream may open all the same, and would never be closed.
             stream.close()
             raise
         stream.opened()
         return stream
 
     def _result(self, call: Callable[[], "Future[T]"], what: str) -> T:
-        """Return a call's answer; translate what the SDK raises."""
+        """Return a call's answer; translate the errors of the SDK."""
         try:
             return call().result(CALL_SECONDS)
         except UnauthorizedError as error:
             message = f"not allowed to {what}: the recipe's accessControl has to name it ({error.message})"
-            raise self.forbidden(message) from error
+            raise Forbidden(message) from error
         except (ConnectionClosedError, StreamClosedError) as error:
             message = f"could not {what}: the connection to the nucleus is closed"
-            raise self.connection_lost(message) from error
+            raise ConnectionLost(message) from error
         except (TimeoutError, FutureTimeoutError) as error:
             message = f"could not {what}: the nucleus did not answer within {CALL_SECONDS:g} s"
-            raise self.not_now(message) from error
-        except (RuntimeError, AwsCrtError) as error:  # the root of all that the SDK raises is RuntimeError
+            raise Unavailable(message) from error
+        except (RuntimeError, AwsCrtError) as error:  # the base class of the SDK's errors is RuntimeError
             message = f"could not {what}: {getattr(error, 'message', None) or repr(error)}"
-            raise self.not_now(message) from error
+            raise Unavailable(message) from error

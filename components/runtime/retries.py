@@ -1,19 +1,21 @@
-"""Retries: back-off with jitter, and a subscription that is requested until it is acknowledged.
-
-A subscription is requested again when the connection reports it lost, and whenever it is in doubt.
-"""
+"""Retries: back-off with jitter, and a subscription that is requested until it is acknowledged."""
 
 import logging
 import random
 from collections.abc import Callable, Iterator
 
-from fedgrass.federation.errors import FedgrassError
+from components.runtime.component_errors import ComponentError, Unavailable
+from components.runtime.event_loop import Call, EventLoop
+
+HEALTHY_SECONDS = 120.0  # a subscription that lasted this long failed for a new reason: reset its back-off
+log = logging.getLogger(__name__)
 
 
 def delays(first: float, largest: float, rng: random.Random) -> Iterator[float]:
-    """Yield seconds to wait, with full jitter: anything up to a bound that doubles, up to ``largest``.
+    """Yield the seconds to wait before each retry: exponential back-off with full jitter.
 
-    A fleet that failed together so tries again evenly spread over the bound, and not in waves
+    Each delay is uniform between 0 and a bound that starts at ``first`` and doubles up to ``largest``, so
+    that the retries of a fleet that failed together are spread out instead of coming in waves
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     """
     bound = first
@@ -22,51 +24,42 @@ def delays(first: float, largest: float, rng: random.Random) -> Iterator[float]:
         bound = min(largest, bound * 2)
 
 
-HEALTHY_SECONDS = 120.0  # a subscription that stood this long failed for a new reason: its back-off is reset
-log = logging.getLogger(__name__)
-Call = Callable[[], None]
-
-
 class Subscription:
-    """One topic's subscription, confirmed by its own acknowledgement and by nothing else.
+    """The subscription to one topic, confirmed only by its own acknowledgement.
 
-    A request that fails is repeated with back-off for as long as it takes. Nothing here closes the previous
-    subscription: the adapter does once the new one stands, so that a failed request costs no message.
+    It is requested again when the connection reports it lost, and whenever it is in doubt. A failed request
+    is retried with back-off indefinitely. The previous subscription is not closed here: the adapter closes
+    it once the new one is acknowledged, so that a failed request loses no message.
     """
 
-    def __init__(  # noqa: PLR0913 - what a subscription needs of its component, each by name
+    def __init__(  # noqa: PLR0913 - each is a separate part of a subscription, most by keyword
         self,
         topic: str,
         request: Call,
         *,
-        clock: Callable[[], float],
-        call_later: Callable[[float, Call], object],
+        loop: EventLoop,
         pauses: Callable[[], Iterator[float]],
-        transient: tuple[type[FedgrassError], ...],
-        permanent: tuple[type[FedgrassError], ...] = (),
+        permanent: tuple[type[ComponentError], ...] = (),
         acknowledged: Call = lambda: None,
     ) -> None:
         """Prepare a subscription; :meth:`renew` requests it.
 
         Args:
-            topic: for the log.
-            request: subscribes; returns once the subscription is acknowledged, raises if it is not.
-            clock: seconds, monotonic.
-            call_later: schedules a call in the thread that uses this object.
+            topic: its name in the log.
+            request: subscribes, and returns once the subscription is acknowledged. It is retried after
+                Unavailable.
+            loop: event loop in which this object is used.
             pauses: returns a new sequence of the seconds between requests.
-            transient: errors of ``request`` after which it is repeated.
-            permanent: errors that :meth:`renew` raises until the first acknowledgement, as a mistake of the
-                operator that a restart shows best; later they are repeated like transient ones.
+            permanent: errors that :meth:`renew` raises until the first acknowledgement, because a restart
+                shows the operator's mistake best; after it they are retried like Unavailable.
             acknowledged: called after each acknowledgement.
         """
         self.topic = topic
-        self.error = "not acknowledged yet"  # why it does not stand; empty if it does
+        self.error = "not acknowledged yet"  # why the subscription is missing; empty if it is acknowledged
         self._request = request
-        self._clock = clock
-        self._call_later = call_later
+        self._loop = loop
         self._fresh_pauses = pauses
         self._pauses = pauses()
-        self._transient = transient
         self._permanent = permanent
         self._acknowledged = acknowledged
         self._acknowledged_at: float | None = None
@@ -75,10 +68,13 @@ class Subscription:
         self._closed = False
 
     def renew(self, lost: str = "") -> None:
-        """Request the subscription, unless a request is due already; ``lost`` is why it is known to be dead.
+        """Request the subscription, unless a request is already scheduled.
 
-        A subscription that was acknowledged only recently waits for the next pause first: one that dies
+        A subscription that was acknowledged only recently waits for the next pause first: one that is lost
         again and again must not be requested in a busy loop.
+
+        Args:
+            lost: why the subscription is known to be lost; empty if it is only in doubt.
         """
         if lost:
             self.error = lost
@@ -86,19 +82,19 @@ class Subscription:
             return
         if self._acknowledged_at is None:
             self._try()
-        elif self._clock() - self._acknowledged_at >= HEALTHY_SECONDS:
+        elif self._loop.clock() - self._acknowledged_at >= HEALTHY_SECONDS:
             self._pauses = self._fresh_pauses()
             self._try()
         else:
             self._try_later()
 
     def close(self) -> None:
-        """Request it no more."""
+        """Stop requesting it."""
         self._closed = True
 
     def _try_later(self) -> None:
         self._request_due = True
-        self._call_later(next(self._pauses), self._due)
+        self._loop.call_later(next(self._pauses), self._due)
 
     def _due(self) -> None:
         self._request_due = False
@@ -106,17 +102,18 @@ class Subscription:
             self._try()
 
     def _try(self) -> None:
-        repeated = self._transient + (self._permanent if self._acknowledged_at is not None else ())
+        acknowledged = self._acknowledged_at is not None
+        retried: tuple[type[ComponentError], ...] = (Unavailable, *(self._permanent if acknowledged else ()))
         self.requests += 1
         try:
             self._request()
-        except repeated as error:
+        except retried as error:
             self.error = str(error)
-            log.info("%s; trying again", error)
+            log.info("%s; retrying", error)
             self._try_later()
             return
-        if self.error and self._acknowledged_at is not None:
+        if self.error and acknowledged:
             log.info("subscribed to %s again", self.topic)
         self.error = ""
-        self._acknowledged_at = self._clock()
+        self._acknowledged_at = self._loop.clock()
         self._acknowledged()

@@ -1,8 +1,8 @@
 """S3 access on a device: which credentials are used, and which errors are transient.
 
-On a core device credentials come from the token exchange service only: static keys in the environment,
-files in the home of the component's user and a server's metadata are ignored. On a device without
-Greengrass the trainer has prepared the environment (components/trainer/connection/device_file.py).
+On a core device, credentials come only from the token exchange service: static keys in the environment, files
+in the home of the component's user and instance metadata are ignored. On a device without Greengrass, the
+trainer has prepared the environment (components/trainer/connection/device_file.py).
 """
 
 import http.client
@@ -20,7 +20,7 @@ from botocore.credentials import CredentialProvider, CredentialResolver, Refresh
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004  # botocore's own, which is no OSError
+    ConnectionError,  # noqa: A004 - botocore's own, unrelated to the built-in one
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -32,23 +32,23 @@ from fedgrass.federation.aws_errors import Remedy, remedy, suggests_wrong_clock
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SERVICE = "the token exchange service"
-ANSWER_SECONDS = 15.0  # the nucleus may have to ask AWS first
-LARGEST_ANSWER = 64 * 1024  # bytes
-# What a call of AWS's SDK may raise; RuntimeError is botocore's for credentials that ended before they came.
+_SERVICE = "the token exchange service"
+_ANSWER_SECONDS = 15.0  # the nucleus may have to ask AWS first
+_LARGEST_ANSWER = 64 * 1024  # bytes
+# Errors of AWS's SDK; botocore raises RuntimeError for refreshed credentials that have already expired.
 AWS_ERRORS = (BotoCoreError, ClientError, Boto3Error, RuntimeError)
-# Where botocore's session finds these settings: in no file, in no variable, only as this default.
+# Sources of these settings of botocore's session: no file and no variable, only this default.
 _NO_FILES = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
     "credentials_file": (None, None, os.devnull, None),
 }
-_TRANSIENT = (ConnectionError, HTTPClientError, IncompleteReadError)  # of the way to AWS
+_TRANSIENT = (ConnectionError, HTTPClientError, IncompleteReadError)  # network errors
 _STILL_EXPIRED = "refreshed credentials are still expired"
 
 
 def make_s3_client(config: Config) -> "S3Client":
-    """Return a client of S3 with the device's own credentials."""
+    """Return an S3 client with the device's credentials."""
     if FROM_NUCLEUS not in os.environ:
         return boto3.client("s3", config=config)
     session = botocore.session.Session(session_vars=_NO_FILES)
@@ -60,7 +60,7 @@ def make_s3_client(config: Config) -> "S3Client":
 
 
 def remedy_of(error: Exception) -> Remedy:
-    """Return what helps against an error that a call of AWS's SDK raised."""
+    """Return what to do about an error of AWS's SDK: retry, renew credentials or give up."""
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         return remedy(code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -70,33 +70,37 @@ def remedy_of(error: Exception) -> Remedy:
 
 
 def describe(error: Exception) -> str:
-    """Return an error's text, with a hint where a clock that is wrong may be the reason."""
+    """Return the text of an error, with a hint if a wrong clock may be the cause."""
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     clock = suggests_wrong_clock(str(code)) or _STILL_EXPIRED in str(error)
     return f"{error} (is this device's clock right?)" if clock else str(error)
 
 
 class _TokenExchange(CredentialProvider):
-    """The token exchange service, asked anew before credentials end and at each new client."""
+    """Credentials of the token exchange service, requested for each client and before they expire."""
 
     METHOD = "greengrass-token-exchange"
 
     def load(self) -> RefreshableCredentials:
-        """Return credentials that renew themselves; raises CredentialRetrievalError."""
+        """Return credentials that are refreshed automatically.
+
+        Raises:
+            CredentialRetrievalError: the service did not return credentials.
+        """
         return RefreshableCredentials.create_from_metadata(
             _credentials(), refresh_using=_credentials, method=self.METHOD
         )
 
 
 def _credentials() -> dict[str, str]:
-    """Ask for credentials, at the address that holds now: a service that was restarted has another port."""
+    """Request credentials at the current address: a restarted service has another port."""
     address = os.environ.get(ADDRESS, "")
     if not address:
-        reason = "its address is not known yet: does the recipe depend on it, and does it run?"
+        reason = "its address is unknown: does the recipe depend on it, and is it running?"
         raise _refusal(reason)
     try:
         found = json.loads(_get(address))
-        # Python 3.10 reads no "Z".
+        # Python 3.10 cannot parse "Z".
         expiry = datetime.fromisoformat(str(found["Expiration"]).replace("Z", "+00:00"))
         return {
             "access_key": str(found["AccessKeyId"]),
@@ -110,14 +114,14 @@ def _credentials() -> dict[str, str]:
 
 
 def _get(address: str) -> bytes:
-    """Return the body at a URL; no proxy is asked, whatever the environment names."""
+    """Return the body at a URL, ignoring proxies of the environment."""
     url = urlsplit(address)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_ANSWER_SECONDS)
     try:
         token = os.environ.get(TOKEN) or os.environ[FROM_NUCLEUS]
         connection.request("GET", url.path, headers={"Authorization": token, "Accept": "application/json"})
         response = connection.getresponse()
-        body = response.read(LARGEST_ANSWER)
+        body = response.read(_LARGEST_ANSWER)
     finally:
         connection.close()
     if response.status != http.HTTPStatus.OK:
@@ -127,4 +131,4 @@ def _get(address: str) -> bytes:
 
 
 def _refusal(reason: str) -> CredentialRetrievalError:
-    return CredentialRetrievalError(provider=SERVICE, error_msg=reason)
+    return CredentialRetrievalError(provider=_SERVICE, error_msg=reason)

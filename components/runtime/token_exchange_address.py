@@ -1,9 +1,8 @@
-"""Where the token exchange service is, which gives a component its AWS credentials.
+"""The address of the token exchange service, which provides a component's AWS credentials.
 
-The nucleus names the address in a variable of the process. A component with a SOFT dependency may start
-before the service, and outlives it: a service that comes later, or again, listens on another port. Its
-configuration names the port then, which every component may read. Processes that this one starts inherit the
-variable.
+The nucleus passes the address in an environment variable. A component with a SOFT dependency may start before
+the service and outlive it; a service that starts later, or again, listens on another port. The service's
+configuration, which every component may read, then has the port. Child processes inherit the variable.
 """
 
 import logging
@@ -11,24 +10,24 @@ import os
 from collections.abc import Callable
 
 COMPONENT = "aws.greengrass.TokenExchangeService"
-PORT_KEYS = ("activePort", "port")  # of the classic nucleus, and of Nucleus Lite
+PORT_KEYS = ("activePort", "port")  # on the classic nucleus, and on Nucleus Lite
 ADDRESS = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-TOKEN = "AWS_CONTAINER_AUTHORIZATION_TOKEN"  # noqa: S105 - a variable's name
-FROM_NUCLEUS = "SVCUID"  # a variable of every component's process
+TOKEN = "AWS_CONTAINER_AUTHORIZATION_TOKEN"  # noqa: S105 - the name of a variable
+FROM_NUCLEUS = "SVCUID"  # set in the process of every component
 _URL = "http://localhost:{port}/2016-11-01/credentialprovider/"
 log = logging.getLogger(__name__)
 
 
 def find_again(ask_port: Callable[[], int | None]) -> bool:
-    """Set the variable to where the service is now; return whether that is another address.
+    """Update the variable to the service's current address; return whether it changed.
 
     Args:
-        ask_port: returns the service's port as the nucleus knows it, None if it knows none.
+        ask_port: returns the service's port from the nucleus; None if unknown.
     """
     port = ask_port()
     if port is None:
         return False
-    # The same service under another name of this machine: what the nucleus set is kept.
+    # The nucleus may have set another name of this machine: keep it.
     known = os.environ.get(ADDRESS, "")
     if f":{port}/" in known:
         return False

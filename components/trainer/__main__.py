@@ -1,4 +1,4 @@
-"""Runs the trainer: ``python3 -m components.trainer``; with ``--mqtt FILE`` where there is no Greengrass."""
+"""Run the trainer: ``python3 -m components.trainer``, with ``--mqtt FILE`` on devices without Greengrass."""
 
 import os
 import sys
@@ -8,6 +8,6 @@ from components.trainer.trainer_main import main
 exit_code = main(sys.argv[1:])
 sys.stdout.flush()
 sys.stderr.flush()
-# Python's own exit would wait for the threads of an upload that boto3 has under way; for as long as that
-# hangs the nucleus would start no new process.
+# Python's normal exit would wait for threads, such as that of a hanging upload, and the nucleus starts no new
+# process until this one has ended.
 os._exit(exit_code)

@@ -1,16 +1,17 @@
-"""The install step of the recipe: an interpreter with the requirements, its path in the file ``interpreter``.
+"""The install step of the recipe: provide an interpreter, and write its path to the file ``interpreter``.
 
-    python3 -I install.py --python ""                 makes a virtual environment in the work folder
-    python3 -I install.py --python /opt/ml/bin/python takes this one, if it has all that is needed
+    python3 -I install.py --python ""                 creates a virtual environment in the work folder
+    python3 -I install.py --python /opt/ml/bin/python uses this one, if it has the required packages
     python3 -I install.py --python -                  reads either of the two from standard input
-    python3 -I install.py --torch gpu                 the same with PyTorch for NVIDIA GPUs, 2 GB more
+    python3 -I install.py --torch gpu                 installs PyTorch for NVIDIA GPUs, 2 GB more
 
-It runs again at each start of the nucleus, and then has nothing to do. Standard library only, and Python 3.7
-is enough to run it: the system's interpreter may be older than the one that is configured.
+It runs again at each start of the nucleus, and then finds everything done. It needs only the standard library
+of Python 3.7 or later and imports nothing of this project, because the system's interpreter may be older than
+the configured one.
 
-Nothing of the surroundings changes what is installed: Python and pip run isolated from environment variables,
-the user's packages and the user's configuration; each file has to have its hash. pip's configuration for the
-whole machine (/etc/pip.conf) holds: there an operator names a mirror.
+The environment does not change what is installed: Python and pip ignore environment variables, the user's
+packages and the user's configuration, and each file is checked against its hash. pip's configuration for the
+whole machine (/etc/pip.conf) applies: an operator names a mirror there.
 """
 
 import argparse
@@ -22,25 +23,25 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-REQUIREMENTS = HERE / "requirements.txt"
-TORCH_REQUIREMENTS = HERE / "requirements-torch.txt"
+_HERE = Path(__file__).resolve().parent
+REQUIREMENTS = _HERE / "requirements.txt"
+TORCH_REQUIREMENTS = _HERE / "requirements-torch.txt"
 MODULES = ("awsiot", "boto3", "cbor2", "msgspec", "numpy", "safetensors", "stream_manager", "torch", "xxhash")
-INTERPRETER = Path("interpreter")  # read by the run step
+_INTERPRETER = Path("interpreter")  # read by the run step
 ENVIRONMENT = Path("venv")
-MARKER = ENVIRONMENT / "requirements.sha256"
-# Of PyTorch without its parts for GPUs; PyPI's own build for x86-64 has them.
+_MARKER = ENVIRONMENT / "requirements.sha256"
+# The index of PyTorch without GPU support; PyPI's build for x86-64 includes it.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-KIND = ENVIRONMENT / "torch"  # cpu or gpu
-OLDEST = (3, 11)  # that the pinned requirements are published for
-OLDEST_CONFIGURED = (3, 10)  # that the trainer's own code runs on, such as JetPack 6's
-FROM_INPUT = "-"
-# What may stand in the configuration's `python`; `fedgrass deploy devices` checks the same.
+_KIND = ENVIRONMENT / "torch"  # cpu or gpu
+_OLDEST = (3, 11)  # for which the pinned requirements are published
+OLDEST_CONFIGURED = (3, 10)  # on which the trainer's code runs, such as JetPack 6's
+_FROM_INPUT = "-"
+# Valid values of the configuration's `python`; `fedgrass deploy devices` checks the same.
 PYTHON_PATH = re.compile(r"/[A-Za-z0-9_./+@:,=~ -]{1,250}")
 STARTED = time.monotonic()
-CHECK_SECONDS = 60.0
+_CHECK_SECONDS = 60.0
 STEP_SECONDS = (
-    870.0  # of all together: a little less than the recipe's own time-out, so that the reason is told
+    870.0  # of all together: a little less than the recipe's own time-out, so that the log has the reason
 )
 
 CHECK = f"""
@@ -55,72 +56,81 @@ if missing:
 
 
 class InstallError(Exception):
-    """The trainer cannot be installed; the text says why, and what to do."""
+    """The trainer cannot be installed; the text names the reason and a remedy."""
 
 
 def main() -> int:
-    """Install, and return the exit code of the step."""
+    """Run the step; return its exit code."""
     parser = argparse.ArgumentParser(description="Prepares the interpreter of the trainer.")
     parser.add_argument("--python", default="", help="an interpreter that has the requirements already")
     parser.add_argument("--torch", choices=["cpu", "gpu"], default="cpu", help="the kind of PyTorch (cpu)")
     given = parser.parse_args()
-    # The recipe hands the configured value over as input, so that no shell looks at it.
-    wanted = sys.stdin.read().strip("\n") if given.python == FROM_INPUT else given.python
+    # The recipe passes the configured value on standard input, so that no shell interprets it.
+    configured = sys.stdin.read().strip("\n") if given.python == _FROM_INPUT else given.python
     try:
-        python = checked(wanted) if wanted else environment(given.torch)
+        python = checked(configured) if configured else environment(given.torch)
     except InstallError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    unfinished = INTERPRETER.with_suffix(".unfinished")
+    # Not flushed as in components/runtime/atomic_file.py: the next start of the nucleus repeats the step.
+    unfinished = _INTERPRETER.with_suffix(".unfinished")
     unfinished.write_text(f"{python}\n", encoding="utf-8")
-    unfinished.replace(INTERPRETER)
+    unfinished.replace(_INTERPRETER)
     return 0
 
 
-def checked(wanted: str) -> Path:
-    """Return the interpreter at ``wanted`` if it has all that the trainer needs."""
+def checked(configured: str) -> Path:
+    """Return the configured interpreter, if it has the required packages.
+
+    Raises:
+        InstallError: it cannot run the trainer.
+    """
     key = "the configuration's python"
-    python = Path(wanted)
-    if not (PYTHON_PATH.fullmatch(wanted) and python.is_file() and os.access(str(python), os.X_OK)):
-        message = f"{key} is {wanted!r}; it has to be the absolute path of an interpreter, or empty"
+    python = Path(configured)
+    if not (PYTHON_PATH.fullmatch(configured) and python.is_file() and os.access(str(python), os.X_OK)):
+        message = f"{key} is {configured!r}; it has to be the absolute path of an interpreter, or empty"
         raise InstallError(message)
-    _run([str(python), "-c", CHECK], CHECK_SECONDS, f"{key}, {python}, cannot run the trainer")
+    _run([str(python), "-c", CHECK], _CHECK_SECONDS, f"{key}, {python}, cannot run the trainer")
     return python
 
 
 def environment(torch: str = "cpu") -> Path:
-    """Return the interpreter of a virtual environment that has the requirements, made if need be."""
+    """Return the interpreter of a virtual environment with the requirements, created if necessary.
+
+    Raises:
+        InstallError: it cannot be created.
+    """
     _check_version()
     python = (ENVIRONMENT / "bin" / "python").absolute()
     pinned = REQUIREMENTS.read_bytes() + TORCH_REQUIREMENTS.read_bytes()
     digest = hashlib.sha256(pinned).hexdigest()
-    same_kind = KIND.exists() and KIND.read_text(encoding="utf-8") == torch
-    if same_kind and python.exists() and MARKER.exists() and MARKER.read_text(encoding="utf-8") == digest:
+    same_kind = _KIND.exists() and _KIND.read_text(encoding="utf-8") == torch
+    if same_kind and python.exists() and _MARKER.exists() and _MARKER.read_text(encoding="utf-8") == digest:
         return python
-    if MARKER.exists():
-        MARKER.unlink()
-    # pip takes one kind of PyTorch for as good as the other, so the other one has to go first.
-    clear = [] if same_kind or not KIND.exists() else ["--clear"]
+    if _MARKER.exists():
+        _MARKER.unlink()
+    # pip does not distinguish the two kinds of PyTorch, so clear an environment with the other one.
+    clear = [] if same_kind or not _KIND.exists() else ["--clear"]
     _run(
         [sys.executable, "-I", "-m", "venv", *clear, str(ENVIRONMENT)],
-        CHECK_SECONDS,
-        "no virtual environment can be made (on Debian and Ubuntu: apt-get install python3-venv)",
+        _CHECK_SECONDS,
+        "no virtual environment can be created (on Debian and Ubuntu: apt-get install python3-venv)",
     )
     pip = [str(python), "-I", "-m", "pip", "--isolated", "install", "--no-input"]
-    # The lists are whole: nothing is resolved, and nothing that is not in them is installed.
+    # The lists are complete: nothing is resolved, and nothing else is installed.
     pip += ["--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-    KIND.write_text(torch, encoding="utf-8")
+    _KIND.write_text(torch, encoding="utf-8")
     _install_torch(pip, torch)
     _run([*pip, "--require-hashes", "-r", str(REQUIREMENTS)], _left(), "the requirements cannot be installed")
-    MARKER.write_text(digest, encoding="utf-8")
+    _MARKER.write_text(digest, encoding="utf-8")
     return python
 
 
 def _check_version() -> None:
-    """Refuse an interpreter that is too old before anything is downloaded."""
-    if sys.version_info[:2] < OLDEST:
+    """Raise InstallError for an interpreter that is too old, before anything is downloaded."""
+    if sys.version_info[:2] < _OLDEST:
         found, oldest, configured = (
-            f"{version[0]}.{version[1]}" for version in (sys.version_info, OLDEST, OLDEST_CONFIGURED)
+            f"{version[0]}.{version[1]}" for version in (sys.version_info, _OLDEST, OLDEST_CONFIGURED)
         )
         message = (
             f"python3 is Python {found} here, and the trainer's environment needs {oldest} or newer; nothing"
@@ -131,15 +141,15 @@ def _check_version() -> None:
 
 
 def _install_torch(pip: "list[str]", kind: str) -> None:
-    """Install PyTorch: without its parts for GPUs from its own index, or PyPI's build by its hashes."""
+    """Install PyTorch: without GPU support from its own index, or PyPI's build checked by its hashes."""
     if kind == "cpu":
         lines = TORCH_REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-        wanted = [line.partition(" ")[0] for line in lines if line.startswith("torch==")]
+        pinned = [line.partition(" ")[0] for line in lines if line.startswith("torch==")]
         options = ["--index-url", CPU_INDEX, "--retries", "1"]
         try:
-            _run([*pip, *options, *wanted], _left(), "PyTorch's own index has none")
+            _run([*pip, *options, *pinned], _left(), "PyTorch's own index has none")
         except InstallError as error:
-            sys.stderr.write(f"{error}: taking what pip's own index has, which may be 2 GB larger\n")
+            sys.stderr.write(f"{error}: installing the build of pip's own index, which may be 2 GB larger\n")
         else:
             return
     _run([*pip, "--require-hashes", "-r", str(TORCH_REQUIREMENTS)], _left(), "PyTorch cannot be installed")

@@ -1,9 +1,8 @@
-"""The trainer's main process: connects the session to its host, picks the uploader, runs until ended.
+"""The trainer's main process: connect the session to its host, worker and uploader, and run until ended.
 
-The host is the Greengrass nucleus or, with ``--mqtt``, a direct connection to AWS IoT Core.
-
-The process stays small, since it runs on the device all the time: torch, numpy and boto3 are loaded by
-processes that exist only while there is work.
+The host is the Greengrass nucleus or, with ``--mqtt``, a direct connection to AWS IoT Core. This process
+stays small, because it runs all the time: only processes that end after an assignment load torch, numpy and
+boto3.
 """
 
 import argparse
@@ -17,6 +16,13 @@ from pathlib import Path
 import msgspec
 
 from components.runtime import token_exchange_address
+from components.runtime.component_errors import (
+    ComponentError,
+    ConfigurationError,
+    ConnectionLost,
+    Unavailable,
+)
+from components.runtime.configuration_watch import ConfigurationWatch
 from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import (
     LOST,
@@ -26,42 +32,40 @@ from components.runtime.process_setup import (
     end_on_signals,
     thing_name,
 )
-from components.runtime.trainer_errors import ConfigurationError, ConnectionLost, NotSent, TrainerError
 from components.trainer.connection.device_file import DEFAULT_FILE, read_device_file
 from components.trainer.session.device_context import DeviceContext, WorkTrouble
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import read_power
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget, UpdateDeferral
+from components.trainer.session.restarts import RestartBudget, UpdateDeferral
 from components.trainer.session.session_ports import Host, Uploader
 from components.trainer.trainer_configuration import Configuration, parse_configuration
-from components.trainer.trainer_reconfiguration import Reconfiguration
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.worker.worker_process import WorkerProcess
 from fedgrass.federation.errors import SettingsError
 
-UPDATES = "updates"  # folder of the updates, in the component's work folder
+_UPDATES = "updates"  # folder in the component's work folder
 log = logging.getLogger("trainer")
 
 
 def main(words: Sequence[str] = ()) -> int:
-    """Run until the host ends the process; return its exit code (0 only when it was asked to end)."""
+    """Run until the host ends the process; return its exit code (0 only if it was asked to end)."""
     plain_file = _options(words).mqtt
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         code = _connect_and_run(plain_file)
     except (ConfigurationError, SettingsError) as error:
-        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
+        log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return WRONG_CONFIGURATION
-    except (ConnectionLost, NotSent) as error:
-        log.error("%s: exiting, to be started again", error)  # noqa: TRY400
+    except (ConnectionLost, Unavailable) as error:
+        log.error("%s: exiting, to be started again", error)  # noqa: TRY400 - as above
         code = LOST
-    except TrainerError as error:
-        # The operator's to mend: a nucleus that gives the component up shows it.
-        log.error("%s", error)  # noqa: TRY400
+    except ComponentError as error:
+        # Only the operator can correct it, and sees it once the nucleus marks the component BROKEN.
+        log.error("%s", error)  # noqa: TRY400 - as above
         return LOST
     return (
-        _leave(ExitBudget(Path.cwd()))
+        _leave(RestartBudget(Path.cwd()))
         if code and os.environ.get(token_exchange_address.FROM_NUCLEUS)
         else code
     )
@@ -75,21 +79,21 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         nargs="?",
         const=DEFAULT_FILE,
         metavar="FILE",
-        help=f"run without Greengrass, as this file describes the device ({DEFAULT_FILE})",
+        help=f"run without Greengrass; FILE describes the device ({DEFAULT_FILE})",
     )
     return parser.parse_args(words)
 
 
 def _connect_to_nucleus(lost: Callable[[str], None]) -> Host:
-    # Imported here, and below: a device has what it needs of the two and not the other.
-    from components.trainer.connection.trainer_nucleus import GreengrassNucleus  # noqa: PLC0415
+    # Imported here, and below: a device has the packages of only one of the two.
+    from components.runtime.greengrass_ipc import GreengrassIpc  # noqa: PLC0415 - see above
 
-    return GreengrassNucleus.connect(lost)
+    return GreengrassIpc.connect(lost)
 
 
 def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
-    from components.trainer.connection.device_file import use_certificate  # noqa: PLC0415
-    from components.trainer.connection.mqtt_connection import MqttConnection  # noqa: PLC0415
+    from components.trainer.connection.device_file import use_certificate  # noqa: PLC0415 - as above
+    from components.trainer.connection.mqtt_connection import MqttConnection  # noqa: PLC0415 - as above
 
     file = file.absolute()
     connection, _ = read_device_file(file)
@@ -101,9 +105,9 @@ def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
     except OSError as error:
         message = f"the device's work_folder {folder} cannot be used: {error.strerror}"
         raise ConfigurationError(message) from error
-    made = MqttConnection(file, connection, lost)
-    made.open()
-    return made
+    host = MqttConnection(file, connection, lost)
+    host.open()
+    return host
 
 
 def _connect_and_run(plain_file: Path | None) -> int:
@@ -115,32 +119,32 @@ def _connect_and_run(plain_file: Path | None) -> int:
 
     host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
     try:
-        # Without Greengrass a file that cannot be used ends the service, where its operator sees it.
+        # Without Greengrass, an invalid file ends the service, where its operator sees it.
         last = None if plain_file else LastConfiguration(Path.cwd())
-        return _run(loop, host, ExitBudget(Path.cwd()), last)
+        return _run(loop, host, RestartBudget(Path.cwd()), last)
     finally:
         host.close()
 
 
-def _leave(exits: ExitBudget) -> int:
-    """Return the exit code of a failure, once it will not make the nucleus give the component up."""
+def _leave(exits: RestartBudget) -> int:
+    """Wait until a failure will not make the nucleus mark the component BROKEN; return the exit code."""
     if wait := exits.seconds_to_wait():
         log.error(
-            "waiting for %.0f minutes: a nucleus gives a component up that fails three times in an hour",
+            "waiting for %.0f minutes: a nucleus gives up on a component that fails three times in an hour",
             wait / 60,
         )
-        rest = EventLoop()
-        end_on_signals(rest)
-        rest.call_later(wait, lambda: rest.stop(LOST))
-        if rest.run() == 0:
+        waiting = EventLoop()
+        end_on_signals(waiting)
+        waiting.call_later(wait, lambda: waiting.stop(LOST))
+        if waiting.run() == 0:
             return 0
     exits.take()
     return LOST
 
 
-def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfiguration | None) -> int:
+def _run(loop: EventLoop, nucleus: Host, exits: RestartBudget, last: LastConfiguration | None) -> int:
     configuration, refused = _configuration(nucleus, last)
-    rng = random.Random()  # noqa: S311 - jitter, no secret
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
     worker = WorkerProcess(loop.post, configuration.bounds)
     uploaders = Uploaders(Path.cwd(), configuration)
 
@@ -148,20 +152,20 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfigurat
         if token_exchange_address.find_again(nucleus.token_exchange_port):
             worker.find_credentials_at(os.environ[token_exchange_address.ADDRESS])
 
-    workplace = DeviceContext(
+    context = DeviceContext(
         thing=thing_name(),
-        folder=Path.cwd() / UPDATES,
+        folder=Path.cwd() / _UPDATES,
         loop=loop,
         journal=Journal(Path.cwd()),
         worker=worker,
-        exits=exits,
+        restart_budget=exits,
         uploader=uploaders.current,
         rng=rng,
         measure=read_power,
         trouble=WorkTrouble(look_again),
     )
     session = Session(
-        workplace,
+        context,
         nucleus,
         configuration,
         component_version(),
@@ -182,16 +186,19 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfigurat
         keep(configuration)
 
     def configure(changed: Configuration) -> None:
+        log.info("took up a changed configuration")
         keep(changed)
         worker.bounds = changed.bounds
         uploaders.configure(changed)
         session.configure(changed)
 
-    Reconfiguration(loop, nucleus, rng, configure=configure, refuse=session.refuse_configuration).watch()
+    ConfigurationWatch(
+        loop, nucleus, rng, parse=parse_configuration, apply=configure, refuse=session.refuse_configuration
+    ).start()
     UpdateDeferral(
         loop,
         nucleus,
-        work=lambda: session.work_in_hand,
+        work=lambda: session.work_in_progress,
         longest=lambda: session.configuration.defer_update_seconds,
     ).watch()
     session.start()
@@ -203,13 +210,13 @@ def _run(loop: EventLoop, nucleus: Host, exits: ExitBudget, last: LastConfigurat
 
 
 def _configuration(host: Host, last: LastConfiguration | None) -> tuple[Configuration, str]:
-    """Return the configuration to work by, and why it is not the deployed one; empty if it is.
+    """Return the usable configuration, and why it is not the deployed one; empty if it is.
 
-    Nucleus Lite restarts a component whose configuration changes, and rolls nothing back: a process that
-    ended over a wrong value would be given up after three starts, and the device would be lost to its fleet.
+    Nucleus Lite restarts a component whose configuration changes, and never rolls back: a process that exited
+    because of a wrong value would be BROKEN after three starts, and the device lost to its fleet.
 
     Raises:
-        ConfigurationError: the configuration cannot be used, and there is no earlier one.
+        ConfigurationError: the deployed one cannot be used, and there is no earlier one.
     """
     try:
         return parse_configuration(host.configuration()), ""
@@ -227,7 +234,7 @@ def _give_up(loop: EventLoop, reason: str) -> None:
 
 
 class Uploaders:
-    """The uploader that the configuration names, made on first use and then kept."""
+    """The uploaders, each created on first use and then kept."""
 
     def __init__(self, folder: Path, configuration: Configuration) -> None:
         self._folder = folder
@@ -237,28 +244,28 @@ class Uploaders:
         self._s3_limit = 0
 
     def configure(self, configuration: Configuration) -> None:
-        """Upload by another one from now on."""
+        """Use the uploader of another configuration from now on."""
         self._configuration = configuration
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End the process of an upload in progress."""
         if self._s3:
             self._s3.close()
 
     def current(self) -> Uploader:
-        """Return the uploader to use now."""
+        """Return the uploader that the configuration names."""
         if self._configuration.uploader == "s3":
-            return self._of_s3(self._configuration.upload_bytes_per_second)
-        self._stream_manager = self._stream_manager or self._of_stream_manager()
+            return self._s3_uploader(self._configuration.upload_bytes_per_second)
+        self._stream_manager = self._stream_manager or self._stream_uploader()
         return self._stream_manager
 
-    def _of_stream_manager(self) -> Uploader:
-        # Imported here: a device without Greengrass has no Stream Manager, nor its SDK.
-        from components.trainer.upload.stream_manager_upload import StreamUploader  # noqa: PLC0415
+    def _stream_uploader(self) -> Uploader:
+        # Imported here: a device without Greengrass has no SDK of Stream Manager.
+        from components.trainer.upload.stream_manager_upload import StreamUploader  # noqa: PLC0415 - see above
 
         return StreamUploader(self._folder)
 
-    def _of_s3(self, limit: int) -> Uploader:
+    def _s3_uploader(self, limit: int) -> Uploader:
         if self._s3 is None or limit != self._s3_limit:
             self._s3, self._s3_limit = S3UploadProcess(self._folder, limit), limit
         return self._s3

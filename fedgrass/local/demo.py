@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from components.runtime.trainer_errors import TrainerError
+from components.runtime.component_errors import ComponentError
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.runs import history
@@ -63,7 +63,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     try:
         with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
             return _demo(options, console, folder)
-    except (FedgrassError, FedgrassLocalError, EmulatorError, TrainerError) as error:
+    except (FedgrassError, FedgrassLocalError, EmulatorError, ComponentError) as error:
         console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.runtime.trainer_errors import TrainerError
+from components.runtime.component_errors import ComponentError
 from components.trainer.tasks.registry import BUILT_IN, load_task
 from components.trainer.tasks.task import Task
 from fedgrass import sources
@@ -78,7 +78,7 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
     own = {"module": name, "path": str(path.absolute())} if colon else {}
     try:
         task = load_task(class_name.lower() or name, {**options, **own})
-    except TrainerError as error:
+    except ComponentError as error:
         raise SettingsError(explain_loading(error, module)) from error
     except BaseException as error:
         if is_interruption(error):

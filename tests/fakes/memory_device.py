@@ -1,20 +1,21 @@
-"""A device without SDKs: fakes that keep the contracts of the session's ports, and a clock that is told."""
+"""A device without SDKs: fakes that keep the contracts of the session's ports, and a manual clock."""
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import time
 from pathlib import Path
+from typing import Any
 
+from components.runtime.component_errors import Unavailable, UploadFailed
 from components.runtime.event_loop import Call, EventLoop
-from components.runtime.trainer_errors import NotSent, UploadFailed
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.trainer_configuration import Configuration, parse_configuration
-from components.trainer.worker.worker_protocol import Answer, Result, Work
+from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, Work
 from fedgrass.federation.messages import (
     Announcement,
     Completion,
@@ -38,7 +39,7 @@ KINDS: dict[str, type[Message]] = {
 
 
 class Clock:
-    """Seconds that pass only when the test says so."""
+    """A clock that the test moves, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -48,14 +49,15 @@ class Clock:
 
 
 class Broker:
-    """A Messaging in memory: takes messages while it is online, and echoes what is subscribed."""
+    """A Messaging in memory: accepts messages while online, and echoes those on subscribed topics."""
 
     def __init__(self) -> None:
         self.online = True
-        self.deaf = False  # takes messages and delivers none, as after a restart of Lite's MQTT daemon
+        self.deaf = False  # accepts messages and delivers none, as after a restart of Lite's MQTT daemon
         self.sent: list[tuple[str, bytes, int]] = []
         self.subscribed: list[str] = []
         self.handlers: dict[str, Callable[[bytes], None]] = {}
+        self.refused: dict[str, Exception] = {}  # by topic: what its subscription raises
 
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
         self._check()
@@ -66,6 +68,8 @@ class Broker:
         assert qos in {0, 1}
         self._check()
         self.subscribed.append(topic)
+        if error := self.refused.get(topic):
+            raise error  # an earlier subscription to the topic continues
         self.handlers[topic] = handler
 
     def unsubscribe(self, topic: str) -> None:
@@ -78,11 +82,74 @@ class Broker:
     def _check(self) -> None:
         if not self.online:
             message = "offline"
-            raise NotSent(message)
+            raise Unavailable(message)
+
+
+class MemoryHost(Broker):
+    """A Host in memory, whose configuration a test changes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.values = dict(values)
+        self.reads = 0
+        self.failures = 0  # reads of the configuration that fail first
+        self.unwatched = 0  # requests to watch it that fail first
+        self.running = 0  # reports
+        self._changed: Callable[[], None] | None = None
+        self._lost: Callable[[str, str], None] = lambda _topic, _reason: None
+
+    def configuration(self) -> dict[str, Any]:
+        self.reads += 1
+        if self.failures:
+            self.failures -= 1
+            message = "could not read the configuration: the nucleus did not answer within 10 s"
+            raise Unavailable(message)
+        return dict(self.values)
+
+    def watch_configuration(self, changed: Callable[[], None]) -> None:
+        if self.unwatched:
+            self.unwatched -= 1
+            message = "could not watch the configuration: the nucleus did not answer within 10 s"
+            raise Unavailable(message)
+        self._changed = changed
+
+    def change(self, *, times: int = 1, **values: Any) -> None:
+        """Change the configuration, and report it ``times`` times, as a deployment of many values does."""
+        self.values.update(values)
+        for _ in range(times):
+            assert self._changed
+            self._changed()
+
+    def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
+        self._lost = lost
+
+    def lose(self, topic: str) -> None:
+        """End one subscription, and report it."""
+        del self.handlers[topic]
+        self._lost(topic, "the subscription has ended")
+
+    def trouble(self) -> str:
+        return ""
+
+    def watch_updates(self, asked: Callable[[str], None]) -> None:
+        """Announce no update."""
+
+    def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
+        """Have no update to defer."""
+
+    def token_exchange_port(self) -> int | None:
+        return None
+
+    def report_running(self) -> None:
+        self.running += 1
+
+    def close(self) -> None:
+        self.online = False
+        self.handlers.clear()
 
 
 class Bench:
-    """A Worker that answers when the test says so."""
+    """A Worker whose answers the test gives."""
 
     def __init__(self) -> None:
         self.works: list[Work] = []
@@ -102,12 +169,15 @@ class Bench:
         self._answer = None
 
     def says(self, answer: Answer) -> None:
-        """Answer as the process would; one that was stopped is not heard."""
-        if self._answer:
-            self._answer(answer)
+        """Answer as the process does: nothing after a result, a failure or a stop."""
+        notify = self._answer
+        if not isinstance(answer, (Progress, Waiting)):
+            self._answer = None
+        if notify:
+            notify(answer)
 
     def finishes(self, size: int = 8) -> None:
-        """Write the update and give the result."""
+        """Write the update and answer with the result."""
         work = self.works[-1]
         if work.announcement.work == "train":
             Path(work.update).parent.mkdir(exist_ok=True)
@@ -116,7 +186,7 @@ class Bench:
 
 
 class Bucket:
-    """An Uploader in memory, with as many failures first as a test wants."""
+    """An Uploader in memory that first fails ``failures`` times."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -130,48 +200,59 @@ class Bucket:
         if self.tries <= self.failures:
             message = "no route to S3"
             raise UploadFailed(message)
-        self.objects[f"{bucket}/{key}"] = path.read_bytes()
+        try:
+            self.objects[f"{bucket}/{key}"] = path.read_bytes()
+        except OSError as error:
+            message = f"{path.name} cannot be read: {error}"
+            raise UploadFailed(message) from error
 
 
 class Device:
     """A session with its fakes, in a work folder; another Device of the same folder is its restart."""
 
     def __init__(
-        self, folder: Path, *, online: bool = True, clock: Clock | None = None, **configuration: object
+        self,
+        folder: Path,
+        *,
+        online: bool = True,
+        clock: Clock | None = None,
+        refused: Mapping[str, Exception] | None = None,
+        **configuration: object,
     ) -> None:
         self.clock = clock or Clock()
         self.loop = EventLoop(self.clock)
         self.broker = Broker()
         self.broker.online = online
+        self.broker.refused.update(refused or {})
         self.bench = Bench()
         self.bucket = Bucket()
         self.waiting: list[Call] = []  # uploads, while they are held
         self.hold_uploads = False
         self.ready = 0
-        self.measured: dict[str, float | bool] = {}  # what it can tell of itself
-        self.surroundings = HostMetrics(time=time(12))
+        self.measured: dict[str, float | bool] = {}  # battery and mains
+        self.host_metrics = HostMetrics(time=time(12))
         self.folder = folder
-        self.workplace = DeviceContext(
+        self.context = DeviceContext(
             thing=THING,
             folder=folder / "updates",
             loop=self.loop,
             journal=Journal(folder),
             worker=self.bench,
-            exits=ExitBudget(folder, self.clock),
+            restart_budget=RestartBudget(folder, self.clock),
             uploader=lambda: self.bucket,
             rng=random.Random(7),  # noqa: S311 - jitter
             background=self._background,
             measure=lambda: self.measured,
-            surroundings=lambda _folder: self.surroundings,
+            host_metrics=lambda _folder: self.host_metrics,
         )
         self.session = Session(
-            self.workplace, self.broker, configure(**configuration), "1.2.3", ready=self._ready
+            self.context, self.broker, configure(**configuration), "1.2.3", ready=self._ready
         )
         self.session.start()
         self.settle()
 
     def settle(self) -> None:
-        """Let everything happen that is due now."""
+        """Run everything that is due now."""
         for _ in range(10):
             self.loop.run_due()
 

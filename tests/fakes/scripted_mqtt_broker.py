@@ -1,7 +1,7 @@
-"""An MQTT 5 broker over TLS on 127.0.0.1 whose answers to subscriptions a test decides.
+"""An MQTT 5 broker over TLS on 127.0.0.1 whose answers to subscriptions a test chooses.
 
-It speaks as much of the protocol as the device's client does: CONNECT, SUBSCRIBE with one filter, PUBLISH at
-QoS 0 and 1, PINGREQ. No session outlives its connection.
+It implements the part of the protocol that the device's client uses: CONNECT, SUBSCRIBE with one filter,
+PUBLISH at QoS 0 and 1, PINGREQ. No session outlives its connection.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -35,7 +35,7 @@ class Client:
 
 
 class ScriptedBroker:
-    """Accepts everything but what ``answer`` refuses; notes what clients asked."""
+    """Accepts everything except what ``answer`` refuses; records the requests of clients."""
 
     def __init__(self, folder: Path, answer: Answer = lambda _number, _topic: GRANTED) -> None:
         self.certificate, self.private_key = _certificate(folder)
@@ -58,6 +58,20 @@ class ScriptedBroker:
         self._listener.close()
         self.cut()
 
+    def connection(self, thing: str) -> dict[str, Any]:
+        """Return the ``connection`` table of a device file for this broker."""
+        return {
+            "thing": thing,
+            "endpoint": "localhost",
+            "port": self.port,
+            "certificate": str(self.certificate),
+            "private_key": str(self.private_key),
+            "root_ca": str(self.certificate),
+            "credentials_endpoint": "none",
+            "role_alias": "none",
+            "region": "eu-west-1",
+        }
+
     def cut(self) -> None:
         """Break every connection without a DISCONNECT."""
         with self._lock:
@@ -67,7 +81,7 @@ class ScriptedBroker:
                 client.link.shutdown(socket.SHUT_RDWR)
 
     def forget(self, topic: str) -> None:
-        """Deliver a topic no more, without a word to who subscribed."""
+        """Silently end every subscription to a topic."""
         with self._lock:
             for client in self._clients.values():
                 client.heard.discard(topic)

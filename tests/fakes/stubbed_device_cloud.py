@@ -1,4 +1,4 @@
-"""A token exchange service and an S3 of plain HTTP on 127.0.0.1, whose answers a test decides."""
+"""A token exchange service and an S3 of plain HTTP on 127.0.0.1, whose answers a test chooses."""
 
 import json
 import threading
@@ -22,19 +22,19 @@ def error(status: int, code: str) -> Answer:
 
 
 class DeviceCloud:
-    """What a component of a core device talks HTTP to.
+    """The HTTP services that a component of a core device uses.
 
     Args:
         respond: S3's answer to each request.
-        keys: access keys that the token exchange service gives, one after the other; the last one stays.
+        keys: access keys that the token exchange service returns in this order; the last one repeatedly.
         port: 0 takes a free one.
     """
 
     def __init__(self, respond: Respond, keys: tuple[str, ...] = ("ASIAFRESH",), port: int = 0) -> None:
         self.keys = list(keys)
-        self.credentials: Answer | None = None  # in the place of credentials
+        self.credentials: Answer | None = None  # instead of credentials
         self.expiration = "2099-01-01T00:00:00Z"
-        self.asked: list[str] = []  # the paths at which credentials were asked for
+        self.asked: list[str] = []  # the paths of requests for credentials
         self.used: list[str] = []  # the access keys of requests to S3
         self.stored: dict[str, bytes] = {}
         self.respond = respond
@@ -49,7 +49,7 @@ class DeviceCloud:
         self._server.server_close()
 
     def environment(self) -> dict[str, str]:
-        """Return what the nucleus puts into the environment of a component's process."""
+        """Return the variables that the nucleus sets for a component's process."""
         return {
             "SVCUID": "0123456789abcdef",
             "AWS_REGION": "eu-west-1",
@@ -100,7 +100,7 @@ class DeviceCloud:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Keep quiet."""
+                """Do not log."""
 
         return Handler
 

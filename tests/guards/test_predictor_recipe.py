@@ -8,7 +8,7 @@ import pytest
 
 from components.predictor.local_requests import topic_of
 from components.predictor.predictor_configuration import FOR_OTHERS, Configuration, parse_configuration
-from components.runtime.predictor_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from fedgrass.federation.topics import Kind, of_device, of_models
 from greengrass_emulator.recipe.access_control import covers
 from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe

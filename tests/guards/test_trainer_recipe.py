@@ -88,7 +88,7 @@ def test_braces_stand_only_around_recipe_variables(recipe: dict[str, Any]) -> No
             "components.trainer.connection.mqtt_connection",
             ["awsiot", "awscrt", "stream_manager", "torch", "boto3", "numpy"],
         ),
-        ("components.trainer.connection.trainer_nucleus", ["paho", "torch", "boto3", "numpy"]),
+        ("components.runtime.greengrass_ipc", ["paho", "torch", "boto3", "numpy"]),
     ],
 )
 def test_the_trainers_main_process_imports_what_its_host_needs_and_no_more(

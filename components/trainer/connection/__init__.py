@@ -1,1 +1,1 @@
-"""How the trainer reaches AWS: the Greengrass nucleus, or MQTT with the device's own certificate."""
+"""The trainer's connection on a device without Greengrass: MQTT with the device's own certificate."""

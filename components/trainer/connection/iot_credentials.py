@@ -1,12 +1,14 @@
-"""Temporary AWS credentials for a device's certificate, in the form that AWS's SDKs ask a process for.
+"""Temporary AWS credentials for a device's certificate, in the form that AWS's SDKs expect of a process.
 
     python3 iot_credentials.py --url https://HOST/role-aliases/ALIAS/credentials --thing NAME \
         --certificate FILE --private-key FILE [--root-ca FILE] --cache FILE
 
 An SDK runs it as ``credential_process`` (docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials)
-and runs it again before what it got expires. The AWS IoT credentials provider is asked with the device's own
-certificate; its answer is kept in the cache, a file for its owner alone, so that a fleet whose processes all
-start at once does not ask once for each. Standard library only.
+and again before the credentials expire. They come from the AWS IoT credentials provider, requested with the
+device's certificate, and are cached in a file that only its owner can read, so that not every process of the
+device requests its own.
+
+It runs as a script, without the project on its path: standard library only.
 """
 
 import argparse
@@ -23,18 +25,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-TIMEOUT_SECONDS = 10
-TRIES = 3
-LARGEST_ANSWER = 64 * 1024  # bytes
-# More than the 15 minutes before the end at which boto3 begins to ask: what it gets then is new.
+_TIMEOUT_SECONDS = 10
+_TRIES = 3
+_LARGEST_ANSWER = 64 * 1024  # bytes
+# More than the 15 minutes before expiry at which boto3 refreshes: it then gets new credentials.
 RENEW_BEFORE = timedelta(minutes=20)
-SPREAD = timedelta(minutes=10)  # so that devices that began together do not renew together
-REQUIRED = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
-PASSING = {http.HTTPStatus.TOO_MANY_REQUESTS}
+_SPREAD = timedelta(minutes=10)  # so that devices that started together do not renew together
+_REQUIRED = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
+_PASSING = {http.HTTPStatus.TOO_MANY_REQUESTS}
 
 
 class RefusedError(Exception):
-    """There are no credentials; the text says why. ``passing``: the next try may work."""
+    """Credentials could not be obtained; the text is the reason. ``passing``: a retry may succeed."""
 
     def __init__(self, reason: str, *, passing: bool) -> None:
         super().__init__(reason)
@@ -42,7 +44,7 @@ class RefusedError(Exception):
 
 
 def main() -> int:
-    """Print credentials, or the reason why there are none; return the exit code."""
+    """Print credentials, or the reason for their absence; return the exit code."""
     options = _options()
     try:
         credentials = _cached(options.cache) or _renewed(options)
@@ -71,23 +73,23 @@ def _options() -> argparse.Namespace:
 
 
 def _cached(cache: Path) -> dict[str, Any] | None:
-    """Return what the cache holds, if it is whole and good for long enough."""
+    """Return the cached credentials, if they are complete and valid for long enough."""
     try:
         kept: dict[str, Any] = json.loads(cache.read_bytes())
-        renew = _time(kept["expiration"]) - RENEW_BEFORE - random.random() * SPREAD  # noqa: S311 - jitter
-        return kept if all(kept[name] for name in REQUIRED) and datetime.now(timezone.utc) < renew else None
+        renew = _time(kept["expiration"]) - RENEW_BEFORE - random.random() * _SPREAD  # noqa: S311 - jitter
+        return kept if all(kept[name] for name in _REQUIRED) and datetime.now(timezone.utc) < renew else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _renewed(options: argparse.Namespace) -> dict[str, Any]:
     context = _context(options)
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, _TRIES + 1):
         try:
             credentials = _asked(options, context)
             break
         except RefusedError as error:
-            if attempt == TRIES or not error.passing:
+            if attempt == _TRIES or not error.passing:
                 raise
             time.sleep(random.uniform(0, attempt))  # noqa: S311 - jitter
     _keep(options.cache, credentials)
@@ -98,7 +100,7 @@ def _context(options: argparse.Namespace) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.root_ca)
         context.load_cert_chain(options.certificate, options.private_key)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         reason = f"the certificate {options.certificate} with its key, or the root, cannot be used: {error}"
         raise RefusedError(reason, passing=False) from error
     return context
@@ -106,11 +108,11 @@ def _context(options: argparse.Namespace) -> ssl.SSLContext:
 
 def _asked(options: argparse.Namespace, context: ssl.SSLContext) -> dict[str, Any]:
     url = urlsplit(options.url)
-    connection = http.client.HTTPSConnection(url.netloc, timeout=TIMEOUT_SECONDS, context=context)
+    connection = http.client.HTTPSConnection(url.netloc, timeout=_TIMEOUT_SECONDS, context=context)
     try:
         connection.request("GET", url.path, headers={"x-amzn-iot-thingname": options.thing})
         response = connection.getresponse()
-        body = response.read(LARGEST_ANSWER)
+        body = response.read(_LARGEST_ANSWER)
     except ssl.SSLError as error:
         raise RefusedError(str(error), passing=False) from error
     except (OSError, http.client.HTTPException) as error:
@@ -119,7 +121,7 @@ def _asked(options: argparse.Namespace, context: ssl.SSLContext) -> dict[str, An
         connection.close()
     if response.status != http.HTTPStatus.OK:
         text = body[:300].decode(errors="replace")
-        passing = response.status in PASSING or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+        passing = response.status in _PASSING or response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
         hint = ""
         if response.status == http.HTTPStatus.FORBIDDEN:
             hint = (
@@ -134,9 +136,9 @@ def _read(body: bytes) -> dict[str, Any]:
     try:
         credentials: dict[str, Any] = json.loads(body)["credentials"]
         _time(credentials["expiration"])
-        missing = [name for name in REQUIRED if not isinstance(credentials[name], str)]
+        missing = [name for name in _REQUIRED if not isinstance(credentials[name], str)]
     except (ValueError, KeyError, TypeError) as error:
-        reason = f"the answer is not what a credentials provider says: {error!r}"
+        reason = f"the answer is not one of a credentials provider: {error!r}"
         raise RefusedError(reason, passing=True) from error
     if missing:
         reason = f"the answer has no {missing[0]}"
@@ -145,19 +147,23 @@ def _read(body: bytes) -> dict[str, Any]:
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 reads no "Z"
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 cannot parse "Z"
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def _keep(cache: Path, credentials: dict[str, Any]) -> None:
-    """Write the cache: whole or not at all, and readable by its owner alone."""
+    """Write the cache atomically, readable only by its owner.
+
+    Several processes may do so at once, so each has its own temporary file. It is not flushed to the disk:
+    credentials that a power cut lost or damaged are requested again.
+    """
     try:
-        handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)  # mkstemp gives it mode 0600
+        handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)  # with mode 0600
         with os.fdopen(handle, "w") as file:
             json.dump(credentials, file)
         Path(name).replace(cache)
     except OSError as error:
-        sys.stderr.write(f"the credentials cannot be kept in {cache}: {error}\n")
+        sys.stderr.write(f"the credentials cannot be cached in {cache}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.connection.device_file import Connection
 
-HTTPS_PORT = 443
-ALPN_OF_MQTT = "x-amzn-mqtt-ca"  # tells IoT Core on port 443 that this is no HTTPS
+_HTTPS_PORT = 443
+_ALPN_OF_MQTT = "x-amzn-mqtt-ca"  # makes IoT Core expect MQTT instead of HTTPS on port 443
 
 
 class Client(paho.Client):
-    """paho's client, whose network thread cannot end without a word."""
+    """paho's client, which reports the end of its network thread."""
 
     ended: Callable[[], None] = staticmethod(lambda: None)
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - paho's signature
-        """Run as paho does, and say so at the end, however it comes."""
+        """Run as paho does, and call ``ended`` however it ends."""
         try:
             return super().loop_forever(timeout, retry_first_connection)
         finally:
@@ -28,7 +28,7 @@ class Client(paho.Client):
 
 
 def make_client(connection: Connection, connect_seconds: float) -> Client:
-    """Return a client that has not connected yet; connecting may take ``connect_seconds``.
+    """Return a client that is not connected yet; connecting may take ``connect_seconds``.
 
     Raises:
         ConfigurationError: the certificate, its key or the root cannot be used.
@@ -36,7 +36,7 @@ def make_client(connection: Connection, connect_seconds: float) -> Client:
     client = Client(CallbackAPIVersion.VERSION2, connection.thing, protocol=paho.MQTTv5)
     client.tls_set_context(_tls(connection))
     client.connect_timeout = connect_seconds
-    client.suppress_exceptions = True  # else one of a callback would end paho's thread
+    client.suppress_exceptions = True  # otherwise an exception of a callback would end paho's thread
     client.enable_logger(_quiet_logger())
     return client
 
@@ -45,19 +45,19 @@ def _tls(connection: Connection) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=connection.root_ca or None)
         context.load_cert_chain(connection.certificate, connection.private_key)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         message = (
             f"the device's certificate {connection.certificate}, its key {connection.private_key} or the root"
             f" {connection.root_ca or 'of the system'} cannot be used: {error}"
         )
         raise ConfigurationError(message) from error
-    if connection.port == HTTPS_PORT:
-        context.set_alpn_protocols([ALPN_OF_MQTT])
+    if connection.port == _HTTPS_PORT:
+        context.set_alpn_protocols([_ALPN_OF_MQTT])
     return context
 
 
 def _quiet_logger() -> logging.Logger:
-    """Return a logger for what paho would tell: only its errors are news here."""
+    """Return a logger for paho that passes only errors."""
     logger = logging.getLogger("paho")
     logger.setLevel(logging.ERROR)
     return logger

@@ -1,7 +1,7 @@
-"""AWS IoT Core reached by the device itself, with its certificate: MQTT 5 over TLS, by paho-mqtt.
+"""The device's own connection to AWS IoT Core, with its certificate: MQTT 5 over TLS, by paho-mqtt.
 
-paho's network thread does the waiting; what it hears is handed on at once. The session, and all that it says,
-are the same as behind a Greengrass nucleus.
+paho's network thread waits for messages and passes them on at once. The session and its messages are the same
+as on a Greengrass nucleus.
 """
 
 import logging
@@ -22,25 +22,25 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import Forbidden, NotSent
-from components.trainer.connection.device_file import Connection, read_device_file, tell_ready
+from components.trainer.connection.device_file import Connection, notify_ready, read_device_file
 from components.trainer.connection.mqtt_client import Client, make_client
 
 CALL_SECONDS = 10.0
-CLOSE_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 30  # a link that has died without a word is noticed after one to two of these
-FIRST_DELAY = 2.0  # seconds, between two connections
-LARGEST_DELAY = 120.0
-# A connection that stood this long has failed for a new reason: the pauses begin with the shortest again.
+_CLOSE_SECONDS = 1.0
+_KEEP_ALIVE_SECONDS = 30  # a silently lost connection is noticed after one or two of these
+_FIRST_DELAY = 2.0  # seconds, between two connections
+_LARGEST_DELAY = 120.0
+# A connection that lasted this long failed for a new reason: reset the back-off.
 HEALTHY_SECONDS = 180.0
-# IoT Core keeps announcements so long for a device that is away; after that it says hello.
-SESSION_SECONDS = 3600
-NOT_AUTHORIZED = 0x87  # MQTT 5, section 2.4
-TAKEN_OVER = 0x8E
-TAKEN_OVER_WINDOW = 3600.0  # seconds for which a take-over is reported
-# One may be the end of this device's own former connection; several are another device.
-REPORTED_TAKE_OVERS = 2
+# IoT Core stores announcements for an offline device for this time; after that, the hello requests them.
+_SESSION_SECONDS = 3600
+_NOT_AUTHORIZED = 0x87  # MQTT 5, section 2.4
+_TAKEN_OVER = 0x8E
+_TAKEN_OVER_WINDOW = 3600.0  # seconds for which a take-over is reported
+# One take-over may be the end of this device's previous connection; several mean another device.
+_REPORTED_TAKE_OVERS = 2
 log = logging.getLogger(__name__)
 Lost = Callable[[str], None]
 
@@ -48,8 +48,8 @@ Lost = Callable[[str], None]
 class MqttConnection:
     """A ``Host`` without Greengrass.
 
-    It connects in the background, and again whenever the connection is lost; until then calls raise NotSent.
-    ``lost`` is called if that cannot go on.
+    It connects in the background, and reconnects whenever the connection is lost; until then calls raise
+    Unavailable. ``lost`` is called if it cannot reconnect any more.
     """
 
     def __init__(self, file: Path, connection: Connection, lost: Lost) -> None:
@@ -57,32 +57,29 @@ class MqttConnection:
         self._connection = connection
         self._lost = lost
         self._handlers: dict[str, tuple[Callable[[bytes], None], int]] = {}
-        self._refused: dict[int, ReasonCode] = {}  # publishes, by their packet's number
+        self._refused: dict[int, ReasonCode] = {}  # refused publishes, by packet id
         self._subscribed: dict[int, ReasonCode] = {}
-        self._renewing: dict[int, str] = {}  # topics requested after a reconnect, by their packet's number
+        self._renewing: dict[int, str] = {}  # topics requested after a reconnect, by packet id
         self._subscription_lost: Callable[[str, str], None] = _warn
         self._connected_at: float | None = None
         self._taken_over_at: deque[float] = deque(maxlen=100)
         self._answered = threading.Condition()
-        self._why = "no answer yet"  # there is no connection
+        self._why = "no answer yet"  # why there is no connection
         self._rng = random.Random()  # noqa: S311 - jitter
         self._pauses = self._fresh_pauses()
         self._closing = False
         self._client = self._make_client()
 
     def open(self) -> None:
-        """Begin to connect; returns at once."""
+        """Start connecting; return at once."""
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = SESSION_SECONDS
+        session.SessionExpiryInterval = _SESSION_SECONDS
         host, port = self._connection.endpoint, self._connection.port
-        self._client.connect_async(host, port, KEEP_ALIVE_SECONDS, properties=session)
+        self._client.connect_async(host, port, _KEEP_ALIVE_SECONDS, properties=session)
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        """Publish to AWS IoT Core, as ``Messaging`` says.
-
-        At QoS 1 it returns once IoT Core has the message.
-        """
+        """Publish to AWS IoT Core, as in ``Messaging``; at QoS 1, return once IoT Core has the message."""
         what = f"publish to {topic}"
         self._check_connected(what)
         sent = self._client.publish(topic, payload, qos)
@@ -92,12 +89,12 @@ class MqttConnection:
         sent.wait_for_publish(CALL_SECONDS)
         if not sent.is_published():
             message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
-            raise NotSent(message)
+            raise Unavailable(message)
         if refusal := self._refused.pop(sent.mid, None):
             raise _refusal(refusal, what)
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        """Subscribe at AWS IoT Core, as ``Messaging`` says."""
+        """Subscribe at AWS IoT Core, as in ``Messaging``."""
         what = f"subscribe to {topic}"
         self._check_connected(what)
         former = self._handlers.get(topic)
@@ -108,40 +105,40 @@ class MqttConnection:
             self._wait_for_subscription(number, what)
         except BaseException:
             if former:
-                self._handlers[topic] = former  # the broker may serve the earlier subscription still
+                self._handlers[topic] = former  # the broker may still serve the earlier subscription
             else:
                 self._handlers.pop(topic, None)
             raise
 
     def unsubscribe(self, topic: str) -> None:
-        """Hear a topic no more."""
+        """End the subscription to a topic, if there is one."""
         if self._handlers.pop(topic, None) and self._client.is_connected():
             self._client.unsubscribe(topic)
 
     def configuration(self) -> dict[str, Any]:
-        """Return the trainer's values as the file has them now.
+        """Return the current values of the file's ``trainer`` table.
 
         Raises:
             ConfigurationError: the file cannot be used any more.
         """
         connection, trainer = read_device_file(self._file)
         if connection != self._connection:
-            log.warning("%s has another [connection] now: it holds after a restart", self._file)
+            log.warning("%s has another [connection] now: it applies after a restart", self._file)
         return trainer
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
-        """Have ``changed`` called at SIGHUP, which is what ``systemctl reload`` sends."""
+        """Call ``changed`` on SIGHUP, which ``systemctl reload`` sends."""
         signal.signal(signal.SIGHUP, lambda *_: changed())
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
-        """Have ``lost`` called, on another thread, as ``Host`` says."""
+        """Call ``lost``, on another thread, as in ``Host``."""
         self._subscription_lost = lost
 
     def trouble(self) -> str:
-        """Return who disturbs the connection; empty if nobody does."""
-        since = time.monotonic() - TAKEN_OVER_WINDOW
+        """Return whether another client disturbs the connection, as a text; empty if none does."""
+        since = time.monotonic() - _TAKEN_OVER_WINDOW
         count = sum(at > since for at in self._taken_over_at)
-        if count < REPORTED_TAKE_OVERS:
+        if count < _REPORTED_TAKE_OVERS:
             return ""
         return (
             f"another client has taken over the session of thing {self._connection.thing} {count} times"
@@ -149,27 +146,27 @@ class MqttConnection:
         )
 
     def watch_updates(self, asked: Callable[[str], None]) -> None:
-        """Do nothing: nothing is deployed to a device without Greengrass."""
+        """Do nothing: a device without Greengrass gets no deployments."""
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
-        """Do nothing: no deployment ever asks."""
+        """Do nothing: a device without Greengrass gets no deployments."""
 
     def token_exchange_port(self) -> int | None:
-        """Return None: credentials come by the certificate."""
+        """Return None: the certificate provides credentials."""
         return None
 
     def report_running(self) -> None:
-        """Tell systemd that the device is in its fleet, if systemd wants to know (Type=notify)."""
-        tell_ready()
+        """Notify systemd, if the service has Type=notify."""
+        notify_ready()
 
     def close(self) -> None:
         """Disconnect; ``lost`` is not called."""
         self._closing = True
         self._client.disconnect()
-        # Joining paho's thread may take as long as a connection that is being made: nobody waits for that.
+        # paho's thread may be connecting, which takes long: wait for it only briefly.
         end = threading.Thread(target=self._client.loop_stop, daemon=True, name="mqtt-end")
         end.start()
-        end.join(CLOSE_SECONDS)
+        end.join(_CLOSE_SECONDS)
 
     def _make_client(self) -> Client:
         client = make_client(self._connection, CALL_SECONDS)
@@ -186,7 +183,7 @@ class MqttConnection:
         if not self._client.is_connected():
             where = f"{self._connection.endpoint}:{self._connection.port}"
             message = f"could not {what}: there is no connection to {where} ({self._why})"
-            raise NotSent(message)
+            raise Unavailable(message)
 
     def _wait_for_subscription(self, number: int | None, what: str) -> None:
         with self._answered:
@@ -194,20 +191,20 @@ class MqttConnection:
                 lambda: number in self._subscribed, CALL_SECONDS
             ):
                 message = f"could not {what}: IoT Core did not answer within {CALL_SECONDS:g} s"
-                raise NotSent(message)
+                raise Unavailable(message)
             reason = self._subscribed.pop(number)
         if reason.is_failure:
             raise _refusal(reason, what)
 
     def _fresh_pauses(self) -> Iterator[float]:
-        return delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
+        return delays(_FIRST_DELAY, _LARGEST_DELAY, self._rng)
 
     def _pause(self) -> None:
-        """Choose the pause before the next connection at random: a fleet must not come back as one."""
+        """Choose the pause before the next connection at random: a fleet must not reconnect all at once."""
         seconds = next(self._pauses) * self._rng.random()
         self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type] # it only adds them
 
-    # From here on: called by paho's thread.
+    # The methods below are called by paho's thread.
 
     def _on_connect(
         self,
@@ -218,7 +215,7 @@ class MqttConnection:
         __: Properties | None,
     ) -> None:
         if reason.is_failure:
-            self._tell(f"IoT Core refused the connection: {reason}")
+            self._note_failure(f"IoT Core refused the connection: {reason}")
             return
         log.info("connected to %s as %s", self._connection.endpoint, self._connection.thing)
         self._connected_at = time.monotonic()
@@ -230,13 +227,13 @@ class MqttConnection:
             self._renew_subscriptions(client)
 
     def _renew_subscriptions(self, client: paho.Client) -> None:
-        """Request every subscription; one that is refused, or not acknowledged in time, is reported lost."""
+        """Request every subscription; report those lost that are refused or not acknowledged in time."""
         requested = {}
         for topic, (_handler, qos) in list(self._handlers.items()):
             _code, number = client.subscribe(topic, options=SubscribeOptions(qos))
             if number is not None:
                 requested[number] = topic
-        # This is paho's own thread: no answer is read before this callback returns.
+        # This is paho's thread: it reads no answer before this callback returns.
         self._renewing.update(requested)
         timer = threading.Timer(CALL_SECONDS, self._report_unanswered, [requested])
         timer.daemon = True
@@ -252,8 +249,8 @@ class MqttConnection:
             self._subscription_lost(topic, reason)
 
     def _on_connect_fail(self, _: paho.Client, __: object) -> None:
-        # paho calls this while it handles the error, which it does not hand over.
-        self._tell(str(sys.exc_info()[1]))
+        # paho calls this while it handles the error, which it does not pass on.
+        self._note_failure(str(sys.exc_info()[1]))
         self._pause()
 
     def _on_disconnect(
@@ -266,7 +263,7 @@ class MqttConnection:
     ) -> None:
         if self._closing:
             return
-        if reason.value == TAKEN_OVER:
+        if reason.value == _TAKEN_OVER:
             self._taken_over_at.append(time.monotonic())
             log.warning(
                 "the session of thing %s was taken over by another client: two devices must not use one name",
@@ -275,7 +272,7 @@ class MqttConnection:
         if self._connected_at is not None and time.monotonic() - self._connected_at >= HEALTHY_SECONDS:
             self._pauses = self._fresh_pauses()
         self._connected_at = None
-        self._tell(f"the connection has ended: {reason}")
+        self._note_failure(f"the connection has ended: {reason}")
         self._pause()
 
     def _on_message(self, _: paho.Client, __: object, message: paho.MQTTMessage) -> None:
@@ -304,8 +301,8 @@ class MqttConnection:
         if not self._closing:
             self._lost("the MQTT client's thread has ended")
 
-    def _tell(self, why: str) -> None:
-        if why != self._why:  # once, and not at each of a hundred tries
+    def _note_failure(self, why: str) -> None:
+        if why != self._why:  # once, not at each attempt
             log.warning("no connection to %s: %s", self._connection.endpoint, why)
         self._why = why
 
@@ -317,10 +314,10 @@ def _warn(topic: str, reason: str) -> None:
 def _check(code: MQTTErrorCode, what: str) -> None:
     if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
         message = f"could not {what}: {paho.error_string(code)}"
-        raise NotSent(message)
+        raise Unavailable(message)
 
 
-def _refusal(reason: ReasonCode, what: str) -> Forbidden | NotSent:
-    if reason.value == NOT_AUTHORIZED:
+def _refusal(reason: ReasonCode, what: str) -> Forbidden | Unavailable:
+    if reason.value == _NOT_AUTHORIZED:
         return Forbidden(f"not allowed to {what}: the IoT policy of the device's certificate has to allow it")
-    return NotSent(f"could not {what}: IoT Core said {reason}")
+    return Unavailable(f"could not {what}: IoT Core answered {reason}")

@@ -4,8 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from components.runtime.component_errors import UploadFailed
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import UploadFailed
 from components.trainer.session.deadline import Deadline, margin_before
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.journal import Accepted, Reply, finished
@@ -23,36 +23,36 @@ from components.trainer.worker.worker_protocol import (
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 
-UPLOAD_TRIES = 5  # with errors that are not known to be transient
-FIRST_DELAY = 4.0  # seconds at most, between uploads: long enough in all for a restart of Stream Manager
-LARGEST_DELAY = 60.0
+UPLOAD_TRIES = 5  # after errors that are not known to be transient
+_FIRST_DELAY = 4.0  # seconds at most, between attempts: together long enough for a restart of Stream Manager
+_LARGEST_DELAY = 60.0
 log = logging.getLogger(__name__)
 
 
 class Assignment:
-    """Does one work; calls ``finished`` once, with the reply and the seconds left, unless it is cancelled."""
+    """Runs one assignment; unless cancelled, calls ``finished`` once with the reply and the seconds left."""
 
     def __init__(
         self,
-        workplace: DeviceContext,
+        context: DeviceContext,
         announcement: Announcement,
         finished: Callable[[Reply, float], None],
         progress: Callable[[float], None],
     ) -> None:
         self.announcement = announcement
         self.name = id_of(announcement)
-        self._place = workplace
+        self._context = context
         self._finished = finished
         self._progress = progress
         self._cancelled = threading.Event()
         self._deadline = Deadline(
-            workplace.loop,
+            context.loop,
             announcement.deadline_seconds,
             margin=lambda seconds: margin_before(seconds, self._last_upload_seconds()),
             closing_in=self._closing_in if announcement.allow_partial else None,
             overdue=self._overdue,
         )
-        self._delays = delays(FIRST_DELAY, LARGEST_DELAY, workplace.rng)
+        self._delays = delays(_FIRST_DELAY, _LARGEST_DELAY, context.rng)
         self._upload_started = 0.0
         self._training = False
 
@@ -64,49 +64,49 @@ class Assignment:
     def begin(self, options: TaskOptions) -> None:
         """Start the worker."""
         self._training = True
-        self._place.journal.take(Accepted(self.announcement))
-        run, memory = self.announcement.run, self._place.memory
+        self._context.journal.take(Accepted(self.announcement))
+        run, memory = self.announcement.run, self._context.error_feedback
         if self.announcement.work == "train":
             memory.sweep(run)
         work = Work(
             announcement=self.announcement,
             options=options,
-            update=str(self._place.update_path(self.announcement)),
+            update=str(self._context.update_path(self.announcement)),
             memory=str(memory.path(run)),
         )
-        self._place.worker.start(work, self._answered)
+        self._context.worker.start(work, self._answered)
 
     def resume(self, result: Result) -> None:
-        """After a restart: go on with the update that was written."""
+        """After a restart: upload the update that was already written."""
         self._upload(result)
 
     def hurry(self, seconds: float) -> None:
-        """Take note of an announcement that came again: its deadline holds if it is the earlier one."""
+        """Apply the deadline of a repeated announcement, if it is earlier."""
         self._deadline.bring_forward(seconds)
 
     def cancel(self) -> None:
-        """Drop the work; nothing is heard of it any more."""
+        """Cancel the assignment; ``finished`` is not called any more."""
         self._cancelled.set()
         self._deadline.cancel()
-        self._place.trouble.over()
+        self._context.trouble.over()
         if self._training:
             self._training = False
-            self._place.worker.stop()
+            self._context.worker.stop()
 
     def _last_upload_seconds(self) -> float:
-        """Return what the last upload of an update of this run took, 0 if there was none."""
-        replies = self._place.journal.state.replies
-        said = [reply.completion for reply in replies if reply.announcement.run == self.announcement.run]
-        return next((completion.upload_seconds for completion in reversed(said) if completion), 0.0)
+        """Return the seconds that the previous upload of this run took; 0 if there was none."""
+        replies = self._context.journal.state.replies
+        of_run = [reply.completion for reply in replies if reply.announcement.run == self.announcement.run]
+        return next((completion.upload_seconds for completion in reversed(of_run) if completion), 0.0)
 
     def _closing_in(self) -> None:
         if self._training:
-            log.info("%s: the deadline is near: the training is asked for what it has", self.name)
-            self._place.worker.finish(self.name)
+            log.info("%s: the deadline is near: requesting a partial result", self.name)
+            self._context.worker.finish(self.name)
 
     def _overdue(self) -> None:
         doing = "training" if self._training else "uploading"
-        why = f": {self._place.trouble.reason}" if self._place.trouble.reason else ""
+        why = f": {self._context.trouble.reason}" if self._context.trouble.reason else ""
         self._fail(
             f"deadline: the work was still {doing} after {self.announcement.deadline_seconds:g} s{why}"
         )
@@ -115,21 +115,21 @@ class Assignment:
         if self._cancelled.is_set():
             return
         if isinstance(answer, Waiting):
-            self._place.trouble.note(answer.reason)
+            self._context.trouble.note(answer.reason)
             return
-        self._place.trouble.over()
+        self._context.trouble.over()
         if isinstance(answer, Progress):
             self._progress(answer.fraction)
             return
         self._training = False
         if isinstance(answer, Failure):
-            made = finished(self._place.update_path(self.announcement), self.announcement)
-            if made is None:
+            written = finished(self._context.update_path(self.announcement), self.announcement)
+            if written is None:
                 self._fail(answer.reason)
                 return
-            log.info("%s: the update was written before that: %s", self.name, answer.reason)
-            answer = made
-        self._place.journal.finish(self.announcement, answer)
+            log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
+            answer = written
+        self._context.journal.finish(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
         if self.announcement.work == "evaluate":
@@ -138,50 +138,52 @@ class Assignment:
         self._upload(answer)
 
     def _upload(self, result: Result) -> None:
-        self._upload_started = self._place.loop.clock()
+        self._upload_started = self._context.loop.clock()
         self._try_upload(result, tries=1)
 
     def _try_upload(self, result: Result, tries: int) -> None:
         if self._cancelled.is_set():
             return
-        path = self._place.update_path(self.announcement)
+        path = self._context.update_path(self.announcement)
         key = object_keys.update(
-            self._place.thing, self.announcement.run, self.announcement.round, self.announcement.attempt
+            self._context.thing, self.announcement.run, self.announcement.round, self.announcement.attempt
         )
-        uploader = self._place.uploader()
+        uploader = self._context.uploader()
 
         def upload() -> None:
             try:
                 uploader.upload(path, self.announcement.bucket, key, self._cancelled)
-            except Exception as error:  # noqa: BLE001 - an SDK's own mistake must not lose the work
+            except Exception as error:  # noqa: BLE001 - a bug of an SDK must not lose the update
                 failure = error if isinstance(error, UploadFailed) else UploadFailed(repr(error))
-                self._place.loop.post(lambda: self._not_uploaded(result, tries, failure))
+                self._context.loop.post(lambda: self._not_uploaded(result, tries, failure))
             else:
-                self._place.loop.post(lambda: self._uploaded(result))
+                self._context.loop.post(lambda: self._uploaded(result))
 
-        self._place.background(upload)
+        self._context.background(upload)
 
     def _not_uploaded(self, result: Result, tries: int, failure: UploadFailed) -> None:
-        """Upload again later: for a transient failure until the deadline, otherwise a few times."""
+        """Schedule a retry: after a transient failure until the deadline, otherwise a few times."""
         if self._cancelled.is_set():
             return
         if failure.transient:
-            log.warning("%s: the upload failed, and goes on: %s", self.name, failure)
+            log.warning("%s: the upload failed, retrying: %s", self.name, failure)
         else:
             log.warning("%s: upload %d of %d failed: %s", self.name, tries, UPLOAD_TRIES, failure)
             if tries >= UPLOAD_TRIES:
                 self._fail(f"the update could not be uploaded in {UPLOAD_TRIES} tries: {failure}")
                 return
             tries += 1
-        self._place.trouble.note(str(failure))
-        self._place.loop.call_later(next(self._delays), lambda: self._try_upload(result, tries))
+        self._context.trouble.note(str(failure))
+        self._context.loop.call_later(next(self._delays), lambda: self._try_upload(result, tries))
 
     def _uploaded(self, result: Result) -> None:
         if self._cancelled.is_set():
             return
-        seconds = self._place.loop.clock() - self._upload_started
+        seconds = self._context.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._place.memory.adopt(self._place.update_path(self.announcement), self.announcement.run)
+        self._context.error_feedback.adopt(
+            self._context.update_path(self.announcement), self.announcement.run
+        )
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:

@@ -1,34 +1,34 @@
-"""The deadline of a work in hand, and the moment shortly before it when a training has to come to its end."""
+"""The deadline of an assignment, and the moment shortly before it at which a training has to end."""
 
 from collections.abc import Callable
 
 from components.runtime.event_loop import Call, EventLoop, Timer
 
-SHARE = 0.1  # of the whole time, that is left for what comes after the training
-LONGEST_SHARE = 60.0  # seconds of it
-UPLOADS = 2.0  # times what an upload took before: links get slower
-MOST = 0.5  # of the whole time: at least half of it is trained
+_SHARE = 0.1  # of the whole time is reserved for everything after the training
+_LONGEST_SHARE = 60.0  # seconds, the upper bound of that share
+_UPLOADS = 2.0  # times the duration of the previous upload: links get slower
+_MOST = 0.5  # of the whole time: at least half of it is for training
 
 
 def margin_before(seconds: float, upload_seconds: float) -> float:
-    """Return the seconds before the deadline at which a training has to end, so that its update arrives.
+    """Return how many seconds before the deadline a training has to end for its update to arrive in time.
 
     Args:
-        seconds: of the whole work, from now to the deadline.
-        upload_seconds: that the last upload of such an update took, 0 if none is known.
+        seconds: from now to the deadline.
+        upload_seconds: duration of the previous upload of such an update; 0 if unknown.
     """
-    return min(seconds * MOST, min(seconds * SHARE, LONGEST_SHARE) + UPLOADS * upload_seconds)
+    return min(seconds * _MOST, min(seconds * _SHARE, _LONGEST_SHARE) + _UPLOADS * upload_seconds)
 
 
 class Deadline:
     """Calls ``closing_in`` a margin before the deadline and ``overdue`` at it, each once.
 
     Args:
-        loop: whose clock counts, and in which both are called.
+        loop: event loop whose clock counts, and in which both are called.
         seconds: from now to the deadline.
-        margin: takes the seconds that are left, and returns the margin.
-        closing_in: None where nothing can be ended early.
-        overdue: ends the work.
+        margin: returns the margin in seconds, given the seconds left.
+        closing_in: None if the assignment cannot be ended early.
+        overdue: ends the assignment.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Deadline:
         return max(0.0, self._at - self._loop.clock())
 
     def bring_forward(self, seconds: float) -> None:
-        """Take note of another deadline: it holds if it is the earlier one."""
+        """Replace the deadline if ``seconds`` from now is earlier."""
         if seconds < self.seconds_left:
             self._set(seconds)
 
     def cancel(self) -> None:
-        """Call nothing any more."""
+        """Cancel both calls."""
         for timer in self._timers:
             timer.cancel()
 

@@ -1,7 +1,6 @@
-"""The device context: long-lived dependencies shared by all assignments, and the files that they leave.
+"""The device context: long-lived dependencies shared by all assignments of this device, and their files.
 
-It also records what currently blocks an assignment: a service of the device, or AWS, that does not
-answer.
+It also records what currently blocks an assignment: a service on the device, or AWS, that does not answer.
 """
 
 import random
@@ -11,35 +10,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.runtime.event_loop import Call, EventLoop
-from components.trainer.session.error_feedback import ErrorFeedback, beside
-from components.trainer.session.host_metrics import HostMetrics, look_around
-from components.trainer.session.journal import Journal, result_beside
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.error_feedback import ErrorFeedback, pending_path
+from components.trainer.session.host_metrics import HostMetrics, read_host_metrics
+from components.trainer.session.journal import Journal, result_path
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.session.session_ports import Uploader, Worker
 from fedgrass.federation.messages import Announcement, WorkMessage
 from fedgrass.federation.messages.message_fields import shorten, shorten_to_bytes
 
-LONGEST_REASON = 200  # characters, as a heartbeat takes
+LONGEST_REASON = 200  # characters, the limit of a heartbeat's field
+
+
+def fit_heartbeat(reason: str) -> str:
+    """Return a reason cut to the length that a heartbeat may carry."""
+    return shorten_to_bytes(shorten(reason, LONGEST_REASON), LONGEST_REASON + 40)
 
 
 class WorkTrouble:
-    """The reason why the work in hand waits, for heartbeats and for the work's own end.
+    """Why the assignment in progress is blocked: reported by heartbeats, and if the deadline passes.
 
     Args:
-        look_again: called when there is trouble; finds services again that have moved.
+        look_again: called whenever a reason is noted; finds services that have moved to another address.
     """
 
     def __init__(self, look_again: Callable[[], None] = lambda: None) -> None:
-        self.reason = ""  # empty: the work goes on, or there is none
+        self.reason = ""  # empty: nothing is blocked
         self._look_again = look_again
 
     def note(self, reason: str) -> None:
-        """Take note that the work waits, and why."""
-        self.reason = shorten_to_bytes(shorten(reason, LONGEST_REASON), LONGEST_REASON + 40)
+        """Note why the assignment is blocked."""
+        self.reason = fit_heartbeat(reason)
         self._look_again()
 
     def over(self) -> None:
-        """Take note that the work goes on, or has ended."""
+        """Note that the assignment continues, or has ended."""
         self.reason = ""
 
 
@@ -53,42 +57,42 @@ def in_thread(call: Call) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceContext:
-    """Everything that works are done with; the same for all works of a device."""
+    """Long-lived dependencies shared by all assignments of this device."""
 
     thing: str
-    folder: Path  # of the updates
+    folder: Path  # contains the updates
     loop: EventLoop
     journal: Journal
     worker: Worker
-    exits: ExitBudget
-    uploader: Callable[[], Uploader]  # the one that the configuration names now
+    restart_budget: RestartBudget
+    uploader: Callable[[], Uploader]  # returns the one that the current configuration names
     rng: random.Random
     background: Background = in_thread
-    measure: Callable[[], Mapping[str, float | bool]] = dict  # what the device can tell of itself now
-    surroundings: Callable[[Path], HostMetrics] = look_around
+    measure: Callable[[], Mapping[str, float | bool]] = dict  # returns battery and mains, if known
+    host_metrics: Callable[[Path], HostMetrics] = read_host_metrics
     trouble: WorkTrouble = field(default_factory=WorkTrouble)
 
     def update_path(self, work: WorkMessage) -> Path:
-        """Return where the update of a work is written."""
+        """Return the path of an assignment's update."""
         name = f"{work.run}-{work.round}-{work.attempt}.safetensors"
         return self.folder / name
 
     @property
-    def memory(self) -> ErrorFeedback:
-        """What is remembered of former updates, beside the folder of the updates."""
+    def error_feedback(self) -> ErrorFeedback:
+        """The arrays kept from earlier updates, in a folder next to that of the updates."""
         return ErrorFeedback(self.folder.parent / "memory")
 
     def sweep(self, keep: Path | None = None) -> None:
-        """Remove what former works left: a worker that is killed may leave a file half written, or whole."""
-        kept = {keep, beside(keep), result_beside(keep)} if keep else set()
+        """Remove the files of earlier assignments: a killed worker may leave partial or complete ones."""
+        kept = {keep, pending_path(keep), result_path(keep)} if keep else set()
         if self.folder.exists():
             for file in self.folder.iterdir():
                 if file not in kept:
                     file.unlink(missing_ok=True)
-        self.memory.sweep()
+        self.error_feedback.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of a work that is out of hand, with what would be remembered of it."""
+        """Remove the update of an assignment that is over, with the arrays that were to be kept with it."""
         path = self.update_path(announcement)
-        for file in (path, beside(path), result_beside(path)):
+        for file in (path, pending_path(path), result_path(path)):
             file.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
 """The session: what the device publishes and decides, independent of any SDK.
 
-    start         subscribe, hello, heartbeats (presence.py)
-    announcement  accepted or declined (eligibility.py); worker and upload (assignment.py)
-    reply         complete or failed, published again until the verdict (outbox.py)
+    start         subscribe, publish a hello and heartbeats (presence.py)
+    announcement  accept or decline (eligibility.py); train and upload (assignment.py)
+    reply         publish a completion or a failure until its verdict arrives (outbox.py)
 
-All of it runs in one thread, the event loop's.
+All of it runs in the thread of the event loop.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from components.runtime.event_loop import Timer
 from components.trainer.session.assignment import Assignment
-from components.trainer.session.device_context import DeviceContext
+from components.trainer.session.device_context import DeviceContext, fit_heartbeat
 from components.trainer.session.eligibility import demand_of, objection
 from components.trainer.session.journal import Accepted, Reply, finished, known_metrics
 from components.trainer.session.outbox import Outbox, Replies, status
@@ -31,20 +31,19 @@ from fedgrass.federation.messages import (
     message_versions,
     round_id,
 )
-from fedgrass.federation.messages.message_fields import Attributes, shorten, shorten_to_bytes
+from fedgrass.federation.messages.message_fields import Attributes
 from fedgrass.federation.topics import Kind
 
-PROGRESS_SECONDS = 5.0  # between two messages of progress
-LONGEST_REFUSAL = 200  # characters, as a heartbeat takes
+_PROGRESS_SECONDS = 5.0  # between two progress messages
 log = logging.getLogger(__name__)
 
 
 class Session:
-    """One device's part in the federation, over whatever :class:`Messaging` brings its messages."""
+    """One device in its fleet: answers announcements over a :class:`Messaging`."""
 
-    def __init__(  # noqa: PLR0913 - the last two are what its host has to tell and to be told
+    def __init__(  # noqa: PLR0913 - the last two are callbacks of its host, by keyword
         self,
-        workplace: DeviceContext,
+        context: DeviceContext,
         messaging: Messaging,
         configuration: Configuration,
         version: str = "",
@@ -52,116 +51,126 @@ class Session:
         ready: Callable[[], None] = lambda: None,
         connection_trouble: Callable[[], str] = str,
     ) -> None:
-        self._place = workplace
+        """Prepare the session; :meth:`start` begins it.
+
+        Args:
+            context: long-lived dependencies of assignments.
+            messaging: the connection to AWS IoT Core.
+            configuration: the trainer's configuration, until :meth:`configure`.
+            version: of the component, for hellos and heartbeats.
+            ready: called once the device has subscribed to its topics.
+            connection_trouble: returns what disturbs the connection; empty if nothing does.
+        """
+        self._context = context
         self._configuration = configuration
-        self._refused = ""  # why a changed configuration could not be used
+        self._configuration_error = ""  # why a changed configuration could not be used
         self._version = version
-        self._connection_trouble = connection_trouble  # what the adapter knows of; empty: nothing
-        self._started_at = workplace.loop.clock()
-        self._outbox = Outbox(messaging, workplace.loop, workplace.rng)
-        self._replies = Replies(workplace.loop, workplace.journal, self._send, workplace.rng)
-        face = PresenceCallbacks(
-            announced=self._heard,
+        self._connection_trouble = connection_trouble
+        self._started_at = context.loop.clock()
+        self._outbox = Outbox(messaging, context.loop, context.rng)
+        self._replies = Replies(context.loop, context.journal, self._send, context.rng)
+        callbacks = PresenceCallbacks(
+            announced=self._on_message,
             heartbeat=self._heartbeat,
             interval=lambda: self._configuration.heartbeat_seconds,
             ready=ready,
             working=lambda: self._assignment is not None,
-            exits=workplace.exits,
+            restart_budget=context.restart_budget,
         )
-        self._presence = Presence(workplace.loop, messaging, self._outbox, workplace.rng, face)
+        self._presence = Presence(context.loop, messaging, self._outbox, context.rng, callbacks)
         self._assignment: Assignment | None = None
-        self._cooling: Timer | None = None  # ends the worker once it has been idle for long enough
+        self._idle_timer: Timer | None = None  # ends the worker once it has been idle for long enough
         self._last_progress = float("-inf")
 
     def start(self) -> None:
-        """Enter the fleet, and take up what a former process left."""
-        self._place.journal.enter(self._configuration.fleet)
-        self._presence.enter(self._configuration.fleet, self._place.thing)
+        """Enter the fleet, and resume what an earlier process left."""
+        self._context.journal.enter(self._configuration.fleet)
+        self._presence.enter(self._configuration.fleet, self._context.thing)
         self._resume()
 
     def configure(self, configuration: Configuration) -> None:
-        """Work by another configuration from now on, with no restart."""
+        """Apply another configuration without a restart."""
         former, self._configuration = self._configuration, configuration
-        self._refused = ""
+        self._configuration_error = ""
         if configuration.fleet != former.fleet:
             self._drop(f"the device moves to fleet {configuration.fleet}")
             self._replies.stop()
-            self._place.journal.enter(configuration.fleet)
-            self._presence.enter(configuration.fleet, self._place.thing)
+            self._context.journal.enter(configuration.fleet)
+            self._presence.enter(configuration.fleet, self._context.thing)
 
     def refuse_configuration(self, reason: str) -> None:
-        """Go on as before, and let heartbeats say why a changed configuration could not be used."""
-        self._refused = _fitting(reason)
+        """Keep the current configuration, and report in heartbeats why the changed one cannot be used."""
+        self._configuration_error = fit_heartbeat(reason)
 
     def subscription_lost(self, topic: str, reason: str) -> None:
-        """Take note that the connection has lost a subscription."""
+        """Request a subscription again that the connection has lost."""
         self._presence.lost(topic, reason)
 
     @property
-    def work_in_hand(self) -> str:
-        """The attempt that is trained or uploaded now; empty if there is none."""
+    def work_in_progress(self) -> str:
+        """The id of the attempt that is being trained or uploaded; empty if there is none."""
         return self._assignment.name if self._assignment else ""
 
     @property
     def configuration(self) -> Configuration:
-        """The configuration by which the device works now."""
+        """The current configuration."""
         return self._configuration
 
     def _resume(self) -> None:
-        """Go on with an update that was written; training that was cut short waits for its announcement."""
-        work = self._written(self._place.journal.state.work)
-        path = self._place.update_path(work.announcement) if work else None
+        """Upload an update that was already written; an interrupted training waits for its announcement."""
+        work = self._with_result(self._context.journal.state.work)
+        path = self._context.update_path(work.announcement) if work else None
         usable = work and work.result and path and path.exists() and path.stat().st_size == work.result.bytes
-        self._place.sweep(keep=path if usable else None)
+        self._context.sweep(keep=path if usable else None)
         self._replies.resume()
         if work and work.result and usable:
             log.info("%s: the update was written before the restart: uploading it", id_of(work.announcement))
             self._assignment = self._assign(work.announcement)
             self._assignment.resume(work.result)
         elif work:
-            log.info("%s: the restart cut its training short", id_of(work.announcement))
-            self._place.journal.take(None)
+            log.info("%s: the restart interrupted its training", id_of(work.announcement))
+            self._context.journal.take(None)
 
-    def _written(self, work: Accepted | None) -> Accepted | None:
-        """Return the work in hand with its result, also if the journal was not told of that any more."""
+    def _with_result(self, work: Accepted | None) -> Accepted | None:
+        """Return the recorded assignment with its result, even if the journal lacks that."""
         if work is None or work.result:
             return work
-        made = finished(self._place.update_path(work.announcement), work.announcement)
+        made = finished(self._context.update_path(work.announcement), work.announcement)
         if made is None:
             return work
-        self._place.journal.finish(work.announcement, made)
-        return self._place.journal.state.work
+        self._context.journal.finish(work.announcement, made)
+        return self._context.journal.state.work
 
-    def _heard(self, payload: bytes) -> None:
+    def _on_message(self, payload: bytes) -> None:
         try:
             message = decode_announce(payload)
         except MessageError as error:
             log.warning("dropped a message: %s", error)
             return
         if isinstance(message, Verdict):
-            self._judged(message)
+            self._on_verdict(message)
         else:
-            self._offered(message)
+            self._on_announcement(message)
 
-    def _judged(self, verdict: Verdict) -> None:
+    def _on_verdict(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if not verdict.counted:
-            self._place.memory.take_back(self._place.update_path(verdict), verdict.run)
+            self._context.error_feedback.take_back(self._context.update_path(verdict), verdict.run)
         if self._assignment and self._assignment.name == name:
-            # The journal was lost after the reply, or the round is over: more work on it is of no use.
-            self._drop(f"the cloud has given its verdict: {verdict.reason or 'counted'}")
-        elif not self._replies.heard(verdict):
-            log.info("%s: a verdict on a reply that is not known here", name)
+            # The journal was lost after the reply, or the round is over: the work would be useless.
+            self._drop(f"the cloud has sent its verdict: {verdict.reason or 'counted'}")
+        elif not self._replies.judge(verdict):
+            log.info("%s: dropped a verdict on an unknown reply", name)
 
-    def _offered(self, work: Announcement) -> None:
+    def _on_announcement(self, work: Announcement) -> None:
         name = id_of(work)
         if self._assignment and self._assignment.name == name:
-            log.info("%s: announced again while it is worked on", name)
+            log.info("%s: announced again while in progress", name)
             self._assignment.hurry(work.deadline_seconds)
-        elif reply := self._place.journal.reply_to(name):
+        elif reply := self._context.journal.reply_to(name):
             self._replies.again(reply, work.deadline_seconds)
         elif self._is_stale(work):
-            log.info("%s: dropped, since the run has moved on", name)
+            log.info("%s: dropped: the run has moved on", name)
         elif reason := self._refusal(work):
             log.info("%s: declined: %s", name, reason)
             self._send(status(work, "declined", reason))
@@ -169,8 +178,8 @@ class Session:
             self._accept(work)
 
     def _is_stale(self, work: Announcement) -> bool:
-        """Whether a later round or attempt of the same run is known."""
-        known = [reply.announcement for reply in self._place.journal.state.replies]
+        """Return whether a later round or attempt of the same run is known."""
+        known = [reply.announcement for reply in self._context.journal.state.replies]
         known += [self._assignment.announcement] if self._assignment else []
         return any(
             other.run == work.run and (other.round, other.attempt) > (work.round, work.attempt)
@@ -178,96 +187,89 @@ class Session:
         )
 
     def _refusal(self, work: Announcement) -> str:
-        """Return why the work is declined; empty if it is not."""
+        """Return why the assignment is declined; empty if it is accepted."""
         if work.task not in self._configuration.tasks:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
         if self._assignment and self._assignment.announcement.run != work.run:
             return f"busy with {self._assignment.name}"
         return objection(
             self._configuration.train_when,
-            self._place.surroundings(self._place.folder),
+            self._context.host_metrics(self._context.folder),
             self._attributes(),
             demand_of(work),
             self._configuration.memory_megabytes,
         )
 
     def _accept(self, work: Announcement) -> None:
-        self._drop(f"{id_of(work)} takes its place")
+        self._drop(f"replaced by {id_of(work)}")
         self._replies.supersede(work)
-        self._place.sweep()
-        if self._cooling:
-            self._cooling.cancel()
+        self._context.sweep()
+        if self._idle_timer:
+            self._idle_timer.cancel()
         log.info("%s: accepted: %s %s", id_of(work), work.work, work.task)
-        self._last_progress = self._place.loop.clock()
+        self._last_progress = self._context.loop.clock()
         self._assignment = self._assign(work)
-        # The worker first: it starts in parallel, while the message goes out.
+        # The worker first: it starts while the message is being sent.
         self._assignment.begin(self._configuration.tasks[work.task])
         self._send(status(work, "accepted"))
 
     def _assign(self, work: Announcement) -> Assignment:
         return Assignment(
-            self._place, work, self._finished, progress=lambda fraction: self._progressed(work, fraction)
+            self._context, work, self._finished, progress=lambda fraction: self._progressed(work, fraction)
         )
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:
         self._assignment = None
-        # The reply is written down before the update goes: a crash in between must not cost the work.
+        # The reply is recorded before the update is removed: a crash in between must not lose the work.
         self._replies.give(reply, seconds_left)
-        self._place.discard(reply.announcement)
-        self._cool()
+        self._context.discard(reply.announcement)
+        self._keep_warm()
 
     def _drop(self, reason: str) -> None:
-        """Give up the work in hand, if there is any."""
+        """Cancel the assignment in progress, if there is one."""
         if not self._assignment:
             return
         log.info("%s: dropped: %s", self._assignment.name, reason)
         self._assignment.cancel()
-        self._place.discard(self._assignment.announcement)
+        self._context.discard(self._assignment.announcement)
         self._assignment = None
-        self._place.journal.take(None)
-        self._cool()
+        self._context.journal.take(None)
+        self._keep_warm()
 
-    def _cool(self) -> None:
-        if self._cooling:
-            self._cooling.cancel()
-        self._cooling = self._place.loop.call_later(self._configuration.warm_seconds, self._idle)
+    def _keep_warm(self) -> None:
+        self._idle_timer = self._context.loop.call_later(self._configuration.warm_seconds, self._end_worker)
 
-    def _idle(self) -> None:
-        self._place.worker.stop()
-        self._place.sweep()
+    def _end_worker(self) -> None:
+        self._context.worker.stop()
+        self._context.sweep()
 
     def _progressed(self, work: Announcement, fraction: float) -> None:
-        now = self._place.loop.clock()
-        if now - self._last_progress >= PROGRESS_SECONDS:
+        now = self._context.loop.clock()
+        if now - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = now
             message = status(work, "progress", progress=fraction)
             self._outbox.offer(self._presence.topic(Kind.STATUS), message)
 
     def _heartbeat(self) -> Heartbeat:
-        examples, tasks = self._place.journal.state.examples, sorted(self._configuration.tasks)
+        examples, tasks = self._context.journal.state.examples, sorted(self._configuration.tasks)
         return Heartbeat(
             state="working" if self._assignment else "idle",
             tasks=",".join(tasks),
             examples=sum(examples.get(task, 0) for task in tasks),
             component_version=self._version,
-            uptime_seconds=round(self._place.loop.clock() - self._started_at, 1),
+            uptime_seconds=round(self._context.loop.clock() - self._started_at, 1),
             attributes=self._attributes(),
-            metrics=known_metrics(self._place.journal.state, tasks),
-            configuration_error=self._refused,
-            work_error=self._place.trouble.reason,
-            connection_error=_fitting(self._presence.trouble() or self._connection_trouble()),
+            metrics=known_metrics(self._context.journal.state, tasks),
+            configuration_error=self._configuration_error,
+            work_error=self._context.trouble.reason,
+            connection_error=fit_heartbeat(self._presence.trouble() or self._connection_trouble()),
             speaks=message_versions.spoken(),
         )
 
     def _attributes(self) -> Attributes:
-        # What the operator says of a device counts more than what it finds out.
-        return {**self._place.measure(), **self._configuration.attributes}
+        # Attributes that the operator configured take precedence over measured ones.
+        return {**self._context.measure(), **self._configuration.attributes}
 
     def _send(self, message: Message) -> None:
         kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS
         self._outbox.send(self._presence.topic(kind), message)
-
-
-def _fitting(reason: str) -> str:
-    """Return a reason cut to what a heartbeat takes."""
-    return shorten_to_bytes(shorten(reason, LONGEST_REFUSAL), LONGEST_REFUSAL + 40)

@@ -1,4 +1,4 @@
-"""Eligibility: whether the device takes work, by ``train_when`` of its configuration and the host metrics."""
+"""Eligibility: whether the device accepts an assignment, by ``train_when`` and the host metrics."""
 
 from collections.abc import Iterator, Mapping
 from datetime import time
@@ -11,9 +11,9 @@ from fedgrass.federation.messages import Announcement
 
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _WINDOW = f"{_CLOCK}-{_CLOCK}"
-MEGABYTE = 1_000_000
-# So often a training holds its model: as it came, as it is trained, its gradients, its momenta, the update.
-COPIES_OF_MODEL = 5
+_MEGABYTE = 1_000_000
+# A training holds the downloaded model, the trained one, its gradients, its momenta and the update.
+_COPIES_OF_MODEL = 5
 LARGEST = 10_000_000  # megabytes
 
 Hours = Annotated[
@@ -27,27 +27,27 @@ Megabytes = Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
 class TrainWhen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The conditions of a device; one that is left out is no condition."""
+    """The conditions under which a device trains; a default value is always met."""
 
-    hours: Hours = ""  # of the day, by the device's clock
-    load: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # per core, at most; 0: any
+    hours: Hours = ""  # by the device's clock
+    load: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # at most, per core; 0: any
     mains: bool = False
-    battery: Annotated[float, Meta(ge=0, le=100)] = 0.0  # percent at least, while it is not on mains
+    battery: Annotated[float, Meta(ge=0, le=100)] = 0.0  # at least, in percent, unless on mains power
     free_disk_megabytes: Megabytes = 0
     free_memory_megabytes: Megabytes = 0
 
 
 class Demand(Struct, frozen=True):
-    """What a work is going to take, in bytes."""
+    """What an assignment needs at least, in bytes."""
 
     disk: int
     memory: int
 
 
 def demand_of(work: Announcement) -> Demand:
-    """Return what a work takes at least: the update on disk, the copies of its model in memory."""
+    """Return what an assignment needs: its update on disk, and the copies of its model in memory."""
     trains = work.work == "train"
-    return Demand(work.model_bytes if trains else 0, work.model_bytes * (COPIES_OF_MODEL if trains else 2))
+    return Demand(work.model_bytes if trains else 0, work.model_bytes * (_COPIES_OF_MODEL if trains else 2))
 
 
 def objection(
@@ -57,14 +57,15 @@ def objection(
     demand: Demand,
     memory_megabytes: int = 0,
 ) -> str:
-    """Return why a device does not take a work now, in one line for the cloud; empty if it does.
+    """Return why the device declines an assignment now, in one line for the cloud; empty if it accepts.
 
     Args:
-        conditions: of the device's configuration.
-        now: how the device is.
-        power: ``mains`` and ``battery`` as far as they are known; a device that knows of neither has mains.
-        demand: of the work.
-        memory_megabytes: that a training may take; 0 is no limit.
+        conditions: from the device's configuration.
+        now: current state of the device.
+        power: ``mains`` and ``battery``, as far as known. Devices without a battery are assumed to be on
+            mains power.
+        demand: what the assignment needs.
+        memory_megabytes: limit of a training's memory; 0: none.
     """
     found = [
         *_of_time_and_power(conditions, now, power),
@@ -80,27 +81,27 @@ def _of_time_and_power(conditions: TrainWhen, now: HostMetrics, power: Mapping[s
         yield f"the load is {now.load:.2f} per core, and train_when.load is {conditions.load:g}"
     on_mains = power.get("mains", "battery" not in power)
     if conditions.mains and not on_mains:
-        yield "the device is not on mains, and train_when.mains is true"
+        yield "the device is not on mains power, and train_when.mains is true"
     battery = power.get("battery")
     if isinstance(battery, int | float) and not on_mains and battery < conditions.battery:
-        yield f"the battery has {battery:g} %, and train_when.battery is {conditions.battery:g}"
+        yield f"the battery is at {battery:g} %, and train_when.battery is {conditions.battery:g}"
 
 
 def _of_room(conditions: TrainWhen, now: HostMetrics, demand: Demand, memory: int) -> Iterator[str]:
-    disk = max(conditions.free_disk_megabytes * MEGABYTE, demand.disk)
+    disk = max(conditions.free_disk_megabytes * _MEGABYTE, demand.disk)
     if now.free_disk is not None and now.free_disk < disk:
         why = "train_when.free_disk_megabytes" if disk > demand.disk else "for the update"
-        yield f"{_shown(now.free_disk)} of disk are free, {_shown(disk)} are needed ({why})"
-    wanted = conditions.free_memory_megabytes * MEGABYTE
+        yield f"the disk has {_shown(now.free_disk)} free and {_shown(disk)} are needed ({why})"
+    wanted = conditions.free_memory_megabytes * _MEGABYTE
     if now.free_memory is not None and now.free_memory < wanted:
-        limit = conditions.free_memory_megabytes
-        yield f"{_shown(now.free_memory)} of memory are free, and train_when.free_memory_megabytes is {limit}"
-    if memory and demand.memory > memory * MEGABYTE:
-        yield f"the work takes {_shown(demand.memory)} of memory at least, and memory_megabytes is {memory}"
+        limit = f"train_when.free_memory_megabytes is {conditions.free_memory_megabytes}"
+        yield f"the memory has {_shown(now.free_memory)} free, and {limit}"
+    if memory and demand.memory > memory * _MEGABYTE:
+        yield f"the work needs at least {_shown(demand.memory)} of memory, and memory_megabytes is {memory}"
 
 
 def _within(hours: str, now: time) -> bool:
-    """Return whether it is one of the hours; those that end before they begin go on over midnight."""
+    """Return whether ``now`` is in one of the windows; a window that ends before it begins spans midnight."""
     if not hours:
         return True
     minute = now.hour * 60 + now.minute
@@ -117,4 +118,4 @@ def _minutes(clock: str) -> int:
 
 
 def _shown(count: int) -> str:
-    return f"{count / MEGABYTE:,.1f} MB"
+    return f"{count / _MEGABYTE:,.1f} MB"

@@ -1,86 +1,92 @@
-"""What a device remembers of its updates, on disk: it outlives rounds and restarts.
+"""Error feedback on disk: the arrays that a device keeps from its updates, across rounds and restarts.
 
-    memory/<run>.safetensors         of all updates that were uploaded
-    memory/<update>.before           what it was before the newest of them, until the next training begins
-    updates/<update>.memory          what it will be once that update is uploaded
+    memory/<run>.safetensors         after all updates that were uploaded
+    memory/<update>.before           before the latest of them, until the next training begins
+    updates/<update>.memory          pending: valid once that update is uploaded
 
-One file, so that what belongs together is taken over together: what error feedback left unsaid, and the
-device's control variate of SCAFFOLD. An update that never reaches the cloud changes nothing: it is trained
-anew from what was remembered before it. One that came and was refused is taken back: a server that has not
-heard of a change of a control variate would never again agree with the device.
+One file holds both the residual of error feedback and the device's control variate of SCAFFOLD, so that they
+change together. An update that never reaches the cloud changes nothing: the next training starts from the
+arrays before it. If the cloud refuses an update that arrived, its arrays are rolled back: otherwise the
+server's sum of control variates would never match the devices' again.
 
-No numpy here: the arrays are the worker's (memory_file.py).
+This module does not import numpy: the worker reads and writes the arrays (update_writer.py).
 """
 
 import logging
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
 from fedgrass.federation.names import checked_name
 
-KEPT_SECONDS = 30 * 24 * 3600  # later, what is remembered is of a model that is long gone
+KEPT_SECONDS = 30 * 24 * 3600  # older arrays belong to a model that was replaced long ago
 log = logging.getLogger(__name__)
 
 
-def beside(update: Path) -> Path:
-    """Return where the worker writes what is to be remembered with an update."""
+def pending_path(update: Path) -> Path:
+    """Return where the worker writes the arrays that become valid with an update."""
     return update.with_name(update.name + ".memory")
 
 
 class ErrorFeedback:
-    """The files of a device: at most one run's at a time, of the size of the model or twice that."""
+    """The files of one device: those of at most one run, of once or twice the size of the model."""
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
-        self._now = now  # of the clock that also dates the files: no other clock is compared with it
+        self._now = now  # the clock that also dates the files, compared with no other clock
 
     def path(self, run: str) -> Path:
-        """Return where that of a run lies, if there is one."""
+        """Return the path of a run's arrays, which may not exist."""
         return self._folder / f"{checked_name('run', run)}.safetensors"
 
     def adopt(self, update: Path, run: str) -> None:
-        """Take note that an update was uploaded. Repeating it does no harm."""
-        remembered = beside(update)
-        if not remembered.exists():
+        """Make the pending arrays of an uploaded update valid. Repeating it does no harm."""
+        pending = pending_path(update)
+        if not pending.exists():
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             before, own = self._before(update), self.path(run)
             if own.exists():
-                shutil.copyfile(own, before)
+                with own.open("rb") as source:
+                    write_unfinished(before, partial(shutil.copyfileobj, source))
+                publish_file(unfinished(before), before)
             else:
-                before.write_bytes(b"")  # is read as nothing
-            remembered.replace(own)
+                write_atomically(before, b"")  # read as: nothing is kept
+            publish_file(pending, own)
         except OSError as error:
-            # The next update begins from what was remembered before: some of it is said twice.
-            log.warning("%s cannot be kept: %s", remembered, error)
+            # The next update starts from the arrays before: it sends a part of the residual twice.
+            log.warning("%s cannot be kept: %s", pending, error)
 
     def take_back(self, update: Path, run: str) -> None:
-        """Take note that an update that was uploaded does not count. Repeating it does no harm.
+        """Roll back the arrays of an uploaded update that the cloud refused. Repeating it does no harm.
 
-        Once the next training has begun from what was remembered of it, it stays.
+        Once the next training has started from them, they stay.
         """
         before = self._before(update)
         if not before.exists():
             return
         try:
-            before.replace(self.path(run))
+            publish_file(before, self.path(run))
         except OSError as error:
-            log.warning("what was remembered of %s cannot be taken back: %s", update.name, error)
+            log.warning("the arrays kept from %s cannot be rolled back: %s", update.name, error)
         else:
-            log.info("what was remembered of %s is taken back", update.name)
+            log.info("the arrays kept from %s are rolled back", update.name)
 
     def _before(self, update: Path) -> Path:
         return self._folder / f"{update.stem}.before"
 
     def sweep(self, run: str = "") -> None:
-        """Remove what is too old and, once a device works for ``run``, what is of other runs."""
+        """Remove files that are too old and, if ``run`` is given, those of other runs."""
         for file in self._folder.glob("*") if self._folder.exists() else ():
             age = self._now() - file.stat().st_mtime
             if age > KEPT_SECONDS or (run and file != self.path(run)):
                 log.info(
-                    "removed %s: %s", file.name, "too old" if age > KEPT_SECONDS else f"now works for {run}"
+                    "removed %s: %s",
+                    file.name,
+                    "too old" if age > KEPT_SECONDS else f"belongs to another run than {run}",
                 )
                 file.unlink(missing_ok=True)

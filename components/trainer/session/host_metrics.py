@@ -11,21 +11,23 @@ from pathlib import Path
 
 from msgspec import Struct
 
-MEMORY = Path("/proc/meminfo")
-KIBIBYTE = 1024
+_MEMORY = Path("/proc/meminfo")
+_KIBIBYTE = 1024
+_SUPPLIES = Path("/sys/class/power_supply")
+_FULLEST = 100  # percent
 
 
 class HostMetrics(Struct, frozen=True, kw_only=True):
-    """The device at one moment; None where the system does not tell."""
+    """The state of the device at one moment; None where the system does not provide a value."""
 
-    time: time  # of the day, by the device's own clock and zone: it is compared with nothing of the cloud's
-    load: float | None = None  # processes that want to run, the mean over a minute, per core
-    free_disk: int | None = None  # bytes that the component may still write
-    free_memory: int | None = None  # bytes that can be had without swapping
+    time: time  # of day, by the device's clock and time zone; never compared with the cloud's
+    load: float | None = None  # runnable processes per core, averaged over a minute
+    free_disk: int | None = None  # bytes that the component may write
+    free_memory: int | None = None  # bytes available without swapping
 
 
-def look_around(folder: Path, memory: Path = MEMORY) -> HostMetrics:
-    """Return how the device is now; ``folder``, or the next one above that is there, names the disk."""
+def read_host_metrics(folder: Path, memory: Path = _MEMORY) -> HostMetrics:
+    """Return the current state; the disk is that of ``folder`` or of its closest existing parent."""
     return HostMetrics(
         time=datetime.now().astimezone().time(),
         load=_load(),
@@ -50,25 +52,20 @@ def _free_disk(folder: Path) -> int | None:
 
 
 def _free_memory(memory: Path) -> int | None:
-    """Return MemAvailable, the kernel's own estimate of what a new program can have."""
+    """Return MemAvailable, the kernel's estimate of the memory for a new program, in bytes."""
     try:
         lines = memory.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     found = [line.split() for line in lines if line.startswith("MemAvailable:")]
     words = found[0][1:2] if found else []
-    return int(words[0]) * KIBIBYTE if words and words[0].isdecimal() else None
+    return int(words[0]) * _KIBIBYTE if words and words[0].isdecimal() else None
 
 
-SUPPLIES = Path("/sys/class/power_supply")
-FULLEST = 100  # percent
+def read_power(supplies: Path = _SUPPLIES) -> dict[str, float | bool]:
+    """Return ``battery`` (percent, the mean of several) and ``mains`` (whether it is connected).
 
-
-def read_power(supplies: Path = SUPPLIES) -> dict[str, float | bool]:
-    """Return what is known of ``battery`` (percent, the mean of several) and ``mains`` (whether it is on).
-
-    A device without a battery has no ``battery``; one that cannot tell where its power comes from has no
-    ``mains``.
+    ``battery`` is missing on a device without one, ``mains`` where the source of power is unknown.
     """
     kinds = [(folder, _read(folder / "type")) for folder in _own_supplies(supplies)]
     batteries = [folder for folder, kind in kinds if kind == "Battery"]
@@ -85,7 +82,7 @@ def read_power(supplies: Path = SUPPLIES) -> dict[str, float | bool]:
 
 
 def _own_supplies(supplies: Path) -> Iterator[Path]:
-    """Yield the device's own supplies: the battery of a mouse has the scope "Device"."""
+    """Yield the supplies of the device itself: the battery of a mouse has the scope "Device"."""
     try:
         folders = sorted(supplies.iterdir())
     except OSError:
@@ -95,11 +92,11 @@ def _own_supplies(supplies: Path) -> Iterator[Path]:
 
 def _percent(battery: Path) -> float | None:
     text = _read(battery / "capacity")
-    return float(min(int(text), FULLEST)) if text.isdecimal() else None
+    return float(min(int(text), _FULLEST)) if text.isdecimal() else None
 
 
 def _read(file: Path) -> str:
-    """Return what a file says; empty if it says nothing: a driver may have no value at the moment."""
+    """Return the text of a file; empty if it cannot be read: a driver may have no value at the moment."""
     try:
         return file.read_text(encoding="ascii", errors="replace").strip()
     except OSError:

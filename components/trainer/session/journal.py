@@ -1,72 +1,69 @@
-"""What outlives a restart: the journal, and the result file of each update.
+"""State that survives a restart: the journal, and the result file of each update.
 
-The journal holds the assignment whose update is written, and the replies that were sent. The result file
-is written by the worker, so that a process that dies before the next journal entry costs no training:
+The journal holds the assignment in progress and the replies that were sent. The worker writes the result
+file, so that a process that dies before the next journal entry costs no training:
 
     updates/<update>.unfinished      the update while it is written
-    updates/<update>.result          which assignment it belongs to, and what is reported of it
-    updates/<update>                 the update; renamed to this name last
+    updates/<update>.result          the assignment it belongs to, and its result
+    updates/<update>                 the update, renamed to this name last
 
-The trainer reads the result file where it does not have the worker's answer, because one of the two was
-killed between the update's last byte and the journal entry.
+The trainer reads the result file where the worker's answer is missing, because one of the two was killed
+between the last byte of the update and the journal entry.
 """
 
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from components.runtime.atomic_file import publish_file, unfinished, write_atomically
 from components.trainer.worker.worker_protocol import Result, Work, id_of
 from fedgrass.federation import training_settings
 from fedgrass.federation.messages import Announcement, Completion, Status
 
-REPLIES_KEPT = 8  # an announcement that comes again later than that is worked on again, and refused as late
+_REPLIES_KEPT = 8  # an older announcement that is repeated is trained again, and refused as late
 LONGEST_METRICS = 512  # characters, as in a heartbeat
 log = logging.getLogger(__name__)
 
 
 class Accepted(Struct, frozen=True):
-    """The work that was taken. Without a result its training has to be done again."""
+    """The assignment in progress. Without a result, its training has to be repeated."""
 
     announcement: Announcement
     result: Result | None = None
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """What was answered to an announcement: the completion of the work, or that it failed."""
+    """The reply to an announcement: its completion or its failure."""
 
     announcement: Announcement
     completion: Completion | None = None
     failed: Status | None = None
-    settled: bool = False  # the cloud gave its verdict, or none is to be waited for
+    settled: bool = False  # the cloud has sent its verdict, or none is expected
 
     @property
     def round_id(self) -> str:
-        """The attempt at a round that was answered."""
+        """The attempt of a round that the reply belongs to."""
         return id_of(self.announcement)
 
 
 class State(Struct, frozen=True):
-    """All that the journal holds; ``replies`` has the newest last, ``examples`` counts them by task.
-
-    ``metrics`` has the names of what each task measured in its last training, of the global model and of it.
-    """
+    """The contents of the journal."""
 
     work: Accepted | None = None
-    replies: tuple[Reply, ...] = ()
-    examples: dict[str, int] = {}
-    metrics: dict[str, tuple[str, ...]] = {}
-    fleet: str = ""  # that work and replies belong to; empty in a journal of an older version
+    replies: tuple[Reply, ...] = ()  # the latest last
+    examples: dict[str, int] = {}  # number of examples by task
+    metrics: dict[str, tuple[str, ...]] = {}  # names that each task reported of its last training
+    fleet: str = ""  # of the assignment and the replies; empty in a journal of an older version
 
 
 def known_metrics(state: State, tasks: Iterable[str]) -> str:
-    """Return the names of all that some tasks measure, with commas between them.
+    """Return the names of all metrics of some tasks, separated by commas.
 
-    Empty if one of them was never trained here, since a run of it could not be told from one that asks for a
-    metric that nobody has; and if the names are too long for a heartbeat, of which a part would mislead too.
+    Empty if one of the tasks was never trained here, because its metrics are unknown, and if the names are
+    too long for a heartbeat, because an incomplete list would mislead.
     """
     found = [state.metrics.get(task) for task in tasks]
     names = ",".join(sorted({name for known in found if known for name in known}))
@@ -74,29 +71,29 @@ def known_metrics(state: State, tasks: Iterable[str]) -> str:
 
 
 class Journal:
-    """The state on disk, in a file of the component's work folder that is replaced as a whole."""
+    """The state on disk, in one file of the component's work folder, replaced atomically."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal.json"
         self.state = self._load()
 
     def enter(self, fleet: str) -> None:
-        """Write down the fleet; work and replies of another one are of no use in it, and are forgotten."""
+        """Record the device's fleet; drop the assignment and the replies of another fleet."""
         former = self.state.fleet
         if former == fleet:
             return
         changed = msgspec.structs.replace(self.state, fleet=fleet)
         if former:
-            log.info("what is left of fleet %s is dropped: the device is in fleet %s now", former, fleet)
+            log.info("dropped the work and replies of fleet %s: the device is in fleet %s now", former, fleet)
             changed = msgspec.structs.replace(changed, work=None, replies=())
         self._save(changed)
 
     def take(self, work: Accepted | None) -> None:
-        """Write down the work that is in hand; None when it is out of hand with no reply."""
+        """Record the assignment in progress; None if it ended without a reply."""
         self._save(msgspec.structs.replace(self.state, work=work))
 
     def finish(self, announcement: Announcement, result: Result) -> None:
-        """Write down what a work made and measured: in one go, since the next restart relies on it."""
+        """Record the result of an assignment in one write, because the next restart relies on it."""
         task, trained = announcement.task, announcement.work == "train"
         state = self.state
         measured = tuple(sorted(training_settings.without_local_metrics(result.reported)))
@@ -109,16 +106,16 @@ class Journal:
         self._save(changed)
 
     def answer(self, reply: Reply) -> None:
-        """Write down a reply, or what became of it; its work is out of hand."""
+        """Record a reply or its change; its assignment is over."""
         others = [kept for kept in self.state.replies if kept.round_id != reply.round_id]
         work = self.state.work
         if work and id_of(work.announcement) == reply.round_id:
             work = None
-        replies = (*others, reply)[-REPLIES_KEPT:]
+        replies = (*others, reply)[-_REPLIES_KEPT:]
         self._save(msgspec.structs.replace(self.state, work=work, replies=replies))
 
     def reply_to(self, round_id: str) -> Reply | None:
-        """Return what was answered to an announcement, if it is still known."""
+        """Return the reply to an announcement; None if there is none, or it was dropped."""
         return next((reply for reply in self.state.replies if reply.round_id == round_id), None)
 
     def _load(self) -> State:
@@ -127,64 +124,49 @@ class Journal:
         except FileNotFoundError:
             return State()
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("%s cannot be read, and is begun anew: %s", self._path, error)
+            log.warning("%s cannot be read, starting a new one: %s", self._path, error)
             return State()
 
     def _save(self, state: State) -> None:
         self.state = state
-        unfinished = self._path.with_suffix(".unfinished")
         try:
-            with unfinished.open("wb") as file:
-                file.write(msgspec.json.encode(state))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._path)
+            write_atomically(self._path, msgspec.json.encode(state))
         except OSError as error:
-            # The work goes on: a restart would do it again, that is all.
+            # The assignment continues: at worst, a restart repeats it.
             log.warning("%s cannot be written: %s", self._path, error)
 
 
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-FINISHED = msgspec.json.Decoder(Accepted)
+# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+_FINISHED = msgspec.json.Decoder(Accepted)
 
 
-def unfinished(update: Path) -> Path:
-    """Return where an update is written before it has its name."""
-    return update.with_name(update.name + ".unfinished")
-
-
-def result_beside(update: Path) -> Path:
-    """Return where the result of an update's work is written."""
+def result_path(update: Path) -> Path:
+    """Return the path of an update's result file."""
     return update.with_name(update.name + ".result")
 
 
 def finish(work: Work, result: Result) -> Result:
-    """Write a work's result down, then give its update its name; return the result.
+    """Write the result file of an assignment, then rename its update; return the result.
 
-    A work without an update leaves nothing.
+    An evaluation, which has no update, leaves no file.
     """
     update = Path(work.update)
     if result.bytes == 0:
         return result
-    beside = result_beside(update)
-    with unfinished(beside).open("wb") as file:
-        file.write(msgspec.json.encode(Accepted(work.announcement, result)))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished(beside).replace(beside)
-    unfinished(update).replace(update)
+    write_atomically(result_path(update), msgspec.json.encode(Accepted(work.announcement, result)))
+    publish_file(unfinished(update), update)
     return result
 
 
 def finished(update: Path, announcement: Announcement) -> Result | None:
-    """Return the result of a work whose update is whole; None if it has to be done again."""
+    """Return the result of an assignment with a complete update; None if it has to be repeated."""
     try:
-        kept = FINISHED.decode(result_beside(update).read_bytes())
+        kept = _FINISHED.decode(result_path(update).read_bytes())
         size = update.stat().st_size
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("%s: what was made before cannot be read: %s", id_of(announcement), error)
+        log.warning("%s: the result file cannot be read: %s", id_of(announcement), error)
         return None
     if kept.result is None or kept.announcement != announcement or kept.result.bytes != size:
         return None

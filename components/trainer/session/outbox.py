@@ -1,7 +1,7 @@
-"""Outgoing messages: statuses of an assignment, the queue that publishes them, and replies.
+"""Outgoing messages: the queue that publishes them in order, and replies that wait for a verdict.
 
-The outbox publishes in order and retries until the connection takes a message. A reply is published again
-until the cloud has sent its verdict on it.
+The outbox retries until the connection accepts a message. A reply is published again until the cloud has sent
+its verdict on it.
 """
 
 import logging
@@ -12,14 +12,21 @@ from typing import Literal
 
 import msgspec
 
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop, Timer
 from components.runtime.retries import delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from components.trainer.session.journal import Journal, Reply
 from components.trainer.session.session_ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import Announcement, Completion, Message, Status, Verdict, encode, round_id
 from fedgrass.federation.messages.message_fields import shorten
+
+_FIRST_DELAY = 0.4  # seconds at most
+_LARGEST_DELAY = 15.0
+_FIRST_REPLY_DELAY = 30.0  # seconds at most
+_LARGEST_REPLY_DELAY = 480.0
+Send = Callable[[Message], None]
+log = logging.getLogger(__name__)
 
 
 def status(
@@ -28,7 +35,7 @@ def status(
     reason: str = "",
     progress: float = 0.0,
 ) -> Status:
-    """Return the status of a work; a reason that is too long for a message is cut."""
+    """Return the status of an assignment; a reason that is too long for a message is cut."""
     return Status(
         version=work.version,
         run=work.run,
@@ -40,46 +47,41 @@ def status(
     )
 
 
-FIRST_DELAY = 0.4  # seconds at most
-LARGEST_DELAY = 15.0
-log = logging.getLogger(__name__)
-
-
 class Outbox:
-    """Publishes messages; what the nucleus refuses for now waits here and is tried again with back-off."""
+    """Publishes messages in order; those that are not accepted wait here and are retried with back-off."""
 
     def __init__(self, messaging: Messaging, loop: EventLoop, rng: random.Random) -> None:
         self._messaging = messaging
         self._loop = loop
         self._rng = rng
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._delays = delays(FIRST_DELAY, LARGEST_DELAY, rng)
+        self._delays = delays(_FIRST_DELAY, _LARGEST_DELAY, rng)
         self._retrying = False
 
     def send(self, topic: str, message: Message) -> None:
-        """Publish ``message`` now, or as soon as it is taken."""
+        """Publish ``message`` now, or as soon as the connection accepts it."""
         try:
             item = (topic, encode(message))
         except MessageError as error:
-            log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - a line, no traceback
+            log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - one line without a traceback
             return
-        if item not in self._waiting:  # a reply is repeated, and may not pile up while the device is offline
+        if item not in self._waiting:  # a repeated reply must not pile up while the device is offline
             self._waiting.append(item)
         if not self._retrying:
             self._flush()
 
     def offer(self, topic: str, message: Message) -> bool:
-        """Publish ``message`` now or never, with no guarantee; return whether it was taken.
+        """Publish ``message`` now or never, without a guarantee; return whether it was accepted.
 
-        For what is worth nothing later: heartbeats and progress. At most once, because the classic nucleus
-        takes such a message only while it is connected, and would store any other.
+        For messages that are worthless later: heartbeats and progress. At most once, because the classic
+        nucleus accepts such a message only while it is connected, and would store any other.
         """
         if self._waiting:
             return False
         try:
             payload = encode(message)
         except MessageError as error:
-            log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - a line, no traceback
+            log.error("not sent to %s: %s", topic, error)  # noqa: TRY400 - one line without a traceback
             return False
         return self._publish(topic, payload, AT_MOST_ONCE)
 
@@ -92,30 +94,25 @@ class Outbox:
                 self._loop.call_later(next(self._delays), self._flush)
                 return
             self._waiting.popleft()
-        self._delays = delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
+        self._delays = delays(_FIRST_DELAY, _LARGEST_DELAY, self._rng)
 
     def _publish(self, topic: str, payload: bytes, qos: int) -> bool:
-        """Return False if the message has to be tried again."""
+        """Return False if the message has to be retried."""
         try:
             self._messaging.publish(topic, payload, qos)
-        except NotSent as error:
+        except Unavailable as error:
             log.info("not sent to %s yet: %s", topic, error)
             return False
         except Forbidden as error:
-            # Trying again would be refused again: the operator is told what to mend instead.
-            log.error("%s", error)  # noqa: TRY400
+            # A retry would be refused again: the log names what the operator has to correct.
+            log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return True
 
 
-FIRST_REPLY_DELAY = 30.0  # seconds at most
-LARGEST_REPLY_DELAY = 480.0
-Send = Callable[[Message], None]
-
-
 class Replies:
-    """Sends each completion, and again with back-off until its verdict comes or its deadline is past.
+    """Publishes each completion with back-off until its verdict arrives or its deadline passes.
 
-    A publish that succeeded says little: Greengrass Nucleus Lite returns before the broker has the message.
+    A successful publish proves little: Greengrass Nucleus Lite returns before the broker has the message.
     """
 
     def __init__(self, loop: EventLoop, journal: Journal, send: Send, rng: random.Random) -> None:
@@ -126,7 +123,7 @@ class Replies:
         self._repeating: dict[str, Timer] = {}
 
     def give(self, reply: Reply, seconds_left: float) -> None:
-        """Write a reply down and send it; a completion is repeated for ``seconds_left``."""
+        """Record a reply and publish it; repeat a completion for ``seconds_left``."""
         self._journal.answer(reply)
         if reply.failed:
             self._send(reply.failed)
@@ -134,22 +131,22 @@ class Replies:
             self._begin(reply.round_id, reply.completion, seconds_left)
 
     def again(self, reply: Reply, seconds_left: float) -> None:
-        """Send a reply that was given before, since its announcement came again."""
-        log.info("%s: announced again: the reply is sent again", reply.round_id)
+        """Publish a recorded reply again, because its announcement was repeated."""
+        log.info("%s: announced again: publishing the reply again", reply.round_id)
         self.give(msgspec.structs.replace(reply, settled=reply.completion is None), seconds_left)
 
     def resume(self) -> None:
-        """After a restart: send every completion that the cloud has not given its verdict on.
+        """After a restart: publish every completion that the cloud has sent no verdict on.
 
-        How long ago the announcement came is not known any more, so its deadline begins anew; what is
-        refused as late then is refused by name.
+        The time of the announcement is unknown after a restart, so its deadline starts again; a reply that is
+        late by then gets a verdict that names this reason.
         """
         for reply in self._journal.state.replies:
             if reply.completion and not reply.settled:
                 self._begin(reply.round_id, reply.completion, reply.announcement.deadline_seconds)
 
-    def heard(self, verdict: Verdict) -> Reply | None:
-        """Take a verdict; return the reply that it is on, None if there is no such reply."""
+    def judge(self, verdict: Verdict) -> Reply | None:
+        """Apply a verdict; return the reply that it belongs to, or None."""
         reply = self._journal.reply_to(round_id(verdict.run, verdict.round, verdict.attempt))
         if reply and not reply.settled:
             self._settle(reply)
@@ -160,14 +157,14 @@ class Replies:
         return reply
 
     def supersede(self, newer: Announcement) -> None:
-        """Stop repeating what was said in earlier rounds of a run: they are over."""
+        """Stop repeating the replies of earlier rounds of a run: these rounds are over."""
         for reply in self._journal.state.replies:
             if reply.announcement.run == newer.run and reply.round_id in self._repeating:
-                log.info("%s: no verdict came, but the run has moved on", reply.round_id)
+                log.info("%s: no verdict arrived, but the run has moved on", reply.round_id)
                 self._settle(reply)
 
     def stop(self) -> None:
-        """Repeat no reply any more: the device has left the fleet that would give the verdict."""
+        """Stop repeating replies: the device has left the fleet that would send the verdicts."""
         for timer in self._repeating.values():
             timer.cancel()
         self._repeating.clear()
@@ -176,20 +173,20 @@ class Replies:
         if timer := self._repeating.get(name):
             timer.cancel()
         until = self._loop.clock() + seconds_left
-        self._say(name, completion, delays(FIRST_REPLY_DELAY, LARGEST_REPLY_DELAY, self._rng), until)
+        self._repeat(name, completion, delays(_FIRST_REPLY_DELAY, _LARGEST_REPLY_DELAY, self._rng), until)
 
-    def _say(self, name: str, completion: Completion, pauses: Iterator[float], until: float) -> None:
+    def _repeat(self, name: str, completion: Completion, pauses: Iterator[float], until: float) -> None:
         self._send(completion)
         pause = next(pauses)
         if self._loop.clock() + pause <= until:
-            call = lambda: self._say(name, completion, pauses, until)  # noqa: E731 - a timer's call
+            call = lambda: self._repeat(name, completion, pauses, until)  # noqa: E731 - a timer's call
         else:
             pause = max(0.0, until - self._loop.clock())
-            call = lambda: self._give_up(name)  # noqa: E731
+            call = lambda: self._give_up(name)  # noqa: E731 - a timer's call
         self._repeating[name] = self._loop.call_later(pause, call)
 
     def _give_up(self, name: str) -> None:
-        log.warning("%s: no verdict on the reply came before the deadline", name)
+        log.warning("%s: no verdict on the reply arrived before the deadline", name)
         if reply := self._journal.reply_to(name):
             self._settle(reply)
 

@@ -5,48 +5,47 @@ missing echo shows that this subscription, or the whole connection, is dead: aft
 Nucleus Lite's MQTT daemon publishes succeed and subscriptions stay open, but no message ever arrives
 again. A device may not publish to its own announce topic, so that subscription is confirmed by its
 acknowledgement: it is requested again after every outage, whenever the connection reports it lost, and
-once nothing has arrived on it for RENEW_SECONDS.
+once nothing has arrived on it for 75 minutes.
 """
 
 import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from components.runtime.component_errors import Forbidden
 from components.runtime.event_loop import EventLoop, Timer
 from components.runtime.process_setup import LOST
 from components.runtime.retries import Subscription, delays
-from components.runtime.trainer_errors import Forbidden, NotSent
+from components.trainer.session.heartbeat_watchdog import HeartbeatWatchdog
 from components.trainer.session.outbox import Outbox
-from components.trainer.session.restarts import SPACING, ExitBudget
+from components.trainer.session.restarts import SPACING, RestartBudget
 from components.trainer.session.session_ports import AT_LEAST_ONCE, AT_MOST_ONCE, Messaging
 from fedgrass.federation.messages import Heartbeat, Hello
 from fedgrass.federation.topics import Kind, of_device
 
-FIRST_DELAY = 1.0  # seconds at most, between requests for a subscription
-LARGEST_DELAY = 30.0
-RENEW_SECONDS = (
-    75 * 60.0
-)  # a subscription that a broker dropped silently is back after this time at the latest
-RENEW_JITTER = 0.1  # of RENEW_SECONDS
+_FIRST_DELAY = 1.0  # seconds at most, between requests for a subscription
+_LARGEST_DELAY = 30.0
+# A subscription that a broker dropped silently is back after this time at the latest.
+_RENEW_SECONDS = 75 * 60.0
+_RENEW_JITTER = 0.1  # of _RENEW_SECONDS
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PresenceCallbacks:
-    """What the presence has to know of the session."""
+    """What the presence needs from the session."""
 
     announced: Callable[[bytes], None]  # takes each payload of the announce topic
     heartbeat: Callable[[], Heartbeat]
     interval: Callable[[], float]  # seconds between heartbeats
-    ready: Callable[[], None]  # called once the subscriptions stand
-    working: Callable[[], bool]  # whether there is work in hand, which an exit would cost
-    exits: ExitBudget
+    ready: Callable[[], None]  # called once both subscriptions are acknowledged
+    working: Callable[[], bool]  # whether an assignment is in progress, which an exit would lose
+    restart_budget: RestartBudget
 
 
 class Presence:
-    """Keeps one device heard and hearing, in one fleet at a time."""
+    """Keeps one device reachable and known to the cloud, in one fleet at a time."""
 
     def __init__(
         self,
@@ -54,40 +53,40 @@ class Presence:
         messaging: Messaging,
         outbox: Outbox,
         rng: random.Random,
-        face: PresenceCallbacks,
+        callbacks: PresenceCallbacks,
     ) -> None:
         self._loop = loop
         self._messaging = messaging
         self._outbox = outbox
-        self._face = face
+        self._callbacks = callbacks
         self._rng = rng
-        self._heart = HeartbeatWatchdog(loop, self, face.interval, rng)
+        self._watchdog = HeartbeatWatchdog(loop, self, callbacks.interval, rng)
         self._topics: dict[Kind, str] = {}
         self._subscriptions: dict[Kind, Subscription] = {}
-        self._ready = False  # of the fleet that was entered last
+        self._ready = False  # in the current fleet
         self._renewal: Timer | None = None
 
     def enter(self, fleet: str, thing: str) -> None:
-        """Subscribe, say hello and begin to beat; leave the fleet in which the device was before."""
+        """Subscribe, publish a hello and start heartbeats; leave the previous fleet."""
         for subscription in self._subscriptions.values():
             subscription.close()
             self._messaging.unsubscribe(subscription.topic)
         self._topics = {kind: of_device(fleet, thing, kind) for kind in Kind}
         self._ready = False
-        self._heart.stop()
+        self._watchdog.stop()
         self._subscriptions = {
             Kind.ANNOUNCE: self._subscription(
-                Kind.ANNOUNCE, self._hear_announcement, AT_LEAST_ONCE, self._announcements_stand
+                Kind.ANNOUNCE, self._receive_announcement, AT_LEAST_ONCE, self._announcements_acknowledged
             ),
             Kind.HEARTBEAT: self._subscription(
-                Kind.HEARTBEAT, self._hear_heartbeat, AT_MOST_ONCE, self._stands
+                Kind.HEARTBEAT, self._receive_heartbeat, AT_MOST_ONCE, self._acknowledged
             ),
         }
         log.info("in fleet %s as %s", fleet, thing)
         self.resubscribe()
 
     def topic(self, kind: Kind) -> str:
-        """Return the device's topic of one kind of message."""
+        """Return the device's topic for one kind of message."""
         return self._topics[kind]
 
     def trouble(self) -> str:
@@ -100,18 +99,18 @@ class Presence:
         return ""
 
     def lost(self, topic: str, reason: str) -> None:
-        """Take note that the connection has lost the subscription to a topic."""
+        """Request a subscription again that the connection has lost."""
         for subscription in self._subscriptions.values():
             if subscription.topic == topic:
                 log.warning("the subscription to %s is lost: %s", topic, reason)
                 subscription.renew(reason)
 
     def beat(self) -> bool:
-        """Send one heartbeat; return whether it was taken."""
-        return self._outbox.offer(self._topics[Kind.HEARTBEAT], self._face.heartbeat())
+        """Publish one heartbeat; return whether it was accepted."""
+        return self._outbox.offer(self._topics[Kind.HEARTBEAT], self._callbacks.heartbeat())
 
     def expects_echo(self) -> bool:
-        """Return whether the heartbeats' own subscription stands."""
+        """Return whether the device is subscribed to its own heartbeats."""
         return not self._subscriptions[Kind.HEARTBEAT].error
 
     def resubscribe(self) -> None:
@@ -120,17 +119,20 @@ class Presence:
             subscription.renew()
 
     def came_back(self) -> None:
-        """Request announcements again after an outage, then say hello: some may have been lost meanwhile."""
-        log.info("heard again after an outage")
+        """Renew the subscription to announcements after an outage, then publish a hello.
+
+        The cloud repeats announcements after a hello: some may have been lost in the meantime.
+        """
+        log.info("receiving messages again after an outage")
         self._subscriptions[Kind.ANNOUNCE].renew()
 
     def give_up(self, reason: str) -> bool:
-        """End the process, so that the nucleus starts a new one, unless it would soon give it up."""
-        if self._face.working():
-            # What a deaf device says is heard all the same: its work is worth to be ended first.
-            log.warning("%s: a new process may help, once the work in hand is done", reason)
+        """End the process for the nucleus to start a new one, unless the restart budget is spent."""
+        if self._callbacks.working():
+            # A device that receives nothing can still publish: its assignment is worth completing first.
+            log.warning("%s: a new process may help, once the work in progress is done", reason)
             return False
-        if wait := self._face.exits.seconds_to_wait(SPACING):
+        if wait := self._callbacks.restart_budget.seconds_to_wait(SPACING):
             log.warning("%s: a new process may help, in %.0f minutes at the earliest", reason, wait / 60)
             return False
         log.error("%s: exiting, to be started again", reason)
@@ -144,170 +146,47 @@ class Presence:
         return Subscription(
             topic,
             lambda: self._messaging.subscribe(topic, handler, qos),
-            clock=self._loop.clock,
-            call_later=self._loop.call_later,
-            pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
-            transient=(NotSent,),
+            loop=self._loop,
+            pauses=lambda: delays(_FIRST_DELAY, _LARGEST_DELAY, self._rng),
             permanent=(Forbidden,),
             acknowledged=acknowledged,
         )
 
-    def _announcements_stand(self) -> None:
+    def _announcements_acknowledged(self) -> None:
         self._renew_later()
-        # In an outage the hello follows once the echo is back; a refused heartbeat topic has no echo.
-        if not self._heart.missed or self._subscriptions[Kind.HEARTBEAT].error:
+        # After an outage the hello follows the first echo; a refused heartbeat topic has no echo.
+        if not self._watchdog.missed or self._subscriptions[Kind.HEARTBEAT].error:
             self._hello()
-        self._stands()
+        self._acknowledged()
 
-    def _stands(self) -> None:
+    def _acknowledged(self) -> None:
         if not self._ready and not self.trouble():
             self._ready = True
-            self._face.ready()
+            self._callbacks.ready()
         self._loop.post(self._begin_to_beat)  # once the other subscription was requested too
 
     def _begin_to_beat(self) -> None:
-        if not self._heart.beating:
-            self._heart.start()
+        if not self._watchdog.beating:
+            self._watchdog.start()
 
     def _renew_later(self) -> None:
         if self._renewal:
             self._renewal.cancel()
-        seconds = RENEW_SECONDS * self._rng.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER)
+        seconds = _RENEW_SECONDS * self._rng.uniform(1 - _RENEW_JITTER, 1 + _RENEW_JITTER)
         self._renewal = self._loop.call_later(seconds, self._subscriptions[Kind.ANNOUNCE].renew)
 
     def _hello(self) -> None:
-        version = self._face.heartbeat().component_version
+        version = self._callbacks.heartbeat().component_version
         self._outbox.send(self._topics[Kind.HELLO], Hello(component_version=version))
 
-    # Both are called on a thread of the SDK, and must not block it.
-    def _hear_announcement(self, payload: bytes) -> None:
-        self._loop.post(lambda: self._heard_announcement(payload))
+    # Both are called on a thread of the SDK, which they must not block.
+    def _receive_announcement(self, payload: bytes) -> None:
+        self._loop.post(lambda: self._on_announcement(payload))
 
-    def _hear_heartbeat(self, payload: bytes) -> None:  # noqa: ARG002 - that it came is all
-        self._loop.post(self._heart.echo)
+    def _receive_heartbeat(self, payload: bytes) -> None:  # noqa: ARG002 - its arrival is enough
+        self._loop.post(self._watchdog.echo)
 
-    def _heard_announcement(self, payload: bytes) -> None:
+    def _on_announcement(self, payload: bytes) -> None:
         self._renew_later()
-        self._heart.echo()  # as good as an own heartbeat: this process is not deaf
-        self._face.announced(payload)
-
-
-RESUBSCRIBE_AFTER = 3  # heartbeats with no echo
-GIVE_UP_AFTER = 5
-# In intervals without an echo, besides: the first heartbeats of a process come closer together, and a new
-# subscription has to be given the time of a heartbeat.
-GIVE_UP_INTERVALS = 5.5
-# Heartbeats that went out while their own subscription was refused: no echo of them is to be expected.
-GIVE_UP_UNSUBSCRIBED = 30
-JITTER = 0.1  # of the interval
-
-
-class HeartbeatActions(Protocol):
-    """What the watch can set off."""
-
-    def beat(self) -> bool:
-        """Send one heartbeat; return whether it was taken."""
-
-    def expects_echo(self) -> bool:
-        """Return whether the heartbeats' own subscription stands."""
-
-    def resubscribe(self) -> None:
-        """Request the subscriptions again."""
-
-    def came_back(self) -> None:
-        """Learn that the echo is heard again after it was missing."""
-
-    def give_up(self, reason: str) -> bool:
-        """End the process: subscribing anew did not help; return whether it ends now."""
-
-
-class HeartbeatWatchdog:
-    """Beats every ``interval()`` seconds, and raises the alarm when the echo stays away.
-
-    Only heartbeats that were taken are counted: a device that is offline hears nothing and is healthy all
-    the same, and must not be restarted until the nucleus declares it broken.
-    """
-
-    def __init__(
-        self, loop: EventLoop, alarm: HeartbeatActions, interval: Callable[[], float], rng: random.Random
-    ) -> None:
-        self._loop = loop
-        self._alarm = alarm
-        self._interval = interval
-        self._rng = rng
-        self._heard_at = loop.clock()
-        self._unanswered = 0
-        self._unsubscribed = 0
-        self._resubscribed = False
-        self.missed = False  # an echo is missing, or a heartbeat was not taken
-        self.beating = False
-        self._first = True  # of the beats of this process
-        self._timer: Timer | None = None
-
-    def start(self) -> None:
-        """Beat now, and from then on; start over if it was beating before."""
-        self.stop()
-        self.beating = True
-        self._tick()
-
-    def stop(self) -> None:
-        """Beat no more until :meth:`start`."""
-        if self._timer:
-            self._timer.cancel()
-        self.beating = False
-        self._heard_now()
-
-    def echo(self) -> None:
-        """Take note of an own heartbeat that came back, or of anything else that was heard."""
-        self._heard_now()
-        if self.missed:
-            self.missed = False
-            self._alarm.came_back()
-
-    def _heard_now(self) -> None:
-        self._heard_at = self._loop.clock()
-        self._unanswered = 0
-        self._unsubscribed = 0
-        self._resubscribed = False
-
-    def _despair(self) -> str:
-        """Return why subscribing again does not help; empty if it still may."""
-        silent = self._loop.clock() - self._heard_at
-        if self._unanswered >= GIVE_UP_AFTER and silent >= GIVE_UP_INTERVALS * self._interval():
-            return f"{self._unanswered} heartbeats went out and none was heard again"
-        if self._unsubscribed >= GIVE_UP_UNSUBSCRIBED:
-            return f"{self._unsubscribed} heartbeats went out while their subscription was refused"
-        return ""
-
-    def _tick(self) -> None:
-        if reason := self._despair():
-            if self._alarm.give_up(reason):
-                return
-            self._unanswered = RESUBSCRIBE_AFTER  # so that subscriptions are requested again at once
-            self._unsubscribed = 0
-            self._resubscribed = False
-        if self._unanswered >= RESUBSCRIBE_AFTER and not self._resubscribed:
-            log.warning(
-                "%d heartbeats went out and none was heard again: subscribing again", self._unanswered
-            )
-            self._resubscribed = True  # what fails is repeated by the subscription itself
-            self._alarm.resubscribe()
-        if self._unanswered > 0:
-            self.missed = True
-        if not self._alarm.beat():
-            self.missed = True
-        elif self._alarm.expects_echo():
-            self._unanswered += 1
-        else:
-            self._unsubscribed += 1
-        self._timer = self._loop.call_later(self._pause(), self._tick)
-
-    def _pause(self) -> float:
-        """Return the seconds until the next beat.
-
-        After the first one anything up to an interval, so that devices that started at the same moment are
-        spread over it from then on: an outage that ends is noticed with a heartbeat, and so its hellos, and
-        the downloads that follow, come spread as well.
-        """
-        first, self._first = self._first, False
-        return self._interval() * (self._rng.random() if first else self._rng.uniform(1 - JITTER, 1 + JITTER))
+        self._watchdog.echo()  # it proves as much as an echo
+        self._callbacks.announced(payload)

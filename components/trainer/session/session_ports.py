@@ -1,4 +1,4 @@
-"""What the session needs of the world, told without any SDK."""
+"""The ports of the session: what it needs from the host, the uploader and the worker, without any SDK."""
 
 import threading
 from collections.abc import Callable
@@ -7,92 +7,103 @@ from typing import Any, Protocol
 
 from components.trainer.worker.worker_protocol import Answer, Work
 
-AT_MOST_ONCE = 0  # MQTT's quality of service 0: refused or lost rather than stored while offline
+AT_MOST_ONCE = 0  # MQTT's quality of service 0: while offline, refused or lost instead of stored
 AT_LEAST_ONCE = 1
 
 
 class Messaging(Protocol):
-    """MQTT through whatever connects this device to AWS IoT Core."""
+    """MQTT over the device's connection to AWS IoT Core."""
 
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        """Hand a message over.
+        """Publish a message.
 
         Raises:
-            NotSent: it was not taken now; the same call may work later.
+            Unavailable: it was not accepted now; the same call may succeed later.
             Forbidden: access control does not allow the topic.
-            ConnectionLost: there is no connection any more.
+            ConnectionLost: the connection is closed for good.
         """
 
     def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
         """Subscribe to a topic; return once the subscription is acknowledged.
 
-        An earlier subscription to the topic ends once the new one stands; if this raises, it goes on. The
-        handler is called with each payload, on another thread, and must not block. Raises as :meth:`publish`
-        does.
+        An earlier subscription to the topic ends once the new one is acknowledged; if this call raises, it
+        continues. Raises the errors of :meth:`publish`.
+
+        Args:
+            topic: without wildcards.
+            handler: called with each payload, on another thread; it must not block.
+            qos: the highest quality of service of a delivery, 0 or 1.
         """
 
     def unsubscribe(self, topic: str) -> None:
-        """Hear a topic no more; one that was not heard is fine."""
+        """End the subscription to a topic, if there is one."""
 
 
 class Host(Messaging, Protocol):
-    """What started this process and connects it: the Greengrass nucleus, or the device's own connection."""
+    """What started this process and connects it: the Greengrass nucleus, or a direct MQTT connection."""
 
     def configuration(self) -> dict[str, Any]:
-        """Return the trainer's configuration as it is now.
+        """Return the trainer's current configuration.
 
-        Raises as :meth:`publish` does, or ConfigurationError.
+        Raises the errors of :meth:`publish`, or ConfigurationError.
         """
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
-        """Have ``changed`` called, perhaps on another thread, whenever it may have changed."""
+        """Call ``changed``, perhaps on another thread, whenever the configuration may have changed."""
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
-        """Have ``lost`` called, perhaps on another thread, with a topic whose subscription ended, and why."""
+        """Call ``lost``, perhaps on another thread, with the topic of a lost subscription and the reason."""
 
     def trouble(self) -> str:
         """Return what disturbs the connection, for the operator; empty if nothing does."""
 
     def watch_updates(self, asked: Callable[[str], None]) -> None:
-        """Have ``asked`` called, perhaps on another thread, with the id of each deployment about to begin.
+        """Call ``asked``, perhaps on another thread, with the id of each deployment about to begin.
 
-        Raises NotSent where updates are not announced.
+        Raises:
+            Unavailable: this host does not announce updates.
         """
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
-        """Have a deployment wait ``seconds`` and ask again; 0 lets it go on. Raises as ``publish`` does."""
+        """Delay a deployment by ``seconds``, after which the host asks again; 0 lets it begin.
+
+        Raises the errors of :meth:`publish`.
+        """
 
     def token_exchange_port(self) -> int | None:
-        """Return the port of the token exchange service now; None where there is none, or nobody knows."""
+        """Return the current port of the token exchange service; None if there is none, or it is unknown."""
 
     def report_running(self) -> None:
-        """Tell whoever started this process that the device does its work."""
+        """Report that the device is ready to the process that started this one."""
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection. Closing it again does nothing."""
 
 
 class Uploader(Protocol):
-    """Brings files to S3."""
+    """Uploads files to S3."""
 
     def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
-        """Return once the object lies in the bucket; a file that is uploaded twice is fine.
+        """Upload a file, and return once the object is in the bucket. Uploading it twice does no harm.
 
-        Blocks; once ``cancelled`` is set it returns or raises soon, and what it did counts for nothing.
+        Blocks. Once ``cancelled`` is set, it returns or raises soon, and its outcome is ignored.
 
         Raises:
-            UploadFailed: it does not lie there; the text says why.
+            UploadFailed: the object is not in the bucket; the text is the reason.
         """
 
 
 class Worker(Protocol):
-    """Does the work in a process of its own; one work at a time."""
+    """Runs one assignment at a time in a separate process."""
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
-        """Begin ``work``; ``answer`` is called in the event loop, last with a result or a failure."""
+        """Start ``work``; ``answer`` is called in the event loop, with a result or a failure at the end."""
 
     def finish(self, round_id: str) -> None:
-        """Ask the work on that round to end its training and give what it has; other work is not meant."""
+        """Request an early end of the training for ``round_id``, with a partial result.
+
+        Does nothing if the worker is busy with another round.
+        """
 
     def stop(self) -> None:
-        """End the process, and with it the work, of which nothing is heard any more."""
+        """End the process and its assignment; ``answer`` is not called any more."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.data_sets import Publication
 from components.trainer.tasks.partition import Option, Partition, parse_partition
 from components.trainer.tasks.task import Evaluation

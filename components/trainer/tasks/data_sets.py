@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.training import TorchTask, TrainingSettings
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.data_sets import PartitionedTask
 from components.trainer.tasks.partition import SEED, Option, parse_partition, shuffled
 from components.trainer.training import TrainingSettings

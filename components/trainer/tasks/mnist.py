@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.data_sets import PartitionedTask, Pixels, Publication
 from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings

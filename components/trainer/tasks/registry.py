@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 
 if TYPE_CHECKING:  # the trainer's light main process reads this file, and task.py needs numpy
     from components.trainer.tasks.task import Task

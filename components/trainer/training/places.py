@@ -4,7 +4,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 
 _OURS = str(Path(__file__).parent) + "/"
 _NOT_THE_USERS = (_OURS, "<")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim.sgd import sgd
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import GradientSteps, Settings
 from components.trainer.training.arrays import trained_arrays
 from fedgrass.federation.conversion import convert

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.training import batches, precision, structures
 from components.trainer.training.arrays import (

@@ -1,4 +1,4 @@
-"""A part of a file that is read no faster than a link may be used."""
+"""A part of a file that is read no faster than the upload may use the link."""
 
 import io
 import threading
@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 
-MOST_AT_ONCE = 16 * 1024  # bytes, so that a slow link never falls silent for long
-LONGEST_NAP = 0.2  # seconds, within which a cancelled upload ends
+MOST_AT_ONCE = 16 * 1024  # bytes, so that a slow link is never idle for long
+_LONGEST_NAP = 0.2  # seconds within which a cancelled upload ends
 
 
 class Pacer:
-    """Says how long to wait, so that on average no more than ``bytes_per_second`` are sent; 0: no limit."""
+    """Returns the waits that keep the average at ``bytes_per_second``; 0: no limit."""
 
     def __init__(self, bytes_per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = bytes_per_second
@@ -28,7 +28,7 @@ class Pacer:
         return self._rate > 0
 
     def seconds_for(self, count: int) -> float:
-        """Take note that ``count`` bytes are to be sent; return the seconds to wait first."""
+        """Reserve the time for ``count`` bytes; return the seconds to wait before sending them."""
         if not self.limits:
             return 0.0
         now = self._clock()
@@ -38,7 +38,7 @@ class Pacer:
 
 
 class RateLimitedFile:
-    """The bytes from ``start`` on, ``length`` of them, as an open file that an HTTP client can send.
+    """``length`` bytes of a file from ``start`` on, as an open file that an HTTP client can send.
 
     Raises, when read after ``cancelled`` was set:
         UploadFailed: the upload was cancelled.
@@ -63,12 +63,12 @@ class RateLimitedFile:
         self._file.close()
 
     def begin_signing(self) -> None:
-        """Be read as fast as the disk is: nothing goes over the link. Raises UploadFailed if cancelled."""
+        """Read without a limit: nothing is sent. Raises UploadFailed if cancelled."""
         self._check()
         self._sending = False
 
     def begin_sending(self) -> None:
-        """Be read at the pace of the link."""
+        """Read no faster than the limit."""
         self._sending = True
 
     def read(self, count: int = -1) -> bytes:
@@ -97,7 +97,7 @@ class RateLimitedFile:
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._cancelled.wait(min(left, LONGEST_NAP))
+            self._cancelled.wait(min(left, _LONGEST_NAP))
             self._check()
 
     def _check(self) -> None:

@@ -1,10 +1,10 @@
 """Uploads to S3 without Stream Manager, one per process: ``python3 -m components.trainer.upload.s3_upload``.
 
-A file is sent in parts of 8 MiB, one after the other. S3 is asked which parts it has, so that a restart
-or a lost connection sends only what is missing; the id of the upload is kept in a file of the work
-folder. The bucket's lifecycle rule removes the parts of an upload that never ended.
+A file is sent in parts of 8 MiB, one after the other. S3 lists the parts it has, so that after a restart or a
+lost connection only the missing ones are sent; the id of the upload is kept in a file of the work folder. The
+bucket's lifecycle rule removes the parts of abandoned uploads.
 
-The process reads one line of JSON and writes one. It ends at once when its input does: the upload was
+The process reads one line of JSON and writes one. It ends at once when its input is closed: the upload was
 cancelled, or the trainer has ended.
 """
 
@@ -22,8 +22,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import UploadFailed
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
-from components.runtime.trainer_errors import UploadFailed
 from components.trainer.upload.rate_limited_file import Pacer, RateLimitedFile
 from components.trainer.upload.s3_upload_process import Order, Outcome
 from fedgrass.federation.aws_errors import Remedy
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-PART_BYTES = 8 * 1024 * 1024  # S3 takes no less than 5 MiB, but for the last one, and no more than 10,000
+_PART_BYTES = 8 * 1024 * 1024  # S3 accepts no part below 5 MiB, except the last one, and at most 10,000 parts
 MOST_PARTS = 10_000
 CONFIG = Config(
     connect_timeout=10,
     read_timeout=30,
     retries={"mode": "standard", "total_max_attempts": 5},
-    # The signature vouches for the body as it is; a checksum would go in chunks of 1 MiB, that no pace suits.
+    # The signature covers the body; a checksum would send chunks of 1 MiB, too large for a rate limit.
     request_checksum_calculation="when_required",
 )
 log = logging.getLogger(__name__)
 
 
 class Upload(Struct, frozen=True):
-    """An upload in parts that was begun."""
+    """A multipart upload in progress."""
 
     path: str
     bucket: str
@@ -55,28 +56,28 @@ class Upload(Struct, frozen=True):
     upload_id: str
 
 
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-UPLOAD = msgspec.json.Decoder(Upload)
+# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+_UPLOAD = msgspec.json.Decoder(Upload)
 
 
 class S3Uploader:
-    """An ``Uploader`` that puts files into S3 with the device's credentials.
+    """An ``Uploader`` that uploads to S3 with the device's credentials.
 
     Args:
         folder: the work folder.
-        bytes_per_second: the most that is sent; 0: no limit.
-        part_bytes: of one part; a smaller file goes in one piece.
+        bytes_per_second: rate limit; 0: none.
+        part_bytes: size of a part; a smaller file is sent in one request.
     """
 
-    def __init__(self, folder: Path, bytes_per_second: int = 0, part_bytes: int = PART_BYTES) -> None:
-        self._memory = folder / "upload.json"
+    def __init__(self, folder: Path, bytes_per_second: int = 0, part_bytes: int = _PART_BYTES) -> None:
+        self._record = folder / "upload.json"
         self._pacer = Pacer(bytes_per_second)
         self._part_bytes = part_bytes
         self._client: S3Client | None = None
-        self._lock = threading.Lock()  # one upload at a time; a cancelled one leaves with its next bytes
+        self._lock = threading.Lock()  # one upload at a time; a cancelled one ends at its next bytes
 
     def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
-        """Put ``path`` into the bucket; raises UploadFailed."""
+        """Upload ``path``, as in ``Uploader``."""
         with self._lock:
             if cancelled.is_set():
                 return
@@ -96,7 +97,7 @@ class S3Uploader:
             with self._part(path, 0, size, cancelled) as body:
                 client.put_object(Bucket=bucket, Key=key, Body=cast("IO[bytes]", body))
             return
-        upload, sent = self._begun(client, path, bucket, key)
+        upload, sent = self._resume_or_create(client, path, bucket, key)
         parts: list[CompletedPartTypeDef] = []
         for number, place in enumerate(_cut(size, self._part_bytes), start=1):
             tag = sent.get((number, place[1])) or self._send(client, upload, number, place, cancelled)
@@ -104,7 +105,7 @@ class S3Uploader:
         client.complete_multipart_upload(
             Bucket=bucket, Key=key, UploadId=upload.upload_id, MultipartUpload={"Parts": parts}
         )
-        self._memory.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
 
     def _send(
         self,
@@ -114,7 +115,7 @@ class S3Uploader:
         place: tuple[int, int],
         cancelled: threading.Event,
     ) -> str:
-        """Send the part that begins and is as long as ``place`` says; return its tag."""
+        """Send one part, ``place`` being its start and length in bytes; return its tag."""
         with self._part(Path(upload.path), *place, cancelled) as body:
             answer = client.upload_part(
                 Bucket=upload.bucket,
@@ -128,33 +129,31 @@ class S3Uploader:
     def _part(self, path: Path, start: int, length: int, cancelled: threading.Event) -> RateLimitedFile:
         return RateLimitedFile(path, start, length, self._pacer, cancelled)
 
-    def _begun(
+    def _resume_or_create(
         self, client: "S3Client", path: Path, bucket: str, key: str
     ) -> tuple[Upload, dict[tuple[int, int], str]]:
-        """Return the upload of this very file, with the tags of the parts that S3 has, by number and size."""
+        """Return the upload of this file, and the tags of the parts that S3 has, by number and size."""
         status = path.stat()
-        wanted = Upload(str(path), bucket, key, status.st_mtime_ns, status.st_size, "")
-        begun = self._remembered()
-        if begun and msgspec.structs.replace(begun, upload_id="") == wanted:
+        this_file = Upload(str(path), bucket, key, status.st_mtime_ns, status.st_size, "")
+        recorded = self._recorded()
+        if recorded and msgspec.structs.replace(recorded, upload_id="") == this_file:
             try:
-                sent = _parts_of(client, begun)
+                sent = _parts_of(client, recorded)
             except ClientError as error:
                 if error.response["Error"]["Code"] != "NoSuchUpload":
                     raise
-                log.info("S3 does not know the upload of %s any more: it is begun anew", path.name)
+                log.info("S3 does not know the upload of %s any more: starting again", path.name)
             else:
-                log.info("the upload of %s goes on: S3 has %d of its parts", path.name, len(sent))
-                return begun, sent
+                log.info("resuming the upload of %s: S3 has %d of its parts", path.name, len(sent))
+                return recorded, sent
         answer = client.create_multipart_upload(Bucket=bucket, Key=key)
-        upload = msgspec.structs.replace(wanted, upload_id=answer["UploadId"])
-        unfinished = self._memory.with_suffix(".unfinished")
-        unfinished.write_bytes(msgspec.json.encode(upload))
-        unfinished.replace(self._memory)
+        upload = msgspec.structs.replace(this_file, upload_id=answer["UploadId"])
+        write_atomically(self._record, msgspec.json.encode(upload))
         return upload, {}
 
-    def _remembered(self) -> Upload | None:
+    def _recorded(self) -> Upload | None:
         try:
-            return UPLOAD.decode(self._memory.read_bytes())
+            return _UPLOAD.decode(self._record.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
@@ -162,7 +161,7 @@ class S3Uploader:
 def _make_client() -> "S3Client":
     client = make_s3_client(CONFIG)
     for operation in ("PutObject", "UploadPart"):
-        # The body is read twice: to sign it, and to send it. Only the second time the link is used.
+        # The body is read twice: to sign it, and to send it. Only the second time uses the link.
         client.meta.events.register_first(f"request-created.s3.{operation}", _signs)
         client.meta.events.register(f"before-send.s3.{operation}", _sends)
     return client
@@ -188,39 +187,39 @@ def _parts_of(client: "S3Client", upload: Upload) -> dict[tuple[int, int], str]:
 
 
 def _cut(size: int, part_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield start and length of each part."""
+    """Yield the start and the length of each part, in bytes."""
     length = max(part_bytes, -(-size // MOST_PARTS))
     for start in range(0, size, length):
         yield start, min(length, size - start)
 
 
 def perform(order: Order) -> Outcome:
-    """Upload; whatever an SDK raises, of its own mistakes too, is a line that says so."""
+    """Upload; return any failure, including a bug of an SDK, as one line."""
     try:
         uploader = S3Uploader(Path(order.folder), order.bytes_per_second)
         uploader.upload(Path(order.path), order.bucket, order.key, threading.Event())
     except UploadFailed as error:
         return Outcome(str(error), error.transient)
-    except Exception as error:  # noqa: BLE001 - the trainer tries again, and says why it had to
+    except Exception as error:  # noqa: BLE001 - the trainer retries and logs the reason
         return Outcome(repr(error))
     return Outcome("")
 
 
 def _end_with(lines: IO[bytes]) -> None:
     lines.read()
-    # Without the usual clean-up, which would wait for a connection that sends.
+    # Without the usual clean-up, which would wait for a connection that is sending.
     os._exit(0)
 
 
 def main() -> None:
-    """Do the upload that the one line asks for."""
+    """Perform the upload that the input line requests."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # The trainer decides when this ends: a Ctrl-C is for it to answer.
+        # The trainer decides when this process ends: it handles Ctrl-C.
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("boto3", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Unbuffered: at an early end Python would wait for the buffer, in which another thread waits.
+    # Unbuffered: on an early exit, Python would wait for a buffer in which another thread waits.
     lines, output = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False), sys.stdout.buffer
     line = lines.readline()
     if not line:
@@ -229,7 +228,7 @@ def main() -> None:
     outcome = perform(msgspec.json.decode(line, type=Order))
     output.write(msgspec.json.encode(outcome) + b"\n")
     output.flush()
-    # As above: the input is still open, and its thread waits for more.
+    # Without clean-up: the input is still open, and its thread is reading.
     os._exit(0)
 
 

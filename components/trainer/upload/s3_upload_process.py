@@ -1,6 +1,6 @@
-"""Uploads to S3 as the trainer sees them: a process per upload, so that boto3's memory goes when it is done.
+"""Uploads to S3 in one process each, so that the memory of boto3 is freed afterwards.
 
-boto3 with a client of S3 takes more memory than all the rest of the trainer, which runs all the time.
+boto3 with an S3 client takes more memory than the rest of the trainer, which runs all the time.
 """
 
 import logging
@@ -13,41 +13,41 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 
 COMMAND = (sys.executable, "-m", "components.trainer.upload.s3_upload")
-LOOKS_SECONDS = 0.2  # within which a cancelled upload ends
-ENDING_SECONDS = 5.0
+_LOOKS_SECONDS = 0.2  # within which a cancelled upload ends
+_ENDING_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """Trainer to process: what goes where."""
+    """Trainer to process: the file to upload, and its destination."""
 
     path: str
     bucket: str
     key: str
-    folder: str  # where it is written down how far an upload has come
+    folder: str  # of the record of an upload in progress
     bytes_per_second: int  # 0: no limit
 
 
 class Outcome(Struct, frozen=True):
-    """Process to trainer: why the object does not lie there; empty if it does."""
+    """Process to trainer: why the upload failed; empty if it succeeded."""
 
     failure: str
     transient: bool = False
 
 
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-OUTCOME = msgspec.json.Decoder(Outcome)
+# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+_OUTCOME = msgspec.json.Decoder(Outcome)
 
 
 class S3UploadProcess:
-    """An ``Uploader`` over s3_upload_worker.py, one upload at a time.
+    """An ``Uploader`` that runs s3_upload.py, one upload at a time.
 
     Args:
         folder: the work folder.
-        bytes_per_second: the most that is sent; 0: no limit.
+        bytes_per_second: rate limit; 0: none.
     """
 
     def __init__(self, folder: Path, bytes_per_second: int = 0) -> None:
@@ -57,7 +57,7 @@ class S3UploadProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
-        """Put ``path`` into the bucket; raises UploadFailed."""
+        """Upload ``path``, as in ``Uploader``."""
         order = Order(
             path=str(path.absolute()),
             bucket=bucket,
@@ -69,8 +69,8 @@ class S3UploadProcess:
             if cancelled.is_set():
                 return
             try:
-                # A group of its own: a Ctrl-C at a terminal is for the trainer to answer.
-                process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
+                # In a separate process group: the trainer handles Ctrl-C at a terminal.
+                process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of this project
                     COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
                 )
             except OSError as error:
@@ -78,26 +78,26 @@ class S3UploadProcess:
                 raise UploadFailed(message) from error
             self._process = process
             try:
-                said, exit_code = _converse(process, order, cancelled)
+                answer, exit_code = _exchange(process, order, cancelled)
                 if cancelled.is_set():
                     message = f"the upload of {path.name} was cancelled"
                     raise UploadFailed(message)
-                _check(path, said, exit_code)
+                _check(path, answer, exit_code)
             finally:
                 _end(process)
                 self._process = None
 
     def close(self) -> None:
-        """End an upload that is under way; it goes on after a restart. May be called again."""
+        """End an upload in progress, which a restart resumes. May be called again."""
         if process := self._process:
             process.kill()
 
 
-def _converse(
+def _exchange(
     process: subprocess.Popen[bytes], order: Order, cancelled: threading.Event
 ) -> tuple[bytes, int]:
-    """Return what the process said, and its exit code; a cancelled one is killed."""
-    heard: list[bytes] = []
+    """Send the order; return the answer and the exit code. A cancelled process is killed."""
+    answer: list[bytes] = []
     pipe_in, pipe_out = process.stdin, process.stdout
     if pipe_in is None or pipe_out is None:
         message = "the process was started without pipes"
@@ -107,19 +107,19 @@ def _converse(
         pipe_in.flush()
     except BrokenPipeError:
         log.info("the process that uploads ended before it could take its order")
-    reading = threading.Thread(target=lambda: heard.append(pipe_out.read()), daemon=True, name="upload-read")
+    reading = threading.Thread(target=lambda: answer.append(pipe_out.read()), daemon=True, name="upload-read")
     reading.start()
     while reading.is_alive():
         if cancelled.is_set():
             process.kill()
-        reading.join(LOOKS_SECONDS)
-    return b"".join(heard), process.wait(ENDING_SECONDS)
+        reading.join(_LOOKS_SECONDS)
+    return b"".join(answer), process.wait(_ENDING_SECONDS)
 
 
-def _check(path: Path, said: bytes, exit_code: int) -> None:
-    """Raise UploadFailed unless the process said that all is well."""
+def _check(path: Path, answer: bytes, exit_code: int) -> None:
+    """Raise UploadFailed unless the process reported success."""
     try:
-        outcome = OUTCOME.decode(said)
+        outcome = _OUTCOME.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         known = -exit_code in set(signal.Signals)
         ended = signal.Signals(-exit_code).name if known else f"exit code {exit_code}"
@@ -131,10 +131,10 @@ def _check(path: Path, said: bytes, exit_code: int) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.wait(ENDING_SECONDS)
+    process.wait(_ENDING_SECONDS)
     for pipe in (process.stdin, process.stdout):
         if pipe and not pipe.closed:
             try:
                 pipe.close()
             except BrokenPipeError:
-                log.debug("the process that uploads had ended before it was told")
+                log.debug("the process that uploads had already ended")

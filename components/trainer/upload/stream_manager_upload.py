@@ -1,11 +1,11 @@
-"""Uploads through Stream Manager: the export to S3 that outlives restarts and outages.
+"""Uploads through Stream Manager, whose exports to S3 survive restarts and outages.
 
-Each component has one stream of export tasks and one of their statuses. A status is final if it is
-Success, Failure or Canceled; Stream Manager retries by itself whatever only delays an export.
+There is one stream of export tasks and one of their statuses. A status is final if it is Success, Failure or
+Canceled; Stream Manager retries transient failures itself.
 
-A stream left by a former version is checked by its definition and not by its name. One that differs is
-updated in place, so that its contents are still exported. One that cannot be updated is replaced once
-nothing in it waits for its export.
+A stream of an earlier version is recognized by its definition, not by its name. One that differs is updated
+in place, so that its contents are still exported. One that cannot be updated is replaced once nothing in it
+waits for its export.
 """
 
 import logging
@@ -41,29 +41,30 @@ from stream_manager.exceptions import (
 )
 from stream_manager.util import Util
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.atomic_file import write_atomically
+from components.runtime.component_errors import UploadFailed
 
 STREAM = "fedgrass-trainer-updates"
 STATUS_STREAM = "fedgrass-trainer-updates-status"
-DEFAULT_PORT = 8088
-REQUEST_SECONDS = 15
-CONNECT_SECONDS = 20  # more than the SDK takes for it, so that no client connects after nobody waits any more
-POLL_SECONDS = 1  # Stream Manager holds a read so long: a status is seen at once, a cancellation within this
-STATUSES_PER_READ = 50
-STREAM_BYTES = 16 * 1024 * 1024
-SEGMENT_BYTES = 1024 * 1024
-MULTIPART_BYTES = 5 * 1024 * 1024
-# Stream Manager refuses the request; all else may be its restart, or that it is not there yet.
-REFUSALS = (InvalidRequestException, UnauthorizedException, ValidationException)
+_DEFAULT_PORT = 8088
+_REQUEST_SECONDS = 15
+_CONNECT_SECONDS = 20  # more than the SDK's own limit, so that none connects after the time-out
+_POLL_SECONDS = 1  # the longest read: a status is seen at once, a cancellation within this time
+_STATUSES_PER_READ = 50
+_STREAM_BYTES = 16 * 1024 * 1024
+_SEGMENT_BYTES = 1024 * 1024
+_MULTIPART_BYTES = 5 * 1024 * 1024
+# Stream Manager refuses the request; any other error may be its restart, or that it has not started yet.
+_REFUSALS = (InvalidRequestException, UnauthorizedException, ValidationException)
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-# The SDK logs, with a traceback, what it raises as well.
-SILENT = logging.getLogger("stream_manager_sdk")
-SILENT.setLevel(logging.CRITICAL + 1)
+# The SDK logs, with a traceback, the errors that it also raises.
+_SILENT = logging.getLogger("stream_manager_sdk")
+_SILENT.setLevel(logging.CRITICAL + 1)
 
 
 class Export(Struct, frozen=True):
-    """An export task that was appended, and from which status on its own statuses are to be looked for."""
+    """An export task that was appended, and the first status that may belong to it."""
 
     path: str
     bucket: str
@@ -73,12 +74,12 @@ class Export(Struct, frozen=True):
     modified: int = 0  # of the file, in ns: an older file of the same name is another update
 
 
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-EXPORT = msgspec.json.Decoder(Export)
+# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+_EXPORT = msgspec.json.Decoder(Export)
 
 
 class _Client(StreamManagerClient):  # type: ignore[misc] # the SDK has no types
-    """The SDK's client; one that cannot connect does not leave its thread and its sockets behind."""
+    """The SDK's client; one that cannot connect leaves no thread and no sockets."""
 
     def __init__(self, **options: object) -> None:
         try:
@@ -91,58 +92,58 @@ class _Client(StreamManagerClient):  # type: ignore[misc] # the SDK has no types
 class StreamUploader:
     """An :class:`~components.trainer.session.session_ports.Uploader` over Stream Manager.
 
-    The export that is under way is written to a file of the work folder, so that a restart waits for it
-    instead of exporting a large update a second time.
+    The export in progress is recorded in a file of the work folder, so that after a restart the trainer waits
+    for it instead of exporting a large update again.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._memory = folder / "export.json"
+        self._record = folder / "export.json"
         self._client: StreamManagerClient | None = None
-        self._lock = threading.Lock()  # one export at a time; a cancelled one leaves within POLL_SECONDS
+        self._lock = threading.Lock()  # one export at a time; a cancelled one ends within _POLL_SECONDS
 
     def upload(self, path: Path, bucket: str, key: str, cancelled: threading.Event) -> None:
-        """Export ``path`` and wait for Success; raises UploadFailed."""
+        """Export ``path`` and wait for the status Success, as in ``Uploader``."""
         with self._lock:
             if cancelled.is_set():
                 return
             try:
                 client = self._connected()
-                export = self._under_way(client, path, bucket, key) or self._append(client, path, bucket, key)
+                export = self._recorded(client, path, bucket, key) or self._append(client, path, bucket, key)
                 self._wait(client, export, cancelled)
             except UploadFailed:
                 raise
             except Exception as error:
-                # After a lost or late answer this client would time out for ever, or fail in ways of its own
-                # (KeyError, AttributeError): make a new one.
+                # After a lost or late answer this client would time out forever, or raise unexpected errors
+                # (KeyError, AttributeError): create a new one.
                 self._discard()
                 message = f"Stream Manager: {type(error).__name__}: {error}".removesuffix(": ")
-                raise UploadFailed(message, transient=not isinstance(error, REFUSALS)) from error
+                raise UploadFailed(message, transient=not isinstance(error, _REFUSALS)) from error
 
     def _connected(self) -> StreamManagerClient:
         if self._client is None:
-            # Read here, since the SDK fails on a variable that is set to nothing.
-            port = int(os.environ.get("STREAM_MANAGER_SERVER_PORT") or DEFAULT_PORT)
+            # Read here, because the SDK fails on an empty variable.
+            port = int(os.environ.get("STREAM_MANAGER_SERVER_PORT") or _DEFAULT_PORT)
             client = _within(
-                CONNECT_SECONDS, lambda: _Client(port=port, request_timeout=REQUEST_SECONDS, logger=SILENT)
+                _CONNECT_SECONDS, lambda: _Client(port=port, request_timeout=_REQUEST_SECONDS, logger=_SILENT)
             )
             self._client = client
             try:
                 ensure_streams(client, _definitions())
             except UploadFailed:
-                self._discard()  # the next upload looks at the streams again
+                self._discard()  # the next upload checks the streams again
                 raise
         return self._client
 
     def _discard(self) -> None:
         client, self._client = self._client, None
         if client:
-            # Closing waits for a server that may never answer again: nobody waits for it.
+            # In the background: closing waits for a server that may never answer again.
             threading.Thread(target=_close, args=(client,), daemon=True, name="stream-close").start()
 
-    def _under_way(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export | None:
-        """Return the export of this very file that a former process appended, if there is one."""
+    def _recorded(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export | None:
+        """Return the export of this file that an earlier process appended, if there is one."""
         try:
-            export = EXPORT.decode(self._memory.read_bytes())
+            export = _EXPORT.decode(self._record.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         newest = client.describe_message_stream(STREAM).storage_status.newest_sequence_number
@@ -151,15 +152,13 @@ class StreamUploader:
         return export if same and newest is not None and export.sequence <= newest else None
 
     def _append(self, client: StreamManagerClient, path: Path, bucket: str, key: str) -> Export:
-        """Append the export task, and remember it."""
+        """Append the export task, and record it."""
         newest = client.describe_message_stream(STATUS_STREAM).storage_status.newest_sequence_number
         task = S3ExportTaskDefinition(input_url=path.absolute().as_uri(), bucket=bucket, key=key)
         sequence = client.append_message(STREAM, Util.validate_and_serialize_to_json_bytes(task))
         cursor = 0 if newest is None else newest + 1
         export = Export(str(path), bucket, key, sequence, cursor, _modified(path))
-        unfinished = self._memory.with_suffix(".unfinished")
-        unfinished.write_bytes(msgspec.json.encode(export))
-        unfinished.replace(self._memory)
+        write_atomically(self._record, msgspec.json.encode(export))
         return export
 
     def _wait(self, client: StreamManagerClient, export: Export, cancelled: threading.Event) -> None:
@@ -167,29 +166,29 @@ class StreamUploader:
             if status.status_context is None or status.status_context.sequence_number != export.sequence:
                 continue
             if status.status in {Status.Success, Status.Failure, Status.Canceled}:
-                self._memory.unlink(missing_ok=True)
+                self._record.unlink(missing_ok=True)
             if status.status is Status.Success:
                 return
             if status.status in {Status.Failure, Status.Canceled}:
                 message = f"Stream Manager gave the export up ({status.status.name}): {status.message}"
                 raise UploadFailed(message)
             if status.status is Status.Warning:
-                log.warning("Stream Manager will try to export %s again: %s", export.key, status.message)
+                log.warning("Stream Manager will retry the export of %s: %s", export.key, status.message)
 
 
 def _modified(path: Path) -> int:
-    # A file that is missing is Stream Manager's to complain of.
+    # Stream Manager reports a missing file.
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what ``call`` returns; for calls of the SDK that have no time-out of their own."""
+    """Return the result of ``call``, a call of the SDK without a time-out."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - handed over to who waits
+        except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="stream-connect").start()
@@ -206,13 +205,13 @@ def _close(client: StreamManagerClient) -> None:
 def _statuses(
     client: StreamManagerClient, cursor: int, cancelled: threading.Event
 ) -> Iterator[StatusMessage]:
-    """Yield the statuses from ``cursor`` on as they come, until ``cancelled``."""
+    """Yield the statuses from ``cursor`` on as they arrive, until ``cancelled``."""
     while not cancelled.is_set():
         options = ReadMessagesOptions(
             desired_start_sequence_number=cursor,
             min_message_count=1,
-            max_message_count=STATUSES_PER_READ,
-            read_timeout_millis=POLL_SECONDS * 1000,
+            max_message_count=_STATUSES_PER_READ,
+            read_timeout_millis=_POLL_SECONDS * 1000,
         )
         try:
             found = client.read_messages(STATUS_STREAM, options)
@@ -224,18 +223,18 @@ def _statuses(
 
 
 def _definitions() -> list[MessageStreamDefinition]:
-    """Return the two streams, that of the statuses first: the other one names it."""
+    """Return the two streams, the statuses first, because the other one refers to it."""
     exporter = S3ExportTaskExecutorConfig(
         identifier="updates",
-        size_threshold_for_multipart_upload_bytes=MULTIPART_BYTES,
+        size_threshold_for_multipart_upload_bytes=_MULTIPART_BYTES,
         status_config=StatusConfig(status_level=StatusLevel.INFO, status_stream_name=STATUS_STREAM),
     )
     exports = {STATUS_STREAM: None, STREAM: ExportDefinition(s3_task_executor=[exporter])}
     return [
         MessageStreamDefinition(
             name=name,
-            max_size=STREAM_BYTES,
-            stream_segment_size=SEGMENT_BYTES,
+            max_size=_STREAM_BYTES,
+            stream_segment_size=_SEGMENT_BYTES,
             strategy_on_full=StrategyOnFull.OverwriteOldestData,
             persistence=Persistence.File,
             flush_on_write=True,
@@ -249,7 +248,7 @@ def ensure_streams(client: StreamManagerClient, wanted: Iterable[MessageStreamDe
     """Create, update or replace streams, in the order given.
 
     Raises:
-        UploadFailed: one has another definition and cannot be changed yet; the text names it and the way out.
+        UploadFailed: one has another definition and cannot be changed yet; the text names it and a remedy.
     """
     existing = set(client.list_streams())
     for definition in wanted:
@@ -258,12 +257,14 @@ def ensure_streams(client: StreamManagerClient, wanted: Iterable[MessageStreamDe
             continue
         found = client.describe_message_stream(definition.name)
         if differences := _differences(found.definition, definition):
-            log.warning("the stream %s is of a former version (%s)", definition.name, ", ".join(differences))
+            log.warning(
+                "the stream %s is of an earlier version (%s)", definition.name, ", ".join(differences)
+            )
             _change(client, found, definition, differences)
 
 
 def _differences(found: Any, wanted: MessageStreamDefinition) -> list[str]:
-    """Return what of a stream's definition has to change. Its sizes may be the operator's own."""
+    """Return the fields of a stream's definition that have to change. The operator may choose its sizes."""
     pairs = {
         "export": (_export(found), _export(wanted)),
         "strategyOnFull": (found.strategy_on_full, wanted.strategy_on_full),
@@ -275,7 +276,7 @@ def _differences(found: Any, wanted: MessageStreamDefinition) -> list[str]:
 
 
 def _export(definition: Any) -> list[tuple[object, ...]]:
-    """Return what decides where a stream is exported to, and where its statuses go."""
+    """Return the fields that determine the destination of exports and of their statuses."""
     export = definition.export_definition
     if export is None:
         return []
@@ -298,9 +299,9 @@ def _change(
     except StreamManagerException as error:
         if _waits_for_export(found):
             message = (
-                f"the stream {wanted.name} of Stream Manager is of a former version"
-                f" ({', '.join(differences)}) and cannot be updated: {error}. It is replaced once what it"
-                " holds is exported; delete it if that will never be"
+                f"the stream {wanted.name} of Stream Manager is of an earlier version"
+                f" ({', '.join(differences)}) and cannot be updated: {error}. It is replaced once its"
+                " contents are exported; delete it if that will never happen"
             )
             raise UploadFailed(message, transient=True) from error
         client.delete_message_stream(wanted.name)
@@ -311,7 +312,7 @@ def _change(
 
 
 def _waits_for_export(found: Any) -> bool:
-    """Return whether a stream holds what is not exported yet."""
+    """Return whether a stream has contents that are not exported yet."""
     newest = found.storage_status.newest_sequence_number
     if newest is None or newest < 0 or found.definition.export_definition is None:
         return False

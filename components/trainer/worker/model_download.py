@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
 
+from components.runtime.component_errors import WorkFailed
 from components.runtime.retries import delays
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
-from components.runtime.trainer_errors import WorkFailed
 from fedgrass.federation.aws_errors import Remedy
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import CorrectableTask, Fit, GradientSteps, Report, Settings, Stop, Task
 from components.trainer.worker.update_writer import CONTROL, fitting, load_memory, write_update
 from components.trainer.worker.worker_protocol import Work

@@ -6,7 +6,6 @@ variate; all are float32. components/trainer/session/error_feedback.py describes
 """
 
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from components.runtime.trainer_errors import WorkFailed
-from components.trainer.session.error_feedback import beside
-from components.trainer.session.journal import unfinished
+from components.runtime.atomic_file import publish_file, unfinished, write_unfinished
+from components.runtime.component_errors import WorkFailed
+from components.trainer.session.error_feedback import pending_path
 from components.trainer.worker.worker_protocol import Work, id_of
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.aggregation.scaffold import Control
@@ -154,17 +153,12 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
         message = f"the training made an update that cannot be used: {error}"
         raise WorkFailed(message) from error
     if remembered := arrays_of(memory):
-        other, _ = _write(beside(path), lambda file: weights.write(remembered, file))
-        other.replace(beside(path))
+        other, _ = _write(pending_path(path), lambda file: weights.write(remembered, file))
+        publish_file(other, pending_path(path))
     return written
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Written]) -> tuple[Path, Written]:
     """Write a file under a name that nobody looks for, and return that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = unfinished(path)
-    with place.open("wb") as file:
-        written = write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    return place, written
+    return unfinished(path), write_unfinished(path, write)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import finish
 from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task

@@ -97,15 +97,15 @@ def _reader(name: str) -> Callable[[Mapping[str, Any]], object] | None:
     if name not in FULL_NAMES.values():
         return None
     # Imported here: only a deployment needs them.
+    from components.runtime.component_errors import ComponentError  # noqa: PLC0415
+
     if name == FULL_NAMES["predictor"]:
         from components.predictor.predictor_configuration import parse_configuration as read_predictor  # noqa: PLC0415
-        from components.runtime.predictor_errors import PredictorError  # noqa: PLC0415
 
-        return partial(_read, read_predictor, PredictorError)
-    from components.runtime.trainer_errors import TrainerError  # noqa: PLC0415
+        return partial(_read, read_predictor, ComponentError)
     from components.trainer.trainer_configuration import parse_configuration as read_trainer  # noqa: PLC0415
 
-    return partial(_read, read_trainer, TrainerError)
+    return partial(_read, read_trainer, ComponentError)
 
 
 def _read(

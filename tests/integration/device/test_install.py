@@ -97,7 +97,7 @@ def test_pytorch_comes_without_its_parts_for_gpus_unless_they_are_asked_for(
     assert "--index-url" not in others
     commands.clear()
     install.environment("gpu")
-    # pip takes one kind for as good as the other: the environment is made anew.
+    # pip does not distinguish the two kinds: the environment is created again.
     assert "--clear" in commands[0]
     assert [command[-1] for command in commands[1:]] == [
         str(install.TORCH_REQUIREMENTS),
@@ -137,7 +137,7 @@ def test_a_python_that_is_too_old_is_refused_before_anything_is_made(
 
 
 def test_the_step_itself_runs_on_an_older_python() -> None:
-    """To say so it has to start: nothing in it is newer than Python 3.7."""
+    """It has to start to report this: it uses nothing newer than Python 3.7."""
     tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
     built_in = {"list", "dict", "tuple", "set", "type"}
     subscripts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Subscript)]

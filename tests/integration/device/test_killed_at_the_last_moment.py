@@ -57,7 +57,7 @@ def check(device: Device, *, whole: bool) -> None:
     """An update that has its name was uploaded, and one reply speaks of it; otherwise nothing was."""
     stored = list(device.bucket.objects.values())
     said = device.completions[:1]
-    assert all(other == said[0] for other in device.completions)  # a reply is said until the verdict
+    assert all(other == said[0] for other in device.completions)  # a reply is repeated until the verdict
     assert len(stored) == len(said) == (1 if whole else 0)
     for data, completion in zip(stored, said, strict=True):
         weights.check_data(data)
@@ -81,7 +81,7 @@ def test_trainer_and_worker_are_killed(tmp_path: Path, number: int, when: str, u
     again.hears(asked(upload))  # as the cloud does after a hello
     assert len(again.bench.works) == (0 if whole else 1)
     check(again, whole=whole)
-    assert again.workplace.journal.state.examples == ({"noise": 100} if whole else {})
+    assert again.context.journal.state.examples == ({"noise": 100} if whole else {})
 
 
 @pytest.mark.parametrize(("number", "when"), KILLS[:4])
@@ -101,7 +101,7 @@ def test_an_update_of_another_announcement_of_that_name_is_not_taken(tmp_path: P
     first = Device(tmp_path, tasks={"noise": OPTIONS})
     first.hears(asked(Encoding()))
     dies(tmp_path, first.bench.works[0], 2, "after")
-    journal = first.workplace.journal
+    journal = first.context.journal
     assert journal.state.work
     other = msgspec.structs.replace(journal.state.work.announcement, model_key="models/other.safetensors")
     journal.take(msgspec.structs.replace(journal.state.work, announcement=other))

@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from components.runtime.trainer_errors import NotSent
+from components.runtime.component_errors import Unavailable
 from components.trainer.connection import mqtt_connection
 from components.trainer.connection.device_file import Connection
 from components.trainer.connection.mqtt_connection import HEALTHY_SECONDS, MqttConnection
@@ -36,12 +36,12 @@ def broker(tmp_path: Path) -> Iterator[ScriptedBroker]:
 
 
 class Device:
-    """An MqttConnection with what it heard and lost."""
+    """An MqttConnection with the messages and the losses that it reported."""
 
     def __init__(self, broker: ScriptedBroker) -> None:
         self.heard: list[bytes] = []
         self.lost: list[tuple[str, str]] = []
-        self.adapter = MqttConnection(Path("unused"), Connection(**connection(broker)), lambda _: None)
+        self.adapter = MqttConnection(Path("unused"), Connection(**broker.connection(THING)), lambda _: None)
         self.adapter.watch_subscriptions(lambda topic, reason: self.lost.append((topic, reason)))
         self.adapter.open()
         eventually(self.adapter._client.is_connected, PATIENCE)
@@ -56,20 +56,6 @@ def device(broker: ScriptedBroker) -> Iterator[Device]:
     made = Device(broker)
     yield made
     made.adapter.close()
-
-
-def connection(broker: ScriptedBroker) -> dict[str, Any]:
-    return {
-        "thing": THING,
-        "endpoint": "localhost",
-        "port": broker.port,
-        "certificate": str(broker.certificate),
-        "private_key": str(broker.private_key),
-        "root_ca": str(broker.certificate),
-        "credentials_endpoint": "none",
-        "role_alias": "none",
-        "region": "eu-west-1",
-    }
 
 
 def reconnect(broker: ScriptedBroker) -> None:
@@ -107,7 +93,7 @@ def test_a_new_subscription_that_fails_leaves_the_former_one(
     device.subscribe(ANNOUNCE)
     monkeypatch.setattr(mqtt_connection, "CALL_SECONDS", 0.5)
     broker.answer = lambda _number, _topic: answer
-    with pytest.raises(NotSent):
+    with pytest.raises(Unavailable):
         device.adapter.subscribe(ANNOUNCE, lambda _: None, 1)
     broker.deliver(ANNOUNCE, b"work")
     eventually(lambda: device.heard == [b"work"], PATIENCE)
@@ -136,7 +122,7 @@ def test_one_takeover_may_be_the_devices_own_former_connection(device: Device) -
 def test_pauses_grow_until_a_connection_has_stood_for_minutes(
     device: Device, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:
-    """A connection that is accepted and ended at once, whoever ends it, is no success."""
+    """A connection that is accepted and closed at once, by either side, does not reset the back-off."""
     now = 1000.0
     monkeypatch.setattr("components.trainer.connection.mqtt_connection.time.monotonic", lambda: now)
     adapter, client = device.adapter, device.adapter._client
@@ -164,7 +150,7 @@ def test_the_trainer_subscribes_again_and_its_heartbeat_names_the_gap_meanwhile(
     (tmp_path / "device.json").write_text(
         json.dumps(
             {
-                "connection": {**connection(broker), "work_folder": str(tmp_path / "work")},
+                "connection": {**broker.connection(THING), "work_folder": str(tmp_path / "work")},
                 "trainer": {"fleet": "plant", "heartbeat_seconds": 0.3, "tasks": {"noise": {}}},
             }
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.runtime.trainer_errors import Forbidden, NotSent
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.trainer.connection.device_file import read_device_file
 from components.trainer.connection.iot_credentials import RENEW_BEFORE
 from components.trainer.connection.mqtt_connection import MqttConnection
@@ -183,11 +183,13 @@ def test_a_killed_trainer_goes_on_where_it_was(place: Place) -> None:
     first.wait()
     place.start()
     place.waits_for("hello", 2)
-    # No verdict came: the reply is said again, and nothing is trained again.
+    # No verdict came: the reply is published again, and nothing is trained again.
     again = decode(place.waits_for("complete", 2), Completion)
     assert again == decode(place.waits_for("complete"), Completion)
     states = place.said("status", lambda payload: decode(payload, Status).state)
-    assert [state for state in states if state != "progress"] == ["accepted"]  # a slow machine tells more
+    assert [state for state in states if state != "progress"] == [
+        "accepted"
+    ]  # a slow machine reports more progress
 
 
 def test_a_changed_file_is_taken_up_at_a_reload(place: Place) -> None:
@@ -256,7 +258,7 @@ def test_a_cloud_that_is_not_there_is_told_and_waited_for(place: Place) -> None:
 
 @dataclass
 class Link:
-    """A connection of the adapter, with what it heard and lost."""
+    """The adapter's connection, with the messages and the losses that it reported."""
 
     adapter: MqttConnection
     heard: list[bytes] = field(default_factory=list)
@@ -268,12 +270,12 @@ class Link:
     def _subscribed(self, topic: str) -> bool:
         try:
             self.adapter.subscribe(topic, self.heard.append, 1)
-        except NotSent:
+        except Unavailable:
             return False
         return True
 
     def cut(self) -> None:
-        """Break the link without a word, as a lost network does."""
+        """Break the link silently, as a lost network does."""
         transport = self.adapter._client.socket()
         assert transport is not None
         with socket.socket(fileno=os.dup(transport.fileno())) as link:
@@ -307,7 +309,9 @@ def test_a_message_is_not_sent_while_there_is_no_connection(link: Link) -> None:
     link.subscribe("fedgrass/plant/clients/press-1/announce")
     link.adapter.publish("fedgrass/plant/clients/press-1/hello", b"{}", 1)
     link.adapter.close()
-    with pytest.raises(NotSent, match=r"could not publish to .*hello: there is no connection to localhost"):
+    with pytest.raises(
+        Unavailable, match=r"could not publish to .*hello: there is no connection to localhost"
+    ):
         link.adapter.publish("fedgrass/plant/clients/press-1/hello", b"{}", 1)
 
 
@@ -372,7 +376,7 @@ def test_a_refusal_of_a_topic_says_whose_policy_it_is() -> None:
     assert isinstance(refused, Forbidden)
     assert "IoT policy of the device's certificate" in str(refused)
     full = _refusal(ReasonCode(PacketTypes.PUBACK, "Quota exceeded"), "publish to x")
-    assert isinstance(full, NotSent)
+    assert isinstance(full, Unavailable)
 
 
 # ---------------------------------------------------------------- credentials

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.upload import s3_upload
 from components.trainer.upload.s3_upload import S3Uploader
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud

@@ -1,4 +1,4 @@
-"""Uploads to S3 in a process of their own: it goes on after a kill, says why it fails, and is never left."""
+"""Uploads to S3 in a separate process: cancelled, killed or failed, it leaves a reason and no process."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from tests.emulator.local_core import eventually
 
@@ -34,7 +34,7 @@ class Slow:
                 self.close_connection = True
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Do not log."""
 
         return Handler
 

@@ -21,7 +21,7 @@ from stream_manager import (
 )
 from stream_manager.util import Util
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.upload import stream_manager_upload
 from components.trainer.upload.stream_manager_upload import STATUS_STREAM, STREAM, StreamUploader
 from greengrass_emulator.core.standalone_core import S3Folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.runtime import greengrass_ipc
-from components.runtime.trainer_errors import NotSent
-from components.trainer.connection.trainer_nucleus import GreengrassNucleus
+from components.runtime.component_errors import Unavailable
+from components.runtime.greengrass_ipc import GreengrassIpc
 from greengrass_emulator.core.profiles import LITE
 from greengrass_emulator.iot.iot_connection import QualityOfService
 from greengrass_emulator.ipc.ipc_model import ServiceError
@@ -48,7 +48,7 @@ class SlowConnection(FakeIotConnection):
 @contextmanager
 def nucleus_with_a_slow_connection(
     folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[CoreInThread, SlowConnection, GreengrassNucleus]]:
+) -> Iterator[tuple[CoreInThread, SlowConnection, GreengrassIpc]]:
     with core_in_thread(folder, LITE) as running:
         running.run(running.core.stop())
         slow = SlowConnection(running)
@@ -58,7 +58,7 @@ def nucleus_with_a_slow_connection(
         running.run(running.core.deploy(file, folder))
         for name, value in running.core.component_environment(COMPONENT).items():
             monkeypatch.setenv(name, value)
-        nucleus = GreengrassNucleus.connect(lambda _: None)
+        nucleus = GreengrassIpc.connect(lambda _: None)
         try:
             yield running, slow, nucleus
         finally:
@@ -70,7 +70,7 @@ def test_a_subscription_that_nobody_waits_for_any_more_is_closed(
 ) -> None:
     with nucleus_with_a_slow_connection(tmp_path, monkeypatch) as (running, slow, nucleus):
         monkeypatch.setattr(greengrass_ipc, "CALL_SECONDS", 0.3)
-        with pytest.raises(NotSent, match="did not answer"):
+        with pytest.raises(Unavailable, match="did not answer"):
             nucleus.subscribe(TOPIC, lambda _: None, 1)
         assert slow.asked
         running.loop.call_soon_threadsafe(slow.let.set)
@@ -93,7 +93,7 @@ def test_a_renewal_that_times_out_leaves_the_former_subscription_open(
                 await never.wait()
 
             stalled.setattr(running.core._bridge, "subscribe", wait_for_ever)
-            with pytest.raises(NotSent, match="did not answer"):
+            with pytest.raises(Unavailable, match="did not answer"):
                 nucleus.subscribe(TOPIC, heard.append, 1)
             running.from_cloud(TOPIC, b"late")
             eventually(lambda: heard == [b"late"])

@@ -84,7 +84,7 @@ class Site:
         ]
 
     def waits_for(self, kind: str, count: int = 1) -> Any:
-        """Return the newest message of a kind once the device has said ``count`` of them."""
+        """Return the latest message of a kind once the device has published ``count`` of them."""
         eventually(lambda: len(self.said(kind)) >= count, PATIENCE)
         return self.said(kind)[-1]
 
@@ -186,7 +186,7 @@ def test_the_trainer_does_two_rounds_on_a_core(
         site.tells(work(2))
         assert site.waits_for("complete", 2).round == 2
         states = [status.state for status in site.said("status")]
-        # A slow machine's training tells of its progress as well.
+        # On a slow machine the training reports its progress as well.
         assert [state for state in states if state != "progress"] == ["accepted", "accepted"]
         assert "run-a/1/1: the cloud counted the reply" in site.log
 
@@ -221,7 +221,7 @@ def test_a_closed_ipc_stream_ends_the_process_and_the_next_takes_its_work_up(sit
     site.running.run(site.running.core.close_ipc_streams(NAME))
     site.waits_for("hello", 2)
     eventually(lambda: not set(before) & set(site.processes), PATIENCE)
-    # Of the connection or of one subscription, whichever is told first.
+    # The loss of the connection or of one subscription, whichever is reported first.
     assert "ERROR the nucleus closed the " in site.log
     assert "exiting, to be started again" in site.log
     site.tells(work())
@@ -235,7 +235,7 @@ def test_a_device_says_hello_after_an_outage(site: Site) -> None:
     eventually(lambda: "not sent to" in site.log, PATIENCE)
     site.running.run(site.running.core.restore_mqtt())
     site.waits_for("hello", 2)
-    assert "heard again after an outage" in site.log
+    assert "receiving messages again after an outage" in site.log
     assert len(site.processes) == 1
 
 
@@ -253,11 +253,11 @@ def test_a_deployment_waits_for_the_training_in_hand_but_not_for_ever(
         before, begun = site.processes, time.monotonic()
         with ThreadPoolExecutor(1) as deployer:
             deployment = deployer.submit(site.deploy, tasks=tasks, defer_update_seconds=6)
-            eventually(lambda: "an update waits for run-a/1/1, at most 6 s more" in site.log, PATIENCE)
+            eventually(lambda: "an update waits for run-a/1/1, for at most 6 s more" in site.log, PATIENCE)
             assert set(before) <= set(site.processes)
             deployment.result(PATIENCE)
         assert time.monotonic() - begun >= 6
-        assert "an update begins though run-a/1/1 is in hand" in site.log
+        assert "an update begins during run-a/1/1" in site.log
         site.waits_for("hello", 2)
         assert not set(before) & set(site.processes)
         site.tells(work())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stream_manager import StreamManagerClient
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.session.session_ports import Uploader
 from components.trainer.upload.s3_upload import S3Uploader
 from components.trainer.upload.s3_upload_process import S3UploadProcess
@@ -211,7 +211,7 @@ def test_an_upload_to_s3_ends_when_it_is_cancelled(
                 cancelled.wait()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     large = tmp_path / "large"
     large.write_bytes(bytes(7_000_000))

@@ -359,11 +359,11 @@ def test_the_trainer_exits_though_an_upload_hangs() -> None:
     """As boto3 does, the upload uses a pool of threads, for which Python waits at its end."""
     program = """
 import concurrent.futures, runpy, threading
-from components.trainer import trainer_main as main
+from components.trainer import trainer_main
 def run(*_):
     concurrent.futures.ThreadPoolExecutor(1).submit(threading.Event().wait)
     return 75
-main.main = run
+trainer_main.main = run
 runpy.run_module("components.trainer.__main__")
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from msgspec import Meta, Struct
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.trainer_configuration import MERGED, Configuration, parse_configuration
 from components.trainer.training import TrainingSettings
 from fedgrass.federation.conversion import LONGEST_VALUE, convert, nearest, shown, words

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from fedgrass.console.options import parse_key_values
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.demo import DemoOptions, _settings

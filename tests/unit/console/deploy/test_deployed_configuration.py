@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.predictor.predictor_configuration import parse_configuration as read_predictor
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.trainer_configuration import parse_configuration as read_trainer
 from fedgrass.console import stack
 from fedgrass.console.commands import device_commands

@@ -12,9 +12,8 @@ from botocore.config import Config
 
 from components.predictor.model_store import ModelBucket
 from components.runtime import token_exchange_address
-from components.runtime.predictor_errors import NotNow
+from components.runtime.component_errors import Unavailable, UploadFailed, WorkFailed
 from components.runtime.s3_access import describe, remedy_of
-from components.runtime.trainer_errors import UploadFailed, WorkFailed
 from components.trainer.upload import s3_upload
 from components.trainer.upload.s3_upload import S3Uploader
 from components.trainer.upload.s3_upload_process import S3UploadProcess
@@ -304,7 +303,7 @@ def test_a_service_that_came_late_or_moved_is_found_again(
 def test_the_predictor_finds_the_service_again(cloud: DeviceCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(token_exchange_address.ADDRESS, f"http://localhost:{free_port()}/")
     bucket = ModelBucket(lambda: cloud.port)
-    with pytest.raises(NotNow, match="the token exchange service"):
+    with pytest.raises(Unavailable, match="the token exchange service"):
         bucket.fetch(MODEL)
     assert bucket.fetch(MODEL) == BODY
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.connection import device_file
 from components.trainer.connection.device_file import Connection, read_device_file
 from components.trainer.connection.mqtt_connection import MqttConnection
@@ -95,8 +95,8 @@ def test_a_value_that_cannot_be_used_is_named_with_what_it_may_be(
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("device.toml", "connection = [", "is no TOML"),
-        ("device.json", "{", "is no JSON"),
+        ("device.toml", "connection = [", "is not valid TOML"),
+        ("device.json", "{", "is not valid JSON"),
         ("device.json", "[]", "it has to be an object"),
         ("device.toml", "[connecton]\n", "did you mean 'connection'?"),
         ("device.toml", "connection = 3\n", "3 cannot be [connection]"),

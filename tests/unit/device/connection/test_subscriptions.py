@@ -1,49 +1,32 @@
 """Each subscription is confirmed by itself, requested until it stands, and named while it fails."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import tests.fakes.memory_device as fakes
+from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop
 from components.runtime.process_setup import LOST
 from components.runtime.retries import HEALTHY_SECONDS, Subscription, delays
-from components.runtime.trainer_errors import Forbidden, NotSent
 from fedgrass.federation.messages import Heartbeat
-from tests.fakes.memory_device import TOPICS, Broker, Clock, Device, announcement, verdict
+from tests.fakes.memory_device import TOPICS, Clock, Device, announcement, verdict
 
 ANNOUNCE, HEARTBEAT = f"{TOPICS}/announce", f"{TOPICS}/heartbeat"
 
 
-class Refusing(Broker):
-    """A Broker that answers requests for some topics with an error, and keeps the former subscription."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: dict[str, Exception] = {}
-
-    def subscribe(self, topic: str, handler: Callable[[bytes], None], qos: int) -> None:
-        if error := self.refused.get(topic):
-            self.subscribed.append(topic)
-            raise error
-        super().subscribe(topic, handler, qos)
-
-
 @pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
-    monkeypatch.setattr(fakes, "Broker", Refusing)
+def device(tmp_path: Path) -> Device:
     return Device(tmp_path, heartbeat_seconds=10)
 
 
 def refuse(device: Device, topic: str, error: Exception | None = None) -> None:
-    assert isinstance(device.broker, Refusing)
-    device.broker.refused[topic] = error or NotSent("could not subscribe: IoT Core said Quota exceeded")
+    device.broker.refused[topic] = error or Unavailable(
+        "could not subscribe: IoT Core answered Quota exceeded"
+    )
 
 
 def grant(device: Device) -> None:
-    assert isinstance(device.broker, Refusing)
     device.broker.refused.clear()
 
 
@@ -73,20 +56,22 @@ def test_one_refused_subscription_is_requested_until_it_stands_and_is_named_mean
     lose(device, ANNOUNCE)
     device.passes(minutes * 60, step=1)
     assert last_heartbeat(device).connection_error == (
-        "announcements are not received: could not subscribe: IoT Core said Quota exceeded"
+        "announcements are not received: could not subscribe: IoT Core answered Quota exceeded"
     )
     requested = device.broker.subscribed.count(ANNOUNCE)
     assert minutes * 2 <= requested <= minutes * 10 + 10  # with back-off, and never given up
     grant(device)
     device.passes(45)
     assert last_heartbeat(device).connection_error == ""
-    assert hellos(device) == 2  # so that what was announced meanwhile is announced again
+    assert hellos(device) == 2  # so that the cloud repeats its announcements
     assert device.exit_code is None
     device.hears(announcement())
     assert device.states == ["accepted"]
 
 
-@pytest.mark.parametrize("error", [NotSent("unanswered"), Forbidden("not allowed")], ids=["quota", "policy"])
+@pytest.mark.parametrize(
+    "error", [Unavailable("unanswered"), Forbidden("not allowed")], ids=["quota", "policy"]
+)
 def test_a_device_in_a_fleet_outlives_a_refusal(device: Device, error: Exception) -> None:
     refuse(device, ANNOUNCE, error)
     lose(device, ANNOUNCE)
@@ -98,16 +83,10 @@ def test_a_device_in_a_fleet_outlives_a_refusal(device: Device, error: Exception
 
 
 def test_a_topic_that_is_forbidden_from_the_start_is_the_operators_to_mend(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    def made() -> Broker:
-        broker = Refusing()
-        broker.refused[ANNOUNCE] = Forbidden("not allowed")
-        return broker
-
-    monkeypatch.setattr(fakes, "Broker", made)
     with pytest.raises(Forbidden):
-        Device(tmp_path)
+        Device(tmp_path, refused={ANNOUNCE: Forbidden("not allowed")})
 
 
 def test_refused_heartbeats_cost_neither_work_nor_the_process_at_once(device: Device) -> None:
@@ -132,15 +111,9 @@ def test_a_process_whose_heartbeats_stay_refused_is_replaced_at_last(device: Dev
 
 @pytest.mark.parametrize("refused", [ANNOUNCE, HEARTBEAT])
 def test_a_device_that_starts_with_one_subscription_refused_says_so_and_enters_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+    tmp_path: Path, refused: str
 ) -> None:
-    def made() -> Broker:
-        broker = Refusing()
-        broker.refused[refused] = NotSent("Quota exceeded")
-        return broker
-
-    monkeypatch.setattr(fakes, "Broker", made)
-    device = Device(tmp_path, heartbeat_seconds=10)
+    device = Device(tmp_path, refused={refused: Unavailable("Quota exceeded")}, heartbeat_seconds=10)
     device.passes(60)
     assert (device.ready, hellos(device)) == (0, int(refused != ANNOUNCE))
     assert last_heartbeat(device).connection_error.endswith("not received: Quota exceeded")
@@ -185,7 +158,7 @@ def test_a_stalled_link_that_times_requests_out_leaves_nothing_deaf(device: Devi
     device.passes(200)
     device.broker.deaf = True
     for topic in (ANNOUNCE, HEARTBEAT):
-        refuse(device, topic, NotSent("the nucleus did not answer within 10 s"))
+        refuse(device, topic, Unavailable("the nucleus did not answer within 10 s"))
     device.passes(60)
     assert device.broker.subscribed.count(ANNOUNCE) > 1
     assert device.exit_code is None
@@ -211,10 +184,8 @@ def test_a_subscription_that_dies_at_once_again_and_again_is_not_requested_in_a_
     kept = Subscription(
         "topic",
         request,
-        clock=clock,
-        call_later=loop.call_later,
+        loop=loop,
         pauses=lambda: delays(1.0, 30.0, rng),
-        transient=(NotSent,),
     )
     kept.renew()
     for _ in range(int(HEALTHY_SECONDS)):

@@ -8,7 +8,7 @@ import pytest
 from components.predictor.local_requests import LARGEST_REPLY, MOST_JSON_PARTS, LocalRequests
 from components.predictor.predictor_subscriptions import EchoCheck
 from components.predictor.serving import Served, Serving
-from components.runtime.predictor_errors import Forbidden, NotNow
+from components.runtime.component_errors import Forbidden, Unavailable
 from tests.emulator.local_core import eventually
 from tests.unit.device.predictor.test_predictor_requests import MODEL, Topics
 
@@ -60,7 +60,7 @@ def test_one_lost_probe_proves_nothing() -> None:
     assert nucleus.renewed == []
 
 
-@pytest.mark.parametrize("error", [NotNow("offline"), Forbidden("an access control of its own")])
+@pytest.mark.parametrize("error", [Unavailable("offline"), Forbidden("an access control of its own")])
 def test_probes_that_do_not_go_out_prove_nothing(error: Exception) -> None:
     nucleus = Nucleus()
     nucleus.error = error

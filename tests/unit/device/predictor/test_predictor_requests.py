@@ -18,7 +18,7 @@ from components.predictor import local_requests
 from components.predictor.local_requests import LocalRequests
 from components.predictor.serving import LARGEST_REQUEST, Request, Served, Serving, parse_request, percentile
 from components.predictor.web import Server
-from components.runtime.predictor_errors import ConfigurationError, NotNow, RequestRefused
+from components.runtime.component_errors import ConfigurationError, RequestRefused, Unavailable
 from components.trainer.tasks.digits import Digits
 from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import InputRefused
@@ -188,7 +188,7 @@ class Topics:
         if self.refusals:
             self.refusals -= 1
             message = "in flight: too much"
-            raise NotNow(message)
+            raise Unavailable(message)
         self.published.append((topic, text, as_json))
 
 

@@ -6,33 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from components.predictor.predictor_subscriptions import RENEW_SECONDS, Subscriptions
-from components.runtime.predictor_errors import NotNow
+from components.runtime.component_errors import Unavailable
+from components.runtime.event_loop import EventLoop
 from tests.fakes.memory_device import Clock
 
 REQUESTS, MODELS = "fedgrass/predict/digits", "fedgrass/plant/models/digits"
-
-
-class Agenda:
-    """An agenda whose clock a test moves."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.calls: list[tuple[float, Callable[[], None]]] = []
-
-    def post(self, call: Callable[[], None]) -> None:
-        call()
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        self.calls.append((self.clock.now + seconds, call))
-
-    def passes(self, seconds: float) -> None:
-        until = self.clock.now + seconds
-        while self.clock.now < until:
-            self.clock.now += 0.25
-            due = [item for item in self.calls if item[0] <= self.clock.now]
-            self.calls = [item for item in self.calls if item not in due]
-            for _, call in due:
-                call()
 
 
 class Nucleus:
@@ -60,7 +38,7 @@ class Nucleus:
     def _take(self, topic: str) -> None:
         if topic in self.refused:
             message = f"could not subscribe to {topic}: Quota exceeded"
-            raise NotNow(message)
+            raise Unavailable(message)
         self.subscribed.append(topic)
 
 
@@ -68,11 +46,12 @@ class Kept:
     """Subscriptions with what they heard."""
 
     def __init__(self, *refused: str) -> None:
-        self.agenda, self.nucleus = Agenda(), Nucleus()
+        self.clock, self.nucleus = Clock(), Nucleus()
+        self.loop = EventLoop(self.clock)
         self.nucleus.refused = set(refused)
         self.heard: list[bytes] = []
         self.kept = Subscriptions(
-            self.agenda,  # type: ignore[arg-type] # what is used of it
+            self.loop,
             self.nucleus,  # type: ignore[arg-type]
             random.Random(5),  # noqa: S311 - jitter
             on_model=lambda _task, _topic, payload: self.heard.append(payload),
@@ -80,40 +59,29 @@ class Kept:
         )
         self.kept.cover("plant", "digits")
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the time of each test be that of its agenda."""
-    made: list[Clock] = []
-    monkeypatch.setattr(Agenda, "__init__", _noting(made))
-    monkeypatch.setattr(
-        "components.predictor.predictor_subscriptions.time.monotonic", lambda: made[-1].now if made else 0.0
-    )
-
-
-def _noting(made: list[Clock]) -> Callable[[Agenda], None]:
-    def prepare(agenda: Agenda) -> None:
-        agenda.clock, agenda.calls = Clock(), []
-        made.append(agenda.clock)
-
-    return prepare
+    def passes(self, seconds: float) -> None:
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += 0.25
+            self.loop.run_due()
 
 
 @pytest.mark.parametrize("topic", [REQUESTS, MODELS])
 def test_one_refused_subscription_is_requested_until_it_stands(topic: str) -> None:
     site = Kept(topic)
-    site.agenda.passes(600)
+    site.passes(600)
     assert site.nucleus.subscribed == [({REQUESTS, MODELS} - {topic}).pop()]
     site.nucleus.refused.clear()
-    site.agenda.passes(31)
+    site.passes(31)
     assert sorted(site.nucleus.subscribed) == sorted([REQUESTS, MODELS])
 
 
 @pytest.mark.parametrize("topic", [REQUESTS, MODELS])
 def test_a_stream_that_ends_is_opened_again_and_the_other_one_left_alone(topic: str) -> None:
     site = Kept()
-    site.agenda.passes(200)
+    site.passes(200)
     site.nucleus.lost(topic, "the nucleus closed its stream")
+    site.loop.run_due()
     assert site.nucleus.subscribed[2:] == [topic]
 
 
@@ -125,7 +93,7 @@ def test_a_topic_is_subscribed_to_once_however_often_it_is_configured() -> None:
 
 def test_models_that_no_message_announced_and_requests_without_echo_renew_their_topic() -> None:
     site = Kept()
-    site.agenda.passes(200)
+    site.passes(200)
     site.kept.renew_models("plant", "digits")
     site.kept.renew_requests("digits")
     assert site.nucleus.subscribed[2:] == [MODELS, REQUESTS]
@@ -133,11 +101,11 @@ def test_models_that_no_message_announced_and_requests_without_echo_renew_their_
 
 def test_models_are_subscribed_to_again_once_nothing_was_announced_for_long() -> None:
     site = Kept()
-    site.agenda.passes(RENEW_SECONDS - 10)
+    site.passes(RENEW_SECONDS - 10)
     site.nucleus.models[MODELS](b"model")
-    site.agenda.passes(20)
+    site.passes(20)
     site.kept.renew_silent_models()
     assert site.nucleus.subscribed[2:] == []
-    site.agenda.passes(RENEW_SECONDS)
+    site.passes(RENEW_SECONDS)
     site.kept.renew_silent_models()
     assert (site.nucleus.subscribed[2:], site.heard) == ([MODELS], [b"model"])

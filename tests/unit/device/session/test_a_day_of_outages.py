@@ -2,7 +2,7 @@
 
 The broker doubles and delays messages, loses what comes while the device is away (and of quality 0 any), goes
 away for seconds to hours, and goes deaf as Nucleus Lite does after a restart of its MQTT daemon. The cloud
-announces as the real one does: once, once more if nobody accepts, and after each hello.
+announces as the real one does: once, once more if no device accepts, and after each hello.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ import pytest
 from components.runtime.event_loop import EventLoop
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import look_around
+from components.trainer.session.host_metrics import read_host_metrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Failure, Work
 from fedgrass.federation.messages import Completion, Message, Status, Verdict, decode, encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure, result
@@ -47,7 +47,7 @@ class Trainings:
         self._loop.call_later(self._rng.uniform(5, 240), lambda: self._end(work, answer))
 
     def finish(self, round_id: str) -> None:
-        """Be too busy to heed it."""
+        """Ignore it."""
 
     def stop(self) -> None:
         self._current = None
@@ -66,7 +66,7 @@ class Trainings:
 
 
 class Link(Broker):
-    """A Broker between the device and the cloud, over a link that cannot be relied on."""
+    """A Broker between the device and the cloud, over an unreliable link."""
 
     def __init__(self, loop: EventLoop, rng: random.Random) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Link(Broker):
 
 
 class CloudSide:
-    """Opens a round every half hour; announces it, once more if nobody accepts, and after each hello."""
+    """Opens a round every half hour; announces it, once more if no device accepts, and after each hello."""
 
     def __init__(self, loop: EventLoop, link: Link) -> None:
         self._loop = loop
@@ -165,7 +165,7 @@ class CloudSide:
 
 
 class Day:
-    """One device and its cloud; the device's process is started anew whenever it ends."""
+    """One device and its cloud; the device's process is started again whenever it ends."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - chance, no secret
@@ -210,11 +210,11 @@ class Day:
             loop=loop,
             journal=Journal(self.folder),
             worker=self.worker,
-            exits=ExitBudget(self.folder, self.clock),
+            restart_budget=RestartBudget(self.folder, self.clock),
             uploader=lambda: self.bucket,
             rng=self.rng,
             background=lambda call: call(),
-            surroundings=look_around,
+            host_metrics=read_host_metrics,
         )
         power_cut = self.clock.now + self.rng.expovariate(2 / DAY)
         Session(place, self.link, configure()).start()
@@ -222,7 +222,7 @@ class Day:
             waits = [wait for wait in (loop.run_due(), self.cloud_loop.run_due()) if wait is not None]
             self.clock.now += min(1.0, *waits) if waits else 1.0
         if loop._exit_code is not None:
-            place.exits.take()
+            place.restart_budget.take()
             self.exits.append(self.clock.now)
         self.done += self.worker.done
 
@@ -246,13 +246,13 @@ def test_a_day_of_outages_loses_no_work_for_good_and_leaves_nothing(tmp_path: Pa
     rounds = range(1, day.cloud.round + 1)
     counted = [number for number in rounds if day.cloud.ended.get(number) == "counted"]
     assert len(rounds) > 40
-    # Announcements were missed and hellos made up for them; replies were said again until the verdict.
+    # Announcements were missed and hellos made up for them; replies were repeated until the verdict.
     undone = [number for number in rounds if day.had_a_good_link(number) and not day.is_done(number)]
     assert undone == []
     assert len(counted) in range(15, len(rounds))
     assert day.cloud.hellos > day.starts
     assert day.cloud.copies > len(counted)
-    # No work was done twice, but for what a power cut took from the trainer in the middle.
+    # No work was done twice, except what a power cut interrupted.
     assert len(day.done) - len(set(day.done)) <= day.starts
     assert set(day.bucket.objects) == {
         f"fleet-bucket/updates/press-1/run-a/{number.partition('/')[0]}-1.safetensors" for number in day.done

@@ -1,4 +1,4 @@
-"""What a device says of itself in its heartbeats: attributes and metrics."""
+"""Attributes and metrics in a device's heartbeats."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_metrics_of_an_evaluation_alone_are_not_taken_for_all(tmp_path: Path) ->
 def test_metrics_that_fit_no_heartbeat_are_not_said_in_part(tmp_path: Path) -> None:
     device = Device(tmp_path, tasks={"digits": {}})
     measured = dict.fromkeys((f"{number:064}" for number in range(9)), 0.5)
-    device.workplace.journal.finish(announcement(), msgspec.structs.replace(result(), metrics=measured))
+    device.context.journal.finish(announcement(), msgspec.structs.replace(result(), metrics=measured))
     assert newest(device).metrics == ""
 
 

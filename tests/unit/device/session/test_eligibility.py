@@ -1,4 +1,4 @@
-"""When a device takes work, and what it says when it does not."""
+"""When a device accepts work, and the reasons it gives when it declines."""
 
 from datetime import time
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.session.eligibility import Demand, TrainWhen, objection
-from components.trainer.session.host_metrics import HostMetrics, look_around
+from components.trainer.session.host_metrics import HostMetrics, read_host_metrics
 from components.trainer.trainer_configuration import parse_configuration
 from tests.fakes.memory_device import Device, announcement, configure
 
@@ -37,20 +37,20 @@ def said(
             "it is 14:30 here, and train_when.hours is 22:00-06:00",
         ),
         ({"load": "0.5"}, {"load": 0.75}, {}, "the load is 0.75 per core, and train_when.load is 0.5"),
-        ({"mains": "true"}, {}, BATTERY, "the device is not on mains, and train_when.mains is true"),
-        ({"battery": 50}, {}, BATTERY, "the battery has 40 %, and train_when.battery is 50"),
+        ({"mains": "true"}, {}, BATTERY, "the device is not on mains power, and train_when.mains is true"),
+        ({"battery": 50}, {}, BATTERY, "the battery is at 40 %, and train_when.battery is 50"),
         (
             {"free_disk_megabytes": "500"},
             {"free_disk": 10_000_000},
             {},
-            "10.0 MB of disk are free, 500.0 MB are needed (train_when.free_disk_megabytes)",
+            "the disk has 10.0 MB free and 500.0 MB are needed (train_when.free_disk_megabytes)",
         ),
-        ({}, {"free_disk": 900}, {}, "0.0 MB of disk are free, 0.0 MB are needed (for the update)"),
+        ({}, {"free_disk": 900}, {}, "the disk has 0.0 MB free and 0.0 MB are needed (for the update)"),
         (
             {"free_memory_megabytes": 300},
             {"free_memory": 200_000_000},
             {},
-            "200.0 MB of memory are free, and train_when.free_memory_megabytes is 300",
+            "the memory has 200.0 MB free, and train_when.free_memory_megabytes is 300",
         ),
     ],
 )
@@ -67,7 +67,7 @@ def test_all_that_does_not_hold_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("when", "power"),
     [
-        ({"mains": True}, {}),  # knows of no power supply: it has no battery
+        ({"mains": True}, {}),  # without a battery, mains power is assumed
         ({"mains": True}, {"mains": True, "battery": 3.0}),
         ({"battery": 50}, {"mains": True, "battery": 3.0}),
         ({"battery": 50}, {}),
@@ -131,7 +131,7 @@ def test_a_device_declines_with_the_reason_and_takes_the_work_later(tmp_path: Pa
     assert device.states == ["declined"]
     assert device.statuses[0].reason == "it is 12:00 here, and train_when.hours is 22:00-06:00"
     assert device.bench.works == []
-    device.surroundings = HostMetrics(time=time(23))
+    device.host_metrics = HostMetrics(time=time(23))
     device.hears(announcement())
     assert device.states == ["declined", "accepted"]
 
@@ -154,7 +154,7 @@ def test_work_that_does_not_fit_the_memory_is_declined_before_it_begins(tmp_path
     device = Device(tmp_path, memory_megabytes=400)
     device.hears(announcement(model_bytes=100_000_000))
     assert device.statuses[0].reason == (
-        "the work takes 500.0 MB of memory at least, and memory_megabytes is 400"
+        "the work needs at least 500.0 MB of memory, and memory_megabytes is 400"
     )
     device.hears(announcement(model_bytes=100_000_000, work="evaluate"))
     assert device.states == ["declined", "accepted"]
@@ -163,7 +163,7 @@ def test_work_that_does_not_fit_the_memory_is_declined_before_it_begins(tmp_path
 def test_the_surroundings_are_read_of_linux(tmp_path: Path) -> None:
     memory = tmp_path / "meminfo"
     memory.write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
-    now = look_around(tmp_path / "not" / "yet" / "there", memory)
+    now = read_host_metrics(tmp_path / "not" / "yet" / "there", memory)
     assert now.free_memory == 2048 * 1024
     assert now.free_disk is not None
     assert now.free_disk > 0
@@ -174,5 +174,5 @@ def test_the_surroundings_are_read_of_linux(tmp_path: Path) -> None:
 def test_memory_that_linux_does_not_tell_is_unknown(tmp_path: Path, text: str) -> None:
     memory = tmp_path / "meminfo"
     memory.write_text(text)
-    assert look_around(tmp_path, memory).free_memory is None
-    assert look_around(tmp_path, tmp_path / "missing").free_memory is None
+    assert read_host_metrics(tmp_path, memory).free_memory is None
+    assert read_host_metrics(tmp_path, tmp_path / "missing").free_memory is None

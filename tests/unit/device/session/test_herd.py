@@ -1,4 +1,4 @@
-"""Two hundred devices that come back at the same moment, on a virtual clock: nothing comes in a wave.
+"""Two hundred devices that reconnect at the same moment, on a virtual clock: nothing comes in a wave.
 
 With DEVICES = 10_000 and STEP = 0.25 it takes minutes and shows the same: 203 messages in the busiest second.
 """
@@ -18,7 +18,7 @@ from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.host_metrics import HostMetrics
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Work
 from fedgrass.federation.messages import encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure
@@ -46,7 +46,7 @@ class Downloads:
 
 
 class Herd:
-    """Sessions that share a clock, a loop and an outage. What they say is noted with its time."""
+    """Sessions that share a clock, a loop and an outage. Their messages are recorded with the time."""
 
     def __init__(self, folder: Path, *, online: bool = True) -> None:
         self.clock = Clock()
@@ -79,10 +79,10 @@ class Herd:
             loop=self.loop,
             journal=Journal(folder),
             worker=Downloads(lambda: self.times["download"].append(self.clock.now)),
-            exits=ExitBudget(folder, self.clock),
+            restart_budget=RestartBudget(folder, self.clock),
             uploader=Bucket,
             rng=rng,
-            surroundings=lambda _: HostMetrics(time=time(12)),
+            host_metrics=lambda _: HostMetrics(time=time(12)),
         )
         Session(place, broker, configure(heartbeat_seconds=INTERVAL)).start()
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from components.predictor import predictor_configuration
+from components.runtime.component_errors import ConfigurationError
 from components.runtime.process_setup import FILE, LastConfiguration
-from components.runtime.trainer_errors import ConfigurationError
 from components.trainer import trainer_configuration
 from components.trainer.trainer_configuration import parse_configuration
 

@@ -1,48 +1,14 @@
 """Changes of the configuration, with no restart: taken up, or refused with the reason in the heartbeat."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from components.runtime.trainer_errors import NotSent
-from components.trainer.trainer_reconfiguration import Reconfiguration
+from components.runtime.configuration_watch import ConfigurationWatch
+from components.trainer.trainer_configuration import parse_configuration
 from fedgrass.federation.messages import Heartbeat
-from tests.fakes.memory_device import Device, configure
-
-
-class Nucleus:
-    """A ConfigurationSource whose configuration a test changes."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {"fleet": "plant", "tasks": {"digits": {}}}
-        self.failures = 0
-        self.reads = 0
-        self.unwatched = 0  # requests to watch that fail first
-        self._changed: Callable[[], None] | None = None
-
-    def configuration(self) -> dict[str, Any]:
-        self.reads += 1
-        if self.failures:
-            self.failures -= 1
-            message = "could not read the configuration: the nucleus did not answer within 10 s"
-            raise NotSent(message)
-        return self.values
-
-    def watch_configuration(self, changed: Callable[[], None]) -> None:
-        if self.unwatched:
-            self.unwatched -= 1
-            message = "could not watch the configuration: the nucleus did not answer within 10 s"
-            raise NotSent(message)
-        self._changed = changed
-
-    def change(self, *, times: int = 1, **values: Any) -> None:
-        self.values.update(values)
-        for _ in range(times):
-            assert self._changed
-            self._changed()
+from tests.fakes.memory_device import Device, MemoryHost, configure
 
 
 class Configured:
@@ -50,15 +16,16 @@ class Configured:
 
     def __init__(self, folder: Path, *, unwatched: int = 0) -> None:
         self.device = Device(folder, heartbeat_seconds=10)
-        self.nucleus = Nucleus()
+        self.nucleus = MemoryHost({"fleet": "plant", "tasks": {"digits": {}}})
         self.nucleus.unwatched = unwatched
-        Reconfiguration(
+        ConfigurationWatch(
             self.device.loop,
             self.nucleus,
             random.Random(5),  # noqa: S311 - jitter
-            configure=self.device.session.configure,
+            parse=parse_configuration,
+            apply=self.device.session.configure,
             refuse=self.device.session.refuse_configuration,
-        ).watch()
+        ).start()
 
     def beat(self) -> Heartbeat:
         self.device.passes(70)
@@ -141,7 +108,7 @@ def test_a_bandwidth_that_stream_manager_does_not_heed_is_refused_with_the_way_o
 
 def test_a_configuration_that_could_not_be_watched_at_first_is_watched_and_read_later(tmp_path: Path) -> None:
     configured = Configured(tmp_path, unwatched=3)
-    configured.nucleus.values["tasks"] = {"noise": {}}  # which nobody reports
+    configured.nucleus.values["tasks"] = {"noise": {}}  # without a report
     assert configured.beat().tasks == "noise"
     configured.nucleus.change(tasks={"digits": {}})
     assert configured.beat().tasks == "digits"

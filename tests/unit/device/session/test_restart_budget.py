@@ -1,4 +1,4 @@
-"""A process that ends itself, and a nucleus that gives a component up which does so too often."""
+"""A process that exits, and a nucleus that gives up on a component that exits too often."""
 
 import itertools
 import logging
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from components.runtime.process_setup import LOST
-from components.trainer.session.restarts import SPACING, ExitBudget
+from components.trainer.session.restarts import SPACING, RestartBudget
 from greengrass_emulator.lifecycle.guarded_script import RestartLimits
 from tests.fakes.memory_device import Clock, Device, announcement
 
@@ -17,7 +17,7 @@ NUCLEUS = RestartLimits()
 
 
 def given_up(exits: list[float]) -> bool:
-    """Whether a nucleus would have given up: so many failures in its window."""
+    """Return whether a nucleus would have given up: three failures within its window."""
     return any(
         sum(1 for other in exits if 0 <= other - exit_ <= NUCLEUS.window_seconds) >= NUCLEUS.failures
         for exit_ in exits
@@ -25,14 +25,14 @@ def given_up(exits: list[float]) -> bool:
 
 
 def test_a_first_exit_is_free(tmp_path: Path) -> None:
-    assert ExitBudget(tmp_path, Clock()).seconds_to_wait(SPACING) == 0
+    assert RestartBudget(tmp_path, Clock()).seconds_to_wait(SPACING) == 0
 
 
 def test_a_try_waits_for_a_while_after_the_last_exit_and_a_lost_connection_does_not(tmp_path: Path) -> None:
     clock = Clock()
-    ExitBudget(tmp_path, clock).take()
+    RestartBudget(tmp_path, clock).take()
     clock.now += 60
-    again = ExitBudget(tmp_path, clock)
+    again = RestartBudget(tmp_path, clock)
     assert again.seconds_to_wait() == 0
     assert again.seconds_to_wait(SPACING) == SPACING - 60
 
@@ -40,16 +40,16 @@ def test_a_try_waits_for_a_while_after_the_last_exit_and_a_lost_connection_does_
 def test_a_start_of_the_system_forgets_the_exits_before_it_as_the_nucleus_does(tmp_path: Path) -> None:
     clock = Clock()
     for _ in range(2):
-        ExitBudget(tmp_path, clock).take()
-    assert ExitBudget(tmp_path, clock).seconds_to_wait() > 0
+        RestartBudget(tmp_path, clock).take()
+    assert RestartBudget(tmp_path, clock).seconds_to_wait() > 0
     clock.now = 12.0
-    assert ExitBudget(tmp_path, clock).seconds_to_wait() == 0
+    assert RestartBudget(tmp_path, clock).seconds_to_wait() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'["soon"]', b"\xff", b"[1e999]"])
 def test_a_file_that_cannot_be_read_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "exits.json").write_bytes(content)
-    budget = ExitBudget(tmp_path, Clock())
+    budget = RestartBudget(tmp_path, Clock())
     assert budget.seconds_to_wait() == 0
     budget.take()
     assert budget.seconds_to_wait(SPACING) == SPACING
@@ -65,7 +65,7 @@ def test_however_often_a_process_wants_to_end_the_nucleus_never_gives_it_up(
     exits: list[float] = []
     for after, is_a_try in wishes:
         clock.now += after
-        budget = ExitBudget(folder, clock)
+        budget = RestartBudget(folder, clock)
         clock.now += budget.seconds_to_wait(SPACING if is_a_try else 0)
         budget.take()
         exits.append(clock.now)
@@ -73,7 +73,7 @@ def test_however_often_a_process_wants_to_end_the_nucleus_never_gives_it_up(
 
 
 def test_a_device_that_stays_deaf_is_never_given_up_and_goes_on_subscribing(tmp_path: Path) -> None:
-    """Hours in which heartbeats go out and nothing is heard, over as many processes as that takes."""
+    """Hours in which heartbeats are published and nothing arrives, over several processes."""
     clock, exits, subscriptions = Clock(), [], 0
     until = clock.now + 6 * 3600
     while clock.now < until:
@@ -83,7 +83,7 @@ def test_a_device_that_stays_deaf_is_never_given_up_and_goes_on_subscribing(tmp_
             device.passes(30, step=5)
         subscriptions += len(device.broker.subscribed)
         if device.exit_code is not None:
-            device.workplace.exits.take()
+            device.context.restart_budget.take()
             exits.append(clock.now)
     assert not given_up(exits)
     assert len(exits) in range(6, 14)
@@ -94,7 +94,7 @@ def test_a_device_that_stays_deaf_is_never_given_up_and_goes_on_subscribing(tmp_
 def test_a_try_that_has_to_wait_is_a_warning_that_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ExitBudget(tmp_path, Clock()).take()
+    RestartBudget(tmp_path, Clock()).take()
     device = Device(tmp_path, heartbeat_seconds=10)
     device.broker.deaf = True
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""One work after the other: announcement, work, upload, completion, verdict."""
+"""One assignment after the other: announcement, training, upload, completion, verdict."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Restarts, outages and subscriptions that died."""
+"""Restarts, outages and lost subscriptions."""
 
 import logging
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_journal_that_cannot_be_read_is_begun_anew(
 ) -> None:
     (tmp_path / "journal.json").write_bytes(b'{"work": 3')
     device = Device(tmp_path)
-    assert "begun anew" in caplog.text
+    assert "starting a new one" in caplog.text
     device.hears(announcement())
     assert device.states == ["accepted"]
 
@@ -155,7 +155,7 @@ def test_a_missing_echo_leads_to_a_new_subscription_and_then_to_the_exit(
     with caplog.at_level(logging.ERROR):
         device.passes(30)
     assert device.exit_code == 75
-    assert "none was heard again" in caplog.text
+    assert "none came back" in caplog.text
 
 
 def test_a_new_subscription_that_helps_keeps_the_process(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_heartbeat_that_cannot_be_sent_does_not_end_the_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = msgspec.structs.replace(result(), examples_of_task=-5)
-    Device(tmp_path).workplace.journal.finish(announcement(work="evaluate"), wrong)
+    Device(tmp_path).context.journal.finish(announcement(work="evaluate"), wrong)
     device = Device(tmp_path)
     assert device.said("hello")
     assert device.exit_code is None
@@ -269,7 +269,7 @@ def test_what_belongs_to_another_fleet_is_dropped_by_a_restart_in_a_new_one(
     again.passes(60)
     assert again.completions == []
     assert again.bucket.objects == {}
-    assert again.workplace.journal.state.fleet == "orchard"
+    assert again.context.journal.state.fleet == "orchard"
 
 
 def test_a_reply_is_not_repeated_in_a_fleet_that_did_not_ask(tmp_path: Path) -> None:

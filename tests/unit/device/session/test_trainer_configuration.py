@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from components.runtime.trainer_errors import ConfigurationError
-from components.trainer.session.device_session import LONGEST_REFUSAL
+from components.runtime.component_errors import ConfigurationError
+from components.trainer.session.device_context import LONGEST_REASON
 from components.trainer.session.journal import LONGEST_METRICS
 from components.trainer.trainer_configuration import (
     LARGEST_ATTRIBUTES,
@@ -49,8 +49,8 @@ def test_a_key_that_is_not_known_is_a_warning(caplog: pytest.LogCaptureFixture) 
         ({"attributes": {"site": ["a", "b"]}}, r"attributes.site is \['a', 'b'\]: it takes a text"),
         ({"attributes": {"site": "x" * 65}}, "attributes"),
         ({"attributes": {"site": "a\nb"}}, "attributes"),
-        ({"attributes": {"version": "2"}}, "'version', which has a meaning already: rename it"),
-        ({"attributes": {"And": True}}, "'And', which has a meaning already"),
+        ({"attributes": {"version": "2"}}, "'version', which already has a meaning: rename it"),
+        ({"attributes": {"And": True}}, "'And', which already has a meaning"),
         (
             {"attributes": {f"a{n}": 1 for n in range(15)}},
             "attributes is .*: it takes an object of at most 14 values",
@@ -88,8 +88,8 @@ def test_whatever_a_configuration_has_its_heartbeat_is_never_too_large() -> None
         uptime_seconds=123456789.1,
         attributes={"battery": 99.9, "mains": False, **configuration.attributes},
         metrics="m" * LONGEST_METRICS,
-        configuration_error="e" * LONGEST_REFUSAL,
-        connection_error="e" * LONGEST_REFUSAL,
+        configuration_error="e" * LONGEST_REASON,
+        connection_error="e" * LONGEST_REASON,
     )
     assert len(heartbeat.tasks) > LONGEST_TASK_LIST - 40
     assert len(msgspec.json.encode(configuration.attributes)) > LARGEST_ATTRIBUTES - 40

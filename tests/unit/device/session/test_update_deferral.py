@@ -1,17 +1,17 @@
-"""A deployment waits for the work in hand, for as long as the configuration allows and no longer."""
+"""A deployment waits for the work in progress, for as long as the configuration allows and no longer."""
 
 from collections.abc import Callable
 
 import pytest
 
+from components.runtime.component_errors import Unavailable
 from components.runtime.event_loop import EventLoop
-from components.runtime.trainer_errors import NotSent
 from components.trainer.session.restarts import RECHECK_SECONDS, UpdateDeferral
 from tests.fakes.memory_device import Clock
 
 
 class Nucleus:
-    """A nucleus that asks when a test says so."""
+    """A nucleus whose questions a test asks."""
 
     def __init__(self, *, asks: bool = True) -> None:
         self.asks = asks
@@ -23,19 +23,19 @@ class Nucleus:
     def watch_updates(self, asked: Callable[[str], None]) -> None:
         if not self.asks:
             message = "could not watch updates of components: ServiceError"
-            raise NotSent(message)
+            raise Unavailable(message)
         self._asked = asked
 
     def defer_update(self, deployment: str, seconds: float, reason: str) -> None:
         if not self.answerable:
             message = "Time limit to respond to PreComponentUpdateEvent exceeded"
-            raise NotSent(message)
+            raise Unavailable(message)
         self.answers.append((deployment, seconds))
         self.reasons.append(reason)
 
 
 class Device:
-    """The deferral with a nucleus and a work in hand."""
+    """The deferral with a nucleus and an assignment in progress."""
 
     def __init__(self, *, asks: bool = True) -> None:
         self.clock = Clock()

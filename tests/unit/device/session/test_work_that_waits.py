@@ -1,4 +1,4 @@
-"""Work that waits for a service: the session goes on, and heartbeats have the reason until it is over."""
+"""Work that waits for a service: the session continues, and heartbeats have the reason until it is over."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 from awsiot.greengrasscoreipc.model import GetConfigurationResponse, ResourceNotFoundError
 
 from components.runtime import token_exchange_address
-from components.runtime.trainer_errors import UploadFailed
-from components.trainer.connection.trainer_nucleus import GreengrassNucleus
+from components.runtime.component_errors import UploadFailed
+from components.runtime.greengrass_ipc import GreengrassIpc
 from components.trainer.session.assignment import UPLOAD_TRIES
 from components.trainer.session.device_context import WorkTrouble
 from components.trainer.worker.worker_process import WorkerProcess
@@ -157,7 +157,7 @@ class Configurations:
 def test_both_nuclei_name_the_port_of_the_token_exchange_service(
     found: dict[str, object], port: int | None
 ) -> None:
-    nucleus = GreengrassNucleus(Configurations(**found), lambda _reason: None)
+    nucleus = GreengrassIpc(Configurations(**found), lambda _reason: None)
     assert nucleus.token_exchange_port() == port
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.digits import Digits, read_digits
 from components.trainer.tasks.registry import load_task
 from tests.fakes.small_average import SmallAverage

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.partition import Partition, parse_partition, shuffled
 
 TEN_CLASSES = [place * 7 % 10 for place in range(1000)]

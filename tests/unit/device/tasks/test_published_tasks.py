@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks import air_quality, cifar10, mnist
 from components.trainer.tasks.air_quality import AirQuality
 from components.trainer.tasks.cifar10 import Cifar10

@@ -14,7 +14,7 @@ import pytest
 
 from components.predictor import predictor_configuration
 from components.predictor.predictor_configuration import Configuration
-from components.runtime.trainer_errors import ConfigurationError
+from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import TaskOptions

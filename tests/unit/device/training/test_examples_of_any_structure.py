@@ -20,7 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.training import TorchTask, TrainingSettings
 
 HERE = rf"{re.escape(str(Path(__file__)))}:\d+: "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.training import TorchTask, TrainingSettings, load_arrays, state_arrays
 from components.trainer.training.sgd import Sgd
 

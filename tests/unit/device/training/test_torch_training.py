@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils.data import TensorDataset
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.training import Optimizer, Samples, TorchTask, TrainingSettings
 from components.trainer.training import precision as precisions
 from components.trainer.training.losses import Measures, balanced_weights

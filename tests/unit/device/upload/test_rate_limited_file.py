@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from components.runtime.trainer_errors import UploadFailed
+from components.runtime.component_errors import UploadFailed
 from components.trainer.upload.rate_limited_file import MOST_AT_ONCE, Pacer, RateLimitedFile
 from components.trainer.upload.s3_upload import MOST_PARTS, _cut
 from tests.fakes.memory_device import Clock

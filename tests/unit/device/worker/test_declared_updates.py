@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from components.trainer.session.error_feedback import beside
+from components.trainer.session.error_feedback import pending_path
 from components.trainer.tasks.task import Evaluation, Fit, GradientSteps, Report, Settings, Stop
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Work
@@ -85,7 +85,7 @@ def test_error_feedback_keeps_nothing_of_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: frozenset[str] | None, kept: set[str]
 ) -> None:
     path = update(tmp_path, monkeypatch, trained, upload=TOP_K)
-    remembered = weights.decode(beside(path).read_bytes())
+    remembered = weights.decode(pending_path(path).read_bytes())
     assert set(remembered) == {f"residual:{name}" for name in kept}
     sent = encodings.decode(path.read_bytes(), LAYOUT, TOP_K)["bn.running_var"]
     assert ((MODEL["bn.running_var"] + np.asarray(sent)) >= MODEL["bn.running_var"] / 2).all()

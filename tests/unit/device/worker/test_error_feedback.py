@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.trainer.session.error_feedback import KEPT_SECONDS, ErrorFeedback, beside
+from components.trainer.session.error_feedback import KEPT_SECONDS, ErrorFeedback, pending_path
 from tests.fakes.memory_device import Device, announcement, verdict
 
 
@@ -14,7 +14,7 @@ def trains(device: Device, remembered: bytes = b"new") -> None:
     work = device.bench.works[-1]
     folder = Path(work.update).parent
     folder.mkdir(exist_ok=True)
-    beside(Path(work.update)).write_bytes(remembered)
+    pending_path(Path(work.update)).write_bytes(remembered)
     device.finishes()
 
 
@@ -119,7 +119,7 @@ def test_a_clock_that_was_set_back_drops_nothing(tmp_path: Path) -> None:
 
 def test_adopting_twice_does_no_harm(tmp_path: Path) -> None:
     memory, update = ErrorFeedback(tmp_path / "memory"), tmp_path / "update"
-    beside(update).write_bytes(b"new")
+    pending_path(update).write_bytes(b"new")
     memory.adopt(update, "run-a")
     memory.adopt(update, "run-a")
     assert memory.path("run-a").read_bytes() == b"new"

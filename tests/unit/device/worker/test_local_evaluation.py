@@ -237,8 +237,8 @@ def test_heartbeats_name_what_can_be_a_target_and_no_metric_of_local_models(tmp_
         download_seconds=0.1,
         evaluate_seconds=0.2,
     )
-    device.workplace.journal.finish(announcement(), measured)
-    assert known_metrics(device.workplace.journal.state, ["digits"]) == "local_temperature,loss,train_loss"
+    device.context.journal.finish(announcement(), measured)
+    assert known_metrics(device.context.journal.state, ["digits"]) == "local_temperature,loss,train_loss"
 
 
 # ---------------------------------------------------------------- in the cloud

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.digits import Digits
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from components.runtime.trainer_errors import WorkFailed
-from components.trainer.session.error_feedback import beside
-from components.trainer.session.journal import unfinished
+from components.runtime.atomic_file import unfinished
+from components.runtime.component_errors import WorkFailed
+from components.trainer.session.error_feedback import pending_path
 from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, Stop
 from components.trainer.training import Optimizer, TorchTask, TrainingSettings
@@ -121,7 +121,7 @@ class Fleet:
             work = self.work(device)
             self.perform(work)
             updates.append(Path(work.update).read_bytes())
-            beside(Path(work.update)).replace(self.memory(device))
+            pending_path(Path(work.update)).replace(self.memory(device))
         self.average.round(updates)
 
 

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from components.runtime.trainer_errors import WorkFailed
-from components.trainer.session.error_feedback import beside
-from components.trainer.session.journal import result_beside
+from components.runtime.component_errors import WorkFailed
+from components.trainer.session.error_feedback import pending_path
+from components.trainer.session.journal import result_path
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
@@ -79,7 +79,7 @@ def sent(folder: Path, upload: Encoding) -> np.ndarray[Any, Any]:
 
 
 def adopt(folder: Path) -> None:
-    beside(folder / "updates" / "run-a-1-1.safetensors").replace(folder / "run-a.safetensors")
+    pending_path(folder / "updates" / "run-a-1-1.safetensors").replace(folder / "run-a.safetensors")
 
 
 @pytest.mark.parametrize("download", ["float32", "float16", "bfloat16", "int8"])
@@ -108,7 +108,7 @@ def test_a_device_that_is_told_no_encoding_does_as_ever(tmp_path: Path) -> None:
     perform(tmp_path, Encoding(), Encoding())
     assert update_in(tmp_path) == weights.encode({"w": MODEL["w"] + CHANGE, "batches": np.array(9)})
     update = tmp_path / "updates" / "run-a-1-1.safetensors"
-    assert set((tmp_path / "updates").iterdir()) == {update, result_beside(update)}
+    assert set((tmp_path / "updates").iterdir()) == {update, result_path(update)}
 
 
 def test_what_top_k_left_over_comes_with_the_next_update_once_it_is_adopted(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_top_k_left_over_comes_with_the_next_update_once_it_is_adopted(tmp_
     adopt(tmp_path)
     perform(tmp_path, Encoding(), TOP_K, factor=0)
     second = sent(tmp_path, TOP_K)
-    left_over = weights.decode(beside(tmp_path / "updates" / "run-a-1-1.safetensors").read_bytes())[
+    left_over = weights.decode(pending_path(tmp_path / "updates" / "run-a-1-1.safetensors").read_bytes())[
         "residual:w"
     ]
     change = (MODEL["w"] + CHANGE) - MODEL["w"]

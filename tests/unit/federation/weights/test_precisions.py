@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from cloud_functions.aggregation import combiner
 from cloud_functions.aggregation.model_files import ModelWriter
-from components.runtime.trainer_errors import WorkFailed
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Fit
 from components.trainer.training import TorchTask, load_arrays, state_arrays
 from components.trainer.worker.work_runner import WorkRunner

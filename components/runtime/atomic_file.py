@@ -1,0 +1,59 @@
+"""Atomic writes: a crash leaves the old file or the new one, never part of one, and never neither.
+
+The data goes to a temporary file in the same folder, is flushed to the disk, and gets its name by a rename,
+which is flushed to the disk as well: without that, a power cut could undo it. The steps are separate
+functions for files that are complete long before they get their name, such as updates.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+
+def unfinished(path: Path) -> Path:
+    """Return the temporary name under which the file ``path`` is written; one process writes it."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Create or replace the file ``path`` with ``data``.
+
+    Raises:
+        OSError: it could not be written; the former file, if there was one, is unchanged.
+    """
+    write_unfinished(path, lambda file: file.write(data))
+    publish_file(unfinished(path), path)
+
+
+def write_unfinished(path: Path, write: Callable[[BinaryIO], T]) -> T:
+    """Write the temporary file of ``path`` and flush it to the disk; return what ``write`` returned.
+
+    Raises:
+        OSError: it could not be written; the temporary file is removed.
+    """
+    temporary = unfinished(path)
+    try:
+        with temporary.open("wb") as file:
+            written = write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk gets its space back
+        raise
+    return written
+
+
+def publish_file(source: Path, target: Path) -> None:
+    """Rename ``source``, which is complete and flushed, to ``target``; replace what was there.
+
+    Both are on one file system.
+    """
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
