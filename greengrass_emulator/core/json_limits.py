@@ -3,8 +3,6 @@
 They apply to messages between components and to the job document by which the cloud deploys to a core.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from greengrass_emulator.emulator_errors import CoreError

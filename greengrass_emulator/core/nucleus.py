@@ -4,12 +4,9 @@ The nucleus stand-in serves Greengrass IPC to the unmodified SDK, runs component
 connects to AWS IoT Core as its thing. Many cores can live in one event loop.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.core.core_folders import PlainRoot
 from greengrass_emulator.core.core_settings import CoreSettings, Interruptible
@@ -34,7 +31,7 @@ from greengrass_emulator.lifecycle.deployed_component import (
     surroundings,
 )
 
-CONNECT_SECONDS: Final = 30.0
+CONNECT_SECONDS = 30.0
 
 
 class GreengrassCore:
@@ -50,7 +47,7 @@ class GreengrassCore:
         self._root = settings.root.absolute()
         self._plain_root = PlainRoot(self._root)
         self._connect = connect or self._connect_by_mqtt
-        self._log = logging.Logger(f"fedgrass.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001
+        self._log = logging.Logger(f"greengrass_emulator.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001
         # Not in logging's own table of loggers, which would keep every core of a long-lived process.
         self._log.parent = logging.getLogger("greengrass_emulator")
         self._log_file: logging.Handler | None = None
@@ -208,9 +205,9 @@ class GreengrassCore:
         """Let a service come back. Raises InjectionError if it cannot."""
         try:
             await self._service_of(name).resume()
-        except OSError as exc:
-            message = f"{name} cannot come back: {exc}"
-            raise InjectionError(message) from exc
+        except OSError as error:
+            message = f"{name} cannot come back: {error}"
+            raise InjectionError(message) from error
         self._components.dependencies.back(name)
 
     async def kill_subscriptions(self) -> None:

@@ -3,15 +3,12 @@
 The figures were measured on Nucleus Lite 2.6.0, or read in the source of the classic (Java) nucleus.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Final
 
 from greengrass_emulator.emulator_errors import UnknownProfileError
 
-KIB: Final = 1024
-MQTT_MESSAGE_LIMIT: Final = 128 * KIB
+KIB = 1024
+MQTT_MESSAGE_LIMIT = 128 * KIB
 """The largest message of AWS IoT Core, in bytes."""
 
 
@@ -102,7 +99,7 @@ class Profile:
     """IPC operations of the local core that this nucleus does not have."""
 
 
-CLASSIC: Final = Profile(
+CLASSIC = Profile(
     name="classic",
     nucleus_version="2.14.0",
     component_user="ggc_user",
@@ -138,7 +135,7 @@ CLASSIC: Final = Profile(
     reads_dependencies=True,
     interpolates_configuration=True,
 )
-LITE: Final = Profile(
+LITE = Profile(
     name="lite",
     nucleus_version="2.6.0",
     component_user="gg_component",
@@ -186,7 +183,7 @@ LITE: Final = Profile(
         }
     ),
 )
-PROFILES: Final = {profile.name: profile for profile in (CLASSIC, LITE)}
+PROFILES = {profile.name: profile for profile in (CLASSIC, LITE)}
 
 
 def profile_named(name: str) -> Profile:

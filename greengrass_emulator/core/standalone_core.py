@@ -3,8 +3,6 @@
 A local folder replaces S3: an export is written to <folder>/<bucket>/<key>.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -13,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
 from greengrass_emulator.control.control_server import ControlServer, CoreControl, HostHooks
 from greengrass_emulator.core.core_settings import CoreSettings
@@ -28,7 +26,7 @@ from greengrass_emulator.iot.loopback_iot import LoopbackIotCore
 from greengrass_emulator.lifecycle.component_lifecycle import BROKEN, FINISHED
 from greengrass_emulator.stream_manager.stream_server import StreamManager
 
-_PIECE_BYTES: Final = 256 * 1024
+_PIECE_BYTES = 256 * 1024
 
 
 class S3Folder:
@@ -71,7 +69,7 @@ class S3Folder:
         """Nothing is open between two uploads."""
 
 
-_ASK_AGAIN_SECONDS: Final = 60.0
+_ASK_AGAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -197,11 +195,11 @@ class StandaloneCore:
     def _make_root(self) -> None:
         try:
             self.core.root.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            message = f"{self.core.root}, the core's folder, cannot be made: {exc.strerror}"
-            raise CoreError(message) from exc
+        except OSError as error:
+            message = f"{self.core.root}, the core's folder, cannot be made: {error.strerror}"
+            raise CoreError(message) from error
 
 
 def _no_credentials() -> Mapping[str, str]:
-    message = "this core has no cloud behind it; `fedgrass core run --aws` lends it your own credentials"
+    message = "this core has no cloud behind it; `run --aws` gives it your own credentials"
     raise NoCloudError(message)

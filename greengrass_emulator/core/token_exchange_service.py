@@ -1,19 +1,16 @@
 """The Token Exchange Service's stand-in: AWS credentials over HTTP on loopback, for a component's token."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import h11
 
 from greengrass_emulator.emulator_errors import NoCloudError
 from greengrass_emulator.json_server import Answer, JsonServer
 
-PATH: Final = "/2016-11-01/credentialprovider/"
-CREDENTIAL_KEYS: Final = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
+PATH = "/2016-11-01/credentialprovider/"
+CREDENTIAL_KEYS = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
 
 
 class TokenExchangeService:
@@ -60,9 +57,9 @@ class TokenExchangeService:
         try:
             credentials = await asyncio.to_thread(self._credentials)
             return 200, {key: credentials[key] for key in CREDENTIAL_KEYS}
-        except NoCloudError as exc:
-            self._log.warning("no credentials for a component: %s", exc)
-            return 500, {"message": f"no credentials: {exc}"}
-        except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
+        except NoCloudError as error:
+            self._log.warning("no credentials for a component: %s", error)
+            return 500, {"message": f"no credentials: {error}"}
+        except Exception as error:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
             self._log.exception("no credentials for a component")
-            return 500, {"message": f"no credentials: {exc}"}
+            return 500, {"message": f"no credentials: {error}"}

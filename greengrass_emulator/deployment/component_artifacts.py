@@ -1,7 +1,5 @@
 """Brings a component's artifacts into a core's folder, as a deployment does."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 from collections.abc import Iterable
@@ -75,9 +73,9 @@ def _unpack(archive: Path, folder: Path, artifact: Artifact) -> None:
                     message = f"artifact {artifact.uri} holds {name!r}, which leads out of its folder"
                     raise ArtifactError(message)
             content.extractall(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as exc:
-        message = f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {exc}"
-        raise ArtifactError(message) from exc
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        message = f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {error}"
+        raise ArtifactError(message) from error
     _permit(folder.rglob("*"), artifact)
 
 

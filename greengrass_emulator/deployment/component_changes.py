@@ -1,7 +1,5 @@
 """The changes that a deployment makes to single components, each with the way back."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,11 +92,11 @@ class ComponentChanges:
                 unpacks=self._profile.unpacks_local_archives or not source.is_local,
             )
             work_folder(core.root, new.name).mkdir(parents=True, exist_ok=True)
-        except BaseException as exc:
+        except BaseException as error:
             await asyncio.to_thread(restore_artifacts, new.recipe, self._packages)
-            if isinstance(exc, OSError):
-                message = f"{new.name} cannot be installed in {core.root}: {exc}"
-                raise CoreError(message) from exc
+            if isinstance(error, OSError):
+                message = f"{new.name} cannot be installed in {core.root}: {error}"
+                raise CoreError(message) from error
             raise
         if old and old.process:
             await old.process.retire()
@@ -218,10 +216,10 @@ class ComponentChanges:
         """Merge into a component's configuration; the changed paths. Raises CoreError."""
         try:
             return component.configuration.merge([], merge, time.time())
-        except (MergeError, StaleUpdateError) as exc:
-            why = "; the component itself has set it so" if isinstance(exc, StaleUpdateError) else ""
-            message = f"the configuration of {component.name} cannot be merged: {exc}{why}"
-            raise CoreError(message) from exc
+        except (MergeError, StaleUpdateError) as error:
+            why = "; the component itself has set it so" if isinstance(error, StaleUpdateError) else ""
+            message = f"the configuration of {component.name} cannot be merged: {error}{why}"
+            raise CoreError(message) from error
 
     @property
     def _packages(self) -> Path:

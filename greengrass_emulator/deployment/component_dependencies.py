@@ -4,19 +4,16 @@ A component is accepted if its hard dependencies are deployed and no other compo
 identifiers. A folder of recipes is put in an order in which each component follows its dependencies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.emulator_errors import DependencyError, InvalidAccessControlError, RecipeError
 from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
 from greengrass_emulator.recipe.access_control import check_access_control, policy_ids
 from greengrass_emulator.recipe.recipe_reader import Recipe, read_recipe
 
-PROVIDED: Final = frozenset(
+PROVIDED = frozenset(
     {
         "aws.greengrass.Nucleus",
         "aws.greengrass.NucleusLite",
@@ -53,9 +50,9 @@ def check_policies(component: DeployedComponent, there: Mapping[str, DeployedCom
     access_control = component.configuration.tree.get("accessControl", {})
     try:
         check_access_control(access_control)
-    except InvalidAccessControlError as exc:
-        message = f"{component.name}: {exc}"
-        raise InvalidAccessControlError(message) from exc
+    except InvalidAccessControlError as error:
+        message = f"{component.name}: {error}"
+        raise InvalidAccessControlError(message) from error
     taken = {
         policy: other.name
         for other in there.values()
@@ -68,16 +65,16 @@ def check_policies(component: DeployedComponent, there: Mapping[str, DeployedCom
             raise RecipeError(message)
 
 
-SUFFIXES: Final = (".yaml", ".yml", ".json")
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def recipes_in(folder: Path) -> dict[Path, Recipe]:
     """Every recipe of a folder, by file. Raises RecipeError for a file that holds none."""
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
-        message = f"recipe folder {str(folder)!r}: {getattr(exc, 'strerror', None) or exc}"
-        raise RecipeError(message) from exc
+    except (OSError, ValueError) as error:  # a ValueError: there is a null byte in the name
+        message = f"recipe folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
+        raise RecipeError(message) from error
     return {file: read_recipe(file, classic=True) for file in files}
 
 
@@ -115,10 +112,10 @@ def in_order(recipes: Mapping[Path, Recipe]) -> list[Path]:
     )
     try:
         return [files[name] for name in sorter.static_order()]
-    except CycleError as exc:
-        circle: Sequence[str] = exc.args[1]
+    except CycleError as error:
+        circle: Sequence[str] = error.args[1]
         message = f"components need each other in a circle: {' -> '.join(circle)}"
-        raise DependencyError(message) from exc
+        raise DependencyError(message) from error
 
 
 def _version(entry: tuple[Path, Recipe]) -> tuple[int, ...]:

@@ -5,11 +5,8 @@ A component that defers is asked again after the time that it named; one that an
 update go on. Nucleus Lite has neither operation.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
-from typing import Final
 
 from greengrass_emulator.ipc.ipc_model import (
     DeferComponentUpdateRequest,
@@ -19,9 +16,9 @@ from greengrass_emulator.ipc.ipc_model import (
 )
 from greengrass_emulator.ipc.ipc_stream import Call, IpcStream, Operation
 
-ANSWER_SECONDS: Final = 60.0
+ANSWER_SECONDS = 60.0
 """The default of a deployment's componentUpdatePolicy."""
-MILLISECONDS: Final = 1_000
+MILLISECONDS = 1_000
 
 
 class ComponentUpdates:

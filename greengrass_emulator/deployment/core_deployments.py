@@ -6,15 +6,12 @@ configuration. Nucleus Lite has no rollback; and every later deployment repeats 
 since that stays in the thing group's configuration.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from greengrass_emulator.core.json_limits import check_job_document, job_document
 from greengrass_emulator.core.profiles import Profile
@@ -26,11 +23,11 @@ from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import merge_trees
 
-SETTLE_SECONDS: Final = 5.0
+SETTLE_SECONDS = 5.0
 """So long a component has to run without failing for its deployment to have succeeded."""
-COMPONENT_SECONDS: Final = 3_600.0
+COMPONENT_SECONDS = 3_600.0
 """How long a component may take to come to rest."""
-REMEMBERED: Final = 100
+REMEMBERED = 100
 """Deployments whose outcome can still be asked for."""
 
 
@@ -96,8 +93,8 @@ class Deployments:
         async def carry_out() -> None:
             try:
                 await self._carry_out(record, sources, remove, merges, is_local=True)
-            except CoreError as exc:
-                self._log.warning("deployment %s cannot be made: %s", record.identifier, exc)
+            except CoreError as error:
+                self._log.warning("deployment %s cannot be made: %s", record.identifier, error)
 
         task = asyncio.create_task(carry_out())
         self._scheduled.add(task)
@@ -157,12 +154,12 @@ class Deployments:
                 for step in steps:
                     changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
                 asked |= {change.name for change in changes if change.new is not change.old}
-            except BaseException as exc:
+            except BaseException as error:
                 if self._profile.rolls_back:
                     await self._changes.undo(changes)
-                    record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(exc))
+                    record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(error))
                 else:
-                    record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(exc))
+                    record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(error))
                 raise
             await self._registry.dependencies.release()
         self._updates.report_done(record.identifier)
@@ -222,9 +219,9 @@ class Deployments:
         try:
             for name in names:
                 await self._registry.settle(name, self.settle_seconds, COMPONENT_SECONDS)
-        except CoreError as exc:
+        except CoreError as error:
             async with self._turn:
-                await self._give_up(record, changes, str(exc))
+                await self._give_up(record, changes, str(error))
             return
         async with self._turn:
             await self._changes.settle(changes)

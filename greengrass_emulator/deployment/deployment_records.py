@@ -1,7 +1,5 @@
 """What deployments ask for, and what became of them."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid

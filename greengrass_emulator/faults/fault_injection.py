@@ -1,7 +1,5 @@
 """The faults that can be injected into a running core, by name, from a test or the command line."""
 
-from __future__ import annotations
-
 import asyncio
 
 from greengrass_emulator.core.nucleus import GreengrassCore

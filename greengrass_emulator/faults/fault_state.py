@@ -4,8 +4,6 @@ Tests and the command line name a fault by its kind; the state is set by them an
 takes effect.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import threading
@@ -16,9 +14,9 @@ from typing import Final
 
 from botocore.exceptions import ClientError
 
-BROKER_CUT: Final = "broker-cut"
-SILENT_SUBSCRIPTIONS: Final = "silent-subscriptions"
-IPC_RESTART: Final = "ipc-restart"
+BROKER_CUT = "broker-cut"
+SILENT_SUBSCRIPTIONS = "silent-subscriptions"
+IPC_RESTART = "ipc-restart"
 SERVICES_DOWN: Final[Mapping[str, str]] = {
     "stream-manager-down": "aws.greengrass.StreamManager",
     "token-exchange-down": "aws.greengrass.TokenExchangeService",

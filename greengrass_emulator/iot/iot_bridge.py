@@ -1,12 +1,9 @@
 """Carries components' messages to and from IoT Core within the limits of the core's profile."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import IotConnectionError
@@ -15,11 +12,11 @@ from greengrass_emulator.iot.iot_connection import IotConnection, IotMessage, Qu
 from greengrass_emulator.ipc.ipc_model import ConnectionMustCloseError, InvalidArgumentsError, ServiceError
 from greengrass_emulator.recipe.access_control import filter_covers, topic_matches
 
-SUBSCRIBE_SECONDS: Final = 30.0
-RECONNECT_SECONDS: Final = 1.4
+SUBSCRIBE_SECONDS = 30.0
+RECONNECT_SECONDS = 1.4
 """So long Nucleus Lite needs, at the least, until it publishes again after IoT Core has hung up."""
-LONGEST_TOPIC_BYTES: Final = 256
-MOST_SLASHES: Final = 7
+LONGEST_TOPIC_BYTES = 256
+MOST_SLASHES = 7
 
 
 @dataclass(eq=False)
@@ -99,10 +96,10 @@ class IotBridge:
             self._subscriptions.append(subscription)
             try:
                 await self._ask_for(subscription)
-            except BaseException as exc:
+            except BaseException as error:
                 self._subscriptions.remove(subscription)
-                if isinstance(exc, IotConnectionError):
-                    raise ServiceError(str(exc)) from exc
+                if isinstance(error, IotConnectionError):
+                    raise ServiceError(str(error)) from error
                 raise
         return subscription
 
@@ -121,8 +118,8 @@ class IotBridge:
                 if other in self._subscriptions and not self._is_closed:
                     try:
                         await self._ask_for(other)
-                    except IotConnectionError as exc:
-                        self._log.warning("a subscription is lost: %s", exc)
+                    except IotConnectionError as error:
+                        self._log.warning("a subscription is lost: %s", error)
 
     def hang_up(self, reason: str) -> None:
         """IoT Core drops the connection over a request that breaks MQTT's or its own rules."""

@@ -1,7 +1,5 @@
 """What a core needs of its connection to AWS IoT Core; `paho_connection.py` is the real one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

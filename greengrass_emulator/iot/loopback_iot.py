@@ -1,10 +1,8 @@
 """IoT Core for a core with no cloud: what is published comes back to who has subscribed on the core.
 
 That is what a developer's component would see of a real broker, its own topics included. What the other side
-would say is said from the command line, by `fedgrass core publish`.
+would say is said from the command line, by the action `publish`.
 """
-
-from __future__ import annotations
 
 import asyncio
 import base64
@@ -13,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.emulator_errors import IotConnectionError
 from greengrass_emulator.iot.iot_connection import IotMessage, QualityOfService
 from greengrass_emulator.recipe.access_control import topic_matches
 
-REMEMBERED: Final = 1_000
+REMEMBERED = 1_000
 """Messages that a test can still ask for."""
 
 

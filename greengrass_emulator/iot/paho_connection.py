@@ -1,11 +1,8 @@
 """A thing's connection to AWS IoT Core: MQTT 5 over TLS with the thing's certificate, by paho-mqtt."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
@@ -16,7 +13,7 @@ from greengrass_emulator.emulator_errors import IotConnectionError
 from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, QualityOfService
 from greengrass_emulator.iot.paho_thread import PahoThread
 
-NO_ANSWER: Final = "no answer"
+NO_ANSWER = "no answer"
 
 
 class PahoConnection:
@@ -52,11 +49,11 @@ class PahoConnection:
                 await asyncio.to_thread(self._network.connect, asyncio.get_running_loop())
                 self._network.client.loop_start()
                 await self._connected.wait()
-        except (OSError, ValueError) as exc:  # TimeoutError and ssl.SSLError are OSErrors
+        except (OSError, ValueError) as error:  # TimeoutError and ssl.SSLError are OSErrors
             await self.stop()
-            reason = self._last_failure if isinstance(exc, TimeoutError) else exc
+            reason = self._last_failure if isinstance(error, TimeoutError) else error
             message = f"cannot connect to IoT Core at {where}: {reason}"
-            raise IotConnectionError(message) from exc
+            raise IotConnectionError(message) from error
 
     async def stop(self) -> None:
         """Disconnect and end paho's thread. May be called again."""

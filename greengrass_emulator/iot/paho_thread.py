@@ -3,8 +3,6 @@
 A duplicate of the client's TCP socket lets another thread break the connection (the link fault).
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket
@@ -12,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -73,10 +71,10 @@ class LinkFault:
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
-KEEP_ALIVE_SECONDS: Final = 60
-FIRST_RETRY_SECONDS: Final = 1
-LONGEST_RETRY_SECONDS: Final = 30
-SESSION_SECONDS: Final = 3_600
+KEEP_ALIVE_SECONDS = 60
+FIRST_RETRY_SECONDS = 1
+LONGEST_RETRY_SECONDS = 30
+SESSION_SECONDS = 3_600
 """How long IoT Core keeps a persistent session by default."""
 
 
@@ -180,7 +178,7 @@ class PahoThread:
         _: paho.Client,
         __: object,
         flags: paho.ConnectFlags,
-        reason: ReasonCode,
+        reason: "ReasonCode",
         ___: Properties | None,
     ) -> None:
         if reason.is_failure:
@@ -194,7 +192,7 @@ class PahoThread:
         _: paho.Client,
         __: object,
         ___: paho.DisconnectFlags,
-        reason: ReasonCode,
+        reason: "ReasonCode",
         ____: Properties | None,
     ) -> None:
         self._in_loop(lambda: self._listener.lost(str(reason)))
@@ -205,13 +203,13 @@ class PahoThread:
         self._in_loop(lambda: self._listener.received(received))
 
     def _on_publish(
-        self, _: paho.Client, __: object, identifier: int, reason: ReasonCode, ___: Properties | None
+        self, _: paho.Client, __: object, identifier: int, reason: "ReasonCode", ___: Properties | None
     ) -> None:
         refusal = str(reason) if reason.is_failure else None
         self._in_loop(lambda: self._listener.acknowledged(identifier, refusal))
 
     def _on_subscribe(
-        self, _: paho.Client, __: object, identifier: int, reasons: list[ReasonCode], ___: Properties | None
+        self, _: paho.Client, __: object, identifier: int, reasons: list["ReasonCode"], ___: Properties | None
     ) -> None:
         refusal = str(reasons[0]) if reasons and reasons[0].is_failure else None
         self._in_loop(lambda: self._listener.answered(identifier, refusal))

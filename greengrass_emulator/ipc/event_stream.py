@@ -4,22 +4,19 @@ A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight
 CRC-32 of all before it. This module computes only: it reads no socket.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from typing import Final
 from uuid import UUID
 
-PRELUDE_BYTES: Final = 12
-TRAILER_BYTES: Final = 4
-SMALLEST_FRAME_BYTES: Final = PRELUDE_BYTES + TRAILER_BYTES
-LARGEST_FRAME_BYTES: Final = 24 * 1024 * 1024
+PRELUDE_BYTES = 12
+TRAILER_BYTES = 4
+SMALLEST_FRAME_BYTES = PRELUDE_BYTES + TRAILER_BYTES
+LARGEST_FRAME_BYTES = 24 * 1024 * 1024
 """The largest message that the AWS Common Runtime, and so the SDK, sends or takes."""
-LARGEST_HEADERS_BYTES: Final = 128 * 1024
+LARGEST_HEADERS_BYTES = 128 * 1024
 
 HeaderValue = bool | int | bytes | str | UUID
 
@@ -79,14 +76,14 @@ class Frame:
 _PRELUDE = struct.Struct(">III")
 _LENGTH = struct.Struct(">H")
 # Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
-_INTEGERS: Final = {
+_INTEGERS = {
     2: struct.Struct(">b"),
     3: struct.Struct(">h"),
     4: struct.Struct(">i"),
     5: struct.Struct(">q"),
     8: struct.Struct(">q"),
 }
-_UUID_BYTES: Final = 16
+_UUID_BYTES = 16
 
 
 def encode(frame: Frame) -> bytes:
@@ -127,9 +124,9 @@ def _encode_value(name: str, value: HeaderValue) -> bytes:
                 return b"\x07" + _LENGTH.pack(len(raw)) + raw
             case UUID():
                 return b"\x09" + value.bytes
-    except struct.error as exc:
-        text = f"the value of header {name} does not fit: {exc}"
-        raise FrameError(text) from exc
+    except struct.error as error:
+        text = f"the value of header {name} does not fit: {error}"
+        raise FrameError(text) from error
 
 
 def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
@@ -178,7 +175,7 @@ def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
     return headers
 
 
-def _decode_value(reader: _Reader, kind: int) -> HeaderValue:
+def _decode_value(reader: "_Reader", kind: int) -> HeaderValue:
     match kind:
         case 0 | 1:
             return kind == 0
@@ -220,6 +217,6 @@ class _Reader:
     def text(self, count: int) -> str:
         try:
             return self.take(count).decode()
-        except UnicodeDecodeError as exc:
+        except UnicodeDecodeError as error:
             text = "a header is no UTF-8 text"
-            raise FrameError(text) from exc
+            raise FrameError(text) from error

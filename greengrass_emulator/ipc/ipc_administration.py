@@ -3,13 +3,11 @@
 It lists, describes, restarts and stops other components, and makes local deployments.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from greengrass_emulator.deployment.component_dependencies import choose, recipes_in
 from greengrass_emulator.deployment.core_deployments import Deployments
@@ -29,7 +27,7 @@ from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
 from greengrass_emulator.recipe.access_control import CLI
 
-EVERY_COMPONENT: Final = "*"
+EVERY_COMPONENT = "*"
 """The resource of operations that are about no single component."""
 
 
@@ -127,8 +125,8 @@ class DeploymentOperations:
             raise InvalidArgumentsError(message)
         try:
             sources = await asyncio.to_thread(self._sources, request, add, configurations)
-        except CoreError as exc:
-            raise InvalidArgumentsError(str(exc)) from exc
+        except CoreError as error:
+            raise InvalidArgumentsError(str(error)) from error
         only_configured = {name: merge for name, merge in configurations.items() if name not in add}
         # The answer goes out first: the deployment may replace the component that asks for it.
         record = self._deployments.schedule(sources, remove, only_configured)
@@ -159,8 +157,8 @@ class DeploymentOperations:
         authorize(self._registry, call, CLI, EVERY_COMPONENT)
         try:
             return {"deployment": _describe(self._deployments.get(request.deployment_id))}
-        except UnknownDeploymentError as exc:
-            raise ResourceNotFoundError(str(exc)) from exc
+        except UnknownDeploymentError as error:
+            raise ResourceNotFoundError(str(error)) from error
 
     async def _list_local_deployments(self, call: Call) -> Mapping[str, object]:
         authorize(self._registry, call, CLI, EVERY_COMPONENT)

@@ -4,8 +4,6 @@ A connection begins with a handshake; after that, frames are dispatched to its s
 call.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -14,21 +12,21 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from greengrass_emulator.core.core_folders import LONGEST_SOCKET_PATH
 from greengrass_emulator.ipc import event_stream
 from greengrass_emulator.ipc.event_stream import Frame, FrameError, HeaderValue, MessageFlag, MessageType
 from greengrass_emulator.ipc.ipc_model import ConnectionMustCloseError, IpcError, ServiceError
 from greengrass_emulator.ipc.ipc_stream import Call, IpcStream, Operation
 from greengrass_emulator.temporary_folder import PREFIX, OwnedFolder, remove_abandoned
 
-PROTOCOL_VERSION: Final = "0.1.0"
-HANDSHAKE_SECONDS: Final = 10.0
-HANDSHAKE_BYTES: Final = 64 * 1024
+PROTOCOL_VERSION = "0.1.0"
+HANDSHAKE_SECONDS = 10.0
+HANDSHAKE_BYTES = 64 * 1024
 """A stranger may not make the server hold 24 MiB before it has shown its token."""
-UNREAD_BYTES: Final = 2 * event_stream.LARGEST_FRAME_BYTES
+UNREAD_BYTES = 2 * event_stream.LARGEST_FRAME_BYTES
 """A client that lets more than this wait for it is disconnected, or it would fill the memory."""
-OPEN_STREAMS: Final = 1_000
+OPEN_STREAMS = 1_000
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,17 @@ class IpcConnection:
                 await self._shake_hands()
             while True:
                 self._take(await self._read_frame(event_stream.LARGEST_FRAME_BYTES))
-        except PacketTooLargeError as exc:
+        except PacketTooLargeError as error:
             self._service.log.warning(
                 "IPC client %s: %s; its connection is closed, as Nucleus Lite does",
                 self.component or "(unknown)",
-                exc,
+                error,
             )
-        except FrameError as exc:
+        except FrameError as error:
             self._service.log.warning(
-                "IPC client %s broke the protocol: %s", self.component or "(unknown)", exc
+                "IPC client %s broke the protocol: %s", self.component or "(unknown)", error
             )
-            self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(exc)}).encode())
+            self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(error)}).encode())
         except TimeoutError:
             self._service.log.warning("an IPC client did not say who it is within %g s", HANDSHAKE_SECONDS)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -163,15 +161,15 @@ class IpcConnection:
         operation = self._service.operations.get(call.operation, _refuse)
         try:
             call.stream.respond(call.operation, await operation(call))
-        except ConnectionMustCloseError as exc:
-            log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, exc)
+        except ConnectionMustCloseError as error:
+            log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, error)
             self.close()
-        except IpcError as exc:
-            log.info("%s: %s: %s: %s", call.component, call.operation, type(exc).__name__, exc)
-            call.stream.fail(exc, named=self._service.names_errors)
-        except Exception as exc:  # a fault of this server may not cost other components their nucleus
+        except IpcError as error:
+            log.info("%s: %s: %s: %s", call.component, call.operation, type(error).__name__, error)
+            call.stream.fail(error, named=self._service.names_errors)
+        except Exception as error:  # a fault of this server may not cost other components their nucleus
             log.exception("%s: %s failed inside the core", call.component, call.operation)
-            error = ServiceError(f"{call.operation} failed inside the local core: {exc}")
+            error = ServiceError(f"{call.operation} failed inside the local core: {error}")
             call.stream.fail(error, named=self._service.names_errors)
 
     def _forget(self, stream_id: int) -> None:
@@ -214,19 +212,16 @@ async def _refuse(call: Call) -> Mapping[str, object]:
 def _token(payload: bytes) -> str:
     try:
         token = json.loads(payload)["authToken"]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = "the CONNECT message holds no authToken"
-        raise FrameError(message) from exc
+        raise FrameError(message) from error
     if not isinstance(token, str):
         message = "the authToken is no string"
         raise FrameError(message)
     return token
 
 
-LONGEST_SOCKET_PATH: Final = 100
-"""Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
-
-FLUSH_SECONDS: Final = 1.0
+_FLUSH_SECONDS = 1.0
 """How long a client may take, at the end, to read what was sent to it."""
 
 
@@ -249,8 +244,7 @@ class IpcServer:
         """
         if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
             parent = _short_parent()
-            if parent != Path(tempfile.gettempdir()):  # where no demo looks for what killed ones have left
-                remove_abandoned(parent)
+            remove_abandoned(parent)
             self._short_folder = OwnedFolder(parent)
             self.path = self._short_folder.path / "ipc.socket"
         # A socket that a killed core left behind would make bind fail.
@@ -287,12 +281,12 @@ class IpcServer:
         for connection in self._connections:
             connection.close()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
+            await asyncio.wait(self._serving, timeout=_FLUSH_SECONDS)
         # A client that does not read would keep its socket open for as long as output waits for it.
         for connection in self._connections:
             connection.abort()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
+            await asyncio.wait(self._serving, timeout=_FLUSH_SECONDS)
         self.path.unlink(missing_ok=True)
         if self._short_folder:
             self._short_folder.remove()

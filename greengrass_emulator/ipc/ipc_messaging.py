@@ -1,13 +1,11 @@
 """The IPC operations for messages: to and from IoT Core, and between the components of a core."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 from greengrass_emulator.core.json_limits import count_parts
 from greengrass_emulator.core.profiles import Profile
@@ -39,7 +37,7 @@ class LocalSubscription:
     """Called in the place of `deliver` for an event that the nucleus cannot decode."""
 
 
-_ENVELOPE_PARTS: Final = 6
+_ENVELOPE_PARTS = 6
 """Topic, type and message: what surrounds a message within Nucleus Lite."""
 
 

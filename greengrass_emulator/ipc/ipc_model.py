@@ -1,7 +1,5 @@
 """The requests and the errors of the IPC operations, as the Greengrass IPC model defines them."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeVar, cast
 
 import msgspec
@@ -179,6 +177,6 @@ def parse(kind: type[RequestT], body: bytes) -> RequestT:
     """The request in `body`. Raises InvalidArgumentsError, which names the field that is wrong."""
     try:
         return cast("RequestT", _DECODERS[kind].decode(body))
-    except (msgspec.DecodeError, RecursionError) as exc:
-        message = f"{kind.__name__}: {exc}"
-        raise InvalidArgumentsError(message) from exc
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"{kind.__name__}: {error}"
+        raise InvalidArgumentsError(message) from error

@@ -3,11 +3,9 @@
 GetSecretValue is served on a real core by the Secret Manager component of the classic nucleus.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.ipc.ipc_model import (
@@ -33,8 +31,8 @@ from greengrass_emulator.lifecycle.configuration_tree import (
 )
 from greengrass_emulator.recipe.access_control import SECRETS, is_allowed
 
-ACCESS_CONTROL: Final = "accessControl"
-STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
+ACCESS_CONTROL = "accessControl"
+STREAM_MANAGER = "aws.greengrass.StreamManager"
 
 
 class Components(Protocol):
@@ -90,9 +88,9 @@ class ComponentOperations:
     def _read(self, component: str, path: Sequence[str]) -> object:
         try:
             return self._configuration(component).read(path)
-        except KeyError as exc:
-            message = f"{component} has no configuration {'/'.join(path)}: no key {exc}"
-            raise ResourceNotFoundError(message) from exc
+        except KeyError as error:
+            message = f"{component} has no configuration {'/'.join(path)}: no key {error}"
+            raise ResourceNotFoundError(message) from error
 
     async def _get_configuration(self, call: Call) -> Mapping[str, object]:
         request = parse(GetConfigurationRequest, call.body)
@@ -117,10 +115,10 @@ class ComponentOperations:
             raise InvalidArgumentsError(message)
         try:
             self._configuration(call.component).merge(path, value, request.timestamp)
-        except StaleUpdateError as exc:
-            raise FailedUpdateConditionCheckError(str(exc)) from exc
-        except MergeError as exc:
-            raise ServiceError(str(exc)) from exc
+        except StaleUpdateError as error:
+            raise FailedUpdateConditionCheckError(str(error)) from error
+        except MergeError as error:
+            raise ServiceError(str(error)) from error
         return {}
 
     async def _subscribe_to_configuration_update(self, call: Call) -> Mapping[str, object]:
@@ -153,8 +151,8 @@ class ComponentOperations:
         return {"isValid": True}
 
 
-SECRET_VERSION: Final = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, no secret
-SECRET_STAGE: Final = "AWSCURRENT"  # noqa: S105 - a label, no secret
+SECRET_VERSION = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, no secret
+SECRET_STAGE = "AWSCURRENT"  # noqa: S105 - a label, no secret
 
 
 class SecretOperations:

@@ -1,7 +1,5 @@
 """The server's side of one IPC stream: the call of an operation, and the events of a subscription."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ class Call:
     """Without its namespace, as in `PublishToIoTCore`."""
     body: bytes
     """JSON, not yet checked."""
-    stream: IpcStream
+    stream: "IpcStream"
 
 
 class IpcStream:

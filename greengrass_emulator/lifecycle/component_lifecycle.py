@@ -1,13 +1,10 @@
 """The life of one component: install, run, restart after a failure, give up after the third, stop."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Container
-from typing import Final
 
 from greengrass_emulator.emulator_errors import CoreError, ScriptFailedError
 from greengrass_emulator.lifecycle.guarded_script import (
@@ -18,17 +15,17 @@ from greengrass_emulator.lifecycle.guarded_script import (
     TimedScript,
 )
 
-NEW: Final = "NEW"
-INSTALLED: Final = "INSTALLED"
-STARTING: Final = "STARTING"
-RUNNING: Final = "RUNNING"
-STOPPING: Final = "STOPPING"
-ERRORED: Final = "ERRORED"
-BROKEN: Final = "BROKEN"
-FINISHED: Final = "FINISHED"
-RESTART_WANTED: Final = (0, 100, 101)
+NEW = "NEW"
+INSTALLED = "INSTALLED"
+STARTING = "STARTING"
+RUNNING = "RUNNING"
+STOPPING = "STOPPING"
+ERRORED = "ERRORED"
+BROKEN = "BROKEN"
+FINISHED = "FINISHED"
+RESTART_WANTED = (0, 100, 101)
 """Exit codes of a bootstrap that is done; 100 and 101 ask for a restart of nucleus or machine."""
-STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
+STATES = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
 
 
 class ComponentLifecycle:
@@ -114,8 +111,8 @@ class ComponentLifecycle:
         while True:
             try:
                 await self._live()
-            except (CoreError, OSError) as exc:
-                self._log.warning("%s", exc)
+            except (CoreError, OSError) as error:
+                self._log.warning("%s", error)
             else:
                 return
             if self._is_one_failure_too_many():
@@ -180,8 +177,8 @@ class ComponentLifecycle:
         try:
             if timed := self._scripts().recover:
                 await self._run_in_time("recover", timed)
-        except (CoreError, OSError) as exc:
-            self._log.warning("%s", exc)
+        except (CoreError, OSError) as error:
+            self._log.warning("%s", error)
 
     async def _run_in_time(self, name: str, timed: TimedScript, fine: Container[int] = (0,)) -> None:
         running = await GuardedScript.start(timed.script)
@@ -208,8 +205,8 @@ class ComponentLifecycle:
         try:
             if timed := self._scripts().shutdown:
                 await self._run_in_time("shutdown", timed)
-        except (CoreError, OSError) as exc:
-            self._log.warning("%s", exc)
+        except (CoreError, OSError) as error:
+            self._log.warning("%s", error)
 
     def _is_one_failure_too_many(self) -> bool:
         now = time.monotonic()

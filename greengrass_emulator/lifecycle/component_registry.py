@@ -4,14 +4,12 @@ When a HARD dependency of a component stops, the component is stopped with it; a
 and go.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import ComponentStateError, UnknownComponentError
@@ -30,7 +28,7 @@ from greengrass_emulator.lifecycle.deployed_component import CoreSurroundings, D
 from greengrass_emulator.lifecycle.guarded_script import LifecycleScripts
 from greengrass_emulator.recipe.recipe_platform import RecipeVariables
 
-_ALIVE: Final = frozenset({STARTING, RUNNING})
+_ALIVE = frozenset({STARTING, RUNNING})
 
 
 class DependencyWatch:
@@ -113,7 +111,7 @@ class DependencyWatch:
         process.start()
 
 
-LOG_TAIL_BYTES: Final = 2_000
+LOG_TAIL_BYTES = 2_000
 
 
 class ComponentRegistry:

@@ -5,8 +5,6 @@ the rows below it: it cannot replace a value, nor a value replace a map. Rows ar
 other, and those before one that fails stay.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,8 +157,8 @@ class Configuration:
         refusal: RowError | None = None
         try:
             writer.write(copy.deepcopy(update), timestamp)
-        except RowError as exc:
-            refusal = exc
+        except RowError as error:
+            refusal = error
         changed = self._changed_leaves(tree)
         self._become(tree, writer.written, timestamp)
         self._tell(changed)

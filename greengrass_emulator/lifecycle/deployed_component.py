@@ -1,13 +1,10 @@
 """One component on a core: its recipe, its configuration, its token, and what its process gets."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.child_environment import base_environment
 from greengrass_emulator.core.core_settings import CoreSettings
@@ -18,8 +15,8 @@ from greengrass_emulator.lifecycle.guarded_script import LifecycleScripts, Scrip
 from greengrass_emulator.recipe.recipe_platform import RecipeVariables, environment
 from greengrass_emulator.recipe.recipe_reader import Manifest, Recipe
 
-STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
-TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
+STREAM_MANAGER = "aws.greengrass.StreamManager"
+TOKEN_EXCHANGE = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Run the scripts of a component's lifecycle so that none of their processes outlives the core."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
@@ -10,9 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-_GUARD: Final = (
+_GUARD = (
     # SIGTERM goes to the whole group when a script is stopped: the guard has to ignore it from the start.
     "trap '' TERM INT HUP; exec 3<&0 0</dev/null; "
     "(exec 0<&3 3<&- >/dev/null 2>&1; read -r _; kill -KILL 0) & "
@@ -20,8 +17,8 @@ _GUARD: Final = (
     "echo >&3; "  # tells the core that the guard is on its post and that SIGTERM works
     'exec 3<&-; exec /bin/sh -c "$1"'
 )
-START_SECONDS: Final = 10.0
-GRACE_SECONDS: Final = 0.5
+START_SECONDS = 10.0
+GRACE_SECONDS = 0.5
 """How long what a script has left running may take to end after SIGTERM."""
 
 
@@ -48,7 +45,7 @@ class GuardedScript:
         self._end = asyncio.create_task(self._wait())
 
     @classmethod
-    async def start(cls, script: Script, *, keep_children: bool = False) -> GuardedScript:
+    async def start(cls, script: Script, *, keep_children: bool = False) -> "GuardedScript":
         """Start `/bin/sh -c` with the script. Raises OSError if that is not possible.
 
         With `keep_children` what the script leaves running goes on until `stop`.

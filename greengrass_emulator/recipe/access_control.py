@@ -6,19 +6,17 @@ resource are not replaced: Nucleus Lite 2.6.0 and the classic nucleus in its def
 literally.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, cast
+from typing import cast
 
 from greengrass_emulator.emulator_errors import InvalidAccessControlError
 
-IOT_CORE: Final = "aws.greengrass.ipc.mqttproxy"
-LOCAL_TOPICS: Final = "aws.greengrass.ipc.pubsub"
-CLI: Final = "aws.greengrass.Cli"
-SECRETS: Final = "aws.greengrass.SecretManager"
+IOT_CORE = "aws.greengrass.ipc.mqttproxy"
+LOCAL_TOPICS = "aws.greengrass.ipc.pubsub"
+CLI = "aws.greengrass.Cli"
+SECRETS = "aws.greengrass.SecretManager"
 
 
 def is_allowed(access_control: object, service: str, operation: str, resource: str) -> bool:

@@ -1,20 +1,17 @@
 """Chooses a recipe's manifest for this machine, and fills recipe variables in."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import RecipeError
 from greengrass_emulator.recipe.recipe_reader import Manifest, Recipe
 
-_ARCHITECTURES: Final = {
+_ARCHITECTURES = {
     "x86_64": "amd64",
     "amd64": "amd64",
     "aarch64": "aarch64",
@@ -24,7 +21,7 @@ _ARCHITECTURES: Final = {
     "i386": "x86",
     "i686": "x86",
 }
-_VARIABLE: Final = re.compile(r"\{(?:([\w.-]+):)?(artifacts|configuration|iot|kernel|work):([^{}\s]*)\}")
+_VARIABLE = re.compile(r"\{(?:([\w.-]+):)?(artifacts|configuration|iot|kernel|work):([^{}\s]*)\}")
 
 
 def select_manifest(recipe: Recipe, profile: Profile) -> Manifest:
@@ -72,7 +69,7 @@ class RecipeVariables:
     root: Path
     thing_name: str
     configuration: Mapping[str, object]
-    dependencies: Mapping[str, RecipeVariables] = field(default_factory=dict)
+    dependencies: Mapping[str, "RecipeVariables"] = field(default_factory=dict)
     """Those of the direct dependencies, which the classic nucleus lets a recipe ask by name."""
 
     def fill(self, text: str) -> str:

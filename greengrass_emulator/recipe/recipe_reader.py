@@ -4,12 +4,10 @@ YAML is read as the nuclei do: without dates, each key once, and for Nucleus Lit
 Lifecycle steps are spelled as in recipes for either nucleus.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Literal, cast
 
 import msgspec
 import yaml
@@ -46,9 +44,9 @@ class _StringLoader(_Loader):
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
 
-DEFAULT_PHASE_SECONDS: Final = 120
-PHASES: Final = ("install", "run", "shutdown")
-CLASSIC_PHASES: Final = ("bootstrap", "recover", "startup")
+DEFAULT_PHASE_SECONDS = 120
+PHASES = ("install", "run", "shutdown")
+CLASSIC_PHASES = ("bootstrap", "recover", "startup")
 """Steps that the local core knows under the classic nucleus only."""
 
 
@@ -102,9 +100,9 @@ def _manifest(manifest: object) -> object:
     return {**manifest, "Lifecycle": steps}
 
 
-LARGEST_RECIPE_BYTES: Final = 16_000
-_VERSION: Final = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+LARGEST_RECIPE_BYTES = 16_000
+_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 class Permission(RecipeMap, frozen=True):
@@ -184,9 +182,9 @@ def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool 
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_RECIPE_BYTES + 1)
-    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
-        message = f"recipe {path}: {getattr(exc, 'strerror', None) or exc}"
-        raise RecipeError(message) from exc
+    except (OSError, ValueError) as error:  # a ValueError: there is a null byte in the name
+        message = f"recipe {path}: {getattr(error, 'strerror', None) or error}"
+        raise RecipeError(message) from error
     if len(raw) > LARGEST_RECIPE_BYTES:
         size = max(len(raw), path.stat().st_size)  # a device has no size
         message = f"recipe {path}: {size} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
@@ -195,23 +193,23 @@ def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool 
         # JSON tells numbers from strings on every nucleus.
         strings = scalars_are_strings and path.suffix != ".json"
         return parse_recipe(raw, scalars_are_strings=strings, classic=classic)
-    except RecipeError as exc:
-        message = f"recipe {path}: {exc}"
-        raise RecipeError(message) from exc
+    except RecipeError as error:
+        message = f"recipe {path}: {error}"
+        raise RecipeError(message) from error
 
 
 def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False, classic: bool = False) -> Recipe:
     """The recipe in YAML or JSON text. Raises RecipeError."""
     try:
         document = load_yaml(raw, scalars_are_strings=scalars_are_strings)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or 5,000 digits
-        message = f"it is neither YAML nor JSON: {exc}"
-        raise RecipeError(message) from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or 5,000 digits
+        message = f"it is neither YAML nor JSON: {error}"
+        raise RecipeError(message) from error
     try:
         # Not strict: numbers and booleans may arrive as strings, as both nuclei allow.
         recipe = msgspec.convert(spelled_as_lite(document) if classic else document, Recipe, strict=False)
-    except msgspec.ValidationError as exc:
-        raise RecipeError(_explain(str(exc))) from exc
+    except msgspec.ValidationError as error:
+        raise RecipeError(_explain(str(error))) from error
     _check(recipe, classic=classic)
     return recipe
 
@@ -241,8 +239,8 @@ def _check(recipe: Recipe, *, classic: bool) -> None:
         raise RecipeError(message)
     try:
         check_access_control(recipe.default_configuration.get("accessControl", {}))
-    except InvalidAccessControlError as exc:
-        raise RecipeError(str(exc)) from exc
+    except InvalidAccessControlError as error:
+        raise RecipeError(str(error)) from error
     for manifest in recipe.manifests:
         _check_manifest(manifest, classic=classic)
 

@@ -1,7 +1,5 @@
 """One S3 export task: its message, the key of its object, the upload, and its status messages."""
 
-from __future__ import annotations
-
 import enum
 import logging
 import re
@@ -31,13 +29,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # The three rules are the ones that the SDK checks before it sends a task.
-_BUCKET: Final = (
+_BUCKET = (
     r"\A(?!(\d+\.)+\d+\Z)(([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\.)*([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\Z"
 )
-_KEY: Final = r"\A([^\\{ }%`\[\]\"'><~#^?|\n]|!\{[a-zA-Z]+:[a-zA-Z/]+\})*\Z"
-_PLACEHOLDER: Final = re.compile(r"!\{([a-zA-Z]+):([a-zA-Z/]+)\}")
-_LARGEST_KEY_BYTES: Final = 1024
-_RESERVED_METADATA: Final = "$aws-gg-"
+_KEY = r"\A([^\\{ }%`\[\]\"'><~#^?|\n]|!\{[a-zA-Z]+:[a-zA-Z/]+\})*\Z"
+_PLACEHOLDER = re.compile(r"!\{([a-zA-Z]+):([a-zA-Z/]+)\}")
+_LARGEST_KEY_BYTES = 1024
+_RESERVED_METADATA = "$aws-gg-"
 
 # Java's DateTimeFormatter, as far as the letters of dates and times go; the number is the width of the run.
 _TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
@@ -51,7 +49,7 @@ _TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
     "m": lambda at: at.minute,
     "s": lambda at: at.second,
 }
-_YEAR_LETTERS: Final = "yuY"
+_YEAR_LETTERS = "yuY"
 
 
 class ExportTask(ProtocolMap, frozen=True):
@@ -75,13 +73,13 @@ def parse_task(payload: bytes) -> ExportTask:
     """Return the task that a message holds; raises TaskError if it holds none."""
     try:
         return _TASK_DECODER.decode(payload)
-    except msgspec.DecodeError as exc:
-        message = f"The message is no S3 export task: {exc}"
-        raise TaskError(message) from exc
+    except msgspec.DecodeError as error:
+        message = f"The message is no S3 export task: {error}"
+        raise TaskError(message) from error
 
 
 def upload(  # noqa: PLR0913
-    client: S3Client,
+    client: "S3Client",
     task: ExportTask,
     input_file: Path,
     key: str,
@@ -166,7 +164,7 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, (TaskError, ParamValidationError, *unreadable))
 
 
-_S3_TASK_EVENT: Final = 0
+_S3_TASK_EVENT = 0
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +179,7 @@ class TaskStatus(enum.IntEnum):
     CANCELED = 4
 
 
-_LEVELS: Final = {
+_LEVELS = {
     TaskStatus.SUCCESS: StatusLevel.INFO,
     TaskStatus.IN_PROGRESS: StatusLevel.INFO,
     TaskStatus.WARNING: StatusLevel.WARN,
@@ -223,8 +221,8 @@ class StatusTeller:
         }
         try:
             self._store.append(config.status_stream_name, msgspec.json.encode(without_none(told)))
-        except StreamManagerError as exc:
-            _log.warning("%s: a status was lost: %s", stream, exc)
+        except StreamManagerError as error:
+            _log.warning("%s: a status was lost: %s", stream, error)
 
 
 def _task_or_none(message: StoredMessage) -> ExportTask | None:

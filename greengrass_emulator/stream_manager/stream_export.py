@@ -3,8 +3,6 @@
 An export worker carries out one task at a time, with retries.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.stream_manager.s3_export_task import (
@@ -39,8 +37,8 @@ from greengrass_emulator.stream_manager.stream_store import StreamStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-LONGEST_RETRY_SECONDS: Final = 300.0
-_MOST_DOUBLINGS: Final = 60
+LONGEST_RETRY_SECONDS = 300.0
+_MOST_DOUBLINGS = 60
 
 _worker_log = logging.getLogger(__name__)
 
@@ -69,7 +67,7 @@ class ExportWorker:
 
     def __init__(
         self,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         teller: StatusTeller,
         first_retry_seconds: float,
         now: Callable[[], float],
@@ -94,10 +92,10 @@ class ExportWorker:
             key = self._attempt(lane, export, message)
         except UploadEndedError:
             return 0.0
-        except Exception as exc:  # noqa: BLE001  whatever it was, the task ends or is tried again, and it is told
-            if not is_final(exc):
-                return self._put_off(lane, message, exc)
-            self._close(lane, message, TaskStatus.FAILURE, str(exc))
+        except Exception as error:  # noqa: BLE001  whatever it was, the task ends or is tried again, and it is told
+            if not is_final(error):
+                return self._put_off(lane, message, error)
+            self._close(lane, message, TaskStatus.FAILURE, str(error))
         else:
             self._close(lane, message, TaskStatus.SUCCESS, f"Uploaded to {key}.")
         return None
@@ -129,7 +127,7 @@ class ExportWorker:
         doublings = min(lane.attempts - 1, _MOST_DOUBLINGS)  # a float has an end, retries do not
         return min(self._first_retry_seconds * 2.0**doublings, LONGEST_RETRY_SECONDS)
 
-    def _s3(self) -> S3Client:
+    def _s3(self) -> "S3Client":
         with self._client_lock:
             if self._client is None:
                 self._client = self._make_client()
@@ -176,8 +174,8 @@ class ExportWorker:
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-EXPORT_THREADS: Final = 5
-_CANCELED: Final = "The stream or its export was deleted."
+EXPORT_THREADS = 5
+_CANCELED = "The stream or its export was deleted."
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +186,7 @@ class StreamExporter:
     def __init__(
         self,
         store: StreamStore,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         first_retry_seconds: float = 1.0,
         now: Callable[[], float] = time.time,
         faults: Faults | None = None,

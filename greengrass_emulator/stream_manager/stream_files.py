@@ -3,15 +3,13 @@
 A file written atomically is complete whenever the process or the machine stops.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -40,11 +38,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-SEGMENT_SUFFIX: Final = ".segment"
+SEGMENT_SUFFIX = ".segment"
 
-_HEAD: Final = struct.Struct(">II")
-_MARKS: Final = struct.Struct(">Qq")
-RECORD_OVERHEAD_BYTES: Final = _HEAD.size + _MARKS.size
+_HEAD = struct.Struct(">II")
+_MARKS = struct.Struct(">Qq")
+RECORD_OVERHEAD_BYTES = _HEAD.size + _MARKS.size
 
 _log = logging.getLogger(__name__)
 

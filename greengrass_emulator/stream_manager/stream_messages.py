@@ -1,13 +1,10 @@
 """One message stream: its messages with their sequence numbers, and the cursors of its exports."""
 
-from __future__ import annotations
-
 import bisect
 import logging
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -30,7 +27,7 @@ from greengrass_emulator.stream_manager.stream_protocol import (
     StreamManagerError,
 )
 
-_EXPORTS_FILE: Final = "exports.json"
+_EXPORTS_FILE = "exports.json"
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +85,13 @@ _CURSORS_DECODER = msgspec.json.Decoder(dict[str, ExportCursor])
 def _read_cursors(path: Path) -> dict[str, ExportCursor]:
     try:
         return _CURSORS_DECODER.decode(path.read_bytes())
-    except msgspec.DecodeError as exc:
+    except msgspec.DecodeError as error:
         # Written without fsync it can be lost to a power cut. Exporting again is safe, not starting is not.
-        _log.warning("%s cannot be read, the stream is exported again: %s", path, exc)
+        _log.warning("%s cannot be read, the stream is exported again: %s", path, error)
         return {}
 
 
-DEFINITION_FILE: Final = "definition.json"
+DEFINITION_FILE = "definition.json"
 
 
 class Stream:
@@ -160,9 +157,9 @@ class Stream:
                     self._check_disk()
                 flush = bool(self.definition.flush_on_write)
                 self._segments[-1].append(payload, self._now_millis(), flush=flush)
-            except OSError as exc:
-                message = f"Stream {self.name!r} cannot be written: {exc}"
-                raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+            except OSError as error:
+                message = f"Stream {self.name!r} cannot be written: {error}"
+                raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
             return number
 
     def available(self, start: int) -> int:

@@ -1,12 +1,10 @@
 """What a client of Stream Manager may ask for: the operations table."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -28,7 +26,7 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
 # Room in a frame for all that is not payload.
-_LARGEST_READ_BYTES: Final = LARGEST_FRAME_BYTES // 2
+_LARGEST_READ_BYTES = LARGEST_FRAME_BYTES // 2
 
 _log = logging.getLogger(__name__)
 
@@ -64,11 +62,11 @@ class StreamOperations:
         response, act = self._table[operation]
         try:
             return response, {"status": ResponseStatus.SUCCESS, **await act(fields)}
-        except StreamManagerError as exc:
-            return response, _refusal(exc.status, str(exc))
-        except Exception as exc:  # noqa: BLE001  an answer, whatever it was: without one the SDK waits a minute
+        except StreamManagerError as error:
+            return response, _refusal(error.status, str(error))
+        except Exception as error:  # noqa: BLE001  an answer, whatever it was: without one the SDK waits a minute
             _log.exception("Operation %d failed", operation)
-            return response, _refusal(ResponseStatus.UNKNOWN_FAILURE, f"{type(exc).__name__}: {exc}")
+            return response, _refusal(ResponseStatus.UNKNOWN_FAILURE, f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """End the thread that flushes."""
@@ -117,9 +115,9 @@ class StreamOperations:
         try:
             async with asyncio.timeout((options.read_timeout_millis or 0) / 1000):
                 stream = await self._enough(request.stream_name, start, least)
-        except TimeoutError as exc:
+        except TimeoutError as error:
             message = f"Stream {request.stream_name!r} has fewer than {least} messages from {start} on."
-            raise StreamManagerError(ResponseStatus.NOT_ENOUGH_MESSAGES, message) from exc
+            raise StreamManagerError(ResponseStatus.NOT_ENOUGH_MESSAGES, message) from error
         messages = stream.read(start, most, _LARGEST_READ_BYTES)
         if len(messages) < least:
             message = f"{least} messages are more than a response can carry: read fewer at a time."

@@ -3,26 +3,24 @@
 Requests are bounded as the SDK bounds them.
 """
 
-from __future__ import annotations
-
 import enum
 import struct
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import cbor2
 import msgspec
 
 from greengrass_emulator.emulator_errors import EmulatorError
 
-CONNECT_VERSION: Final = b"\x01"
-PROTOCOL_VERSIONS: Final = ("1.1.0", "1.0.0")
-SERVER_VERSION: Final = "2.1.0"
-FRAME_PREFIX_BYTES: Final = 4
-LARGEST_FRAME_BYTES: Final = 1 << 30
+CONNECT_VERSION = b"\x01"
+PROTOCOL_VERSIONS = ("1.1.0", "1.0.0")
+SERVER_VERSION = "2.1.0"
+FRAME_PREFIX_BYTES = 4
+LARGEST_FRAME_BYTES = 1 << 30
 
-_PREFIX: Final = struct.Struct(">i")
-_HEAD: Final = struct.Struct(">ib")
+_PREFIX = struct.Struct(">i")
+_HEAD = struct.Struct(">ib")
 
 
 class Operation(enum.IntEnum):
@@ -108,8 +106,8 @@ def parse(fields: Mapping[str, Any], kind: type[_Map]) -> _Map:
     """Check a map's fields and return them typed; an error names the field and the bound that it breaks."""
     try:
         return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as exc:
-        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"Invalid request: {exc}") from exc
+    except msgspec.ValidationError as error:
+        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"Invalid request: {error}") from error
 
 
 def without_none(value: Any) -> Any:
@@ -154,8 +152,10 @@ def decode_body(body: bytes) -> tuple[int, dict[str, Any]]:
     """Return a frame's operation and its map; the map's fields are still unchecked."""
     try:
         fields = cbor2.loads(body[1:])
-    except Exception as exc:  # besides its own errors cbor2 lets those of Decimal, re and others out
-        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"The frame holds no CBOR: {exc}") from exc
+    except Exception as error:  # besides its own errors cbor2 lets those of Decimal, re and others out
+        raise StreamManagerError(
+            ResponseStatus.INVALID_REQUEST, f"The frame holds no CBOR: {error}"
+        ) from error
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise StreamManagerError(
             ResponseStatus.INVALID_REQUEST, "The frame holds no CBOR map with text keys."
@@ -163,13 +163,13 @@ def decode_body(body: bytes) -> tuple[int, dict[str, Any]]:
     return int.from_bytes(body[:1], signed=True), fields
 
 
-SMALLEST_PART_BYTES: Final = 5 * 1024 * 1024
+SMALLEST_PART_BYTES = 5 * 1024 * 1024
 
 # `\Z`, not `$`: a `$` would let a newline through at the end.
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[\w ,.\-]*\Z")]
 _RequestId = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[\w ,.\-]*\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
-_LARGEST_MILLISECONDS: Final = 9_223_372_036_854
+_LARGEST_MILLISECONDS = 9_223_372_036_854
 
 
 class StatusConfig(ProtocolMap, frozen=True):

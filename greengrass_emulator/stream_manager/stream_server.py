@@ -3,14 +3,12 @@
 Each client has a connection: a handshake, then requests and responses.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.stream_manager.stream_export import StreamExporter
@@ -32,7 +30,7 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
-_CONNECT_SECONDS: Final = 10.0
+_CONNECT_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +59,13 @@ class Connection:
                 accepted = await self._handshake()
             while accepted:
                 await self._serve_request(*await self._frame())
-        except (asyncio.IncompleteReadError, ConnectionError) as exc:
-            _log.debug("A client went: %s", exc)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            _log.debug("A client went: %s", error)
         except TimeoutError:
             _log.warning("A client did not say Connect within %g s", _CONNECT_SECONDS)
-        except StreamManagerError as exc:
+        except StreamManagerError as error:
             # Without a request id there is no answer that the SDK could read.
-            _log.warning("Closed a client's connection: %s", exc)
+            _log.warning("Closed a client's connection: %s", error)
         finally:
             await self._leave()
 
@@ -128,9 +126,9 @@ class Connection:
         response, answer = await self._operations.answer(operation, fields)
         try:
             frame = encode_frame(response, {"requestId": request_id, **answer})
-        except StreamManagerError as exc:
+        except StreamManagerError as error:
             frame = encode_frame(
-                response, {"requestId": request_id, "status": exc.status, "errorMessage": str(exc)}
+                response, {"requestId": request_id, "status": error.status, "errorMessage": str(error)}
             )
         if not self._writer.is_closing():
             self._writer.write(frame)
@@ -147,7 +145,7 @@ class Connection:
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS = 5.0
 
 
 class StreamManager:
@@ -156,7 +154,7 @@ class StreamManager:
     def __init__(
         self,
         root: Path,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         is_component_token: Callable[[str], bool] | None = None,
         first_retry_seconds: float = 1.0,
         faults: Faults | None = None,
@@ -216,7 +214,7 @@ class _Running:
     def __init__(
         self,
         root: Path,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         first_retry_seconds: float,
         is_component_token: Callable[[str], bool] | None,
         faults: Faults,

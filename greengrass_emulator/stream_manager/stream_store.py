@@ -1,7 +1,5 @@
 """All streams of one Stream Manager, in one folder; they survive a restart of the server."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os
@@ -10,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -24,9 +21,9 @@ from greengrass_emulator.stream_manager.stream_protocol import (
     StreamManagerError,
 )
 
-_READABLE_CHARACTERS: Final = 40
-_UNFINISHED: Final = "."
-_UNSERVED_EXPORTS: Final = ("http", "iot_analytics", "kinesis", "iot_sitewise")
+_READABLE_CHARACTERS = 40
+_UNFINISHED = "."
+_UNSERVED_EXPORTS = ("http", "iot_analytics", "kinesis", "iot_sitewise")
 
 
 class StreamStore:
@@ -147,9 +144,9 @@ class StreamStore:
     def _check_disk(self, name: str) -> None:
         try:
             self._faults.check_disk()
-        except OSError as exc:
-            message = f"Stream {name!r} cannot be written: {exc}"
-            raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+        except OSError as error:
+            message = f"Stream {name!r} cannot be written: {error}"
+            raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
 
     def _check(self, definition: StreamDefinition) -> None:
         problem = _problem(definition)
@@ -184,10 +181,10 @@ def _take(root: Path) -> int:
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except OSError as error:
         os.close(descriptor)
         message = f"{root} is used by another Stream Manager: stop it, or choose another folder."
-        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
     return descriptor
 
 
@@ -198,9 +195,9 @@ _DEFINITION_DECODER = msgspec.json.Decoder(StreamDefinition)
 def _read_definition(path: Path) -> StreamDefinition:
     try:
         return _DEFINITION_DECODER.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as exc:
-        message = f"{path} cannot be read ({exc}): mend it, or delete {path.parent} and lose its messages."
-        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+    except (OSError, msgspec.DecodeError) as error:
+        message = f"{path} cannot be read ({error}): mend it, or delete {path.parent} and lose its messages."
+        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
 
 
 def _folder_name(name: str) -> str:

@@ -1,7 +1,5 @@
 """A local core for tests whose scenarios are coroutines in the core's own event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping

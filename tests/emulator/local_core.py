@@ -1,7 +1,5 @@
 """A local Greengrass core for tests: in its own event loop thread, with a small broker for IoT Core."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -10,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 import yaml
 
-from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
 from greengrass_emulator.core.core_settings import CoreSettings
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, Profile
@@ -24,24 +20,6 @@ from greengrass_emulator.recipe.access_control import topic_matches
 T = TypeVar("T")
 COMPONENT = "com.example.Probe"
 REFUSED_FILTER = "refused/by/policy"
-
-
-def temporary_credentials(cloud: EmbeddedCloud) -> dict[str, str]:
-    """Return credentials that the embedded cloud has issued, in the form of the token exchange service."""
-    role = f"arn:aws:iam::{ACCOUNT}:role/device"
-    issued = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="device")["Credentials"]
-    return {
-        "AccessKeyId": issued["AccessKeyId"],
-        "SecretAccessKey": issued["SecretAccessKey"],
-        "Token": issued["SessionToken"],
-        "Expiration": issued["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def act_as_owner(monkeypatch: pytest.MonkeyPatch, cloud: EmbeddedCloud) -> None:
-    """Let AWS SDKs in this process and its children act as the owner of the embedded cloud's account."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, cloud.environment()[name])
 
 
 class FakeBroker:
@@ -203,13 +181,6 @@ def write_recipe(folder: Path, content: Mapping[str, object]) -> Path:
     file = folder / f"{content['ComponentName']}.yaml"
     file.write_text(yaml.safe_dump(dict(content)))
     return file
-
-
-def without_default_tasks(file: Path) -> None:
-    """Take the tasks out of a built recipe: on nucleus lite no null of a deployment does."""
-    content = yaml.safe_load(file.read_text())
-    content["ComponentConfiguration"]["DefaultConfiguration"]["tasks"] = {}
-    file.write_text(yaml.safe_dump(content))
 
 
 def eventually(condition: Callable[[], T], seconds: float = 10) -> T:

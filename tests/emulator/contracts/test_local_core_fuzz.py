@@ -1,7 +1,5 @@
 """Whatever a client sends to the local core's two servers, they and the other clients go on."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import json
@@ -153,8 +151,8 @@ def talk(connection: socket.socket, pieces: list[bytes]) -> None:
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65_536):
                 continue
-        except OSError as exc:
-            if exc.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
+        except OSError as error:
+            if error.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
                 raise
 
 

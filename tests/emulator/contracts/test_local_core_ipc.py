@@ -1,7 +1,5 @@
 """The local core's IPC, through AWS's own SDK: every operation's answers, and hostile clients."""
 
-from __future__ import annotations
-
 import datetime as dt
 import socket
 import struct

@@ -3,8 +3,6 @@
 Where a row is about IPC it is asked through AWS's own SDK.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import datetime as dt

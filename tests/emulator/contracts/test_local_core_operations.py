@@ -1,8 +1,6 @@
 # ruff: noqa: S105, S106  the secrets of these tests are none
 """The local core's IPC operations on secrets, other components and deployments, through AWS's own SDK."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

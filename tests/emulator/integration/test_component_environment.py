@@ -1,7 +1,5 @@
 """What a component's process has of the machine around it, and the paths of its core's files."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Deployments to a local core: new versions, merged configurations, and the way back when they fail."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Each fault that can be injected, as an unmodified SDK meets it, and what is there after it is cleared."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

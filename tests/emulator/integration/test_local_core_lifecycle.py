@@ -1,7 +1,5 @@
 """Components from recipe to end on a local core: real processes, real archives, real HTTP."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

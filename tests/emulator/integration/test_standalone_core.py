@@ -1,7 +1,5 @@
 """A core with no cloud: components that speak to each other, to Stream Manager and to IoT Core."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
@@ -116,7 +114,7 @@ def test_a_message_that_does_not_come_is_told_in_words(tmp_path: Path) -> None:
 def test_two_cores_of_one_name_do_not_share_anything(tmp_path: Path) -> None:
     async def scenario(_: StandaloneCore) -> None:
         second = StandaloneCore(StandaloneOptions("laptop", tmp_path / "second"))
-        with pytest.raises(ControlError, match="running already"):
+        with pytest.raises(ControlError, match="already running"):
             await second.start()
         assert not (tmp_path / "second").exists()
 

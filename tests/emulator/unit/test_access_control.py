@@ -1,7 +1,5 @@
 """What accessControl lets a component do, and which topics a filter takes in."""
 
-from __future__ import annotations
-
 import pytest
 
 from greengrass_emulator.emulator_errors import InvalidAccessControlError
@@ -19,10 +17,10 @@ SUBSCRIBE = "aws.greengrass#SubscribeToIoTCore"
 PUBLISH = "aws.greengrass#PublishToIoTCore"
 POLICIES = {
     IOT_CORE: {
-        "Trainer:mqttproxy:1": {"operations": [SUBSCRIBE], "resources": ["fedgrass/+/clients/+/announce"]},
+        "Trainer:mqttproxy:1": {"operations": [SUBSCRIBE], "resources": ["plant/+/clients/+/announce"]},
         "Trainer:mqttproxy:2": {
             "operations": [PUBLISH],
-            "resources": ["fedgrass/+/clients/+/complete", "log/*"],
+            "resources": ["plant/+/clients/+/complete", "log/*"],
         },
         "Trainer:mqttproxy:3": {"operations": ["*"], "resources": ["both/#"]},
     }
@@ -32,11 +30,11 @@ POLICIES = {
 @pytest.mark.parametrize(
     ("operation", "resource", "allowed"),
     [
-        (SUBSCRIBE, "fedgrass/home/clients/device-1/announce", True),
-        (SUBSCRIBE, "fedgrass/home/clients/+/announce", True),
-        (PUBLISH, "fedgrass/home/clients/device-1/announce", False),
-        (PUBLISH, "fedgrass/home/clients/device-1/complete", True),
-        (PUBLISH, "fedgrass/home/clients/a/b/complete", False),
+        (SUBSCRIBE, "plant/home/clients/device-1/announce", True),
+        (SUBSCRIBE, "plant/home/clients/+/announce", True),
+        (PUBLISH, "plant/home/clients/device-1/announce", False),
+        (PUBLISH, "plant/home/clients/device-1/complete", True),
+        (PUBLISH, "plant/home/clients/a/b/complete", False),
         (PUBLISH, "log/anything/below", True),
         (PUBLISH, "both", True),
         (SUBSCRIBE, "both/of/them", True),

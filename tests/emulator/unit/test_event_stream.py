@@ -1,7 +1,5 @@
 """Frames of the event-stream encoding: what is written can be read, and nothing else is taken for a frame."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from uuid import UUID

@@ -2,8 +2,6 @@
 environments.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from contextlib import suppress
@@ -45,8 +43,8 @@ def test_every_component_comes_behind_those_that_it_needs_or_the_circle_is_named
     recipes = {Path(name): needing(name, *needed) for name, needed in graph.items()}
     try:
         order = [file.name for file in in_order(recipes)]
-    except DependencyError as exc:
-        circle = str(exc).rpartition(": ")[2].split(" -> ")
+    except DependencyError as error:
+        circle = str(error).rpartition(": ")[2].split(" -> ")
         assert all(one in graph[other] for one, other in pairwise(circle))
         assert circle[0] == circle[-1]
         return

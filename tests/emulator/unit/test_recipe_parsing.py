@@ -1,7 +1,5 @@
 """Recipes: what is taken, what is refused in which words, which manifest wins, what variables mean."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

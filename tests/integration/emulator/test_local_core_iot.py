@@ -1,7 +1,5 @@
 """A local core's link to IoT Core, over TLS to the embedded cloud's broker: lost links, sessions, limits."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

@@ -31,7 +31,7 @@ from stream_manager import (
 from stream_manager.util import Util
 
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
-from tests.emulator.local_core import act_as_owner
+from tests.cloud_credentials import act_as_owner
 from tests.emulator.stream_manager_server import stream_manager
 
 _BUCKET = "models-of-a-fleet"
@@ -151,8 +151,8 @@ def random_file(folder: Path, size: int) -> Path:
 def object_exists(s3: Any, key: str) -> bool:
     try:
         s3.head_object(Bucket=_BUCKET, Key=key)
-    except ClientError as exc:
-        assert exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404  # noqa: PT017
+    except ClientError as error:
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 404  # noqa: PT017
         return False
     return True
 
