@@ -47,7 +47,7 @@ class RecipeError(CoreError):
 
 
 class InvalidAccessControlError(CoreError):
-    """The `accessControl` of a configuration is not what Greengrass understands; the message names the place."""
+    """The `accessControl` of a configuration is not valid; the message names the place."""
 
 
 class ArtifactError(CoreError):

@@ -101,7 +101,9 @@ def _ask(path: Path, request: ControlRequest, seconds: float) -> Reply:
             while not answer.endswith(b"\n"):
                 piece = connection.recv(65_536)
                 if not piece:
-                    message = "the core closed the connection without an answer: it is stopping, or the request exceeds 4 MiB"
+                    message = (
+                        "the core closed the connection early: it is stopping, or the request exceeds 4 MiB"
+                    )
                     raise ControlError(message)
                 answer += piece
         except TimeoutError as error:

@@ -229,8 +229,8 @@ _log = logging.getLogger(__name__)
 class CorePresence:
     """A core's control socket, and the faults that are injected over it.
 
-    If another core on this machine has the same thing name, the second ``device-1`` is ``device-1:2``. Methods
-    are called in the core's event loop.
+    If another core on this machine has the same thing name, the second ``device-1`` is ``device-1:2``.
+    Methods are called in the core's event loop.
     """
 
     def __init__(self, core: GreengrassCore, profile: Profile, host: HostHooks) -> None:

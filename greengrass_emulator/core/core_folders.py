@@ -2,8 +2,8 @@
 
 Running cores are found by their control sockets, one per core, in a folder that only its owner can open.
 
-A plain path has no characters that shells, PYTHONPATH, virtual environments or format strings treat specially.
-A thing name may contain a colon, and a developer's folder a space, a dollar or a percent sign.
+A plain path has no characters with a special meaning in shells, PYTHONPATH, virtual environments or format
+strings. A thing name may contain a colon, and a developer's folder a space, a dollar or a percent sign.
 """
 
 import fcntl

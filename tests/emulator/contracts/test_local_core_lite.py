@@ -279,7 +279,7 @@ def test_a_job_document_of_more_than_255_parts_is_refused(tmp_path: Path, tasks:
             await device.core.update_configuration(COMPONENT, merge)
             assert len(device.tree()["tasks"]) == tasks  # type: ignore[arg-type]
         else:
-            with pytest.raises(CoreError, match="keys and values, nucleus lite takes 255"):
+            with pytest.raises(CoreError, match="keys and values, nucleus lite accepts 255"):
                 await device.core.update_configuration(COMPONENT, merge)
             assert "tasks" not in device.tree()
             await device.core.update_configuration(COMPONENT, {"word": "new"})

@@ -1,4 +1,4 @@
-"""``greengrass-emulator``: components on a developer's machine, without a cloud; nothing is left afterwards."""
+"""``greengrass-emulator`` runs components on a developer's machine, without a cloud, and leaves nothing."""
 
 import json
 import os
@@ -308,7 +308,7 @@ def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(lapto
         (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' has to be"),
         (
             ["run", "--recipe", "RECIPE", "--root", "/proc/none"],
-            "/proc/none, the core's folder, cannot be made",
+            "/proc/none, the core's folder, cannot be created",
         ),
         (["stop"], "no core is running here: start one"),
         (["stop", "absent"], "no core absent is running here: there are none"),

@@ -242,7 +242,7 @@ def test_a_deployment_that_another_one_overtakes_does_not_undo_it(tmp_path: Path
 def test_a_deployment_that_is_under_way_or_unknown_is_told_as_such(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         deployed = await device.deploy(recipe("sleep 1000"))
-        with pytest.raises(ComponentStateError, match=r"is still under way after 0\.01 s"):
+        with pytest.raises(ComponentStateError, match=r"is still in progress after 0\.01 s"):
             await device.core.deployments.wait_for(deployed.identifier, 0.01)
         with pytest.raises(UnknownDeploymentError, match="no deployment 'x'"):
             device.core.deployments.get("x")

@@ -231,7 +231,7 @@ def test_a_full_disk_refuses_deployments_and_leaves_what_runs(faulty: Faulty) ->
         ("slow-uplink", 0, None, "1 or more, not 0"),
         ("s3-errors", 200, None, "400 or more, not 200"),
         ("ipc-restart", None, 5.0, "it happens once"),
-        ("duplicates", None, 0.0, "a time is above 0"),
+        ("duplicates", None, 0.0, "a duration is above 0"),
     ],
 )
 def test_a_fault_that_cannot_be_is_refused_with_what_can(

@@ -479,7 +479,7 @@ def test_an_unknown_hard_dependency_is_refused_and_a_soft_one_is_not(tmp_path: P
     soft = {"com.example.Base": {"VersionRequirement": "^1.0.0", "DependencyType": "SOFT"}}
 
     message = refusal_of(tmp_path, recipe("true", ComponentDependencies=hard), DependencyError)
-    assert f"{COMPONENT} needs com.example.Base, which is not on device-1" in message
+    assert f"{COMPONENT} needs com.example.Base, which is not deployed on device-1" in message
 
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true", name="com.example.Base"))
@@ -491,7 +491,7 @@ def test_an_unknown_hard_dependency_is_refused_and_a_soft_one_is_not(tmp_path: P
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
-    assert f"{COMPONENT}/{VERSION}/probe.zip, nor as " in message
+    assert f"{COMPONENT}/{VERSION}/probe.zip nor " in message
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])
@@ -506,7 +506,8 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, arch
 def test_an_archive_that_is_none_is_refused(tmp_path: Path, archive: Path) -> None:
     archive.write_bytes(b"PK not really")
 
-    assert "is no ZIP archive" in refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
+    refusal = refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
+    assert "cannot be unpacked as a ZIP archive" in refusal
 
 
 def test_a_variable_that_stands_for_nothing_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
@@ -526,7 +527,7 @@ def test_a_policy_id_that_another_component_has_is_refused(tmp_path: Path) -> No
 
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true", name="com.example.First", configuration=configuration))
-        with pytest.raises(RecipeError, match=r"policy id same:1 is taken by com.example.First"):
+        with pytest.raises(RecipeError, match=r"policy id same:1 is already used by com.example.First"):
             await device.deploy(recipe("true", configuration=configuration))
         with pytest.raises(InvalidAccessControlError, match="accessControl x has to be a map"):
             await device.core.update_configuration("com.example.First", {"accessControl": {"x": 1}})

@@ -180,7 +180,7 @@ def test_any_line_is_a_request_or_a_named_error(line: bytes) -> None:
         (b'{"do": "inject"}', "fault"),
         (b'{"do": "publish", "topic": "a", "payload": "", "qos": 2}', "qos"),
         (b'{"do": "stop", "really": true}', "really"),
-        (b"[" * 10_000, "no request"),
+        (b"[" * 10_000, "not a valid request"),
     ],
 )
 def test_a_wrong_request_is_named(line: bytes, complaint: str) -> None:
