@@ -1,7 +1,7 @@
-"""Frames of the AWS event-stream encoding, which Greengrass IPC speaks over its Unix socket.
+"""Frames of the AWS event-stream encoding, the protocol of Greengrass IPC on its Unix socket.
 
 A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight bytes, headers, payload,
-CRC-32 of all before it. This module computes only: it reads no socket.
+CRC-32 of everything before it. This module does no I/O.
 """
 
 import struct
@@ -15,14 +15,14 @@ PRELUDE_BYTES = 12
 TRAILER_BYTES = 4
 SMALLEST_FRAME_BYTES = PRELUDE_BYTES + TRAILER_BYTES
 LARGEST_FRAME_BYTES = 24 * 1024 * 1024
-"""The largest message that the AWS Common Runtime, and so the SDK, sends or takes."""
+"""The largest message that the AWS Common Runtime, and so the SDK, sends or accepts."""
 LARGEST_HEADERS_BYTES = 128 * 1024
 
 HeaderValue = bool | int | bytes | str | UUID
 
 
 class MessageType(IntEnum):
-    """What a frame is, from its `:message-type` header."""
+    """The type of a frame, from its `:message-type` header."""
 
     APPLICATION_MESSAGE = 0
     APPLICATION_ERROR = 1
@@ -43,18 +43,18 @@ class MessageFlag(IntFlag):
 
 
 class FrameError(Exception):
-    """The bytes are no event-stream frame; the message says which rule they break."""
+    """The bytes are not a valid event-stream frame; the message names the broken rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message: headers by name, and the payload as it came."""
+    """One message: headers by name, and the payload."""
 
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
     payload: bytes = b""
 
     def integer(self, name: str) -> int:
-        """The integer header `name`. Raises FrameError if it is missing or of another type."""
+        """Return the integer header `name`. Raises FrameError if it is missing or of another type."""
         value = self.headers.get(name)
         if isinstance(value, bool) or not isinstance(value, int):
             text = f"header {name} is {value!r}, not an integer"
@@ -62,7 +62,7 @@ class Frame:
         return value
 
     def text(self, name: str) -> str | None:
-        """The string header `name`, or None if it is not there.
+        """Return the string header `name`, or None if it is missing.
 
         Raises FrameError if it is of another type.
         """
@@ -87,9 +87,10 @@ _UUID_BYTES = 16
 
 
 def encode(frame: Frame) -> bytes:
-    """The bytes of a frame. Integers are written as i32, the only size that this protocol uses.
+    """Return the bytes of a frame. Integers are encoded as i32, the only size that this protocol uses.
 
-    Raises FrameError for a name or a value that does not fit its field.
+    Raises:
+        FrameError: a name or a value does not fit its field.
     """
     headers = b"".join(_encode_header(name, value) for name, value in frame.headers.items())
     total = PRELUDE_BYTES + len(headers) + len(frame.payload) + TRAILER_BYTES
@@ -105,7 +106,7 @@ def encode(frame: Frame) -> bytes:
 def _encode_header(name: str, value: HeaderValue) -> bytes:
     raw_name = name.encode()
     if not 1 <= len(raw_name) <= 255:  # noqa: PLR2004 - the length is one byte
-        text = f"a header's name has 1 to 255 bytes, this one {len(raw_name)}"
+        text = f"a header's name has 1 to 255 bytes, not {len(raw_name)}"
         raise FrameError(text)
     return bytes((len(raw_name),)) + raw_name + _encode_value(name, value)
 
@@ -130,12 +131,13 @@ def _encode_value(name: str, value: HeaderValue) -> bytes:
 
 
 def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
-    """The total length in bytes that the first 12 bytes of a frame announce.
+    """Return the total length in bytes that the first 12 bytes of a frame announce.
 
-    Raises FrameError if the prelude's checksum is wrong, or the length is impossible or over `limit`.
+    Raises:
+        FrameError: the prelude's checksum is wrong, or the length is impossible or above `limit`.
     """
     if len(prelude) < PRELUDE_BYTES:
-        text = f"a frame starts with {PRELUDE_BYTES} bytes of lengths, here are {len(prelude)}"
+        text = f"a frame starts with {PRELUDE_BYTES} bytes of lengths, not {len(prelude)}"
         raise FrameError(text)
     total, headers_length, checksum = _PRELUDE.unpack_from(prelude)
     if zlib.crc32(prelude[:8]) != checksum:
@@ -151,7 +153,7 @@ def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
 
 
 def decode(raw: bytes) -> Frame:
-    """The frame that `raw` is, exactly. Raises FrameError for anything else."""
+    """Return the frame that `raw` consists of. Raises FrameError if it is anything else."""
     total = frame_length(raw)
     if len(raw) != total:
         text = f"the frame announces {total} bytes and has {len(raw)}"
@@ -169,7 +171,7 @@ def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
     while reader.left:
         name = reader.text(reader.take(1)[0])
         if not name or name in headers:
-            text = f"a header's name is empty or given twice: {name!r}"
+            text = f"a header's name is empty or repeated: {name!r}"
             raise FrameError(text)
         headers[name] = _decode_value(reader, reader.take(1)[0])
     return headers
@@ -193,7 +195,7 @@ def _decode_value(reader: "_Reader", kind: int) -> HeaderValue:
 
 
 class _Reader:
-    """Takes bytes from the front, and never more than there are."""
+    """Reads bytes from the front; raises FrameError beyond the end."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -218,5 +220,5 @@ class _Reader:
         try:
             return self.take(count).decode()
         except UnicodeDecodeError as error:
-            text = "a header is no UTF-8 text"
+            text = "a header is not UTF-8"
             raise FrameError(text) from error
