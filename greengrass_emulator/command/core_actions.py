@@ -201,7 +201,7 @@ class _Handlers:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
         from greengrass_emulator.control.control_messages import Stop  # noqa: PLC0415 - needs msgspec
 
-        thing = control_client.the_core(arguments.thing)
+        thing = control_client.chosen_core(arguments.thing)
         control_client.ask(thing, Stop())
         control_client.wait_until_gone(thing, _STOP_SECONDS)
         self._output.say(f"{thing} has stopped")
@@ -266,7 +266,7 @@ class _Handlers:
     ) -> None:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
 
-        thing = control_client.the_core(arguments.thing)
+        thing = control_client.chosen_core(arguments.thing)
         self._output.say(control_client.ask(thing, request, seconds).said)
 
 

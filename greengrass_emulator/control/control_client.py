@@ -57,7 +57,7 @@ def running_cores() -> tuple[list[CoreDescription], list[str]]:
     return found, silent
 
 
-def the_core(thing_name: str | None) -> str:
+def chosen_core(thing_name: str | None) -> str:
     """Return the given name or, without one, the name of the only running core.
 
     Raises:

@@ -27,8 +27,8 @@ from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.deployed_component import (
     STREAM_MANAGER,
     TOKEN_EXCHANGE,
-    CoreSurroundings,
-    surroundings,
+    CoreContext,
+    core_context,
 )
 
 _CONNECT_SECONDS = 30.0
@@ -54,7 +54,7 @@ class GreengrassCore:
         # Not in logging's table of loggers, which would keep every core of a long-lived process alive.
         self._log.parent = logging.getLogger("greengrass_emulator")
         self._log_file: logging.Handler | None = None
-        self._components = ComponentRegistry(self._surroundings, settings.profile, self._log)
+        self._components = ComponentRegistry(self._context, settings.profile, self._log)
         self.updates = ComponentUpdates()
         self.deployments = Deployments(
             self._components, settings.profile, settings.faults, self._log, self.updates
@@ -163,7 +163,7 @@ class GreengrassCore:
 
     def component_environment(self, component: str) -> Mapping[str, str]:
         """Return the environment of the component's process, without the recipe's Setenv."""
-        return self._components.get(component).environment(self._surroundings())
+        return self._components.get(component).environment(self._context())
 
     def is_component_token(self, token: str) -> bool:
         """Return whether ``token`` is the SVCUID of a component on this core."""
@@ -284,9 +284,9 @@ class GreengrassCore:
             profile.ipc_packet_limit,
         )
 
-    def _surroundings(self) -> CoreSurroundings:
+    def _context(self) -> CoreContext:
         socket = str(self._ipc.path) if self._ipc else ""
-        return surroundings(self._settings, self._plain_root.path, socket, self._token_exchange.url)
+        return core_context(self._settings, self._plain_root.path, socket, self._token_exchange.url)
 
     def _connect_by_mqtt(self) -> IotConnection:
         return connection_of(self._settings, self._log)
