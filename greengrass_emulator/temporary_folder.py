@@ -52,7 +52,7 @@ def temporary_folder(
         TemporaryFolderError: the disk has too little free space.
     """
     parent = Path(tempfile.gettempdir())
-    # A core makes folders of its own here if its path is too long for a socket.
+    # A core makes a folder here if its path is too long for a socket.
     if abandoned := sorted({*remove_abandoned(parent, prefix), *remove_abandoned(parent)}):
         say(f"removed what a killed process had left: {', '.join(map(str, abandoned))}")
     free = shutil.disk_usage(parent).free

@@ -1,12 +1,13 @@
 """The actions of the command line: run, list, stop, deploy, configure, publish, inject.
 
-``greengrass-emulator`` consists of them, and another program can offer them as a command of its own. Modules
+``greengrass-emulator`` consists of them, and another program can offer them as well. Modules
 that need third-party packages are imported by the action that uses them: parsing a command line needs none.
 """
 
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _DEPLOYMENT_SECONDS = 3_700.0  # longer than the core itself waits for a deploym
 _DEFAULT_THING = "local-core"
 _LARGEST_FILE_BYTES = 4 * 1024**2  # of a configuration or a payload; one request may not be larger either
 _LONGEST_SHOWN = 60  # characters of an argument in an error
+
+# Python reads other spellings too: underscores, spaces around, digits of other scripts.
+_NUMBER = re.compile(r"[-+0-9.eE]+", re.ASCII)
 
 _Actions = Any  # argparse's own type of subparsers is private
 
@@ -119,10 +123,10 @@ class _Parsers:
         inject = self._parser("inject", self.handlers.inject, "inject a fault into a running core")
         inject.add_argument("fault", nargs="?", help="without one, the available faults are listed")
         inject.add_argument(
-            "--amount", type=_whole_number(10**15), help="how much, for faults that have a measure"
+            "--amount", type=_number(int, 0, 10**15), help="how much, for faults that have a measure"
         )
         inject.add_argument(
-            "--seconds", type=_seconds(0.01, 1e9), help="how long (default: until it is cleared)"
+            "--seconds", type=_number(float, 0.01, 1e9), help="how long (default: until it is cleared)"
         )
         inject.add_argument("--clear", action="store_true", help="end the fault")
         _add_thing(inject)
@@ -324,29 +328,17 @@ def _content(what: str, path: Path) -> bytes:
     return content
 
 
-def _whole_number(most: int) -> Callable[[str], int]:
-    """Return argparse's reader of a number in decimal digits, from 0 to ``most``."""
-
-    def read(text: str) -> int:
-        digits = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
-        if not digits or int(text) > most:
-            message = f"{_shortened(text)} is not a whole number from 0 to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return read
-
-
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    """Return argparse's reader of a number between two bounds."""
+def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    """Return argparse's reader of a number of this kind between two bounds, in ASCII digits."""
 
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text) if _NUMBER.fullmatch(text) else math.nan
         except ValueError:
             value = math.nan
         if not least <= value <= most:  # nan is not
-            message = f"{_shortened(text)} is not a number from {least} to {most:,}"
+            name = "whole number" if kind is int else "number"
+            message = f"{_shortened(text)} is not a {name} from {least} to {most:,}"
             raise argparse.ArgumentTypeError(message)
         return value
 

@@ -26,7 +26,7 @@ _PLAIN = re.compile(r"[\x20-\x7e]*")
 
 @dataclass(frozen=True)
 class Output:
-    """How the actions print; a program that offers them may have conventions of its own."""
+    """How the actions print; a program that offers them may have other conventions."""
 
     say: Callable[[str], None]
     """Prints one line of foreign text."""

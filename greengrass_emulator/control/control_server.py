@@ -133,7 +133,7 @@ _DEPLOYMENT_SECONDS = 3_600.0
 
 @dataclass(frozen=True)
 class HostHooks:
-    """What a core's control socket needs besides the core itself."""
+    """Callbacks of a core's control socket into the program that runs the core."""
 
     publish: Callable[[IotMessage], Awaitable[None]]
     """Publishes a message as IoT Core would. Raises CoreError."""

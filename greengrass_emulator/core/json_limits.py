@@ -29,7 +29,7 @@ def count_parts(value: object) -> int:
 def job_document(
     versions: Mapping[str, str], merges: Mapping[str, Mapping[str, object]]
 ) -> Mapping[str, object]:
-    """The job document of a deployment of these components, in the form that AWS sends.
+    """Return the job document of a deployment of these components, in the form that AWS sends.
 
     Args:
         versions: the version of each component, by name.

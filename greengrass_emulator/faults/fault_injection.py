@@ -33,7 +33,7 @@ class FaultInjector:
             seconds: the duration; None: until ``clear``.
 
         Raises:
-            InjectionError: there is no such fault, or the amount or the duration is not valid for it.
+            InjectionError: the fault is unknown, or the amount or the duration is not valid for it.
         """
         fault = _fault(name)
         value = _amount(name, fault, amount)

@@ -116,7 +116,7 @@ class IotBridge:
             if self._is_subscribed(subscription.topic_filter):
                 return
             await self._unsubscribe_at_iot_core(subscription.topic_filter)
-        # Filters that this one has covered now need subscriptions of their own.
+        # Filters that this one has covered now have to be subscribed to.
         for other in list(self._subscriptions):
             async with self._lock(other.topic_filter):
                 if other in self._subscriptions and not self._is_closed:

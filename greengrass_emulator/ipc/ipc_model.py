@@ -77,7 +77,7 @@ class UpdateConfigurationRequest(Request, frozen=True):
     """A change of the component's own configuration."""
 
     timestamp: float
-    """Seconds of the epoch."""
+    """Seconds since 1970."""
     value_to_merge: object
     key_path: list[str] | None = None
 

@@ -107,9 +107,10 @@ class Configuration:
         return self._tree
 
     def read(self, path: Sequence[str]) -> object:
-        """The value at `path`, the whole tree for an empty one.
+        """Return the value at ``path``, or the whole tree for an empty path.
 
-        Raises KeyError with the key that is missing.
+        Raises:
+            KeyError: with the missing key.
         """
         node: object = self._tree
         for key in path:
@@ -119,20 +120,26 @@ class Configuration:
         return node
 
     def merge(self, path: Sequence[str], value: object, timestamp: float) -> list[KeyPath]:
-        """Merge `value` into the node at `path`: maps key by key, everything else replaces what was there.
+        """Merge an update into the tree, and notify the listeners.
 
-        `timestamp` (seconds of the epoch) is the update's. Returns the paths of the changed leaves, after all
-        listeners have been told of them.
+        Args:
+            path: the node to merge into.
+            value: merged key by key if it is a map; any other value replaces.
+            timestamp: that of the update, in seconds since 1970.
 
-        Raises StaleUpdateError if a leaf that would change is newer; then nothing changes. As Nucleus Lite
-        keeps it, newer leaves are passed over instead, and MergeError is raised at the first leaf that cannot
-        be written; those before it stay.
+        Returns:
+            The paths of the changed leaves.
+
+        Raises:
+            StaleUpdateError: a leaf that would change is newer; nothing is changed. By the rules of Nucleus
+                Lite newer leaves are ignored instead.
+            MergeError: only by the rules of Nucleus Lite: a leaf cannot be written; those before it stay.
         """
         update = value
         for key in reversed(path):
             update = {key: update}
         if not isinstance(update, Mapping):
-            message = f"the top of a configuration is a map, not {value!r}"
+            message = f"the root of a configuration is a map, not {value!r}"
             raise TypeError(message)
         if self._largest_value is not None:
             return self._write_rows(cast("Mapping[str, object]", update), timestamp, self._largest_value)

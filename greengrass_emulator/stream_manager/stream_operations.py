@@ -25,7 +25,7 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
-# Leaves room in a frame for everything besides payloads.
+# Leaves room in a frame for everything but payloads.
 _LARGEST_READ_BYTES = LARGEST_FRAME_BYTES // 2
 
 _log = logging.getLogger(__name__)

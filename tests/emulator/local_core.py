@@ -1,4 +1,4 @@
-"""A local Greengrass core for tests: in its own event loop thread, with a small broker for IoT Core."""
+"""A core for tests in a thread with an event loop, and a small broker that stands in for IoT Core."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ REFUSED_FILTER = "refused/by/policy"
 
 
 class FakeBroker:
-    """Keeps the contract of IoT Core: QoS 1 is acknowledged, retained messages are kept."""
+    """Follows the contract of IoT Core: QoS 1 is acknowledged, retained messages are kept."""
 
     def __init__(self) -> None:
         self.received: list[IotMessage] = []
@@ -89,13 +89,13 @@ class FakeIotConnection:
             self.publish(message, on_acknowledged)
 
     def arrived(self, message: IotMessage) -> None:
-        for _ in filter(lambda one: topic_matches(one, message.topic), list(self.filters)):  # a copy for each
+        for _ in filter(lambda one: topic_matches(one, message.topic), list(self.filters)):  # one copy each
             if self.connected and self._deliver:
                 self._deliver(message)
 
 
 class CoreInThread:
-    """A core whose event loop runs in a thread, as the SDK's blocking calls need it."""
+    """A core whose event loop runs in a thread, since the SDK's calls block."""
 
     def __init__(self, root: Path, profile: Profile, **changes: Any) -> None:
         self.broker = FakeBroker()
@@ -124,7 +124,7 @@ class CoreInThread:
 
 
 def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
-    """Settings of a core that meets no real IoT Core."""
+    """Return the settings of a core that connects to no real IoT Core."""
     values: dict[str, Any] = {
         "thing_name": "device-1",
         "root": root,
@@ -143,7 +143,7 @@ def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
 
 @contextmanager
 def core_in_thread(root: Path, profile: Profile = CLASSIC, **changes: Any) -> Iterator[CoreInThread]:
-    """A started core."""
+    """Start a core, and stop it afterwards."""
     running = CoreInThread(root, profile, **changes)
     try:
         running.run(running.core.start())
@@ -160,7 +160,7 @@ def recipe(
     lifecycle: Mapping[str, object] | None = None,
     **changes: object,
 ) -> dict[str, object]:
-    """A whole recipe around a run script."""
+    """Return a complete recipe with a run script."""
     return {
         "RecipeFormatVersion": "2020-01-25",
         "ComponentName": name,
@@ -177,14 +177,14 @@ def recipe(
 
 
 def write_recipe(folder: Path, content: Mapping[str, object]) -> Path:
-    """The recipe as a YAML file."""
+    """Write a recipe as a YAML file and return its path."""
     file = folder / f"{content['ComponentName']}.yaml"
     file.write_text(yaml.safe_dump(dict(content)))
     return file
 
 
 def eventually(condition: Callable[[], T], seconds: float = 10) -> T:
-    """The first true value of `condition`, asked again and again; fails the test after `seconds`."""
+    """Poll ``condition`` and return its first true value; fail the test after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 class Laptop:
-    """Where a developer types commands."""
+    """A folder in which a developer runs commands."""
 
     def __init__(self, folder: Path, runtime: Path) -> None:
         self.folder = folder
@@ -48,13 +48,13 @@ class Laptop:
         self._environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(PROJECT)}
 
     def do(self, *arguments: str) -> str:
-        """Run a command that has to succeed; return what it says."""
+        """Run a command that has to succeed; return its output."""
         code, said = self.attempt(*arguments)
         assert code == 0, said
         return said
 
     def attempt(self, *arguments: str) -> tuple[int, str]:
-        """Run a command; return its exit code and what it says, without a traceback in any case."""
+        """Run a command; return its exit code and its output, which never has a traceback."""
         ended = subprocess.run(
             [*self._command, *arguments],
             cwd=self.folder,
@@ -70,7 +70,7 @@ class Laptop:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`core run` in the background, until it says that its core runs."""
+        """Run a core in the background; returns once it is up."""
         with self.output.open("wb") as output:
             process = subprocess.Popen(
                 [*self._command, "run", *arguments],
@@ -110,7 +110,7 @@ class Laptop:
         return int(file.read_text())
 
     def left(self) -> list[Path]:
-        """Return what lies in the runtime folder: the sockets and locks of cores."""
+        """Return the files of the runtime folder: the sockets and locks of cores."""
         return [path for path in self.runtime.rglob("*") if path.is_file() or path.is_socket()]
 
     def recipe(self, run: str, **changes: Any) -> str:
@@ -123,9 +123,7 @@ def laptop(tmp_path: Path, runtime: Path) -> Laptop:
 
 
 @pytest.mark.parametrize("profile", ["classic", "lite"])
-def test_the_example_of_the_documentation_runs_as_the_documentation_says(
-    laptop: Laptop, profile: str
-) -> None:
+def test_the_example_of_the_documentation_runs_as_documented(laptop: Laptop, profile: str) -> None:
     with laptop.running("--recipe", str(EXAMPLE), "--config", PYTHON, "--profile", profile) as core:
         laptop.wait_for_line("heats up to 21 degrees")
         wait_until(lambda: ("home/heater", "waiting") in laptop.messages(), "the component to listen")
@@ -168,9 +166,7 @@ def test_faults_are_injected_shown_and_cleared(laptop: Laptop) -> None:
 
 
 @pytest.mark.parametrize("profile", ["classic", "lite"])
-def test_every_fault_there_is_can_be_injected_and_ended_from_the_command_line(
-    laptop: Laptop, profile: str
-) -> None:
+def test_every_fault_can_be_injected_and_cleared_from_the_command_line(laptop: Laptop, profile: str) -> None:
     with laptop.running("--recipe", laptop.recipe(STAYS), "--profile", profile):
         laptop.component_pid()
         lasting = [name for name, fault in FAULTS.items() if fault.lasts]
@@ -282,7 +278,7 @@ def test_once_ends_with_the_components_and_tells_whether_they_succeeded(
     assert laptop.left() == []
 
 
-def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(laptop: Laptop) -> None:
+def test_without_a_cloud_credentials_are_refused_with_a_reason(laptop: Laptop) -> None:
     ask = (
         "import os, urllib.error, urllib.request as r\n"
         "q = r.Request(os.environ['AWS_CONTAINER_CREDENTIALS_FULL_URI'],"
@@ -316,7 +312,7 @@ def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(lapto
         (["publish", "a/+", "x", "--thing", "absent"], "no core absent"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(laptop: Laptop, arguments: list[str], complaint: str) -> None:
+def test_a_mistake_is_reported_in_one_line(laptop: Laptop, arguments: list[str], complaint: str) -> None:
     written = laptop.recipe("true")
     code, said = laptop.attempt(*(written if one == "RECIPE" else one for one in arguments))
     assert code == 1

@@ -1,4 +1,4 @@
-"""Every command of the emulator's README runs, in its order, and prints what the README says.
+"""Every command of the emulator's README runs, in its order, and prints the output that the README shows.
 
 In the expected output ``...`` within a line stands for any text, and a line ``...`` for any lines.
 """
@@ -23,13 +23,13 @@ PROJECT = Path(__file__).parents[3]
 README = (PROJECT / "greengrass_emulator" / "README.md").read_text()
 LITE_TESTS = (PROJECT / "tests/emulator/contracts/test_local_core_lite.py").read_text()
 SECONDS = 60
-# They observe what another process does meanwhile.
+# They observe another process: their output is polled.
 OBSERVING = ("tail ", "greengrass-emulator list")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the README and its output there."""
+    """A command of the README with its output."""
 
     command: str
     output: str
@@ -48,7 +48,7 @@ def steps() -> list[Step]:
 
 
 def matches(expected: str, output: str) -> bool:
-    """Return whether an output is as the README has it; each ``...`` stands for anything."""
+    """Return whether an output is that of the README; each ``...`` stands for anything."""
     pattern = ""
     for line in expected.splitlines():
         if line == "...":
@@ -102,7 +102,7 @@ class Terminal:
 
     @contextmanager
     def core(self, step: Step) -> Iterator[None]:
-        """Run a core in the background once it has printed what the README says."""
+        """Run a core in the background once it has printed the output of the README."""
         with self.output.open("wb") as output:
             process = subprocess.Popen(
                 shlex.split(step.command),
@@ -124,7 +124,7 @@ class Terminal:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_every_command_runs_and_prints_what_the_readme_says(tmp_path: Path, runtime: Path) -> None:
+def test_every_command_prints_the_output_of_the_readme(tmp_path: Path, runtime: Path) -> None:
     terminal = Terminal(tmp_path, runtime)
     rest = iter([step for step in steps() if "pip install" not in step.command])
     ran = set()

@@ -1,4 +1,4 @@
-"""What accessControl lets a component do, and which topics a filter takes in."""
+"""Authorization by accessControl, and the topics that a filter matches."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_an_operation_is_allowed_only_on_the_resources_beside_it(
     assert is_allowed(POLICIES, IOT_CORE, operation, resource) is allowed
 
 
-def test_a_policy_of_one_service_says_nothing_of_another() -> None:
+def test_a_policy_of_one_service_does_not_apply_to_another() -> None:
     assert not is_allowed(POLICIES, LOCAL_TOPICS, PUBLISH, "both/x")
 
 
@@ -92,7 +92,7 @@ def test_wildcards_of_a_resource(pattern: str, resource: str, *, covered: bool) 
         ("a/*", "a/b", False),
     ],
 )
-def test_a_topic_filter_takes_in_what_mqtt_says(topic_filter: str, topic: str, *, matches: bool) -> None:
+def test_a_topic_filter_matches_by_the_rules_of_mqtt(topic_filter: str, topic: str, *, matches: bool) -> None:
     assert topic_matches(topic_filter, topic) is matches
 
 

@@ -1,4 +1,4 @@
-"""Frames of the event-stream encoding: what is written can be read, and nothing else is taken for a frame."""
+"""Frames of the event-stream encoding: encoded frames can be decoded, anything else is refused."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""The claim on a core's name: one holder at a time, and nothing left behind."""
+"""The claim on a core's name: one holder at a time, and no files left behind."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_is_refused_takes_nothing_away(tmp_path: Path) -> None:
+def test_a_refused_claim_removes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "greengrass-emulator"
     folder.mkdir(mode=0o700)
     socket = folder / "core.socket"
@@ -74,7 +74,7 @@ def test_a_folder_that_others_can_open_is_refused(tmp_path: Path) -> None:
         Claim(folder / "core.socket")
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ControlError, match="cannot be created: Not a directory; set XDG_RUNTIME_DIR"):
         Claim(tmp_path / "file" / "greengrass-emulator" / "core.socket")
