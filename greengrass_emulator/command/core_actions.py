@@ -62,7 +62,7 @@ class _Parsers:
         )
         publish.add_argument("topic")
         publish.add_argument("payload", help="text, or @FILE")
-        publish.add_argument("--qos", type=int, choices=(0, 1), default=1)
+        publish.add_argument("--qos", type=_number(int, 0, 1), metavar="{0,1}", default=1)
         publish.add_argument("--retain", action="store_true")
         deploy = self._parser("deploy", self.handlers.deploy, "deploy components to a running core")
         _add_components(deploy, required=False)

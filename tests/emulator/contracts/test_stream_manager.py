@@ -165,7 +165,7 @@ def test_a_stream_that_does_not_exist_is_named(client: Any, ask: Callable[[Any],
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (definition("taken"), "exists already"),
+        (definition("taken"), "already exists"),
         (definition(max_size=1024), "streamSegmentSize 16777216 is above maxSize 1024"),
         (
             definition(

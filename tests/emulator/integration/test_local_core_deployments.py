@@ -205,7 +205,7 @@ def test_of_several_components_none_changes_if_one_cannot_be_deployed(tmp_path: 
             ComponentSource(write_recipe(device.folder, content), device.artifacts)
             for content in (first, second)
         ]
-        with pytest.raises(CoreError, match="points at nothing"):
+        with pytest.raises(CoreError, match="does not exist"):
             await device.core.deployments.deploy(sources)
         assert device.core.component_states() == {}
 

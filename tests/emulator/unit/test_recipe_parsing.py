@@ -81,7 +81,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
     [
         (
             {"ComponentVersion": "NEXT_PATCH"},
-            "'NEXT_PATCH' is no version such as 1.0.0.*build the component first",
+            "'NEXT_PATCH' is not a version such as 1.0.0.*build the component",
         ),
         ({"ComponentName": "my trainer"}, "ComponentName 'my trainer'"),
         (
@@ -92,7 +92,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
         ({"Manifests": []}, r"`\$.Manifests`"),
         ({"Lifecycle": {}}, "write the lifecycle into each manifest"),
         ({"lifecycle": {"Install": "x"}}, "unknown field `Install`.*spell it `install`"),
-        ({"lifecycle": {"Startup": "x"}}, "knows the phases install, run, shutdown"),
+        ({"lifecycle": {"Startup": "x"}}, "has the phases install, run, shutdown"),
         ({"lifecycle": {"install": {"Script": "x", "Timeout": 0}}}, r"Lifecycle.install.Timeout`"),
         ({"lifecycle": {"install": {"Timeout": 5}}}, "missing required field `Script`"),
         (
@@ -109,7 +109,7 @@ def test_a_mistake_is_refused_by_name(changes: dict[str, Any], complaint: str) -
 
 @pytest.mark.parametrize(
     ("uri", "complaint"),
-    [("s3://bucket/", "ends in no file name"), ("docker:image", "neither s3:// nor file://")],
+    [("s3://bucket/", "does not end in a file name"), ("docker:image", "neither s3:// nor file://")],
 )
 def test_an_artifact_that_cannot_be_fetched_is_refused(uri: str, complaint: str) -> None:
     one = {**manifest("true"), "Artifacts": [{"URI": uri}]}
@@ -135,7 +135,7 @@ def test_a_recipe_over_greengrass_s_limit_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("#" * (LARGEST_RECIPE_BYTES + 1))
 
-    with pytest.raises(RecipeError, match="16001 bytes are over Greengrass's limit of 16000"):
+    with pytest.raises(RecipeError, match="16001 bytes exceed Greengrass's limit of 16000"):
         read_recipe(file)
 
 
@@ -215,10 +215,13 @@ def test_variables_are_filled_in_and_other_braces_are_left(text: str, filled: st
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{work:folder}", r"\{work:folder\} is no recipe variable: there are \{artifacts:path\}"),
-        ("{configuration:/nested/c}", r"points at nothing: the configuration has no 'c'"),
-        ("{configuration:/epochs/c}", r"points at nothing"),
-        ("{aws.greengrass.Nucleus:configuration:/x}", "asks aws.greengrass.Nucleus: .*direct dependencies"),
+        ("{work:folder}", r"\{work:folder\} is not a recipe variable: there are \{artifacts:path\}"),
+        ("{configuration:/nested/c}", r"does not exist: the configuration has no 'c'"),
+        ("{configuration:/epochs/c}", r"does not exist"),
+        (
+            "{aws.greengrass.Nucleus:configuration:/x}",
+            "refers to aws.greengrass.Nucleus: .*direct dependencies",
+        ),
     ],
 )
 def test_an_unknown_variable_is_refused(text: str, complaint: str) -> None:

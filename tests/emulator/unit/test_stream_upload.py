@@ -75,7 +75,7 @@ def test_a_bucket_outside_the_rules_is_refused(bucket: str) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b'{"bucket": "models"}'])
 def test_an_invalid_task_message_is_refused(payload: bytes) -> None:
-    with pytest.raises(TaskError, match="no S3 export task"):
+    with pytest.raises(TaskError, match="not an S3 export task"):
         parse_task(payload)
 
 
