@@ -79,7 +79,7 @@ class IotConnectionError(CoreError):
 
 
 class InjectionError(CoreError):
-    """A fault cannot be injected, or not with this amount; the message says what is possible."""
+    """A fault cannot be injected, or not with this amount; the message lists the valid ones."""
 
 
 class NoCloudError(CoreError):

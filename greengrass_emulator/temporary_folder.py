@@ -39,13 +39,13 @@ class OwnedFolder:
 
 @contextmanager
 def temporary_folder(
-    least_free_bytes: int, say: Callable[[str], None], prefix: str = PREFIX
+    least_free_bytes: int, report: Callable[[str], None], prefix: str = PREFIX
 ) -> Iterator[Path]:
     """Make a folder and remove it at the end; first remove those that killed processes of this user left.
 
     Args:
         least_free_bytes: the free space that is required.
-        say: called with a line about what was removed.
+        report: called with a line about what was removed.
         prefix: the beginning of the folder's name, and of the names of those that are looked for.
 
     Raises:
@@ -54,7 +54,7 @@ def temporary_folder(
     parent = Path(tempfile.gettempdir())
     # A core makes a folder here if its path is too long for a socket.
     if abandoned := sorted({*remove_abandoned(parent, prefix), *remove_abandoned(parent)}):
-        say(f"removed what a killed process had left: {', '.join(map(str, abandoned))}")
+        report(f"removed what a killed process had left: {', '.join(map(str, abandoned))}")
     free = shutil.disk_usage(parent).free
     if free < least_free_bytes:
         message = (

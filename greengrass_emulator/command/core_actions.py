@@ -183,23 +183,23 @@ class _Handlers:
             aws=arguments.aws,
             once=arguments.once,
         )
-        sys.exit(run(options, self._output.say))
+        sys.exit(run(options, self._output.print_line))
 
     def list_cores(self, _: argparse.Namespace) -> None:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
 
-        say = self._output.say
+        print_line = self._output.print_line
         cores, silent = control_client.running_cores()
         for core in cores:
-            say(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
+            print_line(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
             for component in core.components:
-                say(f"    {component.name} {component.version}  {component.state}")
+                print_line(f"    {component.name} {component.version}  {component.state}")
             for name, amount in core.faults.items():
-                say(f"    fault {name}{'' if amount is None else f' {amount}'}")
+                print_line(f"    fault {name}{'' if amount is None else f' {amount}'}")
         if not cores:
-            say("no core is running here")
+            print_line("no core is running here")
         for line in silent:
-            say(line)
+            print_line(line)
 
     def stop(self, arguments: argparse.Namespace) -> None:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
@@ -208,7 +208,7 @@ class _Handlers:
         thing = control_client.chosen_core(arguments.thing)
         control_client.ask(thing, Stop())
         control_client.wait_until_gone(thing, _STOP_SECONDS)
-        self._output.say(f"{thing} has stopped")
+        self._output.print_line(f"{thing} has stopped")
 
     def inject(self, arguments: argparse.Namespace) -> None:
         from greengrass_emulator.control.control_messages import Clear, Inject  # noqa: PLC0415 - needs msgspec
@@ -271,7 +271,7 @@ class _Handlers:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
 
         thing = control_client.chosen_core(arguments.thing)
-        self._output.say(control_client.ask(thing, request, seconds).said)
+        self._output.print_line(control_client.ask(thing, request, seconds).said)
 
 
 def _artifact_folder(arguments: argparse.Namespace) -> Path:

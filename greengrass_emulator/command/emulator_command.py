@@ -6,7 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from greengrass_emulator.command.core_actions import add_actions
-from greengrass_emulator.command.terminal_output import Output, accept_all_characters, say, show_columns
+from greengrass_emulator.command.terminal_output import (
+    Output,
+    accept_all_characters,
+    print_line,
+    show_columns,
+)
 from greengrass_emulator.emulator_errors import EmulatorError
 
 PROGRAM = "greengrass-emulator"
@@ -29,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except EmulatorError as error:
-        say(f"{PROGRAM}: {error}", sys.stderr)
+        print_line(f"{PROGRAM}: {error}", sys.stderr)
         sys.exit(1)
 
 
@@ -39,5 +44,5 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Run AWS IoT Greengrass V2 components on this machine, without a cloud.",
     )
-    add_actions(parser.add_subparsers(required=True, metavar="action"), Output(say, show_columns))
+    add_actions(parser.add_subparsers(required=True, metavar="action"), Output(print_line, show_columns))
     return parser

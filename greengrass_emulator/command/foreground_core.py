@@ -115,14 +115,14 @@ class RunOptions:
     once: bool
 
 
-def run(options: RunOptions, say: Callable[[str], None]) -> int:
+def run(options: RunOptions, print_line: Callable[[str], None]) -> int:
     """Run a core until Ctrl-C, SIGTERM or the action ``stop``.
 
     With ``once`` it stops when every component has ended.
 
     Args:
         options: those of the command line.
-        say: prints a line.
+        print_line: prints a line.
 
     Returns:
         The exit code: 1 if, with ``once``, a component is BROKEN.
@@ -132,7 +132,7 @@ def run(options: RunOptions, say: Callable[[str], None]) -> int:
     """
     # The core's log is shown from its file; without a handler, logging would print its warnings twice.
     logging.getLogger("greengrass_emulator").addHandler(logging.NullHandler())
-    return asyncio.run(_run(options, say))
+    return asyncio.run(_run(options, print_line))
 
 
 def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
@@ -154,7 +154,7 @@ def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict
     return chosen
 
 
-async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
+async def _run(options: RunOptions, print_line: Callable[[str], None]) -> int:
     recipes = {file: read_recipe(file, classic=True) for file in options.recipes}
     chosen = configurations(options.recipes, options.configuration)
     sources = [
@@ -173,11 +173,11 @@ async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, core.stopping.set)
-    follower = LogFollower(core.core.root / "logs", say)
+    follower = LogFollower(core.core.root / "logs", print_line)
     following = asyncio.create_task(follower.follow())
     try:
         await core.start()
-        say(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
+        print_line(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
         await core.deploy(sources)
         return await _wait(core, once=options.once)
     finally:

@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"[\x20-\x7e]*")
 class Output:
     """How the actions print; a program that offers them may have other conventions."""
 
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     """Prints one line of foreign text."""
     show_table: Callable[[Sequence[str], Sequence[Sequence[str]]], None]
     """Prints a table from its headings and rows."""
@@ -62,7 +62,7 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - of two bytes
 
 
-def say(line: object, stream: TextIO | None = None) -> None:
+def print_line(line: object, stream: TextIO | None = None) -> None:
     """Print one line on standard output, or on another stream, never wrapped."""
     print(printable(line), file=stream or sys.stdout, flush=True)
 
@@ -73,7 +73,7 @@ def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     widths = [max(len(printable(row[column])) for row in table) for column in range(len(headings))]
     for row in table:
         cells = (f"{printable(cell):{width}}" for cell, width in zip(row, widths, strict=True))
-        say("  ".join(cells).rstrip())
+        print_line("  ".join(cells).rstrip())
 
 
 def accept_all_characters() -> None:

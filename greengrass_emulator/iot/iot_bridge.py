@@ -84,7 +84,7 @@ class IotBridge:
         """Subscribe; ``deliver`` is called with each matching message.
 
         Raises:
-            ServiceError: there is no connection, or IoT Core refuses the subscription.
+            ServiceError: the connection is down, or IoT Core refuses the subscription.
             InvalidArgumentsError: the topic filter is not valid.
         """
         if self._profile.checks_mqtt_requests:

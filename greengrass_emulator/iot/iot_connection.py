@@ -44,14 +44,14 @@ class IotConnection(Protocol):
         """Connect; ``deliver`` is called with every message of the subscriptions.
 
         Raises:
-            IotConnectionError: there is no connection after ``seconds``.
+            IotConnectionError: the connection is not established after ``seconds``.
         """
 
     async def stop(self) -> None:
         """Disconnect for good. May be called again."""
 
     def publish(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
-        """Send a message or, while there is no connection, keep it if it is QoS 1. Does not block.
+        """Send a message or, while disconnected, keep it if it is QoS 1. Does not block.
 
         ``on_acknowledged`` is called at most once, when IoT Core has acknowledged a QoS 1 message.
         """

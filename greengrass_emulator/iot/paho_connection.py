@@ -63,7 +63,7 @@ class PahoConnection:
             request.cancel()
 
     def publish(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
-        """Send a message or, while there is no connection, keep it for the next one if it is QoS 1."""
+        """Send a message or, while disconnected, keep it for the next one if it is QoS 1."""
         info = self._network.client.publish(message.topic, message.payload, message.qos, message.retain)
         if message.qos:
             # paho's thread calls into the loop only after this method has returned.
@@ -128,7 +128,7 @@ class PahoConnection:
         self._connected.set()
 
     def refused(self, reason: str) -> None:
-        """Note why there is no connection."""
+        """Note why IoT Core refused the connection."""
         self._last_failure = reason
         self._log.warning("IoT Core refused the connection: %s", reason)
 

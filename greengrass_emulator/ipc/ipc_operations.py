@@ -39,7 +39,7 @@ class Components(Protocol):
     """The part of the core that the operations need."""
 
     def configuration_of(self, component: str) -> Configuration | None:
-        """Return the configuration of a deployed component, or None if there is no such component."""
+        """Return the configuration of a deployed component, or None for an unknown component."""
 
     def report_state(self, component: str, state: str) -> None:
         """Take the report of a component that it is RUNNING or ERRORED."""
@@ -125,7 +125,7 @@ class ComponentOperations:
         request = parse(GetConfigurationRequest, call.body)
         component, path = request.component_name or call.component, request.key_path or []
         if self._profile.largest_configuration_value is not None:
-            self._read(component, path)  # raises if there is no row that the subscription can be stored with
+            self._read(component, path)  # raises for a missing row, where the subscription would be stored
 
         def send_event(changed: KeyPath) -> None:
             event = {"componentName": component, "keyPath": list(changed)}

@@ -128,7 +128,7 @@ class GuardedScript:
 
     def _signal(self, number: signal.Signals) -> None:
         # The guard keeps the group alive until its pipe closes, so the id cannot belong to another group.
-        # There is no group only if the guard was killed from outside.
+        # The group is missing only if the guard was killed from outside.
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 

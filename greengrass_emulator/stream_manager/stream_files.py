@@ -106,7 +106,7 @@ class MemorySegment:
         return RECORD_OVERHEAD_BYTES + len(self.read(sequence_number).payload)
 
     def seal(self) -> None:
-        """Do nothing: there is no file."""
+        """Do nothing: memory has no open file."""
 
     def delete(self) -> None:
         """Drop the messages."""

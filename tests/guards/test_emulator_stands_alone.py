@@ -1,6 +1,6 @@
-"""The Greengrass emulator and its tests know nothing of fedgrass; the copy that it needs equals the original.
+"""The Greengrass emulator and its tests are independent of fedgrass; its one copied table equals the original.
 
-That the package itself imports nothing of fedgrass is a contract of import-linter (pyproject.toml).
+That the package itself does not import fedgrass is a contract of import-linter (pyproject.toml).
 """
 
 import ast

@@ -33,7 +33,7 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 from greengrass_emulator.command.core_actions import add_actions
-from greengrass_emulator.command.terminal_output import Output, say, show_columns
+from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
 from greengrass_emulator.control import control_client
 
 PROJECT = Path(__file__).parents[3]
@@ -352,7 +352,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         assert process.wait() == 1
 
 
-OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(say, show_columns)}
+OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(print_line, show_columns)}
 
 
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
