@@ -10,7 +10,7 @@ Python or pip nor a locale of the developer's shell reach them, only the files i
 from collections.abc import Mapping
 from pathlib import Path
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def local_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -21,7 +21,7 @@ def local_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     named = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
-    exempt = ",".join(dict.fromkeys([*hosts, *LOOPBACK_NAMES]))
+    exempt = ",".join(dict.fromkeys([*hosts, *_LOOPBACK_NAMES]))
     return {"NO_PROXY": exempt, "no_proxy": exempt, "PYTHONUTF8": "1"}
 
 

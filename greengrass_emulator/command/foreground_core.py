@@ -147,8 +147,8 @@ def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict
     chosen: dict[str, Mapping[str, object]] = {}
     for name, configuration in given.items():
         if name not in names or not isinstance(configuration, Mapping):
-            there = ", ".join(sorted(names))
-            message = f"--config with several recipes is an object by component name ({there}), not {name!r}"
+            known = ", ".join(sorted(names))
+            message = f"--config with several recipes is an object by component name ({known}), not {name!r}"
             raise CommandLineError(message)
         chosen[name] = configuration
     return chosen

@@ -50,7 +50,7 @@ class GreengrassCore:
         self._root = settings.root.absolute()
         self._plain_root = PlainRoot(self._root)
         self._connect = connect or self._connect_by_mqtt
-        self._log = logging.Logger(f"greengrass_emulator.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001
+        self._log = logging.Logger(f"greengrass_emulator.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001 - see below
         # Not in logging's table of loggers, which would keep every core of a long-lived process alive.
         self._log.parent = logging.getLogger("greengrass_emulator")
         self._log_file: logging.Handler | None = None

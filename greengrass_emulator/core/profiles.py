@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from greengrass_emulator.emulator_errors import UnknownProfileError
 
-KIB = 1024
-MQTT_MESSAGE_LIMIT = 128 * KIB
+_KIB = 1024
+_MQTT_MESSAGE_LIMIT = 128 * _KIB
 """The largest message of AWS IoT Core, in bytes."""
 
 
@@ -128,12 +128,12 @@ CLASSIC = Profile(
     runtime=None,
     yaml_scalars_are_strings=False,
     unpacks_local_archives=True,
-    inbound_limit=MQTT_MESSAGE_LIMIT,
-    outbound_limit=MQTT_MESSAGE_LIMIT,
+    inbound_limit=_MQTT_MESSAGE_LIMIT,
+    outbound_limit=_MQTT_MESSAGE_LIMIT,
     oversize_closes_connection=False,
     in_flight_messages=5,
     unacknowledged_messages=None,
-    unacknowledged_bytes=2_500 * KIB,
+    unacknowledged_bytes=2_500 * _KIB,
     spools_offline=True,
     keeps_retain=True,
     answers_wrong_token=True,
@@ -165,7 +165,7 @@ LITE = Profile(
     yaml_scalars_are_strings=True,
     unpacks_local_archives=False,
     inbound_limit=4_980,
-    outbound_limit=MQTT_MESSAGE_LIMIT,  # the packet exceeds its limit from some 7,310 bytes on
+    outbound_limit=_MQTT_MESSAGE_LIMIT,  # the packet exceeds its limit from some 7,310 bytes on
     oversize_closes_connection=True,
     in_flight_messages=10,
     unacknowledged_messages=10,

@@ -13,7 +13,7 @@ from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
 from greengrass_emulator.recipe.access_control import check_access_control, policy_ids
 from greengrass_emulator.recipe.recipe_reader import Recipe, read_recipe
 
-PROVIDED = frozenset(
+_PROVIDED = frozenset(
     {
         "aws.greengrass.Nucleus",
         "aws.greengrass.NucleusLite",
@@ -27,7 +27,7 @@ PROVIDED = frozenset(
 def hard_dependencies(recipe: Recipe) -> set[str]:
     """Return the HARD dependencies of a component, without those that the emulator provides."""
     dependencies = recipe.component_dependencies.items()
-    return {name for name, one in dependencies if one.dependency_type == "HARD"} - PROVIDED
+    return {name for name, one in dependencies if one.dependency_type == "HARD"} - _PROVIDED
 
 
 def check_dependencies(recipe: Recipe, deployed: Mapping[str, DeployedComponent], thing: str) -> None:

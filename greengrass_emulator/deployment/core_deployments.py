@@ -23,9 +23,9 @@ from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import merge_trees
 
-SETTLE_SECONDS = 5.0
+_SETTLE_SECONDS = 5.0
 """How long a component has to run without failing for its deployment to succeed."""
-COMPONENT_SECONDS = 3_600.0
+_COMPONENT_SECONDS = 3_600.0
 """How long a component may take until it runs, has finished or is BROKEN."""
 _KEPT_RECORDS = 100
 """The number of deployments whose records are kept."""
@@ -53,7 +53,7 @@ class Deployments:
         self._scheduled: set[asyncio.Task[None]] = set()
         self._watches: dict[Deployment, asyncio.Task[None]] = {}
         self._records: deque[Deployment] = deque(maxlen=_KEPT_RECORDS)
-        self.settle_seconds = SETTLE_SECONDS
+        self.settle_seconds = _SETTLE_SECONDS
         self.configuration_restart_seconds = profile.configuration_restart_seconds or 0.0
 
     @property
@@ -224,7 +224,7 @@ class Deployments:
             await self._changes.restart(changes)
         try:
             for name in names:
-                await self._registry.settle(name, self.settle_seconds, COMPONENT_SECONDS)
+                await self._registry.settle(name, self.settle_seconds, _COMPONENT_SECONDS)
         except CoreError as error:
             async with self._turn:
                 await self._roll_back(record, changes, str(error))

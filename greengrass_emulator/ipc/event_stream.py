@@ -12,11 +12,11 @@ from enum import IntEnum, IntFlag
 from uuid import UUID
 
 PRELUDE_BYTES = 12
-TRAILER_BYTES = 4
-SMALLEST_FRAME_BYTES = PRELUDE_BYTES + TRAILER_BYTES
+_TRAILER_BYTES = 4
+_SMALLEST_FRAME_BYTES = PRELUDE_BYTES + _TRAILER_BYTES
 LARGEST_FRAME_BYTES = 24 * 1024 * 1024
 """The largest message that the AWS Common Runtime, and so the SDK, sends or accepts."""
-LARGEST_HEADERS_BYTES = 128 * 1024
+_LARGEST_HEADERS_BYTES = 128 * 1024
 
 HeaderValue = bool | int | bytes | str | UUID
 
@@ -93,7 +93,7 @@ def encode(frame: Frame) -> bytes:
         FrameError: a name or a value does not fit its field.
     """
     headers = b"".join(_encode_header(name, value) for name, value in frame.headers.items())
-    total = PRELUDE_BYTES + len(headers) + len(frame.payload) + TRAILER_BYTES
+    total = PRELUDE_BYTES + len(headers) + len(frame.payload) + _TRAILER_BYTES
     if total > LARGEST_FRAME_BYTES:
         text = f"a frame of {total} bytes is over the limit of {LARGEST_FRAME_BYTES}"
         raise FrameError(text)
@@ -143,10 +143,10 @@ def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
     if zlib.crc32(prelude[:8]) != checksum:
         text = "the checksum of the frame's lengths is wrong"
         raise FrameError(text)
-    if not SMALLEST_FRAME_BYTES <= total <= limit:
-        text = f"a frame of {total} bytes is outside {SMALLEST_FRAME_BYTES} to {limit}"
+    if not _SMALLEST_FRAME_BYTES <= total <= limit:
+        text = f"a frame of {total} bytes is outside {_SMALLEST_FRAME_BYTES} to {limit}"
         raise FrameError(text)
-    if headers_length > min(total - SMALLEST_FRAME_BYTES, LARGEST_HEADERS_BYTES):
+    if headers_length > min(total - _SMALLEST_FRAME_BYTES, _LARGEST_HEADERS_BYTES):
         text = f"headers of {headers_length} bytes do not fit a frame of {total} bytes"
         raise FrameError(text)
     return int(total)
@@ -158,11 +158,11 @@ def decode(raw: bytes) -> Frame:
     if len(raw) != total:
         text = f"the frame announces {total} bytes and has {len(raw)}"
         raise FrameError(text)
-    if zlib.crc32(raw[:-TRAILER_BYTES]) != int.from_bytes(raw[-TRAILER_BYTES:], "big"):
+    if zlib.crc32(raw[:-_TRAILER_BYTES]) != int.from_bytes(raw[-_TRAILER_BYTES:], "big"):
         text = "the checksum of the frame is wrong"
         raise FrameError(text)
     headers_end = PRELUDE_BYTES + int.from_bytes(raw[4:8], "big")
-    return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-TRAILER_BYTES])
+    return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-_TRAILER_BYTES])
 
 
 def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:

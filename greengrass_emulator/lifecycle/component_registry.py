@@ -17,6 +17,7 @@ from greengrass_emulator.lifecycle.component_lifecycle import (
     ERRORED,
     FINISHED,
     INSTALLED,
+    NEW,
     RUNNING,
     STARTING,
     STATES,
@@ -153,7 +154,7 @@ class ComponentRegistry:
             return component.scripts
 
         # Not in logging's table of loggers: see the core's logger.
-        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
+        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001 - as above
         log.parent = self._log
         component.process = ComponentLifecycle(scripts, lambda state: self._entered(component, state), log)
         component.process.start()
@@ -185,7 +186,7 @@ class ComponentRegistry:
     def state(self, name: str) -> str:
         """Return the state of a deployed component."""
         process = self.get(name).process
-        return process.state if process else "NEW"
+        return process.state if process else NEW
 
     async def wait_for(self, name: str, state: str, seconds: float) -> None:
         """Wait until a component is in a state, or passes through it.

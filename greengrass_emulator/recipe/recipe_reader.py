@@ -43,9 +43,9 @@ class _StringLoader(_Loader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - as above
 
 
-DEFAULT_PHASE_SECONDS = 120
-PHASES = ("install", "run", "shutdown")
-CLASSIC_PHASES = ("bootstrap", "recover", "startup")
+_DEFAULT_PHASE_SECONDS = 120
+_PHASES = ("install", "run", "shutdown")
+_CLASSIC_PHASES = ("bootstrap", "recover", "startup")
 """Steps that exist on the classic nucleus only."""
 
 
@@ -57,7 +57,7 @@ class Phase(RecipeMap, frozen=True):
     """One step of a lifecycle."""
 
     script: str
-    timeout: Annotated[int, Meta(gt=0)] = DEFAULT_PHASE_SECONDS
+    timeout: Annotated[int, Meta(gt=0)] = _DEFAULT_PHASE_SECONDS
     """Seconds; `run` has none."""
     setenv: dict[str, object] = {}
     requires_privilege: bool = False
@@ -90,7 +90,7 @@ def spelled_as_lite(document: object) -> object:
 def _manifest(manifest: object) -> object:
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("Lifecycle"), Mapping):
         return manifest
-    known = {name.lower(): name for name in (*PHASES, *CLASSIC_PHASES, "Setenv")}
+    known = {name.lower(): name for name in (*_PHASES, *_CLASSIC_PHASES, "Setenv")}
     steps: dict[object, object] = {}
     for key, step in manifest["Lifecycle"].items():
         name = known.get(str(key).lower(), key)
@@ -221,10 +221,10 @@ def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False, classic: bool
 def _explain(message: str) -> str:
     """Add the remedy to msgspec's message for common mistakes."""
     unknown = re.search(r"unknown field `(\w+)`", message)
-    if unknown and unknown[1].lower() in PHASES:
+    if unknown and unknown[1].lower() in _PHASES:
         return f"{message}: spell it `{unknown[1].lower()}`, names are case-sensitive on Nucleus Lite"
-    if unknown and unknown[1].lower() in CLASSIC_PHASES:
-        return f"{message}: nucleus lite has the phases {', '.join(PHASES)}"
+    if unknown and unknown[1].lower() in _CLASSIC_PHASES:
+        return f"{message}: nucleus lite has the phases {', '.join(_PHASES)}"
     if unknown and unknown[1] == "Lifecycle":
         return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
     return message
@@ -254,10 +254,10 @@ def _check_manifest(manifest: Manifest, *, classic: bool) -> None:
     if lifecycle.run is not None and lifecycle.startup is not None:
         message = "a lifecycle has either `run` or `startup`, this one has both"
         raise RecipeError(message)
-    for name in (*PHASES, *CLASSIC_PHASES):
+    for name in (*_PHASES, *_CLASSIC_PHASES):
         step = lifecycle.phase(name)
-        if step is not None and name in CLASSIC_PHASES and not classic:
-            message = f"{name}: nucleus lite has the phases {', '.join(PHASES)}"
+        if step is not None and name in _CLASSIC_PHASES and not classic:
+            message = f"{name}: nucleus lite has the phases {', '.join(_PHASES)}"
             raise RecipeError(message)
         if step is not None and step.requires_privilege:
             message = f"{name} has RequiresPrivilege, but the emulator runs components as your user"

@@ -49,7 +49,7 @@ class FakeIotConnection:
         self.filters: dict[str, QualityOfService] = {}
         self.connected = False
 
-    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002
+    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002 - the port
         self._deliver = deliver
         self.connected = True
         self._broker.connections.append(self)
@@ -68,7 +68,7 @@ class FakeIotConnection:
         if message.qos and self._broker.acknowledging:
             loop.call_soon(on_acknowledged)
 
-    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002
+    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002 - the port
         if topic_filter == REFUSED_FILTER:
             text = f"cannot subscribe to {topic_filter}: Not authorized"
             raise IotConnectionError(text)

@@ -1,4 +1,4 @@
-"""The Greengrass emulator and its tests are independent of fedgrass; its one copied table equals the original.
+"""The Greengrass emulator and its tests are independent of fedgrass; its copied table equals the original.
 
 That the package itself does not import fedgrass is a contract of import-linter (pyproject.toml).
 """

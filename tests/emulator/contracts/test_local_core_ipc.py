@@ -59,7 +59,7 @@ class Recorder(LifecycleHandler):  # type: ignore[misc]
     def __init__(self) -> None:
         self.disconnected = False
 
-    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002 - the SDK's signature
         self.disconnected = True
 
 
@@ -414,7 +414,7 @@ def test_only_stream_manager_may_validate_a_token(
     manager = clients.open(STREAM_MANAGER)
 
     assert manager.validate_authorization_token(token=token).is_valid is True
-    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")  # noqa: S106
+    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")  # noqa: S106 - invented
     refused(model.UnauthorizedError, client.validate_authorization_token_async, token=token)
 
 

@@ -54,7 +54,7 @@ class Disconnected(LifecycleHandler):  # type: ignore[misc]
     def __init__(self) -> None:
         self.seen = False
 
-    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002 - the SDK's signature
         self.seen = True
 
 

@@ -113,5 +113,5 @@ def test_reserved_metadata_are_refused() -> None:
         (TaskError("no task"), True),
     ],
 )
-def test_only_transient_errors_are_retried(error: Exception, final: bool) -> None:  # noqa: FBT001
+def test_only_transient_errors_are_retried(error: Exception, final: bool) -> None:  # noqa: FBT001 - parametrized
     assert is_final(error) is final
