@@ -4,6 +4,6 @@ Components run unchanged, from their recipes and with the AWS SDKs, under the ru
 or of Nucleus Lite.
 
 Read in this order: core/nucleus (what a core consists of), recipe, deployment, lifecycle, ipc, iot,
-stream_manager; then control and faults (what tests and the command line do with a running core), and
-core/standalone_core (a core without AWS).
+stream_manager; then control and faults (how tests and the command line act on a running core),
+core/standalone_core (a core without AWS) and command.
 """

@@ -1,21 +1,22 @@
-"""What can go wrong with an emulated Greengrass core, in one tree.
+"""The errors of the Greengrass emulator, in one tree.
 
 EmulatorError
+├── CommandLineError           an argument of the command line cannot be used
 ├── TemporaryFolderError       a temporary folder could not be made or removed
 ├── StreamManagerError         a request to Stream Manager was refused (stream_protocol.py)
 └── CoreError
-    ├── UnknownProfileError        there is no nucleus of that name
+    ├── UnknownProfileError        no nucleus has that name
     ├── RecipeError                the recipe cannot be used
     ├── InvalidAccessControlError  `accessControl` is not what Greengrass understands
     ├── ArtifactError              an artifact is missing or cannot be unpacked
-    ├── DependencyError            a component needs another that is not there
+    ├── DependencyError            a component depends on one that is not deployed
     ├── UnknownComponentError      no such component is deployed
-    ├── UnknownDeploymentError     no such deployment is remembered
+    ├── UnknownDeploymentError     no deployment has that identifier
     ├── ComponentStateError        a component did not reach a state
     ├── ScriptFailedError          a script of a lifecycle failed or took too long
-    ├── InjectionError             a fault that cannot be injected so
-    ├── NoCloudError               there is no AWS behind this core
-    ├── ControlError               the control socket of a core cannot be made, found or understood
+    ├── InjectionError             a fault cannot be injected, or not with this amount
+    ├── NoCloudError               the core has no access to AWS
+    ├── ControlError               a core cannot be reached by its control socket
     │   └── NameTakenError         a core of that name is running already
     └── IotConnectionError         IoT Core cannot be reached, or refused a request
 """
@@ -23,6 +24,10 @@ EmulatorError
 
 class EmulatorError(Exception):
     """The emulator refused or failed; the message is for the person at the terminal."""
+
+
+class CommandLineError(EmulatorError):
+    """An argument of the command line cannot be used; the message names it."""
 
 
 class TemporaryFolderError(EmulatorError):
@@ -34,15 +39,15 @@ class CoreError(EmulatorError):
 
 
 class UnknownProfileError(CoreError):
-    """There is no nucleus of that name; the message lists those there are."""
+    """No nucleus has that name; the message lists the valid names."""
 
 
 class RecipeError(CoreError):
-    """The recipe cannot be used; the message names the file, the field and the way out."""
+    """The recipe cannot be used; the message names the file, the field and the remedy."""
 
 
 class InvalidAccessControlError(CoreError):
-    """The `accessControl` of a configuration is not what Greengrass understands; the message says where."""
+    """The `accessControl` of a configuration is not valid; the message names the place."""
 
 
 class ArtifactError(CoreError):
@@ -50,7 +55,7 @@ class ArtifactError(CoreError):
 
 
 class DependencyError(CoreError):
-    """A component needs another that is not there; the message names both."""
+    """A component depends on one that is not deployed; the message names both."""
 
 
 class UnknownComponentError(CoreError):
@@ -58,7 +63,7 @@ class UnknownComponentError(CoreError):
 
 
 class UnknownDeploymentError(CoreError):
-    """No deployment of that identifier is remembered."""
+    """No deployment has that identifier, or it is too long ago."""
 
 
 class ComponentStateError(CoreError):
@@ -66,24 +71,24 @@ class ComponentStateError(CoreError):
 
 
 class ScriptFailedError(CoreError):
-    """A script of a lifecycle ended with an error or took longer than it may."""
+    """A script of a lifecycle ended with an error or exceeded its time-out."""
 
 
 class IotConnectionError(CoreError):
-    """IoT Core cannot be reached, or refused the request; the message says where and why."""
+    """IoT Core cannot be reached, or refused the request; the message names the endpoint and the reason."""
 
 
 class InjectionError(CoreError):
-    """A fault cannot be injected, or not with this amount; the message says what can."""
+    """A fault cannot be injected, or not with this amount; the message lists the valid ones."""
 
 
 class NoCloudError(CoreError):
-    """What was asked for needs AWS, and there is none behind this core."""
+    """The request needs AWS, and the core has no access to it."""
 
 
 class ControlError(CoreError):
-    """A running core cannot be reached by its control socket, or a second one cannot have its name."""
+    """A running core cannot be reached by its control socket, or a second one cannot take its name."""
 
 
 class NameTakenError(ControlError):
-    """A core of that name is running already."""
+    """A core of that name is already running."""

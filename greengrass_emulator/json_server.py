@@ -3,14 +3,11 @@
 The protocol is parsed and written by h11, over the streams of asyncio.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
 
 import h11
 
@@ -18,7 +15,7 @@ Answer = tuple[int, Mapping[str, object]]
 
 
 async def read_request(protocol: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
-    """The request, or None if the client left before it was whole."""
+    """Return the request, or None if the client closed the connection before it was complete."""
     while True:
         event = protocol.next_event()
         if isinstance(event, h11.Request):
@@ -30,7 +27,7 @@ async def read_request(protocol: h11.Connection, reader: asyncio.StreamReader) -
 
 
 def encode_answer(protocol: h11.Connection, answer: Answer) -> bytes:
-    """The bytes of an answer, after which the connection is closed."""
+    """Return the bytes of an answer, which announces that the connection is closed after it."""
     status, body = answer
     content = json.dumps(dict(body)).encode()
     headers = [
@@ -46,16 +43,17 @@ def encode_answer(protocol: h11.Connection, answer: Answer) -> bytes:
     return b"".join(part or b"" for part in parts)
 
 
-REQUEST_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 5.0
+_REQUEST_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 
 
 class JsonServer:
-    """Answers each request with what ``answer`` returns for it.
+    """Serves requests by a function.
 
     Args:
-        name: of the server, in the log.
-        answer: takes the request and the client's certificate (DER), which is empty without TLS.
+        name: the server's name in the log.
+        answer: takes the request and the client's certificate (DER; empty without TLS).
+        log: receives a line for each client that disconnects early.
     """
 
     def __init__(
@@ -68,20 +66,20 @@ class JsonServer:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self, tls: ssl.SSLContext | None = None) -> int:
-        """Listen on a free port of 127.0.0.1, which is returned."""
+        """Listen on a free port of 127.0.0.1 and return the port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def stop(self) -> None:
-        """Stop listening and drop the requests under way. May be called again."""
+        """Stop listening and drop the requests in progress. May be called again."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for task in self._serving:
             task.cancel()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=STOP_SECONDS)
+            await asyncio.wait(self._serving, timeout=_STOP_SECONDS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -90,18 +88,18 @@ class JsonServer:
             task.add_done_callback(self._serving.discard)
         protocol = h11.Connection(h11.SERVER)
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await read_request(protocol, reader)
                 if request is not None:
                     answer = await self._answer(request, _certificate(writer))
                     writer.write(encode_answer(protocol, answer))
                     await writer.drain()
-        except h11.RemoteProtocolError as exc:
-            writer.write(encode_answer(protocol, (exc.error_status_hint, {"message": str(exc)})))
-        except (TimeoutError, ConnectionError) as exc:
-            self._log.debug("a client of the %s has left: %s", self._name, exc)
+        except h11.RemoteProtocolError as error:
+            writer.write(encode_answer(protocol, (error.error_status_hint, {"message": str(error)})))
+        except (TimeoutError, ConnectionError) as error:
+            self._log.debug("a client of the %s disconnected: %s", self._name, error)
         except asyncio.CancelledError:  # a cancelled task makes asyncio's own callback print a traceback
-            self._log.debug("the %s stops while it answers a client", self._name)
+            self._log.debug("the %s stopped while it was answering a client", self._name)
         finally:
             writer.close()
 

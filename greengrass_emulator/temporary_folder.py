@@ -1,7 +1,7 @@
-"""Temporary folders with an owner, and what becomes of them when the owner is killed.
+"""Temporary folders with an owner, and their removal after the owner was killed.
 
-A folder's owner holds a lock on a file in it. The kernel lets go of the lock when the process dies, however
-that comes: a folder whose lock is free belongs to nobody, even if another process has the dead one's number.
+The owner holds a lock on a file in its folder. The kernel releases the lock when the process ends, for any
+reason: a folder whose lock is free is abandoned, even if another process has the former owner's process id.
 """
 
 import fcntl
@@ -15,71 +15,77 @@ from pathlib import Path
 
 from greengrass_emulator.emulator_errors import TemporaryFolderError
 
-PREFIX = "fedgrass-"
+PREFIX = "greengrass-emulator-"
 LOCK = "owner.lock"
 
 
 class OwnedFolder:
     """A new temporary folder that belongs to this process until ``remove`` is called.
 
-    It lies where temporary files do, or in ``parent``.
+    Args:
+        parent: where it is made; by default where temporary files are.
+        prefix: the beginning of its name.
     """
 
-    def __init__(self, parent: Path | None = None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self._lock = _hold(self.path)
+    def __init__(self, parent: Path | None = None, prefix: str = PREFIX) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._lock = _lock_folder(self.path)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it; to be called once."""
+        """Remove the folder with its content; to be called once."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 @contextmanager
-def temporary_folder(least_free_bytes: int, say: Callable[[str], None]) -> Iterator[Path]:
-    """Make a folder and remove it at the end; before that, remove those that dead demos of this user left.
+def temporary_folder(
+    least_free_bytes: int, report: Callable[[str], None], prefix: str = PREFIX
+) -> Iterator[Path]:
+    """Make a folder and remove it at the end; first remove those that killed processes of this user left.
 
     Args:
-        least_free_bytes: that the disk must have.
-        say: told of what is removed.
+        least_free_bytes: the free space that is required.
+        report: called with a line about what was removed.
+        prefix: the beginning of the folder's name, and of the names of those that are looked for.
 
     Raises:
-        TemporaryFolderError: the disk has too little room, or no folder can be made there.
+        TemporaryFolderError: the disk has too little free space.
     """
     parent = Path(tempfile.gettempdir())
-    if left := remove_abandoned(parent):
-        say(f"removed what a killed demo had left: {', '.join(map(str, left))}")
+    # A core makes a folder here if its path is too long for a socket.
+    if abandoned := sorted({*remove_abandoned(parent, prefix), *remove_abandoned(parent)}):
+        report(f"removed what a killed process had left: {', '.join(map(str, abandoned))}")
     free = shutil.disk_usage(parent).free
     if free < least_free_bytes:
         message = (
-            f"{parent} has {free / 1e6:.0f} MB free and the demo needs {least_free_bytes / 1e6:.0f} MB for a "
-            "while: free some, or set TMPDIR to another folder"
+            f"{parent} has {free / 1e6:.0f} MB free, {least_free_bytes / 1e6:.0f} MB are needed for a while: "
+            "free some, or set TMPDIR to another folder"
         )
         raise TemporaryFolderError(message)
-    folder = OwnedFolder()
+    folder = OwnedFolder(prefix=prefix)
     try:
         yield folder.path
     finally:
         folder.remove()
 
 
-def remove_abandoned(parent: Path) -> list[Path]:
-    """Remove the folders of this user's dead processes in ``parent``; return those that are gone."""
-    return [folder for folder in sorted(parent.glob(f"{PREFIX}*")) if _is_own(folder) and _removed(folder)]
+def remove_abandoned(parent: Path, prefix: str = PREFIX) -> list[Path]:
+    """Remove the folders in ``parent`` whose owner, a process of this user, is dead; return them."""
+    return [folder for folder in sorted(parent.glob(f"{prefix}*")) if _is_own(folder) and _removed(folder)]
 
 
-def _hold(folder: Path) -> int:
+def _lock_folder(folder: Path) -> int:
     """Lock the folder; return the lock's descriptor, which no child process inherits."""
     unfinished = folder / f"{LOCK}.new"
     descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    with suppress(OSError):  # a file system without locks: then nobody takes the folder for an abandoned one
+    with suppress(OSError):  # a file system without locks: then the folder never counts as abandoned
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unfinished.rename(folder / LOCK)  # only now, so that nobody finds it unlocked
+        unfinished.rename(folder / LOCK)  # only now, so that no other process finds it unlocked
     return descriptor
 
 
 def _is_own(folder: Path) -> bool:
-    """Return whether it is a folder, and no link to one, of this user."""
+    """Return whether it is a folder of this user, and not a link to one."""
     try:
         found = folder.lstat()
     except OSError:
@@ -88,17 +94,17 @@ def _is_own(folder: Path) -> bool:
 
 
 def _removed(folder: Path) -> bool:
-    """Remove a folder whose owner is dead; return whether that was so, and it is gone."""
+    """Remove a folder whose owner is dead; return whether it was abandoned and is gone."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # none of the demo's, or not yet locked, or removed at this moment
+    except OSError:  # not an owned folder, or not yet locked, or just removed
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # its owner lives, or another demo removes it at this moment
+    except OSError:  # its owner lives, or another process is removing it
         return False
     else:
-        with suppress(OSError):  # the dead demo's processes may still write for a moment: the next one tries
+        with suppress(OSError):  # the dead owner's children may still write for a moment: retried next time
             _remove_lock_last(folder)
         return not folder.exists()
     finally:
@@ -106,7 +112,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _remove_lock_last(folder: Path) -> None:
-    """Remove a folder so that what cannot be removed now, with its lock, is found again by the next demo."""
+    """Remove a folder so that whatever cannot be removed now stays, with its lock, for the next attempt."""
     for path in folder.iterdir():
         if path.name == LOCK:
             continue

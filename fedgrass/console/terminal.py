@@ -6,57 +6,35 @@ functions below print through it. rich is imported only by the functions that ne
 """
 
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+
+from greengrass_emulator.command.terminal_output import LONGEST_LINE, accept_all_characters, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-LONGEST_LINE = 2_000  # characters; our own longest lines hold a URL or a policy
+__all__ = [
+    "LONGEST_LINE",
+    "LONGEST_TEXT",
+    "accept_all_characters",
+    "close_after_reader",
+    "complain",
+    "console",
+    "fail",
+    "printable",
+    "prompt",
+    "say",
+    "show",
+    "styled",
+    "table",
+]
+
 LONGEST_TEXT = 300  # characters of a reason or a name that a device gave
-_MOST_MARKS = 2  # combining marks on one letter: no script needs more, and a pile of them covers other lines
-_LINE_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-# Control and format characters (ESC, C1, bidi overrides, zero width), surrogates, private use, unassigned.
-_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Unicode's other characters that nothing is drawn for (Default_Ignorable_Code_Point).
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 _PIPED_WIDTH = 10_000  # columns: wide enough that nothing is folded
-_PLAIN = re.compile(r"[\x20-\x7e]*")
-
-
-def printable(text: object, longest: int = LONGEST_LINE) -> str:
-    r"""Return foreign text as one line that a terminal only draws.
-
-    Line breaks and tabs become a space; characters that control the terminal, change the direction of the
-    text or are invisible become escapes such as ``\x1b``. Text beyond ``longest`` characters is cut.
-    """
-    whole = str(text)
-    cut = f"... ({len(whole):,} characters)" if len(whole) > longest else ""
-    line = _LINE_BREAKS.sub(" ", whole[:longest])
-    if _PLAIN.fullmatch(line):
-        return line + cut
-    marks, shown = 0, []
-    for character in line:
-        category = unicodedata.category(character)
-        marks = marks + 1 if category in {"Mn", "Me"} else 0
-        hidden = category in _UNPRINTED or marks > _MOST_MARKS or _INVISIBLE.match(character)
-        shown.append(_escape(character) if hidden else character)
-    escaped = "".join(shown)
-    return f"{escaped[:longest]}..." if len(escaped) > longest else escaped + cut
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code <= 0xFF:  # noqa: PLR2004  # as Python spells them
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
 
 
 def say(line: object) -> None:
@@ -77,13 +55,6 @@ def fail(error: object) -> NoReturn:
 def prompt(question: str) -> str:
     """Return what the person at the terminal answers."""
     return input(printable(question, len(question)) + " ").strip()
-
-
-def accept_all_characters() -> None:
-    """Print a question mark for a character that the terminal's encoding lacks, and raise no error."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
 
 
 def console(**options: Any) -> "Console":

@@ -61,7 +61,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     Mistakes of the person are told in one line. However it ends, nothing of it is left but ``runs/<run>``.
     """
     try:
-        with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console)) as folder:
+        with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console), "fedgrass-") as folder:
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, EmulatorError, ComponentError) as error:
         console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)

@@ -1,6 +1,4 @@
-"""What can be asked of a running core over its control socket: one line of JSON there, one back."""
-
-from __future__ import annotations
+"""The requests to a running core over its control socket, and the replies: one line of JSON each."""
 
 from typing import Annotated, cast
 
@@ -17,15 +15,15 @@ class ControlRequest(msgspec.Struct, tag_field="do", forbid_unknown_fields=True,
 
 
 class Describe(ControlRequest, tag="describe", frozen=True):
-    """Say what you are."""
+    """Describe the core, its components and its faults."""
 
 
 class Stop(ControlRequest, tag="stop", frozen=True):
-    """End, with all components."""
+    """Stop the core and its components."""
 
 
 class Inject(ControlRequest, tag="inject", frozen=True):
-    """Let a fault begin."""
+    """Inject a fault."""
 
     fault: str
     amount: int | None = None
@@ -39,7 +37,7 @@ class Clear(ControlRequest, tag="clear", frozen=True):
 
 
 class Publish(ControlRequest, tag="publish", frozen=True):
-    """Say something in the place of IoT Core."""
+    """Publish a message as IoT Core would."""
 
     topic: str
     payload: bytes
@@ -78,7 +76,7 @@ class CoreDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One running core."""
 
     thing: str
-    """What it is called on this machine: its thing, and a number if another core had that name before."""
+    """Its name on this machine: that of its thing, with a number if another core already has that name."""
     pid: int
     profile: str
     root: str
@@ -87,31 +85,31 @@ class CoreDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer: an error, or what was asked for."""
+    """The reply to a request: an error, or the result."""
 
     error: str | None = None
     core: CoreDescription | None = None
     said: str = ""
 
 
-# Made at once: msgspec 0.22 crashes if several threads are the first to use a Struct.
+# Built at import: msgspec 0.22 crashes if several threads are the first to use a Struct.
 _REQUESTS = msgspec.json.Decoder(AnyRequest)
 _REPLIES = msgspec.json.Decoder(Reply)
 
 
 def parse_request(line: bytes) -> AnyRequest:
-    """The request in a line. Raises ControlError, which names what is wrong."""
+    """Return the request in a line. Raises ControlError, which names the invalid field."""
     try:
         return cast("AnyRequest", _REQUESTS.decode(line))
-    except (msgspec.DecodeError, RecursionError) as exc:
-        message = f"this is no request: {exc}"
-        raise ControlError(message) from exc
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"this is not a valid request: {error}"
+        raise ControlError(message) from error
 
 
 def parse_reply(line: bytes) -> Reply:
-    """The answer in a line. Raises ControlError."""
+    """Return the reply in a line. Raises ControlError."""
     try:
         return _REPLIES.decode(line)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        message = f"the core's answer cannot be understood: {exc}; is it another version of fedgrass?"
-        raise ControlError(message) from exc
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"the core's reply is not valid: {error}; is it another version of the emulator?"
+        raise ControlError(message) from error

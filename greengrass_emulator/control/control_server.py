@@ -1,11 +1,8 @@
 """A running core's control socket, which only its owner can open, and the execution of its requests.
 
-``ControlServer`` is the socket, ``CoreControl`` carries out requests, ``CorePresence`` publishes a
-  fleet's core on this machine,
-so that ``fedgrass core list``, ``inject`` and the other commands find it.
+``ControlServer`` is the socket, ``CoreControl`` carries out requests. ``CorePresence`` gives both to one core
+of several in a process, so that the command line finds it.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -13,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -44,17 +41,23 @@ from greengrass_emulator.iot.iot_connection import IotMessage
 from greengrass_emulator.ipc.ipc_model import InvalidArgumentsError
 from greengrass_emulator.recipe.recipe_reader import read_recipe
 
-REQUEST_SECONDS = 10.0
+_REQUEST_SECONDS = 10.0
 """How long a client may take to send its line."""
 
 
 class ControlServer:
-    """Answers one line of JSON per connection, with what `answer` says."""
+    """Serves one request, a line of JSON, per connection.
+
+    Args:
+        thing_name: the name to take.
+        answer: returns the reply to a request.
+        log: receives failures inside the core.
+    """
 
     def __init__(
         self, thing_name: str, answer: Callable[[AnyRequest], Awaitable[Reply]], log: logging.Logger
     ) -> None:
-        """Raises ControlError for a name that cannot be a thing's."""
+        """Raise ControlError for a name that is not a valid thing name."""
         self._path = socket_of(thing_name)
         self._answer = answer
         self._log = log
@@ -63,10 +66,10 @@ class ControlServer:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. Raises ControlError if a core of this name runs already."""
+        """Listen. Raises NameTakenError if a core of this name is already running."""
         self._claim = Claim(self._path)
         try:
-            # Nobody else has the name: what lies here was left by a core that was killed.
+            # The name is ours: a socket here was left by a core that was killed.
             self._path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=LONGEST_LINE_BYTES)
             self._path.chmod(0o600)
@@ -76,7 +79,7 @@ class ControlServer:
             raise
 
     async def stop(self) -> None:
-        """Stop listening; answers under way are given up. The name stays taken. May be called again."""
+        """Stop listening and drop replies in progress. The name stays taken. May be called again."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -88,7 +91,7 @@ class ControlServer:
         await asyncio.gather(*others, return_exceptions=True)
 
     def release(self) -> None:
-        """Let another core have the name. May be called again."""
+        """Release the name for another core. May be called again."""
         if self._claim is not None:
             self._claim.close()
             self._claim = None
@@ -99,57 +102,62 @@ class ControlServer:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 line = await reader.readuntil()
             writer.write(msgspec.json.encode(await self._reply(line)) + b"\n")
             await writer.drain()
-        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as exc:
-            self._log.debug("a client of the control socket has left: %s", exc)
+        except (
+            TimeoutError,
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+        ) as error:
+            self._log.debug("a client of the control socket disconnected: %s", error)
         except asyncio.CancelledError:
-            self._log.debug("the core stops while it answers a client of the control socket")
+            self._log.debug("the core stopped while it was answering a client of the control socket")
         finally:
             writer.close()
 
     async def _reply(self, line: bytes) -> Reply:
         try:
             return await self._answer(parse_request(line))
-        except CoreError as exc:
-            return Reply(error=str(exc))
-        except Exception as exc:  # noqa: BLE001 - whatever it was, the core goes on and the client is told
+        except CoreError as error:
+            return Reply(error=str(error))
+        except Exception as error:  # noqa: BLE001 - the core continues, the client gets the error
             self._log.exception("a request of the control socket failed inside the core")
-            return Reply(error=f"the core failed at this: {type(exc).__name__}: {exc}")
+            return Reply(error=f"the core failed on this request: {type(error).__name__}: {error}")
 
 
-DEPLOYMENT_SECONDS: Final = 3_600.0
+_DEPLOYMENT_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
 class HostHooks:
-    """What a core's control socket reaches beside the core itself."""
+    """Callbacks of a core's control socket into the program that runs the core."""
 
     publish: Callable[[IotMessage], Awaitable[None]]
-    """Says something in the place of IoT Core. Raises a CoreError."""
+    """Publishes a message as IoT Core would. Raises CoreError."""
     stop: Callable[[], None]
-    """Asks for the core's end, without waiting for it."""
+    """Requests the core's stop without waiting for it."""
 
 
 class CoreControl:
     """Answers control requests for one core."""
 
     def __init__(
-        self, core: GreengrassCore, profile: Profile, injector: FaultInjector, outside: HostHooks
+        self, core: GreengrassCore, profile: Profile, injector: FaultInjector, host: HostHooks
     ) -> None:
         self._core = core
         self._profile = profile
         self._injector = injector
-        self._outside = outside
+        self._host = host
         self.name = core.thing_name
-        """What the core is called on this machine."""
+        """The core's name on this machine."""
         self.is_ready = False
-        """Whether the core is up: its socket listens before, for its name is taken from the start."""
+        """Whether the core is up. Its socket listens earlier, since its name is taken first."""
 
     async def answer(self, request: AnyRequest) -> Reply:
-        """Do what a request asks. Raises a CoreError that says why it cannot be done."""
+        """Carry out a request. Raises CoreError, with the reason, if it is refused or fails."""
         if not self.is_ready and not isinstance(request, Describe | Stop):
             message = f"{self.name} is still starting: try again"
             raise ControlError(message)
@@ -157,7 +165,7 @@ class CoreControl:
             case Describe():
                 return Reply(core=self._description())
             case Stop():
-                self._outside.stop()
+                self._host.stop()
                 return Reply(said="stopping")
             case Inject(fault=fault, amount=amount, seconds=seconds):
                 await self._injector.inject(fault, amount, seconds)
@@ -189,10 +197,10 @@ class CoreControl:
     async def _publish(self, request: Publish) -> Reply:
         try:
             check_topic(request.topic)
-        except InvalidArgumentsError as exc:
-            raise CoreError(str(exc)) from exc
+        except InvalidArgumentsError as error:
+            raise CoreError(str(error)) from error
         qos = cast("Literal[0, 1]", request.qos)
-        await self._outside.publish(IotMessage(request.topic, request.payload, qos, request.retain))
+        await self._host.publish(IotMessage(request.topic, request.payload, qos, request.retain))
         return Reply(said=f"{len(request.payload)} bytes published to {request.topic}")
 
     async def _deploy(self, request: Deploy) -> Reply:
@@ -207,7 +215,7 @@ class CoreControl:
         return await self._outcome(await self._core.deployments.deploy(sources, request.remove))
 
     async def _outcome(self, deployment: Deployment) -> Reply:
-        ended = await self._core.deployments.wait_for(deployment.identifier, DEPLOYMENT_SECONDS)
+        ended = await self._core.deployments.wait_for(deployment.identifier, _DEPLOYMENT_SECONDS)
         what = f"deployment {ended.identifier} of {', '.join(ended.components)}"
         if ended.status is not DeploymentStatus.SUCCEEDED:
             message = f"{what}: {ended.outcome or ended.status}: {ended.reason}"
@@ -221,40 +229,40 @@ _log = logging.getLogger(__name__)
 class CorePresence:
     """A core's control socket, and the faults that are injected over it.
 
-    Fleets have things of the same names, and several may run on one machine: the second ``device-1`` is found
-    as ``device-1:2``. Methods belong to the core's event loop.
+    If another core on this machine has the same thing name, the second ``device-1`` is ``device-1:2``.
+    Methods are called in the core's event loop.
     """
 
-    def __init__(self, core: GreengrassCore, profile: Profile, outside: HostHooks) -> None:
+    def __init__(self, core: GreengrassCore, profile: Profile, host: HostHooks) -> None:
         self.faults = FaultInjector(core)
         self._thing = core.thing_name
-        self._control = CoreControl(core, profile, self.faults, outside)
+        self._control = CoreControl(core, profile, self.faults, host)
         self._server: ControlServer | None = None
 
     @property
     def name(self) -> str:
-        """What the core is called on this machine; empty if it cannot be found."""
+        """The core's name on this machine; empty if it has no control socket."""
         return self._control.name if self._server else ""
 
     async def start(self) -> None:
-        """Be found from now on. A core that cannot be, since there is no place for sockets, runs without."""
+        """Listen. Without a usable folder for sockets the core runs without one, and a warning is logged."""
         try:
             self._server = await self._listen()
-        except ControlError as exc:
-            _log.warning("`fedgrass core` does not find core %s: %s", self._thing, exc)
+        except ControlError as error:
+            _log.warning("the command line cannot find core %s: %s", self._thing, error)
 
     def ready(self) -> None:
-        """The core is up: it may be asked for more than what it is."""
+        """Accept all requests: the core is up."""
         self._control.is_ready = True
 
     async def stop(self) -> None:
-        """Be found no more; faults under way end with the core. May be called again."""
+        """Stop listening; active faults end with the core. May be called again."""
         self.faults.close()
         if self._server:
             await self._server.stop()
 
     def release(self) -> None:
-        """Let another core have the name, once this one is gone. May be called again."""
+        """Release the name, after the core has stopped. May be called again."""
         if self._server:
             self._server.release()
 

@@ -1,6 +1,4 @@
-"""What makes one core device."""
-
-from __future__ import annotations
+"""The settings of one core device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,18 +10,18 @@ from greengrass_emulator.faults.fault_state import Faults
 
 
 class Interruptible(Protocol):
-    """A service of the core that a fault can take away for a while."""
+    """A service of the core that a fault can interrupt."""
 
     async def interrupt(self) -> None:
-        """Be gone, as a service whose process has died."""
+        """Stop serving, as if the service's process had died."""
 
     async def resume(self) -> None:
-        """Serve again. Raises OSError if it cannot."""
+        """Serve again. Raises OSError if that fails."""
 
 
 @dataclass(frozen=True)
 class CoreSettings:
-    """What makes one core device."""
+    """The settings of one core device."""
 
     thing_name: str
     root: Path
@@ -40,13 +38,13 @@ class CoreSettings:
     May block: it is called in a thread.
     """
     environment: Mapping[str, str]
-    """Given to every component, such as AWS_ENDPOINT_URL or STREAM_MANAGER_SERVER_PORT."""
+    """Environment variables of every component, such as AWS_ENDPOINT_URL or STREAM_MANAGER_SERVER_PORT."""
     profile: Profile
     faults: Faults = field(default_factory=Faults)
-    """Shared with the core's Stream Manager, so that one switch reaches both."""
+    """Shared with the core's Stream Manager, so that a fault takes effect in both."""
     stream_manager: Interruptible | None = None
-    """The core's Stream Manager, for the fault that takes it away; None: there is none."""
+    """The core's Stream Manager, for the fault that interrupts it; None if there is none."""
     secrets: Mapping[str, str | bytes] = field(default_factory=dict)
-    """What GetSecretValue hands out, by secret id."""
+    """The secrets that GetSecretValue returns, by id."""
     interpolate_component_configuration: bool = False
-    """The classic nucleus's own setting of that name: `{iot:thingName}` counts in a configuration too."""
+    """The classic nucleus's setting of that name: `{iot:thingName}` in a configuration is replaced."""

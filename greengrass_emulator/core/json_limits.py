@@ -1,9 +1,7 @@
-"""The size limits of Nucleus Lite on JSON, which it decodes into memory of a fixed size.
+"""Nucleus Lite's limits on JSON, which it decodes into a fixed number of objects.
 
-They apply to messages between components and to the job document by which the cloud deploys to a core.
+They apply to messages between components and to the job document of a cloud deployment.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 
@@ -11,9 +9,9 @@ from greengrass_emulator.emulator_errors import CoreError
 
 
 def count_parts(value: object) -> int:
-    """Return the number of keys and values within `value`.
+    """Return the number of keys and values within ``value``.
 
-    A pair of a map counts 2, an item of a list 1, the value itself nothing: a text has no parts.
+    A pair of a map counts 2, an item of a list 1, the value itself 0.
     """
     parts = 0
     pending = [value]
@@ -31,11 +29,11 @@ def count_parts(value: object) -> int:
 def job_document(
     versions: Mapping[str, str], merges: Mapping[str, Mapping[str, object]]
 ) -> Mapping[str, object]:
-    """The job document of a deployment of these components, in the form in which AWS sends it.
+    """Return the job document of a deployment of these components, in the form that AWS sends.
 
     Args:
-        versions: of each component, by name.
-        merges: what is merged into the configuration of a component, by its name.
+        versions: the version of each component, by name.
+        merges: what is merged into each component's configuration, by name.
     """
     components = {
         name: {"version": version, "configurationUpdate": {"MERGE": merges.get(name, {}), "RESET": []}}
@@ -59,7 +57,7 @@ def check_job_document(document: Mapping[str, object], most_parts: int | None) -
     parts = count_parts(document)
     if most_parts is not None and parts > most_parts:
         message = (
-            f"the deployment's document has {parts} keys and values, nucleus lite takes {most_parts}:"
-            " configure less"
+            f"the deployment's document has {parts} keys and values, nucleus lite accepts {most_parts}:"
+            " reduce the configuration"
         )
         raise CoreError(message)

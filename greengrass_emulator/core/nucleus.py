@@ -1,15 +1,12 @@
-"""A Greengrass core device on a laptop: what a component finds on a real one, it finds here.
+"""One emulated Greengrass core device: the nucleus and the services that components find on a real one.
 
-The nucleus stand-in serves Greengrass IPC to the unmodified SDK, runs components from their recipes, and
-connects to AWS IoT Core as its thing. Many cores can live in one event loop.
+The nucleus serves Greengrass IPC to the unmodified SDK, runs components from their recipes, and connects to
+AWS IoT Core as its thing. Many cores can run in one event loop.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.core.core_folders import PlainRoot
 from greengrass_emulator.core.core_settings import CoreSettings, Interruptible
@@ -30,31 +27,34 @@ from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.deployed_component import (
     STREAM_MANAGER,
     TOKEN_EXCHANGE,
-    CoreSurroundings,
-    surroundings,
+    CoreContext,
+    core_context,
 )
 
-CONNECT_SECONDS: Final = 30.0
+_CONNECT_SECONDS = 30.0
 
 
 class GreengrassCore:
-    """One core device. `start` it, `deploy` components, `stop` it: nothing of it is left but its files.
+    """One core device: await ``start``, ``deploy``, then ``stop``, after which only its files are left.
 
-    After `stop`, `start` brings it back as a device is switched on again: its components are installed and
-    run. `connect` replaces the connection to IoT Core.
+    A second ``start`` is like switching a device on again: its components are installed and run.
+
+    Args:
+        settings: those of the core.
+        connect: makes the connection to IoT Core; by default MQTT over TLS.
     """
 
     def __init__(self, settings: CoreSettings, connect: Callable[[], IotConnection] | None = None) -> None:
         self._settings = settings
-        # Components run in folders of their own: a relative path would mean another place there.
+        # Components run in other folders, where a relative path would mean another place.
         self._root = settings.root.absolute()
         self._plain_root = PlainRoot(self._root)
         self._connect = connect or self._connect_by_mqtt
-        self._log = logging.Logger(f"fedgrass.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001
-        # Not in logging's own table of loggers, which would keep every core of a long-lived process.
+        self._log = logging.Logger(f"greengrass_emulator.core.{settings.thing_name}", logging.INFO)  # noqa: LOG001 - see below
+        # Not in logging's table of loggers, which would keep every core of a long-lived process alive.
         self._log.parent = logging.getLogger("greengrass_emulator")
         self._log_file: logging.Handler | None = None
-        self._components = ComponentRegistry(self._surroundings, settings.profile, self._log)
+        self._components = ComponentRegistry(self._context, settings.profile, self._log)
         self.updates = ComponentUpdates()
         self.deployments = Deployments(
             self._components, settings.profile, settings.faults, self._log, self.updates
@@ -72,7 +72,8 @@ class GreengrassCore:
     async def start(self) -> None:
         """Listen for components, connect to IoT Core within 30 s, and run what was deployed before.
 
-        Raises IotConnectionError, after undoing everything, if IoT Core does not take the connection.
+        Raises:
+            IotConnectionError: IoT Core does not accept the connection; everything is stopped again.
         """
         if self._ipc is not None:
             return
@@ -88,7 +89,7 @@ class GreengrassCore:
             await self._ipc.start()
             await self._token_exchange.start()
             self._connection = connection
-            await connection.start(bridge.dispatch, CONNECT_SECONDS)
+            await connection.start(bridge.dispatch, _CONNECT_SECONDS)
         except BaseException:
             await self.stop()
             raise
@@ -99,37 +100,44 @@ class GreengrassCore:
     ) -> Deployment:
         """Install and start a component, as `greengrass-cli deployment create --merge` does.
 
-        `artifacts` holds <component>/<version>/<file>; `configuration` is merged over the recipe's. Returns
-        when the component's lifecycle has begun: `wait_for` tells what becomes of it, `deployments.wait_for`
-        what becomes of the deployment, which is rolled back if it replaced a component and fails. Raises a
-        CoreError that says what is wrong.
+        Returns when the component's lifecycle has begun: ``wait_for`` waits for a state of the component,
+        ``deployments.wait_for`` for the outcome of the deployment, which is rolled back if it replaced a
+        component and fails.
+
+        Args:
+            recipe: the recipe's file.
+            artifacts: a folder with <component>/<version>/<file>.
+            configuration: merged over the recipe's default configuration.
+
+        Raises:
+            CoreError: the component cannot be installed.
         """
         return await self.deployments.deploy([ComponentSource(recipe, artifacts, configuration or {})])
 
     async def update_configuration(self, component: str, merge: Mapping[str, object]) -> Deployment:
         """Merge into a component's configuration.
 
-        It is told by IPC, and restarted if its run step reads what changed.
+        The component is notified over IPC, and restarted if its run step reads what changed.
         """
         return await self.deployments.update_configuration(component, merge)
 
     @property
     def thing_name(self) -> str:
-        """The core's thing."""
+        """The name of the core's thing."""
         return self._settings.thing_name
 
     @property
     def root(self) -> Path:
-        """The core's own folder."""
+        """The core's folder."""
         return self._root
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong on this core at the moment; see `fault_injection.py`."""
+        """The active faults of this core; see fault_injection."""
         return self._settings.faults
 
     def component_states(self) -> Mapping[str, tuple[str, str]]:
-        """Version and state of each component."""
+        """Return version and state of each component, by name."""
         components = self._components.components
         return {
             name: (one.recipe.component_version, self._components.state(name))
@@ -137,29 +145,32 @@ class GreengrassCore:
         }
 
     def component_state(self, component: str) -> str:
-        """NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN or FINISHED.
+        """Return NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN or FINISHED.
 
-        Raises UnknownComponentError.
+        Raises:
+            UnknownComponentError: no such component is deployed.
         """
         return self._components.state(component)
 
-    async def wait_for(self, component: str, state: str, timeout: float) -> None:  # noqa: ASYNC109
-        """Wait at most `timeout` seconds until a component reaches `state`.
+    async def wait_for(self, component: str, state: str, timeout: float) -> None:  # noqa: ASYNC109 - part of the public API
+        """Wait at most ``timeout`` seconds until a component reaches a state.
 
-        Raises ComponentStateError with the end of the component's log: at once if the component is given up.
+        Raises:
+            ComponentStateError: it has not; at once if the component is BROKEN. The message has the end of
+                the component's log.
         """
         await self._components.wait_for(component, state, timeout)
 
     def component_environment(self, component: str) -> Mapping[str, str]:
-        """The environment that the component's process has, without the recipe's Setenv."""
-        return self._components.get(component).environment(self._surroundings())
+        """Return the environment of the component's process, without the recipe's Setenv."""
+        return self._components.get(component).environment(self._context())
 
     def is_component_token(self, token: str) -> bool:
-        """Whether `token` is the SVCUID of a component on this core."""
+        """Return whether ``token`` is the SVCUID of a component on this core."""
         return self._components.is_component_token(token)
 
     async def stop(self) -> None:
-        """End components, servers and connection. May be called again."""
+        """Stop components, servers and connection. May be called again."""
         await self.deployments.stop()
         await self._components.stop_all()
         if self._bridge is not None:
@@ -179,7 +190,7 @@ class GreengrassCore:
             self._log_file = None
 
     async def close_ipc_streams(self, component: str) -> None:
-        """A fault: close a component's IPC connections and refuse its token, as when Lite's IPC daemon dies.
+        """Inject a fault: close a component's IPC connections and refuse its token, as if IPC had died.
 
         The component's next process gets a new token.
         """
@@ -188,45 +199,46 @@ class GreengrassCore:
             self._ipc.close_connections(component)
 
     async def restart_ipc_daemon(self) -> None:
-        """A fault: all IPC connections close and no token is valid any more; new processes get new ones."""
+        """Inject a fault: close all IPC connections and refuse all tokens; new processes get new ones."""
         for name in self._components.components:
             self._components.renew_token(name)
         if self._ipc is not None:
             self._ipc.close_connections()
 
     async def interrupt_service(self, name: str) -> None:
-        """A fault: the process of Stream Manager or of the token exchange service dies.
+        """Inject a fault: the process of Stream Manager or of the token exchange service dies.
 
-        It stays away until `resume_service`.
-        Components that need it are stopped, see `dependency_watch.py`. Raises InjectionError if the core has
-        no such service.
+        It is down until ``resume_service``. Components with a HARD dependency on it are stopped.
+
+        Raises:
+            InjectionError: the core has no such service.
         """
         await self._service_of(name).interrupt()
         self._components.dependencies.lost(name)
 
     async def resume_service(self, name: str) -> None:
-        """Let a service come back. Raises InjectionError if it cannot."""
+        """Start a service again. Raises InjectionError if that fails."""
         try:
             await self._service_of(name).resume()
-        except OSError as exc:
-            message = f"{name} cannot come back: {exc}"
-            raise InjectionError(message) from exc
+        except OSError as error:
+            message = f"{name} cannot be started again: {error}"
+            raise InjectionError(message) from error
         self._components.dependencies.back(name)
 
     async def kill_subscriptions(self) -> None:
-        """A fault: the MQTT daemon has forgotten all subscriptions, and says nothing."""
+        """Inject a fault: the MQTT daemon silently loses all subscriptions."""
         if self._bridge is not None:
             await self._bridge.forget_subscriptions()
 
     async def cut_mqtt(self) -> None:
-        """A fault: break the connection to IoT Core without a word, until `restore_mqtt`."""
+        """Inject a fault: break the connection to IoT Core without a DISCONNECT, until ``restore_mqtt``."""
         if self._bridge is not None:
             self._bridge.link_is_cut = True
         if self._connection is not None:
             await self._connection.cut()
 
     async def restore_mqtt(self) -> None:
-        """Let the connection to IoT Core come back."""
+        """Restore the connection to IoT Core."""
         if self._bridge is not None:
             self._bridge.link_is_cut = False
         if self._connection is not None:
@@ -235,7 +247,7 @@ class GreengrassCore:
     def _service_of(self, name: str) -> Interruptible:
         service = self._services.get(name)
         if service is None or self._ipc is None:
-            message = f"core {self.thing_name} has no {name} that runs"
+            message = f"core {self.thing_name} has no running {name}"
             raise InjectionError(message)
         return service
 
@@ -272,9 +284,9 @@ class GreengrassCore:
             profile.ipc_packet_limit,
         )
 
-    def _surroundings(self) -> CoreSurroundings:
+    def _context(self) -> CoreContext:
         socket = str(self._ipc.path) if self._ipc else ""
-        return surroundings(self._settings, self._plain_root.path, socket, self._token_exchange.url)
+        return core_context(self._settings, self._plain_root.path, socket, self._token_exchange.url)
 
     def _connect_by_mqtt(self) -> IotConnection:
         return connection_of(self._settings, self._log)

@@ -1,23 +1,20 @@
-"""How the two Greengrass nuclei differ where a component can notice it.
+"""The differences between the two Greengrass nuclei that a component can observe.
 
 The figures were measured on Nucleus Lite 2.6.0, or read in the source of the classic (Java) nucleus.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Final
 
 from greengrass_emulator.emulator_errors import UnknownProfileError
 
-KIB: Final = 1024
-MQTT_MESSAGE_LIMIT: Final = 128 * KIB
+_KIB = 1024
+_MQTT_MESSAGE_LIMIT = 128 * _KIB
 """The largest message of AWS IoT Core, in bytes."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The limits and habits of one nucleus. Sizes are bytes of payload."""
+    """The limits and behaviour of one nucleus. Sizes are bytes of payload."""
 
     name: str
     nucleus_version: str
@@ -26,9 +23,9 @@ class Profile:
     nucleus_component: str
     """The component name under which any component can read the configuration of the nucleus."""
     exchange_port_key: str
-    """Where the token exchange service's configuration has the port that it listens on."""
+    """The key of the token exchange service's configuration that has its port."""
     needs_runtime_field: bool
-    """Whether a manifest counts only if its platform has `runtime`, as `*` or this nucleus's own."""
+    """Whether a manifest fits only if its platform has `runtime`, as `*` or this nucleus's own."""
     runtime: str | None
     """The nucleus's own value of a platform's `runtime` field."""
     yaml_scalars_are_strings: bool
@@ -38,71 +35,77 @@ class Profile:
     reads_every_attribute: bool
     """Whether any attribute of a platform may exclude a manifest, or only runtime, os and architecture."""
     quotes_setenv: bool
-    """Whether a value of Setenv may hold what the shell reads as more than one word."""
+    """Whether a value of Setenv may contain spaces."""
     binds_hard_dependencies: bool
-    """Whether a component whose HARD dependency dies is stopped for good, or started again after it."""
+    """Whether a component whose HARD dependency dies stays stopped, or is started again after it."""
     rolls_back: bool
-    """Whether a failed deployment brings back what was there before."""
+    """Whether a failed deployment restores the previous components."""
     configuration_restart_seconds: float | None
-    """So long after a deployment has changed a component's configuration the component is restarted.
+    """The delay after which a component is restarted whose configuration a deployment has changed.
 
     None: at once, and only if its run step reads what changed.
     """
     largest_configuration_value: int | None
     """Bytes of JSON of one value in the configuration, where each value is a row of a database.
 
-    There a map never takes the place of a value, nor a value that of a map, and what is older than the row is
-    passed over. None: the configuration is one tree, in which anything replaces anything.
+    There a map never replaces a value, nor a value a map, and an update older than the row is ignored. None:
+    the configuration is one tree, in which anything replaces anything.
     """
     job_document_parts: int | None
-    """How many keys and values the document of a cloud deployment may have; None: as many as it likes."""
+    """How many keys and values the document of a cloud deployment may have; None: no limit."""
     local_message_parts: int | None
     """How many keys and values the event of a local JSON message may have.
 
-    A larger one is lost, and the subscription with it. None: as many as it likes.
+    A larger one is lost, and the subscription with it. None: no limit.
     """
     ipc_packet_limit: int | None
-    """A packet of a client with more bytes after its prelude closes the connection; None: 24 MiB."""
-    checks_mqtt_requests: bool
-    """Whether a topic or a quality of service that IoT Core hangs up on is refused, or sent to IoT Core."""
-    reuses_wider_filters: bool
-    """Whether IoT Core is not asked for a filter that another one of the core covers.
+    """The largest packet of a client, in bytes after its prelude; a larger one closes the connection.
 
-    It sends a message once for each filter that it was asked for, and each copy goes to all subscriptions.
+    None: 24 MiB.
+    """
+    checks_mqtt_requests: bool
+    """Whether topics and qualities of service that IoT Core does not accept are refused.
+
+    Otherwise they are sent, and IoT Core closes the connection.
+    """
+    reuses_wider_filters: bool
+    """Whether a filter that another one of the core covers is not subscribed to at IoT Core.
+
+    IoT Core sends a message once per subscribed filter, and each copy goes to all subscriptions of the core.
     """
     restarts_on_errored: bool
     """Whether a component that reports ERRORED is restarted."""
     names_errors: bool
-    """Whether an error of IPC has its text where the SDK looks for it."""
+    """Whether the text of an IPC error is in the field that the SDK reads."""
     inbound_limit: int
-    """A larger message from IoT Core is dropped and nobody is told."""
+    """The largest message from IoT Core; a larger one is dropped silently."""
     outbound_limit: int
-    """The largest payload that a component may publish, if its packet is not too large before that."""
+    """The largest payload that a component may publish, unless its packet exceeds its limit first."""
     oversize_closes_connection: bool
-    """Whether a larger payload costs the component its IPC connection, or only gets a ServiceError."""
+    """Whether a larger payload closes the component's IPC connection, or is refused with ServiceError."""
     in_flight_messages: int
-    """How many QoS 1 messages go out before IoT Core acknowledges the first."""
+    """How many QoS 1 messages are sent before IoT Core has acknowledged the first."""
     unacknowledged_messages: int | None
     """Publishing is refused at once when this many QoS 1 messages are unacknowledged; None: no such limit."""
     unacknowledged_bytes: int
-    """The same in bytes: on the classic nucleus this is its spool."""
+    """The same in bytes: on the classic nucleus the size of its spool."""
     spools_offline: bool
-    """Whether QoS 1 messages are kept while there is no connection, and the session is resumed after it."""
+    """Whether QoS 1 messages are kept while there is no connection, and the session is resumed afterwards."""
     keeps_retain: bool
-    """Whether the retain flag is passed on, both ways."""
+    """Whether the retain flag is passed on, in both directions."""
     answers_wrong_token: bool
-    """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    """Whether a client with a wrong token gets an answer, or its connection is just closed."""
     reads_classic_lifecycles: bool
-    """Whether a recipe's steps may be in capitals, and `bootstrap`, `startup` and `recover` among them."""
+    """Whether lifecycle steps may be in any case and include `bootstrap`, `startup` and `recover`."""
     reads_dependencies: bool
-    """Whether a recipe variable may ask a direct dependency."""
+    """Whether a recipe variable may refer to a direct dependency."""
     interpolates_configuration: bool
     """Whether `interpolateComponentConfiguration` exists, which replaces variables in configurations."""
     unserved_operations: frozenset[str] = frozenset()
-    """IPC operations of the local core that this nucleus does not have."""
+    """IPC operations of the emulator that this nucleus does not have."""
 
 
-CLASSIC: Final = Profile(
+CLASSIC = Profile(
     name="classic",
     nucleus_version="2.14.0",
     component_user="ggc_user",
@@ -125,12 +128,12 @@ CLASSIC: Final = Profile(
     runtime=None,
     yaml_scalars_are_strings=False,
     unpacks_local_archives=True,
-    inbound_limit=MQTT_MESSAGE_LIMIT,
-    outbound_limit=MQTT_MESSAGE_LIMIT,
+    inbound_limit=_MQTT_MESSAGE_LIMIT,
+    outbound_limit=_MQTT_MESSAGE_LIMIT,
     oversize_closes_connection=False,
     in_flight_messages=5,
     unacknowledged_messages=None,
-    unacknowledged_bytes=2_500 * KIB,
+    unacknowledged_bytes=2_500 * _KIB,
     spools_offline=True,
     keeps_retain=True,
     answers_wrong_token=True,
@@ -138,7 +141,7 @@ CLASSIC: Final = Profile(
     reads_dependencies=True,
     interpolates_configuration=True,
 )
-LITE: Final = Profile(
+LITE = Profile(
     name="lite",
     nucleus_version="2.6.0",
     component_user="gg_component",
@@ -162,7 +165,7 @@ LITE: Final = Profile(
     yaml_scalars_are_strings=True,
     unpacks_local_archives=False,
     inbound_limit=4_980,
-    outbound_limit=MQTT_MESSAGE_LIMIT,  # the packet is too large from some 7,310 bytes on
+    outbound_limit=_MQTT_MESSAGE_LIMIT,  # the packet exceeds its limit from some 7,310 bytes on
     oversize_closes_connection=True,
     in_flight_messages=10,
     unacknowledged_messages=10,
@@ -186,13 +189,13 @@ LITE: Final = Profile(
         }
     ),
 )
-PROFILES: Final = {profile.name: profile for profile in (CLASSIC, LITE)}
+PROFILES = {profile.name: profile for profile in (CLASSIC, LITE)}
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of that name. Raises UnknownProfileError, which lists the names there are."""
+    """Return the profile of that name. Raises UnknownProfileError, which lists the valid names."""
     try:
         return PROFILES[name]
     except KeyError:
-        message = f"no Greengrass profile is called {name!r}: choose {' or '.join(PROFILES)}"
+        message = f"there is no profile {name!r}: choose {' or '.join(PROFILES)}"
         raise UnknownProfileError(message) from None

@@ -3,8 +3,6 @@
 A local folder replaces S3: an export is written to <folder>/<bucket>/<key>.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -13,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
 from greengrass_emulator.control.control_server import ControlServer, CoreControl, HostHooks
 from greengrass_emulator.core.core_settings import CoreSettings
@@ -28,27 +26,28 @@ from greengrass_emulator.iot.loopback_iot import LoopbackIotCore
 from greengrass_emulator.lifecycle.component_lifecycle import BROKEN, FINISHED
 from greengrass_emulator.stream_manager.stream_server import StreamManager
 
-_PIECE_BYTES: Final = 256 * 1024
+_PIECE_BYTES = 256 * 1024
 
 
 class S3Folder:
-    """What Stream Manager's exports need of an S3 client."""
+    """An S3 client, as far as Stream Manager's exports need one, that writes to a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def upload_fileobj(  # noqa: PLR0913, PLR0917 - boto3's own signature
+    def upload_fileobj(  # noqa: PLR0913, PLR0917 - boto3's signature
         self,
-        Fileobj: IO[bytes],  # noqa: N803
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        ExtraArgs: dict[str, Any] | None = None,  # noqa: ARG002, N803 - files have no metadata of users
-        Callback: Callable[[int], None] | None = None,  # noqa: N803
-        Config: object = None,  # noqa: ARG002, N803
+        Fileobj: IO[bytes],  # noqa: N803 - boto3's name
+        Bucket: str,  # noqa: N803 - as above
+        Key: str,  # noqa: N803 - as above
+        ExtraArgs: dict[str, Any] | None = None,  # noqa: ARG002, N803 - files have no user metadata
+        Callback: Callable[[int], None] | None = None,  # noqa: N803 - as above
+        Config: object = None,  # noqa: ARG002, N803 - concerns multipart uploads
     ) -> None:
-        """Copy a file; it is there whole or not at all.
+        """Copy a file into the folder atomically.
 
-        Raises PermissionError for a key that leads out of its bucket, which S3 would take.
+        Raises:
+            PermissionError: the key leads out of its bucket's folder. S3 would accept it.
         """
         bucket = (self._folder / Bucket).resolve()
         target = (bucket / Key.lstrip("/")).resolve()
@@ -68,10 +67,10 @@ class S3Folder:
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is open between two uploads."""
+        """Do nothing: no connection is open between uploads."""
 
 
-_ASK_AGAIN_SECONDS: Final = 60.0
+_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class AwsAccess:
 
 @dataclass(frozen=True)
 class StandaloneOptions:
-    """What makes a standalone core."""
+    """The options of a standalone core."""
 
     thing_name: str
     root: Path
@@ -92,11 +91,14 @@ class StandaloneOptions:
     secrets: Mapping[str, str | bytes] = field(default_factory=dict)
     interpolate_component_configuration: bool = False
     aws: AwsAccess | None = None
-    """None: there is no AWS."""
+    """None: components get no credentials, and exports go to a folder."""
 
 
 class StandaloneCore:
-    """Start it, `deploy`, wait until `stopping` is set, stop it."""
+    """A core with Stream Manager and a loopback for IoT Core.
+
+    Await ``start``, ``deploy``, then ``stop``. ``stopping`` is set when ``stop`` is requested from outside.
+    """
 
     def __init__(self, options: StandaloneOptions) -> None:
         root = options.root.absolute()
@@ -134,16 +136,16 @@ class StandaloneCore:
         )
         self.core = GreengrassCore(settings, lambda: self._loopback)
         self.stopping = asyncio.Event()
-        """Set when somebody has asked for the core's end over its control socket."""
+        """Set when the stop of the core was requested over its control socket."""
         self.faults = FaultInjector(self.core)
-        outside = HostHooks(self._accept, self.stopping.set)
-        self._control = CoreControl(self.core, options.profile, self.faults, outside)
+        hooks = HostHooks(self._accept, self.stopping.set)
+        self._control = CoreControl(self.core, options.profile, self.faults, hooks)
         self._server = ControlServer(options.thing_name, self._control.answer, logging.getLogger(__name__))
 
     async def start(self) -> None:
-        """Bring everything up. Raises a EmulatorError, after undoing everything, if it cannot be."""
+        """Start all services. Raises EmulatorError, after stopping them again, if one cannot be started."""
         try:
-            # First of all, so that two cores of one name do not share a folder even for a moment.
+            # First, so that two cores of the same name never share a folder.
             await self._server.start()
             self._make_root()
             self._environment["STREAM_MANAGER_SERVER_PORT"] = str(await self._streams.start())
@@ -154,29 +156,34 @@ class StandaloneCore:
             raise
 
     async def deploy(self, sources: Sequence[ComponentSource]) -> None:
-        """Deploy components in this order. Raises a CoreError if one of them cannot be."""
+        """Deploy components in this order. Raises CoreError if one of them cannot be deployed."""
         await self.core.deployments.deploy(sources)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Say something to the components in the place of IoT Core."""
+        """Publish a message to the components as IoT Core would."""
         self._loopback.accept(IotMessage(topic, payload, 1, retain))
 
     async def message(self, topic_filter: str, seconds: float) -> bytes:
-        """The payload of the oldest message to IoT Core that matches and was not returned before.
+        """Return the payload of the oldest matching message to IoT Core that was not returned before.
 
-        Raises IotConnectionError if none comes within `seconds`.
+        Args:
+            topic_filter: an MQTT topic filter.
+            seconds: how long to wait for a message.
+
+        Raises:
+            IotConnectionError: no message matched in time.
         """
         return (await self._loopback.message(topic_filter, seconds)).payload
 
     async def components_ended(self) -> bool:
-        """Wait until every component has finished or is given up; returns whether all have finished."""
+        """Wait until every component is FINISHED or BROKEN; return whether all are FINISHED."""
         while alive := [name for name, state in self._states().items() if state not in {FINISHED, BROKEN}]:
-            with suppress(ComponentStateError):  # it is given up, or takes its time
-                await self.core.wait_for(alive[0], FINISHED, _ASK_AGAIN_SECONDS)
+            with suppress(ComponentStateError):  # it is BROKEN, or still running
+                await self.core.wait_for(alive[0], FINISHED, _WAIT_SECONDS)
         return all(state == FINISHED for state in self._states().values())
 
     async def stop(self) -> None:
-        """End everything; the files stay. May be called again."""
+        """Stop everything; the core's files stay. May be called again."""
         try:
             await self._server.stop()
             self.faults.close()
@@ -197,11 +204,11 @@ class StandaloneCore:
     def _make_root(self) -> None:
         try:
             self.core.root.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            message = f"{self.core.root}, the core's folder, cannot be made: {exc.strerror}"
-            raise CoreError(message) from exc
+        except OSError as error:
+            message = f"{self.core.root}, the core's folder, cannot be created: {error.strerror}"
+            raise CoreError(message) from error
 
 
 def _no_credentials() -> Mapping[str, str]:
-    message = "this core has no cloud behind it; `fedgrass core run --aws` lends it your own credentials"
+    message = "this core has no cloud behind it; `run --aws` gives it your own credentials"
     raise NoCloudError(message)

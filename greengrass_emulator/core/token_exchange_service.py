@@ -1,23 +1,20 @@
-"""The Token Exchange Service's stand-in: AWS credentials over HTTP on loopback, for a component's token."""
-
-from __future__ import annotations
+"""The token exchange service: AWS credentials over HTTP on loopback for a component's token."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import h11
 
 from greengrass_emulator.emulator_errors import NoCloudError
 from greengrass_emulator.json_server import Answer, JsonServer
 
-PATH: Final = "/2016-11-01/credentialprovider/"
-CREDENTIAL_KEYS: Final = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
+_PATH = "/2016-11-01/credentialprovider/"
+_CREDENTIAL_KEYS = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
 
 
 class TokenExchangeService:
-    """Answers as the endpoint that AWS SDKs ask for credentials at AWS_CONTAINER_CREDENTIALS_FULL_URI."""
+    """The endpoint from which AWS SDKs fetch credentials, at AWS_CONTAINER_CREDENTIALS_FULL_URI."""
 
     def __init__(
         self,
@@ -33,36 +30,36 @@ class TokenExchangeService:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen on a free port of 127.0.0.1; `url` says where."""
+        """Listen on a free port of 127.0.0.1 and set ``url`` and ``port``."""
         self.port = await self._server.start()
-        self.url = f"http://127.0.0.1:{self.port}{PATH}"
+        self.url = f"http://127.0.0.1:{self.port}{_PATH}"
 
     async def interrupt(self) -> None:
-        """Be gone, as a service whose process has died, until `resume`."""
+        """Stop serving, as if the service's process had died, until ``resume``."""
         await self._server.stop()
 
     async def resume(self) -> None:
-        """Listen again, on another port, which a component can read in the configuration."""
+        """Listen again, on another port, which components can read in the configuration."""
         await self.start()
 
     async def stop(self) -> None:
-        """Stop listening and drop the requests under way. May be called again."""
+        """Stop listening and drop the requests in progress. May be called again."""
         await self._server.stop()
 
     async def _answer(self, request: h11.Request, _certificate: bytes) -> Answer:
         if request.method != b"GET":
-            return 405, {"message": "only GET is answered"}
-        if request.target.rstrip(b"/") != PATH.rstrip("/").encode():
-            return 404, {"message": f"credentials are at {PATH}"}
+            return 405, {"message": "only GET is supported"}
+        if request.target.rstrip(b"/") != _PATH.rstrip("/").encode():
+            return 404, {"message": f"credentials are at {_PATH}"}
         token = dict(request.headers).get(b"authorization", b"").decode("latin-1")
         if not self._is_component_token(token):
-            return 403, {"message": "the Authorization header holds no component's token"}
+            return 403, {"message": "the Authorization header is not the token of a component"}
         try:
             credentials = await asyncio.to_thread(self._credentials)
-            return 200, {key: credentials[key] for key in CREDENTIAL_KEYS}
-        except NoCloudError as exc:
-            self._log.warning("no credentials for a component: %s", exc)
-            return 500, {"message": f"no credentials: {exc}"}
-        except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the component gets an answer
+            return 200, {key: credentials[key] for key in _CREDENTIAL_KEYS}
+        except NoCloudError as error:
+            self._log.warning("no credentials for a component: %s", error)
+            return 500, {"message": f"no credentials: {error}"}
+        except Exception as error:  # noqa: BLE001 - a foreign callable: the component gets an answer in any case
             self._log.exception("no credentials for a component")
-            return 500, {"message": f"no credentials: {exc}"}
+            return 500, {"message": f"no credentials: {error}"}

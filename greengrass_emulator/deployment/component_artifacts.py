@@ -1,6 +1,4 @@
-"""Brings a component's artifacts into a core's folder, as a deployment does."""
-
-from __future__ import annotations
+"""Copies a component's artifacts into a core's folder, as a deployment does."""
 
 import shutil
 import zipfile
@@ -12,7 +10,7 @@ from greengrass_emulator.recipe.recipe_reader import Artifact, Manifest, Recipe
 
 
 def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
-    """Where the artifacts of a component lie, and where its archives are unpacked."""
+    """Return the folder of a component's artifacts, and the folder in which its archives are unpacked."""
     below = Path(recipe.component_name) / recipe.component_version
     return packages / "artifacts" / below, packages / "artifacts-unarchived" / below
 
@@ -20,12 +18,20 @@ def artifact_folders(packages: Path, recipe: Recipe) -> tuple[Path, Path]:
 def install_artifacts(
     recipe: Recipe, manifest: Manifest, source: Path, packages: Path, *, unpacks: bool = True
 ) -> None:
-    """Copy a manifest's artifacts from `source` and, if it `unpacks`, unpack the archives among them.
+    """Copy a manifest's artifacts, and unpack the archives among them.
 
-    They lie in `source`/<component>/<version>/, as GDK builds them, or in `source` itself.
+    Artifacts of an earlier deployment of the same version are put aside: ``restore_artifacts`` restores them,
+    ``forget_artifacts`` removes them.
 
-    What an earlier deployment of the same version left there is put aside: `restore_artifacts` brings it
-    back, `forget_artifacts` removes it. Raises ArtifactError.
+    Args:
+        recipe: the component's recipe.
+        manifest: the one whose artifacts are copied.
+        source: a folder with <component>/<version>/<file>, as GDK builds it, or with the files themselves.
+        packages: the core's folder of artifacts.
+        unpacks: whether archives are unpacked.
+
+    Raises:
+        ArtifactError: an artifact is missing or cannot be unpacked.
     """
     folder, unpacked = artifact_folders(packages, recipe)
     forget_artifacts(recipe, packages)
@@ -37,9 +43,7 @@ def install_artifacts(
         built = source / recipe.component_name / recipe.component_version / artifact.file_name
         file = built if built.is_file() else source / artifact.file_name
         if not file.is_file():
-            message = (
-                f"artifact {artifact.uri} is not there as {built}, nor as {file}: build the component first"
-            )
+            message = f"artifact {artifact.uri} is neither {built} nor {file}: build the component first"
             raise ArtifactError(message)
         copy = folder / artifact.file_name
         shutil.copyfile(file, copy)
@@ -49,7 +53,7 @@ def install_artifacts(
 
 
 def restore_artifacts(recipe: Recipe, packages: Path) -> None:
-    """Undo the last `install_artifacts` of this version: what it had put aside, if anything, is back."""
+    """Undo the last ``install_artifacts`` of this version: restore what it has put aside, if anything."""
     for place in artifact_folders(packages, recipe):
         if _aside(place).exists():
             shutil.rmtree(place, ignore_errors=True)
@@ -57,7 +61,7 @@ def restore_artifacts(recipe: Recipe, packages: Path) -> None:
 
 
 def forget_artifacts(recipe: Recipe, packages: Path) -> None:
-    """Remove what the last `install_artifacts` of this version had put aside."""
+    """Remove what the last ``install_artifacts`` of this version has put aside."""
     for place in artifact_folders(packages, recipe):
         shutil.rmtree(_aside(place), ignore_errors=True)
 
@@ -72,12 +76,12 @@ def _unpack(archive: Path, folder: Path, artifact: Artifact) -> None:
             for name in content.namelist():
                 path = PurePosixPath(name)
                 if path.is_absolute() or ".." in path.parts or "\\" in name:
-                    message = f"artifact {artifact.uri} holds {name!r}, which leads out of its folder"
+                    message = f"artifact {artifact.uri} contains {name!r}, which leads out of its folder"
                     raise ArtifactError(message)
             content.extractall(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as exc:
-        message = f"artifact {artifact.uri} is no ZIP archive that can be unpacked: {exc}"
-        raise ArtifactError(message) from exc
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        message = f"artifact {artifact.uri} cannot be unpacked as a ZIP archive: {error}"
+        raise ArtifactError(message) from error
     _permit(folder.rglob("*"), artifact)
 
 

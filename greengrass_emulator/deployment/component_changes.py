@@ -1,6 +1,4 @@
-"""The changes that a deployment makes to single components, each with the way back."""
-
-from __future__ import annotations
+"""The changes of a deployment to single components, each with what it takes to undo it."""
 
 import asyncio
 import time
@@ -38,13 +36,13 @@ from greengrass_emulator.recipe.recipe_reader import Recipe, read_recipe
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to one component, and what it takes to undo it."""
+    """A change of one component, and what it takes to undo it."""
 
     old: DeployedComponent | None
     old_tree: Mapping[str, object]
     new: DeployedComponent | None
     restart_is_due: bool = False
-    """Whether the component has yet to be restarted with its changed configuration."""
+    """Whether the component still has to be restarted with its changed configuration."""
 
     @property
     def name(self) -> str:
@@ -54,9 +52,13 @@ class Change:
 
 
 class ComponentChanges:
-    """Replaces, configures and removes components. `on_begin` hears the name just before one changes.
+    """Replaces, configures and removes components; one change at a time.
 
-    Every method is called while no other change is under way.
+    Args:
+        registry: the components of the core.
+        profile: the nucleus that is imitated.
+        faults: those of the core.
+        on_begin: called with a component's name just before the component changes.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class ComponentChanges:
         self._on_begin = on_begin
 
     async def replace(self, source: ComponentSource) -> Change:
-        """Put a component in the place of what is there under its name, and start it.
+        """Install a component, in the place of one of the same name, and start it.
 
-        Raises a CoreError if it cannot be installed; what was there runs on.
+        Raises:
+            CoreError: it cannot be installed; the previous component continues to run.
         """
         new, tree = await self._prepare(source)
         old = self._registry.components.get(new.name)
@@ -82,7 +85,7 @@ class ComponentChanges:
         core = self._registry.core
         self._on_begin(new.name)
         try:
-            # What an earlier deployment has put aside is no longer the way back from here.
+            # Artifacts that an earlier deployment has put aside are not what this one would restore.
             await asyncio.to_thread(forget_artifacts, new.recipe, self._packages)
             self._faults.check_disk()
             await asyncio.to_thread(
@@ -94,16 +97,16 @@ class ComponentChanges:
                 unpacks=self._profile.unpacks_local_archives or not source.is_local,
             )
             work_folder(core.root, new.name).mkdir(parents=True, exist_ok=True)
-        except BaseException as exc:
+        except BaseException as error:
             await asyncio.to_thread(restore_artifacts, new.recipe, self._packages)
-            if isinstance(exc, OSError):
-                message = f"{new.name} cannot be installed in {core.root}: {exc}"
-                raise CoreError(message) from exc
+            if isinstance(error, OSError):
+                message = f"{new.name} cannot be installed in {core.root}: {error}"
+                raise CoreError(message) from error
             raise
         if old and old.process:
             await old.process.retire()
         if old:
-            # The same object goes on: other components may be listening to it.
+            # The object stays the same: other components may have subscribed to it.
             new.configuration = old.configuration
             new.configuration.replace(tree, time.time())
         self._registry.put(new)
@@ -111,7 +114,7 @@ class ComponentChanges:
         return change
 
     async def remove(self, name: str) -> Change:
-        """End a component and forget it. Raises UnknownComponentError, DependencyError."""
+        """Stop a component and remove it from the core. Raises UnknownComponentError, DependencyError."""
         component = self._registry.get(name)
         check_not_needed(name, self._registry.components)
         self._on_begin(name)
@@ -123,8 +126,11 @@ class ComponentChanges:
     async def configure(self, name: str, merge: Mapping[str, object]) -> Change:
         """Merge into a component's configuration, which may restart it.
 
-        It is restarted at once if its run step reads what changed or, where the profile has it so, later: the
-        change is marked then. Raises a CoreError if the configuration cannot be merged.
+        It is restarted at once if its run step reads what changed. Under a profile that restarts it later,
+        the change is marked ``restart_is_due``.
+
+        Raises:
+            CoreError: the configuration cannot be merged.
         """
         component = self._registry.get(name)
         tree = component.configuration.tree
@@ -132,9 +138,9 @@ class ComponentChanges:
             component.recipe,
             component.manifest,
             self._configuration(tree),
-            component.token,  # it is in the run step's environment, which is compared below
+            component.token,  # part of the run step's environment, which is compared below
         )
-        with suppress(MergeError):  # the merge below tells, and keeps what Nucleus Lite keeps of it
+        with suppress(MergeError):  # the merge below raises it, and keeps what Nucleus Lite keeps
             trial.configuration.merge([], merge, time.time())
             check_policies(trial, self._registry.components)
         rendered = trial.render(self._registry.core)
@@ -149,13 +155,13 @@ class ComponentChanges:
         return Change(component, tree, component)
 
     async def restart(self, changes: Sequence[Change]) -> None:
-        """Restart the components whose change is marked so."""
+        """Restart the components whose change is marked ``restart_is_due``."""
         for change in changes:
             if change.restart_is_due and change.new and change.new.process:
                 await change.new.process.restart()
 
     async def undo(self, changes: Sequence[Change]) -> None:
-        """Bring back what was there before, the last change first."""
+        """Restore the previous components, the last change first."""
         for change in reversed(changes):
             if change.new and change.new.process:
                 await change.new.process.retire()
@@ -168,19 +174,19 @@ class ComponentChanges:
                 self._registry.launch(change.old)
 
     async def settle(self, changes: Sequence[Change]) -> None:
-        """There is no way back from here: remove what was kept for it."""
+        """Remove what was kept for ``undo``."""
         for change in changes:
             if change.new:
                 await asyncio.to_thread(forget_artifacts, change.new.recipe, self._packages)
 
     async def _prepare(self, source: ComponentSource) -> tuple[DeployedComponent, Mapping[str, object]]:
-        """The component as it will be, checked against the core as it is, and its configuration."""
+        """Return the new component, checked against the current core, and its configuration."""
         recipe = await self.read(source)
         manifest = select_manifest(recipe, self._profile)
-        core, there = self._registry.core, self._registry.components
-        check_dependencies(recipe, there, core.thing_name)
-        old = there.get(recipe.component_name)
-        # A later deployment keeps what was configured before, and takes its defaults only where nothing was.
+        core, deployed = self._registry.core, self._registry.components
+        check_dependencies(recipe, deployed, core.thing_name)
+        old = deployed.get(recipe.component_name)
+        # A later deployment keeps the existing configuration, and adds defaults only where there is none.
         tree = merge_trees(recipe.default_configuration, old.configuration.tree if old else {})
         component = DeployedComponent(recipe, manifest, self._configuration(tree))
         try:
@@ -195,33 +201,33 @@ class ComponentChanges:
         if core.interpolates_configuration:
             tree = {key: interpolate(value, component.variables(core)) for key, value in tree.items()}
             component.configuration = self._configuration(tree, time.time())
-        check_policies(component, there)
+        check_policies(component, deployed)
         component.render(core)
         return component, tree
 
     async def read(self, source: ComponentSource) -> Recipe:
-        """The recipe of a component, as the nucleus reads it. Raises RecipeError."""
+        """Return the recipe of a component, as the nucleus reads it. Raises RecipeError."""
         return await asyncio.to_thread(
             read_recipe,
             source.recipe,
-            # From the cloud a recipe comes as JSON, with its numbers.
+            # From the cloud a recipe comes as JSON, which preserves numbers.
             scalars_are_strings=self._profile.yaml_scalars_are_strings and source.is_local,
             classic=self._profile.reads_classic_lifecycles,
         )
 
     def _configuration(self, tree: Mapping[str, object], timestamp: float = 0) -> Configuration:
-        """A configuration whose values are older than any deployment, unless `timestamp` is given."""
+        """Return a configuration; by default its values are older than any deployment."""
         return Configuration(tree, timestamp, self._profile.largest_configuration_value)
 
     @staticmethod
     def _merge(component: DeployedComponent, merge: Mapping[str, object]) -> list[KeyPath]:
-        """Merge into a component's configuration; the changed paths. Raises CoreError."""
+        """Merge into a component's configuration; return the changed paths. Raises CoreError."""
         try:
             return component.configuration.merge([], merge, time.time())
-        except (MergeError, StaleUpdateError) as exc:
-            why = "; the component itself has set it so" if isinstance(exc, StaleUpdateError) else ""
-            message = f"the configuration of {component.name} cannot be merged: {exc}{why}"
-            raise CoreError(message) from exc
+        except (MergeError, StaleUpdateError) as error:
+            why = "; the component has set a later value" if isinstance(error, StaleUpdateError) else ""
+            message = f"the configuration of {component.name} cannot be merged: {error}{why}"
+            raise CoreError(message) from error
 
     @property
     def _packages(self) -> Path:

@@ -1,22 +1,19 @@
 """Dependencies between components: the checks before a component is deployed, and the order of deployment.
 
-A component is accepted if its hard dependencies are deployed and no other component has its policies'
-identifiers. A folder of recipes is put in an order in which each component follows its dependencies.
+A component is accepted if its HARD dependencies are deployed and no other component uses the ids of its
+policies. Recipes are ordered so that each component follows its dependencies.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.emulator_errors import DependencyError, InvalidAccessControlError, RecipeError
 from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
 from greengrass_emulator.recipe.access_control import check_access_control, policy_ids
 from greengrass_emulator.recipe.recipe_reader import Recipe, read_recipe
 
-PROVIDED: Final = frozenset(
+_PROVIDED = frozenset(
     {
         "aws.greengrass.Nucleus",
         "aws.greengrass.NucleusLite",
@@ -24,68 +21,79 @@ PROVIDED: Final = frozenset(
         "aws.greengrass.TokenExchangeService",
     }
 )
-"""Components that the core itself stands in for."""
+"""Components that the emulator itself provides."""
 
 
 def hard_dependencies(recipe: Recipe) -> set[str]:
-    """The components that have to be there before this one, without those that the core stands in for."""
+    """Return the HARD dependencies of a component, without those that the emulator provides."""
     dependencies = recipe.component_dependencies.items()
-    return {name for name, one in dependencies if one.dependency_type == "HARD"} - PROVIDED
+    return {name for name, one in dependencies if one.dependency_type == "HARD"} - _PROVIDED
 
 
-def check_dependencies(recipe: Recipe, there: Mapping[str, DeployedComponent], thing: str) -> None:
-    """Raise DependencyError unless all that the component needs is on the core."""
-    for name in sorted(hard_dependencies(recipe) - set(there)):
-        message = f"{recipe.component_name} needs {name}, which is not on {thing}: deploy it first"
+def check_dependencies(recipe: Recipe, deployed: Mapping[str, DeployedComponent], thing: str) -> None:
+    """Raise DependencyError unless the HARD dependencies of a component are deployed."""
+    for name in sorted(hard_dependencies(recipe) - set(deployed)):
+        message = f"{recipe.component_name} needs {name}, which is not deployed on {thing}: deploy it first"
         raise DependencyError(message)
 
 
-def check_not_needed(name: str, there: Mapping[str, DeployedComponent]) -> None:
-    """Raise DependencyError if another component needs this one."""
-    for other in there.values():
+def check_not_needed(name: str, deployed: Mapping[str, DeployedComponent]) -> None:
+    """Raise DependencyError if another component has a HARD dependency on this one."""
+    for other in deployed.values():
         if other.name != name and name in hard_dependencies(other.recipe):
             message = f"{name} cannot be removed: {other.name} needs it, remove that too"
             raise DependencyError(message)
 
 
-def check_policies(component: DeployedComponent, there: Mapping[str, DeployedComponent]) -> None:
-    """Raise InvalidAccessControlError, or RecipeError for a policy id that another component has."""
+def check_policies(component: DeployedComponent, deployed: Mapping[str, DeployedComponent]) -> None:
+    """Check a component's ``accessControl``.
+
+    Raises:
+        InvalidAccessControlError: it is not valid.
+        RecipeError: another component uses the id of one of its policies.
+    """
     access_control = component.configuration.tree.get("accessControl", {})
     try:
         check_access_control(access_control)
-    except InvalidAccessControlError as exc:
-        message = f"{component.name}: {exc}"
-        raise InvalidAccessControlError(message) from exc
+    except InvalidAccessControlError as error:
+        message = f"{component.name}: {error}"
+        raise InvalidAccessControlError(message) from error
     taken = {
         policy: other.name
-        for other in there.values()
+        for other in deployed.values()
         if other.name != component.name
         for policy in policy_ids(other.configuration.tree.get("accessControl", {}))
     }
     for policy in policy_ids(access_control):
         if policy in taken:
-            message = f"{component.name}: policy id {policy} is taken by {taken[policy]}: ids are unique"
+            message = f"{component.name}: policy id {policy} is already used by {taken[policy]}"
             raise RecipeError(message)
 
 
-SUFFIXES: Final = (".yaml", ".yml", ".json")
+_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def recipes_in(folder: Path) -> dict[Path, Recipe]:
-    """Every recipe of a folder, by file. Raises RecipeError for a file that holds none."""
+    """Return every recipe of a folder, by file. Raises RecipeError for a file that is not a recipe."""
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
-        message = f"recipe folder {str(folder)!r}: {getattr(exc, 'strerror', None) or exc}"
-        raise RecipeError(message) from exc
+        files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        message = f"recipe folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
+        raise RecipeError(message) from error
     return {file: read_recipe(file, classic=True) for file in files}
 
 
-def choose(recipes: Mapping[Path, Recipe], wanted: Mapping[str, str], there: Iterable[str]) -> list[Path]:
-    """The recipe files for `wanted` (version by component), those they need first.
+def choose(recipes: Mapping[Path, Recipe], wanted: Mapping[str, str], deployed: Iterable[str]) -> list[Path]:
+    """Return the recipe files of the wanted components, dependencies first.
 
-    A dependency that is not `there` is taken from the folder too. Raises RecipeError for a component that is
-    neither, DependencyError for one that needs itself.
+    Args:
+        recipes: those of a folder, by file.
+        wanted: version by component.
+        deployed: the components on the core; dependencies that are not among them are taken from the folder.
+
+    Raises:
+        RecipeError: a wanted component is not in the folder.
+        DependencyError: components depend on each other in a circle.
     """
     by_version = {(one.component_name, one.component_version): file for file, one in recipes.items()}
     newest = {one.component_name: file for file, one in sorted(recipes.items(), key=_version)}
@@ -95,30 +103,34 @@ def choose(recipes: Mapping[Path, Recipe], wanted: Mapping[str, str], there: Ite
             message = f"there is no recipe of {name} {version} in the recipe folder"
             raise RecipeError(message)
         chosen[name] = by_version[name, version]
-    looked_at: set[str] = set()
-    while unseen := set(chosen) - looked_at:
+    examined: set[str] = set()
+    while unseen := set(chosen) - examined:
         for name in unseen:
-            looked_at.add(name)
-            missing = hard_dependencies(recipes[chosen[name]]) - set(there) - set(chosen)
+            examined.add(name)
+            missing = hard_dependencies(recipes[chosen[name]]) - set(deployed) - set(chosen)
             chosen.update({one: newest[one] for one in missing if one in newest})
     return in_order({file: recipes[file] for file in chosen.values()})
 
 
 def in_order(recipes: Mapping[Path, Recipe]) -> list[Path]:
-    """The recipe files, each behind those that it needs. Raises DependencyError for a circle."""
+    """Return the recipe files, each after its dependencies.
+
+    Raises:
+        DependencyError: the dependencies form a circle, or two recipes are of the same component.
+    """
     files = {recipe.component_name: file for file, recipe in recipes.items()}
     if len(files) < len(recipes):
-        message = "two of the recipes are of the same component: deploy one version of it"
+        message = "two of the recipes are of the same component: deploy only one version of it"
         raise DependencyError(message)
     sorter = TopologicalSorter(
         {name: hard_dependencies(recipes[file]) & set(files) for name, file in files.items()}
     )
     try:
         return [files[name] for name in sorter.static_order()]
-    except CycleError as exc:
-        circle: Sequence[str] = exc.args[1]
-        message = f"components need each other in a circle: {' -> '.join(circle)}"
-        raise DependencyError(message) from exc
+    except CycleError as error:
+        circle: Sequence[str] = error.args[1]
+        message = f"components depend on each other in a circle: {' -> '.join(circle)}"
+        raise DependencyError(message) from error
 
 
 def _version(entry: tuple[Path, Recipe]) -> tuple[int, ...]:

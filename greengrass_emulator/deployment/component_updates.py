@@ -1,15 +1,12 @@
-"""Asking components before a deployment changes anything, as the classic nucleus does.
+"""Deferral of deployments by components, as on the classic nucleus.
 
-A deployment sends each subscribed component a preUpdateEvent and waits ANSWER_SECONDS at most for its answer.
-A component that defers is asked again after the time that it named; one that answers 0 or nothing lets the
-update go on. Nucleus Lite has neither operation.
+Before it changes anything, a deployment sends each subscribed component a preUpdateEvent and waits at most 60
+seconds for the answers. A component that defers is asked again after the time that it has requested; after an
+answer of 0, or none, the deployment continues. Nucleus Lite has neither operation.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
 
 from greengrass_emulator.ipc.ipc_model import (
     DeferComponentUpdateRequest,
@@ -19,21 +16,21 @@ from greengrass_emulator.ipc.ipc_model import (
 )
 from greengrass_emulator.ipc.ipc_stream import Call, IpcStream, Operation
 
-ANSWER_SECONDS: Final = 60.0
+_ANSWER_SECONDS = 60.0
 """The default of a deployment's componentUpdatePolicy."""
-MILLISECONDS: Final = 1_000
+_MILLISECONDS = 1_000
 
 
 class ComponentUpdates:
     """SubscribeToComponentUpdates and DeferComponentUpdate, and the deployments that wait for the answers."""
 
     def __init__(self) -> None:
-        self.answer_seconds = ANSWER_SECONDS
+        self.answer_seconds = _ANSWER_SECONDS
         self._listeners: dict[str, set[IpcStream]] = {}
         self._unanswered: dict[tuple[str, str], asyncio.Future[float]] = {}
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {
             "SubscribeToComponentUpdates": self._subscribe_to_component_updates,
             "DeferComponentUpdate": self._defer_component_update,
@@ -92,5 +89,5 @@ class ComponentUpdates:
         if answer is None or answer.done():
             message = "Time limit to respond to PreComponentUpdateEvent exceeded"
             raise ServiceError(message)
-        answer.set_result((request.recheck_after_ms or 0) / MILLISECONDS)
+        answer.set_result((request.recheck_after_ms or 0) / _MILLISECONDS)
         return {}

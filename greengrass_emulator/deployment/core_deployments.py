@@ -1,12 +1,10 @@
-"""Deployments to one core: new components, new versions, configuration merges, removals, and the way back.
+"""Deployments to one core: new components, new versions, configuration merges, removals, rollback.
 
 A deployment has succeeded when each of its components has finished, or has run for a while without failing.
-If one is given up before that, the classic nucleus brings back what was there before: version, artifacts and
-configuration. Nucleus Lite has no rollback; and every later deployment repeats what earlier ones have merged,
+If one becomes BROKEN before that, the classic nucleus restores the previous version, artifacts and
+configuration. Nucleus Lite has no rollback, and every later deployment repeats what earlier ones have merged,
 since that stays in the thing group's configuration.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -14,7 +12,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from greengrass_emulator.core.json_limits import check_job_document, job_document
 from greengrass_emulator.core.profiles import Profile
@@ -26,12 +23,12 @@ from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import merge_trees
 
-SETTLE_SECONDS: Final = 5.0
-"""So long a component has to run without failing for its deployment to have succeeded."""
-COMPONENT_SECONDS: Final = 3_600.0
-"""How long a component may take to come to rest."""
-REMEMBERED: Final = 100
-"""Deployments whose outcome can still be asked for."""
+_SETTLE_SECONDS = 5.0
+"""How long a component has to run without failing for its deployment to succeed."""
+_COMPONENT_SECONDS = 3_600.0
+"""How long a component may take until it runs, has finished or is BROKEN."""
+_KEPT_RECORDS = 100
+"""The number of deployments whose records are kept."""
 
 
 class Deployments:
@@ -51,24 +48,26 @@ class Deployments:
         self._profile = profile
         self._log = log
         self._merged: dict[str, Mapping[str, object]] = {}
-        """What the cloud has merged into each component's configuration so far, by name."""
+        """The configuration merges of all deployments so far, by component name."""
         self._turn = asyncio.Lock()
         self._scheduled: set[asyncio.Task[None]] = set()
         self._watches: dict[Deployment, asyncio.Task[None]] = {}
-        self._records: deque[Deployment] = deque(maxlen=REMEMBERED)
-        self.settle_seconds = SETTLE_SECONDS
+        self._records: deque[Deployment] = deque(maxlen=_KEPT_RECORDS)
+        self.settle_seconds = _SETTLE_SECONDS
         self.configuration_restart_seconds = profile.configuration_restart_seconds or 0.0
 
     @property
     def records(self) -> Sequence[Deployment]:
-        """The last deployments, the oldest first."""
+        """The records of the last deployments, the oldest first."""
         return list(self._records)
 
     async def deploy(self, sources: Sequence[ComponentSource], remove: Sequence[str] = ()) -> Deployment:
         """Install and start components, or new versions of them, in this order; remove others.
 
-        Returns when all lifecycles have begun; `wait_for` tells the outcome. Raises a CoreError, after
-        undoing everything, if one cannot be installed or removed.
+        Returns when all lifecycles have begun; ``wait_for`` waits for the outcome.
+
+        Raises:
+            CoreError: a component cannot be installed or removed; all changes are undone.
         """
         record = self._record()
         await self._carry_out(record, sources, remove, {})
@@ -77,8 +76,8 @@ class Deployments:
     async def update_configuration(self, name: str, merge: Mapping[str, object]) -> Deployment:
         """Merge into a component's configuration.
 
-        A component whose run step reads what changed is restarted, under Nucleus Lite any component whose
-        configuration changed; if it fails then, the merge is undone where the nucleus rolls back.
+        The classic nucleus restarts the component if its run step reads what changed, and undoes the merge if
+        it fails then. Nucleus Lite restarts it after any change, and undoes nothing.
         """
         record = self._record()
         await self._carry_out(record, [], [], {name: merge})
@@ -90,14 +89,14 @@ class Deployments:
         remove: Sequence[str],
         merges: Mapping[str, Mapping[str, object]],
     ) -> Deployment:
-        """Begin a local deployment soon; the record tells what becomes of it. `merges` are by component."""
+        """Schedule a local deployment and return its record; ``merges`` are by component name."""
         record = self._record()
 
         async def carry_out() -> None:
             try:
                 await self._carry_out(record, sources, remove, merges, is_local=True)
-            except CoreError as exc:
-                self._log.warning("deployment %s cannot be made: %s", record.identifier, exc)
+            except CoreError as error:
+                self._log.warning("deployment %s failed: %s", record.identifier, error)
 
         task = asyncio.create_task(carry_out())
         self._scheduled.add(task)
@@ -107,27 +106,29 @@ class Deployments:
     async def wait_for(self, identifier: str, seconds: float) -> Deployment:
         """Wait until a deployment has succeeded or failed.
 
-        Raises UnknownDeploymentError, and ComponentStateError if it is still under way after `seconds`.
+        Raises:
+            UnknownDeploymentError: no deployment has this identifier, or it is too long ago.
+            ComponentStateError: it is still in progress after ``seconds``.
         """
         record = self.get(identifier)
         try:
             async with asyncio.timeout(seconds):
                 await record.ended.wait()
         except TimeoutError:
-            message = f"deployment {identifier} is still under way after {seconds:g} s"
+            message = f"deployment {identifier} is still in progress after {seconds:g} s"
             raise ComponentStateError(message) from None
         return record
 
     def get(self, identifier: str) -> Deployment:
-        """A deployment of the last ones. Raises UnknownDeploymentError."""
+        """Return the record of a recent deployment. Raises UnknownDeploymentError."""
         for record in self._records:
             if record.identifier == identifier:
                 return record
-        message = f"there is no deployment {identifier!r} among the last {REMEMBERED}"
+        message = f"there is no deployment {identifier!r} among the last {_KEPT_RECORDS}"
         raise UnknownDeploymentError(message)
 
     async def stop(self) -> None:
-        """Stop watching. What is deployed stays as it is."""
+        """Stop watching deployments. The components stay as they are."""
         tasks = [*self._watches.values(), *self._scheduled]
         for task in tasks:
             task.cancel()
@@ -157,12 +158,12 @@ class Deployments:
                 for step in steps:
                     changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
                 asked |= {change.name for change in changes if change.new is not change.old}
-            except BaseException as exc:
+            except BaseException as error:
                 if self._profile.rolls_back:
                     await self._changes.undo(changes)
-                    record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(exc))
+                    record.fail(DeploymentOutcome.NO_STATE_CHANGE, str(error))
                 else:
-                    record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(exc))
+                    record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, str(error))
                 raise
             await self._registry.dependencies.release()
         self._updates.report_done(record.identifier)
@@ -184,16 +185,18 @@ class Deployments:
         new = {**{name: source.configuration for name, source in added.items()}, **merges}
         merged = {name: merge for name, merge in self._merged.items() if name not in remove}
         merged |= {name: merge_trees(merged.get(name, {}), merge) for name, merge in new.items()}
-        there = self._registry.components
-        versions = {name: one.recipe.component_version for name, one in there.items() if name not in remove}
+        deployed = self._registry.components
+        versions = {
+            name: one.recipe.component_version for name, one in deployed.items() if name not in remove
+        }
         versions |= {recipe.component_name: recipe.component_version for recipe in recipes}
         check_job_document(job_document(versions, merged), self._profile.job_document_parts)
         for name in merges:
-            self._registry.get(name)  # one that is not there leaves nothing in the group's configuration
+            self._registry.get(name)  # an unknown component leaves nothing in the group's configuration
         self._merged = merged
         return (
             [replace(source, configuration=merged[name]) for name, source in added.items()],
-            {name: merge for name, merge in merged.items() if name not in added and name in there},
+            {name: merge for name, merge in merged.items() if name not in added and name in deployed},
         )
 
     def _record(self) -> Deployment:
@@ -203,35 +206,35 @@ class Deployments:
 
     def _watch(self, record: Deployment, changes: Sequence[Change]) -> None:
         record.components = [change.name for change in changes]
-        task = asyncio.create_task(self._see_through(record, changes))
+        task = asyncio.create_task(self._await_outcome(record, changes))
         self._watches[record] = task
         task.add_done_callback(lambda _: self._watches.pop(record, None))
 
     def _supersede(self, name: str) -> None:
-        """What becomes of a component from now on is no longer the outcome of an earlier deployment."""
+        """Cancel earlier deployments of a component: its further fate is not their outcome."""
         for record, watch in list(self._watches.items()):
             if name in record.components:
                 watch.cancel()
-                record.cancel(f"{name} was deployed anew before it had come to rest")
+                record.cancel(f"{name} was deployed again before this deployment had an outcome")
 
-    async def _see_through(self, record: Deployment, changes: Sequence[Change]) -> None:
+    async def _await_outcome(self, record: Deployment, changes: Sequence[Change]) -> None:
         names = [change.new.name for change in changes if change.new]
         if any(change.restart_is_due for change in changes):
             await asyncio.sleep(self.configuration_restart_seconds)
             await self._changes.restart(changes)
         try:
             for name in names:
-                await self._registry.settle(name, self.settle_seconds, COMPONENT_SECONDS)
-        except CoreError as exc:
+                await self._registry.settle(name, self.settle_seconds, _COMPONENT_SECONDS)
+        except CoreError as error:
             async with self._turn:
-                await self._give_up(record, changes, str(exc))
+                await self._roll_back(record, changes, str(error))
             return
         async with self._turn:
             await self._changes.settle(changes)
         record.succeed()
 
-    async def _give_up(self, record: Deployment, changes: Sequence[Change], reason: str) -> None:
-        """Go back, unless there is nothing to go back to: then the component stays, given up."""
+    async def _roll_back(self, record: Deployment, changes: Sequence[Change], reason: str) -> None:
+        """Undo the changes, unless nothing was replaced: then the component stays BROKEN."""
         if not self._profile.rolls_back or not any(change.old for change in changes):
             record.fail(DeploymentOutcome.ROLLBACK_NOT_REQUESTED, reason)
             return

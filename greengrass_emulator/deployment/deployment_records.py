@@ -1,6 +1,4 @@
-"""What deployments ask for, and what became of them."""
-
-from __future__ import annotations
+"""The request and the outcome of a deployment."""
 
 import asyncio
 import time
@@ -12,7 +10,7 @@ from pathlib import Path
 
 
 class DeploymentStatus(StrEnum):
-    """How a deployment stands, in the words of the Greengrass IPC model."""
+    """The status of a deployment, as the Greengrass IPC model names it."""
 
     IN_PROGRESS = "IN_PROGRESS"
     SUCCEEDED = "SUCCEEDED"
@@ -21,7 +19,7 @@ class DeploymentStatus(StrEnum):
 
 
 class DeploymentOutcome(StrEnum):
-    """How a deployment ended, in the words of the Greengrass IPC model."""
+    """The detailed status of a deployment that has ended, as the Greengrass IPC model names it."""
 
     NONE = ""
     SUCCESSFUL = "SUCCESSFUL"
@@ -32,19 +30,19 @@ class DeploymentOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ComponentSource:
-    """A component to deploy: its recipe, where its artifacts lie, what is merged into its configuration."""
+    """A component to deploy: recipe, artifacts, and what is merged into its configuration."""
 
     recipe: Path
     artifacts: Path
-    """Holds <component>/<version>/<file>."""
+    """A folder with <component>/<version>/<file>, or with the files themselves."""
     configuration: Mapping[str, object] = field(default_factory=dict)
     is_local: bool = False
-    """Whether it comes from a local deployment, as `ggl-cli` makes it, and not from the cloud."""
+    """Whether this is a local deployment, as by ``ggl-cli``, and not one of the cloud."""
 
 
 @dataclass(eq=False)
 class Deployment:
-    """One deployment from its beginning on."""
+    """The record of one deployment."""
 
     identifier: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: float = field(default_factory=time.time)
@@ -55,16 +53,16 @@ class Deployment:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def succeed(self) -> None:
-        """What was asked for is there."""
+        """Record success."""
         self.status, self.outcome = DeploymentStatus.SUCCEEDED, DeploymentOutcome.SUCCESSFUL
         self.ended.set()
 
     def fail(self, outcome: DeploymentOutcome, reason: str) -> None:
-        """It did not come about; `outcome` says what became of what was there before."""
+        """Record failure, with its reason and whether the previous components were restored."""
         self.status, self.outcome, self.reason = DeploymentStatus.FAILED, outcome, reason
         self.ended.set()
 
     def cancel(self, reason: str) -> None:
-        """A later deployment has taken its place."""
+        """Record that a later deployment has superseded this one."""
         self.status, self.reason = DeploymentStatus.CANCELED, reason
         self.ended.set()

@@ -1,7 +1,5 @@
 """The faults that can be injected into a running core, by name, from a test or the command line."""
 
-from __future__ import annotations
-
 import asyncio
 
 from greengrass_emulator.core.nucleus import GreengrassCore
@@ -17,25 +15,31 @@ from greengrass_emulator.faults.fault_state import (
 
 
 class FaultInjector:
-    """Turns the faults of one core on and off. Methods belong to the core's event loop."""
+    """Injects and clears the faults of one core. Methods are called in the core's event loop."""
 
     def __init__(self, core: GreengrassCore) -> None:
         self._core = core
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._clearing: set[asyncio.Task[None]] = set()
         self.active: dict[str, int | None] = {}
-        """The faults that go on now, with their amounts."""
+        """The active faults with their amounts."""
 
     async def inject(self, name: str, amount: int | None = None, seconds: float | None = None) -> None:
-        """Let a fault happen, or begin; it ends after `seconds`, or when it is cleared.
+        """Inject a fault, which lasts for ``seconds`` or until it is cleared.
 
-        Raises InjectionError for a fault, an amount or a time that cannot be.
+        Args:
+            name: a key of FAULTS.
+            amount: for faults that have a measure.
+            seconds: the duration; None: until ``clear``.
+
+        Raises:
+            InjectionError: the fault is unknown, or the amount or the duration is not valid for it.
         """
         fault = _fault(name)
         value = _amount(name, fault, amount)
         if seconds is not None and not (fault.lasts and seconds > 0):
-            message = f"fault {name} lasts no {seconds:g} s: " + (
-                "a time is above 0" if fault.lasts else "it happens once"
+            message = f"fault {name} cannot last {seconds:g} s: " + (
+                "a duration is above 0" if fault.lasts else "it happens once"
             )
             raise InjectionError(message)
         if name == SILENT_SUBSCRIPTIONS:
@@ -54,7 +58,7 @@ class FaultInjector:
             self._end_after(name, seconds)
 
     async def clear(self, name: str) -> None:
-        """End a fault; one that is not there has ended already. Raises InjectionError."""
+        """Clear a fault, active or not. Raises InjectionError for one that cannot be cleared."""
         fault = _fault(name)
         if not fault.lasts:
             message = f"fault {name} happens once: there is nothing to clear"
@@ -71,7 +75,7 @@ class FaultInjector:
             setattr(self._core.faults, fault.field, None if fault.unit else False)
 
     def close(self) -> None:
-        """Let no fault end any more: the core stops."""
+        """Cancel the scheduled ends of faults: the core stops."""
         for name in list(self._ends):
             self._cancel_end(name)
         for task in self._clearing:

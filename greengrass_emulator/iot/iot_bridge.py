@@ -1,12 +1,9 @@
-"""Carries components' messages to and from IoT Core within the limits of the core's profile."""
-
-from __future__ import annotations
+"""Transfers components' messages to and from IoT Core within the limits of the core's profile."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import IotConnectionError
@@ -15,16 +12,16 @@ from greengrass_emulator.iot.iot_connection import IotConnection, IotMessage, Qu
 from greengrass_emulator.ipc.ipc_model import ConnectionMustCloseError, InvalidArgumentsError, ServiceError
 from greengrass_emulator.recipe.access_control import filter_covers, topic_matches
 
-SUBSCRIBE_SECONDS: Final = 30.0
-RECONNECT_SECONDS: Final = 1.4
-"""So long Nucleus Lite needs, at the least, until it publishes again after IoT Core has hung up."""
-LONGEST_TOPIC_BYTES: Final = 256
-MOST_SLASHES: Final = 7
+_SUBSCRIBE_SECONDS = 30.0
+_RECONNECT_SECONDS = 1.4
+"""The shortest measured time after which Nucleus Lite publishes again when IoT Core has disconnected it."""
+_LONGEST_TOPIC_BYTES = 256
+_MOST_SLASHES = 7
 
 
 @dataclass(eq=False)
 class Subscription:
-    """One component's interest in a topic filter."""
+    """One component's subscription to a topic filter."""
 
     topic_filter: str
     qos: QualityOfService
@@ -32,7 +29,7 @@ class Subscription:
 
 
 class IotBridge:
-    """Publishes for components, and hands each incoming message to every subscription that matches."""
+    """Publishes for components, and delivers each incoming message to every matching subscription."""
 
     def __init__(
         self, connection: IotConnection, profile: Profile, log: logging.Logger, faults: Faults | None = None
@@ -41,23 +38,25 @@ class IotBridge:
         self._profile = profile
         self._log = log
         self._faults = faults or Faults()
-        self._on_the_line: set[asyncio.TimerHandle] = set()
+        self._in_transit: set[asyncio.TimerHandle] = set()
         self._subscriptions: list[Subscription] = []
-        self._asked: set[str] = set()
-        """The filters that IoT Core was asked for."""
+        self._subscribed: set[str] = set()
+        """The filters that are subscribed to at IoT Core."""
         self._hanging_up: asyncio.Task[None] | None = None
         self._is_closed = False
         self.link_is_cut = False
-        """Whether a fault keeps the connection away."""
+        """Whether a fault keeps the connection down."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._unacknowledged_messages = 0
         self._unacknowledged_bytes = 0
 
     def publish(self, message: IotMessage) -> None:
-        """Hand a message to the connection: on return it is sent or spooled, not delivered.
+        """Send or spool a message; on return it is not yet acknowledged.
 
-        Raises ServiceError where the profile refuses it, InvalidArgumentsError for an impossible topic, and
-        ConnectionMustCloseError for a payload that Nucleus Lite does not survive.
+        Raises:
+            ServiceError: the profile refuses it.
+            InvalidArgumentsError: the topic is not valid.
+            ConnectionMustCloseError: the payload makes Nucleus Lite close the component's connection.
         """
         if self._profile.checks_mqtt_requests:
             check_topic(message.topic)
@@ -82,9 +81,11 @@ class IotBridge:
     async def subscribe(
         self, topic_filter: str, qos: QualityOfService, deliver: Callable[[IotMessage], None]
     ) -> Subscription:
-        """Subscribe, and give each matching message to `deliver`.
+        """Subscribe; ``deliver`` is called with each matching message.
 
-        Raises ServiceError, InvalidArgumentsError.
+        Raises:
+            ServiceError: the connection is down, or IoT Core refuses the subscription.
+            InvalidArgumentsError: the topic filter is not valid.
         """
         if self._profile.checks_mqtt_requests:
             check_topic(topic_filter, wildcards=True)
@@ -98,87 +99,87 @@ class IotBridge:
         async with self._lock(topic_filter):
             self._subscriptions.append(subscription)
             try:
-                await self._ask_for(subscription)
-            except BaseException as exc:
+                await self._subscribe_at_iot_core(subscription)
+            except BaseException as error:
                 self._subscriptions.remove(subscription)
-                if isinstance(exc, IotConnectionError):
-                    raise ServiceError(str(exc)) from exc
+                if isinstance(error, IotConnectionError):
+                    raise ServiceError(str(error)) from error
                 raise
         return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription. IoT Core is told when it was the filter's last."""
+        """End a subscription, at IoT Core too if it was the filter's last."""
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
         async with self._lock(subscription.topic_filter):
             if self._is_subscribed(subscription.topic_filter):
                 return
-            await self._give_up(subscription.topic_filter)
-        # What this filter has covered has to be asked for now.
+            await self._unsubscribe_at_iot_core(subscription.topic_filter)
+        # Filters that this one has covered now have to be subscribed to.
         for other in list(self._subscriptions):
             async with self._lock(other.topic_filter):
                 if other in self._subscriptions and not self._is_closed:
                     try:
-                        await self._ask_for(other)
-                    except IotConnectionError as exc:
-                        self._log.warning("a subscription is lost: %s", exc)
+                        await self._subscribe_at_iot_core(other)
+                    except IotConnectionError as error:
+                        self._log.warning("a subscription is lost: %s", error)
 
     def hang_up(self, reason: str) -> None:
-        """IoT Core drops the connection over a request that breaks MQTT's or its own rules."""
+        """Drop the connection, as IoT Core does over a request that breaks MQTT's or its own rules."""
         self._log.warning("IoT Core drops the connection over %s", reason)
         if self._hanging_up is None or self._hanging_up.done():
             self._hanging_up = asyncio.create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
         await self._connection.cut()
-        await asyncio.sleep(RECONNECT_SECONDS)
+        await asyncio.sleep(_RECONNECT_SECONDS)
         if not self.link_is_cut:
             await self._connection.restore()
 
-    async def _ask_for(self, subscription: Subscription) -> None:
-        """Ask IoT Core for a subscription's filter, unless it sends those messages already."""
+    async def _subscribe_at_iot_core(self, subscription: Subscription) -> None:
+        """Subscribe at IoT Core, unless another filter of the core covers this one."""
         topic_filter = subscription.topic_filter
         covered = self._profile.reuses_wider_filters and any(
-            filter_covers(other, topic_filter) for other in self._asked
+            filter_covers(other, topic_filter) for other in self._subscribed
         )
-        if topic_filter in self._asked or covered:
+        if topic_filter in self._subscribed or covered:
             return
-        await self._connection.subscribe(topic_filter, subscription.qos, SUBSCRIBE_SECONDS)
-        self._asked.add(topic_filter)
+        await self._connection.subscribe(topic_filter, subscription.qos, _SUBSCRIBE_SECONDS)
+        self._subscribed.add(topic_filter)
 
-    async def _give_up(self, topic_filter: str) -> None:
-        if topic_filter in self._asked:
-            self._asked.discard(topic_filter)
+    async def _unsubscribe_at_iot_core(self, topic_filter: str) -> None:
+        if topic_filter in self._subscribed:
+            self._subscribed.discard(topic_filter)
             await self._connection.unsubscribe(topic_filter)
 
     async def forget_subscriptions(self) -> None:
-        """A fault: no message comes for the subscriptions there are; nobody is told, streams stay open.
+        """Inject a fault: existing subscriptions silently receive no more messages; streams stay open.
 
-        A component that subscribes anew gets its messages again.
+        A component that subscribes again gets messages again.
         """
         filters = {subscription.topic_filter for subscription in self._subscriptions}
         self._subscriptions.clear()
         for topic_filter in filters:
             async with self._lock(topic_filter):
                 if not self._is_subscribed(topic_filter):
-                    await self._give_up(topic_filter)
+                    await self._unsubscribe_at_iot_core(topic_filter)
 
     def close(self) -> None:
-        """Drop what a slow line still carries, and ask IoT Core for nothing more."""
+        """Drop what is still on a slow uplink, and subscribe to nothing more."""
         self._is_closed = True
         if self._hanging_up is not None:
             self._hanging_up.cancel()
-        for timer in self._on_the_line:
+        for timer in self._in_transit:
             timer.cancel()
-        self._on_the_line.clear()
+        self._in_transit.clear()
 
     def dispatch(self, message: IotMessage) -> None:
-        """Give a message from IoT Core to every subscription whose filter matches."""
+        """Deliver a message from IoT Core to every subscription whose filter matches."""
         limit = self._limit(self._profile.inbound_limit)
         if len(message.payload) > limit:
             self._log.warning(
-                "a message of %d bytes on %s is over the %d that nucleus %s takes in: dropped",
+                "dropped a message of %d bytes on %s: it exceeds the %d that nucleus %s accepts",
                 len(message.payload),
                 message.topic,
                 limit,
@@ -197,14 +198,14 @@ class IotBridge:
             return
 
         def arrive() -> None:
-            self._on_the_line.discard(timer)
+            self._in_transit.discard(timer)
             if self._connection.connected or (self._profile.spools_offline and message.qos):
                 self._connection.publish(message, on_acknowledged)
             else:
-                on_acknowledged()  # it was on the line when that broke: lost, and its room is free again
+                on_acknowledged()  # lost in transit, and no longer counted as unacknowledged
 
         timer = asyncio.get_running_loop().call_later(delay, arrive)
-        self._on_the_line.add(timer)
+        self._in_transit.add(timer)
 
     def _limit(self, limit: int) -> int:
         injected = self._faults.payload_limit
@@ -215,21 +216,21 @@ class IotBridge:
         if size <= limit:
             return
         nucleus = f"nucleus {self._profile.name}"
-        text = f"a payload of {size} bytes for {message.topic} is over {nucleus}'s limit of {limit}"
+        text = f"a payload of {size} bytes for {message.topic} exceeds {nucleus}'s limit of {limit}"
         if self._profile.oversize_closes_connection:
             raise ConnectionMustCloseError(text)
         raise ServiceError(text)
 
     def _check_room(self, size: int) -> None:
         if self._faults.spool_full:
-            text = "there is no room for another QoS 1 message (injected by the local core): try again later"
+            text = "there is no room for another QoS 1 message (injected by the emulator): try again later"
             raise ServiceError(text)
         most = self._profile.unacknowledged_messages
         too_many = most is not None and self._unacknowledged_messages >= most
         if too_many or self._unacknowledged_bytes + size > self._profile.unacknowledged_bytes:
             text = (
                 f"{self._unacknowledged_messages} messages of {self._unacknowledged_bytes} bytes"
-                " wait for IoT Core's acknowledgement: try again later"
+                " are not yet acknowledged by IoT Core: try again later"
             )
             raise ServiceError(text)
 
@@ -241,12 +242,12 @@ class IotBridge:
         return any(other.topic_filter == topic_filter for other in self._subscriptions)
 
     def _lock(self, topic_filter: str) -> asyncio.Lock:
-        # Subscribing and unsubscribing one filter at the same time could end with IoT Core not sending it.
+        # A subscription and an unsubscription of one filter at the same time could leave it unsubscribed.
         return self._locks.setdefault(topic_filter, asyncio.Lock())
 
 
 def is_topic(topic: str, *, wildcards: bool = False) -> bool:
-    """Whether IoT Core takes this topic, or topic filter with `wildcards`, or hangs up on it."""
+    """Return whether IoT Core accepts this topic or, with ``wildcards``, topic filter."""
     try:
         check_topic(topic, wildcards=wildcards)
     except InvalidArgumentsError:
@@ -255,21 +256,22 @@ def is_topic(topic: str, *, wildcards: bool = False) -> bool:
 
 
 def check_topic(topic: str, *, wildcards: bool = False) -> None:
-    """Raise InvalidArgumentsError if IoT Core would not take this topic, or topic filter with `wildcards`."""
+    """Raise InvalidArgumentsError unless IoT Core accepts this topic or, with ``wildcards``, topic filter."""
     if (
         not topic
         or "\0" in topic
-        or len(topic.encode()) > LONGEST_TOPIC_BYTES
-        or topic.count("/") > MOST_SLASHES
+        or len(topic.encode()) > _LONGEST_TOPIC_BYTES
+        or topic.count("/") > _MOST_SLASHES
     ):
         text = (
-            f"topic {topic!r} has to have 1 to {LONGEST_TOPIC_BYTES} bytes and at most {MOST_SLASHES} slashes"
+            f"topic {topic!r} has to have 1 to {_LONGEST_TOPIC_BYTES} bytes"
+            f" and at most {_MOST_SLASHES} slashes"
         )
         raise InvalidArgumentsError(text)
     levels = topic.split("/")
     if not wildcards and ("+" in topic or "#" in topic):
-        text = f"topic {topic!r} holds a wildcard: messages go to one topic"
+        text = f"topic {topic!r} contains a wildcard: a message is published to one topic"
         raise InvalidArgumentsError(text)
     if any(len(level) > 1 and ("+" in level or "#" in level) for level in levels) or "#" in levels[:-1]:
-        text = f"topic filter {topic!r} is wrong: + is a whole level, # the whole last one"
+        text = f"topic filter {topic!r} is not valid: + has to be a whole level, # the whole last level"
         raise InvalidArgumentsError(text)

@@ -1,6 +1,4 @@
-"""What a core needs of its connection to AWS IoT Core; `paho_connection.py` is the real one."""
-
-from __future__ import annotations
+"""The port of a core to AWS IoT Core; paho_connection is the adapter for MQTT."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ class IotMessage:
 
 @dataclass(frozen=True)
 class IotEndpoint:
-    """Where IoT Core is and how a thing proves who it is."""
+    """The endpoint of IoT Core, and the credentials of a thing."""
 
     host: str
     port: int
@@ -33,41 +31,43 @@ class IotEndpoint:
 
 
 class IotConnection(Protocol):
-    """A thing's connection to IoT Core: once started it reconnects and subscribes again by itself.
+    """A thing's connection to IoT Core: once started it reconnects and resubscribes by itself.
 
-    All methods are called in one event loop, and call back in it.
+    All methods are called in one event loop, and callbacks run in it.
     """
 
     @property
     def connected(self) -> bool:
-        """Whether IoT Core has accepted the connection that stands now."""
+        """Whether there is a connection that IoT Core has accepted."""
 
     async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:
-        """Connect; `deliver` gets every message of the subscriptions.
+        """Connect; ``deliver`` is called with every message of the subscriptions.
 
-        Raises IotConnectionError after `seconds`.
+        Raises:
+            IotConnectionError: the connection is not established after ``seconds``.
         """
 
     async def stop(self) -> None:
         """Disconnect for good. May be called again."""
 
     def publish(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
-        """Send or, while there is no connection, keep a QoS 1 message. Does not wait.
+        """Send a message or, while disconnected, keep it if it is QoS 1. Does not block.
 
-        `on_acknowledged` is called when IoT Core has acknowledged a QoS 1 message, at most once.
+        ``on_acknowledged`` is called at most once, when IoT Core has acknowledged a QoS 1 message.
         """
 
     async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:
         """Subscribe, now and after every reconnection.
 
-        Raises IotConnectionError if refused or not answered in time.
+        Raises:
+            IotConnectionError: the subscription is refused or not acknowledged in time.
         """
 
     async def unsubscribe(self, topic_filter: str) -> None:
-        """Take a subscription back, as far as IoT Core can be reached."""
+        """Unsubscribe; without a connection the subscription is only forgotten locally."""
 
     async def cut(self) -> None:
-        """Break the link without a word, as a lost network does, and stay away until `restore`."""
+        """Break the link without a DISCONNECT, as a lost network does, until ``restore``."""
 
     async def restore(self) -> None:
-        """Let the connection come back after `cut`."""
+        """Restore the connection after ``cut``."""

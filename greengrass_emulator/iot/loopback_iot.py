@@ -1,10 +1,8 @@
-"""IoT Core for a core with no cloud: what is published comes back to who has subscribed on the core.
+"""IoT Core for a core without a cloud: messages are delivered to the matching subscriptions on the core.
 
-That is what a developer's component would see of a real broker, its own topics included. What the other side
-would say is said from the command line, by `fedgrass core publish`.
+A component sees the same of a real broker. Messages of other clients are published from the command line, by
+the action ``publish``, or from a test.
 """
-
-from __future__ import annotations
 
 import asyncio
 import base64
@@ -13,18 +11,22 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.emulator_errors import IotConnectionError
 from greengrass_emulator.iot.iot_connection import IotMessage, QualityOfService
 from greengrass_emulator.recipe.access_control import topic_matches
 
-REMEMBERED: Final = 1_000
-"""Messages that a test can still ask for."""
+_KEPT_MESSAGES = 1_000
+"""The number of messages that ``message`` can still return."""
 
 
 class LoopbackIotCore:
-    """An IotConnection that is its own broker. Every message is a line of JSON in `record`."""
+    """An IotConnection that is its own broker.
+
+    Args:
+        record: a file to which every message is appended as a line of JSON.
+        keeps_session: whether messages are kept while the link is cut.
+    """
 
     def __init__(self, record: Path, *, keeps_session: bool) -> None:
         self._record = record
@@ -34,69 +36,70 @@ class LoopbackIotCore:
         self._retained: dict[str, IotMessage] = {}
         self._spool: list[tuple[IotMessage, Callable[[], None]]] = []
         self._missed: list[IotMessage] = []
-        self._heard: deque[IotMessage] = deque(maxlen=REMEMBERED)
-        self._news = asyncio.Event()
+        self._received: deque[IotMessage] = deque(maxlen=_KEPT_MESSAGES)
+        self._arrival = asyncio.Event()
         self.connected = False
 
-    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002 - it is there at once
-        """Be connected. See IotConnection, as of all the rest."""
+    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002 - the port's signature; it connects at once
+        """Connect. See IotConnection for this and the other methods."""
         self._deliver = deliver
         self.connected = True
 
     async def stop(self) -> None:
-        """Be gone."""
+        """Disconnect."""
         self.connected = False
         self._deliver = None
 
     def publish(self, message: IotMessage, on_acknowledged: Callable[[], None]) -> None:
-        """Take a component's message; while the link is cut it is kept."""
+        """Accept a component's message; while the link is cut a QoS 1 message is kept."""
         if not self.connected:
             if message.qos:
                 self._spool.append((message, on_acknowledged))
             return
-        # Not at once: a real broker's answer never comes inside the call.
+        # Not at once: a real broker never answers within the call.
         asyncio.get_running_loop().call_soon(self.accept, message)
         if message.qos:
             asyncio.get_running_loop().call_soon(on_acknowledged)
 
     def accept(self, message: IotMessage) -> None:
-        """Do with a message what a broker does, whoever sent it."""
-        self._write_down(message)
-        self._heard.append(message)
-        self._news.set()
+        """Record a message, retain it if requested, and deliver it to matching subscriptions."""
+        self._record_message(message)
+        self._received.append(message)
+        self._arrival.set()
         if message.retain:
             self._retained[message.topic] = message
             if not message.payload:
                 del self._retained[message.topic]
-        self._pass_on(IotMessage(message.topic, message.payload, message.qos))
+        self._deliver_to_subscriptions(IotMessage(message.topic, message.payload, message.qos))
 
     async def message(self, topic_filter: str, seconds: float) -> IotMessage:
-        """The oldest message that matches and was not returned before; waits for it at most `seconds`.
+        """Return the oldest matching message that was not returned before.
 
-        Raises IotConnectionError if none comes.
+        Raises:
+            IotConnectionError: there is none within ``seconds``.
         """
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    for message in self._heard:
+                    for message in self._received:
                         if topic_matches(topic_filter, message.topic):
-                            self._heard.remove(message)
+                            self._received.remove(message)
                             return message
-                    self._news.clear()
-                    await self._news.wait()
+                    self._arrival.clear()
+                    await self._arrival.wait()
         except TimeoutError:
             text = f"no message on {topic_filter} within {seconds:g} s"
             raise IotConnectionError(text) from None
 
-    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002 - all comes as it was sent
-        """Pass on what matches from now on, and the retained messages that do."""
+    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002 - the port's signature; it subscribes at once
+        """Subscribe, and deliver the matching retained messages."""
         self._filters.add(topic_filter)
         for message in list(self._retained.values()):
             if topic_matches(topic_filter, message.topic):
-                self._pass_on(message)
+                self._deliver_to_subscriptions(message)
 
     async def unsubscribe(self, topic_filter: str) -> None:
-        """Pass no more of these on."""
+        """Unsubscribe."""
         self._filters.discard(topic_filter)
 
     async def cut(self) -> None:
@@ -104,16 +107,16 @@ class LoopbackIotCore:
         self.connected = False
 
     async def restore(self) -> None:
-        """Let the link come back, with what a persistent session has kept."""
+        """Restore the link, and deliver the messages that the session has kept."""
         self.connected = True
         missed, self._missed = self._missed, []
         for message in missed:
-            self._pass_on(message)
+            self._deliver_to_subscriptions(message)
         spool, self._spool = self._spool, []
         for message, on_acknowledged in spool:
             self.publish(message, on_acknowledged)
 
-    def _pass_on(self, message: IotMessage) -> None:
+    def _deliver_to_subscriptions(self, message: IotMessage) -> None:
         # One copy for each filter that matches, as IoT Core sends them.
         copies = sum(topic_matches(topic_filter, message.topic) for topic_filter in self._filters)
         if not copies:
@@ -125,7 +128,7 @@ class LoopbackIotCore:
             for _ in range(copies):
                 self._deliver(message)
 
-    def _write_down(self, message: IotMessage) -> None:
+    def _record_message(self, message: IotMessage) -> None:
         try:
             payload = {"payload": message.payload.decode()}
         except UnicodeDecodeError:

@@ -1,9 +1,7 @@
-"""The paho-mqtt client with its network thread: its callbacks are handed to an event loop.
+"""The paho-mqtt client with its network thread, whose callbacks are passed to an event loop.
 
 A duplicate of the client's TCP socket lets another thread break the connection (the link fault).
 """
-
-from __future__ import annotations
 
 import asyncio
 import os
@@ -12,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -25,85 +23,85 @@ from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, Qual
 class LinkFault:
     """Breaks a connection that belongs to another thread. Every method may be called from any thread.
 
-    The client tells of each socket when it opens it and before it closes it. Asking the client for its socket
-    later would be a race: between the question and the answer's use the client's thread may close the socket,
-    and its number may by then be somebody else's connection.
+    The client reports each socket when it opens it and before it closes it. Asking the client for its socket
+    later would be a race: its thread may close the socket before the answer is used, and the descriptor may
+    by then belong to another connection.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hold: socket.socket | None = None
+        self._duplicate: socket.socket | None = None
         self._is_severed = False
 
     def opened(self, descriptor: int) -> None:
-        """The client has opened a socket: keep a hold of it, or break it if the link is severed."""
+        """Duplicate the socket that the client has opened, and break it if the link is severed."""
         with self._lock:
-            self._let_go()
-            self._hold = socket.socket(fileno=os.dup(descriptor))
+            self._close_duplicate()
+            self._duplicate = socket.socket(fileno=os.dup(descriptor))
             if self._is_severed:
                 self._break()
 
     def closing(self) -> None:
-        """The client is about to close its socket: the peer sees the end only when this hold is gone too."""
+        """Close the duplicate, without which the peer would not see the client close its socket."""
         with self._lock:
-            self._let_go()
+            self._close_duplicate()
 
     def sever(self) -> None:
-        """Break the connection without a word, and every further one until `mend`."""
+        """Break the connection without a DISCONNECT, and every further one until ``mend``."""
         with self._lock:
             self._is_severed = True
             self._break()
 
     def mend(self) -> None:
-        """Leave the next connection alone."""
+        """Allow the next connection."""
         with self._lock:
             self._is_severed = False
 
     def _break(self) -> None:
-        if self._hold is not None:
+        if self._duplicate is not None:
             with suppress(OSError):  # the peer has broken it already
-                self._hold.shutdown(socket.SHUT_RDWR)
+                self._duplicate.shutdown(socket.SHUT_RDWR)
 
-    def _let_go(self) -> None:
-        if self._hold is not None:
-            self._hold.close()
-            self._hold = None
+    def _close_duplicate(self) -> None:
+        if self._duplicate is not None:
+            self._duplicate.close()
+            self._duplicate = None
 
 
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
-KEEP_ALIVE_SECONDS: Final = 60
-FIRST_RETRY_SECONDS: Final = 1
-LONGEST_RETRY_SECONDS: Final = 30
-SESSION_SECONDS: Final = 3_600
+_KEEP_ALIVE_SECONDS = 60
+_FIRST_RETRY_SECONDS = 1
+_LONGEST_RETRY_SECONDS = 30
+_SESSION_SECONDS = 3_600
 """How long IoT Core keeps a persistent session by default."""
 
 
 class PahoListener(Protocol):
-    """Hears of what happened on the network, in its event loop."""
+    """Receives the events of the network in its event loop."""
 
     def accepted(self, *, session_present: bool) -> None:
-        """IoT Core has accepted a connection, and knows its session from before or not."""
+        """Handle a connection that IoT Core has accepted, with a session from before or a new one."""
 
     def refused(self, reason: str) -> None:
-        """IoT Core has refused a connection."""
+        """Handle a connection that IoT Core has refused."""
 
     def lost(self, reason: str) -> None:
-        """The connection has ended."""
+        """Handle the end of the connection."""
 
     def received(self, message: IotMessage) -> None:
-        """A message has come."""
+        """Handle a message."""
 
     def acknowledged(self, identifier: int, refusal: str | None) -> None:
-        """IoT Core has acknowledged a QoS 1 message, if only to refuse it."""
+        """Handle the acknowledgement of a QoS 1 message, which may be a refusal."""
 
     def answered(self, identifier: int, refusal: str | None) -> None:
-        """IoT Core has answered a subscription."""
+        """Handle the answer to a subscription."""
 
 
 class PahoThread:
-    """A paho client that connects again and again; its listener is called in an event loop."""
+    """A paho client that reconnects by itself; its listener is called in an event loop."""
 
     def __init__(
         self, endpoint: IotEndpoint, listener: PahoListener, *, in_flight_messages: int, keeps_session: bool
@@ -126,38 +124,38 @@ class PahoThread:
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
         )
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = SESSION_SECONDS if self._keeps_session else 0
+        session.SessionExpiryInterval = _SESSION_SECONDS if self._keeps_session else 0
         self.client.connect(
             endpoint.host,
             endpoint.port,
-            KEEP_ALIVE_SECONDS,
+            _KEEP_ALIVE_SECONDS,
             clean_start=not self._keeps_session,
             properties=session,
         )
 
     async def stop(self) -> None:
-        """Disconnect and end the thread. May be called again."""
+        """Disconnect and stop the thread. May be called again."""
         self.client.disconnect()
         await asyncio.to_thread(self.client.loop_stop)
         self._link.closing()
 
     async def cut(self) -> None:
-        """Break the link without a DISCONNECT, and end the thread until `restore`."""
-        # The thread ends on its broken socket: on a sound one it would first wait for acknowledgements.
+        """Break the link without a DISCONNECT, and stop the thread until ``restore``."""
+        # The thread stops on its broken socket; on an open one it would first wait for acknowledgements.
         self._link.sever()
         await asyncio.to_thread(self.client.loop_stop)
 
     def restore(self) -> None:
-        """Start the thread again, which connects anew."""
+        """Start the thread again, which reconnects."""
         self._link.mend()
-        # Not after the pause that the attempts before have grown to.
-        self.client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        # Not after the back-off of earlier attempts.
+        self.client.reconnect_delay_set(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         self.client.loop_start()
 
     def _make_client(self, in_flight_messages: int) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, self._endpoint.thing_name, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(in_flight_messages)
-        client.reconnect_delay_set(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        client.reconnect_delay_set(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
@@ -180,7 +178,7 @@ class PahoThread:
         _: paho.Client,
         __: object,
         flags: paho.ConnectFlags,
-        reason: ReasonCode,
+        reason: "ReasonCode",
         ___: Properties | None,
     ) -> None:
         if reason.is_failure:
@@ -194,7 +192,7 @@ class PahoThread:
         _: paho.Client,
         __: object,
         ___: paho.DisconnectFlags,
-        reason: ReasonCode,
+        reason: "ReasonCode",
         ____: Properties | None,
     ) -> None:
         self._in_loop(lambda: self._listener.lost(str(reason)))
@@ -205,13 +203,13 @@ class PahoThread:
         self._in_loop(lambda: self._listener.received(received))
 
     def _on_publish(
-        self, _: paho.Client, __: object, identifier: int, reason: ReasonCode, ___: Properties | None
+        self, _: paho.Client, __: object, identifier: int, reason: "ReasonCode", ___: Properties | None
     ) -> None:
         refusal = str(reason) if reason.is_failure else None
         self._in_loop(lambda: self._listener.acknowledged(identifier, refusal))
 
     def _on_subscribe(
-        self, _: paho.Client, __: object, identifier: int, reasons: list[ReasonCode], ___: Properties | None
+        self, _: paho.Client, __: object, identifier: int, reasons: list["ReasonCode"], ___: Properties | None
     ) -> None:
         refusal = str(reasons[0]) if reasons and reasons[0].is_failure else None
         self._in_loop(lambda: self._listener.answered(identifier, refusal))

@@ -1,31 +1,28 @@
-"""Frames of the AWS event-stream encoding, which Greengrass IPC speaks over its Unix socket.
+"""Frames of the AWS event-stream encoding, the protocol of Greengrass IPC on its Unix socket.
 
 A frame, big-endian: total length u32, headers length u32, CRC-32 of these eight bytes, headers, payload,
-CRC-32 of all before it. This module computes only: it reads no socket.
+CRC-32 of everything before it. This module does no I/O.
 """
-
-from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from typing import Final
 from uuid import UUID
 
-PRELUDE_BYTES: Final = 12
-TRAILER_BYTES: Final = 4
-SMALLEST_FRAME_BYTES: Final = PRELUDE_BYTES + TRAILER_BYTES
-LARGEST_FRAME_BYTES: Final = 24 * 1024 * 1024
-"""The largest message that the AWS Common Runtime, and so the SDK, sends or takes."""
-LARGEST_HEADERS_BYTES: Final = 128 * 1024
+PRELUDE_BYTES = 12
+_TRAILER_BYTES = 4
+_SMALLEST_FRAME_BYTES = PRELUDE_BYTES + _TRAILER_BYTES
+LARGEST_FRAME_BYTES = 24 * 1024 * 1024
+"""The largest message that the AWS Common Runtime, and so the SDK, sends or accepts."""
+_LARGEST_HEADERS_BYTES = 128 * 1024
 
 HeaderValue = bool | int | bytes | str | UUID
 
 
 class MessageType(IntEnum):
-    """What a frame is, from its `:message-type` header."""
+    """The type of a frame, from its `:message-type` header."""
 
     APPLICATION_MESSAGE = 0
     APPLICATION_ERROR = 1
@@ -46,18 +43,18 @@ class MessageFlag(IntFlag):
 
 
 class FrameError(Exception):
-    """The bytes are no event-stream frame; the message says which rule they break."""
+    """The bytes are not a valid event-stream frame; the message names the broken rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message: headers by name, and the payload as it came."""
+    """One message: headers by name, and the payload."""
 
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
     payload: bytes = b""
 
     def integer(self, name: str) -> int:
-        """The integer header `name`. Raises FrameError if it is missing or of another type."""
+        """Return the integer header `name`. Raises FrameError if it is missing or of another type."""
         value = self.headers.get(name)
         if isinstance(value, bool) or not isinstance(value, int):
             text = f"header {name} is {value!r}, not an integer"
@@ -65,7 +62,7 @@ class Frame:
         return value
 
     def text(self, name: str) -> str | None:
-        """The string header `name`, or None if it is not there.
+        """Return the string header `name`, or None if it is missing.
 
         Raises FrameError if it is of another type.
         """
@@ -79,23 +76,24 @@ class Frame:
 _PRELUDE = struct.Struct(">III")
 _LENGTH = struct.Struct(">H")
 # Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
-_INTEGERS: Final = {
+_INTEGERS = {
     2: struct.Struct(">b"),
     3: struct.Struct(">h"),
     4: struct.Struct(">i"),
     5: struct.Struct(">q"),
     8: struct.Struct(">q"),
 }
-_UUID_BYTES: Final = 16
+_UUID_BYTES = 16
 
 
 def encode(frame: Frame) -> bytes:
-    """The bytes of a frame. Integers are written as i32, the only size that this protocol uses.
+    """Return the bytes of a frame. Integers are encoded as i32, the only size that this protocol uses.
 
-    Raises FrameError for a name or a value that does not fit its field.
+    Raises:
+        FrameError: a name or a value does not fit its field.
     """
     headers = b"".join(_encode_header(name, value) for name, value in frame.headers.items())
-    total = PRELUDE_BYTES + len(headers) + len(frame.payload) + TRAILER_BYTES
+    total = PRELUDE_BYTES + len(headers) + len(frame.payload) + _TRAILER_BYTES
     if total > LARGEST_FRAME_BYTES:
         text = f"a frame of {total} bytes is over the limit of {LARGEST_FRAME_BYTES}"
         raise FrameError(text)
@@ -108,7 +106,7 @@ def encode(frame: Frame) -> bytes:
 def _encode_header(name: str, value: HeaderValue) -> bytes:
     raw_name = name.encode()
     if not 1 <= len(raw_name) <= 255:  # noqa: PLR2004 - the length is one byte
-        text = f"a header's name has 1 to 255 bytes, this one {len(raw_name)}"
+        text = f"a header's name has 1 to 255 bytes, not {len(raw_name)}"
         raise FrameError(text)
     return bytes((len(raw_name),)) + raw_name + _encode_value(name, value)
 
@@ -127,43 +125,44 @@ def _encode_value(name: str, value: HeaderValue) -> bytes:
                 return b"\x07" + _LENGTH.pack(len(raw)) + raw
             case UUID():
                 return b"\x09" + value.bytes
-    except struct.error as exc:
-        text = f"the value of header {name} does not fit: {exc}"
-        raise FrameError(text) from exc
+    except struct.error as error:
+        text = f"the value of header {name} does not fit: {error}"
+        raise FrameError(text) from error
 
 
 def frame_length(prelude: bytes, limit: int = LARGEST_FRAME_BYTES) -> int:
-    """The total length in bytes that the first 12 bytes of a frame announce.
+    """Return the total length in bytes that the first 12 bytes of a frame announce.
 
-    Raises FrameError if the prelude's checksum is wrong, or the length is impossible or over `limit`.
+    Raises:
+        FrameError: the prelude's checksum is wrong, or the length is impossible or above `limit`.
     """
     if len(prelude) < PRELUDE_BYTES:
-        text = f"a frame starts with {PRELUDE_BYTES} bytes of lengths, here are {len(prelude)}"
+        text = f"a frame starts with {PRELUDE_BYTES} bytes of lengths, not {len(prelude)}"
         raise FrameError(text)
     total, headers_length, checksum = _PRELUDE.unpack_from(prelude)
     if zlib.crc32(prelude[:8]) != checksum:
         text = "the checksum of the frame's lengths is wrong"
         raise FrameError(text)
-    if not SMALLEST_FRAME_BYTES <= total <= limit:
-        text = f"a frame of {total} bytes is outside {SMALLEST_FRAME_BYTES} to {limit}"
+    if not _SMALLEST_FRAME_BYTES <= total <= limit:
+        text = f"a frame of {total} bytes is outside {_SMALLEST_FRAME_BYTES} to {limit}"
         raise FrameError(text)
-    if headers_length > min(total - SMALLEST_FRAME_BYTES, LARGEST_HEADERS_BYTES):
+    if headers_length > min(total - _SMALLEST_FRAME_BYTES, _LARGEST_HEADERS_BYTES):
         text = f"headers of {headers_length} bytes do not fit a frame of {total} bytes"
         raise FrameError(text)
     return int(total)
 
 
 def decode(raw: bytes) -> Frame:
-    """The frame that `raw` is, exactly. Raises FrameError for anything else."""
+    """Return the frame that `raw` consists of. Raises FrameError if it is anything else."""
     total = frame_length(raw)
     if len(raw) != total:
         text = f"the frame announces {total} bytes and has {len(raw)}"
         raise FrameError(text)
-    if zlib.crc32(raw[:-TRAILER_BYTES]) != int.from_bytes(raw[-TRAILER_BYTES:], "big"):
+    if zlib.crc32(raw[:-_TRAILER_BYTES]) != int.from_bytes(raw[-_TRAILER_BYTES:], "big"):
         text = "the checksum of the frame is wrong"
         raise FrameError(text)
     headers_end = PRELUDE_BYTES + int.from_bytes(raw[4:8], "big")
-    return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-TRAILER_BYTES])
+    return Frame(_decode_headers(raw[PRELUDE_BYTES:headers_end]), raw[headers_end:-_TRAILER_BYTES])
 
 
 def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
@@ -172,13 +171,13 @@ def _decode_headers(raw: bytes) -> dict[str, HeaderValue]:
     while reader.left:
         name = reader.text(reader.take(1)[0])
         if not name or name in headers:
-            text = f"a header's name is empty or given twice: {name!r}"
+            text = f"a header's name is empty or repeated: {name!r}"
             raise FrameError(text)
         headers[name] = _decode_value(reader, reader.take(1)[0])
     return headers
 
 
-def _decode_value(reader: _Reader, kind: int) -> HeaderValue:
+def _decode_value(reader: "_Reader", kind: int) -> HeaderValue:
     match kind:
         case 0 | 1:
             return kind == 0
@@ -196,7 +195,7 @@ def _decode_value(reader: _Reader, kind: int) -> HeaderValue:
 
 
 class _Reader:
-    """Takes bytes from the front, and never more than there are."""
+    """Reads bytes from the front; raises FrameError beyond the end."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -220,6 +219,6 @@ class _Reader:
     def text(self, count: int) -> str:
         try:
             return self.take(count).decode()
-        except UnicodeDecodeError as exc:
-            text = "a header is no UTF-8 text"
-            raise FrameError(text) from exc
+        except UnicodeDecodeError as error:
+            text = "a header is not UTF-8"
+            raise FrameError(text) from error

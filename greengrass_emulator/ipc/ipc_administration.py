@@ -1,15 +1,13 @@
-"""The IPC operations with which a component administers its core.
+"""The IPC operations by which a component administers its core.
 
-It lists, describes, restarts and stops other components, and makes local deployments.
+They list, describe, restart and stop components, and create local deployments.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from greengrass_emulator.deployment.component_dependencies import choose, recipes_in
 from greengrass_emulator.deployment.core_deployments import Deployments
@@ -29,25 +27,25 @@ from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.deployed_component import DeployedComponent
 from greengrass_emulator.recipe.access_control import CLI
 
-EVERY_COMPONENT: Final = "*"
-"""The resource of operations that are about no single component."""
+_EVERY_COMPONENT = "*"
+"""The resource of operations that do not concern a single component."""
 
 
 class Inventory(Components, Protocol):
-    """What these operations need of the core that they belong to."""
+    """The part of the core that these operations need."""
 
     @property
     def components(self) -> Mapping[str, DeployedComponent]:
         """All deployed components by name."""
 
     def state(self, name: str) -> str:
-        """The state of a deployed component."""
+        """Return the state of a deployed component."""
 
     def schedule_restart(self, component: str) -> None:
-        """Restart a deployed component soon, after the answer has been sent."""
+        """Restart a deployed component, after the response has been sent."""
 
     def schedule_stop(self, component: str) -> None:
-        """Stop a deployed component soon, after the answer has been sent."""
+        """Stop a deployed component, after the response has been sent."""
 
 
 class LifecycleOperations:
@@ -57,7 +55,7 @@ class LifecycleOperations:
         self._inventory = inventory
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {
             "RestartComponent": self._restart_component,
             "StopComponent": self._stop_component,
@@ -66,7 +64,7 @@ class LifecycleOperations:
         }
 
     def _allowed(self, call: Call) -> str:
-        """The component that a request names. Raises UnauthorizedError, ResourceNotFoundError."""
+        """Return the component that a request names. Raises UnauthorizedError, ResourceNotFoundError."""
         name = parse(ComponentRequest, call.body).component_name
         authorize(self._inventory, call, CLI, name)
         if name not in self._inventory.components:
@@ -83,7 +81,7 @@ class LifecycleOperations:
         return {"stopStatus": "SUCCEEDED"}
 
     async def _list_components(self, call: Call) -> Mapping[str, object]:
-        authorize(self._inventory, call, CLI, EVERY_COMPONENT)
+        authorize(self._inventory, call, CLI, _EVERY_COMPONENT)
         return {"components": [self._describe(name) for name in self._inventory.components]}
 
     async def _get_component_details(self, call: Call) -> Mapping[str, object]:
@@ -107,7 +105,7 @@ class DeploymentOperations:
         self._deployments = deployments
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {
             "CreateLocalDeployment": self._create_local_deployment,
             "GetLocalDeploymentStatus": self._get_local_deployment_status,
@@ -116,22 +114,22 @@ class DeploymentOperations:
 
     async def _create_local_deployment(self, call: Call) -> Mapping[str, object]:
         request = parse(CreateLocalDeploymentRequest, call.body)
-        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        authorize(self._registry, call, CLI, _EVERY_COMPONENT)
         configurations = {
             name: _merge_of(name, update)
             for name, update in (request.component_to_configuration or {}).items()
         }
         add, remove = request.root_component_versions_to_add or {}, request.root_components_to_remove or []
-        if strange := sorted(set(configurations) - set(add) - set(self._registry.components)):
-            message = f"componentToConfiguration names {strange[0]}, which is neither added nor deployed"
+        if unknown := sorted(set(configurations) - set(add) - set(self._registry.components)):
+            message = f"componentToConfiguration names {unknown[0]}, which is neither added nor deployed"
             raise InvalidArgumentsError(message)
         try:
             sources = await asyncio.to_thread(self._sources, request, add, configurations)
-        except CoreError as exc:
-            raise InvalidArgumentsError(str(exc)) from exc
-        only_configured = {name: merge for name, merge in configurations.items() if name not in add}
-        # The answer goes out first: the deployment may replace the component that asks for it.
-        record = self._deployments.schedule(sources, remove, only_configured)
+        except CoreError as error:
+            raise InvalidArgumentsError(str(error)) from error
+        merges_only = {name: merge for name, merge in configurations.items() if name not in add}
+        # The response is sent first: the deployment may replace the component that requests it.
+        record = self._deployments.schedule(sources, remove, merges_only)
         return {"deploymentId": record.identifier}
 
     def _sources(
@@ -156,14 +154,14 @@ class DeploymentOperations:
 
     async def _get_local_deployment_status(self, call: Call) -> Mapping[str, object]:
         request = parse(GetLocalDeploymentStatusRequest, call.body)
-        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        authorize(self._registry, call, CLI, _EVERY_COMPONENT)
         try:
             return {"deployment": _describe(self._deployments.get(request.deployment_id))}
-        except UnknownDeploymentError as exc:
-            raise ResourceNotFoundError(str(exc)) from exc
+        except UnknownDeploymentError as error:
+            raise ResourceNotFoundError(str(error)) from error
 
     async def _list_local_deployments(self, call: Call) -> Mapping[str, object]:
-        authorize(self._registry, call, CLI, EVERY_COMPONENT)
+        authorize(self._registry, call, CLI, _EVERY_COMPONENT)
         return {"localDeployments": [_describe(record) for record in self._deployments.records]}
 
 

@@ -4,8 +4,6 @@ A connection begins with a handshake; after that, frames are dispatched to its s
 call.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -14,44 +12,44 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from greengrass_emulator.core.core_folders import LONGEST_SOCKET_PATH
 from greengrass_emulator.ipc import event_stream
 from greengrass_emulator.ipc.event_stream import Frame, FrameError, HeaderValue, MessageFlag, MessageType
 from greengrass_emulator.ipc.ipc_model import ConnectionMustCloseError, IpcError, ServiceError
 from greengrass_emulator.ipc.ipc_stream import Call, IpcStream, Operation
 from greengrass_emulator.temporary_folder import PREFIX, OwnedFolder, remove_abandoned
 
-PROTOCOL_VERSION: Final = "0.1.0"
-HANDSHAKE_SECONDS: Final = 10.0
-HANDSHAKE_BYTES: Final = 64 * 1024
-"""A stranger may not make the server hold 24 MiB before it has shown its token."""
-UNREAD_BYTES: Final = 2 * event_stream.LARGEST_FRAME_BYTES
-"""A client that lets more than this wait for it is disconnected, or it would fill the memory."""
-OPEN_STREAMS: Final = 1_000
+_PROTOCOL_VERSION = "0.1.0"
+_HANDSHAKE_SECONDS = 10.0
+_HANDSHAKE_BYTES = 64 * 1024
+"""Less than a frame may have: a client without a valid token cannot make the server buffer 24 MiB."""
+_UNREAD_BYTES = 2 * event_stream.LARGEST_FRAME_BYTES
+"""A client that leaves more than this unread is disconnected, since it would fill the memory."""
+_OPEN_STREAMS = 1_000
 
 
 @dataclass(frozen=True)
 class Service:
-    """What a connection serves: who a token belongs to, and the operations by name."""
+    """What a connection serves: the owner of a token, and the operations by name."""
 
     component_of: Callable[[str], str | None]
     operations: Mapping[str, Operation]
     log: logging.Logger
     answers_wrong_token: bool = True
-    """Whether a client with a wrong token is told so, or only finds its connection closed."""
+    """Whether a client with a wrong token gets an answer, or its connection is just closed."""
     names_errors: bool = True
-    """Whether the text of an error stands where the SDK looks for it."""
+    """Whether the text of an error is in the field that the SDK reads."""
     packet_limit: int | None = None
-    """A client's packet with more bytes after its prelude closes the connection without a word."""
+    """The largest packet of a client, in bytes after its prelude; a larger one closes the connection."""
 
 
 class PacketTooLargeError(Exception):
-    """A client's packet is larger than what the nucleus takes in."""
+    """A client's packet is larger than the nucleus accepts."""
 
 
 class IpcConnection:
-    """Serves one client from its handshake to its end."""
+    """Serves one client from the handshake to the end of the connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, service: Service) -> None:
         self._reader = reader
@@ -63,27 +61,27 @@ class IpcConnection:
         self.component: str | None = None
 
     async def serve(self) -> None:
-        """Serve until the client leaves, breaks the protocol or `close` is called."""
+        """Serve until the client disconnects or breaks the protocol, or ``close`` is called."""
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 await self._shake_hands()
             while True:
                 self._take(await self._read_frame(event_stream.LARGEST_FRAME_BYTES))
-        except PacketTooLargeError as exc:
+        except PacketTooLargeError as error:
             self._service.log.warning(
                 "IPC client %s: %s; its connection is closed, as Nucleus Lite does",
                 self.component or "(unknown)",
-                exc,
+                error,
             )
-        except FrameError as exc:
+        except FrameError as error:
             self._service.log.warning(
-                "IPC client %s broke the protocol: %s", self.component or "(unknown)", exc
+                "IPC client %s broke the protocol: %s", self.component or "(unknown)", error
             )
-            self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(exc)}).encode())
+            self._send_control(MessageType.PROTOCOL_ERROR, json.dumps({"message": str(error)}).encode())
         except TimeoutError:
-            self._service.log.warning("an IPC client did not say who it is within %g s", HANDSHAKE_SECONDS)
+            self._service.log.warning("an IPC client sent no CONNECT within %g s", _HANDSHAKE_SECONDS)
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._service.log.debug("IPC client %s has left", self.component or "(unknown)")
+            self._service.log.debug("IPC client %s disconnected", self.component or "(unknown)")
         finally:
             self._end()
 
@@ -92,24 +90,23 @@ class IpcConnection:
         self._writer.close()
 
     def abort(self) -> None:
-        """Close the socket at once, whatever still waits to be read."""
+        """Close the socket at once and drop unread output."""
         self._writer.transport.abort()
 
     async def _shake_hands(self) -> None:
-        frame = await self._read_frame(HANDSHAKE_BYTES)
+        frame = await self._read_frame(_HANDSHAKE_BYTES)
         if frame.integer(":message-type") != MessageType.CONNECT:
             message = "the first message has to be CONNECT"
             raise FrameError(message)
-        if (version := frame.text(":version")) != PROTOCOL_VERSION:
-            message = f"protocol version {version!r} is not spoken here, only {PROTOCOL_VERSION}"
+        if (version := frame.text(":version")) != _PROTOCOL_VERSION:
+            message = f"protocol version {version!r} is not supported, only {_PROTOCOL_VERSION}"
             raise FrameError(message)
         self.component = self._service.component_of(_token(frame.payload))
         if self.component is None:
             self._service.log.warning("an IPC client was refused: its token belongs to no component")
             if self._service.answers_wrong_token:
                 self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.NONE)
-                # The SDK hangs up when it has read the refusal. Closing first would hide it behind a closed
-                # socket.
+                # The SDK disconnects when it has read the refusal. Closing first would hide the refusal.
                 await self._reader.read(1)
             raise ConnectionRefusedError
         self._send_control(MessageType.CONNECT_ACK, flags=MessageFlag.CONNECTION_ACCEPTED)
@@ -119,7 +116,7 @@ class IpcConnection:
         length = event_stream.frame_length(prelude, limit)
         largest, rest = self._service.packet_limit, length - len(prelude)
         if largest is not None and rest > largest:
-            message = f"a packet of {rest} bytes is over the {largest} that fit"
+            message = f"a packet of {rest} bytes exceeds the limit of {largest}"
             raise PacketTooLargeError(message)
         return event_stream.decode(prelude + await self._reader.readexactly(length - len(prelude)))
 
@@ -136,19 +133,18 @@ class IpcConnection:
             message = f"message type {kind} does not belong on stream {stream_id}"
             raise FrameError(message)
         elif terminates:
-            # The stream may have ended at this very moment from our side too: then there is nothing left to
-            # end.
+            # The server may have ended the stream at the same moment.
             if stream_id in self._streams:
                 self._streams[stream_id].close()
         elif stream_id <= self._newest_stream:
-            message = f"stream {stream_id} was used before"
+            message = f"stream {stream_id} was already used"
             raise FrameError(message)
         else:
             self._open(stream_id, frame)
 
     def _open(self, stream_id: int, frame: Frame) -> None:
-        if len(self._streams) >= OPEN_STREAMS:
-            message = f"more than {OPEN_STREAMS} streams are open"
+        if len(self._streams) >= _OPEN_STREAMS:
+            message = f"more than {_OPEN_STREAMS} streams are open"
             raise FrameError(message)
         self._newest_stream = stream_id
         stream = IpcStream(stream_id, self._send, self._forget)
@@ -163,15 +159,15 @@ class IpcConnection:
         operation = self._service.operations.get(call.operation, _refuse)
         try:
             call.stream.respond(call.operation, await operation(call))
-        except ConnectionMustCloseError as exc:
-            log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, exc)
+        except ConnectionMustCloseError as error:
+            log.warning("%s: %s; its IPC connection is closed, as Nucleus Lite does", call.component, error)
             self.close()
-        except IpcError as exc:
-            log.info("%s: %s: %s: %s", call.component, call.operation, type(exc).__name__, exc)
-            call.stream.fail(exc, named=self._service.names_errors)
-        except Exception as exc:  # a fault of this server may not cost other components their nucleus
+        except IpcError as error:
+            log.info("%s: %s: %s: %s", call.component, call.operation, type(error).__name__, error)
+            call.stream.fail(error, named=self._service.names_errors)
+        except Exception as error:  # a defect of this server must not disconnect other components
             log.exception("%s: %s failed inside the core", call.component, call.operation)
-            error = ServiceError(f"{call.operation} failed inside the local core: {exc}")
+            error = ServiceError(f"{call.operation} failed inside the emulator: {error}")
             call.stream.fail(error, named=self._service.names_errors)
 
     def _forget(self, stream_id: int) -> None:
@@ -192,7 +188,7 @@ class IpcConnection:
             return
         self._writer.write(event_stream.encode(frame))
         waiting = self._writer.transport.get_write_buffer_size()
-        if waiting > UNREAD_BYTES:
+        if waiting > _UNREAD_BYTES:
             self._service.log.warning(
                 "IPC client %s left %d bytes unread: disconnected", self.component, waiting
             )
@@ -214,43 +210,36 @@ async def _refuse(call: Call) -> Mapping[str, object]:
 def _token(payload: bytes) -> str:
     try:
         token = json.loads(payload)["authToken"]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        message = "the CONNECT message holds no authToken"
-        raise FrameError(message) from exc
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = "the CONNECT message has no authToken"
+        raise FrameError(message) from error
     if not isinstance(token, str):
-        message = "the authToken is no string"
+        message = "the authToken is not a string"
         raise FrameError(message)
     return token
 
 
-LONGEST_SOCKET_PATH: Final = 100
-"""Bytes. A Unix socket's address holds 107 on Linux and 103 on macOS."""
-
-FLUSH_SECONDS: Final = 1.0
-"""How long a client may take, at the end, to read what was sent to it."""
+_FLUSH_SECONDS = 1.0
+"""How long a client may take to read pending output when the server stops."""
 
 
 class IpcServer:
     """Listens on one Unix socket for the components of one core."""
 
     def __init__(self, root: Path, service: Service) -> None:
-        self._wanted_path = root / "ipc.socket"
+        self._usual_path = root / "ipc.socket"
         self._service = service
         self._server: asyncio.Server | None = None
         self._connections: set[IpcConnection] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._short_folder: OwnedFolder | None = None
-        self.path = self._wanted_path
+        self.path = self._usual_path
 
     async def start(self) -> None:
-        """Listen.
-
-        `path` says where from now on: a short temporary path, if the core's own folder is too deep.
-        """
-        if len(os.fsencode(self._wanted_path)) > LONGEST_SOCKET_PATH:
+        """Listen and set ``path``: a short temporary path if the core's folder is too deep for a socket."""
+        if len(os.fsencode(self._usual_path)) > LONGEST_SOCKET_PATH:
             parent = _short_parent()
-            if parent != Path(tempfile.gettempdir()):  # where no demo looks for what killed ones have left
-                remove_abandoned(parent)
+            remove_abandoned(parent)
             self._short_folder = OwnedFolder(parent)
             self.path = self._short_folder.path / "ipc.socket"
         # A socket that a killed core left behind would make bind fail.
@@ -272,7 +261,7 @@ class IpcServer:
                 self._serving.discard(task)
 
     def close_connections(self, component: str | None = None) -> int:
-        """Close every connection of a component, or of all components; returns how many there were."""
+        """Close the connections of a component, or of all components; return their number."""
         connections = [one for one in self._connections if component in {None, one.component}]
         for connection in connections:
             connection.close()
@@ -287,12 +276,12 @@ class IpcServer:
         for connection in self._connections:
             connection.close()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
-        # A client that does not read would keep its socket open for as long as output waits for it.
+            await asyncio.wait(self._serving, timeout=_FLUSH_SECONDS)
+        # A client that does not read would keep its socket open while output is pending.
         for connection in self._connections:
             connection.abort()
         if self._serving:
-            await asyncio.wait(self._serving, timeout=FLUSH_SECONDS)
+            await asyncio.wait(self._serving, timeout=_FLUSH_SECONDS)
         self.path.unlink(missing_ok=True)
         if self._short_folder:
             self._short_folder.remove()
@@ -300,7 +289,7 @@ class IpcServer:
 
 
 def _short_parent() -> Path:
-    """The folder of temporary files or, if a socket in a folder there has too long a path, /tmp."""
+    """Return the folder of temporary files or, if a socket below it would have too long a path, /tmp."""
     usual = Path(tempfile.gettempdir())
     longest = usual / f"{PREFIX}12345678" / "ipc.socket"
     return usual if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else Path("/tmp")  # noqa: S108 - 0700 below it

@@ -1,13 +1,11 @@
 """The IPC operations for messages: to and from IoT Core, and between the components of a core."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 from greengrass_emulator.core.json_limits import count_parts
 from greengrass_emulator.core.profiles import Profile
@@ -29,26 +27,26 @@ from greengrass_emulator.recipe.access_control import IOT_CORE, LOCAL_TOPICS, to
 
 @dataclass(eq=False)
 class LocalSubscription:
-    """One component's interest in a local topic."""
+    """One component's subscription to a local topic."""
 
     component: str
     topic_filter: str
     from_others_only: bool
     deliver: Callable[[Mapping[str, object]], None]
     lose: Callable[[], None]
-    """Called in the place of `deliver` for an event that the nucleus cannot decode."""
+    """Called instead of ``deliver`` for an event that the nucleus cannot decode."""
 
 
-_ENVELOPE_PARTS: Final = 6
-"""Topic, type and message: what surrounds a message within Nucleus Lite."""
+_ENVELOPE_PARTS = 6
+"""Topic, type and message, in which Nucleus Lite wraps the content."""
 
 
 class LocalTopics:
-    """Hands a published message to every subscription at once; nothing is kept.
+    """Delivers published messages to the current subscriptions; nothing is stored.
 
     Args:
-        most_parts: of an event; a larger one is lost, and with it each subscription that it comes to. None:
-            no limit.
+        most_parts: how many keys and values an event may have; a larger one is lost, and with it each
+            subscription that it matches. None: no limit.
     """
 
     def __init__(self, most_parts: int | None = None) -> None:
@@ -56,7 +54,7 @@ class LocalTopics:
         self._subscriptions: list[LocalSubscription] = []
 
     def subscribe(self, subscription: LocalSubscription) -> None:
-        """From now on give matching messages to `subscription.deliver`."""
+        """Add a subscription."""
         self._subscriptions.append(subscription)
 
     def unsubscribe(self, subscription: LocalSubscription) -> None:
@@ -64,7 +62,7 @@ class LocalTopics:
         self._subscriptions.remove(subscription)
 
     def publish(self, component: str, topic: str, message: Mapping[str, object], content: object) -> None:
-        """Give the event `message` to all subscriptions of `topic`; `content` is what the publisher sent."""
+        """Deliver the event ``message`` to all subscriptions of ``topic``; ``content`` is its JSON."""
         is_lost = self._most_parts is not None and count_parts(content) + _ENVELOPE_PARTS > self._most_parts
         for subscription in list(self._subscriptions):
             if subscription.from_others_only and subscription.component == component:
@@ -91,7 +89,7 @@ class MessagingOperations:
         self._unsubscribing: set[asyncio.Task[None]] = set()
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {
             "PublishToIoTCore": self._publish_to_iot_core,
             "SubscribeToIoTCore": self._subscribe_to_iot_core,
@@ -115,7 +113,7 @@ class MessagingOperations:
 
         def deliver(message: IotMessage) -> None:
             if message.retain and self._profile.keeps_retain and not call.stream.answered:
-                return  # the classic nucleus loses a retained message that comes before its response
+                return  # the classic nucleus loses a retained message that precedes its response
             body: dict[str, object] = {
                 "topicName": message.topic,
                 "payload": base64.b64encode(message.payload).decode(),
@@ -140,7 +138,7 @@ class MessagingOperations:
         return {}
 
     def _quality_of_service(self, text: str) -> QualityOfService | None:
-        """Return the quality of service, or None for 2, on which IoT Core hangs up.
+        """Return the quality of service, or None for 2, over which IoT Core closes the connection.
 
         Raises InvalidArgumentsError for any other.
         """
@@ -166,7 +164,7 @@ class MessagingOperations:
         check_topic(request.topic, wildcards=True)
 
         def lose() -> None:
-            # The nucleus drops its own subscription over it and closes nothing: nobody is told but this log.
+            # Nucleus Lite drops the subscription and leaves the stream open. Only this log mentions it.
             call.stream.deaf = True
             self._log.warning(
                 "%s: a local message has too many parts for nucleus %s: it is lost, and with it the"
@@ -196,5 +194,5 @@ def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:
             return {"binaryMessage": {"message": encoded, "context": context}}
         case PublishMessage(json_message=json_message, binary_message=None) if json_message is not None:
             return {"jsonMessage": {"message": json_message.message, "context": context}}
-    text = "publishMessage has to hold either a jsonMessage or a binaryMessage"
+    text = "publishMessage has to have either a jsonMessage or a binaryMessage"
     raise InvalidArgumentsError(text)

@@ -1,14 +1,12 @@
 """The requests and the errors of the IPC operations, as the Greengrass IPC model defines them."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeVar, cast
 
 import msgspec
 
 
 class IpcError(Exception):
-    """Answers the request that was being served; its class's name is the name on the wire."""
+    """The error response to a request; the name of its class is the name on the wire."""
 
     @property
     def model(self) -> str:
@@ -17,11 +15,11 @@ class IpcError(Exception):
 
 
 class ServiceError(IpcError):
-    """The nucleus cannot do it now, or does not know the operation."""
+    """The nucleus cannot carry out the operation now, or does not support it."""
 
 
 class UnauthorizedError(IpcError):
-    """No policy of the component's accessControl allows it."""
+    """No policy of the component's accessControl allows the operation."""
 
 
 class ResourceNotFoundError(IpcError):
@@ -33,11 +31,11 @@ class InvalidArgumentsError(IpcError):
 
 
 class ConflictError(IpcError):
-    """The update contradicts the tree as it stands."""
+    """The update conflicts with the current configuration."""
 
 
 class FailedUpdateConditionCheckError(IpcError):
-    """A later value than the update's is already there."""
+    """The current value is later than the update."""
 
 
 class InvalidTokenError(IpcError):
@@ -49,7 +47,7 @@ class ConnectionMustCloseError(Exception):
 
 
 class Request(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
-    """Base of all requests. Fields that a newer SDK adds are passed over, as the nucleus does."""
+    """Base of all requests. Fields that a newer SDK adds are ignored, as by the nucleus."""
 
 
 class PublishToIoTCoreRequest(Request, frozen=True):
@@ -79,7 +77,7 @@ class UpdateConfigurationRequest(Request, frozen=True):
     """A change of the component's own configuration."""
 
     timestamp: float
-    """Seconds of the epoch."""
+    """Seconds since 1970."""
     value_to_merge: object
     key_path: list[str] | None = None
 
@@ -118,7 +116,7 @@ class SubscribeToTopicRequest(Request, frozen=True):
 
 
 class UpdateStateRequest(Request, frozen=True):
-    """What a component says of itself."""
+    """The state that a component reports."""
 
     state: Literal["RUNNING", "ERRORED"]
 
@@ -132,7 +130,7 @@ class DeferComponentUpdateRequest(Request, frozen=True):
 
 
 class ValidateAuthorizationTokenRequest(Request, frozen=True):
-    """A token that somebody has shown to Stream Manager."""
+    """A token that a client has presented to Stream Manager."""
 
     token: str
 
@@ -170,15 +168,15 @@ class GetLocalDeploymentStatusRequest(Request, frozen=True):
 RequestT = TypeVar("RequestT", bound=Request)
 
 
-# Made at once and not by the first request: msgspec 0.22 crashes the process if several threads, here the
+# Built at import, not by the first request: msgspec 0.22 crashes the process if several threads, here the
 # event loops of several cores, are the first to use a Struct.
 _DECODERS = {kind: msgspec.json.Decoder(kind) for kind in Request.__subclasses__()}
 
 
 def parse(kind: type[RequestT], body: bytes) -> RequestT:
-    """The request in `body`. Raises InvalidArgumentsError, which names the field that is wrong."""
+    """Return the request in ``body``. Raises InvalidArgumentsError, which names the invalid field."""
     try:
         return cast("RequestT", _DECODERS[kind].decode(body))
-    except (msgspec.DecodeError, RecursionError) as exc:
-        message = f"{kind.__name__}: {exc}"
-        raise InvalidArgumentsError(message) from exc
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"{kind.__name__}: {error}"
+        raise InvalidArgumentsError(message) from error

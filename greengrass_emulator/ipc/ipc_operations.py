@@ -3,11 +3,9 @@
 GetSecretValue is served on a real core by the Secret Manager component of the classic nucleus.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.ipc.ipc_model import (
@@ -33,45 +31,45 @@ from greengrass_emulator.lifecycle.configuration_tree import (
 )
 from greengrass_emulator.recipe.access_control import SECRETS, is_allowed
 
-ACCESS_CONTROL: Final = "accessControl"
-STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
+_ACCESS_CONTROL = "accessControl"
+_STREAM_MANAGER = "aws.greengrass.StreamManager"
 
 
 class Components(Protocol):
-    """What the operations need of the core that they belong to."""
+    """The part of the core that the operations need."""
 
     def configuration_of(self, component: str) -> Configuration | None:
-        """The configuration of a deployed component, or None if there is no such component."""
+        """Return the configuration of a deployed component, or None for an unknown component."""
 
     def report_state(self, component: str, state: str) -> None:
-        """A component says of itself that it is RUNNING or ERRORED."""
+        """Take the report of a component that it is RUNNING or ERRORED."""
 
     def is_component_token(self, token: str) -> bool:
-        """Whether the token belongs to a deployed component."""
+        """Return whether the token belongs to a deployed component."""
 
 
 def authorize(components: Components, call: Call, service: str, resource: str) -> None:
     """Raise UnauthorizedError unless the caller's accessControl allows the operation on `resource`."""
     configuration = components.configuration_of(call.component)
-    access_control = configuration.tree.get(ACCESS_CONTROL) if configuration else None
+    access_control = configuration.tree.get(_ACCESS_CONTROL) if configuration else None
     operation = f"aws.greengrass#{call.operation}"
     if not is_allowed(access_control, service, operation, resource):
         message = (
             f"{call.component} is not authorized to perform {service}: {operation} on {resource}:"
-            f" its {ACCESS_CONTROL} has no policy that allows it"
+            f" its {_ACCESS_CONTROL} has no policy that allows it"
         )
         raise UnauthorizedError(message)
 
 
 class ComponentOperations:
-    """GetConfiguration, UpdateConfiguration, SubscribeToConfigurationUpdate, UpdateState and the like."""
+    """The operations on a component's own configuration, state and token."""
 
     def __init__(self, components: Components, profile: Profile) -> None:
         self._components = components
         self._profile = profile
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {
             "GetConfiguration": self._get_configuration,
             "UpdateConfiguration": self._update_configuration,
@@ -90,15 +88,15 @@ class ComponentOperations:
     def _read(self, component: str, path: Sequence[str]) -> object:
         try:
             return self._configuration(component).read(path)
-        except KeyError as exc:
-            message = f"{component} has no configuration {'/'.join(path)}: no key {exc}"
-            raise ResourceNotFoundError(message) from exc
+        except KeyError as error:
+            message = f"{component} has no configuration {'/'.join(path)}: no key {error}"
+            raise ResourceNotFoundError(message) from error
 
     async def _get_configuration(self, call: Call) -> Mapping[str, object]:
         request = parse(GetConfigurationRequest, call.body)
         component, path = request.component_name or call.component, request.key_path or []
         value = self._read(component, path)
-        # A leaf comes wrapped in its own name: the answer's `value` is a map in the IPC model.
+        # A leaf is wrapped in its name: the response's `value` is a map in the IPC model.
         return {
             "componentName": component,
             "value": value if isinstance(value, Mapping) else {path[-1]: value},
@@ -110,30 +108,30 @@ class ComponentOperations:
         if not path and not isinstance(value, Mapping):
             message = "valueToMerge has to be a map where no keyPath is given"
             raise InvalidArgumentsError(message)
-        if path[:1] == [ACCESS_CONTROL] or (
-            not path and isinstance(value, Mapping) and ACCESS_CONTROL in value
+        if path[:1] == [_ACCESS_CONTROL] or (
+            not path and isinstance(value, Mapping) and _ACCESS_CONTROL in value
         ):
-            message = f"Config update is not allowed for following field [{ACCESS_CONTROL}]"
+            message = f"Config update is not allowed for following field [{_ACCESS_CONTROL}]"
             raise InvalidArgumentsError(message)
         try:
             self._configuration(call.component).merge(path, value, request.timestamp)
-        except StaleUpdateError as exc:
-            raise FailedUpdateConditionCheckError(str(exc)) from exc
-        except MergeError as exc:
-            raise ServiceError(str(exc)) from exc
+        except StaleUpdateError as error:
+            raise FailedUpdateConditionCheckError(str(error)) from error
+        except MergeError as error:
+            raise ServiceError(str(error)) from error
         return {}
 
     async def _subscribe_to_configuration_update(self, call: Call) -> Mapping[str, object]:
         request = parse(GetConfigurationRequest, call.body)
         component, path = request.component_name or call.component, request.key_path or []
         if self._profile.largest_configuration_value is not None:
-            self._read(component, path)  # there has to be a row that the subscription can be kept with
+            self._read(component, path)  # raises for a missing row, where the subscription would be stored
 
-        def tell(changed: KeyPath) -> None:
+        def send_event(changed: KeyPath) -> None:
             event = {"componentName": component, "keyPath": list(changed)}
             call.stream.send_event("ConfigurationUpdateEvents", {"configurationUpdateEvent": event})
 
-        call.stream.keep_open(self._configuration(component).listen(path, tell))
+        call.stream.keep_open(self._configuration(component).listen(path, send_event))
         return {}
 
     async def _update_state(self, call: Call) -> Mapping[str, object]:
@@ -143,29 +141,29 @@ class ComponentOperations:
         return {}
 
     async def _validate_authorization_token(self, call: Call) -> Mapping[str, object]:
-        if call.component != STREAM_MANAGER:
-            message = f"only {STREAM_MANAGER} may ask whether a token is valid, not {call.component}"
+        if call.component != _STREAM_MANAGER:
+            message = f"only {_STREAM_MANAGER} may validate a token, not {call.component}"
             raise UnauthorizedError(message)
-        # Both nuclei answer an error for a wrong token, never isValid: false.
+        # Both nuclei respond with an error to a wrong token, never with isValid: false.
         if not self._components.is_component_token(parse(ValidateAuthorizationTokenRequest, call.body).token):
             message = "the token belongs to no component"
             raise InvalidTokenError(message)
         return {"isValid": True}
 
 
-SECRET_VERSION: Final = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, no secret
-SECRET_STAGE: Final = "AWSCURRENT"  # noqa: S105 - a label, no secret
+_SECRET_VERSION = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, not a secret
+_SECRET_STAGE = "AWSCURRENT"  # noqa: S105 - a label, not a secret
 
 
 class SecretOperations:
-    """Hands out the secrets that the core was started with: each has one version, the current one."""
+    """GetSecretValue for the secrets that the core was started with; each has one version."""
 
     def __init__(self, components: Components, secrets: Mapping[str, str | bytes]) -> None:
         self._components = components
         self._secrets = secrets
 
     def by_name(self) -> Mapping[str, Operation]:
-        """The operations, by the names that requests call them by."""
+        """Return the operations by name."""
         return {"GetSecretValue": self._get_secret_value}
 
     async def _get_secret_value(self, call: Call) -> Mapping[str, object]:
@@ -174,12 +172,12 @@ class SecretOperations:
         if request.version_id is not None and request.version_stage is not None:
             message = "versionId and versionStage cannot both be given"
             raise InvalidArgumentsError(message)
-        is_current = request.version_id in {None, SECRET_VERSION} and request.version_stage in {
+        is_current = request.version_id in {None, _SECRET_VERSION} and request.version_stage in {
             None,
-            SECRET_STAGE,
+            _SECRET_STAGE,
         }
         if request.secret_id not in self._secrets or not is_current:
-            wanted = request.version_id or request.version_stage or SECRET_STAGE
+            wanted = request.version_id or request.version_stage or _SECRET_STAGE
             message = f"secret {request.secret_id} in version {wanted} is not on this core"
             raise ResourceNotFoundError(message)
         secret = self._secrets[request.secret_id]
@@ -190,7 +188,7 @@ class SecretOperations:
         )
         return {
             "secretId": request.secret_id,
-            "versionId": SECRET_VERSION,
-            "versionStage": [SECRET_STAGE],
+            "versionId": _SECRET_VERSION,
+            "versionStage": [_SECRET_STAGE],
             "secretValue": value,
         }

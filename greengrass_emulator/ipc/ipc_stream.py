@@ -1,7 +1,5 @@
 """The server's side of one IPC stream: the call of an operation, and the events of a subscription."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from greengrass_emulator.ipc.event_stream import Frame, HeaderValue, MessageFlag
 from greengrass_emulator.ipc.ipc_model import IpcError, ServiceError
 
 Operation = Callable[["Call"], Awaitable[Mapping[str, object]]]
-"""Serves one call and returns the body of the response; raises IpcError to answer with an error."""
+"""Serves one call and returns the body of the response; raises IpcError to respond with an error."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +19,15 @@ class Call:
     operation: str
     """Without its namespace, as in `PublishToIoTCore`."""
     body: bytes
-    """JSON, not yet checked."""
-    stream: IpcStream
+    """JSON, not yet validated."""
+    stream: "IpcStream"
 
 
 class IpcStream:
-    """Sends the answer of one call, then events until either side ends the stream.
+    """Sends the response to one call, then events until either side ends the stream.
 
-    Events that come before the answer wait for it: an event in front of the response fails the call in the
-    SDK.
+    Events that precede the response are delayed until it is sent: an event before the response fails the call
+    in the SDK.
     """
 
     def __init__(
@@ -42,18 +40,18 @@ class IpcStream:
         self._waiting_events: list[Frame] = []
         self.answered = False
         self.deaf = False
-        """Whether no event is sent any more, although the stream stays open."""
+        """Whether events are dropped although the stream stays open."""
         self.closed = False
 
     def keep_open(self, on_closed: Callable[[], None]) -> None:
-        """Make this a subscription: `on_closed` is called once, when the stream ends, whoever ends it."""
+        """Make this a subscription; ``on_closed`` is called once when either side ends the stream."""
         if self.closed:
             on_closed()
         else:
             self._on_closed = on_closed
 
     def respond(self, operation: str, body: Mapping[str, object]) -> None:
-        """Send the response of the operation. Ends the stream, if it was not kept open."""
+        """Send the response of the operation, and end the stream unless it was kept open."""
         if self.closed:
             return
         flags = MessageFlag.NONE if self._on_closed else MessageFlag.TERMINATE_STREAM
@@ -70,7 +68,9 @@ class IpcStream:
     def fail(self, error: IpcError, *, named: bool = True) -> None:
         """Send an error and end the stream.
 
-        Unless `named`, its text stands where the SDK does not look for it, as Nucleus Lite sends it.
+        Args:
+            error: the error response.
+            named: whether its text is in the field that the SDK reads. Nucleus Lite uses another field.
         """
         if not self.closed:
             flags = MessageFlag.TERMINATE_STREAM
@@ -79,7 +79,7 @@ class IpcStream:
             self.close()
 
     def send_event(self, model: str, body: Mapping[str, object]) -> None:
-        """Send one event of a subscription, whose shape's name is `model`, such as `IoTCoreMessage`."""
+        """Send one event of a subscription; ``model`` names its shape, such as ``IoTCoreMessage``."""
         if self.closed or self.deaf:
             return
         event = self._frame(
@@ -91,7 +91,7 @@ class IpcStream:
             self._waiting_events.append(event)
 
     def close(self) -> None:
-        """The stream has ended. Calls what `keep_open` was given. May be called again."""
+        """End the stream, and call the function that ``keep_open`` was given. May be called again."""
         if not self.closed:
             self.closed = True
             self._waiting_events.clear()

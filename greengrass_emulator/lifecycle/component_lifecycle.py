@@ -1,13 +1,10 @@
-"""The life of one component: install, run, restart after a failure, give up after the third, stop."""
-
-from __future__ import annotations
+"""The lifecycle of one component: install, run, restart after a failure, BROKEN after the third, stop."""
 
 import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Container
-from typing import Final
 
 from greengrass_emulator.emulator_errors import CoreError, ScriptFailedError
 from greengrass_emulator.lifecycle.guarded_script import (
@@ -18,24 +15,27 @@ from greengrass_emulator.lifecycle.guarded_script import (
     TimedScript,
 )
 
-NEW: Final = "NEW"
-INSTALLED: Final = "INSTALLED"
-STARTING: Final = "STARTING"
-RUNNING: Final = "RUNNING"
-STOPPING: Final = "STOPPING"
-ERRORED: Final = "ERRORED"
-BROKEN: Final = "BROKEN"
-FINISHED: Final = "FINISHED"
-RESTART_WANTED: Final = (0, 100, 101)
-"""Exit codes of a bootstrap that is done; 100 and 101 ask for a restart of nucleus or machine."""
-STATES: Final = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
+NEW = "NEW"
+INSTALLED = "INSTALLED"
+STARTING = "STARTING"
+RUNNING = "RUNNING"
+STOPPING = "STOPPING"
+ERRORED = "ERRORED"
+BROKEN = "BROKEN"
+FINISHED = "FINISHED"
+_BOOTSTRAP_SUCCESS = (0, 100, 101)
+"""Exit codes of a successful bootstrap; 100 and 101 request a restart of nucleus or machine."""
+STATES = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
 
 
 class ComponentLifecycle:
     """Runs a component's lifecycle.
 
-    `scripts` is asked anew at every start, for the configuration may have changed. `on_state` hears of every
-    change.
+    Args:
+        scripts: returns the scripts; called at every start, since the configuration may have changed.
+        on_state: called with each new state.
+        log: the component's log.
+        limits: of restarts and time.
     """
 
     def __init__(
@@ -56,35 +56,35 @@ class ComponentLifecycle:
         self._reported_error = asyncio.Event()
         self._is_retired = False
         self.is_being_stopped = False
-        """Whether the core stops it at this moment: what it does now is no failure of its own."""
+        """Whether the core is stopping the component, so that its end is not a failure."""
         self._turn = asyncio.Lock()
         self.state = NEW
 
     def start(self) -> None:
-        """Begin the lifecycle in the background: install, unless that is done, and run."""
+        """Start the lifecycle in the background: install, unless that is done, and run."""
         if not self._is_retired and (self._supervisor is None or self._supervisor.done()):
             self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop(self, next_state: str = FINISHED) -> None:
-        """End the component and everything that it started; `next_state` follows. May be called again."""
+        """Stop the component and its child processes, and enter ``next_state``. May be called again."""
         async with self._turn:
             await self._stop(next_state)
 
     async def retire(self) -> None:
-        """Stop for good: a restart that somebody has asked for meanwhile does not bring it back."""
+        """Stop permanently: a restart that is already scheduled has no effect."""
         self._is_retired = True
         await self.stop()
 
     async def restart(self) -> None:
         """Stop and start again, without the install step."""
-        # Two restarts at once would each start a process, and the core would know of one.
+        # Two concurrent restarts would start two processes, one of which would be lost.
         async with self._turn:
             await self._stop(INSTALLED)
             self._failures.clear()
             self.start()
 
     def report(self, state: str) -> None:
-        """The component says of itself that it is RUNNING or ERRORED."""
+        """Take the component's report that it is RUNNING or ERRORED."""
         if state == ERRORED and self.state in {STARTING, RUNNING}:
             self._reported_error.set()
             if self._current is not None:
@@ -114,12 +114,12 @@ class ComponentLifecycle:
         while True:
             try:
                 await self._live()
-            except (CoreError, OSError) as exc:
-                self._log.warning("%s", exc)
+            except (CoreError, OSError) as error:
+                self._log.warning("%s", error)
             else:
                 return
             if self._is_one_failure_too_many():
-                self._log.error("given up after %d failures: the component is BROKEN", self._limits.failures)
+                self._log.error("the component is BROKEN after %d failures", self._limits.failures)
                 self._enter(BROKEN)
                 return
             self._enter(ERRORED)
@@ -129,7 +129,7 @@ class ComponentLifecycle:
     async def _live(self) -> None:
         scripts = self._scripts()
         if self._needs_install and scripts.bootstrap:
-            await self._run_in_time("bootstrap", scripts.bootstrap, RESTART_WANTED)
+            await self._run_in_time("bootstrap", scripts.bootstrap, _BOOTSTRAP_SUCCESS)
         if self._needs_install and scripts.install:
             await self._run_in_time("install", scripts.install)
         if self._needs_install:
@@ -146,7 +146,7 @@ class ComponentLifecycle:
     async def _run(self, script: Script) -> None:
         running = await GuardedScript.start(script)
         self._enter(RUNNING)
-        code = await self._attend(running)
+        code = await self._wait_for(running)
         if self._reported_error.is_set():
             message = "run ended after the component had reported ERRORED"
             raise ScriptFailedError(message)
@@ -155,7 +155,7 @@ class ComponentLifecycle:
             raise ScriptFailedError(message)
 
     async def _start_up(self, timed: TimedScript) -> None:
-        """Run the startup step, and keep what it has left running until the component fails or is stopped."""
+        """Run the startup step; its child processes run on until the component fails or is stopped."""
         running = await GuardedScript.start(timed.script, keep_children=True)
         self._current = running
         try:
@@ -176,27 +176,27 @@ class ComponentLifecycle:
             await running.stop(self._limits.stop_seconds)
 
     async def _recover(self) -> None:
-        """Run the recover step, which follows a failure that does not end the component."""
+        """Run the recover step, which follows a failure after which the component is restarted."""
         try:
             if timed := self._scripts().recover:
                 await self._run_in_time("recover", timed)
-        except (CoreError, OSError) as exc:
-            self._log.warning("%s", exc)
+        except (CoreError, OSError) as error:
+            self._log.warning("%s", error)
 
-    async def _run_in_time(self, name: str, timed: TimedScript, fine: Container[int] = (0,)) -> None:
+    async def _run_in_time(self, name: str, timed: TimedScript, accepted: Container[int] = (0,)) -> None:
         running = await GuardedScript.start(timed.script)
         try:
             async with asyncio.timeout(timed.seconds):
-                code = await self._attend(running)
+                code = await self._wait_for(running)
         except TimeoutError:
             message = f"{name} took longer than its Timeout of {timed.seconds:g} s"
             raise ScriptFailedError(message) from None
-        if code not in fine:
+        if code not in accepted:
             message = f"{name} ended with exit code {code}"
             raise ScriptFailedError(message)
 
-    async def _attend(self, running: GuardedScript) -> int:
-        """Wait for a script's end; it is stopped if this task is."""
+    async def _wait_for(self, running: GuardedScript) -> int:
+        """Wait for a script's end, and stop it if this task is cancelled."""
         self._current = running
         try:
             return await running.wait()
@@ -208,8 +208,8 @@ class ComponentLifecycle:
         try:
             if timed := self._scripts().shutdown:
                 await self._run_in_time("shutdown", timed)
-        except (CoreError, OSError) as exc:
-            self._log.warning("%s", exc)
+        except (CoreError, OSError) as error:
+            self._log.warning("%s", error)
 
     def _is_one_failure_too_many(self) -> bool:
         now = time.monotonic()

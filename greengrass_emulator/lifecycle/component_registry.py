@@ -1,17 +1,14 @@
 """The components of one core: found by name or token, started, watched and stopped.
 
-When a HARD dependency of a component stops, the component is stopped with it; a SOFT dependency may come
-and go.
+When the process of a HARD dependency dies, dependents are stopped; a SOFT dependency has no such effect.
 """
-
-from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import ComponentStateError, UnknownComponentError
@@ -20,26 +17,27 @@ from greengrass_emulator.lifecycle.component_lifecycle import (
     ERRORED,
     FINISHED,
     INSTALLED,
+    NEW,
     RUNNING,
     STARTING,
     STATES,
     ComponentLifecycle,
 )
 from greengrass_emulator.lifecycle.configuration_tree import Configuration
-from greengrass_emulator.lifecycle.deployed_component import CoreSurroundings, DeployedComponent, log_file
+from greengrass_emulator.lifecycle.deployed_component import CoreContext, DeployedComponent, log_file
 from greengrass_emulator.lifecycle.guarded_script import LifecycleScripts
 from greengrass_emulator.recipe.recipe_platform import RecipeVariables
 
-_ALIVE: Final = frozenset({STARTING, RUNNING})
+_ALIVE = frozenset({STARTING, RUNNING})
 
 
 class DependencyWatch:
-    """Stops components with what they need. Methods belong to the core's event loop.
+    """Stops components whose HARD dependency has died. Methods are called in the core's event loop.
 
     Args:
-        components: all deployed components by name, as they are at each moment.
-        binds: whether they stay stopped, as under Nucleus Lite.
-        log: of the core.
+        components: returns the deployed components by name.
+        log: that of the core.
+        binds: whether dependents stay stopped, as under Nucleus Lite, or start when the dependency is back.
     """
 
     def __init__(
@@ -53,14 +51,14 @@ class DependencyWatch:
         self._stopped: set[str] = set()
 
     def entered(self, name: str, state: str) -> None:
-        """A component has come to a state by itself, not since the core has stopped it."""
+        """Note a new state of a component, unless the core is stopping it."""
         if state in {ERRORED, BROKEN} or (state == FINISHED and self._binds):
             self.lost(name)
         elif state in {RUNNING, FINISHED}:
             self.back(name)
 
     def lost(self, name: str) -> None:
-        """The process of a component, or of a service of the core, has died."""
+        """Stop the dependents of a component, or of a service of the core, whose process has died."""
         self._back.setdefault(name, asyncio.Event()).clear()
         for dependent in self._components().values():
             dependency = dependent.recipe.component_dependencies.get(name)
@@ -69,7 +67,7 @@ class DependencyWatch:
                 continue
             if process.state not in _ALIVE:
                 continue
-            self._log.warning("%s is stopped: %s, which it needs, has died", dependent.name, name)
+            self._log.warning("%s is stopped: its HARD dependency %s has died", dependent.name, name)
             task = asyncio.create_task(self._stop(dependent, name))
             self._stops.add(task)
             task.add_done_callback(self._stops.discard)
@@ -77,12 +75,12 @@ class DependencyWatch:
                 self.lost(dependent.name)
 
     def back(self, name: str) -> None:
-        """The process of a component, or of a service of the core, runs again."""
+        """Let the dependents of a component or service start: its process runs again."""
         if name in self._back:
             self._back[name].set()
 
     async def release(self) -> None:
-        """Start what was stopped for good, as a deployment does."""
+        """Start the components that stay stopped, as a deployment does."""
         if not self._binds:
             return
         await asyncio.gather(*self._stops, return_exceptions=True)
@@ -93,7 +91,7 @@ class DependencyWatch:
         self._stopped.clear()
 
     async def close(self) -> None:
-        """Forget everything: the core stops."""
+        """Cancel everything: the core stops."""
         for task in self._stops:
             task.cancel()
         await asyncio.gather(*self._stops, return_exceptions=True)
@@ -113,14 +111,14 @@ class DependencyWatch:
         process.start()
 
 
-LOG_TAIL_BYTES: Final = 2_000
+_LOG_TAIL_BYTES = 2_000
 
 
 class ComponentRegistry:
-    """Knows every component of a core by name. `deployments.py` decides which they are."""
+    """The components of a core by name; deployments change them."""
 
-    def __init__(self, core: Callable[[], CoreSurroundings], profile: Profile, log: logging.Logger) -> None:
-        self._surroundings = core
+    def __init__(self, core: Callable[[], CoreContext], profile: Profile, log: logging.Logger) -> None:
+        self._context = core
         self.dependencies = DependencyWatch(
             lambda: self._components, log, binds=profile.binds_hard_dependencies
         )
@@ -131,9 +129,9 @@ class ComponentRegistry:
         self._restarts: set[asyncio.Task[None]] = set()
 
     @property
-    def core(self) -> CoreSurroundings:
-        """The core as it is now: ports and the socket change from one start to the next."""
-        return dataclasses.replace(self._surroundings(), variables_of=self._variables_of)
+    def core(self) -> CoreContext:
+        """What components learn of the core. Ports and the socket change from one start to the next."""
+        return dataclasses.replace(self._context(), variables_of=self._variables_of)
 
     @property
     def components(self) -> Mapping[str, DeployedComponent]:
@@ -141,22 +139,22 @@ class ComponentRegistry:
         return self._components
 
     def put(self, component: DeployedComponent) -> None:
-        """Take a component in, in the place of one of the same name."""
+        """Add a component, in the place of one of the same name."""
         self._components[component.name] = component
 
     def discard(self, name: str) -> None:
-        """Forget a component, whose process has ended."""
+        """Remove a component whose process has ended."""
         self._components.pop(name, None)
 
     def launch(self, component: DeployedComponent) -> None:
-        """Install and run a component in the background, with a process of its own."""
+        """Install and run a component in the background."""
 
         def scripts() -> LifecycleScripts:
             component.scripts = component.render(self.core)
             return component.scripts
 
-        # Not in logging's own table, as the core's logger.
-        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001
+        # Not in logging's table of loggers: see the core's logger.
+        log = logging.Logger(f"{self._log.name}.{component.name}", self._log.level)  # noqa: LOG001 - as above
         log.parent = self._log
         component.process = ComponentLifecycle(scripts, lambda state: self._entered(component, state), log)
         component.process.start()
@@ -168,7 +166,7 @@ class ComponentRegistry:
             self.launch(component)
 
     async def stop_all(self) -> None:
-        """End every component."""
+        """Stop every component."""
         await self.dependencies.close()
         for task in self._restarts:
             task.cancel()
@@ -177,23 +175,24 @@ class ComponentRegistry:
         await asyncio.gather(*(one.retire() for one in processes))
 
     def get(self, name: str) -> DeployedComponent:
-        """A deployed component. Raises UnknownComponentError."""
+        """Return a deployed component. Raises UnknownComponentError."""
         try:
             return self._components[name]
         except KeyError:
-            there = ", ".join(self._components) or "none"
-            message = f"no component {name} on {self.core.thing_name}: there are {there}"
+            deployed = ", ".join(self._components) or "none"
+            message = f"no component {name} on {self.core.thing_name}: there are {deployed}"
             raise UnknownComponentError(message) from None
 
     def state(self, name: str) -> str:
-        """The state of a deployed component."""
+        """Return the state of a deployed component."""
         process = self.get(name).process
-        return process.state if process else "NEW"
+        return process.state if process else NEW
 
     async def wait_for(self, name: str, state: str, seconds: float) -> None:
-        """Wait until a component is in, or passes through, `state`.
+        """Wait until a component is in a state, or passes through it.
 
-        Raises ComponentStateError with its log's end.
+        Raises:
+            ComponentStateError: it is not after ``seconds``; the message has the end of the component's log.
         """
         if state not in STATES:
             message = f"there is no state {state!r}: choose one of {', '.join(sorted(STATES))}"
@@ -201,9 +200,15 @@ class ComponentRegistry:
         await self._wait(name, {state}, seconds)
 
     async def settle(self, name: str, settle_seconds: float, seconds: float) -> None:
-        """Wait until a component has finished, or has been running for `settle_seconds` at a stretch.
+        """Wait until a component has finished, or has run without interruption for a while.
 
-        Raises ComponentStateError if it is given up, or has not come to rest after `seconds`.
+        Args:
+            name: the component.
+            settle_seconds: how long it has to run.
+            seconds: how long to wait.
+
+        Raises:
+            ComponentStateError: it is BROKEN, or neither has finished nor runs after ``seconds``.
         """
         while True:
             if self.state(name) == BROKEN:
@@ -217,49 +222,49 @@ class ComponentRegistry:
             if self.state(name) == FINISHED:
                 return
 
-    # What IPC operations ask: see ipc_operations.Components.
+    # The port of the IPC operations: see ipc_operations.Components.
 
     def component_of(self, token: str) -> str | None:
-        """The name of the component that a token belongs to, or None."""
+        """Return the name of the component that a token belongs to, or None."""
         for component in self._components.values():
             if secrets.compare_digest(component.token.encode(), token.encode(errors="replace")):
                 return component.name
         return None
 
     def is_component_token(self, token: str) -> bool:
-        """Whether a token belongs to a deployed component."""
+        """Return whether a token belongs to a deployed component."""
         return self.component_of(token) is not None
 
     def configuration_of(self, component: str) -> Configuration | None:
-        """The configuration of a deployed component, or None."""
+        """Return the configuration of a deployed component or of a service of the core, or None."""
         if deployed := self._components.get(component):
             return deployed.configuration
         return Configuration(self._provided[component](), 0) if component in self._provided else None
 
     def provide(self, name: str, configuration: Callable[[], Mapping[str, object]]) -> None:
-        """Let the configuration of what the core itself stands in for be read under a component's name."""
+        """Make the configuration of a service of the core readable under the name of its component."""
         self._provided[name] = configuration
 
     def report_state(self, component: str, state: str) -> None:
-        """A component says of itself that it is RUNNING or ERRORED."""
+        """Take the report of a component that it is RUNNING or ERRORED."""
         process = self.get(component).process
         if process:
             process.report(state)
 
     def schedule_restart(self, component: str) -> None:
-        """Restart a component once the event loop comes to it: the answer to its request goes out before."""
+        """Restart a component in another task, after the response to its request has been sent."""
         process = self.get(component).process
         if process:
             self._later(process.restart)
 
     def schedule_stop(self, component: str) -> None:
-        """Stop a component once the event loop comes to it."""
+        """Stop a component in another task, after the response to its request has been sent."""
         process = self.get(component).process
         if process:
             self._later(process.stop)
 
     def renew_token(self, name: str) -> None:
-        """From now on the component's old token is refused; its next process gets the new one."""
+        """Replace a component's token, which is refused from now on; its next process gets the new one."""
         self.get(name).token = secrets.token_urlsafe(16)
 
     def _later(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -269,7 +274,7 @@ class ComponentRegistry:
 
     def _variables_of(self, name: str) -> RecipeVariables | None:
         component = self._components.get(name)
-        return component.variables(self._surroundings()) if component else None
+        return component.variables(self._context()) if component else None
 
     async def _wait(self, name: str, states: Collection[str], seconds: float) -> None:
         if self.state(name) in states:
@@ -300,7 +305,7 @@ class ComponentRegistry:
     def _not_reached(self, name: str, states: Collection[str], why: str) -> ComponentStateError:
         file = log_file(self.core.root, name)
         tail = (
-            file.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            file.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
             if file.exists()
             else "(nothing)"
         )

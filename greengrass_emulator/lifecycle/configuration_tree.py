@@ -1,18 +1,16 @@
 """A component's configuration: a tree that deployments and the component itself merge into.
 
-Nucleus Lite keeps each value as a row of a database with its path and its timestamp. A map consists of
-the rows below it: it cannot replace a value, nor a value replace a map. Rows are written one after the
-other, and those before one that fails stay.
+Nucleus Lite stores each value as a row of a database with its path and its timestamp. A map consists of the
+rows below it: it cannot replace a value, nor a value a map. Rows are written one after the other, and those
+before one that fails stay.
 """
-
-from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-RowPath = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 class RowError(Exception):
@@ -24,25 +22,25 @@ class RowWriter:
 
     Args:
         tree: changed in place.
-        changed_at: the time of each row, in seconds of the epoch.
-        largest_value: bytes of JSON that one row holds.
+        changed_at: the time of each row, in seconds since 1970.
+        largest_value: how many bytes of JSON a row may have.
     """
 
     def __init__(
-        self, tree: dict[str, object], changed_at: Mapping[RowPath, float], largest_value: int
+        self, tree: dict[str, object], changed_at: Mapping[KeyPath, float], largest_value: int
     ) -> None:
         self._tree = tree
         self._changed_at = changed_at
         self._largest_value = largest_value
-        self.written: list[RowPath] = []
-        """The rows that were written, also those whose value was the same before."""
+        self.written: list[KeyPath] = []
+        """The rows that were written, including those whose value did not change."""
 
     def write(self, update: Mapping[str, object], timestamp: float) -> None:
         """Write the rows of `update`, except those that are newer than `timestamp`. Raises RowError."""
         self._write_map(self._tree, update, timestamp, ())
 
     def _write_map(
-        self, tree: dict[str, object], update: Mapping[str, object], timestamp: float, above: RowPath
+        self, tree: dict[str, object], update: Mapping[str, object], timestamp: float, above: KeyPath
     ) -> None:
         for key, value in update.items():
             path = (*above, key)
@@ -60,17 +58,17 @@ class RowWriter:
                     tree[key] = value
                     self.written.append(path)
 
-    def _check_size(self, path: RowPath, value: object) -> None:
+    def _check_size(self, path: KeyPath, value: object) -> None:
         size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
         if size > self._largest_value:
-            message = f"{'/'.join(path)} has {size} bytes of JSON, one value may have {self._largest_value}"
+            message = f"{'/'.join(path)} has {size} bytes of JSON, a value may have {self._largest_value}"
             raise RowError(message)
 
 
-def _conflict(path: RowPath, old: object, new: object) -> str:
+def _conflict(path: KeyPath, old: object, new: object) -> str:
     return (
-        f"{'/'.join(path)} is {_kind(old)} and cannot become {_kind(new)}: nucleus lite replaces no map by a"
-        " value, and no value by a map"
+        f"{'/'.join(path)} is {_kind(old)} and cannot become {_kind(new)}: nucleus lite replaces neither a"
+        " map by a value nor a value by a map"
     )
 
 
@@ -80,22 +78,19 @@ def _kind(value: object) -> str:
     return "null" if value is None else f"the value {json.dumps(value)[:40]}"
 
 
-KeyPath = tuple[str, ...]
-
-
 class StaleUpdateError(Exception):
-    """The value that is there is newer than the update."""
+    """The current value is later than the update."""
 
 
 class MergeError(Exception):
-    """The configuration cannot take the update; the message names the key and the reason."""
+    """The update cannot be merged; the message names the key and the reason."""
 
 
 class Configuration:
-    """The tree, the time of each leaf's last change, and who wants to be told of changes.
+    """The tree, the time of each leaf's last change, and the listeners for changes.
 
-    With `largest_value` it is kept as Nucleus Lite keeps it, see `configuration_rows.py`; without, it is one
-    tree, in which anything replaces anything.
+    With ``largest_value`` it has the rules of Nucleus Lite, see RowWriter; without, it is one tree, in which
+    anything replaces anything.
     """
 
     def __init__(
@@ -112,9 +107,10 @@ class Configuration:
         return self._tree
 
     def read(self, path: Sequence[str]) -> object:
-        """The value at `path`, the whole tree for an empty one.
+        """Return the value at ``path``, or the whole tree for an empty path.
 
-        Raises KeyError with the key that is missing.
+        Raises:
+            KeyError: with the missing key.
         """
         node: object = self._tree
         for key in path:
@@ -124,20 +120,26 @@ class Configuration:
         return node
 
     def merge(self, path: Sequence[str], value: object, timestamp: float) -> list[KeyPath]:
-        """Merge `value` into the node at `path`: maps key by key, everything else replaces what was there.
+        """Merge an update into the tree, and notify the listeners.
 
-        `timestamp` (seconds of the epoch) is the update's. Returns the paths of the changed leaves, after all
-        listeners have been told of them.
+        Args:
+            path: the node to merge into.
+            value: merged key by key if it is a map; any other value replaces.
+            timestamp: that of the update, in seconds since 1970.
 
-        Raises StaleUpdateError if a leaf that would change is newer; then nothing changes. As Nucleus Lite
-        keeps it, newer leaves are passed over instead, and MergeError is raised at the first leaf that cannot
-        be written; those before it stay.
+        Returns:
+            The paths of the changed leaves.
+
+        Raises:
+            StaleUpdateError: a leaf that would change is newer; nothing is changed. By the rules of Nucleus
+                Lite newer leaves are ignored instead.
+            MergeError: only by the rules of Nucleus Lite: a leaf cannot be written; those before it stay.
         """
         update = value
         for key in reversed(path):
             update = {key: update}
         if not isinstance(update, Mapping):
-            message = f"the top of a configuration is a map, not {value!r}"
+            message = f"the root of a configuration is a map, not {value!r}"
             raise TypeError(message)
         if self._largest_value is not None:
             return self._write_rows(cast("Mapping[str, object]", update), timestamp, self._largest_value)
@@ -147,8 +149,8 @@ class Configuration:
             if self._changed_at.get(leaf, timestamp) > timestamp:
                 message = f"{'/'.join(leaf)} was changed later than the update's timestamp {timestamp}"
                 raise StaleUpdateError(message)
-        self._become(merged, changed, timestamp)
-        self._tell(changed)
+        self._set(merged, changed, timestamp)
+        self._notify(changed)
         return changed
 
     def _write_rows(
@@ -159,26 +161,27 @@ class Configuration:
         refusal: RowError | None = None
         try:
             writer.write(copy.deepcopy(update), timestamp)
-        except RowError as exc:
-            refusal = exc
+        except RowError as error:
+            refusal = error
         changed = self._changed_leaves(tree)
-        self._become(tree, writer.written, timestamp)
-        self._tell(changed)
+        self._set(tree, writer.written, timestamp)
+        self._notify(changed)
         if refusal:
             raise MergeError(str(refusal)) from refusal
         return changed
 
     def replace(self, tree: Mapping[str, object], timestamp: float) -> None:
-        """Become `tree`, as a deployment or its rollback wants it; who listens to what changes is told."""
+        """Replace the whole tree, as a deployment or its rollback does, and notify the listeners."""
         changed = self._changed_leaves(tree)
         gone = self._changed_at.keys() - dict(leaves(tree)).keys()
-        self._become(copy.deepcopy(dict(tree)), changed, timestamp)
-        self._tell([*changed, *sorted(gone)])
+        self._set(copy.deepcopy(dict(tree)), changed, timestamp)
+        self._notify([*changed, *sorted(gone)])
 
     def listen(self, path: Sequence[str], on_change: Callable[[KeyPath], None]) -> Callable[[], None]:
-        """Call `on_change` with the path of each leaf at or below `path` that changes.
+        """Call ``on_change`` with the path of each leaf at or below ``path`` that changes.
 
-        Returns a function that ends this.
+        Returns:
+            A function that removes the listener.
         """
         entry = (tuple(path), on_change)
         self._listeners.append(entry)
@@ -188,12 +191,12 @@ class Configuration:
         before = dict(leaves(self._tree))
         return [leaf for leaf, new in leaves(tree) if leaf not in before or before[leaf] != new]
 
-    def _become(self, tree: dict[str, object], changed: Iterable[KeyPath], timestamp: float) -> None:
+    def _set(self, tree: dict[str, object], changed: Iterable[KeyPath], timestamp: float) -> None:
         self._tree = tree
         self._changed_at = {leaf: self._changed_at.get(leaf, timestamp) for leaf, _ in leaves(tree)}
         self._changed_at.update(dict.fromkeys(changed, timestamp))
 
-    def _tell(self, changed: Sequence[KeyPath]) -> None:
+    def _notify(self, changed: Sequence[KeyPath]) -> None:
         for path, on_change in list(self._listeners):
             for leaf in changed:
                 if leaf[: len(path)] == path or path[: len(leaf)] == leaf:
@@ -201,7 +204,10 @@ class Configuration:
 
 
 def merge_trees(base: Mapping[str, object], update: Mapping[str, object]) -> dict[str, object]:
-    """`update` laid over `base`: maps key by key, everything else replaces. Neither argument changes."""
+    """Return ``update`` merged over ``base``: maps key by key, any other value replaces.
+
+    Neither argument is changed.
+    """
     merged = copy.deepcopy(dict(base))
     for key, value in update.items():
         old = merged.get(key)
@@ -213,7 +219,7 @@ def merge_trees(base: Mapping[str, object], update: Mapping[str, object]) -> dic
 
 
 def leaves(tree: Mapping[str, object], above: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """Each value of the tree that is no map, or an empty one, with its path."""
+    """Yield each value of the tree that is not a map, or is an empty one, with its path."""
     for key, value in tree.items():
         path = (*above, key)
         if isinstance(value, Mapping) and value:

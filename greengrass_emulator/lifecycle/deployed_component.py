@@ -1,13 +1,10 @@
-"""One component on a core: its recipe, its configuration, its token, and what its process gets."""
-
-from __future__ import annotations
+"""One component on a core: recipe, configuration, token, and the environment of its process."""
 
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.child_environment import base_environment
 from greengrass_emulator.core.core_settings import CoreSettings
@@ -18,13 +15,13 @@ from greengrass_emulator.lifecycle.guarded_script import LifecycleScripts, Scrip
 from greengrass_emulator.recipe.recipe_platform import RecipeVariables, environment
 from greengrass_emulator.recipe.recipe_reader import Manifest, Recipe
 
-STREAM_MANAGER: Final = "aws.greengrass.StreamManager"
-TOKEN_EXCHANGE: Final = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
+STREAM_MANAGER = "aws.greengrass.StreamManager"
+TOKEN_EXCHANGE = "aws.greengrass.TokenExchangeService"  # noqa: S105 - a component's name
 
 
 @dataclass(frozen=True)
-class CoreSurroundings:
-    """What every component of a core is told of it."""
+class CoreContext:
+    """What every component of a core learns about it."""
 
     root: Path
     thing_name: str
@@ -33,17 +30,15 @@ class CoreSurroundings:
     interpolates_configuration: bool = False
     """Whether recipe variables in a component's configuration are replaced when it is deployed."""
     reads_dependencies: bool = False
-    """Whether a recipe variable may ask a direct dependency, as in `{com.example.Model:artifacts:path}`."""
+    """Whether a recipe variable such as `{com.example.Model:artifacts:path}` is replaced."""
     quotes_setenv: bool = True
     """Whether the shell reads each value of a recipe's Setenv as one word."""
     variables_of: Callable[[str], RecipeVariables | None] = lambda _: None
-    """The variables of another deployed component."""
+    """Returns the recipe variables of another deployed component."""
 
 
-def surroundings(
-    settings: CoreSettings, root: Path, ipc_socket: str, token_exchange_url: str
-) -> CoreSurroundings:
-    """What a running core of these settings tells its components; `root` is the core's folder."""
+def core_context(settings: CoreSettings, root: Path, ipc_socket: str, token_exchange_url: str) -> CoreContext:
+    """Return what components learn about a running core with these settings, whose folder is ``root``."""
     profile = settings.profile
     environment = {
         **base_environment(os.environ, home_folder(root), profile.component_user),
@@ -55,7 +50,7 @@ def surroundings(
         "GGC_VERSION": profile.nucleus_version,
         "GG_ROOT_CA_PATH": str(settings.root_ca.absolute()),
     }
-    return CoreSurroundings(
+    return CoreContext(
         root,
         settings.thing_name,
         environment,
@@ -68,7 +63,7 @@ def surroundings(
 
 @dataclass(eq=False)
 class DeployedComponent:
-    """A component from its deployment on."""
+    """A component that is deployed on a core."""
 
     recipe: Recipe
     manifest: Manifest
@@ -76,18 +71,15 @@ class DeployedComponent:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     process: ComponentLifecycle | None = None
     scripts: LifecycleScripts | None = None
-    """What the process was last started with."""
+    """The scripts with which the process was last started."""
 
     @property
     def name(self) -> str:
         """The component's name."""
         return self.recipe.component_name
 
-    def render(self, core: CoreSurroundings) -> LifecycleScripts:
-        """The lifecycle with all variables filled in.
-
-        Raises RecipeError for a variable that stands for nothing.
-        """
+    def render(self, core: CoreContext) -> LifecycleScripts:
+        """Return the lifecycle's scripts with all variables replaced. Raises RecipeError."""
         variables = self.variables(core)
         run = self._timed("run", variables, core)
         return LifecycleScripts(
@@ -99,8 +91,8 @@ class DeployedComponent:
             recover=self._timed("recover", variables, core),
         )
 
-    def variables(self, core: CoreSurroundings) -> RecipeVariables:
-        """What the recipe variables of this component stand for."""
+    def variables(self, core: CoreContext) -> RecipeVariables:
+        """Return the values of this component's recipe variables."""
         folders = artifact_folders(core.root / "packages", self.recipe)
         work, tree = work_folder(core.root, self.name), self.configuration.tree
         needed = self.recipe.component_dependencies if core.reads_dependencies else {}
@@ -108,14 +100,14 @@ class DeployedComponent:
         dependencies = {name: variables for name, variables in found.items() if variables}
         return RecipeVariables(*folders, work, core.root, core.thing_name, tree, dependencies)
 
-    def environment(self, core: CoreSurroundings) -> dict[str, str]:
-        """The environment of the component's process, without the recipe's Setenv."""
+    def environment(self, core: CoreContext) -> dict[str, str]:
+        """Return the environment of the component's process, without the recipe's Setenv."""
         own = {"SVCUID": self.token, "AWS_CONTAINER_AUTHORIZATION_TOKEN": self.token}
         if TOKEN_EXCHANGE in self.recipe.component_dependencies:  # HARD or SOFT
             own["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = core.token_exchange_url
         return {**core.environment, **own}
 
-    def _timed(self, name: str, variables: RecipeVariables, core: CoreSurroundings) -> TimedScript | None:
+    def _timed(self, name: str, variables: RecipeVariables, core: CoreContext) -> TimedScript | None:
         phase = self.manifest.lifecycle.phase(name)
         if phase is None:
             return None
@@ -134,15 +126,15 @@ class DeployedComponent:
 
 
 def work_folder(root: Path, component: str) -> Path:
-    """A component's working directory."""
+    """Return a component's working directory."""
     return root / "work" / component
 
 
 def home_folder(root: Path) -> Path:
-    """The home of the user that components run as."""
+    """Return the home of the user that components run as."""
     return root / "home"
 
 
 def log_file(root: Path, component: str) -> Path:
-    """Where a component's output is kept."""
+    """Return the file with a component's output."""
     return root / "logs" / f"{component}.log"

@@ -1,6 +1,4 @@
-"""Run the scripts of a component's lifecycle so that none of their processes outlives the core."""
-
-from __future__ import annotations
+"""Runs lifecycle scripts so that none of their processes outlives the core."""
 
 import asyncio
 import os
@@ -10,24 +8,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-_GUARD: Final = (
+_GUARD = (
     # SIGTERM goes to the whole group when a script is stopped: the guard has to ignore it from the start.
     "trap '' TERM INT HUP; exec 3<&0 0</dev/null; "
     "(exec 0<&3 3<&- >/dev/null 2>&1; read -r _; kill -KILL 0) & "
     "trap - TERM INT HUP; "
-    "echo >&3; "  # tells the core that the guard is on its post and that SIGTERM works
+    "echo >&3; "  # the guard is in place and SIGTERM works: report to the core
     'exec 3<&-; exec /bin/sh -c "$1"'
 )
-START_SECONDS: Final = 10.0
-GRACE_SECONDS: Final = 0.5
-"""How long what a script has left running may take to end after SIGTERM."""
+_START_SECONDS = 10.0
+_GRACE_SECONDS = 0.5
+"""How long child processes of a finished script may take to end after SIGTERM."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script with all that it needs to run."""
+    """A script with its environment, folder and log."""
 
     text: str
     environment: Mapping[str, str]
@@ -48,10 +45,15 @@ class GuardedScript:
         self._end = asyncio.create_task(self._wait())
 
     @classmethod
-    async def start(cls, script: Script, *, keep_children: bool = False) -> GuardedScript:
-        """Start `/bin/sh -c` with the script. Raises OSError if that is not possible.
+    async def start(cls, script: Script, *, keep_children: bool = False) -> "GuardedScript":
+        """Start `/bin/sh -c` with the script.
 
-        With `keep_children` what the script leaves running goes on until `stop`.
+        Args:
+            script: the script.
+            keep_children: whether child processes that outlive the script run on until ``stop``.
+
+        Raises:
+            OSError: the process cannot be started.
         """
         lifeline, guard_end = socket.socketpair()
         lifeline.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -64,24 +66,24 @@ class GuardedScript:
             guard_end.close()
         started = cls(process, lifeline, keep_children=keep_children)
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(_START_SECONDS):
                 await asyncio.get_running_loop().sock_recv(lifeline, 1)
         except BaseException:
             started._keep_children = False
             started._signal(signal.SIGKILL)
-            await started.wait()  # reaped before anybody can think that it is gone
+            await started.wait()  # reaped before the error is raised
             raise
         return started
 
     @property
     def pid(self) -> int:
-        """The process id of the script, which is its process group's too."""
+        """The process id of the script, which is also the id of its process group."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait for the end; returns the exit code, negative for a signal.
+        """Wait for the end and return the exit code, negative for a signal.
 
-        What the script left running is killed.
+        Remaining child processes are killed, unless they are kept.
         """
         return await asyncio.shield(self._end)
 
@@ -91,16 +93,19 @@ class GuardedScript:
             self._signal(signal.SIGTERM)
 
     async def stop(self, seconds: float) -> int:
-        """Send SIGTERM to the whole group, and SIGKILL to what is left of it after `seconds`.
+        """Send SIGTERM to the whole group, and SIGKILL to what is left of it after ``seconds``.
 
-        Returns the exit code.
+        Returns:
+            The exit code.
         """
         if not self._end.done():
             self.terminate()
             await asyncio.wait({self._end}, timeout=seconds)
         elif self._keep_children:
             self._signal(signal.SIGTERM)
-            await asyncio.sleep(min(seconds, GRACE_SECONDS))  # the children are not ours to wait for
+            await asyncio.sleep(
+                min(seconds, _GRACE_SECONDS)
+            )  # grandchildren of this process cannot be waited for
         self._keep_children = False
         if not self._end.done():
             self._signal(signal.SIGKILL)
@@ -116,14 +121,14 @@ class GuardedScript:
                 self._finish()
 
     def _finish(self) -> None:
-        # At once what the guard would do a moment later: a stopped core leaves nothing, not even briefly.
+        # The guard would do the same a moment later: a stopped core leaves no process, not even briefly.
         if self._lifeline.fileno() >= 0:
             self._signal(signal.SIGKILL)
             self._lifeline.close()
 
     def _signal(self, number: signal.Signals) -> None:
-        # The guard keeps the group alive until its pipe closes, so the id cannot belong to somebody else yet;
-        # there is no group only if somebody killed the guard from outside.
+        # The guard keeps the group alive until its pipe closes, so the id cannot belong to another group.
+        # The group is missing only if the guard was killed from outside.
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -147,7 +152,7 @@ async def _spawn(script: Script, guard_end: socket.socket) -> asyncio.subprocess
 
 @dataclass(frozen=True)
 class TimedScript:
-    """A script that has to end in time."""
+    """A script with a time-out."""
 
     script: Script
     seconds: float
@@ -155,20 +160,20 @@ class TimedScript:
 
 @dataclass(frozen=True)
 class LifecycleScripts:
-    """A component's lifecycle with all variables filled in."""
+    """A component's lifecycle with all variables replaced."""
 
     install: TimedScript | None = None
     run: Script | None = None
     shutdown: TimedScript | None = None
     bootstrap: TimedScript | None = None
     startup: TimedScript | None = None
-    """In the place of `run`: the component runs when it has ended, by what it has left running."""
+    """Instead of `run`: the component is RUNNING once this has ended, as child processes of it."""
     recover: TimedScript | None = None
 
 
 @dataclass(frozen=True)
 class RestartLimits:
-    """When a failed component is started again, and when it is given up."""
+    """When a failed component is restarted, and when it is BROKEN."""
 
     pause_seconds: float = 1.0
     failures: int = 3

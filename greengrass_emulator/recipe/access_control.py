@@ -1,28 +1,26 @@
-"""What a component may do over IPC: the `accessControl` of its configuration.
+"""Authorization of components on IPC: the `accessControl` of their configuration.
 
 A policy allows operations on resources, per service. In a resource `*` stands for any characters, `+` for one
-level of a topic and `#` for the levels that are left. What no policy allows is refused. Recipe variables in a
-resource are not replaced: Nucleus Lite 2.6.0 and the classic nucleus in its default configuration take them
-literally.
+level of a topic and `#` for the remaining levels. Anything that no policy allows is refused. Recipe variables
+in a resource are not replaced: Nucleus Lite 2.6.0 and the classic nucleus in its default configuration take
+them literally.
 """
-
-from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, cast
+from typing import cast
 
 from greengrass_emulator.emulator_errors import InvalidAccessControlError
 
-IOT_CORE: Final = "aws.greengrass.ipc.mqttproxy"
-LOCAL_TOPICS: Final = "aws.greengrass.ipc.pubsub"
-CLI: Final = "aws.greengrass.Cli"
-SECRETS: Final = "aws.greengrass.SecretManager"
+IOT_CORE = "aws.greengrass.ipc.mqttproxy"
+LOCAL_TOPICS = "aws.greengrass.ipc.pubsub"
+CLI = "aws.greengrass.Cli"
+SECRETS = "aws.greengrass.SecretManager"
 
 
 def is_allowed(access_control: object, service: str, operation: str, resource: str) -> bool:
-    """Whether a policy of `service` allows `operation`, such as `aws.greengrass#...`, on `resource`."""
+    """Return whether a policy of `service` allows `operation`, `aws.greengrass#...`, on `resource`."""
     services = cast("Mapping[str, object]", access_control) if isinstance(access_control, Mapping) else {}
     policies = services.get(service)
     if not isinstance(policies, Mapping):
@@ -45,7 +43,7 @@ def _texts(value: object) -> list[str]:
 
 
 def covers(pattern: str, resource: str) -> bool:
-    """Whether a policy's resource `pattern` covers `resource`, a topic or a topic filter.
+    """Return whether a policy's resource `pattern` covers `resource`, a topic or a topic filter.
 
     A `+` of a policy does not cover a `#` of a filter: the filter would reach more topics than the policy
     names.
@@ -70,23 +68,23 @@ def _as_expression(pattern: str) -> re.Pattern[str]:
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether an MQTT topic filter, with `+` and `#`, takes in `topic`.
+    """Return whether an MQTT topic filter matches `topic`.
 
-    `$` topics need a literal first level.
+    Topics that start with `$` need a literal first level.
     """
     if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
         return False
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for position, level in enumerate(wanted):
+    filter_levels, levels = topic_filter.split("/"), topic.split("/")
+    for position, level in enumerate(filter_levels):
         if level == "#":
             return True
         if position >= len(levels) or level not in {"+", levels[position]}:
             return False
-    return len(wanted) == len(levels)
+    return len(filter_levels) == len(levels)
 
 
 def filter_covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that the filter `narrow` takes in is taken in by the filter `wide` too."""
+    """Return whether the filter `wide` matches every topic that the filter `narrow` matches."""
     wide_levels, narrow_levels = wide.split("/"), narrow.split("/")
     for position, level in enumerate(wide_levels):
         if level == "#":
@@ -114,7 +112,7 @@ def check_access_control(access_control: object) -> None:
 
 
 def policy_ids(access_control: object) -> list[str]:
-    """The ids of all policies: they have to be unique over the device."""
+    """Return the ids of all policies, which have to be unique on the device."""
     return [policy_id for _, policy_id, _ in _policies(access_control)]
 
 

@@ -1,6 +1,4 @@
-"""Chooses a recipe's manifest for this machine, and fills recipe variables in."""
-
-from __future__ import annotations
+"""Selects a recipe's manifest for this machine, and replaces recipe variables."""
 
 import json
 import platform
@@ -8,13 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from greengrass_emulator.core.profiles import Profile
 from greengrass_emulator.emulator_errors import RecipeError
 from greengrass_emulator.recipe.recipe_reader import Manifest, Recipe
 
-_ARCHITECTURES: Final = {
+_ARCHITECTURES = {
     "x86_64": "amd64",
     "amd64": "amd64",
     "aarch64": "aarch64",
@@ -24,13 +21,14 @@ _ARCHITECTURES: Final = {
     "i386": "x86",
     "i686": "x86",
 }
-_VARIABLE: Final = re.compile(r"\{(?:([\w.-]+):)?(artifacts|configuration|iot|kernel|work):([^{}\s]*)\}")
+_VARIABLE = re.compile(r"\{(?:([\w.-]+):)?(artifacts|configuration|iot|kernel|work):([^{}\s]*)\}")
 
 
 def select_manifest(recipe: Recipe, profile: Profile) -> Manifest:
-    """The first manifest that fits this machine under the profile's nucleus.
+    """Return the first manifest that fits this machine under the profile's nucleus.
 
-    Raises RecipeError if none does.
+    Raises:
+        RecipeError: none fits.
     """
     here = {
         "os": platform.system().lower(),
@@ -40,7 +38,7 @@ def select_manifest(recipe: Recipe, profile: Profile) -> Manifest:
         if _fits(manifest.platform, here, profile):
             return manifest
     hint = (
-        ": nucleus lite wants `runtime: '*'` in a manifest's Platform" if profile.needs_runtime_field else ""
+        ": nucleus lite needs `runtime: '*'` in a manifest's Platform" if profile.needs_runtime_field else ""
     )
     message = (
         f"{recipe.component_name} has no manifest for {here['os']} on {here['architecture']}"
@@ -64,7 +62,7 @@ def _fits(wanted: Mapping[str, str], here: Mapping[str, str], profile: Profile) 
 
 @dataclass(frozen=True)
 class RecipeVariables:
-    """What the variables of one component's recipe stand for."""
+    """The values of the variables of one component's recipe."""
 
     artifacts: Path
     decompressed: Path
@@ -72,11 +70,11 @@ class RecipeVariables:
     root: Path
     thing_name: str
     configuration: Mapping[str, object]
-    dependencies: Mapping[str, RecipeVariables] = field(default_factory=dict)
-    """Those of the direct dependencies, which the classic nucleus lets a recipe ask by name."""
+    dependencies: Mapping[str, "RecipeVariables"] = field(default_factory=dict)
+    """Those of the direct dependencies, to which a recipe can refer on the classic nucleus."""
 
     def fill(self, text: str) -> str:
-        """`text` with every recipe variable replaced. Raises RecipeError for one that stands for nothing."""
+        """Return `text` with every recipe variable replaced. Raises RecipeError for an unknown one."""
         return _VARIABLE.sub(self._value, text)
 
     def _value(self, match: re.Match[str]) -> str:
@@ -96,15 +94,15 @@ class RecipeVariables:
             return str(known[f"{namespace}:{key}"])
         except KeyError:
             names = ", ".join(f"{{{name}}}" for name in known)
-            message = f"{match[0]} is no recipe variable: there are {names}, {{configuration:/...}}"
+            message = f"{match[0]} is not a recipe variable: there are {names}, {{configuration:/...}}"
             raise RecipeError(message) from None
 
     def _of_dependency(self, component: str, match: re.Match[str]) -> str:
         if component not in self.dependencies:
             known = ", ".join(self.dependencies) or "none"
             message = (
-                f"{match[0]} asks {component}: the classic nucleus tells of direct dependencies that are"
-                f" deployed ({known}), nucleus lite of no other component"
+                f"{match[0]} refers to {component}: the classic nucleus replaces variables of deployed"
+                f" direct dependencies ({known}), nucleus lite of no other component"
             )
             raise RecipeError(message)
         return self.dependencies[component].fill("{" + match[0].removeprefix("{" + component + ":"))
@@ -114,14 +112,14 @@ class RecipeVariables:
         for part in pointer.split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(node, Mapping) or key not in node:
-                message = f"{{configuration:{pointer}}} points at nothing: the configuration has no {key!r}"
+                message = f"{{configuration:{pointer}}} does not exist: the configuration has no {key!r}"
                 raise RecipeError(message)
             node = node[key]
         return node
 
 
 def interpolate(value: object, variables: RecipeVariables) -> object:
-    """A configuration with every recipe variable in its texts replaced. Raises RecipeError."""
+    """Return a configuration with the recipe variables in its strings replaced. Raises RecipeError."""
     if isinstance(value, str):
         return variables.fill(value)
     if isinstance(value, Mapping):
@@ -134,9 +132,10 @@ def _as_text(value: object) -> str:
 
 
 def environment(setenv: Mapping[str, object], variables: RecipeVariables) -> dict[str, str]:
-    """A recipe's Setenv as environment variables, filled in.
+    """Return a recipe's Setenv as environment variables, with recipe variables replaced.
 
-    Raises RecipeError for a value that is no scalar.
+    Raises:
+        RecipeError: a value is neither a string nor a number.
     """
     for name, value in setenv.items():
         if not isinstance(value, str | int | float):

@@ -1,15 +1,12 @@
-"""Read a component recipe, more strictly than Greengrass: what either nucleus would reject is an error.
+"""Reads component recipes, more strictly than Greengrass: what either nucleus would reject is an error.
 
-YAML is read as the nuclei do: without dates, each key once, and for Nucleus Lite each scalar as a string.
-Lifecycle steps are spelled as in recipes for either nucleus.
+YAML is read as by the nuclei: without dates, no key twice, and for Nucleus Lite each scalar as a string.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Literal, cast
 
 import msgspec
 import yaml
@@ -21,18 +18,18 @@ from greengrass_emulator.recipe.access_control import check_access_control
 
 def load_yaml(raw: bytes, *, scalars_are_strings: bool = False) -> object:
     """Read a YAML or JSON document. Raises yaml.YAMLError, UnicodeDecodeError or RecursionError."""
-    # Both loaders are SafeLoaders: they make no objects but plain ones.
-    return yaml.load(raw, _StringLoader if scalars_are_strings else _Loader)  # noqa: S506
+    # Both loaders are SafeLoaders, which build only plain objects.
+    return yaml.load(raw, _StringLoader if scalars_are_strings else _Loader)  # noqa: S506 - as above
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to configure a loader
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's way to configure a loader
         # `2020-01-25`, the version of the recipe format, is a string to Greengrass.
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002 - PyYAML's
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         doubled = {str(key) for key in keys if keys.count(key) > 1 and key != "<<"}
         if doubled:
@@ -43,31 +40,31 @@ class _Loader(yaml.SafeLoader):
 
 
 class _StringLoader(_Loader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as above
 
 
-DEFAULT_PHASE_SECONDS: Final = 120
-PHASES: Final = ("install", "run", "shutdown")
-CLASSIC_PHASES: Final = ("bootstrap", "recover", "startup")
-"""Steps that the local core knows under the classic nucleus only."""
+_DEFAULT_PHASE_SECONDS = 120
+_PHASES = ("install", "run", "shutdown")
+_CLASSIC_PHASES = ("bootstrap", "recover", "startup")
+"""Steps that exist on the classic nucleus only."""
 
 
 class RecipeMap(msgspec.Struct, rename="pascal", forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Base of the recipe's maps: a key that Greengrass does not know is refused."""
+    """Base of the recipe's maps: an unknown key is refused."""
 
 
 class Phase(RecipeMap, frozen=True):
     """One step of a lifecycle."""
 
     script: str
-    timeout: Annotated[int, Meta(gt=0)] = DEFAULT_PHASE_SECONDS
+    timeout: Annotated[int, Meta(gt=0)] = _DEFAULT_PHASE_SECONDS
     """Seconds; `run` has none."""
     setenv: dict[str, object] = {}
     requires_privilege: bool = False
 
 
 class Lifecycle(RecipeMap, rename=None, frozen=True):
-    """The steps of a component's life. Nucleus Lite knows them in lower case only."""
+    """The steps of a component's lifecycle. Nucleus Lite knows them in lower case only."""
 
     setenv: dict[str, object] = msgspec.field(default_factory=dict, name="Setenv")
     install: str | Phase | None = None
@@ -78,13 +75,13 @@ class Lifecycle(RecipeMap, rename=None, frozen=True):
     recover: str | Phase | None = None
 
     def phase(self, name: str) -> Phase | None:
-        """The step of that name, in its long form, or None."""
+        """Return the step of that name in its long form, or None."""
         step = getattr(self, name)
         return Phase(script=step) if isinstance(step, str) else cast("Phase | None", step)
 
 
 def spelled_as_lite(document: object) -> object:
-    """A recipe in which each step is in lower case, as the classic nucleus reads `Run` and `Install` too."""
+    """Return a recipe with all steps in lower case: the classic nucleus reads `Run` and `Install` too."""
     if not isinstance(document, Mapping) or not isinstance(document.get("Manifests"), list):
         return document
     return {**document, "Manifests": [_manifest(manifest) for manifest in document["Manifests"]]}
@@ -93,18 +90,18 @@ def spelled_as_lite(document: object) -> object:
 def _manifest(manifest: object) -> object:
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("Lifecycle"), Mapping):
         return manifest
-    known = {name.lower(): name for name in (*PHASES, *CLASSIC_PHASES, "Setenv")}
+    known = {name.lower(): name for name in (*_PHASES, *_CLASSIC_PHASES, "Setenv")}
     steps: dict[object, object] = {}
     for key, step in manifest["Lifecycle"].items():
         name = known.get(str(key).lower(), key)
-        # One that is given twice, in two spellings, stays as it is: it is refused as unknown later.
+        # A step that is given twice, in two spellings, stays as it is and is refused as unknown later.
         steps[key if name in steps else name] = step
     return {**manifest, "Lifecycle": steps}
 
 
-LARGEST_RECIPE_BYTES: Final = 16_000
-_VERSION: Final = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+LARGEST_RECIPE_BYTES = 16_000
+_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 class Permission(RecipeMap, frozen=True):
@@ -130,7 +127,7 @@ class Artifact(RecipeMap, frozen=True):
 
 
 class Manifest(RecipeMap, kw_only=True, frozen=True):
-    """What to do on one platform."""
+    """The lifecycle and the artifacts on one platform."""
 
     name: str = ""
     platform: dict[str, str] = msgspec.field(default_factory=dict)
@@ -139,14 +136,14 @@ class Manifest(RecipeMap, kw_only=True, frozen=True):
 
 
 class Dependency(RecipeMap, frozen=True):
-    """Another component that has to be there."""
+    """A dependency on another component."""
 
     version_requirement: str
     dependency_type: Literal["HARD", "SOFT"] = "HARD"
 
 
 class ComponentConfiguration(RecipeMap, frozen=True):
-    """What the component's configuration starts with."""
+    """The component's default configuration."""
 
     default_configuration: dict[str, object] = msgspec.field(default_factory=dict)
 
@@ -166,63 +163,68 @@ class Recipe(RecipeMap, frozen=True):
 
     @property
     def default_configuration(self) -> dict[str, object]:
-        """What the component's configuration starts with."""
+        """The component's default configuration."""
         return self.component_configuration.default_configuration
 
 
-# msgspec 0.22 crashes the process if several threads are the first to use a Struct. Cores read their recipes
-# in threads, so it is used here once, while only one thread can.
+# msgspec 0.22 crashes the process if several threads are the first to use a Struct. Cores read recipes in
+# threads, so it is used once at import.
 msgspec.json.Decoder(Recipe)
 
 
 def read_recipe(path: Path, *, scalars_are_strings: bool = False, classic: bool = False) -> Recipe:
-    """The recipe in a YAML or JSON file. Raises RecipeError.
+    """Return the recipe in a YAML or JSON file.
 
-    With `scalars_are_strings` the default configuration of a YAML file holds `'3'` where it says `3`. With
-    `classic` the recipe may have what only the classic nucleus reads: steps in capitals, and more of them.
+    Args:
+        path: the file.
+        scalars_are_strings: whether a `3` of a YAML file is read as `'3'`.
+        classic: whether steps may be in capitals, and those of the classic nucleus are accepted.
+
+    Raises:
+        RecipeError: it cannot be read, or is not a valid recipe.
     """
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_RECIPE_BYTES + 1)
-    except (OSError, ValueError) as exc:  # a ValueError: there is a null byte in the name
-        message = f"recipe {path}: {getattr(exc, 'strerror', None) or exc}"
-        raise RecipeError(message) from exc
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        message = f"recipe {path}: {getattr(error, 'strerror', None) or error}"
+        raise RecipeError(message) from error
     if len(raw) > LARGEST_RECIPE_BYTES:
         size = max(len(raw), path.stat().st_size)  # a device has no size
-        message = f"recipe {path}: {size} bytes are over Greengrass's limit of {LARGEST_RECIPE_BYTES}"
+        message = f"recipe {path}: {size} bytes exceed Greengrass's limit of {LARGEST_RECIPE_BYTES}"
         raise RecipeError(message)
     try:
-        # JSON tells numbers from strings on every nucleus.
+        # In JSON numbers and strings are distinct on every nucleus.
         strings = scalars_are_strings and path.suffix != ".json"
         return parse_recipe(raw, scalars_are_strings=strings, classic=classic)
-    except RecipeError as exc:
-        message = f"recipe {path}: {exc}"
-        raise RecipeError(message) from exc
+    except RecipeError as error:
+        message = f"recipe {path}: {error}"
+        raise RecipeError(message) from error
 
 
 def parse_recipe(raw: bytes, *, scalars_are_strings: bool = False, classic: bool = False) -> Recipe:
-    """The recipe in YAML or JSON text. Raises RecipeError."""
+    """Return the recipe in YAML or JSON text. Raises RecipeError."""
     try:
         document = load_yaml(raw, scalars_are_strings=scalars_are_strings)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or 5,000 digits
-        message = f"it is neither YAML nor JSON: {exc}"
-        raise RecipeError(message) from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or 5,000 digits
+        message = f"it is neither YAML nor JSON: {error}"
+        raise RecipeError(message) from error
     try:
         # Not strict: numbers and booleans may arrive as strings, as both nuclei allow.
         recipe = msgspec.convert(spelled_as_lite(document) if classic else document, Recipe, strict=False)
-    except msgspec.ValidationError as exc:
-        raise RecipeError(_explain(str(exc))) from exc
+    except msgspec.ValidationError as error:
+        raise RecipeError(_explain(str(error))) from error
     _check(recipe, classic=classic)
     return recipe
 
 
 def _explain(message: str) -> str:
-    """Add the way out to msgspec's words, where there is a usual mistake."""
+    """Add the remedy to msgspec's message for common mistakes."""
     unknown = re.search(r"unknown field `(\w+)`", message)
-    if unknown and unknown[1].lower() in PHASES:
-        return f"{message}: spell it `{unknown[1].lower()}`, Nucleus Lite tells capitals from small letters"
-    if unknown and unknown[1].lower() in CLASSIC_PHASES:
-        return f"{message}: under nucleus lite the local core knows the phases {', '.join(PHASES)}"
+    if unknown and unknown[1].lower() in _PHASES:
+        return f"{message}: spell it `{unknown[1].lower()}`, names are case-sensitive on Nucleus Lite"
+    if unknown and unknown[1].lower() in _CLASSIC_PHASES:
+        return f"{message}: nucleus lite has the phases {', '.join(_PHASES)}"
     if unknown and unknown[1] == "Lifecycle":
         return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
     return message
@@ -230,19 +232,19 @@ def _explain(message: str) -> str:
 
 def _check(recipe: Recipe, *, classic: bool) -> None:
     if not _NAME.fullmatch(recipe.component_name):
-        message = f"ComponentName {recipe.component_name!r} holds signs other than letters, digits, - _ ."
+        message = f"ComponentName {recipe.component_name!r} may have letters, digits and - _ . only"
         raise RecipeError(message)
     if not _VERSION.fullmatch(recipe.component_version):
         message = (
-            f"ComponentVersion {recipe.component_version!r} is no version such as 1.0.0: if it is GDK's"
-            " placeholder, build the component first, with a version of its own in gdk-config.json, and use"
-            " the recipe of the build"
+            f"ComponentVersion {recipe.component_version!r} is not a version such as 1.0.0: if it is GDK's"
+            " placeholder, set a version in gdk-config.json, build the component, and use the recipe of the"
+            " build"
         )
         raise RecipeError(message)
     try:
         check_access_control(recipe.default_configuration.get("accessControl", {}))
-    except InvalidAccessControlError as exc:
-        raise RecipeError(str(exc)) from exc
+    except InvalidAccessControlError as error:
+        raise RecipeError(str(error)) from error
     for manifest in recipe.manifests:
         _check_manifest(manifest, classic=classic)
 
@@ -252,17 +254,17 @@ def _check_manifest(manifest: Manifest, *, classic: bool) -> None:
     if lifecycle.run is not None and lifecycle.startup is not None:
         message = "a lifecycle has either `run` or `startup`, this one has both"
         raise RecipeError(message)
-    for name in (*PHASES, *CLASSIC_PHASES):
+    for name in (*_PHASES, *_CLASSIC_PHASES):
         step = lifecycle.phase(name)
-        if step is not None and name in CLASSIC_PHASES and not classic:
-            message = f"{name}: under nucleus lite the local core knows the phases {', '.join(PHASES)}"
+        if step is not None and name in _CLASSIC_PHASES and not classic:
+            message = f"{name}: nucleus lite has the phases {', '.join(_PHASES)}"
             raise RecipeError(message)
         if step is not None and step.requires_privilege:
-            message = f"{name} has RequiresPrivilege, but the local core runs components as yourself"
+            message = f"{name} has RequiresPrivilege, but the emulator runs components as your user"
             raise RecipeError(message)
     for artifact in manifest.artifacts:
         if not artifact.file_name or artifact.file_name in {".", ".."}:
-            message = f"artifact URI {artifact.uri!r} ends in no file name"
+            message = f"artifact URI {artifact.uri!r} does not end in a file name"
             raise RecipeError(message)
         if not re.match(r"(s3|file)://", artifact.uri):
             message = f"artifact URI {artifact.uri!r} is neither s3:// nor file://"

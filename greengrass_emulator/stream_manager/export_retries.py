@@ -68,6 +68,6 @@ def is_transient(code: str, status: int = 0) -> bool:
 
     Args:
         code: AWS's error code, such as ``SlowDown``; empty if the response had none.
-        status: the HTTP status; 0 if there was no response.
+        status: the HTTP status; 0 without a response.
     """
     return code in _RETRIED or status == 0 or status >= _SERVER_ERROR or status in _TRANSIENT_STATUS

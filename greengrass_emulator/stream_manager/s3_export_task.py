@@ -1,7 +1,5 @@
 """One S3 export task: its message, the key of its object, the upload, and its status messages."""
 
-from __future__ import annotations
-
 import enum
 import logging
 import re
@@ -30,16 +28,16 @@ from greengrass_emulator.stream_manager.stream_store import StreamStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# The three rules are the ones that the SDK checks before it sends a task.
-_BUCKET: Final = (
+# The rules that the SDK checks before it sends a task.
+_BUCKET = (
     r"\A(?!(\d+\.)+\d+\Z)(([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\.)*([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\Z"
 )
-_KEY: Final = r"\A([^\\{ }%`\[\]\"'><~#^?|\n]|!\{[a-zA-Z]+:[a-zA-Z/]+\})*\Z"
-_PLACEHOLDER: Final = re.compile(r"!\{([a-zA-Z]+):([a-zA-Z/]+)\}")
-_LARGEST_KEY_BYTES: Final = 1024
-_RESERVED_METADATA: Final = "$aws-gg-"
+_KEY = r"\A([^\\{ }%`\[\]\"'><~#^?|\n]|!\{[a-zA-Z]+:[a-zA-Z/]+\})*\Z"
+_PLACEHOLDER = re.compile(r"!\{([a-zA-Z]+):([a-zA-Z/]+)\}")
+_LARGEST_KEY_BYTES = 1024
+_RESERVED_METADATA = "$aws-gg-"
 
-# Java's DateTimeFormatter, as far as the letters of dates and times go; the number is the width of the run.
+# The letters of Java's DateTimeFormatter for dates and times.
 _TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
     "y": lambda at: at.year,
     "u": lambda at: at.year,
@@ -51,11 +49,11 @@ _TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
     "m": lambda at: at.minute,
     "s": lambda at: at.second,
 }
-_YEAR_LETTERS: Final = "yuY"
+_YEAR_LETTERS = "yuY"
 
 
 class ExportTask(ProtocolMap, frozen=True):
-    """What a message of an exported stream asks for."""
+    """The upload that a message of an exported stream requests."""
 
     input_url: str
     bucket: Annotated[str, msgspec.Meta(min_length=3, max_length=63, pattern=_BUCKET)]
@@ -63,25 +61,25 @@ class ExportTask(ProtocolMap, frozen=True):
     user_metadata: dict[str, str] | None = None
 
 
-# Made here: msgspec 0.22 crashes if several export threads are the first to use a type.
+# Built at import: msgspec 0.22 crashes if several threads are the first to use a type.
 _TASK_DECODER = msgspec.json.Decoder(ExportTask)
 
 
 class TaskError(Exception):
-    """A task that can never be done as it is."""
+    """The task can never succeed as it is."""
 
 
 def parse_task(payload: bytes) -> ExportTask:
-    """Return the task that a message holds; raises TaskError if it holds none."""
+    """Return the task in a message. Raises TaskError if it is not a valid task."""
     try:
         return _TASK_DECODER.decode(payload)
-    except msgspec.DecodeError as exc:
-        message = f"The message is no S3 export task: {exc}"
-        raise TaskError(message) from exc
+    except msgspec.DecodeError as error:
+        message = f"The message is not an S3 export task: {error}"
+        raise TaskError(message) from error
 
 
-def upload(  # noqa: PLR0913
-    client: S3Client,
+def upload(  # noqa: PLR0913 - each is used once
+    client: "S3Client",
     task: ExportTask,
     input_file: Path,
     key: str,
@@ -89,9 +87,15 @@ def upload(  # noqa: PLR0913
     threshold: int | None,
     watch: Callable[[int], None],
 ) -> None:
-    """Upload a task's file in this thread; `watch` is called as bytes are read and may end it by raising.
+    """Upload a task's file in this thread.
 
-    A file of more than `threshold` bytes (5 MiB if None) goes in parts.
+    Args:
+        client: of S3.
+        task: what to upload, with its metadata.
+        input_file: the file.
+        key: the object's key, without placeholders.
+        threshold: a larger file, in bytes, is uploaded in parts; None: 5 MiB.
+        watch: called with the number of bytes as they are read; may raise to end the upload.
     """
     metadata = {name.lower(): value for name, value in (task.user_metadata or {}).items()}
     config = TransferConfig(
@@ -106,11 +110,13 @@ def upload(  # noqa: PLR0913
 
 
 def input_path(task: ExportTask) -> Path:
-    """Return the file that a task names; raises TaskError unless it is a `file:` URL of this machine."""
+    """Return the path of a task's file. Raises TaskError unless its URL is a `file:` URL of this machine."""
     url = urlsplit(task.input_url)
     path = Path(unquote(url.path))
     if url.scheme != "file" or url.netloc not in ("", "localhost") or not path.is_absolute():
-        message = f"inputUrl {task.input_url!r} is no URL of a local file: write it as file:/path/to/file."
+        message = (
+            f"inputUrl {task.input_url!r} is not the URL of a local file: write it as file:/path/to/file."
+        )
         raise TaskError(message)
     return path
 
@@ -124,7 +130,7 @@ def check_metadata(task: ExportTask) -> None:
 
 
 def resolve_key(key: str, at: datetime) -> str:
-    """Fill in `!{timestamp:...}` placeholders, in UTC.
+    """Return a key with its `!{timestamp:...}` placeholders replaced, in UTC.
 
     >>> resolve_key("air/!{timestamp:yyyy/MM/dd}/x", datetime(2026, 3, 9, tzinfo=UTC))
     'air/2026/03/09/x'
@@ -140,7 +146,7 @@ def resolve_key(key: str, at: datetime) -> str:
     resolved = _PLACEHOLDER.sub(fill, key)
     if len(resolved.encode()) > _LARGEST_KEY_BYTES:
         message = (
-            f"Key {resolved[:40]!r}... has {len(resolved.encode())} bytes, S3 takes {_LARGEST_KEY_BYTES}."
+            f"Key {resolved[:40]!r}... has {len(resolved.encode())} bytes, S3 accepts {_LARGEST_KEY_BYTES}."
         )
         raise TaskError(message)
     return resolved
@@ -150,15 +156,15 @@ def _timestamp_field(run: str, at: datetime) -> str:
     letter, width = run[0], len(run)
     field = _TIMESTAMP_LETTERS.get(letter)
     if field is None:
-        message = f"Timestamp placeholder {run!r} is not known here: use {''.join(_TIMESTAMP_LETTERS)}."
+        message = f"Timestamp placeholder {run!r} is not supported: use {''.join(_TIMESTAMP_LETTERS)}."
         raise TaskError(message)
     value = field(at)
-    two_digit_year = letter in _YEAR_LETTERS and width == 2  # noqa: PLR2004  as Java's `yy`
+    two_digit_year = letter in _YEAR_LETTERS and width == 2  # noqa: PLR2004 - Java's `yy`
     return f"{value % 100 if two_digit_year else value:0{width}d}"
 
 
 def is_final(error: Exception) -> bool:
-    """Say whether trying again cannot help: no such file or bucket, no access, a request that S3 refuses."""
+    """Return whether a retry cannot help: no such file or bucket, no access, a request that S3 refuses."""
     if isinstance(error, ClientError):
         code = str(error.response["Error"].get("Code", ""))
         return not is_transient(code, error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
@@ -166,13 +172,13 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, (TaskError, ParamValidationError, *unreadable))
 
 
-_S3_TASK_EVENT: Final = 0
+_S3_TASK_EVENT = 0
 
 _log = logging.getLogger(__name__)
 
 
 class TaskStatus(enum.IntEnum):
-    """How an export task stands; Success, Failure and Canceled are final."""
+    """The status of an export task; Success, Failure and Canceled are final."""
 
     SUCCESS = 0
     FAILURE = 1
@@ -181,7 +187,7 @@ class TaskStatus(enum.IntEnum):
     CANCELED = 4
 
 
-_LEVELS: Final = {
+_LEVELS = {
     TaskStatus.SUCCESS: StatusLevel.INFO,
     TaskStatus.IN_PROGRESS: StatusLevel.INFO,
     TaskStatus.WARNING: StatusLevel.WARN,
@@ -190,25 +196,25 @@ _LEVELS: Final = {
 }
 
 
-class StatusTeller:
+class StatusPublisher:
     """Appends status messages. May be used from any thread."""
 
     def __init__(self, store: StreamStore, now: Callable[[], float]) -> None:
-        """Tell on the streams of `store`; `now` gives seconds since 1970."""
+        """Append to the status streams of ``store``; ``now`` returns seconds since 1970."""
         self._store = store
         self._now = now
 
-    def tell(
+    def publish(
         self, stream: str, export: S3TaskExecutor, message: StoredMessage, status: TaskStatus, text: str
     ) -> None:
-        """Append a status message to the export's status stream, if it has one and wants this level."""
+        """Append a status message to the export's status stream, if it has one that includes this level."""
         config = export.status_config
         if config is None or config.status_stream_name is None:
             return
         wanted = StatusLevel.INFO if config.status_level is None else config.status_level
         if _LEVELS[status] > wanted:
             return
-        told = {
+        status_message = {
             "eventType": _S3_TASK_EVENT,
             "statusLevel": _LEVELS[status],
             "status": status,
@@ -222,9 +228,9 @@ class StatusTeller:
             },
         }
         try:
-            self._store.append(config.status_stream_name, msgspec.json.encode(without_none(told)))
-        except StreamManagerError as exc:
-            _log.warning("%s: a status was lost: %s", stream, exc)
+            self._store.append(config.status_stream_name, msgspec.json.encode(without_none(status_message)))
+        except StreamManagerError as error:
+            _log.warning("%s: a status was lost: %s", stream, error)
 
 
 def _task_or_none(message: StoredMessage) -> ExportTask | None:

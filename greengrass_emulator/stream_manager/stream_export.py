@@ -3,8 +3,6 @@
 An export worker carries out one task at a time, with retries.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -14,11 +12,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.stream_manager.s3_export_task import (
-    StatusTeller,
+    StatusPublisher,
     TaskStatus,
     check_metadata,
     input_path,
@@ -39,15 +37,15 @@ from greengrass_emulator.stream_manager.stream_store import StreamStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-LONGEST_RETRY_SECONDS: Final = 300.0
-_MOST_DOUBLINGS: Final = 60
+_LONGEST_RETRY_SECONDS = 300.0
+_MOST_DOUBLINGS = 60
 
 _worker_log = logging.getLogger(__name__)
 
 
 @dataclass
 class Lane:
-    """One export of one stream, which does one task after the other. Changed in the event loop only."""
+    """One export of one stream, which carries out one task at a time. Changed in the event loop only."""
 
     stream: Stream
     export: S3TaskExecutor
@@ -55,7 +53,7 @@ class Lane:
     attempts: int = 0
     running: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set when the task is canceled or the server stops: an upload under way then ends."""
+    """Set when the task is canceled or the server stops, to end an upload in progress."""
     canceled: bool = False
     retry: asyncio.TimerHandle | None = None
 
@@ -65,19 +63,19 @@ class UploadEndedError(Exception):
 
 
 class ExportWorker:
-    """Does tasks. Its methods may be called from several export threads at once."""
+    """Carries out export tasks. Thread-safe."""
 
     def __init__(
         self,
-        s3_client: Callable[[], S3Client],
-        teller: StatusTeller,
+        s3_client: Callable[[], "S3Client"],
+        statuses: StatusPublisher,
         first_retry_seconds: float,
         now: Callable[[], float],
         faults: Faults,
     ) -> None:
-        """Upload with clients of `s3_client`, which are closed here; `now` gives seconds since 1970."""
+        """Upload with clients of ``s3_client``, which are closed here; ``now`` returns seconds since 1970."""
         self._make_client = s3_client
-        self._teller = teller
+        self._statuses = statuses
         self._first_retry_seconds = first_retry_seconds
         self._now = now
         self._faults = faults
@@ -85,7 +83,7 @@ class ExportWorker:
         self._client_lock = threading.Lock()
 
     def run(self, lane: Lane, export: S3TaskExecutor, message: StoredMessage) -> float | None:
-        """Do one task; return the seconds after which to try it again, or None if it has its final status."""
+        """Carry out a task; return the seconds until its retry, or None if its status is final."""
         lane.attempts += 1
         if lane.stream.has_expired(message):
             self._close(lane, message, TaskStatus.CANCELED, "The task outlived the stream's time to live.")
@@ -94,10 +92,10 @@ class ExportWorker:
             key = self._attempt(lane, export, message)
         except UploadEndedError:
             return 0.0
-        except Exception as exc:  # noqa: BLE001  whatever it was, the task ends or is tried again, and it is told
-            if not is_final(exc):
-                return self._put_off(lane, message, exc)
-            self._close(lane, message, TaskStatus.FAILURE, str(exc))
+        except Exception as error:  # noqa: BLE001 - any error ends the task or is retried
+            if not is_final(error):
+                return self._put_off(lane, message, error)
+            self._close(lane, message, TaskStatus.FAILURE, str(error))
         else:
             self._close(lane, message, TaskStatus.SUCCESS, f"Uploaded to {key}.")
         return None
@@ -108,10 +106,10 @@ class ExportWorker:
         key = resolve_key(task.key, datetime.fromtimestamp(self._now(), UTC))
         path = input_path(task)
         if lane.attempts == 1:
-            self.tell(lane, message, TaskStatus.IN_PROGRESS, f"Uploading {path}.")
+            self.publish_status(lane, message, TaskStatus.IN_PROGRESS, f"Uploading {path}.")
 
         def watch(count: int) -> None:
-            # On a slow line the bytes take their time, and the end of the task does not wait for them.
+            # On a slow uplink this waits, and the end of the task interrupts the wait.
             if lane.ended.wait(self._faults.send_seconds(count)):
                 raise UploadEndedError
 
@@ -120,16 +118,16 @@ class ExportWorker:
         upload(self._s3(), task, path, key, threshold=threshold, watch=watch)
         return f"s3://{task.bucket}/{key}"
 
-    def tell(self, lane: Lane, message: StoredMessage, status: TaskStatus, text: str) -> None:
-        """Tell how a lane's task stands."""
-        self._teller.tell(lane.stream.name, lane.export, message, status, text)
+    def publish_status(self, lane: Lane, message: StoredMessage, status: TaskStatus, text: str) -> None:
+        """Publish the status of a lane's task."""
+        self._statuses.publish(lane.stream.name, lane.export, message, status, text)
 
     def retry_delay(self, lane: Lane) -> float:
-        """The seconds until a lane's task is tried again."""
-        doublings = min(lane.attempts - 1, _MOST_DOUBLINGS)  # a float has an end, retries do not
-        return min(self._first_retry_seconds * 2.0**doublings, LONGEST_RETRY_SECONDS)
+        """Return the seconds until the retry of a lane's task."""
+        doublings = min(lane.attempts - 1, _MOST_DOUBLINGS)  # retries are unlimited, a float is not
+        return min(self._first_retry_seconds * 2.0**doublings, _LONGEST_RETRY_SECONDS)
 
-    def _s3(self) -> S3Client:
+    def _s3(self) -> "S3Client":
         with self._client_lock:
             if self._client is None:
                 self._client = self._make_client()
@@ -140,21 +138,21 @@ class ExportWorker:
         with self._client_lock:
             client, self._client = self._client, None
         if client is not None:
-            client.close()  # idle connections only: another thread's upload goes on
+            client.close()  # idle connections only: uploads of other threads continue
 
     def _put_off(self, lane: Lane, message: StoredMessage, error: Exception) -> float:
         delay = self.retry_delay(lane)
         self.forget_client()  # the next attempt gets new credentials and connections
         text = f"Attempt {lane.attempts} failed ({error}); the next one is in {delay:g} s."
         _worker_log.warning("%s: %s", lane.stream.name, text)
-        self.tell(lane, message, TaskStatus.WARNING, text)
+        self.publish_status(lane, message, TaskStatus.WARNING, text)
         self._save(lane, message, error_message=str(error), handled=False, exported=False)
         return delay
 
     def _close(self, lane: Lane, message: StoredMessage, status: TaskStatus, text: str) -> None:
-        # First told, then remembered: a crash in between exports the task again and tells twice, while the
-        # other order would leave a component waiting for ever.
-        self.tell(lane, message, status, text)
+        # The status is published before the cursor is saved: after a crash in between the task is exported
+        # and reported again, while in the other order a component would wait indefinitely for the status.
+        self.publish_status(lane, message, status, text)
         success = status is TaskStatus.SUCCESS
         self._save(lane, message, error_message=None if success else text, handled=True, exported=success)
 
@@ -176,27 +174,27 @@ class ExportWorker:
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-EXPORT_THREADS: Final = 5
-_CANCELED: Final = "The stream or its export was deleted."
+EXPORT_THREADS = 5
+_CANCELED = "The stream or its export was deleted."
 
 _log = logging.getLogger(__name__)
 
 
 class StreamExporter:
-    """Runs the export tasks of all streams of a store. Methods belong to the event loop."""
+    """Runs the export tasks of all streams of a store. Methods are called in the event loop."""
 
     def __init__(
         self,
         store: StreamStore,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         first_retry_seconds: float = 1.0,
         now: Callable[[], float] = time.time,
         faults: Faults | None = None,
     ) -> None:
-        """Export with clients of `s3_client`, which are closed here; see StreamManager for the rest."""
+        """Export with clients of `s3_client`, which are closed here; see StreamManager for the others."""
         self._store = store
-        teller = StatusTeller(store, now)
-        self._worker = ExportWorker(s3_client, teller, first_retry_seconds, now, faults or Faults())
+        statuses = StatusPublisher(store, now)
+        self._worker = ExportWorker(s3_client, statuses, first_retry_seconds, now, faults or Faults())
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._threads = ThreadPoolExecutor(EXPORT_THREADS, thread_name_prefix="stream-export")
@@ -204,7 +202,7 @@ class StreamExporter:
         self._stopping = False
 
     def wake(self, name: str) -> None:
-        """Start what a stream has to export and is not at work already."""
+        """Start the exports of a stream that have tasks and are idle."""
         try:
             stream = self._store.get(name)
         except StreamManagerError:
@@ -215,7 +213,7 @@ class StreamExporter:
             self._start(lane)
 
     def cancel(self, stream: Stream, exports: Iterable[str]) -> None:
-        """Tell the tasks of these exports as canceled; to be called before they or the stream are deleted."""
+        """Cancel the tasks of these exports; to be called before they or the stream are deleted."""
         for identifier in exports:
             export = stream.definition.s3_exports()[identifier]
             lane = self._lanes.pop((stream.name, identifier), Lane(stream, export))
@@ -226,11 +224,11 @@ class StreamExporter:
             for message in self._unhandled(lane, most=stream.next):
                 if not (
                     lane.running and message == lane.message
-                ):  # that one is told when its thread lets go of it
-                    self._worker.tell(lane, message, TaskStatus.CANCELED, _CANCELED)
+                ):  # its status is published when its thread has ended
+                    self._worker.publish_status(lane, message, TaskStatus.CANCELED, _CANCELED)
 
     async def stop(self, timeout_seconds: float) -> None:
-        """End all uploads and threads; an upload that hangs in a connection is waited for only so long."""
+        """Stop all uploads and threads; wait at most ``timeout_seconds`` for uploads that hang."""
         self._stopping = True
         for lane in self._lanes.values():
             lane.ended.set()
@@ -239,9 +237,7 @@ class StreamExporter:
         waiting = [asyncio.wrap_future(future) for future in self._running]
         pending = (await asyncio.wait(waiting, timeout=timeout_seconds))[1] if waiting else set()
         if pending:
-            _log.warning(
-                "%d uploads still hang in their connections; their threads end with them", len(pending)
-            )
+            _log.warning("%d uploads still hang; their threads end with their connections", len(pending))
         self._threads.shutdown(wait=not pending, cancel_futures=True)
         self._worker.forget_client()
 
@@ -262,7 +258,7 @@ class StreamExporter:
     def _pass_to_loop(self, lane: Lane, future: Future[float | None]) -> None:
         with contextlib.suppress(
             RuntimeError
-        ):  # the loop is closed: the upload hung longer than stop() waits
+        ):  # the loop is closed: the upload hung for longer than stop() waits
             self._loop.call_soon_threadsafe(self._finished, lane, future)
 
     def _unhandled(self, lane: Lane, most: int) -> list[StoredMessage]:
@@ -280,7 +276,7 @@ class StreamExporter:
         if delay is None:
             self._start(lane)
         elif lane.canceled and lane.message is not None:
-            self._worker.tell(lane, lane.message, TaskStatus.CANCELED, _CANCELED)
+            self._worker.publish_status(lane, lane.message, TaskStatus.CANCELED, _CANCELED)
         elif not self._stopping:
             lane.retry = self._loop.call_later(delay, self._try_again, lane)
 

@@ -1,9 +1,4 @@
-"""The files of streams: atomic writes, and segments of messages on disk or in memory.
-
-A file written atomically is complete whenever the process or the machine stops.
-"""
-
-from __future__ import annotations
+"""The files of streams: atomic writes, and segments of messages on disk or in memory."""
 
 import logging
 import os
@@ -11,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -19,20 +14,20 @@ from greengrass_emulator.stream_manager.stream_protocol import without_none
 
 
 def write_file(path: Path, content: object, *, sync: bool) -> None:
-    """Write a JSON file that is always whole: the old one or the new one, whenever the process dies."""
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as file:
+    """Write a JSON file atomically; with ``sync`` it is on the disk when this returns."""
+    unfinished = path.with_suffix(".new")
+    with unfinished.open("wb") as file:
         file.write(msgspec.json.encode(without_none(content)))
         file.flush()
         if sync:
             os.fsync(file.fileno())
-    beside.replace(path)
+    unfinished.replace(path)
     if sync:
         sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk."""
+    """Write a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -40,11 +35,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-SEGMENT_SUFFIX: Final = ".segment"
+SEGMENT_SUFFIX = ".segment"
 
-_HEAD: Final = struct.Struct(">II")
-_MARKS: Final = struct.Struct(">Qq")
-RECORD_OVERHEAD_BYTES: Final = _HEAD.size + _MARKS.size
+_HEAD = struct.Struct(">II")
+_MARKS = struct.Struct(">Qq")
+RECORD_OVERHEAD_BYTES = _HEAD.size + _MARKS.size
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +54,7 @@ class StoredMessage:
 
 
 class Segment(Protocol):
-    """A run of messages with consecutive sequence numbers from `first` on; `size` is in bytes."""
+    """Messages with consecutive sequence numbers from ``first`` on; ``size`` is in bytes."""
 
     first: int
     size: int
@@ -69,23 +64,23 @@ class Segment(Protocol):
         """Return the number of messages."""
 
     def append(self, payload: bytes, ingest_time: int, *, flush: bool) -> None:
-        """Add a message; with `flush` it is on the disk when this returns."""
+        """Append a message; with ``flush`` it is on the disk when this returns."""
 
     def read(self, sequence_number: int) -> StoredMessage:
         """Return a message that is in this segment."""
 
     def record_size(self, sequence_number: int) -> int:
-        """Return the bytes that a message of this segment takes."""
+        """Return the size of a message of this segment in bytes."""
 
     def seal(self) -> None:
-        """Let go of what only appending needs."""
+        """Close what only appending needs."""
 
     def delete(self) -> None:
         """Remove the segment and its messages."""
 
 
 class MemorySegment:
-    """Messages that are gone when the server stops."""
+    """Messages in memory, which are lost when the server stops."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -96,8 +91,8 @@ class MemorySegment:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def append(self, payload: bytes, ingest_time: int, *, flush: bool) -> None:  # noqa: ARG002  memory has no disk
-        """Add a message."""
+    def append(self, payload: bytes, ingest_time: int, *, flush: bool) -> None:  # noqa: ARG002 - nothing to flush
+        """Append a message."""
         self._messages.append(StoredMessage(self.first + len(self._messages), ingest_time, payload))
         self.size += RECORD_OVERHEAD_BYTES + len(payload)
         self.newest_time = ingest_time
@@ -107,11 +102,11 @@ class MemorySegment:
         return self._messages[sequence_number - self.first]
 
     def record_size(self, sequence_number: int) -> int:
-        """Return the bytes that a message counts for."""
+        """Return the size that is counted for a message, in bytes."""
         return RECORD_OVERHEAD_BYTES + len(self.read(sequence_number).payload)
 
     def seal(self) -> None:
-        """Nothing is held for appending."""
+        """Do nothing: memory has no open file."""
 
     def delete(self) -> None:
         """Drop the messages."""
@@ -119,10 +114,10 @@ class MemorySegment:
 
 
 class FileSegment:
-    """Messages in one file. What is kept in memory is where each record starts."""
+    """Messages in one file; the offset of each record is kept in memory."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        """Open the segment of `folder` that starts at `first`, or begin it; drop a torn record at its end."""
+        """Open or create the segment that starts at ``first``; drop a torn record at its end."""
         self.first = first
         self.newest_time = 0
         self.path = folder / f"{first:020d}{SEGMENT_SUFFIX}"
@@ -134,7 +129,7 @@ class FileSegment:
         return len(self._starts)
 
     def append(self, payload: bytes, ingest_time: int, *, flush: bool) -> None:
-        """Write a record behind the last one. On OSError the segment is as it was."""
+        """Write a record after the last one. On OSError the segment is unchanged."""
         marked = _MARKS.pack(self.first + len(self._starts), ingest_time) + payload
         record = memoryview(_HEAD.pack(len(payload), zlib.crc32(marked)) + marked)
         descriptor = self._open()
@@ -165,13 +160,13 @@ class FileSegment:
         return StoredMessage(number, ingest_time, record[RECORD_OVERHEAD_BYTES:])
 
     def record_size(self, sequence_number: int) -> int:
-        """Return the bytes that a message's record takes."""
+        """Return the size of a message's record in bytes."""
         index = sequence_number - self.first
         end = self._starts[index + 1] if index + 1 < len(self._starts) else self.size
         return end - self._starts[index]
 
     def seal(self) -> None:
-        """Close the file: a stream may have thousands of segments, a process only so many open files."""
+        """Close the file: a stream may have more segments than a process may have open files."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -187,7 +182,7 @@ class FileSegment:
         return self._descriptor
 
     def _scan(self) -> int:
-        """Find the records and return where the last whole one ends; cut off what follows."""
+        """Find the records, truncate the file after the last complete one, and return its end."""
         end = 0
         with self.path.open("rb") as file:
             while head := file.read(_HEAD.size):

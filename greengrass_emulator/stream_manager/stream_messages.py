@@ -1,13 +1,10 @@
-"""One message stream: its messages with their sequence numbers, and the cursors of its exports."""
-
-from __future__ import annotations
+"""One message stream: its messages, and the cursors of its exports."""
 
 import bisect
 import logging
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -30,13 +27,13 @@ from greengrass_emulator.stream_manager.stream_protocol import (
     StreamManagerError,
 )
 
-_EXPORTS_FILE: Final = "exports.json"
+_EXPORTS_FILE = "exports.json"
 
 _log = logging.getLogger(__name__)
 
 
 class ExportCursor(ProtocolMap, frozen=True):
-    """How far an export has come; -1 before its first message. Times are milliseconds since 1970."""
+    """The progress of an export; -1 before its first message. Times are milliseconds since 1970."""
 
     last_exported_sequence_number: int = -1
     last_export_time: int | None = None
@@ -46,9 +43,9 @@ class ExportCursor(ProtocolMap, frozen=True):
 
 
 class ExportCursors:
-    """The cursors by export identifier; kept in the stream's folder, or only in memory if that is None.
+    """The cursors by export identifier, in the stream's folder or, if that is None, in memory only.
 
-    Whoever calls from several threads takes turns.
+    Not thread-safe.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -61,16 +58,16 @@ class ExportCursors:
         return max((one.last_exported_sequence_number + 1 for one in self._cursors.values()), default=0)
 
     def get(self, export: str) -> ExportCursor:
-        """How far an export has come."""
+        """Return the cursor of an export."""
         return self._cursors.get(export, ExportCursor())
 
     def save(self, export: str, cursor: ExportCursor, *, sync: bool) -> None:
-        """Remember how far an export has come; with `sync` it is on the disk when this returns."""
+        """Save the cursor of an export; with ``sync`` it is on the disk when this returns."""
         self._cursors[export] = cursor
         self._write(sync=sync)
 
     def keep(self, exports: Collection[str]) -> None:
-        """Forget the cursors of all other exports."""
+        """Remove the cursors of all other exports."""
         kept = {name: cursor for name, cursor in self._cursors.items() if name in exports}
         if kept.keys() != self._cursors.keys():
             self._cursors = kept
@@ -81,24 +78,24 @@ class ExportCursors:
             write_file(self._file, self._cursors, sync=sync)
 
 
-# Made here: msgspec 0.22 crashes if several threads are the first to use a type.
+# Built at import: msgspec 0.22 crashes if several threads are the first to use a type.
 _CURSORS_DECODER = msgspec.json.Decoder(dict[str, ExportCursor])
 
 
 def _read_cursors(path: Path) -> dict[str, ExportCursor]:
     try:
         return _CURSORS_DECODER.decode(path.read_bytes())
-    except msgspec.DecodeError as exc:
-        # Written without fsync it can be lost to a power cut. Exporting again is safe, not starting is not.
-        _log.warning("%s cannot be read, the stream is exported again: %s", path, exc)
+    except msgspec.DecodeError as error:
+        # Without fsync the file may be lost in a power cut. Exporting again is safe; failing to start is not.
+        _log.warning("%s cannot be read, the stream is exported again: %s", path, error)
         return {}
 
 
-DEFINITION_FILE: Final = "definition.json"
+DEFINITION_FILE = "definition.json"
 
 
 class Stream:
-    """One stream. Every method may be called from any thread."""
+    """One stream. Thread-safe."""
 
     def __init__(
         self,
@@ -107,9 +104,13 @@ class Stream:
         now: Callable[[], float],
         check_disk: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the stream that lies in `folder`; `now` gives seconds since 1970.
+        """Open the stream in ``folder``.
 
-        `check_disk` is called before a message is written to the disk and may raise OSError.
+        Args:
+            folder: the stream's folder.
+            definition: the stream's definition.
+            now: returns seconds since 1970.
+            check_disk: called before a message is written to the disk; may raise OSError.
         """
         self.definition = definition
         self._closed = False
@@ -136,19 +137,20 @@ class Stream:
 
     @property
     def next(self) -> int:
-        """The sequence number that the next message gets."""
+        """The sequence number of the next message."""
         return self._segments[-1].first + len(self._segments[-1])
 
     @property
     def total_bytes(self) -> int:
-        """The bytes that the messages take with their records' heads."""
+        """The size of all records in bytes."""
         return sum(segment.size for segment in self._segments)
 
     def append(self, payload: bytes) -> int:
-        """Add a message and return its sequence number.
+        """Append a message and return its sequence number.
 
-        Raises StreamManagerError if the message is larger than the stream, if the stream is full and rejects
-        new data, or if the disk refuses it.
+        Raises:
+            StreamManagerError: the message is larger than the stream, the stream is full and rejects new
+                data, or the disk cannot be written.
         """
         with self._lock:
             self._refuse_if_closed()
@@ -160,20 +162,20 @@ class Stream:
                     self._check_disk()
                 flush = bool(self.definition.flush_on_write)
                 self._segments[-1].append(payload, self._now_millis(), flush=flush)
-            except OSError as exc:
-                message = f"Stream {self.name!r} cannot be written: {exc}"
-                raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+            except OSError as error:
+                message = f"Stream {self.name!r} cannot be written: {error}"
+                raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
             return number
 
     def available(self, start: int) -> int:
-        """Return how many messages there are from `start` (or the oldest) on."""
+        """Return the number of messages from ``start`` (or the oldest) on."""
         with self._lock:
             self._refuse_if_closed()
             self.expire()
             return max(0, self.next - max(start, self.oldest))
 
     def read(self, start: int, most: int, most_bytes: int) -> list[StoredMessage]:
-        """Return up to `most` messages from `start` (or the oldest) on, as many as fit into `most_bytes`."""
+        """Return up to ``most`` messages from ``start`` (or the oldest) on, up to ``most_bytes`` in total."""
         with self._lock:
             self._refuse_if_closed()
             self.expire()
@@ -188,7 +190,7 @@ class Stream:
             return messages
 
     def update(self, definition: StreamDefinition) -> None:
-        """Take a new definition. An export that it lacks is forgotten with its cursor."""
+        """Replace the definition, and remove the cursors of exports that it does not have."""
         with self._lock:
             self._refuse_if_closed()
             if self._is_on_disk:
@@ -197,24 +199,24 @@ class Stream:
             self._cursors.keep(definition.s3_exports())
 
     def cursor(self, export: str) -> ExportCursor:
-        """Return how far an export has come."""
+        """Return the cursor of an export."""
         return self._cursors.get(export)
 
     def save_cursor(self, export: str, cursor: ExportCursor) -> None:
-        """Remember how far an export has come, unless the export or the stream went meanwhile."""
+        """Save the cursor of an export, unless the export or the stream has since been deleted."""
         with self._lock:
             if not self._closed and export in self.definition.s3_exports():
                 self._cursors.save(export, cursor, sync=bool(self.definition.flush_on_write))
 
     def has_expired(self, message: StoredMessage) -> bool:
-        """Say whether a message has outlived the stream's time to live."""
+        """Return whether a message has exceeded the stream's time to live."""
         life = self.definition.time_to_live_millis
         return life is not None and message.ingest_time + life <= self._now_millis()
 
     def expire(self) -> None:
-        """Remove the segments whose messages have all outlived the time to live.
+        """Remove the segments whose messages have all exceeded the time to live.
 
-        A message that an enabled export has not handled stays: its export is to be told as canceled first.
+        A message that an enabled export has not handled stays until its task was reported as canceled.
         """
         life = self.definition.time_to_live_millis
         if life is None:
@@ -228,7 +230,7 @@ class Stream:
                 self._drop_oldest()
 
     def close(self) -> None:
-        """Let go of the open file and refuse everything from now on: the stream or the server ends."""
+        """Close the open file and refuse all further requests: the stream or the server ends."""
         with self._lock:
             self._closed = True
             for segment in self._segments:
@@ -280,9 +282,7 @@ class Stream:
             self._segments.append(MemorySegment(first))
             return
         segment = FileSegment(self._folder, first)
-        segment.path.touch(
-            mode=0o600
-        )  # so that the next sequence number survives when all older segments are gone
+        segment.path.touch(mode=0o600)  # preserves the next sequence number when all older segments are gone
         sync_folder(self._folder)
         self._segments.append(segment)
 
@@ -290,8 +290,8 @@ class Stream:
         paths = sorted(self._folder.glob(f"*{SEGMENT_SUFFIX}"))
         self._segments = [FileSegment(self._folder, int(path.stem)) for path in paths]
         if self._segments and self.next < self._cursors.exported:
-            # A power cut took messages that were exported already: their numbers must not come again, or the
-            # new messages would count as exported.
+            # Messages that were already exported were lost in a power cut: their numbers must not be reused,
+            # or the new messages would count as exported.
             self._begin_segment(self._cursors.exported)
 
 

@@ -1,12 +1,10 @@
-"""What a client of Stream Manager may ask for: the operations table."""
-
-from __future__ import annotations
+"""The operations of Stream Manager, by number."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -27,8 +25,8 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
-# Room in a frame for all that is not payload.
-_LARGEST_READ_BYTES: Final = LARGEST_FRAME_BYTES // 2
+# Leaves room in a frame for everything but payloads.
+_LARGEST_READ_BYTES = LARGEST_FRAME_BYTES // 2
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +34,12 @@ Fields = dict[str, Any]
 
 
 class StreamOperations:
-    """Does what requests ask, on one store. Methods belong to the event loop."""
+    """Carries out requests on one store. Methods are called in the event loop."""
 
     def __init__(
         self, store: StreamStore, exporter: StreamExporter, changes: dict[str, asyncio.Event]
     ) -> None:
-        """Work on `store`; whoever changes a stream takes its event out of `changes` and sets it."""
+        """Work on ``store``; the event of a stream in ``changes`` is removed and set when it changes."""
         self._store = store
         self._exporter = exporter
         self._changes = changes
@@ -57,21 +55,21 @@ class StreamOperations:
         }
 
     async def answer(self, operation: int, fields: Fields) -> tuple[int, Fields]:
-        """Do one request; return the answer's operation and fields, which tell of an error too."""
+        """Carry out a request; return the operation and the fields of the response, which may be an error."""
         if operation not in self._table:
-            message = f"Operation {operation} is not one of this server's."
+            message = f"Operation {operation} is not supported."
             return Operation.UNKNOWN_OPERATION, _refusal(ResponseStatus.UNKNOWN_OPERATION, message)
         response, act = self._table[operation]
         try:
             return response, {"status": ResponseStatus.SUCCESS, **await act(fields)}
-        except StreamManagerError as exc:
-            return response, _refusal(exc.status, str(exc))
-        except Exception as exc:  # noqa: BLE001  an answer, whatever it was: without one the SDK waits a minute
+        except StreamManagerError as error:
+            return response, _refusal(error.status, str(error))
+        except Exception as error:  # noqa: BLE001 - without a response the SDK waits a minute
             _log.exception("Operation %d failed", operation)
-            return response, _refusal(ResponseStatus.UNKNOWN_FAILURE, f"{type(exc).__name__}: {exc}")
+            return response, _refusal(ResponseStatus.UNKNOWN_FAILURE, f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """End the thread that flushes."""
+        """Stop the thread that flushes."""
         self._flusher.shutdown(wait=True, cancel_futures=True)
 
     async def _create(self, fields: Fields) -> Fields:
@@ -96,7 +94,7 @@ class StreamOperations:
         request = parse(fields, AppendRequest)
         stream = self._store.get(request.name)
         if stream.definition.flush_on_write:
-            # The disk may take its time: the other cores in this event loop do not wait for it.
+            # A slow disk must not block the other cores in this event loop.
             loop = asyncio.get_running_loop()
             number = await loop.run_in_executor(
                 self._flusher, self._store.append, request.name, request.payload
@@ -117,12 +115,14 @@ class StreamOperations:
         try:
             async with asyncio.timeout((options.read_timeout_millis or 0) / 1000):
                 stream = await self._enough(request.stream_name, start, least)
-        except TimeoutError as exc:
-            message = f"Stream {request.stream_name!r} has fewer than {least} messages from {start} on."
-            raise StreamManagerError(ResponseStatus.NOT_ENOUGH_MESSAGES, message) from exc
+        except TimeoutError as error:
+            message = (
+                f"Stream {request.stream_name!r} has fewer than {least} messages from number {start} on."
+            )
+            raise StreamManagerError(ResponseStatus.NOT_ENOUGH_MESSAGES, message) from error
         messages = stream.read(start, most, _LARGEST_READ_BYTES)
         if len(messages) < least:
-            message = f"{least} messages are more than a response can carry: read fewer at a time."
+            message = f"{least} messages do not fit into a response: read fewer at a time."
             raise StreamManagerError(ResponseStatus.RESPONSE_TOO_LARGE, message)
         return {
             "messages": [
@@ -137,7 +137,7 @@ class StreamOperations:
         }
 
     async def _enough(self, name: str, start: int, least: int) -> Stream:
-        """Wait until a stream has enough messages and return it; the caller sets the time-out."""
+        """Return a stream once it has enough messages; the caller sets the time-out."""
         while True:
             stream = self._store.get(name)
             if stream.available(start) >= least:

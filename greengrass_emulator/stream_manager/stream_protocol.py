@@ -3,30 +3,28 @@
 Requests are bounded as the SDK bounds them.
 """
 
-from __future__ import annotations
-
 import enum
 import struct
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import cbor2
 import msgspec
 
 from greengrass_emulator.emulator_errors import EmulatorError
 
-CONNECT_VERSION: Final = b"\x01"
-PROTOCOL_VERSIONS: Final = ("1.1.0", "1.0.0")
-SERVER_VERSION: Final = "2.1.0"
-FRAME_PREFIX_BYTES: Final = 4
-LARGEST_FRAME_BYTES: Final = 1 << 30
+CONNECT_VERSION = b"\x01"
+PROTOCOL_VERSIONS = ("1.1.0", "1.0.0")
+SERVER_VERSION = "2.1.0"
+FRAME_PREFIX_BYTES = 4
+LARGEST_FRAME_BYTES = 1 << 30
 
-_PREFIX: Final = struct.Struct(">i")
-_HEAD: Final = struct.Struct(">ib")
+_PREFIX = struct.Struct(">i")
+_HEAD = struct.Struct(">ib")
 
 
 class Operation(enum.IntEnum):
-    """What a frame asks for, or answers."""
+    """The operation of a request or a response."""
 
     CONNECT = 1
     CREATE = 2
@@ -48,7 +46,7 @@ class Operation(enum.IntEnum):
 
 
 class ResponseStatus(enum.IntEnum):
-    """How a request ended; the SDK raises one exception class per status."""
+    """The status of a response; the SDK has an exception class for each."""
 
     SUCCESS = 0
     UNKNOWN_FAILURE = 1
@@ -66,7 +64,7 @@ class ResponseStatus(enum.IntEnum):
 
 
 class StreamManagerError(EmulatorError):
-    """A request that cannot be done; `status` is what its answer carries."""
+    """A request is refused or has failed; ``status`` is that of the response."""
 
     def __init__(self, status: ResponseStatus, message: str) -> None:
         super().__init__(message)
@@ -74,7 +72,7 @@ class StreamManagerError(EmulatorError):
 
 
 class StrategyOnFull(enum.IntEnum):
-    """What an append to a full stream does."""
+    """The behaviour of a full stream."""
 
     REJECT_NEW_DATA = 0
     OVERWRITE_OLDEST_DATA = 1
@@ -88,7 +86,7 @@ class Persistence(enum.IntEnum):
 
 
 class StatusLevel(enum.IntEnum):
-    """How much of an export is told on its status stream; each level includes those before it."""
+    """The level of detail on a status stream; each level includes those before it."""
 
     ERROR = 0
     WARN = 1
@@ -98,22 +96,22 @@ class StatusLevel(enum.IntEnum):
 
 
 class ProtocolMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A map whose fields are spelled in camelCase on the wire; a field that is None is left out."""
+    """A map whose fields are in camelCase on the wire; fields that are None are left out."""
 
 
 _Map = TypeVar("_Map", bound=ProtocolMap)
 
 
 def parse(fields: Mapping[str, Any], kind: type[_Map]) -> _Map:
-    """Check a map's fields and return them typed; an error names the field and the bound that it breaks."""
+    """Return a map's fields validated. Raises StreamManagerError, which names the invalid field."""
     try:
         return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as exc:
-        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"Invalid request: {exc}") from exc
+    except msgspec.ValidationError as error:
+        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"Invalid request: {error}") from error
 
 
 def without_none(value: Any) -> Any:
-    """Return a structure of plain values with every field that is None left out, as both sides expect it."""
+    """Return a structure of plain values without the fields that are None, as both sides expect it."""
     if isinstance(value, msgspec.Struct):
         value = msgspec.to_builtins(value, builtin_types=(bytes,))
     if isinstance(value, dict):
@@ -122,15 +120,16 @@ def without_none(value: Any) -> Any:
 
 
 def encode_frame(operation: int, fields: Mapping[str, Any]) -> bytes:
-    """Return a whole frame: the SDK reads the prefix at one go, so a frame must be written at one go.
+    """Return a frame, to be written at once: the SDK reads its prefix with a single read.
 
-    Raises StreamManagerError if the map is too large for a frame.
+    Raises:
+        StreamManagerError: the map is too large for a frame.
     """
     payload = cbor2.dumps(without_none(dict(fields)))
     if len(payload) + 1 > LARGEST_FRAME_BYTES:
         raise StreamManagerError(
             ResponseStatus.RESPONSE_TOO_LARGE,
-            f"The answer has {len(payload)} bytes, a frame {LARGEST_FRAME_BYTES}: ask for fewer messages.",
+            f"The response has {len(payload)} bytes, a frame {LARGEST_FRAME_BYTES}: read fewer messages.",
         )
     return _HEAD.pack(len(payload) + 1, operation) + payload
 
@@ -145,42 +144,42 @@ def decode_prefix(prefix: bytes) -> int:
     if not 1 < length <= LARGEST_FRAME_BYTES:
         raise StreamManagerError(
             ResponseStatus.INVALID_REQUEST,
-            f"A frame has 2 to {LARGEST_FRAME_BYTES} bytes, this one claims {length}.",
+            f"A frame has 2 to {LARGEST_FRAME_BYTES} bytes, this one announces {length}.",
         )
     return int(length)
 
 
 def decode_body(body: bytes) -> tuple[int, dict[str, Any]]:
-    """Return a frame's operation and its map; the map's fields are still unchecked."""
+    """Return a frame's operation and its map, whose fields are not yet validated."""
     try:
         fields = cbor2.loads(body[1:])
-    except Exception as exc:  # besides its own errors cbor2 lets those of Decimal, re and others out
-        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"The frame holds no CBOR: {exc}") from exc
+    except Exception as error:  # cbor2 also raises errors of Decimal, re and others
+        raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"The frame is not CBOR: {error}") from error
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise StreamManagerError(
-            ResponseStatus.INVALID_REQUEST, "The frame holds no CBOR map with text keys."
+            ResponseStatus.INVALID_REQUEST, "The frame is not a CBOR map with text keys."
         )
     return int.from_bytes(body[:1], signed=True), fields
 
 
-SMALLEST_PART_BYTES: Final = 5 * 1024 * 1024
+SMALLEST_PART_BYTES = 5 * 1024 * 1024
 
-# `\Z`, not `$`: a `$` would let a newline through at the end.
+# `\Z`, not `$`, which would allow a newline at the end.
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[\w ,.\-]*\Z")]
 _RequestId = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[\w ,.\-]*\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
-_LARGEST_MILLISECONDS: Final = 9_223_372_036_854
+_LARGEST_MILLISECONDS = 9_223_372_036_854
 
 
 class StatusConfig(ProtocolMap, frozen=True):
-    """Which stream an export tells its progress to, and how much."""
+    """The status stream of an export, and its level of detail."""
 
     status_level: StatusLevel | None = None
     status_stream_name: Name | None = None
 
 
 class S3TaskExecutor(ProtocolMap, frozen=True):
-    """An export that uploads the files which the stream's messages name."""
+    """An export that uploads the files that the stream's messages name."""
 
     identifier: Name
     size_threshold_for_multipart_upload_bytes: Annotated[int, msgspec.Meta(ge=SMALLEST_PART_BYTES)] | None = (
@@ -192,7 +191,7 @@ class S3TaskExecutor(ProtocolMap, frozen=True):
 
 
 class ExportDefinition(ProtocolMap, frozen=True):
-    """A stream's exports. The stand-in serves S3; the other kinds are read so that they can be refused."""
+    """A stream's exports. S3 is served; the other kinds are read so that they can be refused."""
 
     s3_task_executor: list[S3TaskExecutor] | None = None
     http: list[Any] | None = None
@@ -202,7 +201,7 @@ class ExportDefinition(ProtocolMap, frozen=True):
 
 
 class StreamDefinition(ProtocolMap, frozen=True, kw_only=True):
-    """A stream as its creator wants it: sizes in bytes, time to live in milliseconds."""
+    """The definition of a stream: sizes in bytes, time to live in milliseconds."""
 
     name: Name
     max_size: Annotated[int, msgspec.Meta(ge=1024, le=(1 << 63) - 1)] = 256 * 1024 * 1024
@@ -220,7 +219,7 @@ class StreamDefinition(ProtocolMap, frozen=True, kw_only=True):
 
 
 class Request(ProtocolMap, frozen=True):
-    """What all requests have; alone it is ListStreams."""
+    """The common field of all requests; ListStreams has no other."""
 
     request_id: _RequestId
 
@@ -253,7 +252,7 @@ class AppendRequest(NameRequest, frozen=True):
 
 
 class ReadOptions(ProtocolMap, frozen=True):
-    """From where, how many, and for how many milliseconds to wait for the minimum."""
+    """The first message, the number of messages, and how long to wait for the minimum."""
 
     desired_start_sequence_number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] | None = None
     min_message_count: _Count | None = None

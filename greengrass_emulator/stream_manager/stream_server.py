@@ -3,14 +3,12 @@
 Each client has a connection: a handshake, then requests and responses.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.stream_manager.stream_export import StreamExporter
@@ -32,13 +30,13 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
-_CONNECT_SECONDS: Final = 10.0
+_CONNECT_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class Connection:
-    """Serves one client until it goes, or until it sends what is no frame."""
+    """Serves one client until it disconnects or sends an invalid frame."""
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class Connection:
         operations: StreamOperations,
         is_component_token: Callable[[str], bool] | None,
     ) -> None:
-        """Serve over `reader` and `writer`; `is_component_token`, unless None, judges the client's token."""
+        """Serve over ``reader`` and ``writer``; ``is_component_token``, if given, checks the token."""
         self._reader = reader
         self._writer = writer
         self._operations = operations
@@ -55,21 +53,21 @@ class Connection:
         self._reads: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Answer requests until the connection ends, then leave nothing behind."""
+        """Serve requests until the connection ends."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 accepted = await self._handshake()
             while accepted:
                 await self._serve_request(*await self._frame())
-        except (asyncio.IncompleteReadError, ConnectionError) as exc:
-            _log.debug("A client went: %s", exc)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            _log.debug("A client disconnected: %s", error)
         except TimeoutError:
-            _log.warning("A client did not say Connect within %g s", _CONNECT_SECONDS)
-        except StreamManagerError as exc:
-            # Without a request id there is no answer that the SDK could read.
-            _log.warning("Closed a client's connection: %s", exc)
+            _log.warning("A client sent no Connect within %g s", _CONNECT_SECONDS)
+        except StreamManagerError as error:
+            # Without a request id the SDK could not read a response.
+            _log.warning("Closed a client's connection: %s", error)
         finally:
-            await self._leave()
+            await self._close()
 
     async def _handshake(self) -> bool:
         version = await self._reader.readexactly(len(CONNECT_VERSION))
@@ -82,7 +80,7 @@ class Connection:
 
     def _connect(self, operation: int, fields: dict[str, Any]) -> dict[str, Any]:
         if operation != Operation.CONNECT:
-            message = f"The first operation is Connect ({Operation.CONNECT}), not {operation}."
+            message = f"The first operation has to be Connect ({Operation.CONNECT}), not {operation}."
             return {"status": ResponseStatus.UNEXPECTED_OPERATION, "errorMessage": message}
         request = parse(fields, ConnectRequest)
         offered = [request.protocol_version, *(request.other_supported_protocol_versions or [])]
@@ -98,7 +96,9 @@ class Connection:
         if self._is_component_token and not (
             request.auth_token and self._is_component_token(request.auth_token)
         ):
-            message = "The token is of no component: AWS_CONTAINER_AUTHORIZATION_TOKEN must hold its SVCUID."
+            message = (
+                "The token belongs to no component: AWS_CONTAINER_AUTHORIZATION_TOKEN has to be its SVCUID."
+            )
             return {**answer, "status": ResponseStatus.UNAUTHORIZED, "errorMessage": message}
         return {**answer, "status": ResponseStatus.SUCCESS, "protocolVersion": common}
 
@@ -119,7 +119,7 @@ class Connection:
         if operation != Operation.READ:
             await self._answer(request_id, operation, fields)
             return
-        # A read may wait for long; the same client's other requests do not wait for it.
+        # A read may take long and must not delay the client's other requests.
         read = asyncio.create_task(self._answer(request_id, operation, fields))
         self._reads.add(read)
         read.add_done_callback(self._reads.discard)
@@ -128,15 +128,15 @@ class Connection:
         response, answer = await self._operations.answer(operation, fields)
         try:
             frame = encode_frame(response, {"requestId": request_id, **answer})
-        except StreamManagerError as exc:
+        except StreamManagerError as error:
             frame = encode_frame(
-                response, {"requestId": request_id, "status": exc.status, "errorMessage": str(exc)}
+                response, {"requestId": request_id, "status": error.status, "errorMessage": str(error)}
             )
         if not self._writer.is_closing():
             self._writer.write(frame)
             await self._writer.drain()
 
-    async def _leave(self) -> None:
+    async def _close(self) -> None:
         for read in self._reads:
             read.cancel()
         await asyncio.gather(*self._reads, return_exceptions=True)
@@ -147,25 +147,28 @@ class Connection:
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS = 5.0
 
 
 class StreamManager:
-    """Stream Manager of one local core: create it, `await start()`, `await stop()`."""
+    """Stream Manager of one core: create it, await ``start``, then ``stop``."""
 
     def __init__(
         self,
         root: Path,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         is_component_token: Callable[[str], bool] | None = None,
         first_retry_seconds: float = 1.0,
         faults: Faults | None = None,
     ) -> None:
-        """Keep streams in `root`, export them with clients of `s3_client`, which an export thread calls.
+        """Store streams in ``root``.
 
-        `is_component_token` says whether a token (a component's SVCUID) may connect; None lets everyone in. A
-        failed export is tried again after `first_retry_seconds`, then after twice that, up to five minutes.
-        `faults` are those of the core.
+        Args:
+            root: the folder of the streams.
+            s3_client: makes the clients for exports; called in an export thread.
+            is_component_token: returns whether a token, a component's SVCUID, may connect; None: any may.
+            first_retry_seconds: the delay of a failed export's first retry; it doubles up to five minutes.
+            faults: those of the core.
         """
         self._root = root
         self._s3_client = s3_client
@@ -176,19 +179,20 @@ class StreamManager:
         self._port = 0
 
     async def start(self) -> int:
-        """Serve on a free port of 127.0.0.1 and return it; exports that were waiting go on.
+        """Serve on a free port of 127.0.0.1 and return it; pending exports continue.
 
-        Raises StreamManagerError if the folder is in use or cannot be read.
+        Raises:
+            StreamManagerError: the folder is in use or cannot be read.
         """
         self._port = await self._start(0)
         return self._port
 
     async def interrupt(self) -> None:
-        """Be gone, as a service whose process has died, until `resume`."""
+        """Stop serving, as if the service's process had died, until ``resume``."""
         await self.stop()
 
     async def resume(self) -> None:
-        """Serve again where it was before. Raises OSError if another process has taken the port."""
+        """Serve again on the same port. Raises OSError if another process has taken it."""
         await self._start(self._port)
 
     async def _start(self, port: int) -> int:
@@ -204,7 +208,7 @@ class StreamManager:
         return self._running.port
 
     async def stop(self) -> None:
-        """End connections, uploads and threads; what is not exported yet will be after the next start."""
+        """Stop connections, uploads and threads; pending exports continue after the next start."""
         running, self._running = self._running, None
         if running is not None:
             await running.stop()
@@ -216,7 +220,7 @@ class _Running:
     def __init__(
         self,
         root: Path,
-        s3_client: Callable[[], S3Client],
+        s3_client: Callable[[], "S3Client"],
         first_retry_seconds: float,
         is_component_token: Callable[[str], bool] | None,
         faults: Faults,
@@ -232,14 +236,14 @@ class _Running:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, port: int) -> None:
-        """Listen, and take up the exports that the last run left."""
+        """Listen, and continue the exports of the last run."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
         for name in self._store.names():
             self._exporter.wake(name)
 
     async def stop(self) -> None:
-        """End everything that `serve` began."""
+        """Stop everything that ``serve`` has started."""
         if self._server is not None:
             self._server.close()
         for connection in self._connections:
@@ -250,8 +254,8 @@ class _Running:
         self._store.close()
 
     def _on_change(self, name: str) -> None:
-        """Hear of a change from any thread and pass it to the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        """Pass a change, from any thread, to the event loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for changes
             self._loop.call_soon_threadsafe(self._changed, name)
 
     def _changed(self, name: str) -> None:
@@ -260,7 +264,7 @@ class _Running:
         self._exporter.wake(name)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: one that asyncio starts for a coroutine here complains aloud when it is canceled.
+        # Not a coroutine, for which asyncio would start a task that logs an error when it is cancelled.
         connection = Connection(reader, writer, self._operations, self._is_component_token)
         task = self._loop.create_task(connection.serve())
         self._connections.add(task)

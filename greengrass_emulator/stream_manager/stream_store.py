@@ -1,7 +1,5 @@
 """All streams of one Stream Manager, in one folder; they survive a restart of the server."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os
@@ -10,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -24,13 +21,13 @@ from greengrass_emulator.stream_manager.stream_protocol import (
     StreamManagerError,
 )
 
-_READABLE_CHARACTERS: Final = 40
-_UNFINISHED: Final = "."
-_UNSERVED_EXPORTS: Final = ("http", "iot_analytics", "kinesis", "iot_sitewise")
+_READABLE_CHARACTERS = 40
+_UNFINISHED = "."
+_UNSERVED_EXPORTS = ("http", "iot_analytics", "kinesis", "iot_sitewise")
 
 
 class StreamStore:
-    """Creates, finds and deletes streams. Every method may be called from any thread."""
+    """Creates, finds and deletes streams. Thread-safe."""
 
     def __init__(
         self,
@@ -39,9 +36,16 @@ class StreamStore:
         now: Callable[[], float] = time.time,
         faults: Faults | None = None,
     ) -> None:
-        """Open the folder `root`, or make it; `on_change` hears the name of each stream that changes.
+        """Open or create the folder.
 
-        Raises StreamManagerError if another Stream Manager uses the folder, or a definition cannot be read.
+        Args:
+            root: the folder.
+            on_change: called with the name of each stream that changes.
+            now: returns seconds since 1970.
+            faults: those of the core.
+
+        Raises:
+            StreamManagerError: another Stream Manager uses the folder, or a definition cannot be read.
         """
         self._on_change = on_change
         self._now = now
@@ -49,7 +53,7 @@ class StreamStore:
         self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._streams: dict[str, Stream] = {}
-        self._guard: int | None = _take(root)
+        self._guard: int | None = _lock(root)
         try:
             self._load()
         except BaseException:
@@ -61,23 +65,23 @@ class StreamStore:
         return sorted(self._streams)
 
     def get(self, name: str) -> Stream:
-        """Return a stream; raises StreamManagerError if there is none of this name."""
+        """Return a stream. Raises StreamManagerError if there is none of this name."""
         stream = self._streams.get(name)
         if stream is None:
             raise not_found(name)
         return stream
 
     def create(self, definition: StreamDefinition) -> None:
-        """Make a new stream."""
+        """Create a stream."""
         if definition.name in self._streams:
-            message = f"Stream {definition.name!r} exists already: update it, or delete it first."
+            message = f"Stream {definition.name!r} already exists: update it, or delete it first."
             raise StreamManagerError(ResponseStatus.INVALID_REQUEST, message)
         self._check(definition)
         folder = self._root / _folder_name(definition.name)
         if definition.persistence is not Persistence.MEMORY:
             self._check_disk(definition.name)
             unfinished = folder.with_name(_UNFINISHED + folder.name)
-            # One that a full disk left unfinished is begun anew.
+            # A full disk may have left it unfinished.
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(mode=0o700)
             write_file(unfinished / DEFINITION_FILE, definition, sync=True)
@@ -86,15 +90,13 @@ class StreamStore:
         self._streams[definition.name] = Stream(folder, definition, self._now, self._faults.check_disk)
 
     def check_update(self, definition: StreamDefinition) -> None:
-        """Raise StreamManagerError if AWS's guide does not let a stream change to this definition."""
+        """Raise StreamManagerError if a stream cannot change to this definition, by AWS's guide."""
         stream = self.get(definition.name)
         self._check(definition)
         if (definition.persistence or Persistence.FILE) != (
             stream.definition.persistence or Persistence.FILE
         ):
-            message = (
-                f"The persistence of stream {stream.name!r} cannot change: delete it and create it anew."
-            )
+            message = f"The persistence of stream {stream.name!r} cannot change: delete and create it again."
             raise StreamManagerError(ResponseStatus.UPDATE_NOT_ALLOWED, message)
         if definition.max_size < stream.total_bytes:
             message = (
@@ -103,7 +105,7 @@ class StreamStore:
             raise StreamManagerError(ResponseStatus.INVALID_REQUEST, f"{message}{definition.max_size}.")
 
     def update(self, definition: StreamDefinition) -> None:
-        """Give a stream a new definition, one that `check_update` lets pass."""
+        """Replace a stream's definition. Raises StreamManagerError, see ``check_update``."""
         self.check_update(definition)
         self.get(definition.name).update(definition)
         self._on_change(definition.name)
@@ -118,18 +120,18 @@ class StreamStore:
             unfinished = folder.with_name(_UNFINISHED + folder.name)
             folder.rename(
                 unfinished
-            )  # at once; a crash while the files go leaves nothing that looks like a stream
+            )  # first, so that a crash while files are removed leaves no partial stream
             shutil.rmtree(unfinished)
         self._on_change(name)
 
     def append(self, name: str, payload: bytes) -> int:
-        """Add a message to a stream and return its sequence number."""
+        """Append a message to a stream and return its sequence number."""
         number = self.get(name).append(payload)
         self._on_change(name)
         return number
 
     def close(self) -> None:
-        """Let go of all files and refuse what comes after; may be called again."""
+        """Close all files and refuse further requests. May be called again."""
         for stream in self._streams.values():
             stream.close()
         if self._guard is not None:
@@ -147,9 +149,9 @@ class StreamStore:
     def _check_disk(self, name: str) -> None:
         try:
             self._faults.check_disk()
-        except OSError as exc:
-            message = f"Stream {name!r} cannot be written: {exc}"
-            raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+        except OSError as error:
+            message = f"Stream {name!r} cannot be written: {error}"
+            raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
 
     def _check(self, definition: StreamDefinition) -> None:
         problem = _problem(definition)
@@ -165,7 +167,7 @@ class StreamStore:
 
 
 def _problem(definition: StreamDefinition) -> str | None:
-    """Return what is wrong with a definition whose fields are each within their own bounds."""
+    """Return the problem of a definition whose fields are individually valid, or None."""
     if definition.stream_segment_size > definition.max_size:
         return f"streamSegmentSize {definition.stream_segment_size} is above maxSize {definition.max_size}"
     exports = definition.export_definition
@@ -173,37 +175,39 @@ def _problem(definition: StreamDefinition) -> str | None:
         return None
     unserved = [kind for kind in _UNSERVED_EXPORTS if getattr(exports, kind)]
     if unserved:
-        return f"this local Stream Manager exports to S3 only, not to {', '.join(unserved)}"
+        return f"this Stream Manager exports to S3 only, not to {', '.join(unserved)}"
     if len(definition.s3_exports()) != len(exports.s3_task_executor or ()):
         return "two exports have the same identifier"
     return None
 
 
-def _take(root: Path) -> int:
-    """Keep a second server off the folder for as long as the returned file descriptor is open."""
+def _lock(root: Path) -> int:
+    """Lock the folder until the returned file descriptor is closed."""
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except OSError as error:
         os.close(descriptor)
         message = f"{root} is used by another Stream Manager: stop it, or choose another folder."
-        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
     return descriptor
 
 
-# Made here: msgspec 0.22 crashes if several threads are the first to use a type.
+# Built at import: msgspec 0.22 crashes if several threads are the first to use a type.
 _DEFINITION_DECODER = msgspec.json.Decoder(StreamDefinition)
 
 
 def _read_definition(path: Path) -> StreamDefinition:
     try:
         return _DEFINITION_DECODER.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as exc:
-        message = f"{path} cannot be read ({exc}): mend it, or delete {path.parent} and lose its messages."
-        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from exc
+    except (OSError, msgspec.DecodeError) as error:
+        message = (
+            f"{path} cannot be read ({error}): repair it, or delete {path.parent} and lose its messages."
+        )
+        raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
 
 
 def _folder_name(name: str) -> str:
-    """Return a folder for a stream: the name may be `..`, or longer in bytes than a file name may be."""
+    """Return a folder name for a stream, whose name may be `..` or too long for a file name."""
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:_READABLE_CHARACTERS]
     return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -118,7 +118,7 @@ def test_what_a_killed_demo_left_is_removed_by_the_next_one_and_what_a_living_on
         assert left
     with command(tmp_path, *SMALL, "--rounds", "1000") as second:
         second.wait_for("round 1.1 opened")
-        assert f"removed what a killed demo had left: {', '.join(sorted(left))}" in second.said()
+        assert f"removed what a killed process had left: {', '.join(sorted(left))}" in second.said()
         with command(tmp_path, *SMALL) as third:
             assert third.wait() == 0, third.said()
             assert "removed" not in third.said()

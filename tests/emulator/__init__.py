@@ -1,1 +1,1 @@
-"""Tests of the Greengrass emulator, which need nothing of fedgrass."""
+"""Tests of the Greengrass emulator, which are independent of fedgrass."""

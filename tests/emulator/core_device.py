@@ -1,6 +1,4 @@
-"""A local core for tests whose scenarios are coroutines in the core's own event loop."""
-
-from __future__ import annotations
+"""A core for tests whose scenarios are coroutines in the core's event loop."""
 
 import asyncio
 import os
@@ -27,7 +25,7 @@ SECONDS = 15
 
 
 class StandIn:
-    """In the place of a Stream Manager, for the fault that takes it away."""
+    """Stands in for Stream Manager in the fault that interrupts it."""
 
     def __init__(self) -> None:
         self.is_there = True

@@ -1,6 +1,4 @@
-"""A local Greengrass core for tests: in its own event loop thread, with a small broker for IoT Core."""
-
-from __future__ import annotations
+"""A core for tests in a thread with an event loop, and a small broker that stands in for IoT Core."""
 
 import asyncio
 import threading
@@ -10,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 import yaml
 
-from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
 from greengrass_emulator.core.core_settings import CoreSettings
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, Profile
@@ -26,26 +22,8 @@ COMPONENT = "com.example.Probe"
 REFUSED_FILTER = "refused/by/policy"
 
 
-def temporary_credentials(cloud: EmbeddedCloud) -> dict[str, str]:
-    """Return credentials that the embedded cloud has issued, in the form of the token exchange service."""
-    role = f"arn:aws:iam::{ACCOUNT}:role/device"
-    issued = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="device")["Credentials"]
-    return {
-        "AccessKeyId": issued["AccessKeyId"],
-        "SecretAccessKey": issued["SecretAccessKey"],
-        "Token": issued["SessionToken"],
-        "Expiration": issued["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def act_as_owner(monkeypatch: pytest.MonkeyPatch, cloud: EmbeddedCloud) -> None:
-    """Let AWS SDKs in this process and its children act as the owner of the embedded cloud's account."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, cloud.environment()[name])
-
-
 class FakeBroker:
-    """Keeps the contract of IoT Core: QoS 1 is acknowledged, retained messages are kept."""
+    """Follows the contract of IoT Core: QoS 1 is acknowledged, retained messages are kept."""
 
     def __init__(self) -> None:
         self.received: list[IotMessage] = []
@@ -71,7 +49,7 @@ class FakeIotConnection:
         self.filters: dict[str, QualityOfService] = {}
         self.connected = False
 
-    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002
+    async def start(self, deliver: Callable[[IotMessage], None], seconds: float) -> None:  # noqa: ARG002 - the port
         self._deliver = deliver
         self.connected = True
         self._broker.connections.append(self)
@@ -90,7 +68,7 @@ class FakeIotConnection:
         if message.qos and self._broker.acknowledging:
             loop.call_soon(on_acknowledged)
 
-    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002
+    async def subscribe(self, topic_filter: str, qos: QualityOfService, seconds: float) -> None:  # noqa: ARG002 - the port
         if topic_filter == REFUSED_FILTER:
             text = f"cannot subscribe to {topic_filter}: Not authorized"
             raise IotConnectionError(text)
@@ -111,13 +89,13 @@ class FakeIotConnection:
             self.publish(message, on_acknowledged)
 
     def arrived(self, message: IotMessage) -> None:
-        for _ in filter(lambda one: topic_matches(one, message.topic), list(self.filters)):  # a copy for each
+        for _ in filter(lambda one: topic_matches(one, message.topic), list(self.filters)):  # one copy each
             if self.connected and self._deliver:
                 self._deliver(message)
 
 
 class CoreInThread:
-    """A core whose event loop runs in a thread, as the SDK's blocking calls need it."""
+    """A core whose event loop runs in a thread, since the SDK's calls block."""
 
     def __init__(self, root: Path, profile: Profile, **changes: Any) -> None:
         self.broker = FakeBroker()
@@ -146,7 +124,7 @@ class CoreInThread:
 
 
 def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
-    """Settings of a core that meets no real IoT Core."""
+    """Return the settings of a core that connects to no real IoT Core."""
     values: dict[str, Any] = {
         "thing_name": "device-1",
         "root": root,
@@ -165,7 +143,7 @@ def settings(root: Path, profile: Profile, **changes: Any) -> CoreSettings:
 
 @contextmanager
 def core_in_thread(root: Path, profile: Profile = CLASSIC, **changes: Any) -> Iterator[CoreInThread]:
-    """A started core."""
+    """Start a core, and stop it afterwards."""
     running = CoreInThread(root, profile, **changes)
     try:
         running.run(running.core.start())
@@ -182,7 +160,7 @@ def recipe(
     lifecycle: Mapping[str, object] | None = None,
     **changes: object,
 ) -> dict[str, object]:
-    """A whole recipe around a run script."""
+    """Return a complete recipe with a run script."""
     return {
         "RecipeFormatVersion": "2020-01-25",
         "ComponentName": name,
@@ -199,21 +177,14 @@ def recipe(
 
 
 def write_recipe(folder: Path, content: Mapping[str, object]) -> Path:
-    """The recipe as a YAML file."""
+    """Write a recipe as a YAML file and return its path."""
     file = folder / f"{content['ComponentName']}.yaml"
     file.write_text(yaml.safe_dump(dict(content)))
     return file
 
 
-def without_default_tasks(file: Path) -> None:
-    """Take the tasks out of a built recipe: on nucleus lite no null of a deployment does."""
-    content = yaml.safe_load(file.read_text())
-    content["ComponentConfiguration"]["DefaultConfiguration"]["tasks"] = {}
-    file.write_text(yaml.safe_dump(content))
-
-
 def eventually(condition: Callable[[], T], seconds: float = 10) -> T:
-    """The first true value of `condition`, asked again and again; fails the test after `seconds`."""
+    """Poll ``condition`` and return its first true value; fail the test after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

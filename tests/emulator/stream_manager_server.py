@@ -1,4 +1,4 @@
-"""A Stream Manager stand-in that runs in a thread, so that the SDK, whose calls block, can be its client."""
+"""A Stream Manager that runs in a thread, so that the SDK, whose calls block, can be its client."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ _SECONDS = 30
 
 
 def no_s3() -> Any:
-    """Stand for S3 where nothing is exported."""
+    """Fail: the test exports nothing."""
     message = "this test exports nothing"
     raise AssertionError(message)
 
@@ -27,7 +27,7 @@ def stream_manager(
     first_retry_seconds: float = 0.02,
     faults: Faults | None = None,
 ) -> Iterator[int]:
-    """Run a Stream Manager and yield its port; afterwards no thread of it may be left."""
+    """Run a Stream Manager and yield its port; afterwards check that no thread of it is left."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,6 +1,4 @@
-"""Whatever a client sends to the local core's two servers, they and the other clients go on."""
-
-from __future__ import annotations
+"""The core's two servers and their other clients continue, whatever a client sends."""
 
 import errno
 import gc
@@ -57,7 +55,7 @@ trees = st.recursive(
     max_leaves=12,
 )
 messages = st.fixed_dictionaries({"message": st.just("eA==") | trees})
-# Right as often as not: what is always wrong never comes past the first guard.
+# Half of them are valid: input that is always invalid would never pass the first check.
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "topicName": st.sampled_from(["a/b"] * 4 + ["a/+", "#", "a/#/b", ""]),
     "topic": st.sampled_from(["a/b"] * 3 + ["a/+", "#"]),
@@ -91,7 +89,7 @@ bodies = (
 
 @st.composite
 def requests(draw: st.DrawFn) -> list[bytes]:
-    """Frames of one connection, nearly all well-formed and in order; now and then one that is not."""
+    """Return frames of one connection, most of them well-formed and in order."""
     frames = []
     for number in range(1, draw(st.integers(1, 12)) + 1):
         headers: dict[str, HeaderValue] = {
@@ -115,14 +113,14 @@ def requests(draw: st.DrawFn) -> list[bytes]:
 
 
 class Heard(logging.Handler):
-    """Remembers errors that a server logs: it may refuse anything, but not stumble."""
+    """Records the errors that a server logs: it may refuse anything, but not fail."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.errors: list[str] = []
 
     def told(self) -> list[str]:
-        """What was logged since the last time."""
+        """Return what was logged since the last call."""
         errors, self.errors = self.errors, []
         return errors
 
@@ -133,7 +131,7 @@ class Heard(logging.Handler):
 
 @pytest.fixture(scope="module")
 def heard() -> Iterator[Heard]:
-    gc.collect()  # what other tests have left behind complains now, and not into these ones
+    gc.collect()  # garbage of other tests logs its errors now, not during these tests
     handler = Heard()
     loggers = [logging.getLogger("greengrass_emulator"), logging.getLogger("asyncio")]
     for one in loggers:
@@ -144,7 +142,7 @@ def heard() -> Iterator[Heard]:
 
 
 def talk(connection: socket.socket, pieces: list[bytes]) -> None:
-    """Send all and read until the server has nothing more to say; it may hang up at any time."""
+    """Send everything and read all responses; the server may disconnect at any time."""
     connection.settimeout(SECONDS)
     with connection:
         try:
@@ -153,8 +151,8 @@ def talk(connection: socket.socket, pieces: list[bytes]) -> None:
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65_536):
                 continue
-        except OSError as exc:
-            if exc.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
+        except OSError as error:
+            if error.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
                 raise
 
 
@@ -162,7 +160,7 @@ def talk(connection: socket.socket, pieces: list[bytes]) -> None:
 def attack_ipc(
     tmp_path_factory: pytest.TempPathFactory, heard: Heard
 ) -> Iterator[Callable[[list[bytes]], None]]:
-    """Sends pieces to a core's IPC as a component that may do everything; another one has to be served."""
+    """Sends pieces to a core's IPC as a component with all permissions; another one must still be served."""
     folder = tmp_path_factory.mktemp("core")
     with core_in_thread(folder, secrets={"x": "y"}) as running:
         for name, control in ((COMPONENT, EVERYTHING), (VICTIM, {})):
@@ -286,7 +284,7 @@ def frame(operation: int, content: Any) -> bytes:
 
 
 operations = st.sampled_from([2, 3, 4, 5, 11, 13, 15] * 4 + [*range(19), -1, 127])
-# What holds no request id ends its connection: not too many of them, or nothing gets any further.
+# A frame without a request id ends its connection: only a few, or no connection lasts.
 stream_requests = st.builds(frame, operations, st.one_of([fields] * 12 + [values]))
 
 
@@ -294,14 +292,14 @@ stream_requests = st.builds(frame, operations, st.one_of([fields] * 12 + [values
 def attack_streams(
     tmp_path_factory: pytest.TempPathFactory, heard: Heard
 ) -> Iterator[Callable[[list[bytes]], None]]:
-    """Sends pieces to a Stream Manager; then another client has to be served."""
+    """Sends pieces to a Stream Manager; another client must still be served."""
 
     class NoS3:
         def upload_fileobj(self, *_: object, **__: object) -> None:
             raise FileNotFoundError
 
         def close(self) -> None:
-            """Nothing is open."""
+            """Do nothing: no connection is open."""
 
     with stream_manager(tmp_path_factory.mktemp("streams"), NoS3) as port:
         victim = StreamManagerClient(port=port, request_timeout=SECONDS)

@@ -1,6 +1,4 @@
-"""The local core's IPC, through AWS's own SDK: every operation's answers, and hostile clients."""
-
-from __future__ import annotations
+"""The core's IPC through AWS's own SDK: the responses of all operations, and hostile clients."""
 
 import datetime as dt
 import socket
@@ -8,7 +6,6 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from awsiot.eventstreamrpc import (
     StreamClosedError,
 )
 from awsiot.greengrasscoreipc import model
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
 from greengrass_emulator.ipc.event_stream import Frame, HeaderValue, encode
@@ -34,6 +30,7 @@ from tests.emulator.local_core import (
     recipe,
     write_recipe,
 )
+from tests.emulator.sdk_client import connect
 
 SECONDS = 10
 OTHER = "com.example.Other"
@@ -52,17 +49,17 @@ def access_control(owner: str) -> dict[str, object]:
 
 
 def log_of(running: CoreInThread) -> str:
-    """The core's own log: nucleus lite has the reason of an error there alone."""
+    """Return the core's log, the only place where nucleus lite has the reason of an error."""
     return (running.core.root / "logs" / "greengrass.log").read_text()
 
 
 class Recorder(LifecycleHandler):  # type: ignore[misc]
-    """Remembers what became of a connection."""
+    """Records the end of a connection."""
 
     def __init__(self) -> None:
         self.disconnected = False
 
-    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002 - the SDK's signature
         self.disconnected = True
 
 
@@ -79,24 +76,18 @@ class Clients:
         self._running.run(self._running.core.wait_for(name, "RUNNING", SECONDS))
 
     def open(self, component: str = COMPONENT, handler: LifecycleHandler | None = None) -> Any:
-        environment = self._running.core.component_environment(component)
-        connected = greengrass.connect(
-            ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
-            authtoken=environment["SVCUID"],
-            lifecycle_handler=handler,
-        )
-        client = GreengrassCoreIPCClientV2(client=connected, executor=ThreadPoolExecutor(1))
+        client = connect(self._running.core, component, handler)
         self._opened.append(client)
         return client
 
     def close(self) -> None:
         for client in self._opened:
-            client.close().exception(SECONDS)  # a connection that a test has lost says so here once more
+            client.close().exception(SECONDS)  # raises again if the test has lost the connection
 
 
 @pytest.fixture(params=[CLASSIC, LITE], ids=lambda profile: str(profile.name))
 def profile(request: pytest.FixtureRequest) -> Profile:
-    """Both nuclei; a test about one of them says which."""
+    """Both nuclei, unless a test overrides it."""
     chosen: Profile = request.param
     return chosen
 
@@ -114,7 +105,7 @@ def clients(running: CoreInThread, tmp_path: Path) -> Iterator[Clients]:
         COMPONENT,
         {
             "accessControl": access_control(COMPONENT),
-            "training": {"epochs": "3", "rate": "0.1"},  # nucleus lite makes them texts anyway
+            "training": {"epochs": "3", "rate": "0.1"},  # nucleus lite turns them into strings anyway
             "tags": ["a", "b"],
         },
         tmp_path,
@@ -129,7 +120,7 @@ def client(clients: Clients) -> Any:
 
 
 def refused(error: type[Exception], call: Any, **arguments: Any) -> str | None:
-    """The message with which a call was refused."""
+    """Return the message with which a call was refused."""
     with pytest.raises(error) as caught:
         call(**arguments).result(SECONDS)
     message: str | None = caught.value.message  # type: ignore[attr-defined]
@@ -137,7 +128,7 @@ def refused(error: type[Exception], call: Any, **arguments: Any) -> str | None:
 
 
 def is_named(profile: Profile, text: str, message: str | None) -> bool:
-    """Whether an error has `text` in its message, where the nucleus sends one."""
+    """Return whether an error has `text` in its message, if the nucleus sends one."""
     return message is None if profile is LITE else text in (message or "")
 
 
@@ -182,7 +173,7 @@ def test_overlapping_filters_give_a_message_twice(running: CoreInThread, client:
     assert [event.message.payload for event in events] == [b"once", b"once", b"last"]
 
 
-def test_after_closing_a_stream_nothing_comes_and_iot_core_is_told(
+def test_after_closing_a_stream_no_message_arrives_and_iot_core_is_unsubscribed(
     running: CoreInThread, client: Any
 ) -> None:
     events: list[Any] = []
@@ -195,7 +186,7 @@ def test_after_closing_a_stream_nothing_comes_and_iot_core_is_told(
 
     eventually(lambda: running.connection.filters == {})
     running.from_cloud("allowed/x", b"late")
-    client.get_configuration(key_path=["tags"])  # one round trip on: an event would have been here before
+    client.get_configuration(key_path=["tags"])  # one round trip: an event would have arrived earlier
     assert events == []
 
 
@@ -239,7 +230,7 @@ def test_a_topic_outside_the_policy_is_unauthorized(
 @pytest.mark.parametrize(
     "topic", ["allowed/+", "allowed/#", "allowed/1/2/3/4/5/6/7/8", "allowed/" + "x" * 250]
 )
-def test_a_topic_that_iot_core_would_hang_up_on_is_invalid(client: Any, topic: str) -> None:
+def test_a_topic_that_iot_core_does_not_accept_is_invalid(client: Any, topic: str) -> None:
     refused(
         model.InvalidArgumentsError, client.publish_to_iot_core_async, topic_name=topic, qos="1", payload=b""
     )
@@ -253,7 +244,7 @@ def test_a_request_without_its_topic_is_invalid(client: Any, profile: Profile) -
 # Configuration
 
 
-def test_configuration_is_read_whole_as_a_branch_and_as_a_leaf_in_its_own_name(client: Any) -> None:
+def test_configuration_is_read_as_a_tree_a_branch_and_a_leaf_wrapped_in_its_name(client: Any) -> None:
     whole = client.get_configuration()
 
     assert whole.component_name == COMPONENT
@@ -271,7 +262,7 @@ def test_configuration_that_does_not_exist_is_not_found(client: Any, arguments: 
     refused(model.ResourceNotFoundError, client.get_configuration_async, **arguments)
 
 
-def test_an_update_is_merged_and_told_once_per_changed_node(clients: Clients, client: Any) -> None:
+def test_an_update_is_merged_and_notified_once_per_changed_node(clients: Clients, client: Any) -> None:
     events: list[Any] = []
     clients.open().subscribe_to_configuration_update(key_path=["training"], on_stream_event=events.append)
 
@@ -353,7 +344,7 @@ def test_json_and_binary_messages_pass_between_components(
     )
 
 
-def test_a_component_hears_itself_unless_it_asks_for_others_only(client: Any) -> None:
+def test_a_component_receives_its_own_messages_unless_it_excludes_them(client: Any) -> None:
     own: list[Any] = []
     others: list[Any] = []
     client.subscribe_to_topic(
@@ -399,7 +390,7 @@ def test_a_local_message_has_exactly_one_kind(client: Any, message: Any) -> None
     )
 
 
-# State, tokens, restart, the rest
+# State, tokens, restart and others
 
 
 def test_update_state_is_answered_and_a_wrong_state_is_invalid(client: Any) -> None:
@@ -423,13 +414,13 @@ def test_only_stream_manager_may_validate_a_token(
     manager = clients.open(STREAM_MANAGER)
 
     assert manager.validate_authorization_token(token=token).is_valid is True
-    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")  # noqa: S106
+    refused(model.InvalidTokenError, manager.validate_authorization_token_async, token="wrong")  # noqa: S106 - invented
     refused(model.UnauthorizedError, client.validate_authorization_token_async, token=token)
 
 
 def test_a_component_can_restart_one_that_its_policy_names(client: Any, tmp_path: Path) -> None:
     log = tmp_path / "logs" / f"{COMPONENT}.log"
-    # A component is RUNNING once its shell is started; the shell may come to its first line later.
+    # A component is RUNNING once its shell is started; the shell may execute its first line later.
     eventually(lambda: log.read_text() == "started\n")
 
     answer = client.restart_component_async(component_name=COMPONENT).result(SECONDS)
@@ -445,7 +436,7 @@ def test_an_operation_that_is_not_served_is_a_service_error(client: Any, profile
     assert is_named(profile, "'ListNamedShadowsForThing' is not supported", message)
 
 
-# What a client may not do to the server
+# Hostile clients
 
 
 @pytest.mark.parametrize("profile", [CLASSIC])
@@ -496,7 +487,7 @@ HUGE = struct.pack(">II", 0x7FFFFFFF, 0)
         encode(Frame({**CONNECT.headers, ":stream-id": "zero"})),
     ],
 )
-def test_garbage_instead_of_a_handshake_costs_only_its_own_connection(
+def test_garbage_instead_of_a_handshake_ends_only_its_own_connection(
     running: CoreInThread, client: Any, garbage: bytes
 ) -> None:
     assert_hangs_up(running, garbage)
@@ -515,7 +506,7 @@ def test_garbage_instead_of_a_handshake_costs_only_its_own_connection(
         encode(Frame({":message-type": 0, ":message-flags": 0, ":stream-id": -1, "operation": 5})),
     ],
 )
-def test_garbage_after_the_handshake_costs_only_its_own_connection(
+def test_garbage_after_the_handshake_ends_only_its_own_connection(
     running: CoreInThread, client: Any, garbage: bytes
 ) -> None:
     token = running.core.component_environment(COMPONENT)["SVCUID"]
@@ -529,7 +520,7 @@ def test_garbage_after_the_handshake_costs_only_its_own_connection(
 
 @pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"[" * 9_000, b'{"topicName": 1}'])
-def test_a_body_that_is_no_request_gets_an_error_and_the_connection_stays(
+def test_an_invalid_body_gets_an_error_and_the_connection_stays_open(
     running: CoreInThread, body: bytes
 ) -> None:
     token = running.core.component_environment(COMPONENT)["SVCUID"]
@@ -550,7 +541,7 @@ def test_a_body_that_is_no_request_gets_an_error_and_the_connection_stays(
             answer += received
 
 
-def test_a_client_that_stops_in_the_middle_of_a_frame_blocks_nobody(
+def test_a_client_that_stops_in_the_middle_of_a_frame_blocks_no_other(
     running: CoreInThread, client: Any
 ) -> None:
     with raw_connection(running) as link:
@@ -575,11 +566,11 @@ def assert_hangs_up(running: CoreInThread, garbage: bytes) -> None:
             assert time.monotonic() < end, "the server went on talking to a client that breaks the protocol"
 
 
-# What the two nuclei do differently
+# Differences between the two nuclei
 
 
 @pytest.mark.parametrize("profile", [LITE])
-def test_lite_closes_the_connection_over_a_large_message_and_drops_one_that_comes_in(
+def test_lite_closes_the_connection_over_a_large_message_and_drops_an_incoming_one(
     running: CoreInThread, clients: Clients
 ) -> None:
     recorder = Recorder()
@@ -681,7 +672,7 @@ def test_only_classic_passes_the_retain_flag_on(running: CoreInThread, client: A
 
 
 @pytest.mark.parametrize("profile", [CLASSIC])
-def test_classic_loses_a_retained_message_that_comes_before_its_response(
+def test_classic_loses_a_retained_message_that_precedes_its_response(
     running: CoreInThread, client: Any
 ) -> None:
     running.from_cloud("allowed/x", b"kept", retain=True)

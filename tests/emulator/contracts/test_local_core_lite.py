@@ -1,9 +1,7 @@
-"""The profile `lite`, row by row as the project's components met the real Nucleus Lite 2.6.0.
+"""The profile `lite`, row by row as measured on the real Nucleus Lite 2.6.0.
 
-Where a row is about IPC it is asked through AWS's own SDK.
+Rows about IPC are tested through AWS's own SDK.
 """
-
-from __future__ import annotations
 
 import asyncio
 import dataclasses
@@ -12,16 +10,13 @@ import socket
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import awsiot.greengrasscoreipc as greengrass
 import pytest
 from awscrt.exceptions import AwsCrtError
 from awsiot.eventstreamrpc import ConnectionClosedError, LifecycleHandler, StreamClosedError
 from awsiot.greengrasscoreipc import model
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from greengrass_emulator.core.json_limits import count_parts
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
@@ -38,6 +33,7 @@ from tests.emulator.local_core import (
     recipe,
     write_recipe,
 )
+from tests.emulator.sdk_client import connect
 
 SECONDS = 20
 SOON = dataclasses.replace(LITE, configuration_restart_seconds=0.2)
@@ -53,17 +49,17 @@ STREAM_MANAGER = "aws.greengrass.StreamManager"
 
 
 class Disconnected(LifecycleHandler):  # type: ignore[misc]
-    """Remembers that a connection has ended."""
+    """Records the end of a connection."""
 
     def __init__(self) -> None:
         self.seen = False
 
-    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, reason: Exception | None) -> None:  # noqa: ARG002 - the SDK's signature
         self.seen = True
 
 
 class Connected:
-    """A core with one component that may do anything, and the component's SDK clients."""
+    """A core with one component that has all permissions, and the component's SDK clients."""
 
     def __init__(self, running: CoreInThread, folder: Path) -> None:
         self.running = running
@@ -83,15 +79,7 @@ class Connected:
         self.client = self.open(self.disconnected)
 
     def open(self, handler: LifecycleHandler | None = None) -> Any:
-        environment = self.running.core.component_environment(COMPONENT)
-        client = GreengrassCoreIPCClientV2(
-            client=greengrass.connect(
-                ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
-                authtoken=environment["SVCUID"],
-                lifecycle_handler=handler,
-            ),
-            executor=ThreadPoolExecutor(1),
-        )
+        client = connect(self.running.core, handler=handler)
         self._clients.append(client)
         return client
 
@@ -146,7 +134,7 @@ def test_attributes_that_lite_does_not_know_exclude_no_manifest() -> None:
 
 @pytest.mark.parametrize("service", ["stream-manager-down", "token-exchange-down"])
 @pytest.mark.parametrize("again", ["deployment", "start"])
-def test_what_needs_a_service_that_dies_is_stopped_until_a_deployment_or_a_new_start(
+def test_dependents_of_a_dead_service_are_stopped_until_a_deployment_or_a_new_start(
     tmp_path: Path, service: str, again: str
 ) -> None:
     name = {"stream-manager-down": STREAM_MANAGER, "token-exchange-down": TOKEN_EXCHANGE}[service]
@@ -177,7 +165,7 @@ def test_what_needs_a_service_that_dies_is_stopped_until_a_deployment_or_a_new_s
     on_device(tmp_path, scenario, profile=LITE)
 
 
-def test_what_needs_a_component_that_dies_is_stopped_and_what_needs_that_too(tmp_path: Path) -> None:
+def test_dependents_of_a_dead_component_are_stopped_and_their_dependents_too(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("echo $$ > pid; exec sleep 1000", name=NEEDED))
         await device.deploy(
@@ -198,7 +186,7 @@ def test_what_needs_a_component_that_dies_is_stopped_and_what_needs_that_too(tmp
     on_device(tmp_path, scenario, profile=LITE)
 
 
-def test_on_classic_they_are_stopped_until_what_they_need_is_back(tmp_path: Path) -> None:
+def test_on_classic_dependents_are_stopped_until_the_service_is_back(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(
             recipe("echo started; sleep 1000", ComponentDependencies=needing("HARD", STREAM_MANAGER))
@@ -214,7 +202,7 @@ def test_on_classic_they_are_stopped_until_what_they_need_is_back(tmp_path: Path
 
 @pytest.mark.parametrize("profile", [LITE, CLASSIC], ids=["lite", "classic"])
 @pytest.mark.parametrize("kind", ["HARD", "SOFT"])
-def test_credentials_are_there_for_either_kind_of_dependency(
+def test_credentials_are_available_with_either_kind_of_dependency(
     tmp_path: Path, profile: Profile, kind: str
 ) -> None:
     async def scenario(device: Device) -> None:
@@ -281,7 +269,7 @@ def test_a_job_document_of_more_than_255_parts_is_refused(tmp_path: Path, tasks:
             await device.core.update_configuration(COMPONENT, merge)
             assert len(device.tree()["tasks"]) == tasks  # type: ignore[arg-type]
         else:
-            with pytest.raises(CoreError, match="keys and values, nucleus lite takes 255"):
+            with pytest.raises(CoreError, match="keys and values, nucleus lite accepts 255"):
                 await device.core.update_configuration(COMPONENT, merge)
             assert "tasks" not in device.tree()
             await device.core.update_configuration(COMPONENT, {"word": "new"})
@@ -312,7 +300,7 @@ def test_a_deployment_that_changes_a_configuration_restarts_the_component_after_
     assert on_device(tmp_path, scenario, profile=SOON).log().count("started") == 2
 
 
-def test_what_does_not_end_after_sigterm_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     run = "trap '' TERM; echo started $$; while true; do sleep 0.05; done"
 
     async def scenario(device: Device) -> None:
@@ -340,7 +328,7 @@ def test_a_failed_deployment_is_not_rolled_back(tmp_path: Path) -> None:
     on_device(tmp_path, scenario, profile=SOON)
 
 
-def test_what_a_failed_merge_has_written_stays_and_the_old_process_runs_on(tmp_path: Path) -> None:
+def test_values_of_a_failed_merge_stay_and_the_old_process_runs_on(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("sleep 1000", configuration={"first": 1, "map": {"a": 1}, "last": 1}))
         await device.reach("RUNNING")
@@ -357,7 +345,7 @@ def test_what_a_failed_merge_has_written_stays_and_the_old_process_runs_on(tmp_p
 
 
 @pytest.mark.parametrize(("is_local", "kinds"), [(False, "3 true"), (True, '"3" "true"')])
-def test_numbers_of_a_cloud_deployment_stay_numbers_those_of_a_local_one_are_texts(
+def test_numbers_stay_numbers_in_a_cloud_deployment_and_are_strings_in_a_local_one(
     connected: Connected, tmp_path: Path, kinds: str, *, is_local: bool
 ) -> None:
     configuration = {"map": {"number": 3, "truth": True}}
@@ -396,14 +384,14 @@ def test_a_local_deployment_unpacks_no_archive(
 
 
 def deploy_other(connected: Connected, folder: Path, content: Mapping[str, object]) -> Path:
-    """The recipe of another component, in a folder of its own."""
+    """Write the recipe of another component into a separate folder."""
     assert connected.running.core.component_state(COMPONENT) == "RUNNING"
     (folder / "other").mkdir()
     return write_recipe(folder / "other", content)
 
 
 def local_deployment(connected: Connected, folder: Path) -> None:
-    """Deploy what is in a folder as `ggl-cli deploy` does."""
+    """Deploy a folder of recipes as `ggl-cli deploy` does."""
     connected.client.create_local_deployment_async(
         recipe_directory_path=str(folder),
         artifacts_directory_path=str(folder),
@@ -442,7 +430,7 @@ def test_a_setenv_value_of_one_word_reaches_the_script_and_what_it_starts(tmp_pa
 # Between components
 
 
-def test_a_local_message_of_more_than_some_50_parts_ends_its_subscription_in_silence(
+def test_a_local_message_of_more_than_some_50_parts_silently_ends_its_subscription(
     connected: Connected,
 ) -> None:
     heard: list[Any] = []
@@ -571,7 +559,7 @@ def test_the_nucleus_and_the_port_of_the_token_exchange_service_can_be_read(
 # State and errors
 
 
-def test_a_component_that_reports_errored_goes_on(connected: Connected) -> None:
+def test_reporting_errored_has_no_effect(connected: Connected) -> None:
     answer = connected.client.update_state_async(state="ERRORED").result(SECONDS)
     assert answer == model.UpdateStateResponse()
     end = time.monotonic() + 1.5
@@ -614,7 +602,7 @@ def test_iot_core_drops_the_connection_over_what_lite_does_not_check(
     connected.client.publish_to_iot_core_async(topic_name="room/x", qos="1", payload=b"y").result(SECONDS)
 
 
-def test_a_subscription_with_quality_of_service_2_is_accepted_and_costs_the_connection(
+def test_a_subscription_with_quality_of_service_2_is_accepted_and_ends_the_connection(
     connected: Connected,
 ) -> None:
     connected.client.subscribe_to_iot_core(topic_name="room/x", qos="2", on_stream_event=print)

@@ -1,17 +1,13 @@
-# ruff: noqa: S105, S106  the secrets of these tests are none
-"""The local core's IPC operations on secrets, other components and deployments, through AWS's own SDK."""
-
-from __future__ import annotations
+# ruff: noqa: S105, S106 - invented secrets
+"""IPC operations on secrets, other components and deployments, through AWS's own SDK."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import awsiot.greengrasscoreipc as greengrass
 import pytest
 from awsiot.greengrasscoreipc import model
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
 from tests.emulator.local_core import (
@@ -22,6 +18,7 @@ from tests.emulator.local_core import (
     recipe,
     write_recipe,
 )
+from tests.emulator.sdk_client import connect
 
 SECONDS = 10
 OTHER = "com.example.Other"
@@ -47,15 +44,6 @@ def running(tmp_path: Path, profile: Profile) -> Iterator[CoreInThread]:
         yield core
 
 
-def connect(running: CoreInThread, component: str) -> Any:
-    environment = running.core.component_environment(component)
-    connected = greengrass.connect(
-        ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
-        authtoken=environment["SVCUID"],
-    )
-    return GreengrassCoreIPCClientV2(client=connected, executor=ThreadPoolExecutor(1))
-
-
 def deploy(running: CoreInThread, folder: Path, name: str, configuration: dict[str, object]) -> None:
     content = recipe("sleep 1000", name=name, configuration=configuration)
     running.run(running.core.deploy(write_recipe(folder, content), folder))
@@ -65,16 +53,16 @@ def deploy(running: CoreInThread, folder: Path, name: str, configuration: dict[s
 @pytest.fixture
 def client(running: CoreInThread, tmp_path: Path) -> Iterator[Any]:
     deploy(running, tmp_path, COMPONENT, {"accessControl": ACCESS_CONTROL, "room": "attic"})
-    connected = connect(running, COMPONENT)
+    connected = connect(running.core, COMPONENT)
     yield connected
     connected.close().exception(SECONDS)
 
 
 @pytest.fixture
 def stranger(running: CoreInThread, tmp_path: Path) -> Iterator[Any]:
-    """A component that may do nothing."""
+    """A component without any permission."""
     deploy(running, tmp_path, OTHER, {})
-    connected = connect(running, OTHER)
+    connected = connect(running.core, OTHER)
     yield connected
     connected.close().exception(SECONDS)
 
@@ -88,7 +76,7 @@ def refused(error: type[Exception], call: Any, **arguments: Any) -> str:
 # Secrets
 
 
-def test_a_secret_is_told_as_text_or_as_bytes(client: Any) -> None:
+def test_a_secret_is_returned_as_text_or_as_bytes(client: Any) -> None:
     text = client.get_secret_value_async(secret_id=next(iter(SECRETS))).result(SECONDS)
     binary = client.get_secret_value_async(secret_id="binary", version_stage="AWSCURRENT").result(SECONDS)
 
@@ -99,7 +87,7 @@ def test_a_secret_is_told_as_text_or_as_bytes(client: Any) -> None:
     assert again.secret_value.secret_binary == b"\x00\xff"
 
 
-def test_a_secret_that_is_absent_forbidden_or_asked_for_twice_is_refused(client: Any, stranger: Any) -> None:
+def test_a_secret_that_is_absent_or_forbidden_or_named_twice_is_refused(client: Any, stranger: Any) -> None:
     ask = client.get_secret_value_async
     assert "AWSPREVIOUS" in refused(
         model.ResourceNotFoundError, ask, secret_id="binary", version_stage="AWSPREVIOUS"
@@ -132,7 +120,7 @@ def test_a_component_can_stop_another_one(running: CoreInThread, client: Any, st
 
 
 @pytest.mark.parametrize("operation", ["get_component_details", "stop_component", "restart_component"])
-def test_what_is_asked_of_a_component_needs_the_component_and_a_policy(
+def test_requests_about_a_component_need_the_component_and_a_policy(
     client: Any, stranger: Any, operation: str
 ) -> None:
     refused(model.ResourceNotFoundError, getattr(client, f"{operation}_async"), component_name="absent")
@@ -190,7 +178,7 @@ def test_a_component_deploys_others_with_what_they_need(
     assert client.get_configuration_async(key_path=["room"]).result(SECONDS).value == {"room": "cellar"}
 
 
-def test_a_deployment_that_fails_says_why_and_is_listed(
+def test_a_failed_deployment_has_a_reason_and_is_listed(
     running: CoreInThread, client: Any, recipes: Path
 ) -> None:
     identifiers = []
@@ -235,7 +223,7 @@ def test_a_component_removes_another_one(running: CoreInThread, client: Any, str
         ({"component_to_configuration": {COMPONENT: {"RESET": [""]}}}, "the one key MERGE"),
     ],
 )
-def test_a_deployment_that_cannot_be_is_refused_at_once(
+def test_an_invalid_deployment_is_refused_at_once(
     client: Any, recipes: Path, arguments: dict[str, Any], complaint: str
 ) -> None:
     given = {key: str(recipes) if value == "RECIPES" else value for key, value in arguments.items()}
@@ -249,7 +237,7 @@ def test_deployments_need_a_policy_and_an_identifier_that_exists(client: Any, st
     refused(model.ResourceNotFoundError, client.get_local_deployment_status_async, deployment_id="x")
 
 
-# What the two nuclei do differently
+# Differences between the two nuclei
 
 
 @pytest.mark.parametrize("profile", [LITE])
@@ -271,7 +259,7 @@ def test_lite_has_deployments_and_restarts_but_none_of_the_rest(client: Any, rec
 
 @pytest.mark.parametrize("profile", [LITE])
 @pytest.mark.usefixtures("client")
-def test_lite_closes_the_connection_on_a_wrong_token_without_a_word(running: CoreInThread) -> None:
+def test_lite_closes_the_connection_on_a_wrong_token_without_an_answer(running: CoreInThread) -> None:
     path = running.core.component_environment(COMPONENT)[
         "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
     ]
@@ -316,7 +304,7 @@ def test_a_deployment_waits_for_a_component_that_defers_it(
     assert heard[-1].post_update_event.deployment_id == answer.deployment_id
 
 
-def test_a_component_that_does_not_answer_in_time_holds_no_deployment_up(
+def test_a_component_that_does_not_answer_in_time_delays_no_deployment(
     running: CoreInThread, client: Any, recipes: Path
 ) -> None:
     running.core.updates.answer_seconds = 0.2
@@ -333,7 +321,7 @@ def test_a_component_that_does_not_answer_in_time_holds_no_deployment_up(
     )
 
 
-def test_a_component_that_ends_while_it_is_asked_holds_no_deployment_up(
+def test_a_component_that_ends_before_it_answers_delays_no_deployment(
     running: CoreInThread, client: Any, stranger: Any, recipes: Path
 ) -> None:
     heard = listen_for_updates(stranger)
@@ -345,7 +333,7 @@ def test_a_component_that_ends_while_it_is_asked_holds_no_deployment_up(
     assert ended(client, answer.deployment_id).status == "SUCCEEDED"
 
 
-def test_only_who_subscribed_and_names_the_deployment_may_defer_it(client: Any) -> None:
+def test_only_a_subscriber_that_names_the_deployment_may_defer_it(client: Any) -> None:
     refused(model.InvalidArgumentsError, client.defer_component_update_async, deployment_id="x")
     listen_for_updates(client)
     refused(model.InvalidArgumentsError, client.defer_component_update_async)

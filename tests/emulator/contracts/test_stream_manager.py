@@ -99,7 +99,7 @@ def test_a_flushed_append_is_numbered_too(client: Any) -> None:
     assert [client.append_message("updates", b"x") for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_message_of_many_megabytes_goes_there_and_back(client: Any) -> None:
+def test_a_message_of_many_megabytes_is_written_and_read(client: Any) -> None:
     client.create_message_stream(definition())
     payload = bytes(range(256)) * (20 << 12)
     client.append_message("updates", payload)
@@ -165,7 +165,7 @@ def test_a_stream_that_does_not_exist_is_named(client: Any, ask: Callable[[Any],
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (definition("taken"), "exists already"),
+        (definition("taken"), "already exists"),
         (definition(max_size=1024), "streamSegmentSize 16777216 is above maxSize 1024"),
         (
             definition(
@@ -195,7 +195,7 @@ def test_a_definition_that_cannot_be_is_refused_with_the_reason(client: Any, wro
     assert client.list_streams() == ["taken"]
 
 
-def test_a_full_stream_refuses_and_the_client_goes_on(client: Any) -> None:
+def test_a_full_stream_refuses_and_the_client_continues(client: Any) -> None:
     client.create_message_stream(definition(max_size=1024, stream_segment_size=1024))
     with pytest.raises(RequestPayloadTooLargeException, match="maxSize"):
         client.append_message("updates", bytes(1024))
@@ -205,7 +205,7 @@ def test_a_full_stream_refuses_and_the_client_goes_on(client: Any) -> None:
     assert client.append_message("updates", b"small") == 1
 
 
-def test_a_read_without_time_out_says_at_once_that_there_are_too_few(client: Any) -> None:
+def test_a_read_without_time_out_fails_at_once_with_too_few_messages(client: Any) -> None:
     client.create_message_stream(definition())
     client.append_message("updates", b"a")
     with pytest.raises(NotEnoughMessagesException, match="fewer than 2"):
@@ -218,7 +218,7 @@ def test_a_read_gives_up_after_its_time_out(client: Any) -> None:
         read(client, 0, read_timeout_millis=50)
 
 
-def test_a_waiting_read_holds_up_nobody_and_gets_its_messages_when_they_come(client: Any) -> None:
+def test_a_waiting_read_blocks_no_client_and_gets_its_messages_when_they_arrive(client: Any) -> None:
     client.create_message_stream(definition())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(read, client, 0, min_message_count=2, read_timeout_millis=9_000)
@@ -316,7 +316,7 @@ def test_many_servers_share_one_event_loop(tmp_path: Path) -> None:
 
 
 def exchange(port: int, sent: bytes) -> bytes:
-    """Send bytes and return all that the server answers until it closes the connection."""
+    """Send bytes and return everything that the server sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=_SECONDS) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -377,7 +377,7 @@ def test_garbage_ends_its_own_connection_only(port: int, client: Any, garbage: b
     assert client.list_streams() == ["updates"]
 
 
-def test_a_request_with_wrong_fields_is_answered_and_the_connection_goes_on(port: int) -> None:
+def test_a_request_with_invalid_fields_is_answered_and_the_connection_stays_open(port: int) -> None:
     wrong = frame(4, {"requestId": "2", "name": "updates", "payload": 7})
     answer = exchange(port, b"\x01" + _CONNECT + wrong + frame(11, {"requestId": "3"}))
     rest = answer[5 + int.from_bytes(answer[1:5]) :]

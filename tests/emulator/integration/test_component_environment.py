@@ -1,6 +1,4 @@
-"""What a component's process has of the machine around it, and the paths of its core's files."""
-
-from __future__ import annotations
+"""The environment of a component's process, and the paths of its core's files."""
 
 import os
 import sys
@@ -15,7 +13,7 @@ from tests.emulator.core_device import Device, on_device
 from tests.emulator.local_core import COMPONENT, recipe
 
 BOTH = pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])
-# What systemd, the nucleus and the shell itself set.
+# Set by systemd, the nucleus and the shell itself.
 EXPECTED = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL"),
     *("SVCUID", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"),
@@ -103,7 +101,7 @@ def test_a_proxy_is_set_in_both_spellings_and_not_for_the_core_itself(
 def test_keys_in_the_component_user_s_home_come_before_the_token_exchange_service(
     tmp_path: Path, profile: Profile
 ) -> None:
-    """As on every nucleus: a component that does not want them has to say so itself."""
+    """As on every nucleus: a component that does not want them has to exclude them itself."""
     home = tmp_path / "core" / "home" / ".aws"
     home.mkdir(parents=True)
     (home / "credentials").write_text("[default]\naws_access_key_id = STALE\naws_secret_access_key = x\n")
@@ -139,7 +137,7 @@ def test_a_core_in_a_folder_of_any_name_runs_components(
     assert (first, second) == ("found", "found")
     assert path.endswith(f"/work/{COMPONENT}")
     assert str(folder) not in path
-    assert not list(runtime.rglob("core-*"))  # the link goes with the core
+    assert not list(runtime.rglob("core-*"))  # the link is removed with the core
 
 
 def test_a_path_that_is_plain_stays_as_it_is(tmp_path: Path) -> None:

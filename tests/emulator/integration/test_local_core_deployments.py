@@ -1,6 +1,4 @@
-"""Deployments to a local core: new versions, merged configurations, and the way back when they fail."""
-
-from __future__ import annotations
+"""Deployments to a core: new versions, merged configurations, and rollback."""
 
 import asyncio
 from pathlib import Path
@@ -67,7 +65,7 @@ def test_a_new_version_that_fails_gives_way_to_the_one_before_with_its_configura
     assert on_device(tmp_path, scenario).log() == "old\n" + "broken new\n" * 3 + "old\n"
 
 
-def test_the_artifacts_come_back_too_if_the_same_version_was_deployed_anew(tmp_path: Path) -> None:
+def test_artifacts_are_restored_if_the_same_version_was_deployed_again(tmp_path: Path) -> None:
     content = recipe('cat "{artifacts:path}/words"; sleep 1000')
     content["Manifests"][0]["Artifacts"] = [{"URI": "s3://b/words"}]  # type: ignore[index]
     broken = recipe('cat "{artifacts:path}/words"; exit 1')
@@ -91,7 +89,7 @@ def test_the_artifacts_come_back_too_if_the_same_version_was_deployed_anew(tmp_p
     on_device(tmp_path, scenario)
 
 
-def test_a_first_version_that_fails_stays_given_up_for_somebody_to_look_at(tmp_path: Path) -> None:
+def test_a_first_version_that_fails_stays_broken(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         failing = await device.deploy(recipe("exit 1"))
         assert await outcome(device, failing) == ("FAILED", "FAILED_ROLLBACK_NOT_REQUESTED")
@@ -169,7 +167,7 @@ def test_a_deployment_that_never_began_does_not_bring_older_artifacts_back(tmp_p
         device.core.faults.disk_full = True
         with pytest.raises(CoreError, match="No space left"):
             await device.deploy(content)
-        await device.reach("RUNNING")  # it has run on
+        await device.reach("RUNNING")  # it was not restarted
         process = device.core._components.get(COMPONENT).process
         assert process
         await process.restart()
@@ -178,7 +176,7 @@ def test_a_deployment_that_never_began_does_not_bring_older_artifacts_back(tmp_p
     on_device(tmp_path, scenario)
 
 
-def test_who_listens_to_a_configuration_hears_of_a_deployment_and_of_its_rollback(tmp_path: Path) -> None:
+def test_listeners_to_a_configuration_are_notified_of_a_deployment_and_its_rollback(tmp_path: Path) -> None:
     heard: list[KeyPath] = []
 
     async def scenario(device: Device) -> None:
@@ -207,7 +205,7 @@ def test_of_several_components_none_changes_if_one_cannot_be_deployed(tmp_path: 
             ComponentSource(write_recipe(device.folder, content), device.artifacts)
             for content in (first, second)
         ]
-        with pytest.raises(CoreError, match="points at nothing"):
+        with pytest.raises(CoreError, match="does not exist"):
             await device.core.deployments.deploy(sources)
         assert device.core.component_states() == {}
 
@@ -228,7 +226,7 @@ def test_a_component_is_removed_with_its_process_unless_another_needs_it(tmp_pat
     on_device(tmp_path, scenario)
 
 
-def test_a_deployment_that_another_one_overtakes_does_not_undo_it(tmp_path: Path) -> None:
+def test_a_superseded_deployment_does_not_undo_its_successor(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         settle_soon(device)
         await device.deploy(version("1.0.0", "sleep 1000"))
@@ -241,10 +239,10 @@ def test_a_deployment_that_another_one_overtakes_does_not_undo_it(tmp_path: Path
     on_device(tmp_path, scenario)
 
 
-def test_a_deployment_that_is_under_way_or_unknown_is_told_as_such(tmp_path: Path) -> None:
+def test_a_deployment_in_progress_or_unknown_is_reported_as_such(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         deployed = await device.deploy(recipe("sleep 1000"))
-        with pytest.raises(ComponentStateError, match=r"is still under way after 0\.01 s"):
+        with pytest.raises(ComponentStateError, match=r"is still in progress after 0\.01 s"):
             await device.core.deployments.wait_for(deployed.identifier, 0.01)
         with pytest.raises(UnknownDeploymentError, match="no deployment 'x'"):
             device.core.deployments.get("x")
@@ -252,7 +250,7 @@ def test_a_deployment_that_is_under_way_or_unknown_is_told_as_such(tmp_path: Pat
     on_device(tmp_path, scenario)
 
 
-def test_restarts_that_are_asked_for_at_once_leave_one_process(tmp_path: Path) -> None:
+def test_concurrent_restarts_leave_one_process(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("echo $$ >> pids; exec sleep 1000"))
         await device.reach("RUNNING")
@@ -267,7 +265,7 @@ def test_restarts_that_are_asked_for_at_once_leave_one_process(tmp_path: Path) -
     on_device(tmp_path, scenario)
 
 
-def test_a_restart_that_comes_late_does_not_bring_a_replaced_component_back(tmp_path: Path) -> None:
+def test_a_late_restart_does_not_revive_a_replaced_component(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(version("1.0.0", "echo $$ > pid; exec sleep 1000"))
         await device.reach("RUNNING")
@@ -280,7 +278,7 @@ def test_a_restart_that_comes_late_does_not_bring_a_replaced_component_back(tmp_
     on_device(tmp_path, scenario)
 
 
-def test_a_classic_recipe_asks_its_direct_dependencies(tmp_path: Path) -> None:
+def test_a_classic_recipe_refers_to_its_direct_dependencies(tmp_path: Path) -> None:
     needs = {NEEDED: {"VersionRequirement": "^1.0.0", "DependencyType": "HARD"}}
     run = f"echo {{{NEEDED}:configuration:/where}} {{{NEEDED}:artifacts:path}}"
 

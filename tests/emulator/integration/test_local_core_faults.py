@@ -1,9 +1,6 @@
-"""Each fault that can be injected, as an unmodified SDK meets it, and what is there after it is cleared."""
-
-from __future__ import annotations
+"""Each fault through an unmodified SDK, while it is active and after it is cleared."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,6 @@ import awsiot.greengrasscoreipc as greengrass
 import pytest
 from awsiot.eventstreamrpc import AccessDeniedError, ConnectionClosedError, StreamClosedError
 from awsiot.greengrasscoreipc import model
-from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from stream_manager import (
     ExportDefinition,
     MessageStreamDefinition,
@@ -43,6 +39,7 @@ from tests.emulator.local_core import (
     recipe,
     write_recipe,
 )
+from tests.emulator.sdk_client import connect
 from tests.emulator.stream_manager_server import stream_manager
 
 SECONDS = 20
@@ -67,12 +64,7 @@ class Faulty:
         self.client = self.connect()
 
     def connect(self) -> Any:
-        environment = self.running.core.component_environment(COMPONENT)
-        connected = greengrass.connect(
-            ipc_socket=environment["AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"],
-            authtoken=environment["SVCUID"],
-        )
-        return GreengrassCoreIPCClientV2(client=connected, executor=ThreadPoolExecutor(1))
+        return connect(self.running.core)
 
     def inject(self, fault: str, amount: int | None = None, seconds: float | None = None) -> None:
         self.running.run(self.injector.inject(fault, amount, seconds))
@@ -117,12 +109,12 @@ BOTH = pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=lambda profile: p
 
 
 @BOTH
-def test_duplicates_come_and_go_twice_until_they_are_cleared(faulty: Faulty) -> None:
+def test_duplicates_are_delivered_twice_in_both_directions_until_cleared(faulty: Faulty) -> None:
     faulty.subscribe()
     faulty.inject("duplicates")
     faulty.running.from_cloud("room/in", b"in")
     faulty.publish(b"out")
-    eventually(lambda: len(faulty.heard()) == 6)  # its own message went twice, and came back twice each time
+    eventually(lambda: len(faulty.heard()) == 6)  # its message was sent twice, and each was delivered twice
     sent = [message.payload for message in faulty.running.broker.received]
     assert sent == [b"in", b"out", b"out"]
 
@@ -135,9 +127,7 @@ def test_duplicates_come_and_go_twice_until_they_are_cleared(faulty: Faulty) -> 
 
 
 @pytest.mark.parametrize(("profile", "error"), [(CLASSIC, model.ServiceError), (LITE, ConnectionClosedError)])
-def test_an_oversize_message_meets_what_the_nucleus_does_with_one(
-    faulty: Faulty, error: type[Exception]
-) -> None:
+def test_an_oversize_message_is_treated_as_by_the_nucleus(faulty: Faulty, error: type[Exception]) -> None:
     faulty.subscribe()
     faulty.inject("oversize", 3)
     faulty.running.from_cloud("room/in", b"four")
@@ -159,7 +149,7 @@ def test_a_full_spool_refuses_qos_1_and_lets_qos_0_pass(faulty: Faulty) -> None:
 
 
 @BOTH
-def test_silent_subscriptions_hear_nothing_while_all_else_goes_on(faulty: Faulty) -> None:
+def test_silent_subscriptions_receive_nothing_while_everything_else_works(faulty: Faulty) -> None:
     faulty.subscribe()
     faulty.inject("silent-subscriptions")
 
@@ -176,7 +166,7 @@ def test_silent_subscriptions_hear_nothing_while_all_else_goes_on(faulty: Faulty
 
 
 @pytest.mark.parametrize(("profile", "error"), [(CLASSIC, AccessDeniedError), (LITE, Exception)])
-def test_a_restarted_ipc_daemon_closes_every_stream_and_knows_no_old_token(
+def test_a_restarted_ipc_daemon_closes_every_stream_and_refuses_old_tokens(
     faulty: Faulty, error: type[Exception]
 ) -> None:
     faulty.subscribe()
@@ -185,7 +175,7 @@ def test_a_restarted_ipc_daemon_closes_every_stream_and_knows_no_old_token(
     eventually(lambda: faulty.closed)
     with pytest.raises(RuntimeError) as refused:
         faulty.publish()
-    # The second is raised a moment before the SDK itself knows that its connection is closed.
+    # The second is raised a moment before the SDK knows that its connection is closed.
     assert isinstance(refused.value, ConnectionClosedError) or "CONNECTION_CLOSED" in str(refused.value)
     with pytest.raises(error):
         greengrass.connect(
@@ -197,7 +187,7 @@ def test_a_restarted_ipc_daemon_closes_every_stream_and_knows_no_old_token(
 
 
 @BOTH
-def test_a_cut_broker_comes_back_after_its_time(faulty: Faulty) -> None:
+def test_a_cut_link_is_restored_after_its_duration(faulty: Faulty) -> None:
     faulty.inject("broker-cut", seconds=0.3)
     with pytest.raises(model.ServiceError):
         faulty.publish(qos="0")
@@ -207,7 +197,7 @@ def test_a_cut_broker_comes_back_after_its_time(faulty: Faulty) -> None:
     assert faulty.injector.active == {}
 
 
-def test_a_slow_line_keeps_messages_on_their_way(faulty: Faulty) -> None:
+def test_a_slow_uplink_delays_messages(faulty: Faulty) -> None:
     faulty.inject("slow-uplink", 1)
     faulty.publish(bytes(3600))  # an hour
     faulty.clear("slow-uplink")
@@ -216,7 +206,7 @@ def test_a_slow_line_keeps_messages_on_their_way(faulty: Faulty) -> None:
     assert [message.payload for message in faulty.running.broker.received] == [b"on a quick line"]
 
 
-def test_a_full_disk_refuses_deployments_and_leaves_what_runs(faulty: Faulty) -> None:
+def test_a_full_disk_refuses_deployments_and_stops_nothing(faulty: Faulty) -> None:
     faulty.inject("disk-full")
     again = faulty.running.core.deploy(faulty.folder / f"{COMPONENT}.yaml", faulty.folder)
     with pytest.raises(CoreError, match="No space left on device"):
@@ -233,10 +223,10 @@ def test_a_full_disk_refuses_deployments_and_leaves_what_runs(faulty: Faulty) ->
         ("slow-uplink", 0, None, "1 or more, not 0"),
         ("s3-errors", 200, None, "400 or more, not 200"),
         ("ipc-restart", None, 5.0, "it happens once"),
-        ("duplicates", None, 0.0, "a time is above 0"),
+        ("duplicates", None, 0.0, "a duration is above 0"),
     ],
 )
-def test_a_fault_that_cannot_be_is_refused_with_what_can(
+def test_an_invalid_fault_is_refused_with_the_valid_values(
     faulty: Faulty, fault: str, amount: int | None, seconds: float | None, complaint: str
 ) -> None:
     with pytest.raises(InjectionError, match=complaint):
@@ -244,7 +234,7 @@ def test_a_fault_that_cannot_be_is_refused_with_what_can(
     assert faulty.injector.active == {}
 
 
-def test_every_fault_that_lasts_can_be_cleared_though_it_was_never_there(faulty: Faulty) -> None:
+def test_every_lasting_fault_can_be_cleared_even_if_inactive(faulty: Faulty) -> None:
     for name, fault in FAULTS.items():
         if fault.lasts:
             faulty.clear(name)
@@ -285,7 +275,7 @@ class Exporter:
         self.client.append_message("updates", Util.validate_and_serialize_to_json_bytes(task))
 
     def wait(self, wanted: Any) -> None:
-        """Read the status stream on until a task has this status."""
+        """Read the status stream until a task has this status."""
         while True:
             options = ReadMessagesOptions(self._next, 1, 1, SECONDS * 1000)
             (message,) = self.client.read_messages("status", options)
@@ -303,7 +293,7 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
             yield one
 
 
-def test_a_full_disk_refuses_messages_until_there_is_room(exporter: Exporter) -> None:
+def test_a_full_disk_refuses_messages_until_it_has_space(exporter: Exporter) -> None:
     exporter.faults.disk_full = True
     with pytest.raises(UnknownFailureException, match="No space left on device"):
         exporter.append("k")
@@ -315,9 +305,7 @@ def test_a_full_disk_refuses_messages_until_there_is_room(exporter: Exporter) ->
     exporter.wait(Status.Success)
 
 
-def test_s3_errors_are_tried_again_if_they_can_pass_and_end_the_task_if_not(
-    exporter: Exporter, tmp_path: Path
-) -> None:
+def test_transient_s3_errors_are_retried_and_others_end_the_task(exporter: Exporter, tmp_path: Path) -> None:
     exporter.faults.s3_status = 503
     exporter.append("later")
     exporter.wait(Status.Warning)
@@ -331,7 +319,7 @@ def test_s3_errors_are_tried_again_if_they_can_pass_and_end_the_task_if_not(
     assert not (tmp_path / "s3" / BUCKET / "never").exists()
 
 
-def test_an_upload_over_a_slow_line_can_be_canceled(exporter: Exporter, tmp_path: Path) -> None:
+def test_an_upload_over_a_slow_uplink_can_be_canceled(exporter: Exporter, tmp_path: Path) -> None:
     exporter.faults.uplink_bytes_per_second = 1
     exporter.append("slow")
     exporter.wait(Status.InProgress)

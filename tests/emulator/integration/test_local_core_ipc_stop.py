@@ -1,4 +1,4 @@
-"""What the IPC server leaves behind when it stops."""
+"""The IPC server leaves nothing behind when it stops."""
 
 import asyncio
 import logging

@@ -1,6 +1,4 @@
-"""Components from recipe to end on a local core: real processes, real archives, real HTTP."""
-
-from __future__ import annotations
+"""The lifecycle of components on a core: real processes, real archives, real HTTP."""
 
 import asyncio
 import json
@@ -130,7 +128,7 @@ def test_the_operator_s_own_keys_are_not_inherited(tmp_path: Path, monkeypatch: 
     log = on_device(tmp_path, scenario).log()
 
     assert "mine" not in log
-    assert "AWS_SHARED_CREDENTIALS_FILE" not in log  # what is in the component user's home counts
+    assert "AWS_SHARED_CREDENTIALS_FILE" not in log  # the files in the component user's home apply
     assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" not in log
 
 
@@ -169,7 +167,7 @@ def test_a_failing_install_keeps_the_component_from_running(tmp_path: Path) -> N
     assert on_device(tmp_path, scenario).log() == "trying\n" * 3
 
 
-def test_an_install_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_an_install_that_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
     install = {"Script": "sleep 1000 & echo $! > pid; wait", "Timeout": 1}
 
     async def scenario(device: Device) -> None:
@@ -284,7 +282,7 @@ def test_an_update_restarts_a_component_only_if_its_run_step_reads_what_changed(
         await device.core.update_configuration(COMPONENT, {"other": 2})
         await device.core.update_configuration(COMPONENT, {"training": {"epochs": 4}})
         await device.logged("epochs 4")
-        with pytest.raises(RecipeError, match="points at nothing"):
+        with pytest.raises(RecipeError, match="does not exist"):
             await device.core.update_configuration(COMPONENT, {"training": "none"})
 
     assert on_device(tmp_path, scenario).log() == "epochs 3\nepochs 4\n"
@@ -338,8 +336,8 @@ def test_the_short_path_of_a_core_that_was_killed_is_removed_by_the_next_that_ne
 ) -> None:
     deep = tmp_path / ("x" * 110)
     deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))  # where demos look for what killed ones have left
-    top = Path("/tmp")  # noqa: S108  # 0700 below it
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))  # where abandoned folders are looked for
+    top = Path("/tmp")  # noqa: S108 - 0700 below it
     left, others = Path(tempfile.mkdtemp(prefix=PREFIX, dir=top)), OwnedFolder(top)
     (left / LOCK).touch()
 
@@ -354,7 +352,7 @@ def test_the_short_path_of_a_core_that_was_killed_is_removed_by_the_next_that_ne
         others.remove()
 
 
-# What only the classic nucleus reads
+# Recipes of the classic nucleus only
 
 
 def test_steps_in_capitals_run_on_classic_as_gdk_s_own_template_writes_them(tmp_path: Path) -> None:
@@ -405,7 +403,7 @@ def test_a_recover_step_runs_after_each_failure_but_the_last(tmp_path: Path) -> 
 def ask(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
     try:
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the core's own http address
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - as above
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refusal:
         return refusal.code, json.load(refusal)
@@ -461,7 +459,7 @@ def test_credentials_that_cannot_be_had_are_an_error_of_the_service(tmp_path: Pa
     on_device(tmp_path, scenario, credentials=fail)
 
 
-# What is refused
+# Refusals
 
 
 def refusal_of(folder: Path, content: Mapping[str, object], error: type[CoreError], **changes: Any) -> str:
@@ -481,7 +479,7 @@ def test_an_unknown_hard_dependency_is_refused_and_a_soft_one_is_not(tmp_path: P
     soft = {"com.example.Base": {"VersionRequirement": "^1.0.0", "DependencyType": "SOFT"}}
 
     message = refusal_of(tmp_path, recipe("true", ComponentDependencies=hard), DependencyError)
-    assert f"{COMPONENT} needs com.example.Base, which is not on device-1" in message
+    assert f"{COMPONENT} needs com.example.Base, which is not deployed on device-1" in message
 
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true", name="com.example.Base"))
@@ -493,7 +491,7 @@ def test_an_unknown_hard_dependency_is_refused_and_a_soft_one_is_not(tmp_path: P
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
-    assert f"{COMPONENT}/{VERSION}/probe.zip, nor as " in message
+    assert f"{COMPONENT}/{VERSION}/probe.zip nor " in message
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])
@@ -508,14 +506,15 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, arch
 def test_an_archive_that_is_none_is_refused(tmp_path: Path, archive: Path) -> None:
     archive.write_bytes(b"PK not really")
 
-    assert "is no ZIP archive" in refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
+    refusal = refusal_of(tmp_path, with_archive(recipe("true")), ArtifactError)
+    assert "cannot be unpacked as a ZIP archive" in refusal
 
 
-def test_a_variable_that_stands_for_nothing_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
+def test_an_unknown_variable_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("sleep 1000"))
         await device.reach("RUNNING")
-        with pytest.raises(RecipeError, match="points at nothing"):
+        with pytest.raises(RecipeError, match="does not exist"):
             await device.deploy(recipe("echo {configuration:/absent}"))
         assert device.core.component_state(COMPONENT) == "RUNNING"
 
@@ -528,7 +527,7 @@ def test_a_policy_id_that_another_component_has_is_refused(tmp_path: Path) -> No
 
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true", name="com.example.First", configuration=configuration))
-        with pytest.raises(RecipeError, match=r"policy id same:1 is taken by com.example.First"):
+        with pytest.raises(RecipeError, match=r"policy id same:1 is already used by com.example.First"):
             await device.deploy(recipe("true", configuration=configuration))
         with pytest.raises(InvalidAccessControlError, match="accessControl x has to be a map"):
             await device.core.update_configuration("com.example.First", {"accessControl": {"x": 1}})
@@ -543,7 +542,7 @@ def test_a_recipe_without_a_runtime_field_is_refused_by_lite_only(tmp_path: Path
     assert "runtime: '*'" in refusal_of(tmp_path, content, RecipeError, profile=LITE)
 
 
-def test_asking_for_what_is_not_there_names_what_is(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     async def scenario(device: Device) -> None:
         await device.deploy(recipe("true"))
         with pytest.raises(
@@ -556,7 +555,7 @@ def test_asking_for_what_is_not_there_names_what_is(tmp_path: Path) -> None:
     on_device(tmp_path, scenario)
 
 
-def test_an_iot_core_that_is_not_there_is_named_and_nothing_stays(tmp_path: Path) -> None:
+def test_an_unreachable_iot_core_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     core = GreengrassCore(settings(tmp_path / "core", LITE))
 
     async def start() -> None:

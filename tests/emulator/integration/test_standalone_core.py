@@ -1,6 +1,4 @@
-"""A core with no cloud: components that speak to each other, to Stream Manager and to IoT Core."""
-
-from __future__ import annotations
+"""A core without a cloud: components that use local topics, Stream Manager and IoT Core."""
 
 import asyncio
 import sys
@@ -98,14 +96,14 @@ def test_components_speak_to_each_other_and_export_into_a_folder(tmp_path: Path,
         assert await core.message("album/news", SECONDS) == b"cats/1"
         async with asyncio.timeout(SECONDS):
             assert await core.components_ended()
-            while not exported.exists():  # noqa: ASYNC110 - a file tells nobody that it is there
+            while not exported.exists():  # noqa: ASYNC110 - there is no event for a new file
                 await asyncio.sleep(0.02)
 
     on_core(StandaloneOptions("laptop", tmp_path / "core", PROFILES[profile]), scenario)
     assert exported.read_bytes() == b"a cat"
 
 
-def test_a_message_that_does_not_come_is_told_in_words(tmp_path: Path) -> None:
+def test_a_message_that_does_not_arrive_is_reported(tmp_path: Path) -> None:
     async def scenario(core: StandaloneCore) -> None:
         with pytest.raises(IotConnectionError, match=r"no message on album/news within 0\.01 s"):
             await core.message("album/news", 0.01)
@@ -116,7 +114,7 @@ def test_a_message_that_does_not_come_is_told_in_words(tmp_path: Path) -> None:
 def test_two_cores_of_one_name_do_not_share_anything(tmp_path: Path) -> None:
     async def scenario(_: StandaloneCore) -> None:
         second = StandaloneCore(StandaloneOptions("laptop", tmp_path / "second"))
-        with pytest.raises(ControlError, match="running already"):
+        with pytest.raises(ControlError, match="already running"):
             await second.start()
         assert not (tmp_path / "second").exists()
 

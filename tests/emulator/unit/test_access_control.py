@@ -1,6 +1,4 @@
-"""What accessControl lets a component do, and which topics a filter takes in."""
-
-from __future__ import annotations
+"""Authorization by accessControl, and the topics that a filter matches."""
 
 import pytest
 
@@ -19,10 +17,10 @@ SUBSCRIBE = "aws.greengrass#SubscribeToIoTCore"
 PUBLISH = "aws.greengrass#PublishToIoTCore"
 POLICIES = {
     IOT_CORE: {
-        "Trainer:mqttproxy:1": {"operations": [SUBSCRIBE], "resources": ["fedgrass/+/clients/+/announce"]},
+        "Trainer:mqttproxy:1": {"operations": [SUBSCRIBE], "resources": ["plant/+/clients/+/announce"]},
         "Trainer:mqttproxy:2": {
             "operations": [PUBLISH],
-            "resources": ["fedgrass/+/clients/+/complete", "log/*"],
+            "resources": ["plant/+/clients/+/complete", "log/*"],
         },
         "Trainer:mqttproxy:3": {"operations": ["*"], "resources": ["both/#"]},
     }
@@ -32,11 +30,11 @@ POLICIES = {
 @pytest.mark.parametrize(
     ("operation", "resource", "allowed"),
     [
-        (SUBSCRIBE, "fedgrass/home/clients/device-1/announce", True),
-        (SUBSCRIBE, "fedgrass/home/clients/+/announce", True),
-        (PUBLISH, "fedgrass/home/clients/device-1/announce", False),
-        (PUBLISH, "fedgrass/home/clients/device-1/complete", True),
-        (PUBLISH, "fedgrass/home/clients/a/b/complete", False),
+        (SUBSCRIBE, "plant/home/clients/device-1/announce", True),
+        (SUBSCRIBE, "plant/home/clients/+/announce", True),
+        (PUBLISH, "plant/home/clients/device-1/announce", False),
+        (PUBLISH, "plant/home/clients/device-1/complete", True),
+        (PUBLISH, "plant/home/clients/a/b/complete", False),
         (PUBLISH, "log/anything/below", True),
         (PUBLISH, "both", True),
         (SUBSCRIBE, "both/of/them", True),
@@ -49,7 +47,7 @@ def test_an_operation_is_allowed_only_on_the_resources_beside_it(
     assert is_allowed(POLICIES, IOT_CORE, operation, resource) is allowed
 
 
-def test_a_policy_of_one_service_says_nothing_of_another() -> None:
+def test_a_policy_of_one_service_does_not_apply_to_another() -> None:
     assert not is_allowed(POLICIES, LOCAL_TOPICS, PUBLISH, "both/x")
 
 
@@ -94,7 +92,7 @@ def test_wildcards_of_a_resource(pattern: str, resource: str, *, covered: bool) 
         ("a/*", "a/b", False),
     ],
 )
-def test_a_topic_filter_takes_in_what_mqtt_says(topic_filter: str, topic: str, *, matches: bool) -> None:
+def test_a_topic_filter_matches_by_the_rules_of_mqtt(topic_filter: str, topic: str, *, matches: bool) -> None:
     assert topic_matches(topic_filter, topic) is matches
 
 

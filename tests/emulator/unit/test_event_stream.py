@@ -1,6 +1,4 @@
-"""Frames of the event-stream encoding: what is written can be read, and nothing else is taken for a frame."""
-
-from __future__ import annotations
+"""Frames of the event-stream encoding: encoded frames can be decoded, anything else is refused."""
 
 import struct
 import zlib
@@ -126,7 +124,7 @@ def test_impossible_lengths_are_refused_before_anything_is_read(
 
 
 def test_a_header_given_twice_is_refused() -> None:
-    with pytest.raises(FrameError, match="given twice: 'a'"):
+    with pytest.raises(FrameError, match="repeated: 'a'"):
         decode(raw_frame(b"\x01a\x00\x01a\x01"))
 
 

@@ -1,8 +1,6 @@
-"""Small parts of the core that compute: deployment order, slow links, configurations, loopback,
+"""Small pure parts of the core: deployment order, slow uplink, configurations, loopback,
 environments.
 """
-
-from __future__ import annotations
 
 import asyncio
 import json
@@ -39,14 +37,14 @@ def needing(name: str, *needed: str, version: str = "1.0.0") -> Recipe:
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.sets(st.sampled_from(NAMES), max_size=3)))
-def test_every_component_comes_behind_those_that_it_needs_or_the_circle_is_named(
+def test_every_component_follows_its_dependencies_or_the_circle_is_named(
     graph: dict[str, set[str]],
 ) -> None:
     recipes = {Path(name): needing(name, *needed) for name, needed in graph.items()}
     try:
         order = [file.name for file in in_order(recipes)]
-    except DependencyError as exc:
-        circle = str(exc).rpartition(": ")[2].split(" -> ")
+    except DependencyError as error:
+        circle = str(error).rpartition(": ")[2].split(" -> ")
         assert all(one in graph[other] for one, other in pairwise(circle))
         assert circle[0] == circle[-1]
         return
@@ -82,7 +80,7 @@ def test_a_folder_of_recipes_is_read_and_a_missing_one_is_named(tmp_path: Path) 
         recipes_in(tmp_path / "absent")
 
 
-# A slow line
+# A slow uplink
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000)), max_size=20), st.integers(1, 10_000))
@@ -165,7 +163,7 @@ def test_a_loopback_hands_retained_messages_to_new_subscriptions_and_writes_byte
     assert json.loads((tmp_path / "record.jsonl").read_text().splitlines()[-1])["base64"] == "/w=="
 
 
-# The control socket's messages
+# Messages of the control socket
 
 
 @given(st.binary(max_size=200) | trees.map(lambda tree: json.dumps(tree).encode()))
@@ -182,7 +180,7 @@ def test_any_line_is_a_request_or_a_named_error(line: bytes) -> None:
         (b'{"do": "inject"}', "fault"),
         (b'{"do": "publish", "topic": "a", "payload": "", "qos": 2}', "qos"),
         (b'{"do": "stop", "really": true}', "really"),
-        (b"[" * 10_000, "no request"),
+        (b"[" * 10_000, "not a valid request"),
     ],
 )
 def test_a_wrong_request_is_named(line: bytes, complaint: str) -> None:
@@ -195,7 +193,7 @@ def test_loopback_is_never_proxied_in_either_spelling() -> None:
     assert found["NO_PROXY"] == found["no_proxy"] == "127.0.0.1,localhost,::1"
 
 
-def test_hosts_that_go_without_a_proxy_already_are_kept_once() -> None:
+def test_hosts_that_are_already_exempt_are_kept_once() -> None:
     found = local_variables(
         {"NO_PROXY": "intranet.example, localhost", "no_proxy": "10.0.0.0/8,,intranet.example"}
     )

@@ -1,6 +1,4 @@
-"""Recipes: what is taken, what is refused in which words, which manifest wins, what variables mean."""
-
-from __future__ import annotations
+"""Recipes: accepted and refused forms, error messages, selection of the manifest, variables."""
 
 import json
 import subprocess
@@ -50,7 +48,7 @@ def test_an_unquoted_format_version_is_a_string_and_no_date() -> None:
     assert parse_recipe(text.encode()).recipe_format_version == "2020-01-25"
 
 
-def test_lite_takes_every_scalar_of_yaml_for_a_string_and_json_as_it_is(tmp_path: Path) -> None:
+def test_lite_reads_every_scalar_of_yaml_as_a_string_and_json_unchanged(tmp_path: Path) -> None:
     content = recipe("true", configuration={"epochs": 3, "rate": 0.1, "on": True, "list": [1]})
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "r.json").write_text(json.dumps(content))
@@ -83,7 +81,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
     [
         (
             {"ComponentVersion": "NEXT_PATCH"},
-            "'NEXT_PATCH' is no version such as 1.0.0.*build the component first",
+            "'NEXT_PATCH' is not a version such as 1.0.0.*build the component",
         ),
         ({"ComponentName": "my trainer"}, "ComponentName 'my trainer'"),
         (
@@ -94,7 +92,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
         ({"Manifests": []}, r"`\$.Manifests`"),
         ({"Lifecycle": {}}, "write the lifecycle into each manifest"),
         ({"lifecycle": {"Install": "x"}}, "unknown field `Install`.*spell it `install`"),
-        ({"lifecycle": {"Startup": "x"}}, "knows the phases install, run, shutdown"),
+        ({"lifecycle": {"Startup": "x"}}, "has the phases install, run, shutdown"),
         ({"lifecycle": {"install": {"Script": "x", "Timeout": 0}}}, r"Lifecycle.install.Timeout`"),
         ({"lifecycle": {"install": {"Timeout": 5}}}, "missing required field `Script`"),
         (
@@ -111,7 +109,7 @@ def test_a_mistake_is_refused_by_name(changes: dict[str, Any], complaint: str) -
 
 @pytest.mark.parametrize(
     ("uri", "complaint"),
-    [("s3://bucket/", "ends in no file name"), ("docker:image", "neither s3:// nor file://")],
+    [("s3://bucket/", "does not end in a file name"), ("docker:image", "neither s3:// nor file://")],
 )
 def test_an_artifact_that_cannot_be_fetched_is_refused(uri: str, complaint: str) -> None:
     one = {**manifest("true"), "Artifacts": [{"URI": uri}]}
@@ -123,7 +121,7 @@ def test_an_artifact_that_cannot_be_fetched_is_refused(uri: str, complaint: str)
 @pytest.mark.parametrize(
     "text", [b"a: [", b"\xff\xfe\x00", b"a: &x [*x]", b"- 1", b"", b"!!python/object:os.system {}"]
 )
-def test_what_is_no_recipe_at_all_is_refused(text: bytes) -> None:
+def test_a_document_that_is_not_a_recipe_is_refused(text: bytes) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(text)
 
@@ -137,11 +135,11 @@ def test_a_recipe_over_greengrass_s_limit_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("#" * (LARGEST_RECIPE_BYTES + 1))
 
-    with pytest.raises(RecipeError, match="16001 bytes are over Greengrass's limit of 16000"):
+    with pytest.raises(RecipeError, match="16001 bytes exceed Greengrass's limit of 16000"):
         read_recipe(file)
 
 
-def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"absent.yaml: No such file"):
         read_recipe(tmp_path / "absent.yaml")
 
@@ -170,7 +168,7 @@ def raw_recipe() -> bytes:
 
 @pytest.mark.slow
 def test_several_threads_may_be_the_first_to_read_a_recipe() -> None:
-    # In a process of its own: what this guards against is a crash of the interpreter.
+    # In a separate process: a failure would crash the interpreter.
     command = [sys.executable, "-c", FIRST_USE_IN_THREADS]
     ended = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=60, check=False)
 
@@ -194,7 +192,7 @@ def test_the_first_manifest_that_fits_wins(monkeypatch: pytest.MonkeyPatch) -> N
     assert select_manifest(several, LITE).lifecycle.run == "lite only"
 
 
-def test_lite_says_that_it_wants_a_runtime_when_no_manifest_fits() -> None:
+def test_lite_hints_at_the_runtime_field_when_no_manifest_fits() -> None:
     with pytest.raises(RecipeError, match=r"no manifest for .* with nucleus lite: .*runtime: '\*'"):
         select_manifest(parsed(Manifests=[manifest("true", os="linux")]), LITE)
 
@@ -217,13 +215,16 @@ def test_variables_are_filled_in_and_other_braces_are_left(text: str, filled: st
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{work:folder}", r"\{work:folder\} is no recipe variable: there are \{artifacts:path\}"),
-        ("{configuration:/nested/c}", r"points at nothing: the configuration has no 'c'"),
-        ("{configuration:/epochs/c}", r"points at nothing"),
-        ("{aws.greengrass.Nucleus:configuration:/x}", "asks aws.greengrass.Nucleus: .*direct dependencies"),
+        ("{work:folder}", r"\{work:folder\} is not a recipe variable: there are \{artifacts:path\}"),
+        ("{configuration:/nested/c}", r"does not exist: the configuration has no 'c'"),
+        ("{configuration:/epochs/c}", r"does not exist"),
+        (
+            "{aws.greengrass.Nucleus:configuration:/x}",
+            "refers to aws.greengrass.Nucleus: .*direct dependencies",
+        ),
     ],
 )
-def test_a_variable_that_stands_for_nothing_is_refused(text: str, complaint: str) -> None:
+def test_an_unknown_variable_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):
         VARIABLES.fill(text)
 

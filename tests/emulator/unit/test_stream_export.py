@@ -26,7 +26,7 @@ _SECONDS = 10
 
 
 class S3:
-    """Takes uploads as boto3's client does, and keeps what a test wants to know."""
+    """Accepts uploads as boto3's client does, and records them."""
 
     def __init__(self, act: Callable[[], object] = lambda: None) -> None:
         self.uploading = 0
@@ -45,7 +45,7 @@ class S3:
                 self.uploading -= 1
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 class Clock:
@@ -99,7 +99,7 @@ def task(root: Path) -> bytes:
 
 
 async def told(store: StreamStore, status: TaskStatus, count: int = 1) -> list[str]:
-    """Wait until a status was told so often; return the messages."""
+    """Wait for a number of status messages of a kind; return them."""
     async with asyncio.timeout(_SECONDS):
         while True:
             statuses = [json.loads(one.payload) for one in store.get("status").read(0, 1 << 30, 1 << 30)]

@@ -71,8 +71,8 @@ def test_any_map_is_a_request_or_a_named_error(kind: type[Request], fields: dict
     [
         b"\x01" + b"\x81" * 100_000 + b"\x01",  # nested too deep
         b"\x01\xc4\x82\x1b\x7f\xff\xff\xff\xff\xff\xff\xff\x01",  # a decimal too large for its type
-        b"\x01\xd8\x1c\x81\xd8\x1d\x00",  # a list that holds itself
-        b"\x01\xa1\x01\x01",  # a key that is no text
+        b"\x01\xd8\x1c\x81\xd8\x1d\x00",  # a list that contains itself
+        b"\x01\xa1\x01\x01",  # a key that is not text
         b"\x01",
         b"",
     ],
@@ -88,7 +88,7 @@ def test_a_frame_of_an_impossible_length_is_refused_before_it_is_read(length: in
         decode_prefix(struct.pack(">i", length))
 
 
-def test_the_definition_that_the_sdk_sends_is_understood_and_comes_back_the_same() -> None:
+def test_the_definition_of_the_sdk_is_returned_unchanged() -> None:
     status = StatusConfig(status_level=StatusLevel.WARN, status_stream_name="status")
     sent = MessageStreamDefinition(
         name="updates of a fleet",

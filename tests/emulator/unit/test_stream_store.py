@@ -172,7 +172,7 @@ def test_a_message_larger_than_its_stream_is_refused_and_nothing_is_lost(
     assert payloads(store) == [b"kept"]
 
 
-def test_numbers_go_on_after_every_message_expired_and_a_restart(
+def test_numbers_continue_after_every_message_expired_and_a_restart(
     open_store: Callable[[], StreamStore], clock: Clock
 ) -> None:
     store = open_store()
@@ -241,7 +241,7 @@ def test_a_stream_in_memory_is_gone_after_a_restart_and_writes_nothing(
     assert open_store().names() == []
 
 
-def test_a_deleted_stream_leaves_no_file_and_its_name_starts_anew(
+def test_a_deleted_stream_leaves_no_file_and_its_name_can_be_reused(
     open_store: Callable[[], StreamStore], tmp_path: Path
 ) -> None:
     store = open_store()

@@ -74,8 +74,8 @@ def test_a_bucket_outside_the_rules_is_refused(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b'{"bucket": "models"}'])
-def test_a_message_that_is_no_task_is_refused(payload: bytes) -> None:
-    with pytest.raises(TaskError, match="no S3 export task"):
+def test_an_invalid_task_message_is_refused(payload: bytes) -> None:
+    with pytest.raises(TaskError, match="not an S3 export task"):
         parse_task(payload)
 
 
@@ -85,7 +85,7 @@ def test_a_file_url_names_its_file(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["/data/f", "http://localhost/f", "file:f", "file://host/f", ""])
-def test_what_is_no_local_file_url_is_refused(url: str) -> None:
+def test_other_urls_than_of_local_files_are_refused(url: str) -> None:
     with pytest.raises(TaskError, match="file:/path/to/file"):
         input_path(parse_task(task(inputUrl=url)))
 
@@ -113,5 +113,5 @@ def test_reserved_metadata_are_refused() -> None:
         (TaskError("no task"), True),
     ],
 )
-def test_only_errors_that_can_pass_are_tried_again(error: Exception, final: bool) -> None:  # noqa: FBT001
+def test_only_transient_errors_are_retried(error: Exception, final: bool) -> None:  # noqa: FBT001 - parametrized
     assert is_final(error) is final

@@ -1,6 +1,9 @@
 """A work of the noise task as the cloud announces it, and the model that it starts from."""
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation import weights
@@ -29,3 +32,10 @@ def announced(bucket: str, number: int = 1, **other: Any) -> Announcement:
         model_bytes=len(MODEL),
         **values,
     )
+
+
+def without_default_tasks(file: Path) -> None:
+    """Remove the default tasks from a built recipe: a deployment's null cannot do it on Nucleus Lite."""
+    content = yaml.safe_load(file.read_text())
+    content["ComponentConfiguration"]["DefaultConfiguration"]["tasks"] = {}
+    file.write_text(yaml.safe_dump(content))

@@ -27,7 +27,8 @@ from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement, Completion, Heartbeat, Status, Verdict, decode, encode
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.aws.thing_credentials import CredentialsProvider
-from tests.emulator.local_core import eventually, temporary_credentials
+from tests.cloud_credentials import temporary_credentials
+from tests.emulator.local_core import eventually
 from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced
 from tests.plain_device import PATIENCE, Operator, Trainer, write_device_file
 

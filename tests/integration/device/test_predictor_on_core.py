@@ -28,15 +28,9 @@ from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.emulator.local_core import (
-    CoreInThread,
-    eventually,
-    recipe,
-    settings,
-    temporary_credentials,
-    without_default_tasks,
-    write_recipe,
-)
+from tests.cloud_credentials import temporary_credentials
+from tests.emulator.local_core import CoreInThread, eventually, recipe, settings, write_recipe
+from tests.integration.device.noise_work import without_default_tasks
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "ask_predictor.py"
 NAME = "com.fedgrass.Predictor"

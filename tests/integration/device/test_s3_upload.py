@@ -10,7 +10,7 @@ from components.runtime.component_errors import UploadFailed
 from components.trainer.upload import s3_upload
 from components.trainer.upload.s3_upload import S3Uploader
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
-from tests.emulator.local_core import act_as_owner
+from tests.cloud_credentials import act_as_owner
 
 BUCKET = "parts"
 KEY = "updates/device-1/run/1-1.safetensors"

@@ -30,15 +30,10 @@ from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
 from package import build_component
-from tests.emulator.local_core import (
-    CoreInThread,
-    eventually,
-    settings,
-    temporary_credentials,
-    without_default_tasks,
-)
+from tests.cloud_credentials import temporary_credentials
+from tests.emulator.local_core import CoreInThread, eventually, settings
 from tests.emulator.stream_manager_server import stream_manager
-from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced
+from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced, without_default_tasks
 
 NAME = "com.fedgrass.Trainer"
 TOPICS = "fedgrass/plant/clients/device-1"

@@ -1,6 +1,4 @@
-"""A local core's link to IoT Core, over TLS to the embedded cloud's broker: lost links, sessions, limits."""
-
-from __future__ import annotations
+"""A core's connection to IoT Core, over TLS to the embedded cloud's broker: lost links, sessions, limits."""
 
 import asyncio
 import dataclasses
@@ -50,7 +48,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
 
 
 class Link:
-    """A bridge over a real connection, as a core has it."""
+    """A bridge over a real connection, as in a core."""
 
     def __init__(self, endpoint: IotEndpoint, profile: Profile) -> None:
         self.connection = PahoConnection(
@@ -90,14 +88,16 @@ def talk(*links: Link, about: Callable[..., Awaitable[None]]) -> None:
     asyncio.run(conversation())
 
 
-def test_messages_go_both_ways_in_order_and_quickly(cloud: EmbeddedCloud, tmp_path: Path) -> None:
+def test_messages_are_delivered_in_both_directions_in_order_and_quickly(
+    cloud: EmbeddedCloud, tmp_path: Path
+) -> None:
     async def about(one: Link, other: Link) -> None:
         await other.listen()
         started = time.perf_counter()
         for number in range(100):
             one.say(b"%d" % number)
             assert await other.hear() == b"%d" % number
-        # A polling loop anywhere on the way would cost tens of milliseconds for each.
+        # A polling loop anywhere would add tens of milliseconds for each.
         assert (time.perf_counter() - started) / 100 < 0.03
 
     talk(
@@ -107,7 +107,7 @@ def test_messages_go_both_ways_in_order_and_quickly(cloud: EmbeddedCloud, tmp_pa
     )
 
 
-def test_after_an_unsubscription_nothing_comes(cloud: EmbeddedCloud, tmp_path: Path) -> None:
+def test_after_an_unsubscription_no_message_arrives(cloud: EmbeddedCloud, tmp_path: Path) -> None:
     async def about(link: Link) -> None:
         subscription = await link.bridge.subscribe("room/a", 1, link.got.put_nowait)
         await link.bridge.unsubscribe(subscription)
@@ -128,10 +128,10 @@ def test_a_lost_link_comes_back_with_its_subscriptions_and_only_classic_with_wha
         await other.listen()
         await link.connection.cut()
         other.say(b"meanwhile")
-        assert await other.hear() == b"meanwhile"  # the broker has dealt with it before the link is back
+        assert await other.hear() == b"meanwhile"  # the broker has processed it before the link is restored
         await link.connection.restore()
         await asyncio.to_thread(eventually, lambda: link.connection.connected)
-        # Being connected does not mean subscribed: what is subscribed to now is so after all that was before.
+        # Connected does not mean subscribed: this subscription follows all earlier ones.
         await link.listen("room/now")
         other.say(b"after")
         assert [await link.hear() for _ in heard] == heard
@@ -193,7 +193,7 @@ def test_lite_refuses_to_publish_while_the_link_is_cut(cloud: EmbeddedCloud, tmp
 
 
 @pytest.mark.parametrize("profile", [LITE, CLASSIC], ids=lambda profile: str(profile.name))
-def test_a_message_that_the_iot_policy_forbids_is_taken_and_costs_no_other_one(
+def test_a_message_that_the_iot_policy_forbids_is_accepted_and_affects_no_other(
     cloud: EmbeddedCloud, tmp_path: Path, profile: Profile
 ) -> None:
     async def about(link: Link) -> None:
@@ -223,7 +223,7 @@ def test_more_messages_than_may_be_in_flight_are_all_acknowledged(
     talk(Link(endpoint(cloud, "busy", tmp_path), LITE), about=about)
 
 
-def test_a_server_that_the_root_certificate_does_not_vouch_for_is_refused(
+def test_a_server_that_the_root_certificate_has_not_signed_is_refused(
     cloud: EmbeddedCloud, tmp_path: Path
 ) -> None:
     honest = endpoint(cloud, "careful", tmp_path)

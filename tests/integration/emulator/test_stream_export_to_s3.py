@@ -1,4 +1,4 @@
-"""Exports of Stream Manager into the embedded cloud's S3, watched through the unmodified SDK."""
+"""Exports of Stream Manager into the embedded cloud's S3, observed through the unmodified SDK."""
 
 import http.server
 import os
@@ -31,7 +31,7 @@ from stream_manager import (
 from stream_manager.util import Util
 
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
-from tests.emulator.local_core import act_as_owner
+from tests.cloud_credentials import act_as_owner
 from tests.emulator.stream_manager_server import stream_manager
 
 _BUCKET = "models-of-a-fleet"
@@ -66,7 +66,7 @@ def s3(endpoint: str) -> Iterator[Any]:
 
 
 class Device:
-    """What a component does: make a status stream and exported streams, append tasks, wait for statuses."""
+    """Acts as a component: creates a status stream and exported streams, appends tasks, awaits statuses."""
 
     def __init__(self, port: int) -> None:
         self.client = StreamManagerClient(port=port)
@@ -100,7 +100,7 @@ class Device:
         return number
 
     def wait(self, number: int, *wanted: Any, stream: str = "updates") -> Any:
-        """Read the status stream on until a task has one of the wanted statuses (a final one by default)."""
+        """Read the status stream until a task has one of the wanted statuses (a final one by default)."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
             for status in self.statuses:
@@ -119,7 +119,7 @@ class Device:
         return status
 
     def wait_for_cursor(self, number: int) -> Any:
-        """Wait for the cursor, which is saved after the status was told."""
+        """Wait for the cursor, which is saved after the status is published."""
         deadline = time.monotonic() + _SECONDS
         while self.export().last_exported_sequence_number < number:
             assert time.monotonic() < deadline
@@ -142,7 +142,7 @@ def core(tmp_path: Path, endpoint: str) -> Iterator[Device]:
 
 
 def random_file(folder: Path, size: int) -> Path:
-    # A new name each time: a file that is rewritten while it goes up leaves S3 waiting for the rest of it.
+    # A new name each time: S3 would wait for the rest of a file that is rewritten during its upload.
     file = folder / f"{uuid.uuid4()}.safetensors"
     file.write_bytes(os.urandom(size))
     return file
@@ -151,8 +151,8 @@ def random_file(folder: Path, size: int) -> Path:
 def object_exists(s3: Any, key: str) -> bool:
     try:
         s3.head_object(Bucket=_BUCKET, Key=key)
-    except ClientError as exc:
-        assert exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404  # noqa: PT017
+    except ClientError as error:
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 404  # noqa: PT017 - the error is asserted in its handler
         return False
     return True
 
@@ -179,7 +179,7 @@ def test_a_file_above_the_threshold_arrives_in_parts(core: Device, s3: Any, tmp_
     assert stored["ETag"].strip('"').endswith("-3")
 
 
-def test_a_task_is_told_as_in_progress_then_as_success(core: Device, tmp_path: Path) -> None:
+def test_a_task_is_reported_as_in_progress_and_then_as_success(core: Device, tmp_path: Path) -> None:
     file = random_file(tmp_path, 100)
     number = core.append(file, "told")
     core.wait(number)
@@ -200,7 +200,7 @@ def test_a_key_is_filled_in_with_the_time_of_the_upload(core: Device, s3: Any, t
     assert len(listed["Key"].split("/")) == 5
 
 
-def test_a_missing_file_fails_and_the_next_task_goes_on(core: Device, tmp_path: Path) -> None:
+def test_a_missing_file_fails_and_the_next_task_is_done(core: Device, tmp_path: Path) -> None:
     lost = core.append(tmp_path / "missing", "missing")
     found = core.append(random_file(tmp_path, 10), "found")
     failure = core.wait(lost)
@@ -218,14 +218,14 @@ def test_a_bucket_that_does_not_exist_fails(core: Device, tmp_path: Path) -> Non
     assert "NoSuchBucket" in core.wait_for_cursor(number).error_message
 
 
-def test_a_message_that_is_no_task_fails(core: Device) -> None:
+def test_an_invalid_task_message_fails(core: Device) -> None:
     number = core.client.append_message("updates", b"no task")
     failure = core.wait(number)
     assert failure.status is Status.Failure
     assert failure.status_context.s3_export_task_definition is None
 
 
-def test_tasks_of_a_stream_are_done_in_their_order(core: Device, tmp_path: Path) -> None:
+def test_tasks_of_a_stream_are_done_in_order(core: Device, tmp_path: Path) -> None:
     numbers = [core.append(random_file(tmp_path, size), f"order/{size}") for size in (9000, 1, 500, 70)]
     core.wait(numbers[-1])
     done = [one.status_context.sequence_number for one in core.statuses if one.status is Status.Success]
@@ -252,7 +252,7 @@ class FailingS3(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Keep the tests' output clean."""
+        """Suppress the log of requests."""
 
 
 @pytest.fixture
@@ -300,9 +300,7 @@ def test_a_stream_whose_uploads_fail_does_not_hold_up_the_others(
             assert core.wait(number, stream=stream).status is Status.Success
 
 
-def test_a_restart_takes_up_what_was_not_exported_and_only_that(
-    tmp_path: Path, endpoint: str, s3: Any
-) -> None:
+def test_a_restart_continues_with_what_was_not_exported(tmp_path: Path, endpoint: str, s3: Any) -> None:
     file = random_file(tmp_path, 1000)
     with device(tmp_path, lambda: s3_at(endpoint)) as core:
         core.create("updates")
@@ -320,7 +318,9 @@ def test_a_restart_takes_up_what_was_not_exported_and_only_that(
     assert not object_exists(s3, "before")
 
 
-def test_the_tasks_of_a_deleted_stream_are_told_as_canceled(tmp_path: Path, failing_endpoint: str) -> None:
+def test_the_tasks_of_a_deleted_stream_are_reported_as_canceled(
+    tmp_path: Path, failing_endpoint: str
+) -> None:
     with device(tmp_path, lambda: s3_at(failing_endpoint)) as core:
         core.create("updates")
         numbers = [core.append(random_file(tmp_path, 10), f"canceled/{number}") for number in range(3)]
@@ -332,7 +332,9 @@ def test_the_tasks_of_a_deleted_stream_are_told_as_canceled(tmp_path: Path, fail
         assert len(finals) == 3
 
 
-def test_the_tasks_of_a_removed_export_are_told_as_canceled(tmp_path: Path, failing_endpoint: str) -> None:
+def test_the_tasks_of_a_removed_export_are_reported_as_canceled(
+    tmp_path: Path, failing_endpoint: str
+) -> None:
     with device(tmp_path, lambda: s3_at(failing_endpoint)) as core:
         core.create("updates")
         number = core.append(random_file(tmp_path, 10), "canceled")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import main, terminal
-from fedgrass.console.commands import core_commands, queue_commands
+from fedgrass.console.commands import queue_commands
 from fedgrass.console.commands.queue_commands import Letter
 from fedgrass.console.runs import history, operator_actions
 from fedgrass.console.runs.fleet_operator import RoundRecord
@@ -32,6 +32,8 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
+from greengrass_emulator.command.core_actions import add_actions
+from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
 from greengrass_emulator.control import control_client
 
 PROJECT = Path(__file__).parents[3]
@@ -228,7 +230,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 # A process of its own beside the console: its lines go to its parent or to a log, never to the terminal.
-OWN_PROCESSES = {"fedgrass/console/terminal.py"}
+OWN_PROCESSES = {"fedgrass/console/terminal.py", "greengrass_emulator/command/terminal_output.py"}
 # For the type alone, under TYPE_CHECKING or as a parameter; they construct none.
 TYPES_ONLY = {"fedgrass/local/demo.py", "fedgrass/console/runs/live_view.py"}
 
@@ -350,12 +352,19 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         assert process.wait() == 1
 
 
+OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(print_line, show_columns)}
+
+
+@pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
 @each_hostile
 def test_a_core_s_list_is_harmless(
-    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, output: Output, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
-    core_commands._list(argparse.Namespace())
+    commands = argparse.ArgumentParser()
+    add_actions(commands.add_subparsers(), output)
+    arguments = commands.parse_args(["list"])
+    arguments.run(arguments)
     assert_harmless(capsys.readouterr().out)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from greengrass_emulator.emulator_errors import TemporaryFolderError
-from greengrass_emulator.temporary_folder import LOCK, remove_abandoned, temporary_folder
+from greengrass_emulator.temporary_folder import LOCK, PREFIX, remove_abandoned, temporary_folder
 
 HOLD = """
 import sys
@@ -63,7 +63,7 @@ def test_the_folder_of_a_killed_process_is_removed_with_a_line_that_says_so() ->
     said: list[str] = []
     with temporary_folder(0, said.append):
         assert not left.exists()
-    assert said == [f"removed what a killed demo had left: {left}"]
+    assert said == [f"removed what a killed process had left: {left}"]
 
 
 def test_the_folder_of_a_living_process_stays() -> None:
@@ -78,11 +78,11 @@ def test_a_folder_without_a_lock_a_file_and_a_link_stay(
     somewhere = tmp_path_factory.mktemp("elsewhere")
     (somewhere / LOCK).touch()
     (somewhere / "precious").touch()
-    (parent / "fedgrass-other").mkdir()
-    (parent / "fedgrass-file").touch()
-    (parent / "fedgrass-link").symlink_to(somewhere)
-    (parent / "fedgrass-linked-lock").mkdir()
-    (parent / "fedgrass-linked-lock" / LOCK).symlink_to(somewhere / LOCK)
+    (parent / f"{PREFIX}other").mkdir()
+    (parent / f"{PREFIX}file").touch()
+    (parent / f"{PREFIX}link").symlink_to(somewhere)
+    (parent / f"{PREFIX}linked-lock").mkdir()
+    (parent / f"{PREFIX}linked-lock" / LOCK).symlink_to(somewhere / LOCK)
     assert remove_abandoned(parent) == []
     assert len(list(parent.iterdir())) == 4
     assert (somewhere / "precious").exists()
@@ -108,7 +108,7 @@ def test_a_folder_of_another_user_stays(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_disk_without_room_is_refused_by_its_folder(parent: Path) -> None:
     with (
-        pytest.raises(TemporaryFolderError, match=f"{parent} has .* MB free and the demo needs"),
+        pytest.raises(TemporaryFolderError, match=f"{parent} has .* MB free, .* MB are needed"),
         temporary_folder(10**18, print),
     ):
         pytest.fail("there is no such disk")

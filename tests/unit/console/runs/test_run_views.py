@@ -541,4 +541,4 @@ def test_a_fault_s_length_that_is_no_time_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         parse(["core", "inject", "broker-cut", f"--seconds={seconds}"])
-    assert f"argument --seconds: '{seconds}' is no number from 0.01" in capsys.readouterr().err
+    assert f"argument --seconds: '{seconds}' is not a number from 0.01" in capsys.readouterr().err

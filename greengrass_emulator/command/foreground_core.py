@@ -1,10 +1,8 @@
-"""A standalone core in the foreground, until Ctrl-C: what ``fedgrass core run`` does.
+"""The action ``run``: a standalone core in the foreground, until Ctrl-C.
 
 The core's log files are printed as they are written. On request the core has access to AWS, with the
 developer's own credentials.
 """
-
-from __future__ import annotations
 
 import asyncio
 import logging
@@ -14,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import BotoCoreError
@@ -23,35 +21,35 @@ from greengrass_emulator.core.profiles import profile_named
 from greengrass_emulator.core.standalone_core import AwsAccess, StandaloneCore, StandaloneOptions
 from greengrass_emulator.deployment.component_dependencies import in_order
 from greengrass_emulator.deployment.deployment_records import ComponentSource
-from greengrass_emulator.emulator_errors import ControlError, NoCloudError
+from greengrass_emulator.emulator_errors import CommandLineError, NoCloudError
 from greengrass_emulator.recipe.recipe_reader import read_recipe
 
-POLL_SECONDS: Final = 0.2
-_PIECE_BYTES: Final = 1 << 20
+_POLL_SECONDS = 0.2
+_PIECE_BYTES = 1 << 20
 
 
 class LogFollower:
-    """Passes each new line of each log file of a folder on, with the file's stem before it."""
+    """Follows the log files of a folder and shows each new line, prefixed with the file's stem."""
 
     def __init__(self, folder: Path, show: Callable[[str], None]) -> None:
-        """Begin behind what is in the files now."""
+        """Start at the current end of each file."""
         self._folder = folder
         self._show = show
         self._positions = {file: file.stat().st_size for file in folder.glob("*.log")}
         self._rests: dict[Path, bytes] = {}
 
     async def follow(self) -> None:
-        """Go on until canceled."""
+        """Poll the files until cancelled."""
         while True:
             self.catch_up()
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     def catch_up(self) -> None:
-        """Show what has been written since the last time."""
+        """Show what was written since the last call."""
         for file in sorted(self._folder.glob("*.log")):
             position = self._positions.get(file, 0)
             if file.stat().st_size < position:
-                position = 0  # it was made shorter: begin again
+                position = 0  # it was truncated: start at its beginning
             with file.open("rb") as log:
                 log.seek(position)
                 new = log.read(_PIECE_BYTES)
@@ -65,20 +63,24 @@ class LogFollower:
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_LIFE: Final = timedelta(hours=1)
-"""Boto3 does not tell when credentials end; SDKs ask again before they think that they do."""
+_LIFE = timedelta(hours=1)
+"""Boto3 does not disclose when credentials expire. SDKs ask again before the time that they are given."""
 
 
 def own_access() -> AwsAccess:
-    """What boto3 finds on this machine: environment, profile, SSO. Raises NoCloudError if that is nothing."""
+    """Return access to AWS with what boto3 finds on this machine: environment, profile, SSO.
+
+    Raises:
+        NoCloudError: boto3 finds no credentials.
+    """
     session = boto3.Session()
 
     def credentials() -> Mapping[str, str]:
         try:
             found = session.get_credentials()
             frozen = found.get_frozen_credentials() if found else None
-        except BotoCoreError as exc:
-            raise NoCloudError(str(exc)) from exc
+        except BotoCoreError as error:
+            raise NoCloudError(str(error)) from error
         if frozen is None or not frozen.access_key or not frozen.secret_key:
             message = "boto3 finds no AWS credentials on this machine: `aws configure`, or set AWS_PROFILE"
             raise NoCloudError(message)
@@ -89,7 +91,7 @@ def own_access() -> AwsAccess:
             "Expiration": (datetime.now(UTC) + _LIFE).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
-    def s3_client() -> S3Client:
+    def s3_client() -> "S3Client":
         return session.client("s3")
 
     credentials()
@@ -98,7 +100,7 @@ def own_access() -> AwsAccess:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line may choose."""
+    """The options of the action ``run``."""
 
     recipes: Sequence[Path]
     artifacts: Path
@@ -106,39 +108,53 @@ class RunOptions:
     root: Path
     profile: str
     configuration: Mapping[str, object]
-    """Of the one component; with several recipes, by component name."""
+    """Merged into that of the component; with several recipes, by component name."""
     secrets: Mapping[str, str]
     interpolate: bool
     aws: bool
     once: bool
 
 
-def run(options: RunOptions, say: Callable[[str], None]) -> int:
-    """Run a core until Ctrl-C, SIGTERM or `fedgrass core stop`; return the exit code.
+def run(options: RunOptions, print_line: Callable[[str], None]) -> int:
+    """Run a core until Ctrl-C, SIGTERM or the action ``stop``.
 
-    With `once` it ends when every component has ended: 1 if one was given up. Raises a EmulatorError.
+    With ``once`` it stops when every component has ended.
+
+    Args:
+        options: those of the command line.
+        print_line: prints a line.
+
+    Returns:
+        The exit code: 1 if, with ``once``, a component is BROKEN.
+
+    Raises:
+        EmulatorError: the core cannot be started, or a component cannot be deployed.
     """
-    # What the core says is shown from its own log file; without this logging would say some of it again.
+    # The core's log is shown from its file; without a handler, logging would print its warnings twice.
     logging.getLogger("greengrass_emulator").addHandler(logging.NullHandler())
-    return asyncio.run(_run(options, say))
+    return asyncio.run(_run(options, print_line))
 
 
 def configurations(recipes: Sequence[Path], given: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
-    """What is merged into each component's configuration. Raises ControlError."""
+    """Return what is merged into each component's configuration, by component name.
+
+    Raises:
+        CommandLineError: with several recipes, ``given`` is not an object by component name.
+    """
     names = {read_recipe(file, classic=True).component_name for file in recipes}
     if len(names) == 1:
         return {names.pop(): given}
     chosen: dict[str, Mapping[str, object]] = {}
     for name, configuration in given.items():
         if name not in names or not isinstance(configuration, Mapping):
-            there = ", ".join(sorted(names))
-            message = f"--config with several recipes is an object by component name ({there}), not {name!r}"
-            raise ControlError(message)
+            known = ", ".join(sorted(names))
+            message = f"--config with several recipes is an object by component name ({known}), not {name!r}"
+            raise CommandLineError(message)
         chosen[name] = configuration
     return chosen
 
 
-async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
+async def _run(options: RunOptions, print_line: Callable[[str], None]) -> int:
     recipes = {file: read_recipe(file, classic=True) for file in options.recipes}
     chosen = configurations(options.recipes, options.configuration)
     sources = [
@@ -157,11 +173,11 @@ async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, core.stopping.set)
-    follower = LogFollower(core.core.root / "logs", say)
+    follower = LogFollower(core.core.root / "logs", print_line)
     following = asyncio.create_task(follower.follow())
     try:
         await core.start()
-        say(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
+        print_line(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
         await core.deploy(sources)
         return await _wait(core, once=options.once)
     finally:
@@ -173,7 +189,7 @@ async def _run(options: RunOptions, say: Callable[[str], None]) -> int:
 
 
 async def _wait(core: StandaloneCore, *, once: bool) -> int:
-    """Wait for the end; returns the exit code."""
+    """Wait for the core's end; return the exit code."""
     stopping = asyncio.create_task(core.stopping.wait())
     ended = asyncio.create_task(core.components_ended()) if once else None
     tasks: set[asyncio.Task[bool]] = {stopping, ended} if ended else {stopping}
