@@ -1,38 +1,33 @@
-"""The terminal of the operator: every line, table and error of the command line is printed by this module.
+"""The operator's terminal: every line, table and error of the command line is printed through this module.
 
-Reasons, names and configuration values come from devices, and error texts from whatever answered a request: a
-terminal must not interpret any of it. ``printable`` is the one function that makes foreign text safe, and all
-functions below print through it. rich is imported only by the functions that need it.
+Reasons, names and configuration values come from devices, and error texts from whatever answered a request. A
+terminal must not interpret any of it: ``printable`` makes untrusted text safe, and every function here and in
+tables.py prints through it.
 """
 
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+from fedgrass.console.deferred import deferred
 
-LONGEST_LINE = 2_000  # characters; our own longest lines hold a URL or a policy
-LONGEST_TEXT = 300  # characters of a reason or a name that a device gave
-_MOST_MARKS = 2  # combining marks on one letter: no script needs more, and a pile of them covers other lines
+LONGEST_LINE = 2_000  # characters; the longest lines of fedgrass itself hold a URL or a policy
+LONGEST_TEXT = 300  # characters of a reason or name that a device sent
+_MOST_MARKS = 2  # combining marks on one letter: no script needs more, and a pile of them hides other lines
 _LINE_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 # Control and format characters (ESC, C1, bidi overrides, zero width), surrogates, private use, unassigned.
 _UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Unicode's other characters that nothing is drawn for (Default_Ignorable_Code_Point).
+# Other characters that are not drawn (Unicode's Default_Ignorable_Code_Point).
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_PIPED_WIDTH = 10_000  # columns: wide enough that nothing is folded
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
 
 def printable(text: object, longest: int = LONGEST_LINE) -> str:
-    r"""Return foreign text as one line that a terminal only draws.
+    r"""Return untrusted text as one line that a terminal only draws.
 
     Line breaks and tabs become a space; characters that control the terminal, change the direction of the
     text or are invisible become escapes such as ``\x1b``. Text beyond ``longest`` characters is cut.
@@ -54,19 +49,19 @@ def printable(text: object, longest: int = LONGEST_LINE) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if code <= 0xFF:  # noqa: PLR2004  # as Python spells them
+    if code <= 0xFF:  # noqa: PLR2004 - the ranges of Python's own escapes
         return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - as above
 
 
 def say(line: object) -> None:
-    """Print one line on standard output, never wrapped: URLs and commands are to be copied."""
-    print(printable(line), flush=True)  # noqa: T201  # what the command is for
+    """Print one line on standard output, never wrapped, so that URLs and commands can be copied."""
+    print(printable(line), flush=True)  # noqa: T201 - the output of the command
 
 
 def complain(line: object) -> None:
     """Print one line on standard error."""
-    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201  # as above
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - as above
 
 
 def fail(error: object) -> NoReturn:
@@ -75,71 +70,22 @@ def fail(error: object) -> NoReturn:
 
 
 def prompt(question: str) -> str:
-    """Return what the person at the terminal answers."""
+    """Ask the operator a question and return the answer, stripped."""
     return input(printable(question, len(question)) + " ").strip()
 
 
 def accept_all_characters() -> None:
-    """Print a question mark for a character that the terminal's encoding lacks, and raise no error."""
+    """Print a question mark instead of raising for characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
-def console(**options: Any) -> "Console":
-    """Return a rich console that prints text as it is: no markup, no emoji names, nothing that controls it.
-
-    Args:
-        options: of ``rich.console.Console``.
-    """
-    from rich.console import Console  # noqa: PLC0415  # a tenth of a second that few commands need
-
-    class PlainConsole(Console):
-        def render_str(self, text: str, **how: Any) -> "Text":
-            return super().render_str(printable(text), **{**how, "markup": False, "emoji": False})
-
-    plain = {"markup": False, "emoji": False, "highlight": False}
-    return cast("Console", PlainConsole(**{**plain, **options}))
-
-
-def styled(*parts: str | tuple[str, str], longest: int = LONGEST_LINE) -> "Text":
-    """Return text of several parts, ``text`` or ``(text, style)``, each made printable."""
-    from rich.text import Text  # noqa: PLC0415  # as above
-
-    pairs = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Text.assemble(*((printable(text, longest), style) for text, style in pairs))
-
-
-def table(
-    *headings: str, rows: Iterable[Sequence[object]], justify: Literal["left", "right"] = "left"
-) -> "Table":
-    """Return a table of foreign values: as narrow as its cells, each cell whole, folded if it must be."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # as above
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in headings:
-        made.add_column(Text(heading), justify=justify, overflow="fold")
-    for row in rows:
-        made.add_row(*(styled(str(cell), longest=LONGEST_TEXT) for cell in row))
-    return made
-
-
-def show(lines: "Table") -> None:
-    """Print a table; into a pipe or a file one line per row, with no rules and nothing folded."""
-    out = console()
-    if out.is_terminal:
-        out.print(lines)
-        return
-    lines.box = None
-    out = console(width=_PIPED_WIDTH, color_system=None)
-    with out.capture() as captured:
-        out.print(lines)
-    for line in captured.get().splitlines():
-        say(line.rstrip())
+# For the command modules, which must not import rich.
+table = deferred("fedgrass.console.tables:table")
+show = deferred("fedgrass.console.tables:show")
 
 
 def close_after_reader() -> None:
-    """Leave nothing to be flushed at exit: the reader of standard output (``| head``) has closed it."""
+    """Redirect standard output to null: its reader (``| head``) closed it, and a flush at exit would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 """``fedgrass demo``: one command from nothing to a model that a fleet has trained."""
 
+import argparse
 import shlex
 import sys
 import time
@@ -15,8 +16,8 @@ from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.runs import history
 from fedgrass.console.runs.live_view import LiveView, Watcher
-from fedgrass.console.terminal import console as plain_console
-from fedgrass.console.terminal import show, styled
+from fedgrass.console.tables import console as plain_console
+from fedgrass.console.tables import show, styled
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
@@ -177,7 +178,7 @@ def _watch_run(
     initial = task.get().initial_weights(seed=0)
     evaluations = {0: task.judge(encode(initial))}
     view = LiveView(console, name, settings.rounds)
-    watcher = Watcher(FLEET, site.observer, view.hear)
+    watcher = Watcher(FLEET, site.observer, view.receive)
     deadline, newest = time.monotonic() + _RUN_SECONDS, 0
     with view, watcher:
         run = site.operator.start(name, settings, initial)
@@ -288,6 +289,7 @@ def _wait_for_ever() -> None:
         time.sleep(3600)
 
 
-def main(options: DemoOptions) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Run the demo and exit with its code."""
-    sys.exit(run_demo(options, plain_console()))
+    options = {name: getattr(arguments, name) for name in DemoOptions.__dataclass_fields__}
+    sys.exit(run_demo(DemoOptions(**options), plain_console()))

@@ -169,5 +169,5 @@ def test_a_model_with_another_hash_than_announced_is_not_trained_on(watched: Wat
 def test_another_initial_model_under_the_name_of_a_run_is_refused(watched: Watched) -> None:
     watched.start("taken")
     other = Noise().initial_weights(seed=2)
-    with pytest.raises(SettingsError, match=r"another model at models/taken/0.safetensors already: choose"):
+    with pytest.raises(SettingsError, match=r"another model exists at models/taken/0.safetensors: choose"):
         watched.site.operator.start("taken", parse_settings({"task": "noise"}), other)

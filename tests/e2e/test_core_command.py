@@ -295,7 +295,7 @@ def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(lapto
     ("arguments", "complaint"),
     [
         (["run", "--recipe", "absent.yaml"], "recipe absent.yaml: No such file"),
-        (["run", "--recipe", "RECIPE", "--config", "{no"], "--config '{no' is no JSON"),
+        (["run", "--recipe", "RECIPE", "--config", "{no"], "--config '{no' is not valid JSON"),
         (["run", "--recipe", "RECIPE", "--config", "absent.json"], "absent.json cannot be read"),
         (["run", "--recipe", "RECIPE", "--secrets", '{"door": 1}'], "door has to be a string"),
         (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' has to be"),

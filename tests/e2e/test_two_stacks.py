@@ -149,4 +149,4 @@ def test_taken_down_with_their_data_they_leave_nothing(trained: Trained) -> None
     assert code == 0, said
     assert inventory(cloud.client) == trained.before
     code, said = fedgrass(cloud, folder, *down, "orchard", "--yes", "--delete-data")
-    assert (code, said) == (0, "there is nothing of a stack 'orchard' in account 000000000000\n")
+    assert (code, said) == (0, "there are no resources of a stack 'orchard' in account 000000000000\n")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from mypy_boto3_cloudformation.type_defs import ParameterTypeDef
     from mypy_boto3_iot import IoTClient
 
 ACCOUNT = "000000000000"  # MiniStack's
@@ -167,7 +168,9 @@ class EmbeddedCloud:
         """
         made = Stack(self.client("cloudformation"), stack, lambda _: None, DEPLOY_POLL_SECONDS)
         artifacts = Artifacts(self.client("s3"), ACCOUNT, stack)
-        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+        given: list[ParameterTypeDef] = [
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ]
         try:
             if made.check() != "CREATE":
                 message = f"the stack {stack!r} exists already"

@@ -113,7 +113,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
     ("code", "kind", "words"),
     [
         ("ConflictException", SettingsError, "exists already"),
-        ("ValidationException", DeploymentError, "refuses the recipe"),
+        ("ValidationException", DeploymentError, "refused the recipe"),
         ("AccessDeniedException", ClientError, "AccessDenied"),
     ],
 )
@@ -144,7 +144,9 @@ def test_a_component_that_does_not_become_deployable_is_taken_back_with_its_reas
     aws.expect("greengrassv2", "describe_component", failed)
     aws.expect("greengrassv2", "delete_component", {}, arn=VERSION_ARN)
     aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
-    with pytest.raises(DeploymentError, match=r"was taken back: bad artifact trainer\.zip: no access"):
+    with pytest.raises(
+        DeploymentError, match=r"failed and was deleted: bad artifact trainer\.zip: no access"
+    ):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
@@ -195,7 +197,9 @@ def test_a_version_is_deleted_with_its_artifact(
 def test_a_version_that_is_not_there_cannot_be_deleted(aws: StubbedAws, publisher: Publisher) -> None:
     aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
     expect_versions(aws, "0.2.0")
-    with pytest.raises(SettingsError, match=r"no com\.fedgrass\.Trainer 0\.3\.0; there are: 0\.2\.0"):
+    with pytest.raises(
+        SettingsError, match=r"no com\.fedgrass\.Trainer 0\.3\.0; published versions: 0\.2\.0"
+    ):
         list(publisher.remove(TRAINER, "0.3.0"))
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from fedgrass.console.commands.queue_commands import DeadLetters
+from fedgrass.console.runs.dead_letters import DeadLetters
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.e2e.processes import wait_until
 

@@ -113,7 +113,7 @@ def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
     assert {output["OutputKey"]: output["OutputValue"] for output in found}.items() <= shown.items()
     code, said = fedgrass(cloud, tmp_path, "deploy", "component", "trainer", "--stack", "shown")
     assert (code, len(said.splitlines())) == (1, 1)
-    assert said.startswith(f"fedgrass: the cloud on this machine ({cloud.endpoint_url}) knows no such call")
+    assert said.startswith(f"fedgrass: the local cloud at {cloud.endpoint_url} does not support")
     for nucleus in ("lite", "classic"):
         code, said = fedgrass(
             cloud, tmp_path, "fleet", "provision", "--stack", "shown", "--nucleus", nucleus,
@@ -236,7 +236,7 @@ def test_a_stack_that_is_none_of_fedgrass_is_neither_changed_nor_taken_down(
     for command in (("cloud",), ("down", "--yes", "--delete-data")):
         code, said = fedgrass(cloud, tmp_path, "deploy", *command, "--stack", "other")
         assert code == 1
-        assert "the stack 'other' is none of fedgrass" in said
+        assert "the stack 'other' was not deployed by fedgrass" in said
     assert inventory(cloud.client) == standing
     cloudformation.delete_stack(StackName="other")
     cloudformation.get_waiter("stack_delete_complete").wait(
@@ -356,7 +356,7 @@ def test_a_wait_without_an_end_is_refused(minutes: str, capsys: pytest.CaptureFi
     for words in (["cloud", "--timeout-minutes"], ["down", "--timeout-minutes"], ["devices", "--watch"]):
         with pytest.raises(SystemExit):
             parse(["deploy", *words, minutes])
-        assert f"'{minutes}' is no number from 0.1" in capsys.readouterr().err
+        assert f"'{minutes}' is not a number from 0.1" in capsys.readouterr().err
 
 
 def test_bad_parameters_are_the_operators_fault(cloud: EmbeddedCloud) -> None:

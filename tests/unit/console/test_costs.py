@@ -55,7 +55,7 @@ def test_the_command_prints_a_table_with_its_sums(capsys: pytest.CaptureFixture[
     arguments.run(arguments)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:8]] == [
-        "egress", "S3", "messages", "DynamoDB", "Lambda", "heartbeats", "together",
+        "egress", "S3", "messages", "DynamoDB", "Lambda", "heartbeats", "total",
     ]  # fmt: skip
     assert lines[7].split()[-1] == costs.dollars(total(Fleet(devices=50, model_megabytes=5)))
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from fedgrass.console.runs.operator_actions import (
     ago,
     chosen_devices,
-    device_complaints,
+    device_problems,
     device_summary,
     device_table,
 )
@@ -47,8 +47,8 @@ def test_each_device_has_a_line_with_what_it_said_last() -> None:
 
 
 def test_a_device_whose_configuration_was_refused_says_so() -> None:
-    (line,) = device_complaints(FLEET)
-    assert line == "thing-2: its changed configuration was refused: tasks is 3: it takes an object"
+    (line,) = device_problems(FLEET)
+    assert line == "thing-2: configuration change refused: tasks is 3: it takes an object"
 
 
 def test_only_those_with_a_task_or_those_that_are_missing_are_shown_if_asked() -> None:
@@ -73,4 +73,4 @@ def test_a_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
 def test_a_device_that_does_not_receive_its_announcements_is_named_with_the_reason() -> None:
     reason = "announcements are not received: IoT Core said Quota exceeded"
     deaf = Candidate("thing-3", NOW, frozenset({"digits"}), 40, {"connection_error": reason})
-    assert list(device_complaints([*FLEET, deaf]))[-1] == f"thing-3: its connection: {reason}"
+    assert list(device_problems([*FLEET, deaf]))[-1] == f"thing-3: connection: {reason}"

@@ -38,7 +38,7 @@ def test_pressing_ctrl_c_again_does_not_disturb_the_taking_down() -> None:
 
 
 def test_who_presses_it_again_after_a_while_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interruption, "_TAKING_DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(interruption, "_CLEAN_UP_SECONDS", 0.0)
     taken_down: list[str] = []
     with pytest.raises(KeyboardInterrupt), ended_by_signals():
         _interrupted_again(taken_down)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from fedgrass.console.provisioning.core_installation import (
-    LITE_CONFIGURATION,
-    LITE_USER,
+    _LITE_CONFIGURATION,
+    _LITE_USER,
     CoreDevice,
     write_device_files,
 )
@@ -92,16 +92,16 @@ def test_no_file_of_the_configuration_runs_components_as_the_owner_of_the_key(de
     install(device)
     found = configurations(device)
     assert {name: user_of(document) for name, document in found.items()} == {
-        "greengrass-lite.yaml": LITE_USER,
-        "zz-fedgrass.yaml": LITE_USER,
+        "greengrass-lite.yaml": _LITE_USER,
+        "zz-fedgrass.yaml": _LITE_USER,
     }
-    assert "ggcore" not in LITE_USER
+    assert "ggcore" not in _LITE_USER
 
 
 def test_the_provisioned_file_is_the_last_of_its_folder(device: Path) -> None:
     install(device)
     found = configurations(device)
-    assert list(found)[-1] == Path(LITE_CONFIGURATION).name
+    assert list(found)[-1] == Path(_LITE_CONFIGURATION).name
     assert found["zz-fedgrass.yaml"]["system"]["thingName"] == "press-1"  # type: ignore[index]
     assert not (device / "etc" / "greengrass" / "config.yaml").exists()
 
@@ -112,4 +112,4 @@ def test_the_installer_may_run_again_over_an_older_one_s_file(device: Path) -> N
     first = configurations(device)
     install(device)
     assert configurations(device) == first
-    assert user_of(yaml.safe_load((device / "etc" / "greengrass" / "config.yaml").read_text())) == LITE_USER
+    assert user_of(yaml.safe_load((device / "etc" / "greengrass" / "config.yaml").read_text())) == _LITE_USER

@@ -105,5 +105,5 @@ def test_values_are_read_as_in_a_configuration() -> None:
 
 @pytest.mark.parametrize("pair", ["folder", "=x", ""])
 def test_a_pair_that_is_none_is_named(pair: str) -> None:
-    with pytest.raises(SettingsError, match=f"--option '{pair}' is none"):
+    with pytest.raises(SettingsError, match=f"--option is '{pair}'; it takes KEY=VALUE"):
         parse_key_values("--option", [pair])

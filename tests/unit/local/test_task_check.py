@@ -85,7 +85,7 @@ def test_a_new_task_passes_its_check_and_its_own_test(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "test_cracks.py").write_text("mine")
-    with pytest.raises(SettingsError, match=r"test_cracks\.py is there already"):
+    with pytest.raises(SettingsError, match=r"test_cracks\.py exists already"):
         write_task("cracks", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["test_cracks.py"]
     assert (tmp_path / "test_cracks.py").read_text() == "mine"
@@ -96,8 +96,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     [
         ("Cracks", "cannot name a task"),
         ("../cracks", "cannot name a task"),
-        ("class", "word of Python's"),
-        ("json", "there is a Python module 'json' already"),
+        ("class", "is a keyword of Python"),
+        ("json", "the Python module 'json' exists already"),
         ("digits", "built-in task"),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, c
             torch_task(
                 "nn.Linear(4, 1)", "TensorDataset(INPUTS, INPUTS[:, 0])", ", loss=nn.functional.mse_loss"
             ).replace(", DATA, ", ", TensorDataset(INPUTS, INPUTS[:, 0]), "),
-            "note  a library warns: Using a target size",
+            "note  warning of a library: Using a target size",
         ),
     ],
 )
@@ -306,8 +306,8 @@ def test_what_a_person_has_to_judge_is_a_note(tmp_path: Path, text: str, said: s
         (["check", "no-module:Own"], "spelled package.module:ClassName"),
         (["check", "absent:Own"], "No module named 'absent'"),
         (["check", "mnist"], "download MNIST from https://"),
-        (["check", "digits", "--option", "share"], "--option 'share' is none; it is given as KEY=VALUE"),
-        (["check", "digits", "--examples", "none"], "'none' is no whole number"),
+        (["check", "digits", "--option", "share"], "--option is 'share'; it takes KEY=VALUE"),
+        (["check", "digits", "--examples", "none"], "'none' is not a whole number"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(
@@ -354,7 +354,7 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
     done = run(tmp_path, "weights", "noise", "--out", str(out))
     assert done.returncode == 1
     assert done.stderr == (
-        f"fedgrass: {out} is there already, and is not overwritten: give another --out, or remove it first\n"
+        f"fedgrass: {out} exists already and is not overwritten: choose another --out, or remove it first\n"
     )
     assert out.read_bytes() == b"mine"
 
@@ -366,7 +366,7 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
         (["cracks"], "there is no task 'cracks': built in are digits"),
         (["absent:Own"], "No module named 'absent'"),
         (["noise", "--option", "size=3"], "it takes: "),
-        (["noise", "--seed", "-1"], "'-1' is no whole number from 0"),
+        (["noise", "--seed", "-1"], "'-1' is not a whole number from 0"),
         (["noise", "--out", "nowhere/0.safetensors"], "there is no folder nowhere"),
         (["failing_task:Own"], "failing_task.py:17: ZeroDivisionError"),
         (["unsteady_task:Own"], "is another each time for the same seed"),

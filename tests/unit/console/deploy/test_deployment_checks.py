@@ -9,8 +9,8 @@ import package
 from fedgrass.console.deploy.deploy_cloud import (
     check_concurrency,
     check_policy_sizes,
+    most_concurrent,
     policy_sizes,
-    started_at_once,
 )
 from fedgrass.console.deploy.deploy_package import read_template
 from fedgrass.console.deploy.deploy_stack import Stack
@@ -39,7 +39,7 @@ def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
     account(aws, 10, 10)
     check_concurrency(aws.client, 0, 26, said.append)
     (line,) = said
-    assert "at most 10 functions at a time" in line
+    assert "quota is 10 concurrent functions, and this stack starts up to 26" in line
     assert "Service Quotas" in line
 
 
@@ -55,7 +55,8 @@ def test_what_cannot_be_reserved_is_refused(most: int, free: int, reserved: int)
     aws = StubbedAws()
     account(aws, most, free)
     with pytest.raises(
-        SettingsError, match=rf"InitiatorConcurrency.* reserve {reserved} functions.* has {free} that"
+        SettingsError,
+        match=rf"InitiatorConcurrency.* reserve {reserved} concurrent.* only {free} are unreserved",
     ):
         check_concurrency(aws.client, reserved, 26, print)
 
@@ -64,14 +65,14 @@ def test_credentials_that_may_not_read_the_quota_get_a_note() -> None:
     aws, said = StubbedAws(), list[str]()
     aws.refuse("lambda", "get_account_settings", "AccessDeniedException")
     check_concurrency(aws.client, 0, 26, said.append)
-    assert said == ["note: these credentials may not read how many functions the account runs at a time"]
+    assert said == ["note: these credentials may not read the account's quota of concurrent functions"]
 
 
 def test_the_functions_that_the_queues_start_are_counted_with_the_parameters_of_the_template() -> None:
     template = read_template(package.ROOT / "template.yaml")
     defaults = {name: str(one.get("Default", "")) for name, one in template["Parameters"].items()}
-    assert started_at_once(template, defaults) == 2 + 2 + 2 + 20
-    assert started_at_once(template, {**defaults, "ReplyConcurrency": "10"}) == 34
+    assert most_concurrent(template, defaults) == 2 + 2 + 2 + 20
+    assert most_concurrent(template, {**defaults, "ReplyConcurrency": "10"}) == 34
 
 
 @pytest.mark.parametrize(
@@ -145,13 +146,13 @@ class CloudFormation:
 
 
 def test_a_preview_lists_every_change_and_leaves_no_change_set() -> None:
-    cloudformation = CloudFormation(changes=True)
+    cloudformation: Any = CloudFormation(changes=True)
     lines = Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5)
     assert lines == ["  modify  P (T), replaced", "  modify  P2 (T), replaced"]
     assert len(cloudformation.deleted) == 1
 
 
 def test_a_preview_of_no_changes_is_empty() -> None:
-    cloudformation = CloudFormation(changes=False)
+    cloudformation: Any = CloudFormation(changes=False)
     assert Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5) == []
     assert len(cloudformation.deleted) == 1

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import stack
-from fedgrass.console.commands import device_commands
+from fedgrass.console.deploy import device_actions
+from fedgrass.console.deploy.component_configuration import full_name
 from fedgrass.console.deploy.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
 from fedgrass.console.greengrass_cloud import Account, DeploymentError, GreengrassCloud, Progress
 from fedgrass.console.main import parse
-from fedgrass.console.options import full_name
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import ACCOUNT, REGION, StubbedAws
@@ -277,16 +277,20 @@ def test_where_there_is_no_group_at_all_it_is_told_how_one_is_made(aws: StubbedA
     cloud = cloud_of(aws)
     aws.refuse("iot", "describe_thing_group", "ResourceNotFoundException", thingGroupName="presses")
     aws.expect("iot", "list_thing_groups", {"thingGroups": []})
-    with pytest.raises(SettingsError, match=r"there are none\. A new one is made by `aws iot create-thing"):
+    with pytest.raises(SettingsError, match=r"there are none\. Create it by `aws iot create-thing"):
         make_plan(cloud, STACK, Asked(group="presses", components=["trainer"]))
 
 
 @pytest.mark.parametrize(
     ("component", "published", "words"),
     [
-        ("trainer", [], "no component 'com.fedgrass.Trainer'.*`fedgrass deploy component trainer` publishes"),
+        (
+            "trainer",
+            [],
+            "no component 'com.fedgrass.Trainer'.*publish it by `fedgrass deploy component trainer`",
+        ),
         ("trainer=0.3.0", ["0.2.0", "0.1.0"], "no version '0.3.0' of 'com.fedgrass.Trainer'.*0.2.0"),
-        ("com.example.Absent", [], "no component 'com.example.Absent'.*is that its name"),
+        ("com.example.Absent", [], "no component 'com.example.Absent'.*check its name"),
     ],
 )
 def test_a_version_that_does_not_exist_is_named(
@@ -322,7 +326,7 @@ def test_credentials_of_another_account_are_refused_before_anything_is_done(aws:
 def test_what_greengrass_refuses_is_told_with_the_field(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     aws.refuse("greengrassv2", "create_deployment", "ValidationException", "component versions conflict")
-    with pytest.raises(DeploymentError, match="nothing is changed: component versions conflict"):
+    with pytest.raises(DeploymentError, match="nothing was changed: component versions conflict"):
         cloud.deploy(revision(GROUP, "presses", OLD, Wanted()))
 
 
@@ -331,7 +335,7 @@ def test_a_configuration_of_a_component_that_is_not_deployed_is_refused(aws: Stu
     expect_group(aws, None)
     expect_versions(aws, TRAINER, "0.1.0")
     asked = Asked(group="presses", components=["trainer"], configuration={PREDICTOR: {"http_port": 0}})
-    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor', which is not deployed"):
+    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor', which is not in --component"):
         make_plan(cloud, STACK, asked)
 
 
@@ -349,7 +353,7 @@ def test_a_configuration_is_read_from_yaml_and_json(tmp_path: Path) -> None:
         ("a: [", "neither YAML nor JSON"),
         ("[1]", "it takes an object per component"),
         ("trainer: 3", "it takes an object per component"),
-        ("trainr: {threads: 1}", "'trainr' is no component: did you mean 'trainer'"),
+        ("trainr: {threads: 1}", "there is no component 'trainr' of fedgrass .*did you mean 'trainer'"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -372,7 +376,7 @@ def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Run ``fedgrass deploy devices`` against the stubbed cloud."""
     monkeypatch.setattr(stack, "client", aws.client)
     monkeypatch.setattr(stack, "outputs", lambda _name: STACK)
-    monkeypatch.setattr(device_commands, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
 
     def command(*words: str) -> None:
         arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
@@ -491,11 +495,11 @@ def test_a_deployment_with_no_devices_yet_is_not_over() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--rate", "0"], "argument --rate: '0' is no whole number from 1 to 1,000"),
-        (["--cpus", "-1"], "argument --cpus: '-1' is no number from 0.01"),
-        (["--cpus", "many"], "argument --cpus: 'many' is no number"),
-        (["--memory-megabytes", "1.5"], "argument --memory-megabytes: '1.5' is no whole number"),
-        (["--abort-percent", "nan"], "argument --abort-percent: 'nan' is no number"),
+        (["--rate", "0"], "argument --rate: '0' is not a whole number from 1 to 1,000"),
+        (["--cpus", "-1"], "argument --cpus: '-1' is not a number from 0.01"),
+        (["--cpus", "many"], "argument --cpus: 'many' is not a number"),
+        (["--memory-megabytes", "1.5"], "argument --memory-megabytes: '1.5' is not a whole number"),
+        (["--abort-percent", "nan"], "argument --abort-percent: 'nan' is not a number"),
     ],
 )
 def test_a_limit_that_is_none_is_refused_before_aws_is_asked(
