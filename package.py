@@ -97,7 +97,7 @@ def build_function_folder(output: Path, architecture: str | None = None) -> None
 
 @contextmanager
 def _function_entries(architecture: str | None) -> Iterator[list[tuple[str, Path]]]:
-    # A folder of its own: `sam build --parallel` builds the functions at once.
+    # A separate folder for each build: `sam build --parallel` builds the functions concurrently.
     with tempfile.TemporaryDirectory(prefix="fedgrass-dependencies-") as name:
         folder = Path(name)
         if architecture:

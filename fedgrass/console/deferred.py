@@ -1,7 +1,7 @@
 """Import what carries out a command only when that command runs.
 
 ``fedgrass --help`` has to build the parsers of all commands. boto3, numpy and rich would make it take a
-second, so the command modules name their actions as ``module:function`` and import none of them.
+second, so the command modules name their actions as ``module:function`` without importing them.
 """
 
 from collections.abc import Callable

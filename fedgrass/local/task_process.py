@@ -31,14 +31,14 @@ _TERMINATE_SECONDS = 5.0
 Note = Callable[[str], None]
 
 
-def run_in_child(function: str, options: object, say: Callable[[str], None]) -> int:
+def run_in_child(function: str, options: object, report: Callable[[str], None]) -> int:
     """Run ``module:function`` in a child process; return its exit code.
 
     Args:
         function: receives the options as plain values, and a callable to record each step; returns the exit
             code. Raises FedgrassError for an error of the user.
         options: a msgspec or dataclass object, or plain values.
-        say: called with a line on how the child ended, if it did not return.
+        report: called with a line on how the child ended, if it did not return.
     """
     reading, writing = os.pipe()
     words = [function, msgspec.json.encode(options, enc_hook=str).decode(), str(writing), "\n".join(sys.path)]
@@ -57,7 +57,7 @@ def run_in_child(function: str, options: object, say: Callable[[str], None]) -> 
     if steps and steps[-1].startswith(_DONE):
         return int(steps[-1].removeprefix(_DONE))
     step = steps[-1] if steps else "start"
-    say(f"FAIL  {step}: the task {_describe_end(exit_code)}")
+    report(f"FAIL  {step}: the task {_describe_end(exit_code)}")
     return 1
 
 

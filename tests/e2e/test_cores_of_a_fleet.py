@@ -17,7 +17,7 @@ DEMO = ("demo", "--devices", "2", "--rounds", "1", "--task", "noise", "--keep")
 @pytest.fixture
 def demo(tmp_path: Path, runtime: Path) -> Iterator[Command]:
     with command(tmp_path / "demo", *DEMO, runtime=runtime) as running:
-        running.wait_for("stay up until Ctrl-C")
+        running.wait_for("keep running until Ctrl-C")
         yield running
 
 
@@ -72,7 +72,7 @@ def test_two_fleets_with_things_of_the_same_names_are_told_apart(
     demo: Command, runtime: Path, tmp_path: Path
 ) -> None:
     with command(tmp_path / "second", *DEMO, runtime=runtime) as second:
-        second.wait_for("stay up until Ctrl-C")
+        second.wait_for("keep running until Ctrl-C")
         lines = [line for line in core(runtime, "list")[1].splitlines() if line.startswith("device-")]
         assert [line.split()[0] for line in sorted(lines)] == [
             "device-1",

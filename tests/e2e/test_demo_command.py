@@ -84,7 +84,7 @@ def test_a_demo_that_is_ended_leaves_no_device_without_greengrass(
         assert len([process for process in demo.seen if process.pid]) >= 4 + 1
 
 
-@pytest.mark.parametrize("moment", ["", "the cloud is up", "have registered", "round 1.1 opened"])
+@pytest.mark.parametrize("moment", ["", "the cloud is running", "have sent a heartbeat", "round 1.1 opened"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_at_any_moment_leaves_nothing(
     tmp_path: Path, moment: str, number: signal.Signals
@@ -179,7 +179,7 @@ def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
 def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--keep") as demo:
         demo.wait_for("mosquitto_sub")
-        demo.wait_for("stay up until Ctrl-C")
+        demo.wait_for("keep running until Ctrl-C")
         assert "SUCCEEDED" in demo.said()
         demo.interrupt()
         assert demo.wait() == 130

@@ -129,7 +129,7 @@ def test_taken_down_with_their_data_they_leave_nothing(trained: Trained) -> None
     assert inventory(cloud.client) == full, "a dry run removed something"
     code, said = fedgrass(cloud, folder, *down, "meadow", "--delete-data")
     assert (code, inventory(cloud.client)) == (1, full), said
-    assert "nobody to ask" in said
+    assert "no terminal to ask" in said
 
     code, said = fedgrass(cloud, folder, *down, "meadow", "--delete-data", "--yes")
     assert code == 0, said

@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 import package
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_package import Artifacts, packaged, read_template
-from fedgrass.console.deploy.deploy_stack import Say, Stack
+from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.provisioning.core_installation import LARGEST_DOCUMENT
 from fedgrass.console.stack import StackError
 from fedgrass.federation.conversion import nearest
@@ -126,7 +126,7 @@ def is_emulated(client: Any) -> bool:
     return urlsplit(client.meta.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
 
 
-def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[str, str]:
+def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Mapping[str, str]:
     """Create or update the stack of a fleet from these sources; return its outputs, empty for a dry run.
 
     A deployment that fails deletes the artifacts that it uploaded.
@@ -134,7 +134,7 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     Args:
         clients: returns the boto3 client of a service.
         options: what to deploy, and where.
-        say: called with a line per step.
+        report: called with a line per step.
 
     Raises:
         SettingsError: the credentials belong to another account, a parameter is unknown, the stack's name is
@@ -145,7 +145,7 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     _check_name(options.stack)
     account = account_of(clients, options.account)
     cloudformation = clients("cloudformation")
-    stack = Stack(cloudformation, options.stack, say, options.poll_seconds)
+    stack = Stack(cloudformation, options.stack, report, options.poll_seconds)
     kind = stack.check()
     before = stack.describe() if kind == "UPDATE" else {}
     if before and MARK not in outputs_of(before):
@@ -163,29 +163,29 @@ def deploy_cloud(clients: Clients, options: CloudOptions, say: Say) -> Mapping[s
     check_policy_sizes(document, {**chosen, **_pseudo_parameters(clients, account)})
     if not is_emulated(cloudformation):
         reserved = _reserved(chosen) - _reserved({name: _chosen(name, known, {}, before) for name in known})
-        check_concurrency(clients, reserved, most_concurrent(document, chosen), say)
+        check_concurrency(clients, reserved, most_concurrent(document, chosen), report)
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
     artifacts.check()
     architecture = _chosen("Architecture", known, given, before)
     with tempfile.TemporaryDirectory(prefix="fedgrass-deploy-") as folder:
         code = Path(folder) / "cloud_functions.zip"
-        _build(code, "" if is_emulated(cloudformation) else architecture, say)
+        _build(code, "" if is_emulated(cloudformation) else architecture, report)
         artifacts.prepare()
         try:
             body = packaged(template, code, artifacts.upload)
             url = artifacts.upload_template(body)
             if options.dry_run:
                 for line in stack.preview(url, parameters, options.timeout) or ["nothing would change"]:
-                    say(line)
+                    report(line)
                 artifacts.discard()
-                say("nothing was changed (--dry-run)")
+                report("nothing was changed (--dry-run)")
                 return {}
             changed = stack.apply(url, parameters, options.timeout)
         except BaseException:
             if not stack.is_in_progress():  # an operation in progress still needs them
                 artifacts.discard()
             raise
-    say(f"the stack {options.stack!r} in account {account} is {'deployed' if changed else 'unchanged'}")
+    report(f"the stack {options.stack!r} in account {account} is {'deployed' if changed else 'unchanged'}")
     return outputs_of(stack.describe())
 
 
@@ -265,14 +265,14 @@ def _reserved(chosen: Mapping[str, str]) -> int:
     return sum(int(chosen[name]) for name in _RESERVED if chosen[name].isdecimal())
 
 
-def check_concurrency(clients: Clients, reserved: int, started: int, say: Say) -> None:
+def check_concurrency(clients: Clients, reserved: int, started: int, report: Report) -> None:
     """Check that the account's quota of concurrent functions suffices for a stack.
 
     Args:
         clients: returns the boto3 client of a service.
         reserved: concurrent executions to reserve, in addition to those that the stack has reserved already.
         started: largest number of concurrent functions that the stack's queues start.
-        say: called with a note if the quota is smaller than ``started``, or cannot be read.
+        report: called with a note if the quota is smaller than ``started``, or cannot be read.
 
     Raises:
         SettingsError: AWS would refuse the reservation.
@@ -280,7 +280,7 @@ def check_concurrency(clients: Clients, reserved: int, started: int, say: Say) -
     try:
         limits = clients("lambda").get_account_settings()["AccountLimit"]
     except ClientError:
-        say("note: these credentials may not read the account's quota of concurrent functions")
+        report("note: these credentials may not read the account's quota of concurrent functions")
         return
     most, free = limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"]
     if reserved > 0 and free - reserved < min(_LEAST_UNRESERVED, most):
@@ -291,19 +291,19 @@ def check_concurrency(clients: Clients, reserved: int, started: int, say: Say) -
         )
         raise SettingsError(message)
     if most < started:
-        say(
+        report(
             f"note: the account's quota is {most} concurrent functions, and this stack starts up to"
             f" {started}: rounds of many devices take longer, and the account's other functions"
             f" wait; {_MORE}"
         )
 
 
-def _build(target: Path, architecture: str, say: Say) -> None:
+def _build(target: Path, architecture: str, report: Report) -> None:
     """Build the zip of the functions, with their dependencies if an ``architecture`` is given."""
     if architecture and architecture not in package.LAMBDA_MACHINES:
         message = f"Architecture is {architecture!r}; it takes {' or '.join(sorted(package.LAMBDA_MACHINES))}"
         raise SettingsError(message)
-    say(f"building the functions{f' for {architecture}' if architecture else ''}")
+    report(f"building the functions{f' for {architecture}' if architecture else ''}")
     try:
         package.build_functions(target, architecture or None)
     except (subprocess.SubprocessError, OSError) as error:

@@ -248,7 +248,7 @@ class Artifacts:
             self._created = False
 
     def keys(self) -> list[str]:
-        """Return the keys of the stack's artifacts; empty if there is no bucket."""
+        """Return the keys of the stack's artifacts; empty if the bucket does not exist."""
         if not self.exists():
             return []
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ParameterTypeDef,
     )
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 # States in which a stack can be created.
 _ABSENT = frozenset({"", "DELETE_COMPLETE", "REVIEW_IN_PROGRESS"})
 # States in which a stack can be updated.
@@ -46,16 +46,16 @@ class Stack:
     Args:
         cloudformation: the boto3 client.
         name: name of the stack.
-        say: called with a line for each resource that is done.
+        report: called with a line for each resource that is done.
         poll_seconds: interval of requests for the state of an operation.
     """
 
     def __init__(
-        self, cloudformation: "CloudFormationClient", name: str, say: Say, poll_seconds: float = 2.0
+        self, cloudformation: "CloudFormationClient", name: str, report: Report, poll_seconds: float = 2.0
     ) -> None:
         self._cloudformation = cloudformation
         self.name = name
-        self._say = say
+        self._report = report
         self._poll_seconds = poll_seconds
 
     def describe(self, name: str = "") -> Mapping[str, Any]:
@@ -202,7 +202,7 @@ class Stack:
             for event in reversed(self._events(stack)):
                 if event["EventId"] not in seen:
                     seen.add(event["EventId"])
-                    self._report(event)
+                    self._report_event(event)
             if status in _OVER:
                 return status
             self._pause(deadline, f"stack {self.name!r} is still {status}", timeout)
@@ -214,13 +214,13 @@ class Stack:
             raise StackError(message)
         time.sleep(self._poll_seconds)
 
-    def _report(self, event: Mapping[str, Any]) -> None:
+    def _report_event(self, event: Mapping[str, Any]) -> None:
         status = event.get("ResourceStatus", "")
         if not status.endswith("_IN_PROGRESS"):
             words = status.removesuffix("_COMPLETE").lower().replace("_", " ")
             reason = event.get("ResourceStatusReason", "") if status.endswith("_FAILED") else ""
             line = f"{words:>8}  {event['LogicalResourceId']} ({event['ResourceType']})  {reason}"
-            self._say(line.rstrip())
+            self._report(line.rstrip())
 
     def _discard(self, change_set: str) -> None:
         """Delete a change set that was not executed, and the empty stack that was created for it."""

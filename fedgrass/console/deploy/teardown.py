@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
 from fedgrass.console.deploy.deploy_package import Artifacts
-from fedgrass.console.deploy.deploy_stack import Say, Stack
+from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.stack import StackError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Removal:
         clients: returns the boto3 client of a service.
         account: the account (12 digits).
         stack: name of the stack.
-        say: called with a line per step.
+        report: called with a line per step.
         artifact_bucket: bucket of its artifacts, if the operator chose one.
         poll_seconds: interval of requests for the state of the stack.
     """
@@ -66,14 +66,14 @@ class Removal:
         clients: Clients,
         account: str,
         stack: str,
-        say: Say,
+        report: Report,
         *,
         artifact_bucket: str = "",
         poll_seconds: float = 2.0,
     ) -> None:
         self._clients = clients
-        self._say = say
-        self._stack = Stack(clients("cloudformation"), stack, say, poll_seconds)
+        self._report = report
+        self._stack = Stack(clients("cloudformation"), stack, report, poll_seconds)
         self._artifacts = Artifacts(clients("s3"), account, stack, artifact_bucket)
 
     def inventory(self) -> Inventory:
@@ -120,19 +120,19 @@ class Removal:
         """
         for policy, target in found.certificates:
             self._clients("iot").detach_policy(policyName=policy, target=target)
-            self._say(f"detached  {policy} from {target}")
+            self._report(f"detached  {policy} from {target}")
         if found.status:
             self._stack.delete(timeout)
         for part in found.data if data else ():
             self._remove_data(part)
         bucket_deleted = self._artifacts.remove()
         if found.artifacts or bucket_deleted:
-            self._say(
+            self._report(
                 f" deleted  {len(found.artifacts)} artifacts{' and their bucket' if bucket_deleted else ''}"
             )
         for name in self._log_groups():
             self._clients("logs").delete_log_group(logGroupName=name)
-            self._say(f" deleted  logs {name}")
+            self._report(f" deleted  logs {name}")
 
     def _parts(self) -> Iterator[Part]:
         cloudformation = self._clients("cloudformation")
@@ -180,7 +180,7 @@ class Removal:
         else:
             empty_bucket(self._clients("s3"), part.id)
             self._clients("s3").delete_bucket(Bucket=part.id)
-        self._say(f" deleted  {part.name} ({part.kind})  {part.id}")
+        self._report(f" deleted  {part.name} ({part.kind})  {part.id}")
 
     def _log_groups(self) -> list[str]:
         prefix = f"/fedgrass/{self._stack.name}/"

@@ -64,7 +64,7 @@ def _provisioning(arguments: argparse.Namespace) -> FleetProvisioning:
 
 
 def _confirm(question: str) -> None:
-    """Ask the operator. Raises SettingsError if there is no terminal, or the answer is not yes."""
+    """Ask the operator. Raises SettingsError without a terminal, or if the answer is not yes."""
     if not sys.stdin.isatty():
         message = "no terminal to ask for confirmation: add --yes, or list what would be deleted by --dry-run"
         raise SettingsError(message)

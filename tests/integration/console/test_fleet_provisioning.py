@@ -368,7 +368,7 @@ def test_the_commands_make_and_remove_a_device(
     told = capsys.readouterr().out
     assert f"would delete {thing}, arn:aws:iot:" in told
     assert "there is no thing absent" in told
-    with pytest.raises(SettingsError, match="nobody to ask: say --yes"):
+    with pytest.raises(SettingsError, match="no terminal to ask for confirmation: add --yes"):
         run(aws, monkeypatch, "remove", "--things", thing)
     assert aws.inventory()["things"] == [thing]
     run(aws, monkeypatch, "remove", "--things", thing, "--out", str(tmp_path), "--yes")

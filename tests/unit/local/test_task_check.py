@@ -269,7 +269,7 @@ def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, c
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEAD + LINE.replace(", partial=stop()", ""), "note  stopping: the training does not heed stop"),
+        (HEAD + LINE.replace(", partial=stop()", ""), "note  stopping: the training ignores stop"),
         (HEAD + LINE.replace("report(1.0)", "assert not stop()"), "ok    stopping: the training ends by"),
         (HEAD + LINE.replace('"loss"', '"error"'), "note  evaluation: error 3, but none is called 'loss'"),
         (HEAD + LINE.replace("Evaluation(5", "Evaluation(0"), "note  evaluation: no held-out examples"),
@@ -282,7 +282,7 @@ def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, c
                 "    def forward(self, x):\n        return self.used(x)\n\nclass Own",
             )
             .replace("nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])", "Half()"),
-            "note  gradients: finite, but these have no part in the loss: idle.weight, idle.bias",
+            "note  gradients: finite, but these do not contribute to the loss: idle.weight, idle.bias",
         ),
         (
             torch_task(
@@ -302,7 +302,7 @@ def test_what_a_person_has_to_judge_is_a_note(tmp_path: Path, text: str, said: s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "cracks"], "there is no task 'cracks': built in are digits"),
+        (["check", "cracks"], "there is no task 'cracks': built-in tasks are digits"),
         (["check", "no-module:Own"], "spelled package.module:ClassName"),
         (["check", "absent:Own"], "No module named 'absent'"),
         (["check", "mnist"], "download MNIST from https://"),
@@ -363,13 +363,13 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cracks"], "there is no task 'cracks': built in are digits"),
+        (["cracks"], "there is no task 'cracks': built-in tasks are digits"),
         (["absent:Own"], "No module named 'absent'"),
         (["noise", "--option", "size=3"], "it takes: "),
         (["noise", "--seed", "-1"], "'-1' is not a whole number from 0"),
         (["noise", "--out", "nowhere/0.safetensors"], "there is no folder nowhere"),
         (["failing_task:Own"], "failing_task.py:17: ZeroDivisionError"),
-        (["unsteady_task:Own"], "is another each time for the same seed"),
+        (["unsteady_task:Own"], "returns different values for the same seed"),
     ],
 )
 def test_an_initial_model_that_cannot_be_made_is_told_in_one_sentence(

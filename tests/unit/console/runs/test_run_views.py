@@ -291,7 +291,7 @@ def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         arguments = parse(["runs"])
-        with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
+        with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it"):
             arguments.run(arguments)
 
 
