@@ -50,7 +50,7 @@ def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp
         demo.look()
         assert demo.wait() == 0, demo.said()
         assert "2 Greengrass cores (classic) run" in demo.said()
-        assert "2 devices without Greengrass do the same by plain MQTT" in demo.said()
+        assert "2 devices without Greengrass run it with plain MQTT" in demo.said()
         assert demo.left_behind() == []
     (run,) = (tmp_path / "runs").iterdir()
     history = json.loads((run / "history.json").read_text())

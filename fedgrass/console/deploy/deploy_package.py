@@ -182,7 +182,7 @@ class Artifacts:
                 Bucket=self.bucket, CreateBucketConfiguration={"LocationConstraint": place}
             )
         except ClientError as error:
-            # us-east-1 refuses its own name as a location constraint.
+            # The default region of S3 refuses its own name as a location constraint.
             if error.response["Error"]["Code"] != "InvalidLocationConstraint":
                 raise
             self._s3.create_bucket(Bucket=self.bucket)

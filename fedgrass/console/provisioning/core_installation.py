@@ -43,7 +43,7 @@ def core_policy(thing: str, role_alias: str, *, partition: str, region: str, acc
         thing: name of the thing.
         role_alias: alias of the role whose credentials the device gets.
         partition: such as ``aws``.
-        region: such as ``eu-west-1``.
+        region: name of the AWS region.
         account: 12 digits.
 
     Raises:
