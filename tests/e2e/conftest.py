@@ -1,4 +1,4 @@
-"""Whole sites for the end-to-end tests: cloud, fleet, operator."""
+"""Testbeds for the end-to-end tests: cloud, fleet, operator."""
 
 import json
 import time
@@ -19,18 +19,18 @@ from fedgrass.federation.settings import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 
-FLEET = "greenhouse"  # not the default: nothing may depend on that
+FLEET = "greenhouse"  # not the default, on which nothing may depend
 
 
 @dataclass
 class Watched:
-    """A site with a light task, and all that was said on its topics."""
+    """A testbed with a light task, and all messages on its topics."""
 
     site: Testbed
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
     def watcher(self) -> Watcher:
-        """Return who hears all that is said on the site's topics, for as long as it is entered."""
+        """Return a context manager that records all messages on the testbed's topics."""
         return Watcher(FLEET, self.site.observer, lambda topic, payload: self.heard.append((topic, payload)))
 
     def start(self, name: str, **settings: object) -> None:
@@ -49,7 +49,7 @@ class Watched:
         return list(self.site.operator.rounds(self.site.operator.run(name)))
 
     def lines(self, run: str) -> list[str]:
-        """Return what people who watch the run were told: ``<device> <text>``."""
+        """Return the lines that were published about a run: ``<device> <text>``."""
         topic = f"fedgrass/{FLEET}/rounds/{run}"
         changes = [msgspec.json.decode(said, type=RoundChange) for on, said in self.heard if on == topic]
         return [f"{change.device} {change.text}".strip() for change in changes]
@@ -68,7 +68,7 @@ class Watched:
         return matching()[0]
 
     def announcement(self, thing: str, run: str) -> dict[str, object]:
-        """Return the newest work that a device was given in a run."""
+        """Return the latest work that a device was given in a run."""
         topic = f"fedgrass/{FLEET}/clients/{thing}/announce"
 
         def found() -> list[dict[str, object]]:
@@ -81,7 +81,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Watched]]:
-    """Return a function that opens a site of cores with the noise task; all end with the module."""
+    """Return a function that starts a testbed with the noise task; all stop at the end of the module."""
     with ExitStack() as stack:
 
         def make(devices: int, parameters: dict[str, str] | None = None, **configuration: object) -> Watched:
@@ -91,7 +91,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
             site = stack.enter_context(open_testbed(folder, things, fleet_name=FLEET, parameters=parameters))
             watched = Watched(site)
             stack.enter_context(watched.watcher())
-            # The watcher hears once it hears itself.
+            # The watcher is subscribed when it receives its own message.
             wait_until(lambda: _echo(watched), "the watcher's own echo")
             return watched
 

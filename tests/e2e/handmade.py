@@ -1,4 +1,4 @@
-"""A device made by hand: a thing with a certificate that speaks well or badly, as a test wants."""
+"""A scripted device: a thing with a certificate that publishes valid or invalid messages."""
 
 import json
 import ssl
@@ -15,7 +15,7 @@ from fedgrass.local.testbed import Testbed
 
 
 class HandmadeDevice:
-    """An MQTT client with the certificate of its own thing, and nothing that keeps it honest."""
+    """An MQTT client with the certificate of its thing, which publishes anything."""
 
     def __init__(self, site: Testbed, thing: str, folder: Path, fleet: str) -> None:
         self.thing = thing
@@ -40,19 +40,19 @@ class HandmadeDevice:
         self._client.loop_stop()
 
     def say(self, kind: str, payload: bytes, *, as_thing: str = "") -> None:
-        """Publish on a device's topic: its own, or another's."""
+        """Publish on a topic of its own device, or of another one."""
         topic = f"fedgrass/{self._fleet}/clients/{as_thing or self.thing}/{kind}"
         self._client.publish(topic, payload, qos=1).wait_for_publish(10)
 
     def heartbeat(self) -> None:
-        """Register for the noise task."""
+        """Publish a heartbeat with the noise task."""
         heartbeat = Heartbeat(
             state="idle", tasks="noise", examples=100, component_version="0", uptime_seconds=1.0
         )
         self.say("heartbeat", messages.encode(heartbeat))
 
     def upload(self, data: bytes, work: dict[str, Any]) -> None:
-        """Put an update where the averager looks for it."""
+        """Store an update under the key that the averager reads."""
         key = object_keys.update(self.thing, work["run"], work["round"], work["attempt"])
         self._site.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
 

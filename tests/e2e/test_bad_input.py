@@ -1,4 +1,4 @@
-"""Every bad message and every bad update is refused by name where people see it, and the round goes on."""
+"""Every invalid message and update is refused with its reason, and the round continues."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def watched(make_site: Callable[..., Watched]) -> Watched:
 
 @pytest.fixture(scope="module")
 def handmade(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandmadeDevice]:
-    """A second device of the fleet, which heartbeats as the first does."""
+    """A second device of the fleet, which sends heartbeats like the first."""
     with HandmadeDevice(watched.site, "handmade", tmp_path_factory.mktemp("thing"), FLEET) as device:
         device.heartbeat()
         wait_until(lambda: len(watched.site.operator.devices()) == 2, "the handmade device's registration")

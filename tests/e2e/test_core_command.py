@@ -1,4 +1,4 @@
-"""``fedgrass core``: a developer's component on a laptop, with no cloud; and what is left when it is over."""
+"""``fedgrass core``: run a component on a laptop without a cloud, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPONENT = "com.example.Probe"
 
 
 class Laptop:
-    """Where a developer types commands."""
+    """The shell of a developer."""
 
     def __init__(self, folder: Path, runtime: Path) -> None:
         self.folder = folder
@@ -41,13 +41,13 @@ class Laptop:
         self._environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
 
     def do(self, *arguments: str) -> str:
-        """Run a command that has to succeed; return what it says."""
+        """Run a command that must succeed; return its output."""
         code, said = self.attempt(*arguments)
         assert code == 0, said
         return said
 
     def attempt(self, *arguments: str) -> tuple[int, str]:
-        """Run a command; return its exit code and what it says, without a traceback in any case."""
+        """Run a command; return its exit code and output, which must have no traceback."""
         ended = subprocess.run(
             [*self._command, *arguments],
             cwd=self.folder,
@@ -63,7 +63,7 @@ class Laptop:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`core run` in the background, until it says that its core runs."""
+        """`core run` in the background, started until its core is running."""
         with self.output.open("wb") as output:
             process = subprocess.Popen(
                 [*self._command, "run", *arguments],
@@ -103,7 +103,7 @@ class Laptop:
         return int(file.read_text())
 
     def left(self) -> list[Path]:
-        """Return what lies in the runtime folder: the sockets and locks of cores."""
+        """Return the files in the runtime folder: sockets and locks of cores."""
         return [path for path in self.runtime.rglob("*") if path.is_file() or path.is_socket()]
 
     def recipe(self, run: str, **changes: Any) -> str:

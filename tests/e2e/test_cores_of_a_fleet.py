@@ -1,4 +1,4 @@
-"""``fedgrass core`` finds the cores of a running demo, and does to them what it does to a developer's."""
+"""``fedgrass core`` finds the cores of a running demo and controls them."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def demo(tmp_path: Path, runtime: Path) -> Iterator[Command]:
 
 
 def core(runtime: Path, *arguments: str) -> tuple[int, str]:
-    """Run a ``fedgrass core`` command; return its exit code and what it says."""
+    """Run a ``fedgrass core`` command; return its exit code and output."""
     ended = subprocess.run(
         [sys.executable, "-m", "fedgrass.console.main", "core", *arguments],
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(package.ROOT)},

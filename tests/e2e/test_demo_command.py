@@ -1,4 +1,4 @@
-"""``fedgrass demo`` as a person runs it: side by side, stopped at any moment, asked for the impossible."""
+"""``fedgrass demo`` as an operator runs it: concurrently, interrupted at any time, with invalid options."""
 
 import json
 import signal
@@ -37,7 +37,7 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
         works = [(line["work"], line["base"], line["replied"]) for line in history["rounds"]]
-        # The last model is evaluated too, since no round of training measures it.
+        # The last model is evaluated too, because no training round measures it.
         last = [("evaluate", 2, 2)] if folder == "a" else []
         assert works == [("train", 0, 2), ("train", 1, 2), *last]
         assert history["rounds"][-1]["metrics"]["loss"] > 0
@@ -93,7 +93,7 @@ def test_stopping_the_demo_at_any_moment_leaves_nothing(
         demo.wait_for(moment)
         demo.interrupt(number)
         code = demo.wait()
-        if moment:  # before that Python itself answers, in its own words, as it does for any program
+        if moment:  # before that, Python itself handles the signal
             assert code == 130, demo.said()
             assert "Traceback" not in demo.said()
         assert code != 0
@@ -137,7 +137,7 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
-        assert len(listening) >= 2 + 2 * 2  # the cloud's two, and two of each core
+        assert len(listening) >= 2 + 2 * 2  # two of the cloud, and two of each core
         assert set(listening) == {"127.0.0.1"}
 
 

@@ -1,4 +1,4 @@
-"""What happens to a round when something breaks: it goes on, or ends in words that say why."""
+"""Faults during a round: it continues, or ends with the reason."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def watched(make_site: Callable[..., Watched], gate: Path) -> Watched:
-    """Two devices whose task `gated` waits for a test, and whose task `broken` raises."""
+    """Two devices with a task `gated` that waits for the test, and a task `broken` that raises."""
     module = {"module": "tests.e2e.gated_task:Gated", "path": str(package.ROOT), "gate": str(gate)}
     broken = {"module": "tests.integration.device.slow_tasks:Broken", "path": str(package.ROOT)}
     return make_site(2, tasks={"noise": {"megabytes": 0.1}, "gated": module, "broken": broken})
@@ -119,7 +119,7 @@ def test_a_task_that_no_device_has_is_refused_with_the_tasks_there_are(watched: 
 
 
 def schedules(watched: Watched) -> list[dict[str, Any]]:
-    """Return what EventBridge Scheduler is to send, and where to."""
+    """Return the pending schedules: their payloads and targets."""
     scheduler = watched.site.cloud.client("scheduler")
     listed = scheduler.list_schedules()["Schedules"]
     return [scheduler.get_schedule(GroupName=one["GroupName"], Name=one["Name"]) for one in listed]

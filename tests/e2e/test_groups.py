@@ -1,4 +1,4 @@
-"""A round whose replies the deployed averager sums in groups, while a last device is still at work."""
+"""The deployed averager sums replies in groups while the last device is still training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,11 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
     (record,) = watched.rounds("many")
     assert (record.round.state, record.round.group_size, record.round.groups) == (State.CLOSED, SIZE, 2)
     assert {part.state for part in record.participants} == {Participation.REPLIED}
-    assert {part.group for part in record.participants} == {1, 2, 3}  # two that come at once may share one
+    assert {part.group for part in record.participants} == {
+        1,
+        2,
+        3,
+    }  # two replies that arrive together may share one
     updates = [read(f"updates/{part.device}/many/1-1.safetensors") for part in record.participants]
     for name, array in read("models/many/1.safetensors").items():
         mean = np.mean([update[name].astype(np.float64) for update in updates], axis=0)

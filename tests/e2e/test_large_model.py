@@ -1,4 +1,4 @@
-"""A model above the limit is made in shards by the deployed averager, through its queue of jobs."""
+"""The deployed averager averages a large model in shards, through its queue of jobs."""
 
 from collections.abc import Callable
 from typing import Any

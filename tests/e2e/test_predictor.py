@@ -1,4 +1,4 @@
-"""The predictor in a whole site: what the fleet trains is served on the device, through the real broker."""
+"""The predictor on a testbed: it serves the models that the fleet trains, through the real broker."""
 
 import http.client
 import json
@@ -56,7 +56,7 @@ def test_what_a_core_and_a_plain_device_train_is_served_on_the_core(tmp_path: Pa
             assert site.operator.run(name).state is RunState.SUCCEEDED
 
         try:
-            # A model that is there before the predictor is found by the pointer, a later one by its message.
+            # The predictor finds an earlier model by the pointer, and a later one by its message.
             run("run-1")
             configuration = {
                 "python": sys.executable,

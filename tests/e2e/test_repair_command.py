@@ -1,4 +1,4 @@
-"""``fedgrass repair`` in a deployed stack: the table's items are deleted, and the run has all its rounds."""
+"""``fedgrass repair`` on a deployed stack: rebuild all rounds of a run after its rows were deleted."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Three devices train digits with SCAFFOLD; models and controls are computed again from what was uploaded."""
+"""Three devices train digits with SCAFFOLD; the test recomputes models and controls from the uploads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass
 class Trained:
-    """A run that has ended, while its site still stands."""
+    """A finished run on a testbed that is still running."""
 
     site: Testbed
     run: Run
@@ -37,7 +37,7 @@ class Trained:
         return safetensors.numpy.load(found["Body"].read())
 
     def updates(self, number: int) -> list[Arrays]:
-        """Return the updates of a round, by their devices' names."""
+        """Return the updates of a round, by name of the device."""
         parts = self.records[number - 1].participants
         return [self.read(f"updates/{part.device}/{RUN}/{number}-1.safetensors") for part in parts]
 
@@ -107,7 +107,7 @@ def test_a_change_is_the_path_of_the_training_less_the_servers_control(trained: 
         for part, update in zip(
             trained.records[number - 1].participants, trained.updates(number), strict=True
         ):
-            # A lonely last example is left out.
+            # A last batch of one example is dropped.
             steps = EPOCHS * (part.examples // BATCH + (part.examples % BATCH > 1))
             for name, begun in start.items():
                 expected = (begun - update[name]) / (steps * RATE) - server[f"control:{name}"]
@@ -123,7 +123,7 @@ def test_each_device_keeps_its_own_control_the_sum_of_what_it_sent(trained: Trai
         sent = [trained.updates(number)[place] for number in range(1, ROUNDS + 1)]
         for name, array in kept[part.device].items():
             np.testing.assert_allclose(array, sum(update[name] for update in sent), rtol=0, atol=ACCURACY)
-    # All devices took part in all rounds: the server's control is the mean of theirs.
+    # All devices took part in all rounds, so the server's control is the mean of theirs.
     for name, array in trained.control(ROUNDS).items():
         np.testing.assert_allclose(
             array, np.mean([own[name] for own in kept.values()], axis=0), rtol=0, atol=10 * ACCURACY

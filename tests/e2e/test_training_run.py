@@ -1,4 +1,4 @@
-"""Three devices train digits on the demo's path; every figure is computed again from what was stored."""
+"""Three devices train digits as in the demo; the test recomputes every figure from stored data."""
 
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ CLOCK_READ_TWICE_MS = 1_000
 
 @dataclass
 class Trained:
-    """A run that has ended, while its site still stands."""
+    """A finished run on a testbed that is still running."""
 
     site: Testbed
     run: Run
@@ -91,7 +91,7 @@ def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(
 
 def test_the_devices_trained_on_disjoint_shares_of_all_but_the_held_out_digits(trained: Trained) -> None:
     replies = trained.records[0].participants
-    # 1,797 images, a fifth held out; of each share a tenth is for the device's own evaluation.
+    # 1,797 images, a fifth held out; a tenth of each share is for evaluation on the device.
     assert 1290 <= sum(reply.examples for reply in replies) <= 1297
     assert all(reply.metrics["loss"] > 0 for reply in replies)
 
@@ -101,11 +101,11 @@ def test_each_device_measured_the_global_model_and_its_own_on_the_same_examples(
         for reply in record.participants:
             assert {"loss", "accuracy", "local_loss", "local_accuracy"} == reply.metrics.keys()
             assert "train_loss" in reply.train_metrics
-            # A tenth of its share of 432 digits or so.
+            # A tenth of its share of about 432 digits.
             assert reply.examples_evaluated is not None
             assert 30 <= reply.examples_evaluated <= 60
         of_all = record.round.metrics
-        if record.round.number == 1:  # later there is little left to learn for a device by itself
+        if record.round.number == 1:  # later rounds leave little to learn for a single device
             assert of_all["local_loss"] < of_all["loss"]
         weights = [reply.examples_evaluated or 0 for reply in record.participants]
         measured = [reply.metrics["local_accuracy"] for reply in record.participants]
@@ -129,7 +129,7 @@ def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_
         opened, reply = expected[key]
         turnaround = int(row["turnaround_ms"]["N"])
         assert int(row["announced_at"]["N"]) == opened.opened_at
-        # The rule names timestamp() twice, and a rules engine may read its clock for each.
+        # The rule has timestamp() twice, and a rules engine may evaluate each separately.
         assert 0 <= turnaround - (int(row["received_at"]["N"]) - opened.opened_at) < CLOCK_READ_TWICE_MS
         assert 0 < turnaround <= opened.closed_at - opened.opened_at
         assert int(row["examples"]["N"]) == reply.examples

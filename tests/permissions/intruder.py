@@ -1,4 +1,4 @@
-"""Somebody with good credentials who tries what is not theirs, and what AWS says to that."""
+"""A client with valid credentials that tries forbidden actions, and how AWS responds."""
 
 import json
 import ssl
@@ -20,12 +20,12 @@ REFUSED = 0x80  # and above: MQTT 5, section 2.4
 
 
 def credentials_of_thing(site: Testbed, thing: str) -> Mapping[str, str]:
-    """Return what the credentials provider gives to a thing."""
+    """Return the credentials that the credentials provider gives to a thing."""
     return _named(assume(site.cloud, site.stack["DeviceRoleArn"], thing))
 
 
 def credentials_of_role(cloud: EmbeddedCloud, role: str) -> Mapping[str, str]:
-    """Return credentials of a function's role, which Lambda alone may assume: here the owner may as well."""
+    """Return credentials of a function's role, which only Lambda may assume; here the owner may too."""
     iam, sts = cloud.client("iam"), cloud.client("sts")
     trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
     owner = {"AWS": sts.get_caller_identity()["Arn"]}
@@ -46,7 +46,7 @@ def _named(credentials: Mapping[str, Any]) -> Mapping[str, str]:
 
 @dataclass
 class Attempts:
-    """What was tried on the broker, by what came of it."""
+    """The attempts on the broker, by result."""
 
     allowed: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -87,7 +87,7 @@ def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
 
 
 class _Connection:
-    """A connection to the broker that asks one thing and hears the answer."""
+    """A connection to the broker for one attempt and its response."""
 
     def __init__(self, site: Testbed, files: ThingCertificate, client: str) -> None:
         self._address = site.cloud.iot_endpoint, site.cloud.mqtt_port
@@ -104,7 +104,7 @@ class _Connection:
         self._client.on_connect = lambda _client, _data, _flags, code, _properties: self._hear(code)
         self._client.on_publish = lambda _client, _data, _number, code, _properties: self._hear(code)
         self._client.on_subscribe = lambda _client, _data, _number, codes, _properties: self._hear(codes[0])
-        # A broker may also close the connection of one who tries what it may not.
+        # A broker may also close the connection after a forbidden attempt.
         self._client.on_disconnect = lambda *_: self._answered.set()
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class _Connection:
         self._client.loop_stop()
 
     def publishes(self, topic: str) -> bool:
-        """Publish; return whether the broker took it."""
+        """Publish; return whether the broker accepted it."""
         self._client.publish(topic, b"{}", qos=1)
         return self._answer()
 

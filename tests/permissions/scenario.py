@@ -1,4 +1,4 @@
-"""A site on which policies count, and all that operators, devices and rounds can do on it."""
+"""A testbed with enforced policies, and a scenario that uses every feature of it."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from tests.permissions.recorder.sitecustomize import FOLDER
 
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
 THINGS = (*CORES, PLAIN)
-MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB, and uploads of 30: both go in parts
-BAD_PLACE = 2_900_000  # in the first shard's second part: the first was sent by then
-UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be broken off
+MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB and uploads of 30 MB: both are multipart
+BAD_PLACE = 2_900_000  # in the second part of the first shard, after the first part was sent
+UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be interrupted
 PARAMETERS = {"ShardedMegabytes": "24"}
 PREDICTOR = "com.fedgrass.Predictor"
 GROUP = "garden"
@@ -37,7 +37,7 @@ GROUP = "garden"
 
 @contextmanager
 def opened_site(folder: Path) -> Iterator[Watched]:
-    """Open a site with two cores and a device without Greengrass, whose every policy counts."""
+    """Start a testbed with two cores and a device without Greengrass, with enforced policies."""
     gate = folder / "gate"
     root = str(package.ROOT)
     tasks = {
@@ -65,7 +65,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
 
 
 def _recorded_python(folder: Path) -> Path:
-    """Return an interpreter for components that finds the recorder: they inherit nothing."""
+    """Return an interpreter with the recorder for components, which do not inherit the environment."""
     recorder = Path(__file__).parent / "recorder"
     calls = os.environ.get(FOLDER, "")
     script = folder / "recorded-python"
@@ -78,7 +78,7 @@ def _recorded_python(folder: Path) -> Path:
 
 
 def do_everything(watched: Watched, folder: Path) -> None:
-    """Do all that there is to do, one after the other."""
+    """Use all features, one after the other."""
     _train_and_evaluate(watched)
     _pause_and_cancel(watched)
     _ask_a_sample_of_a_group(watched)
@@ -115,7 +115,7 @@ def _pause_and_cancel(watched: Watched) -> None:
     watched.wait_for_line("stopped", "closed: models/stopped/2.safetensors")
     operator.act("status", "stopped")
     assert operator.act("cancel", "stopped").state is RunState.CANCELLED
-    # A run whose round is open is cancelled too: its deadline is taken back.
+    # A run with an open round is cancelled too, which deletes its deadline.
     watched.start("open", task="gated")
     for thing in THINGS:
         watched.announcement(thing, "open")
@@ -127,7 +127,7 @@ def _pause_and_cancel(watched: Watched) -> None:
 
 
 def _count_the_devices(watched: Watched) -> None:
-    """Send what the template's schedule sends once an hour, and wait until the devices were counted."""
+    """Send the hourly event of the template, and wait until the devices were counted."""
     cloud = watched.site.cloud
     queue = watched.site.stack["AlarmsQueueUrl"]
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
@@ -135,7 +135,7 @@ def _count_the_devices(watched: Watched) -> None:
 
 
 def censuses(log: Path) -> list[list[float]]:
-    """Return what the functions' log has of devices that were counted for no run in particular."""
+    """Return the log lines about devices that were counted without a run."""
     whole, _, _being_written = log.read_text(encoding="utf-8").rpartition("\n")
     found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line["DevicesSeen"] for line in found if "DevicesSeen" in line and not line["run"]]
@@ -146,7 +146,7 @@ def _ask_a_sample_of_a_group(watched: Watched) -> None:
     iot.create_thing_group(thingGroupName=GROUP)
     for thing in THINGS:
         iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName=thing)
-    # Of the second round's cohort somebody else has written a choice before: that one counts.
+    # Another writer has stored a cohort for the second round before: that one is used.
     chosen = {"devices": ["device-1"], "wanted": 1, "work": "train"}
     key, bucket = object_keys.cohort("sampled", 2, 1), watched.site.stack["BucketName"]
     watched.site.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(chosen).encode())
@@ -162,7 +162,7 @@ def _go_on_from_another_run(watched: Watched) -> None:
 
 
 def _say_hello_in_a_round(watched: Watched) -> None:
-    """A trainer that is started again says hello and hears of its open work again."""
+    """A restarted trainer publishes a hello and receives its open work again."""
     gate = watched.site.folder / "gate"
     gate.unlink(missing_ok=True)
     watched.start("hello", task="gated")
@@ -175,7 +175,7 @@ def _say_hello_in_a_round(watched: Watched) -> None:
 
 
 def _wait_for_devices(watched: Watched) -> None:
-    """A run whose group is empty waits, until a device that says hello is in it again."""
+    """A run with an empty group waits until a device in it publishes a hello."""
     iot, operator = watched.site.cloud.client("iot"), watched.site.operator
     watched.start("waiting", rounds=2, schedule="by_hand", thing_group=GROUP)
     watched.wait_for_line("waiting", "closed: models/waiting/1.safetensors")
@@ -190,7 +190,7 @@ def _wait_for_devices(watched: Watched) -> None:
 
 
 def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
-    """A device that never replies: the deadline rings, the operator tries again, and now it does reply."""
+    """A device does not reply: the deadline expires, the operator retries, and it replies."""
     _appear(watched, handmade, "silent,large")
     watched.start("late", task="silent", deadline_seconds=8, on_abandoned="fail")
     assert watched.ended("late").state is RunState.FAILED
@@ -201,7 +201,7 @@ def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
 
 
 def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDevice) -> None:
-    """An update with a number that is none: the averager finds it when it has written most of a shard."""
+    """An update has a value that is not finite, which the averager finds after most of a shard."""
     initial = Noise(LARGE_MEGABYTES).initial_weights(seed=1)
     settings = {
         "task": "large",
@@ -223,7 +223,7 @@ def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDev
 
 
 def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
-    """Send more of them than two averagers take from one device before they ignore it."""
+    """Send more messages than two averagers accept from one device before they ignore it."""
     for _ in range(100):
         handmade.say("complete", b"garbage")
     log = watched.site.cloud.log
@@ -231,7 +231,7 @@ def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
 
 
 def _fail_in_each_queue(watched: Watched) -> None:
-    """Put a message that fails into each of the averager's queues: it is postponed there."""
+    """Put an invalid message into each queue of the averager, which postpones it."""
     sqs, log = watched.site.cloud.client("sqs"), watched.site.cloud.log
     failed = log.read_text(encoding="utf-8").count("failed: ValidationError")
     for url in sqs.list_queues()["QueueUrls"]:
@@ -244,7 +244,7 @@ def _fail_in_each_queue(watched: Watched) -> None:
 
 
 def _break_an_upload_off(watched: Watched) -> None:
-    """Kill the trainer without Greengrass in its upload; started again, it asks which parts are there."""
+    """Kill the trainer without Greengrass during an upload; after a restart it lists the uploaded parts."""
     client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
     prefix = f"updates/{PLAIN}/"
 
@@ -275,7 +275,7 @@ def _repair(watched: Watched) -> None:
 
 
 def _predict(watched: Watched, folder: Path) -> None:
-    """The predictor fetches the newest model, and tells which it serves."""
+    """The predictor fetches the latest model and publishes which one it serves."""
     package.build_component(PREDICTOR, __version__, "tests", folder / "predictor")
     configuration = {
         "python": str(_recorded_python(folder)),
@@ -321,7 +321,7 @@ def statements_of(document: str) -> list[Mapping[str, Any]]:
 
 
 def with_name(statements: list[Mapping[str, Any]], thing: str) -> list[Mapping[str, Any]]:
-    """Return statements as they are for one thing."""
+    """Return the statements for one thing."""
     text = json.dumps(statements)
     for variable in ("${credentials-iot:ThingName}", "${iot:Connection.Thing.ThingName}"):
         text = text.replace(variable, thing)

@@ -1,4 +1,4 @@
-"""Publishing a component without the GDK: into the embedded cloud's S3, and a stubbed GreengrassV2.
+"""Publishing a component without the GDK: to S3 of the embedded cloud and a stubbed GreengrassV2.
 
 The embedded cloud has no GreengrassV2; its calls are checked against the service model.
 """
@@ -117,7 +117,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
         ("AccessDeniedException", ClientError, "AccessDenied"),
     ],
 )
-def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913, PLR0917  # fixtures
+def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913, PLR0917 - fixtures
     aws: StubbedAws,
     embedded_cloud: EmbeddedCloud,
     bucket: str,
@@ -156,7 +156,7 @@ def test_a_component_that_does_not_become_deployable_is_taken_back_with_its_reas
 def test_an_artifact_that_another_publication_needs_is_not_deleted(
     aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher, *, first: bool
 ) -> None:
-    """Two publish the same at the same time; this one uploads first or second, and makes no version."""
+    """Two operators publish the same version concurrently; this one uploads first or second and fails."""
     built = build(TRAINER, "0.3.0", bucket)
     if not first:
         embedded_cloud.client("s3").put_object(Bucket=bucket, Key=built.key, Body=built.artifact)
@@ -212,7 +212,7 @@ def test_what_is_no_version_is_refused(publisher: Publisher, version: str) -> No
 def test_another_content_lies_at_another_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = build(TRAINER, "0.3.0", "bucket")
     assert build(TRAINER, "0.3.0", "bucket") == first
-    import package  # noqa: PLC0415  # as the publisher does
+    import package  # noqa: PLC0415 - as the publisher does
 
     changed = tmp_path / "changed.py"
     changed.write_text("# another content\n")

@@ -1,4 +1,4 @@
-"""`fedgrass deploy cloud` and `deploy down` in the embedded cloud: what is refused, and what is left then."""
+"""`fedgrass deploy cloud` and `deploy down` in the embedded cloud, and what remains after a refusal."""
 
 import json
 import re
@@ -31,7 +31,7 @@ POLL = 0.05
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
-    """A cloud of this module's own: its inventory must not change but by these tests."""
+    """A separate cloud for this module, whose inventory only these tests change."""
     with EmbeddedCloud(tmp_path_factory.mktemp("deploy-cloud")) as running:
         yield running
 
@@ -51,7 +51,7 @@ def take_down(cloud: EmbeddedCloud, stack: str, *, data: bool = True) -> list[st
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what is deployed, to be spoiled, from which `deploy` works now."""
+    """A copy of the sources that tests may break, from which `deploy` now works."""
     for part in ("template.yaml", "dashboard.yaml"):
         shutil.copyfile(package.ROOT / part, tmp_path / part)
     for part in ("iot_rules", "cloud_functions", "fedgrass"):
@@ -62,7 +62,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def untouched(cloud: EmbeddedCloud) -> Iterator[None]:
-    """What the account has; a test must end with the same."""
+    """The inventory of the account, which must be the same after a test."""
     before = inventory(cloud.client)
     yield
     assert inventory(cloud.client) == before
@@ -167,7 +167,7 @@ def test_a_change_that_fails_leaves_the_stack_as_it_was(cloud: EmbeddedCloud, ch
     renamed = {line.replace("CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE") for line in standing}
     assert inventory(cloud.client) == renamed
     rule.write_text(whole)
-    deploy(cloud, "steady")  # it can be tried again
+    deploy(cloud, "steady")  # it can be repeated
     take_down(cloud, "steady")
 
 
@@ -213,7 +213,7 @@ def test_every_choice_of_the_template_reaches_the_resources(cloud: EmbeddedCloud
     assert all(alarm["AlarmActions"] == [subscription["TopicArn"]] for alarm in alarms.values())
     logs = cloud.client("logs").describe_log_groups(logGroupNamePrefix="/fedgrass/chosen/")["logGroups"]
     assert [group["retentionInDays"] for group in logs] == [5, 5]
-    # Its CloudFormation leaves out the encryption of buckets and tables (test_defects_in_template.py has it).
+    # MiniStack ignores the encryption of buckets and tables (test_defects_in_template.py checks it).
     queue = cloud.client("sqs").get_queue_attributes(
         QueueUrl=outputs["RepliesQueueUrl"], AttributeNames=["KmsMasterKeyId"]
     )

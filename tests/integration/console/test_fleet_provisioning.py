@@ -1,6 +1,6 @@
 """``fedgrass fleet``: core devices in the embedded cloud's AWS IoT, provisioned, continued, removed.
 
-The embedded cloud has no role aliases and no GreengrassV2: the few calls of these are answered here.
+The embedded cloud has neither role aliases nor GreengrassV2: their few calls are faked here.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def not_found() -> ClientError:
 
 
 class IotWithRoleAliases:
-    """The embedded cloud's IoT, with the role aliases that it does not have; may be told to fail once."""
+    """IoT of the embedded cloud with faked role aliases; can be set to fail once."""
 
     def __init__(self, iot: Any) -> None:
         self._iot = iot
@@ -59,7 +59,7 @@ class IotWithRoleAliases:
 
 
 class Greengrass:
-    """As much of GreengrassV2 as provisioning asks."""
+    """The calls of GreengrassV2 that provisioning uses."""
 
     def __init__(self, region: str) -> None:
         self.meta = type("Meta", (), {"region_name": region})
@@ -78,7 +78,7 @@ class Greengrass:
 
 
 class Aws:
-    """The clients of the commands, and what they see of the cloud."""
+    """The clients of the commands, and the cloud as they see it."""
 
     def __init__(self, cloud: EmbeddedCloud, names: str) -> None:
         self.cloud = cloud
@@ -111,7 +111,7 @@ class Aws:
         return list(self.provisioning().provision(devices))
 
     def inventory(self) -> dict[str, list[str]]:
-        """Everything in AWS IoT that a test could leave behind."""
+        """All resources of AWS IoT that a test could leave behind."""
         iot = self.cloud.client("iot")
         mine = self.names
         return {
@@ -224,7 +224,7 @@ def test_a_run_that_was_cut_short_is_continued(aws: Aws, tmp_path: Path, operati
     aws.iot.fails_at = operation
     with pytest.raises(ConnectionError):
         aws.provision(tmp_path, "press-1", "press-2")
-    # What is half-made cannot connect.
+    # An incomplete device cannot connect.
     iot = aws.cloud.client("iot")
     for thing in aws.inventory()["things"]:
         for arn in iot.list_thing_principals(thingName=thing)["principals"]:

@@ -1,4 +1,4 @@
-"""``fedgrass costs``: a fleet's own numbers, counted as the pages' tables are."""
+"""``fedgrass costs``: the costs of a fleet, computed like the tables of the documentation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What ``fedgrass devices`` shows of a fleet."""
+"""The output of ``fedgrass devices``."""
 
 import pytest
 from rich.console import Console

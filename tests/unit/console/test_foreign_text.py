@@ -1,4 +1,4 @@
-"""Text of devices, and of whatever answered a request, cannot control the operator's terminal."""
+"""Text of devices, and of responses, cannot control the operator's terminal."""
 
 import argparse
 import ast
@@ -54,7 +54,7 @@ each_hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 
 
 def assert_harmless(output: str, most_lines: int = 20) -> None:
-    """Check that an output has nothing in it but lines of visible characters."""
+    """Check that an output consists of lines of visible characters."""
     for character in output.replace("\n", ""):
         assert unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}, output
     assert "\u3164" not in output
@@ -79,7 +79,7 @@ def test_a_long_text_is_cut_with_its_length() -> None:
 
 
 class Fleet:
-    """An operator whose fleet gives every text of its own as ``text``."""
+    """An operator whose fleet returns ``text`` for every text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -205,7 +205,7 @@ def calls_around_the_terminal(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            # What only draws (bars, layout) is made of no text.
+            # Imports that only draw (bars, layout) have no text.
             drawing = isinstance(node, ast.ImportFrom) and not {"Text", "Console"} & {
                 a.name for a in node.names
             }
@@ -308,7 +308,7 @@ def test_no_table_is_wider_than_the_terminal_or_cuts_a_value_off(kind: str, widt
     shown = output.getvalue()
     assert all(len(line) <= width for line in shown.splitlines())
     assert "\u2026" not in shown
-    # A narrow column folds a value over several lines: every letter of it is there.
+    # A narrow column folds a value over several lines, with all of its characters.
     assert Counter("".join(values)) - Counter(" ") <= Counter(shown)
 
 

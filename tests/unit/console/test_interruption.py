@@ -1,4 +1,4 @@
-"""A command that is told to end: at any moment, also inside a library that hides what is raised in it."""
+"""A command is interrupted at any time, even inside a library that hides exceptions."""
 
 import io
 import os
@@ -94,7 +94,7 @@ def _signed(request: HttpRequest, signing: AwsSigningConfig) -> None:
 
 
 class _InterruptedBody(io.BytesIO):
-    """A request's body during whose reading somebody presses Ctrl-C."""
+    """A request body during whose reading Ctrl-C is pressed."""
 
     asked = 0
 

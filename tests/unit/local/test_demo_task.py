@@ -1,4 +1,4 @@
-"""Which task the demo gives to which device."""
+"""The tasks that the demo configures on devices."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_each_device_gets_its_share_of_a_task_that_deals(
 
 
 def own_task(tmp_path: Path, takes: str, **options: int) -> DemoTask:
-    """Return the demo of a task whose class takes these arguments."""
+    """Return the demo task of a class with these parameters."""
     (tmp_path / "cracks.py").write_text(f"class Cracks:\n    def __init__(self, {takes}):\n        pass\n")
     return DemoTask("cracks=cracks:Cracks", tmp_path, 6, options)
 

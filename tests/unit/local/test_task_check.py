@@ -1,4 +1,4 @@
-"""``fedgrass task new`` and ``fedgrass task check``: what a person sees of their own task."""
+"""``fedgrass task new``, ``check`` and ``weights``: what an operator sees of a custom task."""
 
 import itertools
 import re
@@ -48,8 +48,8 @@ class Own:
 
 
 def check(folder: Path, text: str, **options: object) -> tuple[int, str]:
-    """Write a task and check it; return the exit code and what was said."""
-    module = f"checked_task_{next(NUMBERS)}"  # a name of its own: Python keeps what it has imported
+    """Write a task and check it; return the exit code and the output."""
+    module = f"checked_task_{next(NUMBERS)}"  # a unique name: Python caches imported modules
     (folder / f"{module}.py").write_text(text)
     said: list[str] = []
     code = check_task(CheckOptions(name=f"{module}:Own", path=folder, **options), said.append)  # type: ignore[arg-type]

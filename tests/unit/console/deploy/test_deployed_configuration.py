@@ -1,4 +1,4 @@
-"""What is deployed is looked at before any device gets it, and a failed deployment is not taken for done."""
+"""Configurations are checked before deployment, and a failed deployment is not reported as done."""
 
 import argparse
 import json
@@ -146,7 +146,7 @@ def test_again_makes_the_first_deployment_where_there_is_none(
     aws.all_came()
 
 
-# ---------------------------------------------------------------- a task that is taken away
+# ---------------------------------------------------------------- a removed task
 
 
 @pytest.mark.parametrize("word", [False, "false", "False", "FALSE"])
@@ -319,7 +319,7 @@ def test_a_newer_component_may_be_configured_unchecked(
     assert '"many"' in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- what Nucleus Lite has room for
+# ---------------------------------------------------------------- the capacity of Nucleus Lite
 
 
 def tasks(count: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What AWS would refuse only after minutes is looked at before a stack is deployed."""
+"""Errors that AWS would report only after minutes are found before a stack is deployed."""
 
 from pathlib import Path
 from typing import Any

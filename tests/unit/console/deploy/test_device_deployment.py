@@ -30,7 +30,7 @@ PREDICTOR = "com.fedgrass.Predictor"
 GROUP = f"arn:aws:iot:{REGION}:{ACCOUNT}:thinggroup/presses"
 STACK = {"Fleet": "plant", "BucketName": "plant-bucket", "InitiatorName": "initiator"}
 DEPLOYMENT = "11111111-2222-3333-4444-555555555555"
-# As somebody else left it: another component, other policies, a configuration of the trainer.
+# By another operator: another component, other policies, a configuration of the trainer.
 OLD: dict[str, Any] = {
     "targetArn": GROUP,
     "deploymentId": DEPLOYMENT,
@@ -95,7 +95,7 @@ def expect_things(aws: StubbedAws, *things: str) -> None:
 
 
 def expect_lite(aws: StubbedAws, *lite: str) -> None:
-    """Expect that the group is asked for its devices with Nucleus Lite."""
+    """Expect the request for the devices of the group with Nucleus Lite."""
     devices = [{"coreDeviceThingName": thing, "status": "HEALTHY"} for thing in lite]
     aws.expect(
         "greengrassv2",
@@ -253,7 +253,7 @@ def test_taking_components_away_leaves_the_others(aws: StubbedAws) -> None:
     expect_things(aws)
     plan = make_plan(cloud, STACK, Asked(group="presses", components=["trainer"], remove=True))
     assert list(plan.arguments["components"]) == ["com.example.Camera"]
-    # The last one may go too: an empty deployment takes all away.
+    # The last component can be removed too: an empty deployment removes all.
     assert revision(GROUP, "presses", OLD, Wanted(removed=list(OLD["components"])))["components"] == {}
 
 

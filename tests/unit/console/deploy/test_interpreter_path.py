@@ -1,4 +1,4 @@
-"""The configured interpreter is checked where it is deployed, by the rule of the install step."""
+"""The configured interpreter is checked at deployment, by the rule of the install step."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an operator sees of the last model: in the table, in a line, and in the picture of a run."""
+"""The evaluation of the last model: in the table, in a line, and in the picture of a run."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What people see of a run: the live view, the table, the files."""
+"""The views of a run: the live view, the table, the files."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ WORK: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
 
 @pytest.fixture(autouse=True)
 def _clients_of_its_own() -> Iterator[None]:
-    """Let no test see the AWS clients of another one's environment."""
+    """Isolate the AWS clients of each test."""
     stack.client.cache_clear()
     yield
     stack.client.cache_clear()
@@ -281,7 +281,7 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
 
 @pytest.mark.slow
 def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as bound:  # and not listening: nobody else takes the port
+    with socket.socket() as bound:  # and not listening: no other process takes the port
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
         for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):
@@ -336,7 +336,7 @@ def test_a_deployment_without_credentials_says_how_to_give_them(
 
 
 def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing of AWS be configured: neither by variables, nor files, nor the machine itself."""
+    """Remove all AWS configuration: variables, files and instance metadata."""
     for name in os.environ:
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -427,7 +427,7 @@ def failed_record(*said: tuple[str, str]) -> RoundRecord:
 
 
 class Fleet:
-    """An operator whose fleet has the given rounds and runs, and starts nothing that is there already."""
+    """An operator with the given rounds and runs, which starts no existing run."""
 
     def __init__(self, rounds: list[RoundRecord], runs: list[str]) -> None:
         self._rounds = rounds
