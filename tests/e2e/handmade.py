@@ -40,7 +40,7 @@ class HandmadeDevice:
         self._client.loop_stop()
 
     def say(self, kind: str, payload: bytes, *, as_thing: str = "") -> None:
-        """Publish on a topic of its own device, or of another one."""
+        """Publish on a topic of this device or of another one."""
         topic = f"fedgrass/{self._fleet}/clients/{as_thing or self.thing}/{kind}"
         self._client.publish(topic, payload, qos=1).wait_for_publish(10)
 

@@ -131,7 +131,7 @@ def with_secrets(
     def issue_secretly(config: dict[str, Any]) -> dict[str, str]:
         issued = issue(config)
         owner = {name: os.environ.get(name, "") for name in issued}
-        session = sts._sessions.get(issued["AWS_ACCESS_KEY_ID"])  # noqa: SLF001  # nothing public returns it
+        session = sts._sessions.get(issued["AWS_ACCESS_KEY_ID"])  # noqa: SLF001 - there is no public function
         if session is None:
             return owner
         key = owner["AWS_SECRET_ACCESS_KEY"].encode()

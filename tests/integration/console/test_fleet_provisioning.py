@@ -49,12 +49,12 @@ class IotWithRoleAliases:
             raise ConnectionError(operation)
         return getattr(self._iot, operation)
 
-    def describe_role_alias(self, roleAlias: str) -> Mapping[str, Any]:  # noqa: N803
+    def describe_role_alias(self, roleAlias: str) -> Mapping[str, Any]:  # noqa: N803 - the names of boto3
         if roleAlias not in self.aliases:
             raise not_found()
         return {"roleAliasDescription": {"roleAlias": roleAlias, "roleArn": self.aliases[roleAlias]}}
 
-    def create_role_alias(self, roleAlias: str, roleArn: str, **_: Any) -> None:  # noqa: N803
+    def create_role_alias(self, roleAlias: str, roleArn: str, **_: Any) -> None:  # noqa: N803 - the names of boto3
         self.aliases[roleAlias] = roleArn
 
 
@@ -65,7 +65,7 @@ class Greengrass:
         self.meta = type("Meta", (), {"region_name": region})
         self.removed: list[str] = []
 
-    def delete_core_device(self, coreDeviceThingName: str) -> None:  # noqa: N803
+    def delete_core_device(self, coreDeviceThingName: str) -> None:  # noqa: N803 - the names of boto3
         self.removed.append(coreDeviceThingName)
         raise not_found()
 

@@ -89,7 +89,7 @@ def test_a_long_fleet_name_in_a_long_region_is_refused(
     fleet: str,
     region: str,
     partition: str,
-    fits: bool,  # noqa: FBT001
+    fits: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     template = read_template(package.ROOT / "template.yaml")
     chosen = values(fleet, region, partition)
@@ -128,7 +128,7 @@ class CloudFormation:
         assert wanted["ChangeSetType"] == "UPDATE"
         return {"Id": "set", "StackId": "stack"}
 
-    def describe_change_set(self, ChangeSetName: str, NextToken: str = "") -> dict[str, Any]:  # noqa: N803
+    def describe_change_set(self, ChangeSetName: str, NextToken: str = "") -> dict[str, Any]:  # noqa: N803 - the names of boto3
         assert ChangeSetName == "set"
         if not self._changes:
             return {"Status": "FAILED", "StatusReason": "The submitted information didn't contain changes."}
@@ -141,7 +141,7 @@ class CloudFormation:
         more = {} if NextToken else {"NextToken": "2"}
         return {"Status": "CREATE_COMPLETE", "Changes": [{"ResourceChange": change}], **more}
 
-    def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:  # noqa: N803
+    def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:  # noqa: N803 - the names of boto3
         self.deleted.append(f"{StackName} {ChangeSetName}")
 
 
