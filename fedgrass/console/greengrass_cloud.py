@@ -6,6 +6,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -73,15 +74,8 @@ class Account:
 
     def __init__(self, clients: Clients, expected: str = "") -> None:
         self.region: str = clients("greengrassv2").meta.region_name
-        caller = clients("sts").get_caller_identity()
-        self.number: str = caller["Account"]
-        self.partition = caller["Arn"].split(":")[1]
-        if expected and expected != self.number:
-            message = (
-                f"the credentials are those of account {self.number} ({caller['Arn']}), and --account is"
-                f" {expected}: choose the right ones by AWS_PROFILE"
-            )
-            raise SettingsError(message)
+        self.number, arn = stack.caller(clients, expected)
+        self.partition = arn.split(":")[1]
 
     def component(self, name: str) -> str:
         """Return the ARN of a component; names of AWS components begin with ``aws.``."""

@@ -11,7 +11,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 
-from fedgrass.federation.errors import FedgrassError
+from fedgrass.console.aws_clients import Clients
+from fedgrass.federation.errors import FedgrassError, SettingsError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard", "total_max_attempts": 3})
 
@@ -124,6 +125,25 @@ def _hint(error: Exception) -> str:
     if isinstance(error, ClientError):  # the endpoint responded
         return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo, not AWS)"
     return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it still running?)"
+
+
+def caller(clients: Clients, expected: str = "") -> tuple[str, str]:
+    """Return the account and the ARN of the credentials.
+
+    Args:
+        clients: returns the boto3 client of a service.
+        expected: the account that they should belong to; empty: any.
+
+    Raises:
+        SettingsError: they belong to another account.
+    """
+    identity = clients("sts").get_caller_identity()
+    account, arn = identity["Account"], identity["Arn"]
+    if expected and expected != account:
+        message = f"the credentials belong to account {account} ({arn}), and --account is {expected}: choose"
+        message += " other credentials by AWS_PROFILE"
+        raise SettingsError(message)
+    return account, arn
 
 
 class _Outputs(dict[str, str]):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from fedgrass.console import stack
-from fedgrass.console.deploy.deploy_cloud import CloudOptions, account_of, deploy_cloud
+from fedgrass.console.deploy.deploy_cloud import CloudOptions, deploy_cloud
 from fedgrass.console.deploy.teardown import Removal
 from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
@@ -31,7 +31,7 @@ def cloud_command(arguments: argparse.Namespace) -> None:
 @stack.refusals()
 def down_command(arguments: argparse.Namespace) -> None:
     """List the resources of a stack and, after confirmation, delete them."""
-    account = account_of(stack.client, arguments.account)
+    account, _ = stack.caller(stack.client, arguments.account)
     removal = Removal(stack.client, account, arguments.stack, say, artifact_bucket=arguments.artifact_bucket)
     found = removal.inventory()
     if found.empty:

@@ -23,7 +23,7 @@ from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_package import Artifacts, packaged, read_template
 from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.provisioning.core_installation import LARGEST_DOCUMENT
-from fedgrass.console.stack import StackError
+from fedgrass.console.stack import StackError, caller
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
 
@@ -110,17 +110,6 @@ class CloudOptions:
     poll_seconds: float = 2.0
 
 
-def account_of(clients: Clients, expected: str = "") -> str:
-    """Return the account of the credentials. Raises SettingsError if it is not the ``expected`` one."""
-    caller = clients("sts").get_caller_identity()
-    account: str = caller["Account"]
-    if expected and expected != account:
-        message = f"the credentials are those of account {account} ({caller['Arn']}), and --account is"
-        message += f" {expected}: choose the right ones by AWS_PROFILE"
-        raise SettingsError(message)
-    return account
-
-
 def is_emulated(client: Any) -> bool:
     """Return whether a client talks to an emulated cloud on this machine."""
     return urlsplit(client.meta.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
@@ -143,7 +132,7 @@ def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Map
             cannot be used, or AWS refused the deployment.
     """
     _check_name(options.stack)
-    account = account_of(clients, options.account)
+    account, _ = caller(clients, options.account)
     cloudformation = clients("cloudformation")
     stack = Stack(cloudformation, options.stack, report, options.poll_seconds)
     kind = stack.check()

@@ -103,7 +103,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
     aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher
 ) -> None:
     expect_versions(aws, "0.4.0", "0.3.0")
-    with pytest.raises(SettingsError, match=r"0\.3\.0 exists already.*newest is 0\.4\.0.*--version"):
+    with pytest.raises(SettingsError, match=r"0\.3\.0 exists already.*latest is 0\.4\.0.*--version"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
@@ -205,7 +205,7 @@ def test_a_version_that_is_not_there_cannot_be_deleted(aws: StubbedAws, publishe
 
 @pytest.mark.parametrize("version", ["NEXT_PATCH", "1.0", "01.0.0", "1.0.0 ", "../1.0.0"])
 def test_what_is_no_version_is_refused(publisher: Publisher, version: str) -> None:
-    with pytest.raises(SettingsError, match="a component's version is three numbers"):
+    with pytest.raises(SettingsError, match="it takes three numbers"):
         list(publisher.publish(TRAINER, version))
 
 

@@ -150,7 +150,7 @@ def test_a_resource_that_cannot_be_made_is_named_and_all_others_are_removed_agai
     rule = checkout / "iot_rules" / "hellos.yaml"
     rule.write_text(rule.read_text().replace("SELECT", "SELEC"))
     with pytest.raises(
-        StackError, match=r"nothing of it is left.*HelloRule \(AWS::IoT::TopicRule\): .*SELECT"
+        StackError, match=r"its resources were deleted.*HelloRule \(AWS::IoT::TopicRule\): .*SELECT"
     ):
         deploy(cloud, "broken")
 
@@ -162,7 +162,7 @@ def test_a_change_that_fails_leaves_the_stack_as_it_was(cloud: EmbeddedCloud, ch
     rule = checkout / "iot_rules" / "hellos.yaml"
     whole = rule.read_text()
     rule.write_text(whole.replace("SELECT", "SELEC"))
-    with pytest.raises(StackError, match=r"it is as it was before.*HelloRule"):
+    with pytest.raises(StackError, match=r"it was rolled back.*HelloRule"):
         deploy(cloud, "steady")
     renamed = {line.replace("CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE") for line in standing}
     assert inventory(cloud.client) == renamed
@@ -177,7 +177,7 @@ def test_a_stack_is_deployed_once_changed_and_left_as_it_is_without_changes(clou
     assert outputs["Fleet"] == "twice"
     assert any("Averager (AWS::Lambda::Function)" in line for line in said), said
     outputs, said = deploy(cloud, "twice")
-    assert said[-1].endswith("is as it was")
+    assert said[-1].endswith("is unchanged")
     outputs, said = deploy(cloud, "twice", HeartbeatSeconds="30", UpdateRetentionDays="3")
     assert (outputs["Fleet"], outputs["HeartbeatSeconds"]) == ("twice", "30"), "what is not given stays"
     assert said[-1].endswith("is deployed")
@@ -267,8 +267,8 @@ def test_a_stack_whose_creation_failed_is_refused_with_the_way_out_and_can_be_ta
         ("ROLLBACK_FAILED", "fedgrass deploy down --stack fleet"),
         ("DELETE_FAILED", "fedgrass deploy down --stack fleet"),
         ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name fleet"),
-        ("UPDATE_IN_PROGRESS", "another operation is under way"),
-        ("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "another operation is under way"),
+        ("UPDATE_IN_PROGRESS", "another operation is in progress"),
+        ("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "another operation is in progress"),
     ],
 )
 def test_each_half_deployed_state_is_refused_with_its_way_out(status: str, way_out: str) -> None:
@@ -288,8 +288,8 @@ def s3_client() -> Any:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("403", "belongs to another account than 111122223333"),
-        ("301", "does not lie in eu-west-1"),
+        ("403", "does not belong to account 111122223333"),
+        ("301", "is not in eu-west-1"),
     ],
 )
 def test_a_bucket_of_somebody_else_or_of_another_region_is_refused(code: str, reason: str) -> None:
@@ -340,11 +340,11 @@ def test_two_stacks_of_one_fleet_are_refused_for_they_would_hear_the_same_device
 ) -> None:
     deploy(cloud, "first", FleetName="greenhouse")
     standing = inventory(cloud.client)
-    with pytest.raises(SettingsError, match=r"'greenhouse' is that of the stack 'first'.*--parameter FleetN"):
+    with pytest.raises(SettingsError, match=r"'greenhouse' belongs to the stack 'first'.*--parameter FleetN"):
         deploy(cloud, "second", FleetName="greenhouse")
     assert inventory(cloud.client) == standing
     deploy(cloud, "second", FleetName="orchard")
-    with pytest.raises(SettingsError, match="'orchard' is that of the stack 'second'"):
+    with pytest.raises(SettingsError, match="'orchard' belongs to the stack 'second'"):
         deploy(cloud, "first", FleetName="orchard")
     deploy(cloud, "first", FleetName="vineyard")
     for stack in ("first", "second"):

@@ -138,7 +138,10 @@ def aws(embedded_cloud: EmbeddedCloud, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_device_gets_all_that_it_needs(aws: Aws, tmp_path: Path) -> None:
     lines = aws.provision(tmp_path, "press-1", "press-2")
     thing, folder = aws.thing("press-1"), tmp_path / aws.thing("press-1")
-    assert lines[:2] == [f"made the role alias fedgrass-f{aws.names}", f"made the thing group {aws.group}"]
+    assert lines[:2] == [
+        f"created the role alias fedgrass-f{aws.names}",
+        f"created the thing group {aws.group}",
+    ]
     assert [line.partition(" ")[0] for line in lines[2:]] == [thing, aws.thing("press-2")]
 
     iot = aws.cloud.client("iot")
@@ -257,7 +260,7 @@ def test_nothing_is_left_of_what_is_removed(aws: Aws, tmp_path: Path) -> None:
     assert aws.inventory() == before
     assert aws.greengrass.removed == things
     assert list(tmp_path.iterdir()) == []
-    assert list(aws.provisioning().remove(things, tmp_path)) == [f"there was no thing {t}" for t in things]
+    assert list(aws.provisioning().remove(things, tmp_path)) == [f"thing {t} does not exist" for t in things]
 
 
 def test_a_lost_certificate_file_is_written_again(aws: Aws, tmp_path: Path) -> None:
@@ -293,7 +296,7 @@ def test_a_thing_whose_key_lies_elsewhere_is_refused_before_anything_is_made(
 
 def test_a_role_alias_for_another_role_is_refused(aws: Aws, tmp_path: Path) -> None:
     aws.iot.aliases["shared"] = "arn:aws:iam::000000000000:role/another"
-    with pytest.raises(SettingsError, match=r"'shared' stands for .*another.*--role-alias"):
+    with pytest.raises(SettingsError, match=r"'shared' is for .*another.*--role-alias"):
         aws.provision(tmp_path, "press-1", role_alias="shared")
     assert aws.inventory()["things"] == []
 
@@ -330,7 +333,7 @@ def test_policies_of_different_things_have_different_names() -> None:
 
 
 def test_a_policy_that_aws_would_not_take_is_refused_here() -> None:
-    with pytest.raises(SettingsError, match="is too long: its policy has more than 2048 characters"):
+    with pytest.raises(SettingsError, match="is too long: its policy exceeds the 2,048 characters"):
         core_policy("x" * 128, "f" * 41, partition="aws-us-gov", region="us-gov-west-1", account="1" * 12)
 
 
@@ -367,7 +370,7 @@ def test_the_commands_make_and_remove_a_device(
     run(aws, monkeypatch, "remove", "--things", f"{thing},absent", "--dry-run")
     told = capsys.readouterr().out
     assert f"would delete {thing}, arn:aws:iot:" in told
-    assert "there is no thing absent" in told
+    assert "thing absent does not exist" in told
     with pytest.raises(SettingsError, match="no terminal to ask for confirmation: add --yes"):
         run(aws, monkeypatch, "remove", "--things", thing)
     assert aws.inventory()["things"] == [thing]

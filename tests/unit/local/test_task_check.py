@@ -131,7 +131,7 @@ def test_a_sound_torch_task_is_checked_and_priced(tmp_path: Path) -> None:
         "finite for all 2 parameters",
         "accuracy",
         "the loss fell from",
-        "ended 0.",
+        "stopped 0.",
         "memory: ",
         "per round: ",
     ):
@@ -213,7 +213,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
     [
         (torch_task("nn.Linear(5, 2)"), 1, r"gradients: .*mat1 and mat2.*inputs torch.float32 \(32, 4\)"),
         (torch_task("nn.Linear(4, 1)"), 1, r"gradients: .*targets torch.int64 \(32,\)"),
-        (torch_task(training="TensorDataset(INPUTS[:0], INPUTS[:0])"), 1, r"examples\(\) is 0"),
+        (torch_task(training="TensorDataset(INPUTS[:0], INPUTS[:0])"), 1, r"examples\(\) returns 0"),
         (torch_task(training="TensorDataset(INPUTS / 0, DATA.tensors[1])"), 1, "gradient that is not finite"),
         (
             torch_task(more=", defaults=TrainingSettings(learning_rate=1e-30)"),
@@ -227,11 +227,11 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         ),
         (torch_task("nn.Linear(4, 2).to(torch.float8_e5m2)"), 1, "torch.float8_e5m2"),
         (torch_task("nn.Linear(4, 2).bfloat16()"), 0, "the loss fell from"),
-        (HEAD + LINE.replace("np.ones(3, np.float32)", "[1, 2]"), 1, "'w' as a list: it takes numpy arrays"),
+        (HEAD + LINE.replace("np.ones(3, np.float32)", "[1, 2]"), 1, "'w' as a list; it takes numpy arrays"),
         (
             HEAD + LINE.replace("np.ones(3, np.float32)", "np.random.rand(3)"),
             1,
-            r"initial_weights is another",
+            r"returns different values for the same seed",
         ),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.full(3, np.nan)"), 1, "not finite"),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.ones(3, np.complex64)"), 1, "weights: "),
@@ -241,11 +241,11 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         (HEAD + LINE.replace("return Evaluation(5, {", "return (5, {"), 1, r"evaluate\(\) returns a tuple"),
         (HEAD + LINE.replace('float(weights["w"].sum())', '"low"'), 1, "cannot be sent"),
         (HEAD + LINE.replace('float(weights["w"].sum())', 'float("inf")'), 1, "'loss' is inf"),
-        (HEAD + LINE.replace("report(1.0)", "report(100)"), 1, r"report\(\) was given 100"),
+        (HEAD + LINE.replace("report(1.0)", "report(100)"), 1, r"report\(\) was called with 100"),
         (
             HEAD + LINE.replace("def evaluate", "def evaluation"),
             2,
-            "no method 'evaluate'; a task has initial_weights",
+            "no method 'evaluate'; a task needs initial_weights",
         ),
         (
             HEAD + LINE.replace("class Own", "class Other"),
