@@ -16,9 +16,9 @@ _CLEAN_UP_SECONDS = 10.0  # during which a second signal is ignored
 def ended_by_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt in the main thread on SIGINT, SIGTERM or SIGHUP.
 
-    A library may convert the interruption into another error, so any exception that leaves the context
-    after a signal is raised as KeyboardInterrupt too. A second signal is ignored for ten seconds, while the
-    command cleans up. SIGHUP is ignored if the parent ignores it (nohup).
+    A library may convert the interruption into another error, so any exception that leaves the context after
+    a signal is raised as KeyboardInterrupt too. A second signal is ignored for ten seconds, while the command
+    cleans up. SIGHUP is ignored if the parent ignores it (nohup).
     """
     signalled_at = 0.0
 

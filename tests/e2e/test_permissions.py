@@ -3,7 +3,7 @@
 A testbed runs with ``AUTH=true``: each function has its role, each device its certificate and its restriction
 of the device role, and everything else is refused. All calls are recorded and compared with the deployed
 policies: no permission is missing, and none is unused, except those that AWS services use for fedgrass
-    (``BY_SERVICES``).
+(``BY_SERVICES``).
 """
 
 import json

@@ -2,8 +2,7 @@
 
 Everything that can be wrong is checked before anything is created. That includes the sizes of the IoT
 policies: AWS refuses a document of more than 2,048 characters, but only minutes into the deployment. A policy
-    repeats the region
-and the fleet's name in every ARN, so that long names exceed the limit.
+repeats the region and the fleet's name in every ARN, so that long names exceed the limit.
 """
 
 import json

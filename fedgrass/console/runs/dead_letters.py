@@ -64,9 +64,9 @@ class DeadLetters:
     def redrive(self, *, drop_rule_failures: bool = False) -> Iterator[tuple[Letter, str]]:
         """Send each message back to the queue that gave up on it; yield the message and what was done.
 
-        A message that a topic rule could not deliver has no queue to return to. It stays, or is dropped if asked:
-        devices repeat a message until it is answered. A message is deleted only after it was sent, so an
-        interruption may deliver one twice, which the functions expect.
+        A message that a topic rule could not deliver has no queue to return to. It stays, or is dropped if
+        asked: devices repeat a message until it is answered. A message is deleted only after it was sent, so
+        an interruption may deliver one twice, which the functions expect.
         """
         for letter in list(self._receive()):
             if letter.source:

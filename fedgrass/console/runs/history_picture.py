@@ -1,7 +1,7 @@
 """Draw the picture of a run: the quality of its global models, and the turnaround times of the devices.
 
-The first panel shows the accuracy where the task reports it, otherwise the loss, and is left out if neither was
-reported.
+The first panel shows the accuracy where the task reports it, otherwise the loss, and is left out if neither
+was reported.
 """
 
 import io
