@@ -18,6 +18,13 @@ LARGEST_TEXT = 4 * 1024**2  # bytes of a file of settings, a configuration or a 
 # Python's float() also takes underscores, surrounding spaces and digits of other scripts.
 _FLOAT = re.compile(r"[-+0-9.eE]+", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a refused number
+Value = bool | int | float | str
+FULL_NAMES = {
+    "trainer": "com.fedgrass.Trainer",
+    "trainer-lite": "com.fedgrass.TrainerLite",  # without Stream Manager, and therefore without Java
+    "predictor": "com.fedgrass.Predictor",
+}
+TRAINERS = (FULL_NAMES["trainer"], FULL_NAMES["trainer-lite"])
 
 
 def read(path: Path, largest: int, *, named: str = "") -> bytes:
@@ -101,9 +108,6 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
-Value = bool | int | float | str
-
-
 def parse_key_values(flag: str, pairs: Iterable[str]) -> dict[str, Value]:
     """Return the values by name: JSON numbers and booleans as such, all others as text.
 
@@ -126,14 +130,6 @@ def _value(text: str) -> Value:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
-
-
-FULL_NAMES = {
-    "trainer": "com.fedgrass.Trainer",
-    "trainer-lite": "com.fedgrass.TrainerLite",  # without Stream Manager, and therefore without Java
-    "predictor": "com.fedgrass.Predictor",
-}
-TRAINERS = (FULL_NAMES["trainer"], FULL_NAMES["trainer-lite"])
 
 
 def add_stack(parser: argparse.ArgumentParser, *others: str) -> None:

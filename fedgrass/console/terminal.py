@@ -24,6 +24,9 @@ _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _PLAIN = re.compile(r"[\x20-\x7e]*")
+# For the command modules, which must not import rich.
+table = deferred("fedgrass.console.tables:table")
+show = deferred("fedgrass.console.tables:show")
 
 
 def printable(text: object, longest: int = LONGEST_LINE) -> str:
@@ -79,11 +82,6 @@ def accept_all_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-
-
-# For the command modules, which must not import rich.
-table = deferred("fedgrass.console.tables:table")
-show = deferred("fedgrass.console.tables:show")
 
 
 def close_after_reader() -> None:

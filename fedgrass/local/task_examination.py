@@ -21,6 +21,12 @@ from fedgrass.local.task_loading import explain
 
 Found = TypeVar("Found")
 
+if TYPE_CHECKING:  # tasks without PyTorch are checked without importing it
+    from components.trainer.training import TorchTask
+
+_EPOCHS = 10  # within which the loss has to fall
+_STOP_SECONDS = 10.0  # within which a training has to end after a request to stop
+
 
 class CheckFailed(FedgrassError):
     """A task violates a requirement; the message has the requirement and the way out."""
@@ -99,13 +105,6 @@ def check_report(fraction: float) -> None:
     if not 0 <= float(fraction) <= 1:
         message = f"report() was called with {fraction}; it takes the completed fraction, 0 to 1"
         raise CheckFailed(message)
-
-
-if TYPE_CHECKING:  # tasks without PyTorch are checked without importing it
-    from components.trainer.training import TorchTask
-
-_EPOCHS = 10  # within which the loss has to fall
-_STOP_SECONDS = 10.0  # within which a training has to end after a request to stop
 
 
 class Finding(NamedTuple):

@@ -26,6 +26,8 @@ _LIBRARIES = tuple(
 )
 # Built-in tasks count as files of the user.
 _TASKS = str(_PROJECT / "components" / "trainer" / "tasks") + "/"
+_METHODS = ("initial_weights", "evaluate", "fit", "examples")
+Value = bool | int | float | str
 
 
 def explain(error: BaseException) -> str:
@@ -57,10 +59,6 @@ def _place(error: BaseException) -> str:
         if users and "site-packages" not in name and not loads:
             return f"{name}:{frame.lineno}: "
     return ""
-
-
-_METHODS = ("initial_weights", "evaluate", "fit", "examples")
-Value = bool | int | float | str
 
 
 def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _OBSERVER = "observer"
 _CLIENT_PREFIX = "observer-"
+TRAINER = "com.fedgrass.Trainer"
+_MOST_DEVICES = 64  # each device has one or two processes
+_REGISTER_SECONDS = 60.0
 
 
 def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
@@ -67,11 +70,6 @@ def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
         files.private_key,
         _CLIENT_PREFIX,
     )
-
-
-TRAINER = "com.fedgrass.Trainer"
-_MOST_DEVICES = 64  # each device has one or two processes
-_REGISTER_SECONDS = 60.0
 
 
 class TestbedError(FedgrassLocalError):

@@ -23,6 +23,13 @@ from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.sources import recipe_of
 
+# The same as in components/trainer/install.py, which a test compares.
+PYTHON_PATH = re.compile(r"/[A-Za-z0-9_./+@:,=~ -]{1,250}")
+# Capacity of Nucleus Lite for values in a job document. Measured: 12 tasks passed, 16 were refused.
+MOST_PARTS = 255
+_DOCUMENT_PARTS = 60  # of a deployment job without its components: ids, policies, the state of the execution
+_COMPONENT_PARTS = 8  # of a component without its configuration
+
 
 def full_name(given: str) -> str:
     """Return the full name of a component that is given by its short or full name.
@@ -41,10 +48,6 @@ def full_name(given: str) -> str:
     return given
 
 
-# The same as in components/trainer/install.py, which a test compares.
-PYTHON_PATH = re.compile(r"/[A-Za-z0-9_./+@:,=~ -]{1,250}")
-
-
 def check_python(component: str, configuration: Any) -> None:
     """Check the key ``python`` of a component's configuration, which may be empty or absent.
 
@@ -59,12 +62,6 @@ def check_python(component: str, configuration: Any) -> None:
         " of an interpreter on the device, with letters, digits, spaces and _./+@:,=~- only"
     )
     raise SettingsError(message)
-
-
-# Capacity of Nucleus Lite for values in a job document. Measured: 12 tasks passed, 16 were refused.
-MOST_PARTS = 255
-_DOCUMENT_PARTS = 60  # of a deployment job without its components: ids, policies, the state of the execution
-_COMPONENT_PARTS = 8  # of a component without its configuration
 
 
 def check_configuration(name: str, merged: Mapping[str, Any]) -> list[str]:

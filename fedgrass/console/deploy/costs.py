@@ -56,6 +56,7 @@ READS_OF_GROUPS = 1 + 1 / 30  # the participant, and its group
 WIDE = 2  # a partial sum is float64
 REPLY_SECONDS = 0.03  # of a function, per message of a device
 CALLS = 2 / 10  # of the averager, per message; it receives messages in batches of ten
+_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as in docs/costs.md
 
 
 def egress(gigabytes: float) -> float:
@@ -139,9 +140,6 @@ def table() -> str:
 def dollars(cost: float) -> str:
     """Return an amount as text: whole dollars from 100, otherwise two digits or one decimal."""
     return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004 - see above
-
-
-_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as in docs/costs.md
 
 
 class Fleet(Struct, frozen=True, kw_only=True):

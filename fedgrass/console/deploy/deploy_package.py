@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 Upload = Callable[[bytes, str], str]
 """Upload a file of this content and name suffix, and return its address: ``s3://bucket/key``."""
+_KEPT_DAYS = 30  # CloudFormation reads an artifact during a deployment only
+_MISSING = frozenset({"404", "NoSuchBucket", "NotFound"})
+_FOREIGN = frozenset({"403", "AccessDenied", "Forbidden", "BucketAlreadyExists"})
+_ELSEWHERE = frozenset({"301", "PermanentRedirect", "400", "AuthorizationHeaderMalformed"})
 
 
 def read_template(template: Path) -> dict[str, Any]:
@@ -96,12 +100,6 @@ def _includes(node: object) -> list[dict[str, Any]]:
 
 def _is_local(location: object) -> bool:
     return isinstance(location, str) and not location.startswith(("s3://", "https://"))
-
-
-_KEPT_DAYS = 30  # CloudFormation reads an artifact during a deployment only
-_MISSING = frozenset({"404", "NoSuchBucket", "NotFound"})
-_FOREIGN = frozenset({"403", "AccessDenied", "Forbidden", "BucketAlreadyExists"})
-_ELSEWHERE = frozenset({"301", "PermanentRedirect", "400", "AuthorizationHeaderMalformed"})
 
 
 class Artifacts:

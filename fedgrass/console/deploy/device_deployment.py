@@ -15,6 +15,7 @@ from msgspec import Struct
 _KILOBYTES = 1024  # per megabyte; Greengrass counts memory in kilobytes
 _DEFAULT_FAILURE: Literal["ROLLBACK"] = "ROLLBACK"
 _DEFAULT_UPDATE_SECONDS = 60
+_COMPARED = ("deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "tags")
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -187,9 +188,6 @@ def _job(old: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
         criterion["thresholdPercentage"] = rollout.abort_percent
         job["abortConfig"] = {"criteriaList": [criterion]}
     return job
-
-
-_COMPARED = ("deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "tags")
 
 
 def _compared(deployment: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,10 @@ from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 
 _NUCLEI = ("aws.greengrass.Nucleus", "aws.greengrass.NucleusLite")
+_NULL_FAILS = (
+    "which fails this and every later deployment on Nucleus Lite: disable a task by {{enabled: false}}, and"
+    " reset any other value to its default by `--reset COMPONENT:{pointer}`"
+)
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -204,12 +208,6 @@ def _checked(components: Mapping[str, Any], wanted: Wanted, asked: Asked, lite: 
             " a group per task"
         )
         raise SettingsError(message)
-
-
-_NULL_FAILS = (
-    "which fails this and every later deployment on Nucleus Lite: disable a task by {{enabled: false}}, and"
-    " reset any other value to its default by `--reset COMPONENT:{pointer}`"
-)
 
 
 def _notes(arguments: Mapping[str, Any], things: int, lite: int) -> list[str]:

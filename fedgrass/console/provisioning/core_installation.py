@@ -26,6 +26,17 @@ _DATA_PLANE = (
     "greengrass:ListThingGroupsForCoreDevice",
     "greengrass:ResolveComponentCandidates",
 )
+_ROOT_CA = "https://www.amazontrust.com/repository/AmazonRootCA1.pem"
+_RELEASES = "https://d2s8p88vqu9w66.cloudfront.net/releases"
+KEY, CERTIFICATE, CONFIGURATION, INSTALLER = "private.key", "certificate.pem", "config.yaml", "install.sh"
+RECORD = "provisioned.json"
+FILES = (KEY, CERTIFICATE, CONFIGURATION, INSTALLER, RECORD)
+_ROOTS = {"classic": "/greengrass/v2", "lite": "/var/lib/greengrass"}  # of each nucleus
+# The last file of its folder by name, which also has the file of the Debian package of Nucleus Lite.
+_LITE_CONFIGURATION = "/etc/greengrass/config.d/zz-fedgrass.yaml"
+_LITE_USER = "gg_component:gg_component"  # runs components; ggcore owns the private key of the device
+_PRIVATE = 0o600
+_PRIVATE_FOLDER = 0o700
 
 
 def policy_name(fleet: str, thing: str) -> str:
@@ -75,19 +86,6 @@ def core_policy(thing: str, role_alias: str, *, partition: str, region: str, acc
 
 def _allow(actions: list[str], resources: list[str]) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": actions, "Resource": resources}
-
-
-_ROOT_CA = "https://www.amazontrust.com/repository/AmazonRootCA1.pem"
-_RELEASES = "https://d2s8p88vqu9w66.cloudfront.net/releases"
-KEY, CERTIFICATE, CONFIGURATION, INSTALLER = "private.key", "certificate.pem", "config.yaml", "install.sh"
-RECORD = "provisioned.json"
-FILES = (KEY, CERTIFICATE, CONFIGURATION, INSTALLER, RECORD)
-_ROOTS = {"classic": "/greengrass/v2", "lite": "/var/lib/greengrass"}  # of each nucleus
-# The last file of its folder by name, which also has the file of the Debian package of Nucleus Lite.
-_LITE_CONFIGURATION = "/etc/greengrass/config.d/zz-fedgrass.yaml"
-_LITE_USER = "gg_component:gg_component"  # runs components; ggcore owns the private key of the device
-_PRIVATE = 0o600
-_PRIVATE_FOLDER = 0o700
 
 
 class CoreDevice(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,13 @@ from fedgrass.safe_write import write_atomically
 Evaluations = Mapping[int, Mapping[str, float]]  # global model number -> metrics on held-out data
 _draw = deferred("fedgrass.console.runs.history_picture:draw")  # matplotlib takes a second to import
 _COUNTED = {Participation.REPLIED, Participation.REFUSED}
+_HEADINGS = (
+    ("round", ""),
+    ("devices", "asked/\nreplied/late"),
+    ("turnaround, s", "median/slowest"),
+    ("MB", "up / down"),
+    ("took", "s"),
+)
 
 
 def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
@@ -109,13 +116,6 @@ def _round_cell(line: Mapping[str, Any]) -> str:
     return " ".join([f"{line['round']}{again}", *work, *outcome])
 
 
-_HEADINGS = (
-    ("round", ""),
-    ("devices", "asked/\nreplied/late"),
-    ("turnaround, s", "median/slowest"),
-    ("MB", "up / down"),
-    ("took", "s"),
-)
 
 
 def _before_and_after(metrics: Mapping[str, float], name: str, shown: Callable[[float | None], str]) -> str:

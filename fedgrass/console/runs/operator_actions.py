@@ -26,6 +26,11 @@ from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
 _MOST_ROUNDS = 100_000  # of a run
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
+_PROBLEMS = (
+    ("configuration_error", "configuration change refused"),
+    ("connection_error", "connection"),
+    ("work_error", "work waits"),
+)
 
 
 def chosen_devices(devices: Iterable[Candidate], task: str, missing_since: int | None) -> list[Candidate]:
@@ -60,11 +65,6 @@ def device_table(devices: Sequence[Candidate], now: int) -> Table:
     return table("device", "seen", "state", "tasks", "examples", "version", rows=rows)
 
 
-_PROBLEMS = (
-    ("configuration_error", "configuration change refused"),
-    ("connection_error", "connection"),
-    ("work_error", "work waits"),
-)
 
 
 def device_problems(devices: Iterable[Candidate]) -> Iterator[str]:

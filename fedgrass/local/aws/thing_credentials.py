@@ -34,6 +34,13 @@ _NAMES: Final = {
 
 Credentials = Callable[[], Mapping[str, str]]
 
+if TYPE_CHECKING:
+    from mypy_boto3_sts import STSClient
+    from mypy_boto3_sts.type_defs import CredentialsTypeDef
+
+_VARIABLE = "${credentials-iot:ThingName}"
+_LONGEST_NAME = 64  # of a role, and of a session
+
 
 class CredentialsProvider:
     """Serves ``GET /role-aliases/<alias>/credentials`` on a free port of 127.0.0.1.
@@ -121,14 +128,6 @@ def _make_certificate(certificate: Path, key: Path) -> None:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     )
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_sts import STSClient
-    from mypy_boto3_sts.type_defs import CredentialsTypeDef
-
-_VARIABLE = "${credentials-iot:ThingName}"
-_LONGEST_NAME = 64  # of a role, and of a session
 
 
 def assume(cloud: EmbeddedCloud, role_arn: str, thing: str) -> "CredentialsTypeDef":

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 import package
-from fedgrass.console.deploy.deploy_cloud import (
+from fedgrass.console.deploy.deploy_package import read_template
+from fedgrass.console.deploy.deploy_stack import Stack
+from fedgrass.console.deploy.deployment_checks import (
     check_concurrency,
     check_policy_sizes,
     most_concurrent,
     policy_sizes,
 )
-from fedgrass.console.deploy.deploy_package import read_template
-from fedgrass.console.deploy.deploy_stack import Stack
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
 
