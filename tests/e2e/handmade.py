@@ -17,21 +17,21 @@ from fedgrass.local.testbed import Testbed
 class HandmadeDevice:
     """An MQTT client with the certificate of its thing, which publishes anything."""
 
-    def __init__(self, site: Testbed, thing: str, folder: Path, fleet: str) -> None:
+    def __init__(self, testbed: Testbed, thing: str, folder: Path, fleet: str) -> None:
         self.thing = thing
-        self._site = site
+        self._testbed = testbed
         self._fleet = fleet
-        files = site.cloud.create_thing(thing, folder, site.stack["DevicePolicyName"])
+        files = testbed.cloud.create_thing(thing, folder, testbed.stack["DevicePolicyName"])
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=thing, protocol=mqtt.MQTTv5)
         self._client.tls_set(
-            str(site.cloud.root_ca),
+            str(testbed.cloud.root_ca),
             str(files.certificate),
             str(files.private_key),
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
         )
 
     def __enter__(self) -> Self:
-        self._client.connect(self._site.cloud.iot_endpoint, self._site.cloud.mqtt_port)
+        self._client.connect(self._testbed.cloud.iot_endpoint, self._testbed.cloud.mqtt_port)
         self._client.loop_start()
         return self
 
@@ -54,7 +54,7 @@ class HandmadeDevice:
     def upload(self, data: bytes, work: dict[str, Any]) -> None:
         """Store an update under the key that the averager reads."""
         key = object_keys.update(self.thing, work["run"], work["round"], work["attempt"])
-        self._site.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
+        self._testbed.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
 
     def completion(self, data: bytes, work: dict[str, Any], **changes: object) -> bytes:
         """Return a completion of ``work`` with an update of these bytes, and with ``changes``."""

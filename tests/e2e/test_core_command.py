@@ -116,9 +116,7 @@ def laptop(tmp_path: Path, runtime: Path) -> Laptop:
 
 
 @pytest.mark.parametrize("profile", ["classic", "lite"])
-def test_the_example_of_the_documentation_runs_as_the_documentation_says(
-    laptop: Laptop, profile: str
-) -> None:
+def test_the_example_of_the_documentation_runs_as_documented(laptop: Laptop, profile: str) -> None:
     with laptop.running("--recipe", str(EXAMPLE), "--config", PYTHON, "--profile", profile) as core:
         laptop.wait_for_line("heats up to 21 degrees")
         wait_until(lambda: ("home/heater", "waiting") in laptop.messages(), "the component to listen")
@@ -275,7 +273,7 @@ def test_once_ends_with_the_components_and_tells_whether_they_succeeded(
     assert laptop.left() == []
 
 
-def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(laptop: Laptop) -> None:
+def test_a_component_without_a_cloud_gets_no_credentials(laptop: Laptop) -> None:
     ask = (
         "import os, urllib.error, urllib.request as r\n"
         "q = r.Request(os.environ['AWS_CONTAINER_CREDENTIALS_FULL_URI'],"
@@ -309,7 +307,7 @@ def test_a_component_without_a_cloud_is_told_that_there_are_no_credentials(lapto
         (["publish", "a/+", "x", "--thing", "absent"], "no core absent"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(laptop: Laptop, arguments: list[str], complaint: str) -> None:
+def test_a_mistake_is_reported_in_one_line(laptop: Laptop, arguments: list[str], complaint: str) -> None:
     written = laptop.recipe("true")
     code, said = laptop.attempt(*(written if one == "RECIPE" else one for one in arguments))
     assert code == 1

@@ -44,7 +44,7 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         assert history["state"] == "SUCCEEDED"
 
 
-def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp_path: Path) -> None:
+def test_devices_without_greengrass_train_with_the_cores_and_leave_nothing(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--mqtt-devices", "2") as demo:
         demo.wait_for("opened: 4 devices asked")
         demo.look()
@@ -153,7 +153,7 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
         (("--profile", "heavy"), ["heavy", "classic", "lite"]),
     ],
 )
-def test_a_mistake_is_told_in_a_line_that_says_what_to_do(
+def test_a_mistake_is_reported_in_a_line_with_the_way_out(
     tmp_path: Path, arguments: tuple[str, ...], words: list[str]
 ) -> None:
     with command(tmp_path, "demo", *arguments) as demo:
@@ -176,7 +176,7 @@ def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
             assert demo.left_behind() == []
 
 
-def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
+def test_a_demo_that_is_kept_prints_how_to_watch_it(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--keep") as demo:
         demo.wait_for("mosquitto_sub")
         demo.wait_for("keep running until Ctrl-C")

@@ -30,8 +30,8 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
     parameters = {"GroupSize": str(SIZE), "GroupedMegabytes": "1"}
     watched = make_site(DEVICES, tasks={"gated": gated}, parameters=parameters)
     settings = parse_settings({"task": "gated", "rounds": 1, "deadline_seconds": 120, "evaluate_last": False})
-    watched.site.operator.start("many", settings, Noise(MEGABYTES).initial_weights(seed=1))
-    bucket, client = watched.site.stack["BucketName"], watched.site.cloud.client("s3")
+    watched.testbed.operator.start("many", settings, Noise(MEGABYTES).initial_weights(seed=1))
+    bucket, client = watched.testbed.stack["BucketName"], watched.testbed.cloud.client("s3")
 
     def manifests() -> list[str]:
         listed = client.list_objects_v2(Bucket=bucket, Prefix="drafts/many/1-1/parts/")

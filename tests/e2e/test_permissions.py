@@ -59,7 +59,7 @@ class Exercised:
 
     @property
     def cloud(self) -> EmbeddedCloud:
-        return self.watched.site.cloud
+        return self.watched.testbed.cloud
 
     def of_function(self, name: str) -> list[Call]:
         return [call for call in self.calls if call.who == f"function:{self.parts[name]}"]
@@ -122,8 +122,8 @@ def exercised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercised]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         patch.setenv(recorder.FOLDER, str(folder))
         _record_cores(patch)
-        watched = stack.enter_context(scenario.opened_site(tmp_path_factory.mktemp("site")))
-        resources = watched.site.cloud.client("cloudformation").list_stack_resources(StackName="fedgrass")
+        watched = stack.enter_context(scenario.opened_testbed(tmp_path_factory.mktemp("testbed")))
+        resources = watched.testbed.cloud.client("cloudformation").list_stack_resources(StackName="fedgrass")
         parts = {
             one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources["StackResourceSummaries"]
         }
@@ -236,13 +236,13 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def _client_of(exercised: Exercised, service: str, thing: str) -> Any:
-    site = exercised.watched.site
-    return site.cloud.client_with(service, credentials_of_thing(site, thing))
+    testbed = exercised.watched.testbed
+    return testbed.cloud.client_with(service, credentials_of_thing(testbed, thing))
 
 
 def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> None:
     s3 = _client_of(exercised, "s3", "device-1")
-    bucket = exercised.watched.site.stack["BucketName"]
+    bucket = exercised.watched.testbed.stack["BucketName"]
     own, others = "updates/device-1/mine/1-1.safetensors", "updates/device-2/mine/1-1.safetensors"
     s3.put_object(Bucket=bucket, Key=own, Body=b"mine")
     s3.get_object(Bucket=bucket, Key="models/first/0.safetensors")["Body"].read()
@@ -267,22 +267,22 @@ def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> 
 
 
 def test_a_device_reaches_no_other_service(exercised: Exercised) -> None:
-    site = exercised.watched.site
-    credentials = credentials_of_thing(site, "device-1")
-    tables = [site.stack[f"{name}TableName"] for name in ("Devices", "Rounds", "Turnarounds")]
-    dynamodb = site.cloud.client_with("dynamodb", credentials)
+    testbed = exercised.watched.testbed
+    credentials = credentials_of_thing(testbed, "device-1")
+    tables = [testbed.stack[f"{name}TableName"] for name in ("Devices", "Rounds", "Turnarounds")]
+    dynamodb = testbed.cloud.client_with("dynamodb", credentials)
     for table in tables:
         assert refusal(partial(dynamodb.scan, TableName=table)) == "AccessDeniedException"
-    queue = site.stack["RepliesQueueUrl"]
-    sqs = site.cloud.client_with("sqs", credentials)
+    queue = testbed.stack["RepliesQueueUrl"]
+    sqs = testbed.cloud.client_with("sqs", credentials)
     assert "AccessDenied" in refusal(lambda: sqs.send_message(QueueUrl=queue, MessageBody="{}"))
-    invoked = site.stack["InitiatorName"]
-    functions = site.cloud.client_with("lambda", credentials)
+    invoked = testbed.stack["InitiatorName"]
+    functions = testbed.cloud.client_with("lambda", credentials)
     assert refusal(lambda: functions.invoke(FunctionName=invoked)) == "AccessDeniedException"
 
 
 def test_a_device_that_tries_another_s_topics_is_refused(exercised: Exercised, tmp_path: Path) -> None:
-    tried = try_topics(exercised.watched.site, tmp_path, FLEET)
+    tried = try_topics(exercised.watched.testbed, tmp_path, FLEET)
     assert tried.allowed == {"publish complete", "publish status", "publish hello", "subscribe announce"}
     assert tried.refused == {
         "publish another's complete", "publish another's heartbeat", "publish own announce",
@@ -294,17 +294,19 @@ def test_a_device_that_tries_another_s_topics_is_refused(exercised: Exercised, t
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_that_tries_another_s_things_is_refused(exercised: Exercised, function: str) -> None:
-    site = exercised.watched.site
+    testbed = exercised.watched.testbed
     credentials = credentials_of_role(exercised.cloud, exercised.role_of(function))
-    dynamodb = site.cloud.client_with("dynamodb", credentials)
-    s3 = site.cloud.client_with("s3", credentials)
-    devices, rounds, bucket = (site.stack[n] for n in ("DevicesTableName", "RoundsTableName", "BucketName"))
+    dynamodb = testbed.cloud.client_with("dynamodb", credentials)
+    s3 = testbed.cloud.client_with("s3", credentials)
+    devices, rounds, bucket = (
+        testbed.stack[n] for n in ("DevicesTableName", "RoundsTableName", "BucketName")
+    )
     row = {"device": {"S": "forged"}}
     run = {"run": {"S": "first"}, "item": {"S": "run"}}
     assert dynamodb.get_item(TableName=rounds, Key=run)["ResponseMetadata"]["HTTPStatusCode"] == 200
     attempts: dict[str, Callable[[], object]] = {
         "writes the devices": lambda: dynamodb.put_item(TableName=devices, Item=row),
-        "reads the turnarounds": lambda: dynamodb.scan(TableName=site.stack["TurnaroundsTableName"]),
+        "reads the turnarounds": lambda: dynamodb.scan(TableName=testbed.stack["TurnaroundsTableName"]),
         "reads all rounds": lambda: dynamodb.scan(TableName=rounds),
         "deletes a table": lambda: dynamodb.delete_table(TableName=rounds),
     }

@@ -27,13 +27,13 @@ Arrays = dict[str, NDArray[Any]]
 class Trained:
     """A finished run on a testbed that is still running."""
 
-    site: Testbed
+    testbed: Testbed
     run: Run
     records: list[RoundRecord]
 
     def read(self, key: str) -> Arrays:
         """Return the arrays of an object in the bucket."""
-        found = self.site.cloud.client("s3").get_object(Bucket=self.site.stack["BucketName"], Key=key)
+        found = self.testbed.cloud.client("s3").get_object(Bucket=self.testbed.stack["BucketName"], Key=key)
         return safetensors.numpy.load(found["Body"].read())
 
     def updates(self, number: int) -> list[Arrays]:
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         thing: {"tasks": {"digits": {"share": share, "shares": DEVICES, "split": "dirichlet"}}}
         for share, thing in enumerate(thing_names(DEVICES))
     }
-    with open_testbed(tmp_path_factory.mktemp("site"), things, profile="lite") as site:
+    with open_testbed(tmp_path_factory.mktemp("testbed"), things, profile="lite") as testbed:
         settings = parse_settings(
             {
                 "task": "digits",
@@ -69,10 +69,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
                 "training": {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH},
             }
         )
-        site.operator.start(RUN, settings, Digits().initial_weights(seed=3))
-        wait_until(lambda: site.operator.run(RUN).state is not RunState.RUNNING, "the run's end", 120)
-        run = site.operator.run(RUN)
-        yield Trained(site, run, list(site.operator.rounds(run)))
+        testbed.operator.start(RUN, settings, Digits().initial_weights(seed=3))
+        wait_until(lambda: testbed.operator.run(RUN).state is not RunState.RUNNING, "the run's end", 120)
+        run = testbed.operator.run(RUN)
+        yield Trained(testbed, run, list(testbed.operator.rounds(run)))
 
 
 def test_every_round_closes_with_every_device(trained: Trained) -> None:
@@ -117,7 +117,7 @@ def test_a_change_is_the_path_of_the_training_less_the_servers_control(trained: 
 def test_each_device_keeps_its_own_control_the_sum_of_what_it_sent(trained: Trained) -> None:
     kept = {}
     for thing in thing_names(DEVICES):
-        (file,) = (trained.site.folder / "cores" / thing).rglob(f"memory/{RUN}.safetensors")
+        (file,) = (trained.testbed.folder / "cores" / thing).rglob(f"memory/{RUN}.safetensors")
         kept[thing] = safetensors.numpy.load(Path(file).read_bytes())
     for place, part in enumerate(trained.records[0].participants):
         sent = [trained.updates(number)[place] for number in range(1, ROUNDS + 1)]

@@ -28,7 +28,7 @@ CLOCK_READ_TWICE_MS = 1_000
 class Trained:
     """A finished run on a testbed that is still running."""
 
-    site: Testbed
+    testbed: Testbed
     run: Run
     records: list[RoundRecord]
 
@@ -41,21 +41,23 @@ def trained() -> Iterator[Trained]:
             thing: {"tasks": {"digits": {"share": share, "shares": DEVICES}}}
             for share, thing in enumerate(thing_names(DEVICES))
         }
-        with open_testbed(Path(folder), things, profile="lite") as site:
+        with open_testbed(Path(folder), things, profile="lite") as testbed:
             settings = parse_settings(
                 {"task": "digits", "rounds": ROUNDS, "deadline_seconds": 120, "evaluate_last": False}
             )
-            site.operator.start("run-1", settings, Digits().initial_weights(seed=3))
-            wait_until(lambda: site.operator.run("run-1").state is not RunState.RUNNING, "the run's end", 120)
-            run = site.operator.run("run-1")
-            yield Trained(site, run, list(site.operator.rounds(run)))
+            testbed.operator.start("run-1", settings, Digits().initial_weights(seed=3))
+            wait_until(
+                lambda: testbed.operator.run("run-1").state is not RunState.RUNNING, "the run's end", 120
+            )
+            run = testbed.operator.run("run-1")
+            yield Trained(testbed, run, list(testbed.operator.rounds(run)))
             started = set(psutil.Process().children(recursive=True)) - before
             ports = {port for process in [*started, psutil.Process()] for port in listening_ports(process)}
     wait_until(
         lambda: not [process for process in started if process.is_running()], "every process to end", 10
     )
-    assert ports, "the site listened nowhere: this test looks in the wrong place"
-    assert not ports & set(listening_ports(psutil.Process())), "a port outlived the site"
+    assert ports, "the testbed listened nowhere: this test looks in the wrong place"
+    assert not ports & set(listening_ports(psutil.Process())), "a port outlived the testbed"
     assert not Path(folder).exists()
 
 
@@ -72,8 +74,8 @@ def test_every_round_closes_with_every_device(trained: Trained) -> None:
 def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(
     trained: Trained, number: int
 ) -> None:
-    s3 = trained.site.cloud.client("s3")
-    bucket = trained.site.stack["BucketName"]
+    s3 = trained.testbed.cloud.client("s3")
+    bucket = trained.testbed.stack["BucketName"]
     totals: dict[str, np.ndarray] = {}
     examples = 0
     for reply in trained.records[number - 1].participants:
@@ -116,8 +118,8 @@ def test_each_device_measured_the_global_model_and_its_own_on_the_same_examples(
 def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_of_the_cloud(
     trained: Trained,
 ) -> None:
-    client = trained.site.cloud.client("dynamodb")
-    rows = client.scan(TableName=trained.site.stack["TurnaroundsTableName"])["Items"]
+    client = trained.testbed.cloud.client("dynamodb")
+    rows = client.scan(TableName=trained.testbed.stack["TurnaroundsTableName"])["Items"]
     found = {(row["round_id"]["S"], row["device"]["S"]): row for row in rows}
     expected = {
         (f"run-1/{record.round.number}/1", reply.device): (record.round, reply)
@@ -136,30 +138,32 @@ def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_
 
 
 def test_the_model_loads_in_plain_torch_and_knows_digits_that_no_device_had(trained: Trained) -> None:
-    weights = safetensors.torch.load(trained.site.operator.model("run-1", ROUNDS))
+    weights = safetensors.torch.load(trained.testbed.operator.model("run-1", ROUNDS))
     assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
-    judged = Digits().evaluate_held_out(safetensors.numpy.load(trained.site.operator.model("run-1", ROUNDS)))
+    judged = Digits().evaluate_held_out(
+        safetensors.numpy.load(trained.testbed.operator.model("run-1", ROUNDS))
+    )
     assert judged.metrics["accuracy"] > 0.8
 
 
 def test_the_history_tells_what_the_tables_hold(trained: Trained, tmp_path: Path) -> None:
     summaries = [history.summarize(record, {1: {"accuracy": 0.5}}) for record in trained.records]
-    model = trained.site.operator.model("run-1", ROUNDS)
+    model = trained.testbed.operator.model("run-1", ROUNDS)
     history.write(tmp_path / "run-1", trained.run, summaries, model, {})
-    assert summaries[0]["bytes_down"] == 3 * len(trained.site.operator.model("run-1", 0))
+    assert summaries[0]["bytes_down"] == 3 * len(trained.testbed.operator.model("run-1", 0))
     assert summaries[0]["held_out"] == {"accuracy": 0.5}
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == model
 
 
 def test_nothing_waits_in_the_dead_letter_queue(trained: Trained) -> None:
-    sqs = trained.site.cloud.client("sqs")
-    queue = trained.site.stack["DeadLettersQueueUrl"]
+    sqs = trained.testbed.cloud.client("sqs")
+    queue = trained.testbed.stack["DeadLettersQueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
     assert attributes["Attributes"]["ApproximateNumberOfMessages"] == "0"
 
 
 def test_no_alarm_is_left_of_a_closed_round(trained: Trained) -> None:
-    schedules = trained.site.cloud.client("scheduler").list_schedules()["Schedules"]
+    schedules = trained.testbed.cloud.client("scheduler").list_schedules()["Schedules"]
     of_the_stack = ("-Sweep-", "-Census-")
     assert [s["Name"] for s in schedules if not any(name in s["Name"] for name in of_the_stack)] == []

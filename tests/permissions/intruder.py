@@ -19,9 +19,9 @@ SECONDS = 10.0
 REFUSED = 0x80  # and above: MQTT 5, section 2.4
 
 
-def credentials_of_thing(site: Testbed, thing: str) -> Mapping[str, str]:
+def credentials_of_thing(testbed: Testbed, thing: str) -> Mapping[str, str]:
     """Return the credentials that the credentials provider gives to a thing."""
-    return _named(assume(site.cloud, site.stack["DeviceRoleArn"], thing))
+    return _named(assume(testbed.cloud, testbed.stack["DeviceRoleArn"], thing))
 
 
 def credentials_of_role(cloud: EmbeddedCloud, role: str) -> Mapping[str, str]:
@@ -52,9 +52,9 @@ class Attempts:
     refused: set[str] = field(default_factory=set)
 
 
-def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
+def try_topics(testbed: Testbed, folder: Path, fleet: str) -> Attempts:
     """Try topics and a client id with the certificate of the thing ``intruder``."""
-    files = site.cloud.create_thing("intruder", folder, site.stack["DevicePolicyName"])
+    files = testbed.cloud.create_thing("intruder", folder, testbed.stack["DevicePolicyName"])
     own, other = f"fedgrass/{fleet}/clients/intruder", f"fedgrass/{fleet}/clients/device-1"
     publishes = {
         "publish complete": f"{own}/complete",
@@ -76,12 +76,12 @@ def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
     }
     found = Attempts()
     for name, topic in publishes.items():
-        with _Connection(site, files, "intruder") as connection:
+        with _Connection(testbed, files, "intruder") as connection:
             (found.allowed if connection.publishes(topic) else found.refused).add(name)
     for name, topic in subscribes.items():
-        with _Connection(site, files, "intruder") as connection:
+        with _Connection(testbed, files, "intruder") as connection:
             (found.allowed if connection.subscribes(topic) else found.refused).add(name)
-    with _Connection(site, files, "device-1") as connection:
+    with _Connection(testbed, files, "device-1") as connection:
         (found.allowed if connection.accepted else found.refused).add("connect as another")
     return found
 
@@ -89,14 +89,14 @@ def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
 class _Connection:
     """A connection to the broker for one attempt and its response."""
 
-    def __init__(self, site: Testbed, files: ThingCertificate, client: str) -> None:
-        self._address = site.cloud.iot_endpoint, site.cloud.mqtt_port
+    def __init__(self, testbed: Testbed, files: ThingCertificate, client: str) -> None:
+        self._address = testbed.cloud.iot_endpoint, testbed.cloud.mqtt_port
         self._answered = threading.Event()
         self._code = REFUSED
         self.accepted = False
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client, protocol=paho.MQTTv5)
         self._client.tls_set(
-            str(site.cloud.root_ca),
+            str(testbed.cloud.root_ca),
             str(files.certificate),
             str(files.private_key),
             tls_version=ssl.PROTOCOL_TLS_CLIENT,

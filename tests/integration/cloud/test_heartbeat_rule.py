@@ -61,7 +61,7 @@ def test_the_versions_of_messages_that_a_device_speaks_reach_the_candidates(
     assert said(embedded_cloud, devices, json.dumps(heartbeat).encode()).speaks == found
 
 
-def test_a_row_is_to_be_forgotten_when_the_device_was_not_heard_for_so_many_seconds(
+def test_a_row_expires_a_number_of_seconds_after_the_last_heartbeat(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:
     old = {"version": 1, "state": "idle", "tasks": "digits", "examples": 1, "component_version": "1"}
@@ -96,7 +96,7 @@ def test_attributes_and_metrics_of_a_heartbeat_reach_the_candidates(
     assert parse_expression(where).holds(found.attributes)
 
 
-def test_a_heartbeat_of_before_attributes_is_a_candidate_all_the_same(
+def test_a_heartbeat_from_before_attributes_is_a_candidate_too(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:
     old = {"version": 1, "state": "idle", "tasks": "digits", "examples": 1, "component_version": "1"}

@@ -227,7 +227,9 @@ def test_an_mqtt_client_without_a_certificate_is_not_served(cloud: EmbeddedCloud
     assert answer == b"", "the broker answered a client without a certificate"
 
 
-def test_an_observer_hears_its_fleet_and_may_publish_nothing(cloud: EmbeddedCloud, tmp_path: Path) -> None:
+def test_an_observer_receives_from_its_fleet_and_may_publish_nothing(
+    cloud: EmbeddedCloud, tmp_path: Path
+) -> None:
     broker = create_observer(cloud, "orchard", tmp_path)
     heard: list[str] = []
     granted, answered = threading.Event(), threading.Event()

@@ -99,7 +99,7 @@ def test_what_cannot_be_deployed_is_refused_in_a_line_and_nothing_is_made(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
+def test_the_outputs_are_shown_whole_and_commands_that_need_greengrass_report_it(
     cloud: EmbeddedCloud, tmp_path: Path
 ) -> None:
     parameter = "FleetName=a-fleet-whose-name-is-as-long-as"
@@ -292,7 +292,7 @@ def s3_client() -> Any:
         ("301", "is not in eu-west-1"),
     ],
 )
-def test_a_bucket_of_somebody_else_or_of_another_region_is_refused(code: str, reason: str) -> None:
+def test_a_bucket_of_another_account_or_region_is_refused(code: str, reason: str) -> None:
     client = s3_client()
     with Stubber(client) as stubbed:
         stubbed.add_client_error("head_bucket", code, http_status_code=int(code))
@@ -335,7 +335,7 @@ def test_a_bucket_is_emptied_of_versions_markers_and_unfinished_uploads(cloud: E
 
 
 @pytest.mark.usefixtures("untouched")
-def test_two_stacks_of_one_fleet_are_refused_for_they_would_hear_the_same_devices(
+def test_two_stacks_of_one_fleet_are_refused(
     cloud: EmbeddedCloud,
 ) -> None:
     deploy(cloud, "first", FleetName="greenhouse")

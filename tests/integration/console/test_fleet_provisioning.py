@@ -165,7 +165,7 @@ def test_the_certificate_is_of_the_key_that_never_left_the_folder(aws: Aws, tmp_
     assert key.public_key().public_bytes(*kind) == certificate.public_key().public_bytes(*kind)
 
 
-def test_nobody_else_can_read_the_files(aws: Aws, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files(aws: Aws, tmp_path: Path) -> None:
     aws.provision(tmp_path, "press-1")
     folder = tmp_path / aws.thing("press-1")
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}

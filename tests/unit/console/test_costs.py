@@ -17,7 +17,7 @@ def of(fleet: Fleet, name: str) -> tuple[float, float]:
     return next((once, in_a_month) for found, once, in_a_month in month(fleet) if found == name)
 
 
-def test_a_round_costs_what_the_page_s_table_says() -> None:
+def test_a_round_costs_what_the_page_s_table_has() -> None:
     found = {name: once for name, once, _ in month(Fleet(devices=10_000, model_megabytes=20))}
     expected = costs.count(10_000, 20, 20)
     assert math.isclose(sum(found.values()), sum(expected.values()))

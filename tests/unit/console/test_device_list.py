@@ -34,7 +34,7 @@ def shown(devices: list[Candidate]) -> str:
     return console.export_text()
 
 
-def test_each_device_has_a_line_with_what_it_said_last() -> None:
+def test_each_device_has_a_line_with_its_last_heartbeat() -> None:
     lines = shown(chosen_devices(FLEET, "", None)).splitlines()
     first, second = (
         next(i for i, line in enumerate(lines) if name in line) for name in ("thing-1", "thing-2")
@@ -46,7 +46,7 @@ def test_each_device_has_a_line_with_what_it_said_last() -> None:
         assert text in lines[second]
 
 
-def test_a_device_whose_configuration_was_refused_says_so() -> None:
+def test_a_refused_configuration_of_a_device_is_shown() -> None:
     (line,) = device_problems(FLEET)
     assert line == "thing-2: configuration change refused: tasks is 3: it takes an object"
 
@@ -66,7 +66,7 @@ def test_the_last_line_counts_those_that_are_missing() -> None:
     ("seconds", "words"),
     [(-2, "0 s ago"), (59.4, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (200_000, "2 d ago")],
 )
-def test_a_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+def test_a_time_is_shown_in_its_largest_unit(seconds: float, words: str) -> None:
     assert ago(seconds) == words
 
 

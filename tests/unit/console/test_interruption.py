@@ -45,7 +45,7 @@ def test_who_presses_it_again_after_a_while_is_obeyed(monkeypatch: pytest.Monkey
     assert taken_down == []
 
 
-def test_an_error_that_a_library_makes_of_the_interruption_is_told_as_interruption() -> None:
+def test_an_error_that_a_library_makes_of_the_interruption_is_an_interruption() -> None:
     with pytest.raises(KeyboardInterrupt) as caught, ended_by_signals():
         _interrupted_library()
     assert isinstance(caught.value.__cause__, OSError)
@@ -73,7 +73,7 @@ def _interrupted_library() -> None:
         raise OSError(message) from interruption
 
 
-def test_an_error_of_a_command_that_nobody_ended_stays_what_it_is() -> None:
+def test_an_error_of_a_command_that_was_not_interrupted_is_unchanged() -> None:
     message = "a mistake"
     with pytest.raises(ValueError, match=message), ended_by_signals():
         raise ValueError(message)

@@ -562,7 +562,7 @@ class Own:
 
 @pytest.mark.parametrize("command", ["check own:Own", "weights own:Own --out new.safetensors"])
 @pytest.mark.parametrize("place", ["at_import", "at_construction", "at_weights"])
-def test_a_task_that_ends_its_process_or_raises_anything_is_told(
+def test_a_task_that_ends_its_process_or_raises_anything_is_reported(
     command: str,
     place: str,
     tmp_path: Path,

@@ -82,7 +82,7 @@ def test_a_setting_that_has_an_option_of_its_own_is_refused(pair: str) -> None:
         _settings(DemoOptions(run_settings=[pair]), "digits")
 
 
-def test_a_task_that_cannot_be_made_is_told_as_soon_as_it_is_known(tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_loaded_is_reported_as_soon_as_it_is_known(tmp_path: Path) -> None:
     task = DemoTask("cracks=nowhere_at_all:Cracks", tmp_path, 6)
     with pytest.raises(ConfigurationError, match="nowhere_at_all"):
         task.get()

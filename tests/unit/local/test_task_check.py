@@ -192,7 +192,9 @@ def test_a_task_that_learns_nothing_fails_its_check(tmp_path: Path) -> None:
         (HEAD + LINE.replace("return 10\n", "raise SystemExit(3)\n"), "SystemExit", "SystemExit: 3"),
     ],
 )
-def test_a_mistake_is_told_with_its_file_and_line(tmp_path: Path, text: str, place: str, said: str) -> None:
+def test_a_mistake_is_reported_with_its_file_and_line(
+    tmp_path: Path, text: str, place: str, said: str
+) -> None:
     code, told = check(tmp_path, text)
     assert code > 0
     last = told.splitlines()[-1]
@@ -259,7 +261,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         ),
     ],
 )
-def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, code: int, said: str) -> None:
+def test_a_task_that_a_fleet_cannot_use_is_explained(tmp_path: Path, text: str, code: int, said: str) -> None:
     found, told = check(tmp_path, text)
     assert re.search(said, told), told
     assert found == code
@@ -372,7 +374,7 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
         (["unsteady_task:Own"], "returns different values for the same seed"),
     ],
 )
-def test_an_initial_model_that_cannot_be_made_is_told_in_one_sentence(
+def test_an_initial_model_that_cannot_be_drawn_is_explained_in_one_sentence(
     tmp_path: Path, words: list[str], said: str
 ) -> None:
     line = 'return {"w": np.ones(3, np.float32)}'

@@ -58,7 +58,7 @@ def test_the_folder_is_gone_at_the_end_whatever_happened(parent: Path) -> None:
     assert list(parent.iterdir()) == []
 
 
-def test_the_folder_of_a_killed_process_is_removed_with_a_line_that_says_so() -> None:
+def test_the_folder_of_a_killed_process_is_removed_with_a_line_about_it() -> None:
     left = killed()
     said: list[str] = []
     with temporary_folder(0, said.append):

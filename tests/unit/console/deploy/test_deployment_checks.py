@@ -34,7 +34,7 @@ def account(aws: StubbedAws, most: int, free: int) -> None:
     aws.expect("lambda", "get_account_settings", {"AccountLimit": limits})
 
 
-def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
+def test_a_new_account_s_quota_is_reported_with_the_way_to_a_larger_one() -> None:
     aws, said = StubbedAws(), list[str]()
     account(aws, 10, 10)
     check_concurrency(aws.client, 0, 26, said.append)

@@ -170,7 +170,7 @@ def test_what_is_asked_for_takes_the_place_of_what_was_there() -> None:
     }
 
 
-def test_changes_are_told_value_by_value() -> None:
+def test_changes_are_listed_value_by_value() -> None:
     wanted = Wanted(
         components={TRAINER: "0.2.0", PREDICTOR: "0.2.0"},
         configuration={TRAINER: {"threads": 4}},
@@ -206,7 +206,7 @@ def test_a_configuration_is_merged_as_a_nucleus_merges_it() -> None:
     }
 
 
-def test_the_trainer_is_deployed_in_its_newest_version_with_what_the_stack_says(aws: StubbedAws) -> None:
+def test_the_trainer_is_deployed_in_its_latest_version_with_outputs_of_the_stack(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, None)
     expect_versions(aws, TRAINER, "0.2.0", "0.1.0")
@@ -225,7 +225,9 @@ def test_the_trainer_is_deployed_in_its_newest_version_with_what_the_stack_says(
     aws.all_came()
 
 
-def test_the_predictor_is_told_of_the_bucket_and_public_components_may_come_too(aws: StubbedAws) -> None:
+def test_the_predictor_is_configured_with_the_bucket_and_public_components_may_come_too(
+    aws: StubbedAws,
+) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, OLD)
     expect_versions(aws, PREDICTOR, "0.1.0")
@@ -273,7 +275,7 @@ def test_a_group_that_does_not_exist_is_named_with_the_nearest(aws: StubbedAws) 
         make_plan(cloud, STACK, Asked(group="pres", components=["trainer"]))
 
 
-def test_where_there_is_no_group_at_all_it_is_told_how_one_is_made(aws: StubbedAws) -> None:
+def test_without_any_group_the_message_names_how_to_create_one(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     aws.refuse("iot", "describe_thing_group", "ResourceNotFoundException", thingGroupName="presses")
     aws.expect("iot", "list_thing_groups", {"thingGroups": []})
@@ -323,7 +325,7 @@ def test_credentials_of_another_account_are_refused_before_anything_is_done(aws:
         Account(aws.client, ACCOUNT)
 
 
-def test_what_greengrass_refuses_is_told_with_the_field(aws: StubbedAws) -> None:
+def test_what_greengrass_refuses_is_reported_with_the_field(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     aws.refuse("greengrassv2", "create_deployment", "ValidationException", "component versions conflict")
     with pytest.raises(DeploymentError, match="nothing was changed: component versions conflict"):
@@ -510,7 +512,9 @@ def test_a_limit_that_is_none_is_refused_before_aws_is_asked(
     assert complaint in capsys.readouterr().err
 
 
-def test_a_missing_region_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_region_is_reported_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

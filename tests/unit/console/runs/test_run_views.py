@@ -126,7 +126,7 @@ def test_a_failure_is_shown_with_its_reason() -> None:
     assert "the disk is full" in shown(live)
 
 
-def test_only_the_changes_of_the_run_that_is_shown_are_told() -> None:
+def test_only_changes_of_the_run_that_is_shown_are_printed() -> None:
     live, console = view()
     for run, text in (("run-1", "opened"), ("another", "abandoned")):
         change = RoundChange(run=run, round=1, attempt=1, state="OPEN", text=text)
@@ -177,7 +177,7 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
 
 
 @pytest.mark.parametrize("state", State)
-def test_the_table_fits_eighty_columns_and_says_what_became_of_a_round(state: State) -> None:
+def test_the_table_fits_eighty_columns_and_shows_the_outcome_of_a_round(state: State) -> None:
     console = Console(record=True, width=80)
     found = record(state, number=100, attempt=3)
     console.print(history.table([history.summarize(found, {100: {"accuracy": 0.9, "loss": 0.1}})]))
@@ -280,7 +280,7 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
 
 
 @pytest.mark.slow
-def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demos_cloud_that_is_gone_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # and not listening: no other process takes the port
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -312,7 +312,7 @@ def test_the_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPatc
         ({"AWS_REGION": "eu-central-1"}, "cannot be read: it needs credentials: set AWS_PROFILE"),
     ],
 )
-def test_what_is_wrong_with_the_environment_is_told_in_one_line(
+def test_what_is_wrong_with_the_environment_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
     _without_aws(monkeypatch)
@@ -325,7 +325,7 @@ def test_what_is_wrong_with_the_environment_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("words", [["deploy", "cloud"], ["deploy", "devices", "--group", "garden"]])
-def test_a_deployment_without_credentials_says_how_to_give_them(
+def test_a_deployment_without_credentials_reports_how_to_set_them(
     monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     _without_aws(monkeypatch)
@@ -345,7 +345,7 @@ def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_waits_for_a_device_shows_since_when(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(
         name="run-1",
         state=RunState.RUNNING,
@@ -443,7 +443,7 @@ class Fleet:
         return self._rounds
 
 
-def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
+def test_a_run_shows_why_its_devices_failed_once_per_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     full = [(name, "the disk is\nfull [/]") for name in "abcde"]
@@ -455,7 +455,7 @@ def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
     ]
 
 
-def test_reasons_of_long_ago_are_not_told_again() -> None:
+def test_old_reasons_are_not_repeated() -> None:
     summaries = [history.summarize(r, {}) for r in (failed_record(("a", "no")), record(), record())]
     assert history.reasons(summaries[:2]) == ["round 2.1 a failed: no"]
     assert history.reasons(summaries) == []
@@ -463,7 +463,7 @@ def test_reasons_of_long_ago_are_not_told_again() -> None:
 
 
 @pytest.mark.parametrize(("runs", "told"), [(["run-1"], 1), (["run-2"], 0)])
-def test_whoever_starts_a_run_that_is_there_already_hears_of_it(
+def test_starting_an_existing_run_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[str], told: int
 ) -> None:
     monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: Fleet([], runs))
