@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Builds what is deployed: component artifacts for Greengrass, the zip for Lambda. No copies in the tree.
+"""Build what is deployed: component artifacts for Greengrass, and the zip of the Lambda functions.
 
-    python3 package.py component                 as `gdk component build` calls it: the primary component, and
-                                                 a GDK project for each other one below build/gdk/
-    python3 package.py component NAME            as `gdk component build` calls it in such a project: that one
-    python3 package.py lambda                    the functions alone, for the embedded cloud
-    python3 package.py lambda --dependencies     with numpy and the others, for AWS
+    python3 package.py component                 called by `gdk component build`: the primary component, and a
+                                                 GDK project below build/gdk/ for each of the others
+    python3 package.py component NAME            called by `gdk component build` in such a project: its
+    component python3 package.py lambda                    the functions without dependencies, for the
+    embedded cloud python3 package.py lambda --dependencies     with dependencies such as numpy, for AWS
     python3 package.py lambda --dependencies --folder F     as a folder, for `sam build`
 
-The same tree gives the same bytes: entries are sorted, their times and permissions fixed. Needs nothing but
-the standard library (and pip for --dependencies), since GDK runs it with whatever Python it finds.
+Builds are reproducible: entries are sorted, and their times and permissions are fixed. Only the standard
+library is needed (and pip for --dependencies), because GDK runs this file with any Python.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 FEDERATION = ("fedgrass/__init__.py", "fedgrass/federation")
-# The tasks, and what brings an interpreter: the predictor evaluates new models as the trainer does.
+# The tasks, and the installer of the interpreter: the predictor evaluates new models like the trainer.
 TASKS = (
     "__init__.py",
     "install.py",
@@ -36,13 +36,14 @@ TASKS = (
     "tasks",
     "training",
 )
-# What all components' processes are made of.
+# The runtime of the processes of all components.
 PROCESS = (
     "components/__init__.py",
     "components/runtime",
 )
 TRAINER = ("trainer", (*PROCESS, "components/trainer", *FEDERATION))
-# A component's zip carries the federation, what all share and its own folder; the predictor's also the tasks.
+# The zip of a component has the federation, the runtime and its own folder; that of the predictor also the
+# tasks.
 COMPONENTS = {
     "com.fedgrass.Trainer": TRAINER,
     # The same code; its recipe does not depend on Stream Manager.
@@ -63,7 +64,7 @@ FUNCTION_DEPENDENCIES = ("aws-lambda-powertools", "msgspec", "numpy", "safetenso
 LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip
 _LEFT_OUT = {"__pycache__", "tests", "bin", "include", "Makefile"}
 
 
@@ -81,13 +82,13 @@ def build_component(name: str, version: str, author: str, output: Path, recipe_f
 
 
 def build_functions(output: Path, architecture: str | None = None) -> None:
-    """Build the functions' zip; with an ``architecture`` it carries their dependencies for AWS Lambda."""
+    """Build the zip of the functions; with an ``architecture``, including dependencies for Lambda."""
     with _function_entries(architecture) as entries:
         write_zip(output, entries)
 
 
 def build_function_folder(output: Path, architecture: str | None = None) -> None:
-    """Build the same as a folder, which `sam build` asks for and zips itself."""
+    """Build the same content as a folder, which `sam build` zips itself."""
     with _function_entries(architecture) as entries:
         for name, path in entries:
             target = output / name
@@ -97,7 +98,7 @@ def build_function_folder(output: Path, architecture: str | None = None) -> None
 
 @contextmanager
 def _function_entries(architecture: str | None) -> Iterator[list[tuple[str, Path]]]:
-    # A folder of its own: `sam build --parallel` builds the functions at once.
+    # A separate folder for each build: `sam build --parallel` builds the functions concurrently.
     with tempfile.TemporaryDirectory(prefix="fedgrass-dependencies-") as name:
         folder = Path(name)
         if architecture:
@@ -107,7 +108,7 @@ def _function_entries(architecture: str | None) -> Iterator[list[tuple[str, Path
 
 
 def write_zip(target: Path, entries: Iterable[tuple[str, Path]]) -> None:
-    """Write (name, file) entries to a zip whose bytes depend on nothing but their names and contents."""
+    """Write (name, file) entries to a zip whose bytes depend only on names and contents."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -128,7 +129,7 @@ def _sources(parts: Iterable[str]) -> Iterable[tuple[str, Path]]:
 
 
 def _root_of(part: str) -> Path:
-    """Return the folder that holds a part: in a wheel this file is in the package, at fedgrass/_sources."""
+    """Return the folder of a part; in a wheel, this file is in fedgrass/_sources."""
     return ROOT.parents[1] if ROOT.name == "_sources" and part.startswith("fedgrass") else ROOT
 
 
@@ -152,30 +153,30 @@ def _install_dependencies(architecture: str, folder: Path) -> None:
         "--no-compile",
     ]
     pins = ["--only-binary", ":all:", "--constraint", str(ROOT / "constraints.txt"), *FUNCTION_DEPENDENCIES]
-    subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603
+    subprocess.run([*command, *options, *pins], check=True, timeout=900)  # noqa: S603 - no shell
 
 
 def _component_command(arguments: argparse.Namespace) -> None:
     configuration = json.loads((ROOT / "gdk-config.json").read_text(encoding="utf-8"))
     (primary, settings), *others = configuration["component"].items()
     if others:
-        sys.exit("gdk-config.json names more than one component; GDK takes one")
+        sys.exit("gdk-config.json has more than one component; GDK builds only one")
     if not arguments.name:
         shutil.rmtree(ROOT / "build" / "gdk", ignore_errors=True)
     for name in [arguments.name] if arguments.name else COMPONENTS:
         project = ROOT if name == primary else ROOT / "build" / "gdk" / name
         output = project / "greengrass-build"
         shutil.rmtree(output, ignore_errors=True)
-        # GDK looks for the recipe that it was given, by the name of the file, which at the root is a link's.
+        # GDK looks for the recipe by the name of the given file, which is a symbolic link at the root.
         recipe_file = (project / "recipe.yaml").resolve().name
         build_component(name, settings["version"], settings["author"], output, recipe_file)
         if name != primary:
             _write_project(project, name, configuration, settings)
-        print(f"built {name} {settings['version']} in {output}")  # noqa: T201
+        print(f"built {name} {settings['version']} in {output}")  # noqa: T201 - a build script
 
 
 def _write_project(project: Path, name: str, configuration: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Make a folder a GDK project of one component: GDK takes one component per configuration."""
+    """Write a GDK project of one component, because GDK builds one component per configuration."""
     command = ["python3", os.path.relpath(ROOT / "package.py", project), "component", name]
     build = {"build_system": "custom", "custom_build_command": command}
     own = {**configuration, "component": {name: {**settings, "build": build}}}
@@ -190,7 +191,7 @@ def _lambda_command(arguments: argparse.Namespace) -> None:
         return
     output = ROOT / "build" / "lambda" / "cloud_functions.zip"
     build_functions(output, architecture)
-    print(f"built {output} ({output.stat().st_size / 1e6:.1f} MB)")  # noqa: T201
+    print(f"built {output} ({output.stat().st_size / 1e6:.1f} MB)")  # noqa: T201 - a build script
 
 
 def main() -> None:
@@ -199,13 +200,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    component = commands.add_parser("component", help="the components, as GDK wants them")
-    component.add_argument("name", nargs="?", choices=sorted(COMPONENTS), help="one of them (all)")
+    component = commands.add_parser("component", help="build the components in the layout of GDK")
+    component.add_argument("name", nargs="?", choices=sorted(COMPONENTS), help="only this component (all)")
     component.set_defaults(run=_component_command)
-    functions = commands.add_parser("lambda", help="the zip of the cloud functions")
-    functions.add_argument("--dependencies", action="store_true", help="carry numpy and the others, for AWS")
+    functions = commands.add_parser("lambda", help="build the zip of the cloud functions")
+    functions.add_argument("--dependencies", action="store_true", help="include dependencies, for AWS")
     functions.add_argument("--architecture", choices=sorted(LAMBDA_MACHINES), default="x86_64")
-    functions.add_argument("--folder", type=Path, help="write a folder in place of the zip")
+    functions.add_argument("--folder", type=Path, help="write a folder instead of the zip")
     functions.set_defaults(run=_lambda_command)
     arguments = parser.parse_args()
     arguments.run(arguments)

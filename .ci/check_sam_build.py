@@ -1,9 +1,9 @@
-"""Whether what `sam build` made can be deployed: the handlers, their packages, the files that are included.
+"""Check that the result of `sam build` can be deployed: handlers, their packages, included files.
 
-    .venv-sam/bin/python .ci/check_sam_build.py        in the project's folder, after `sam build`
+    .venv-sam/bin/python .ci/check_sam_build.py        in the folder of the project, after `sam build`
 
-`sam build` itself succeeds whatever a makefile leaves in its folder. What package.py made for the other
-machine, in .aws-sam/arm64, is looked at as well.
+`sam build` itself succeeds whatever a makefile leaves in its folder. The functions that package.py built for
+the other machine, in .aws-sam/arm64, are checked too.
 """
 
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 from samcli.yamlhelper import yaml_parse
 
 BUILT = Path(".aws-sam/build")
-LARGEST = 250 * 1024**2  # bytes that Lambda unpacks
+LARGEST = 250 * 1024**2  # unpacked bytes, the limit of Lambda
 PACKAGES = (
     "aws_lambda_powertools",
     "cloud_functions",
@@ -26,11 +26,11 @@ PACKAGES = (
 )
 
 
-ELF_MACHINES = {"x86_64": 62, "arm64": 183}  # as the header of a shared library names them
+ELF_MACHINES = {"x86_64": 62, "arm64": 183}  # in the header of a shared library
 
 
 def main() -> None:
-    """Exit with what is wrong, or say what was looked at."""
+    """Exit with all errors, or print the functions that can be deployed."""
     template = yaml_parse((BUILT / "template.yaml").read_text())
     functions = {
         name: resource["Properties"]
@@ -43,35 +43,35 @@ def main() -> None:
         wrong += _foreign(name, BUILT / properties["CodeUri"], machine)
     wrong += _foreign("arm64", Path(".aws-sam/arm64"), "arm64")
     missing = [place for place in _included(template) if not (BUILT / place).is_file()]
-    wrong += [f"{place} is included and is not there" for place in missing]
+    wrong += [f"{place} is included but does not exist" for place in missing]
     if wrong or not functions:
-        sys.exit("\n".join(wrong) or "sam build made no function")
-    print(f"sam build: {', '.join(functions)} can be deployed")  # noqa: T201  # run by make
+        sys.exit("\n".join(wrong) or "sam build has built no function")
+    print(f"sam build: {', '.join(functions)} can be deployed")  # noqa: T201 - run by make
 
 
 def _mistakes(name: str, properties: dict[str, Any]) -> Iterator[str]:
     folder = BUILT / properties["CodeUri"]
     handler = folder / Path(*properties["Handler"].split(".")[:-1]).with_suffix(".py")
     if not handler.is_file():
-        yield f"{name}: its handler {handler} is not there"
+        yield f"{name}: its handler {handler} does not exist"
     for package in PACKAGES:
         if not (folder / package).is_dir():
             yield f"{name}: {folder} has no {package}"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > LARGEST:
-        yield f"{name}: {size / 1e6:.0f} MB, which Lambda does not take"
+        yield f"{name}: {size / 1e6:.0f} MB, more than Lambda accepts"
 
 
 def _foreign(name: str, folder: Path, machine: str) -> Iterator[str]:
-    """Yield the shared libraries that are not of the machine."""
+    """Yield the shared libraries that are not built for the machine."""
     libraries = [*folder.rglob("*.so"), *folder.rglob("*.so.*")]
     if not libraries:
-        yield f"{name}: {folder} has no shared library, and numpy has some"
+        yield f"{name}: {folder} has no shared library, although numpy has some"
     for library in libraries:
         with library.open("rb") as file:
             header = file.read(20)
         if int.from_bytes(header[18:20], "little") != ELF_MACHINES[machine]:
-            yield f"{name}: {library} is not of {machine}"
+            yield f"{name}: {library} is not built for {machine}"
 
 
 def _included(node: object) -> Iterator[str]:

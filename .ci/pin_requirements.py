@@ -1,10 +1,10 @@
-"""Write the requirements of the device: every package that is installed, with its version and hashes.
+"""Write the requirements of devices: every package to install, with its version and hashes.
 
     .venv/bin/python .ci/pin_requirements.py        or: make requirements
 
-Versions are those of constraints.txt. PyPI has to be reached; no package is downloaded, since the index lists
-their hashes. The list must be the same for x86-64 and arm64 and for each Python that a device may have: one
-file then serves all of them, and each package has wheels for both machines.
+Versions are those of constraints.txt. PyPI must be reachable; no package is downloaded, because the index has
+the hashes. The list must be the same for x86-64 and arm64 and for each supported Python, so that one file
+serves all devices and each package has wheels for both machines.
 """
 
 import re
@@ -22,7 +22,7 @@ DIRECT = {
 }
 MACHINES = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-# PyTorch's build for GPUs and what it brings: a file of its own, since most devices take the build without.
+# The GPU build of PyTorch and its dependencies: in a separate file, since most devices use the CPU build.
 OF_TORCH = re.compile(r"(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==")
 HEADER = """\
 # {title}
@@ -37,11 +37,13 @@ TITLES = {
 
 
 def main() -> None:
-    """Write the three files; exits if the machines or the Pythons would need different ones."""
+    """Write the three files; exits if machines or Python versions need different packages."""
     for name, direct in DIRECT.items():
         lists = {_compiled(direct, machine, python) for machine in MACHINES for python in PYTHONS}
         if len(lists) != 1:
-            sys.exit(f"{name}: the packages differ between machines or Pythons; give each a file of its own")
+            sys.exit(
+                f"{name}: the packages differ between machines or Python versions: write a file for each"
+            )
         pins = _pins(lists.pop())
         _write(name, [pin for pin in pins if not OF_TORCH.match(pin)])
         _write("requirements-torch.txt", [pin for pin in pins if OF_TORCH.match(pin)])
@@ -61,12 +63,12 @@ def _compiled(direct: tuple[str, ...], machine: str, python: str) -> str:
         command += ["--no-header", "--no-annotate", "--only-binary", ":all:"]
         command += ["--constraint", str(PROJECT / "constraints.txt")]
         command += ["--python-platform", machine, "--python-version", python, wanted.name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # no shell
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - no shell
     return done.stdout
 
 
 def _pins(text: str) -> list[str]:
-    """Return one entry per package: its line with the lines of its hashes."""
+    """Return one entry per package: its line and the lines of its hashes."""
     return re.findall(r"^\S+==.*\n(?:    --hash=.*\n)+", text, re.MULTILINE)
 
 

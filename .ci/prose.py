@@ -124,7 +124,7 @@ def main() -> int:
     options.add_argument("paths", nargs="*", help="files or folders; the whole tree without any")
     asked = options.parse_args()
     listed = subprocess.run(  # noqa: S603 - git, with the paths of this command line
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *asked.paths],  # noqa: S607
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *asked.paths],  # noqa: S607 - git is on the path
         cwd=ROOT,
         check=True,
         capture_output=True,

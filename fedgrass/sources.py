@@ -1,7 +1,8 @@
-"""Where the sources of what is deployed are: in a checkout, or in the copy that the wheel carries.
+"""Locate the sources that are deployed: in a checkout, or in the copy inside the wheel.
 
-``components``, ``cloud_functions``, ``package.py``, the template and the recipes are at the checkout's root.
-A wheel has one top-level name: it holds them in ``fedgrass/_sources``, which is searched for modules too.
+In a checkout, ``components``, ``cloud_functions``, ``package.py``, the template and the recipes are at its
+root. A wheel has a single top-level package, so it has them in ``fedgrass/_sources``, which is added to the
+module path.
 """
 
 import sys
@@ -13,11 +14,11 @@ ROOT = _BUNDLED if _BUNDLED.is_dir() else _PACKAGE.parent
 
 
 def add_to_path() -> None:
-    """Let the modules of the sources be imported; last, so that nothing there hides a library."""
+    """Add the sources to the end of the module path, so that they cannot hide an installed library."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
 
 
 def recipe_of(component: str) -> str:
-    """Return the recipe of a component by its full name, with its placeholders."""
+    """Return the recipe of a component, by its full name, with placeholders not yet replaced."""
     return (ROOT / "recipes" / f"{component}.yaml").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from fedgrass.federation.selection.attribute_conditions import WORDS
 
 # Keys of the same tree for others: accessControl for the nucleus, python for the install step.
 FOR_OTHERS = {"accessControl", "python"}
-_MERGED = ("tasks", "attributes", "train_when")  # objects whose keys a deployment merges one by one
+MERGED = ("tasks", "attributes", "train_when")  # objects whose keys a deployment merges one by one
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
 LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 _MOST_ATTRIBUTES = 14
@@ -79,7 +79,7 @@ def parse_configuration(values: Mapping[str, object]) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the text names it and the valid ones.
     """
-    values = {**values, **{name: _without_null(values.get(name, {})) for name in _MERGED}}
+    values = {**values, **{name: _without_null(values.get(name, {})) for name in MERGED}}
     try:
         values["tasks"] = enabled_tasks(values["tasks"])
     except ValueError as error:

@@ -1,15 +1,16 @@
-"""The ``fedgrass`` command, as the operator runs it in a terminal.
+"""The ``fedgrass`` command, which operators run in a terminal.
 
-main.py           the command line and its errors
-options.py        the options and input files that commands share
-terminal.py       all output: lines, tables, errors
-interruption.py   Ctrl-C, SIGTERM and a closed terminal
-stack.py          the deployed stack: its outputs and AWS clients
+main.py               parse the command line, run the action, print errors
+options.py            options and input files that commands share
+deferred.py           import what carries out a command when it runs
+terminal.py           all output: lines and errors; tables.py: tables and styled text
+interruption.py       Ctrl-C, SIGTERM and a closed terminal
+stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
-commands/         one module per command group
-deploy/           the fleet's stack, components and their deployments
-provisioning/     things, certificates and the files of a core device
-runs/             start runs, follow them, show what they did
+commands/             one module per command group
+deploy/               the fleet's stack, its components and their deployments
+provisioning/         things, certificates and the files of a core device
+runs/                 start and control runs, follow them, show their history
 """
 
 from fedgrass.sources import add_to_path

@@ -1,34 +1,35 @@
-"""Greengrass in an AWS account, as the deploy commands use it: groups, component versions, deployments."""
+"""Greengrass in an AWS account: thing groups, component versions, deployments and their progress."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from fedgrass.console import stack
+from fedgrass.console.aws_clients import Clients
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import FedgrassError, SettingsError
 
-Clients = Callable[[str], Any]
-FAILED = frozenset({"FAILED", "TIMED_OUT", "REJECTED", "CANCELED"})  # of a device's part in a job
+_FAILED = frozenset({"FAILED", "TIMED_OUT", "REJECTED", "CANCELED"})  # states of a device's job execution
 
 
 class DeploymentError(FedgrassError):
-    """Greengrass did not take a deployment or a component; the text says which, and why."""
+    """Greengrass refused a deployment or a component; the message names it and the reason."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a deployment has come, in devices."""
+    """Progress of a deployment, as numbers of devices."""
 
     status: str
     queued: int = 0
     in_progress: int = 0
     succeeded: int = 0
-    failed: int = 0  # also those that timed out, were rejected or canceled
+    failed: int = 0  # including timed out, rejected and canceled
 
     @property
     def over(self) -> bool:
-        """Whether no device has it before itself."""
+        """Whether no device is queued or in progress."""
         known = self.queued + self.in_progress + self.succeeded + self.failed
         return self.status != "ACTIVE" or (known > 0 and self.queued + self.in_progress == 0)
 
@@ -40,23 +41,23 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class DeviceState(Struct, frozen=True, kw_only=True):
-    """How far one device is with a deployment."""
+    """State of one device in a deployment."""
 
     thing: str
-    status: str  # as AWS IoT Jobs has it: QUEUED, IN_PROGRESS, SUCCEEDED, FAILED, TIMED_OUT, ...
-    reason: str = ""  # why it failed, by the device
+    status: str  # of AWS IoT Jobs: QUEUED, IN_PROGRESS, SUCCEEDED, FAILED, TIMED_OUT, ...
+    reason: str = ""  # why it failed, as the device reported
 
     @property
     def failed(self) -> bool:
-        """Whether the device does not have the deployment, and will not try again."""
-        return self.status in FAILED
+        """Whether the deployment failed on the device, which will not retry."""
+        return self.status in _FAILED
 
     def __str__(self) -> str:
         return f"{self.status:11} {self.thing}" + (f": {self.reason}" if self.reason else "")
 
 
 def code_of(error: ClientError) -> str:
-    """Return AWS's own word for an error, such as ``ResourceNotFoundException``."""
+    """Return the AWS error code, such as ``ResourceNotFoundException``."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -65,7 +66,7 @@ def _sentence(text: str) -> str:
 
 
 class Account:
-    """Whom the credentials belong to, and in which region.
+    """The account of the credentials, and the region.
 
     Raises:
         SettingsError: it is not the account that the operator expects.
@@ -73,18 +74,11 @@ class Account:
 
     def __init__(self, clients: Clients, expected: str = "") -> None:
         self.region: str = clients("greengrassv2").meta.region_name
-        caller = clients("sts").get_caller_identity()
-        self.number: str = caller["Account"]
-        self.partition = caller["Arn"].split(":")[1]
-        if expected and expected != self.number:
-            message = (
-                f"the credentials are those of account {self.number} ({caller['Arn']}), and --account is"
-                f" {expected}: choose the right ones by AWS_PROFILE"
-            )
-            raise SettingsError(message)
+        self.number, arn = stack.caller(clients, expected)
+        self.partition = arn.split(":")[1]
 
     def component(self, name: str) -> str:
-        """Return the ARN of a component: AWS's own ones begin with ``aws.``."""
+        """Return the ARN of a component; names of AWS components begin with ``aws.``."""
         owner = "aws" if name.startswith("aws.") else self.number
         return f"arn:{self.partition}:greengrass:{self.region}:{owner}:components:{name}"
 
@@ -97,8 +91,8 @@ class GreengrassCloud:
     """Thing groups, component versions and deployments of one account and region.
 
     Args:
-        clients: gives the boto3 client of a service.
-        account: whose they are.
+        clients: returns the boto3 client of a service.
+        account: the account of these clients.
     """
 
     def __init__(self, clients: Clients, account: Account) -> None:
@@ -110,7 +104,7 @@ class GreengrassCloud:
         """Return the ARN of a thing group.
 
         Raises:
-            SettingsError: there is none of that name; the text names the nearest one.
+            SettingsError: the group does not exist; the message suggests the nearest name.
         """
         try:
             return str(self._iot.describe_thing_group(thingGroupName=name)["thingGroupArn"])
@@ -121,18 +115,18 @@ class GreengrassCloud:
         known = sorted(group["groupName"] for page in pages for group in page["thingGroups"])
         message = (
             f"there is no thing group {name!r} in account {self.account.number}, region"
-            f" {self.account.region}: {_sentence(nearest(name, known))} A new one is made by"
-            f" `aws iot create-thing-group --thing-group-name {name}`, or by `fedgrass fleet provision`"
+            f" {self.account.region}: {_sentence(nearest(name, known))} Create it by"
+            f" `aws iot create-thing-group --thing-group-name {name}` or `fedgrass fleet provision`"
         )
         raise SettingsError(message)
 
     def things(self, group: str) -> int:
-        """Return how many things a group has."""
+        """Return the number of things in a group."""
         pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=group)
         return sum(len(page["things"]) for page in pages)
 
     def versions(self, component: str) -> list[str]:
-        """Return a component's versions, the newest first; none if it was never published."""
+        """Return the versions of a component, latest first; empty if it was never published."""
         pages = self._greengrass.get_paginator("list_component_versions").paginate(
             arn=self.account.component(component)
         )
@@ -143,8 +137,8 @@ class GreengrassCloud:
                 return []
             raise
 
-    def newest_deployment(self, target: str) -> Mapping[str, Any]:
-        """Return what GetDeployment says of a target's newest deployment; empty if there is none."""
+    def latest_deployment(self, target: str) -> Mapping[str, Any]:
+        """Return the latest deployment of a target, as GetDeployment returns it; empty if there is none."""
         listed = self._greengrass.list_deployments(targetArn=target, historyFilter="LATEST_ONLY")
         for summary in listed["deployments"]:
             found: Mapping[str, Any] = self._greengrass.get_deployment(deploymentId=summary["deploymentId"])
@@ -155,40 +149,41 @@ class GreengrassCloud:
         """Create a deployment, or a revision of one; return its id.
 
         Raises:
-            DeploymentError: Greengrass refuses it, such as for a component version that does not exist.
+            DeploymentError: Greengrass refused it, for example because a component version does not exist.
         """
         try:
             return str(self._greengrass.create_deployment(**arguments)["deploymentId"])
         except ClientError as error:
             if code_of(error) in {"ValidationException", "ResourceNotFoundException", "ConflictException"}:
-                message = f"Greengrass refuses the deployment, and nothing is changed: {_reason(error)}"
+                message = f"Greengrass refused the deployment, and nothing was changed: {_reason(error)}"
                 raise DeploymentError(message) from error
             raise
 
     def progress(self, deployment: str) -> Progress:
-        """Return how far a deployment has come."""
+        """Return the progress of a deployment."""
         found = self._greengrass.get_deployment(deploymentId=deployment)
         if "iotJobId" not in found:
             return Progress(status=found["deploymentStatus"])
-        counts = self._iot.describe_job(jobId=found["iotJobId"])["job"].get("jobProcessDetails", {})
-        lost = ("Failed", "TimedOut", "Rejected", "Canceled")
+        job = self._iot.describe_job(jobId=found["iotJobId"])["job"]
+        counts: Mapping[str, Any] = job.get("jobProcessDetails", {})
+        failures = ("Failed", "TimedOut", "Rejected", "Canceled")
         return Progress(
             status=found["deploymentStatus"],
             queued=counts.get("numberOfQueuedThings", 0),
             in_progress=counts.get("numberOfInProgressThings", 0),
             succeeded=counts.get("numberOfSucceededThings", 0),
-            failed=sum(counts.get(f"numberOf{kind}Things", 0) for kind in lost),
+            failed=sum(counts.get(f"numberOf{kind}Things", 0) for kind in failures),
         )
 
     def lite_devices(self, target: str) -> int:
-        """Return how many core devices of a thing group run Nucleus Lite, as far as they have reported it."""
+        """Return the number of core devices of a thing group that have reported to run Nucleus Lite."""
         pages = self._greengrass.get_paginator("list_core_devices").paginate(
             thingGroupArn=target, runtime="aws_nucleus_lite"
         )
         return sum(len(page["coreDevices"]) for page in pages)
 
     def states(self, deployment: str, most_reasons: int = 5) -> Iterator[DeviceState]:
-        """Yield how far each device is with a deployment; the first that failed with their own reason."""
+        """Yield the state of each device; the first ``most_reasons`` failed ones with the reported reason."""
         job = self._greengrass.get_deployment(deploymentId=deployment).get("iotJobId")
         if job is None:
             return
@@ -197,7 +192,7 @@ class GreengrassCloud:
             thing = execution["thingArn"].rpartition("/")[2]
             status = execution.get("jobExecutionSummary", {}).get("status", "unknown")
             reason = ""
-            if status in FAILED and most_reasons > 0:
+            if status in _FAILED and most_reasons > 0:
                 most_reasons -= 1
                 reason = self._reason_on(thing, deployment)
             yield DeviceState(thing=thing, status=status, reason=reason)
@@ -208,12 +203,12 @@ class GreengrassCloud:
             if found["deploymentId"] == deployment:
                 stack = found.get("statusDetails", {}).get("errorStack", [])
                 return ", ".join(filter(None, [found.get("reason", ""), *stack])) or "no reason given"
-        return "the device has not said why"
+        return "the device reported no reason"
 
 
 def _reason(error: ClientError) -> str:
-    """Return AWS's reason, with the fields that it complains of."""
+    """Return the reason of an AWS error, with the invalid fields that it lists."""
     response: Mapping[str, Any] = error.response
-    fields = response.get("fields", [])  # of ValidationException alone
-    said = [f"{field.get('name')}: {field.get('message')}" for field in fields]
-    return "; ".join([str(response.get("Error", {}).get("Message", error)), *said])
+    fields = response.get("fields", [])  # only in ValidationException
+    details = [f"{field.get('name')}: {field.get('message')}" for field in fields]
+    return "; ".join([str(response.get("Error", {}).get("Message", error)), *details])

@@ -1,4 +1,4 @@
-"""How a command ends when it is told to: by Ctrl-C, by SIGTERM, or since its terminal has gone."""
+"""Turn Ctrl-C, SIGTERM and the loss of the terminal into one KeyboardInterrupt in the main thread."""
 
 import os
 import signal
@@ -8,39 +8,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_AGAIN_SECONDS = 0.01
-_TAKING_DOWN_SECONDS = 10.0  # before an impatient person is obeyed
+_RETRY_SECONDS = 0.01
+_CLEAN_UP_SECONDS = 10.0  # during which a second signal is ignored
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the main thread when the process is told to end.
+    """Raise KeyboardInterrupt in the main thread on SIGINT, SIGTERM or SIGHUP.
 
-    Whatever error comes of it on the way is told as KeyboardInterrupt too: a library may have turned the
-    interruption into one of its own. A second signal is ignored while what the command has made is taken
-    down, and the end of the terminal if the parent wants that (nohup).
+    A library may convert the interruption into another error, so any exception that leaves the context after
+    a signal is raised as KeyboardInterrupt too. A second signal is ignored for ten seconds, while the command
+    cleans up. SIGHUP is ignored if the parent ignores it (nohup).
     """
-    told_at = 0.0
+    signalled_at = 0.0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal told_at
+        nonlocal signalled_at
         if _is_called_by_crt(frame):
-            again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+            retry = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
+            retry.daemon = True
+            retry.start()
             return
-        if not told_at or time.monotonic() - told_at > _TAKING_DOWN_SECONDS:
-            told_at = time.monotonic()
+        if not signalled_at or time.monotonic() - signalled_at > _CLEAN_UP_SECONDS:
+            signalled_at = time.monotonic()
             raise KeyboardInterrupt
 
-    heard = [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, interrupt) for number in heard}
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     except Exception as error:
-        if told_at:
+        if signalled_at:
             raise KeyboardInterrupt from error
         raise
     finally:
@@ -49,7 +49,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an error is a signal's KeyboardInterrupt, and not one that other code raised."""
+    """Return whether an error is the KeyboardInterrupt of a signal, not one that other code raised."""
     if not isinstance(error, KeyboardInterrupt):
         return False
     frame = error.__traceback__
@@ -59,9 +59,10 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def _is_called_by_crt(frame: FrameType | None) -> bool:
-    """Return whether the main thread is inside the AWS Common Runtime, which signs and reads S3's requests.
+    """Return whether the main thread is inside the AWS Common Runtime, which signs and sends S3 requests.
 
-    What is raised in a function that it calls it prints, and goes on with "unknown error" instead.
+    It prints an exception that is raised in one of its callbacks and continues with "unknown error", so the
+    signal is sent again a little later.
     """
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] == "awscrt":

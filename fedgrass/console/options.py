@@ -1,7 +1,7 @@
 """The options that commands share: files, numbers, ``KEY=VALUE`` pairs, component names, the stack.
 
-Files are read up to a size limit; whatever cannot be used is refused in one line that names it. Nothing
-here imports boto3, and msgspec only on demand: the command line is parsed before either is needed.
+Files are read up to a size limit. Input that cannot be used is refused in one line that names it. This module
+is imported to parse any command line, so it imports neither boto3 nor msgspec.
 """
 
 import argparse
@@ -14,22 +14,29 @@ from typing import Any
 
 from fedgrass.federation.errors import SettingsError
 
-LARGEST_TEXT = 4 * 1024**2  # bytes of settings, a configuration, a recipe
-# Python reads other spellings too: underscores, spaces around, digits of other scripts.
+LARGEST_TEXT = 4 * 1024**2  # bytes of a file of settings, a configuration or a recipe
+# Python's float() also takes underscores, surrounding spaces and digits of other scripts.
 _FLOAT = re.compile(r"[-+0-9.eE]+", re.ASCII)
-_LONGEST_SHOWN = 60  # characters of a number that is refused
+_LONGEST_SHOWN = 60  # characters of a refused number
+Value = bool | int | float | str
+FULL_NAMES = {
+    "trainer": "com.fedgrass.Trainer",
+    "trainer-lite": "com.fedgrass.TrainerLite",  # without Stream Manager, and therefore without Java
+    "predictor": "com.fedgrass.Predictor",
+}
+TRAINERS = (FULL_NAMES["trainer"], FULL_NAMES["trainer-lite"])
 
 
 def read(path: Path, largest: int, *, named: str = "") -> bytes:
     """Return a file's content.
 
     Args:
-        path: the file; a pipe or a device will do.
-        largest: in bytes.
-        named: what the file is in an error, such as ``--model``; empty: its path alone.
+        path: the file, which may be a pipe or a device.
+        largest: size limit in bytes.
+        named: what errors call the file in addition to its path, such as ``--model``.
 
     Raises:
-        SettingsError: it cannot be read, or is larger.
+        SettingsError: the file cannot be read, or is larger than ``largest``.
     """
     what = f"{named} {path}".strip()
     try:
@@ -40,41 +47,41 @@ def read(path: Path, largest: int, *, named: str = "") -> bytes:
         message = f"{what} cannot be read: {reason}"
         raise SettingsError(message) from error
     if len(content) > largest:
-        message = f"{what} is larger than the {largest:,} bytes that are read"
+        message = f"{what} is larger than the limit of {largest:,} bytes"
         raise SettingsError(message)
     return content
 
 
 def read_text(path: Path, *, named: str = "") -> str:
-    """Return the text of a small file. Raises SettingsError if it cannot be read or is not UTF-8."""
+    """Return the text of a file. Raises SettingsError if it cannot be read, is too large or is not UTF-8."""
     content = read(path, LARGEST_TEXT, named=named)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        message = f"{f'{named} {path}'.strip()} is not a text in UTF-8: {error.reason} at byte {error.start}"
+        message = f"{f'{named} {path}'.strip()} is not UTF-8 text: {error.reason} at byte {error.start}"
         raise SettingsError(message) from error
 
 
 def parse_json(text: str, what: str) -> Any:
-    """Return what a JSON text describes. Raises SettingsError, which names ``what``."""
+    """Return the value of a JSON text. Raises SettingsError, which names the text as ``what``."""
     try:
         return json.loads(text)
     except RecursionError as error:
-        message = f"{what} cannot be read: its JSON is nested too deep"
+        message = f"{what} cannot be parsed: its JSON is nested too deeply"
         raise SettingsError(message) from error
     except ValueError as error:
-        message = f"{what} is no JSON: {error}"
+        message = f"{what} is not valid JSON: {error}"
         raise SettingsError(message) from error
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return what argparse reads a whole number by, written in the digits 0 to 9."""
+    """Return an argparse type: an integer from ``least`` to ``most``, in ASCII digits."""
 
     def read_number(text: str) -> int:
         digits = text.removeprefix("-")
         known = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(most)) + _LONGEST_SHOWN
         if not known or not least <= int(text) <= most:
-            message = f"{_shortened(text)} is no whole number from {least} to {most:,}"
+            message = f"{_shortened(text)} is not a whole number from {least} to {most:,}"
             raise argparse.ArgumentTypeError(message)
         return int(text)
 
@@ -82,7 +89,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def number_between(least: float, most: float) -> Callable[[str], float]:
-    """Return what argparse reads a number by, which has to lie between two others; nan does not."""
+    """Return an argparse type: a number from ``least`` to ``most``, which excludes nan."""
 
     def read_number(text: str) -> float:
         try:
@@ -90,7 +97,7 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            message = f"{_shortened(text)} is no number from {least} to {most:,}"
+            message = f"{_shortened(text)} is not a number from {least} to {most:,}"
             raise argparse.ArgumentTypeError(message)
         return value
 
@@ -101,20 +108,17 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
-Value = bool | int | float | str
-
-
 def parse_key_values(flag: str, pairs: Iterable[str]) -> dict[str, Value]:
-    """Return the values by their names: numbers and truths (``3``, ``true``), all else as text.
+    """Return the values by name: JSON numbers and booleans as such, all others as text.
 
     Raises:
-        SettingsError: a pair has no name or no ``=``; the text names ``flag`` and the pair.
+        SettingsError: a pair has no name or no ``=``; the message names ``flag`` and the pair.
     """
     values: dict[str, Value] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            message = f"{flag} {pair!r} is none; it is given as KEY=VALUE, such as {flag} folder=/data"
+            message = f"{flag} is {pair!r}; it takes KEY=VALUE, such as {flag} folder=/data"
             raise SettingsError(message)
         values[name] = _value(text)
     return values
@@ -128,40 +132,15 @@ def _value(text: str) -> Value:
     return value if isinstance(value, bool | int | float) else text
 
 
-FULL_NAMES = {
-    "trainer": "com.fedgrass.Trainer",
-    "trainer-lite": "com.fedgrass.TrainerLite",  # without Stream Manager, and so without Java
-    "predictor": "com.fedgrass.Predictor",
-}
-TRAINERS = (FULL_NAMES["trainer"], FULL_NAMES["trainer-lite"])
-
-
-def full_name(given: str) -> str:
-    """Return the full name of a component that is given by its short or its full name.
-
-    Raises:
-        SettingsError: the name has no dot, as every full name has, and is none of fedgrass's short names.
-    """
-    if given in FULL_NAMES:
-        return FULL_NAMES[given]
-    if "." not in given:
-        # Imported here: reading a command line needs no msgspec.
-        from fedgrass.federation.conversion import nearest  # noqa: PLC0415
-
-        message = f"{given!r} is no component: {nearest(given, FULL_NAMES)} Others go by their full names"
-        raise SettingsError(message)
-    return given
-
-
 def add_stack(parser: argparse.ArgumentParser, *others: str) -> None:
-    """Add --stack, and ``others`` that mean the same."""
+    """Add --stack, with ``others`` as its other spellings."""
     parser.add_argument(
-        "--stack", *others, default="fedgrass", help="the fleet's CloudFormation stack (fedgrass)"
+        "--stack", *others, default="fedgrass", help="CloudFormation stack of the fleet (fedgrass)"
     )
 
 
 def add_account(parser: argparse.ArgumentParser) -> None:
     """Add --account."""
     parser.add_argument(
-        "--account", default="", help="12 digits: refuse the credentials of any other account"
+        "--account", default="", help="refuse credentials of any other account than this one (12 digits)"
     )

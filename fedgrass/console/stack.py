@@ -1,4 +1,4 @@
-"""The deployed stack that the operator's commands work on: its outputs, and AWS's clients for it."""
+"""Access to the deployed stack: its outputs, AWS clients, and AWS errors as one-line messages."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,26 +11,27 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 
-from fedgrass.federation.errors import FedgrassError
+from fedgrass.console.aws_clients import Clients
+from fedgrass.federation.errors import FedgrassError, SettingsError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard", "total_max_attempts": 3})
 
 
 class StackError(FedgrassError):
-    """The stack cannot be reached, or is none of fedgrass."""
+    """The stack cannot be reached, or was not deployed by fedgrass."""
 
 
 class ForeignAnswer(BotoCoreError):
-    """Something other than AWS has answered: a proxy's page, a service that happens to listen there."""
+    """The response did not come from AWS, but from a proxy or another service at that address."""
 
-    fmt = "{endpoint} answered {operation} with {what}, which is not an answer of AWS: is there a proxy?"
+    fmt = "{endpoint} returned {what} to {operation}, so it is not AWS: is there a proxy?"
 
 
 class _Checked:
-    """Base of all clients: an answer that AWS cannot have given is an error of the request.
+    """Base class of all clients: raise ForeignAnswer for a response that AWS cannot have sent.
 
-    botocore reads whatever comes with status 200, so that a proxy's page becomes a KeyError in its parser or
-    in the code that uses the answer. Every service of AWS gives each answer a request id.
+    botocore parses any response with status 200, so that a proxy's page would become a KeyError in its parser
+    or in the code that uses the response. Every response of an AWS service has a request id.
     """
 
     meta: Any
@@ -38,7 +39,7 @@ class _Checked:
     def _make_api_call(self, operation: str, arguments: Any) -> Any:
         make: Any = super()
         try:
-            answer = make._make_api_call(operation, arguments)  # noqa: SLF001  # botocore's hook for subclasses
+            answer = make._make_api_call(operation, arguments)  # noqa: SLF001 - botocore's hook for subclasses
         except (BotoCoreError, ClientError):
             raise
         except (
@@ -49,9 +50,9 @@ class _Checked:
             AttributeError,
             RecursionError,
         ) as error:
-            raise self._foreign(operation, "something that cannot be read") from error
+            raise self._foreign(operation, "an unreadable response") from error
         if not answer.get("ResponseMetadata", {}).get("RequestId"):
-            raise self._foreign(operation, "something that has no request id")
+            raise self._foreign(operation, "a response without a request id")
         return answer
 
     def _foreign(self, operation: str, what: str) -> ForeignAnswer:
@@ -64,23 +65,23 @@ def _add_checks(base_classes: list[type], **_: Any) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Tell what AWS refuses, or that it cannot be reached, as a StackError with AWS's reason."""
+    """Raise refusals of AWS and connection errors as StackError, with the reason that AWS gave."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
         if _is_unknown_here(error):
-            message = f"the cloud on this machine ({os.environ['AWS_ENDPOINT_URL']}) knows no such call:"
-            message += f" {error.operation_name}. It has no Greengrass and no role aliases:"
-            message += (
-                " use an AWS account, or `fedgrass demo` and `fedgrass core run` for devices on this machine"
+            message = (
+                f"the local cloud at {os.environ['AWS_ENDPOINT_URL']} does not support {error.operation_name}"
+                " (it has neither Greengrass nor role aliases): use an AWS account, or `fedgrass demo` and"
+                " `fedgrass core run` for devices on this machine"
             )
             raise StackError(message) from error
-        message = f"AWS did not do it: {_reason(error)}"
+        message = f"AWS refused the request or could not be reached: {_reason(error)}"
         raise StackError(message) from error
 
 
 def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientError]:
-    """Return whether an emulator refuses a call that it does not have, mostly without a message."""
+    """Return whether a local cloud refused an unsupported call, which it does mostly without a message."""
     if not isinstance(error, ClientError):
         return False
     missing = not error.response.get("Error", {}).get("Message") or error.operation_name.endswith("RoleAlias")
@@ -89,13 +90,13 @@ def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientErro
 
 @cache
 def client(service: str) -> Any:
-    """Return the client of an AWS service, with the credentials and region that the environment names."""
+    """Return the boto3 client of an AWS service, with credentials and region from the environment."""
     try:
-        # boto3 itself knows AWS_DEFAULT_REGION alone; all of AWS's other tools know this one, and prefer it.
+        # boto3 reads AWS_DEFAULT_REGION only; all other AWS tools read AWS_REGION too, and prefer it.
         session: Any = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
         session.events.register("creating-client-class", _add_checks)
         return session.client(service, config=_CONFIG)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
         reason = str(error).rstrip(".")
         advice = _hint(error) or " Set AWS_PROFILE, or AWS_REGION and credentials"
         message = f"AWS cannot be used: {reason}.{advice}"
@@ -109,28 +110,47 @@ def _reason(error: BotoCoreError | ClientError) -> str:
 
 
 def _doubt(error: BotoCoreError | ClientError) -> str:
-    """Return the likely cause if the one who refused was not AWS: its refusals have a request id too."""
+    """Return a hint if the refusal did not come from AWS, whose refusals have a request id."""
     metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
     if "HTTPHeaders" in metadata and not metadata.get("RequestId"):
-        return " (the answer has no request id, so it is not from AWS: is there a proxy?)"
+        return " (the response has no request id, so it is not from AWS: is there a proxy?)"
     return ""
 
 
 def _hint(error: Exception) -> str:
-    """Return what may be wrong if the environment names an endpoint of this machine."""
+    """Return a hint if AWS_ENDPOINT_URL is set to a demo's cloud on this machine."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if "//127.0.0.1:" not in endpoint:
         return ""
-    if isinstance(error, ClientError):  # somebody has answered
-        return f" (asked was not AWS but a demo's cloud: AWS_ENDPOINT_URL is {endpoint})"
-    return f" (AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that demo still up?)"
+    if isinstance(error, ClientError):  # the endpoint responded
+        return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo, not AWS)"
+    return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it still running?)"
+
+
+def caller(clients: Clients, expected: str = "") -> tuple[str, str]:
+    """Return the account and the ARN of the credentials.
+
+    Args:
+        clients: returns the boto3 client of a service.
+        expected: the account that they should belong to; empty: any.
+
+    Raises:
+        SettingsError: they belong to another account.
+    """
+    identity = clients("sts").get_caller_identity()
+    account, arn = identity["Account"], identity["Arn"]
+    if expected and expected != account:
+        message = f"the credentials belong to account {account} ({arn}), and --account is {expected}: choose"
+        message += " other credentials by AWS_PROFILE"
+        raise SettingsError(message)
+    return account, arn
 
 
 class _Outputs(dict[str, str]):
-    """Outputs of a stack; one that is missing is an error of the stack, not of the program."""
+    """Outputs of a stack; raises StackError for one that is missing."""
 
     def __missing__(self, name: str) -> str:
-        message = f"the stack has no output {name}: `fedgrass deploy cloud` brings it up to this version"
+        message = f"the stack has no output {name}: update it with `fedgrass deploy cloud`"
         raise StackError(message)
 
 
@@ -138,17 +158,17 @@ def outputs(stack: str) -> Mapping[str, str]:
     """Return the outputs of a deployed stack.
 
     Raises:
-        StackError: there is no such stack, it has none of fedgrass's outputs, or AWS refused.
+        StackError: the stack does not exist, was not deployed by fedgrass, or AWS refused the request.
     """
     formation = client("cloudformation")
     try:
         described = formation.describe_stacks(StackName=stack)["Stacks"][0]
     except (BotoCoreError, ClientError) as error:
-        # The wrong region, or another name, is the likeliest mistake: both are said.
+        # The likeliest mistakes are a wrong region and a wrong name, so the message has both.
         message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {_reason(error)}"
         raise StackError(message) from error
     found = _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})
     if "InitiatorName" not in found:
-        message = f"the stack {stack!r} is none of fedgrass: it has no output InitiatorName"
+        message = f"the stack {stack!r} was not deployed by fedgrass: it has no output InitiatorName"
         raise StackError(message)
     return found

@@ -1,4 +1,4 @@
-"""What runs on a laptop: the embedded cloud, a fleet of emulated cores, the demo, the checks of a task.
+"""fedgrass on a laptop: an embedded cloud, a fleet of emulated Greengrass cores, the demo, checks of tasks.
 
 Read in this order: demo, testbed, local_fleet, plain_devices, aws/embedded_cloud; then task_check,
 task_examination.

@@ -1,5 +1,9 @@
-"""``fedgrass demo``: one command from nothing to a model that a fleet has trained."""
+"""``fedgrass demo``: start a cloud and a fleet on this machine, train a model, and remove everything again.
 
+Read ``_demo`` first: it starts the testbed, follows the run, and writes its history to ``runs/<run>``.
+"""
+
+import argparse
 import shlex
 import sys
 import time
@@ -15,8 +19,8 @@ from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.runs import history
 from fedgrass.console.runs.live_view import LiveView, Watcher
-from fedgrass.console.terminal import console as plain_console
-from fedgrass.console.terminal import show, styled
+from fedgrass.console.tables import console as plain_console
+from fedgrass.console.tables import show, styled
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
@@ -28,22 +32,22 @@ from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder
 
-FLEET = "demo"
-TARGET_ACCURACY = 0.95
-DEFAULT_DEVICES, DEFAULT_ROUNDS, DEFAULT_TASK = 6, 5, "digits"
-LEAST_FREE_BYTES = 200_000_000
+_FLEET = "demo"
+_TARGET_ACCURACY = 0.95  # of the default settings
+_DEFAULT_DEVICES, _DEFAULT_ROUNDS, _DEFAULT_TASK = 6, 5, "digits"
+_LEAST_FREE_BYTES = 200_000_000
 _RUN_SECONDS = 3600.0
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the demo's command line may choose."""
+    """The options of ``fedgrass demo``."""
 
-    devices: int = DEFAULT_DEVICES
+    devices: int = _DEFAULT_DEVICES
     mqtt_devices: int = 0
-    rounds: int = DEFAULT_ROUNDS
-    task: str = DEFAULT_TASK
+    rounds: int = _DEFAULT_ROUNDS
+    task: str = _DEFAULT_TASK
     task_path: Path | None = None
     task_options: Sequence[str] = ()
     run_settings: Sequence[str] = ()
@@ -55,13 +59,17 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions, console: Console) -> int:
-    """Train a model over a fleet of local cores; return the exit code.
+    """Train a model on a fleet of local cores; return the exit code.
 
-    0 only if every round closed and, with the default settings, the model knows 95 % of the held-out digits.
-    Mistakes of the person are told in one line. However it ends, nothing of it is left but ``runs/<run>``.
+    0: every round closed and, with the default settings, the model reaches 95 % accuracy on held-out data; 1:
+    the run failed; 2: an error of the operator, printed in one line; 130: interrupted. In each case only
+    ``runs/<run>`` remains.
     """
     try:
-        with ended_by_signals(), temporary_folder(LEAST_FREE_BYTES, _speaker(console), "fedgrass-") as folder:
+        with (
+            ended_by_signals(),
+            temporary_folder(_LEAST_FREE_BYTES, _speaker(console), "fedgrass-") as folder,
+        ):
             return _demo(options, console, folder)
     except (FedgrassError, FedgrassLocalError, EmulatorError, ComponentError) as error:
         console.print(styled(("fedgrass demo: ", "red"), str(error)), soft_wrap=True)
@@ -74,11 +82,11 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
-    everybody = thing_names(len(things) + len(plain))  # refuses too many of both
+    count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
     task = DemoTask(
         options.task,
         options.task_path,
-        len(everybody),
+        count,
         parse_key_values("--task-option", options.task_options),
     )
     settings = _settings(options, task.name)
@@ -86,69 +94,69 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
     }
-    started, say = time.monotonic(), _speaker(console)
-    if warning := task.data_of_devices():
-        say(f"note: {warning}")
+    started, report = time.monotonic(), _speaker(console)
+    if warning := task.shared_data_warning():
+        report(f"note: {warning}")
     with (
         _output_folder(options.output, task.name) as output,
         open_testbed(
             folder,
             {thing: configurations[thing] for thing in things},
             plain={thing: configurations[thing] for thing in plain},
-            fleet_name=FLEET,
+            fleet_name=_FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
-            say=say,
+            report=report,
             enforces=True,
             check=task.raise_if_failed,
-        ) as site,
-        _stop_announced(say),
+        ) as testbed,
+        _stop_announced(report),
     ):
         if options.keep:
-            _say_how_to_watch(site, console)
-        run, evaluations = _watch_run(site, output.name, settings, task, console)
-        summaries = [history.summarize(record, evaluations) for record in site.operator.rounds(run)]
-        made = [number for number in evaluations if number]
-        model = site.operator.model(run.name, max(made)) if made else None
+            _print_how_to_watch(testbed, console)
+        run, evaluations = _watch_run(testbed, output.name, settings, task, console)
+        summaries = [history.summarize(record, evaluations) for record in testbed.operator.rounds(run)]
+        trained = [number for number in evaluations if number]
+        model = testbed.operator.model(run.name, max(trained)) if trained else None
         show(history.table(summaries))
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
-                say(line)
+                report(line)
         for line in history.unsent_metrics(summaries):
-            say(line)
+            report(line)
         history.write(output, run, summaries, model, evaluations)
         if line := history.last_evaluation(summaries):
-            say(line)
+            report(line)
         code = _verdict(options, run, evaluations, console)
         files = ", ".join(sorted(path.name for path in output.iterdir()))
-        say(f"{output}/ has {files}")
-        console.print(f"all of it took {time.monotonic() - started:.1f} s", highlight=False)
+        report(f"{output}/ has {files}")
+        console.print(f"total time {time.monotonic() - started:.1f} s", highlight=False)
         if options.keep:
-            console.print("the cloud and the fleet stay up until Ctrl-C", highlight=False)
-            _wait_for_ever()
+            console.print("the cloud and the fleet keep running until Ctrl-C", highlight=False)
+            _wait_for_interrupt()
         return code
 
 
 def _settings(options: DemoOptions, task: str) -> RunSettings:
-    """Return the settings of the run: a ``--setting`` of the run by its name, any other is of the training.
+    """Return the settings of the run; a ``--setting`` that is not one of the run is one of its training.
 
     Raises:
-        SettingsError: one of them cannot be used, or has an option of its own.
+        SettingsError: a setting is invalid, or has a separate option.
     """
     chosen = parse_key_values("--setting", options.run_settings)
     for name, option in {"task": "--task", "rounds": "--rounds"}.items():
         if name in chosen:
-            message = f"--setting {name}=...: use {option}"
+            message = f"--setting {name} is not allowed: use {option} instead"
             raise SettingsError(message)
-    of_run = {name: value for name, value in chosen.items() if name in RunSettings.__struct_fields__}
-    training = {name: value for name, value in chosen.items() if name not in of_run}
+    run_settings = {name: value for name, value in chosen.items() if name in RunSettings.__struct_fields__}
+    training = {name: value for name, value in chosen.items() if name not in run_settings}
     base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
-    return parse_settings({**base, "training": training, **of_run})
+    return parse_settings({**base, "training": training, **run_settings})
 
 
 @contextmanager
 def _output_folder(parent: Path, task: str) -> Iterator[Path]:
-    """Make the folder that names the run, before anything else is done; it goes again if nothing comes in."""
+    """Create the folder that names the run, before anything else; remove it again if it stays empty."""
     # A run's name has no underscore.
     stem = f"{task.replace('_', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
@@ -156,11 +164,11 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
             (parent / name).mkdir(parents=True)
         except FileExistsError:
             if not parent.is_dir():
-                message = f"--output {parent} is a file: name a folder"
+                message = f"--output {parent} is a file: choose a folder"
                 raise SettingsError(message) from None
             continue
         except OSError as error:
-            message = f"nothing can be written to --output {parent}: {error.strerror}"
+            message = f"--output {parent} cannot be written to: {error.strerror}"
             raise SettingsError(message) from error
         break
     try:
@@ -171,22 +179,22 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
 
 
 def _watch_run(
-    site: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
+    testbed: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
-    """Start a run and show it until it has ended; return it with the measures of its global models."""
+    """Start a run and show it until it ends; return it with the metrics of its global models by number."""
     initial = task.get().initial_weights(seed=0)
-    evaluations = {0: task.judge(encode(initial))}
+    evaluations = {0: task.evaluate(encode(initial))}
     view = LiveView(console, name, settings.rounds)
-    watcher = Watcher(FLEET, site.observer, view.hear)
-    deadline, newest = time.monotonic() + _RUN_SECONDS, 0
+    watcher = Watcher(_FLEET, testbed.observer, view.receive)
+    deadline, latest = time.monotonic() + _RUN_SECONDS, 0
     with view, watcher:
-        run = site.operator.start(name, settings, initial)
+        run = testbed.operator.start(name, settings, initial)
         while True:
-            run = site.operator.run(name)
+            run = testbed.operator.run(name)
             ended = run.state is not RunState.RUNNING
-            for number in _models(site, run, newest, ended=ended):
-                newest = number
-                evaluations[number] = task.judge(site.operator.model(name, number))
+            for number in _new_models(testbed, run, latest, ended=ended):
+                latest = number
+                evaluations[number] = task.evaluate(testbed.operator.model(name, number))
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
             if ended:
@@ -197,20 +205,20 @@ def _watch_run(
             time.sleep(_POLL_SECONDS)
 
 
-def _models(site: Testbed, run: Run, newest: int, *, ended: bool) -> list[int]:
-    """Return the numbers of the models that the run has published since model ``newest``.
+def _new_models(testbed: Testbed, run: Run, latest: int, *, ended: bool) -> list[int]:
+    """Return the numbers of the models that the run has published since model ``latest``.
 
-    Round n makes model n, but a round of evaluation makes none. A closed round's model is published once the
-    run has gone on to the next round, or has succeeded.
+    Training round n makes model n; an evaluation round makes none. The model of a closed round is published
+    once the run has opened the next round or has succeeded.
     """
-    if run.round <= newest + 1 and not ended:  # the round that follows model ``newest`` is still open
+    if run.round <= latest + 1 and not ended:  # the round after model ``latest`` is still open
         return []
-    rounds = [record.round for record in site.operator.rounds(run)]
+    rounds = [record.round for record in testbed.operator.rounds(run)]
     published = run.round if run.state is RunState.SUCCEEDED else run.round - 1
     return [
-        closed.number
-        for closed in rounds
-        if newest < closed.number <= published and closed.state is State.CLOSED and closed.work is Work.TRAIN
+        round_.number
+        for round_ in rounds
+        if latest < round_.number <= published and round_.state is State.CLOSED and round_.work is Work.TRAIN
     ]
 
 
@@ -218,27 +226,29 @@ def _verdict(
     options: DemoOptions, run: Run, evaluations: Mapping[int, Mapping[str, float]], console: Console
 ) -> int:
     if run.state is not RunState.SUCCEEDED:
-        console.print(styled((f"the run {run.state}: ", "red"), run.reason), soft_wrap=True)
+        console.print(styled((f"the run is {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
     accuracy = evaluations[max(evaluations)].get("accuracy")
     if accuracy is None:
         return 0
     chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)
-    defaults = chosen == (DEFAULT_DEVICES, 0, DEFAULT_ROUNDS, DEFAULT_TASK) and not options.run_settings
+    defaults = chosen == (_DEFAULT_DEVICES, 0, _DEFAULT_ROUNDS, _DEFAULT_TASK) and not options.run_settings
     console.print(styled("accuracy of the global model on held-out data: ", (f"{accuracy:.1%}", "bold")))
-    if defaults and accuracy < TARGET_ACCURACY:
-        console.print(styled((f"less than the {TARGET_ACCURACY:.0%} that the default settings reach", "red")))
+    if defaults and accuracy < _TARGET_ACCURACY:
+        console.print(
+            styled((f"less than the expected {_TARGET_ACCURACY:.0%} of the default settings", "red"))
+        )
         return 1
     return 0
 
 
 def _speaker(console: Console) -> Callable[[str], None]:
-    """Return a function that prints a line as it is: folders may have names with brackets."""
+    """Return a function that prints a line literally: names of folders may have brackets."""
     return lambda line: console.print(styled(line), soft_wrap=True)
 
 
-def _say_how_to_watch(site: Testbed, console: Console) -> None:
-    cloud, observer, say = site.cloud, site.observer, _speaker(console)
+def _print_how_to_watch(testbed: Testbed, console: Console) -> None:
+    cloud, observer, report = testbed.cloud, testbed.observer, _speaker(console)
     environment = sorted(cloud.environment().items())
     files = {"cafile": observer.root_ca, "cert": observer.certificate, "key": observer.private_key}
     credentials = " ".join(f"--{option} {shlex.quote(str(file))}" for option, file in files.items())
@@ -246,48 +256,49 @@ def _say_how_to_watch(site: Testbed, console: Console) -> None:
     lines = [
         "",
         "Watch the fleet's topics with any MQTT client:",
-        f"  mosquitto_sub {broker} -t 'fedgrass/{FLEET}/#' -v",
-        "The cloud, for the AWS command line and for `fedgrass run`:",
+        f"  mosquitto_sub {broker} -t 'fedgrass/{_FLEET}/#' -v",
+        "Use the cloud with the AWS command line or `fedgrass run`:",
         "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in environment),
-        "The cores, with a log per component:",
-        f"  {site.folder / 'cores'}",
-        *_how_to_disturb(site),
+        "Folders of the cores, with a log per component:",
+        f"  {testbed.folder / 'cores'}",
+        *_how_to_inject_a_fault(testbed),
         *(
-            ["The devices without Greengrass:", f"  {site.folder / 'plain-devices'}"]
-            if site.fleet.plain.devices
+            ["Folders of the devices without Greengrass:", f"  {testbed.folder / 'plain-devices'}"]
+            if testbed.fleet.plain.devices
             else []
         ),
         "",
     ]
     for line in lines:
-        say(line)
+        report(line)
 
 
-def _how_to_disturb(site: Testbed) -> list[str]:
-    names = [device.presence.name for device in site.fleet.devices.values() if device.presence.name]
+def _how_to_inject_a_fault(testbed: Testbed) -> list[str]:
+    names = [device.presence.name for device in testbed.fleet.devices.values() if device.presence.name]
     if not names:
         return []
     return [
-        "What a core does when its link breaks (`fedgrass core inject` lists the faults):",
+        "Cut the connection of a core (`fedgrass core inject` lists the faults):",
         f"  fedgrass core inject broker-cut --seconds 30 --thing {min(names)}",
     ]
 
 
 @contextmanager
-def _stop_announced(say: Callable[[str], None]) -> Iterator[None]:
-    """Print at once that the demo is stopping: ending the devices and the cloud takes seconds."""
+def _stop_announced(report: Callable[[str], None]) -> Iterator[None]:
+    """Print a line when the demo is interrupted: stopping the devices and the cloud takes seconds."""
     try:
         yield
     except KeyboardInterrupt:
-        say("stopping the devices and the cloud ...")
+        report("stopping the devices and the cloud ...")
         raise
 
 
-def _wait_for_ever() -> None:
+def _wait_for_interrupt() -> None:
     while True:
         time.sleep(3600)
 
 
-def main(options: DemoOptions) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Run the demo and exit with its code."""
-    sys.exit(run_demo(options, plain_console()))
+    options = {name: getattr(arguments, name) for name in DemoOptions.__dataclass_fields__}
+    sys.exit(run_demo(DemoOptions(**options), plain_console()))

@@ -1,7 +1,7 @@
-"""A fleet of Greengrass cores on a laptop: each core with its thing, its nucleus and its Stream Manager.
+"""A fleet of emulated Greengrass cores on a laptop: each with its thing, nucleus and Stream Manager.
 
-All cores live in one event loop in one background thread, so that the caller may be ordinary blocking code;
-what they run, the components, are processes of their own.
+All cores run in one event loop on a background thread, so that callers can be blocking code. Their components
+are separate processes.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -28,18 +29,22 @@ from greengrass_emulator.faults.fault_state import Faults
 from greengrass_emulator.iot.iot_connection import IotMessage
 from greengrass_emulator.stream_manager.stream_server import StreamManager
 
+if TYPE_CHECKING:
+    from mypy_boto3_iot_data import IoTDataPlaneClient
+    from mypy_boto3_s3 import S3Client
+
 Result = TypeVar("Result")
 
-STOP_SECONDS = 30.0
-START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
+_START_SECONDS = 120.0
 _RENEW_BEFORE = timedelta(minutes=5)
 
 
 class DeviceCredentials:
-    """The device role's credentials, narrowed to what the role allows one thing.
+    """Credentials of the device role, restricted to one thing.
 
-    On AWS the credentials provider fills ``${credentials-iot:ThingName}`` into the role's policy. The
-    embedded cloud has no such provider: the same is done here; see device_role.py.
+    On AWS the credentials provider replaces ``${credentials-iot:ThingName}`` in the policy of the role. The
+    embedded cloud has no such provider, so aws/thing_credentials.py does the same.
     """
 
     def __init__(self, cloud: EmbeddedCloud, role_arn: str, thing: str, endpoint_url: str) -> None:
@@ -50,16 +55,16 @@ class DeviceCredentials:
         self._lock = threading.Lock()
         self._current: dict[str, str] = {}
         self._expires = datetime.fromtimestamp(0, tz=UTC)
-        self._s3: Any = None
+        self._s3: S3Client | None = None
 
     def get(self) -> Mapping[str, str]:
-        """Return AccessKeyId, SecretAccessKey, Token and Expiration; renewed before they expire."""
+        """Return AccessKeyId, SecretAccessKey, Token and Expiration, renewed before they expire."""
         with self._lock:
             if datetime.now(UTC) > self._expires - _RENEW_BEFORE:
                 self._renew()
             return self._current
 
-    def s3_client(self) -> Any:
+    def s3_client(self) -> "S3Client":
         """Return an S3 client with these credentials."""
         current = self.get()
         with self._lock:
@@ -68,13 +73,13 @@ class DeviceCredentials:
             return self._s3
 
     def _renew(self) -> None:
-        answer = assume(self._cloud, self._role_arn, self._thing)
-        self._expires = answer["Expiration"]
+        credentials = assume(self._cloud, self._role_arn, self._thing)
+        self._expires = credentials["Expiration"]
         self._current = {
-            "AccessKeyId": answer["AccessKeyId"],
-            "SecretAccessKey": answer["SecretAccessKey"],
-            "Token": answer["SessionToken"],
-            "Expiration": answer["Expiration"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "AccessKeyId": credentials["AccessKeyId"],
+            "SecretAccessKey": credentials["SecretAccessKey"],
+            "Token": credentials["SessionToken"],
+            "Expiration": credentials["Expiration"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         self._s3 = None
 
@@ -99,18 +104,18 @@ class Device:
 
 
 class Fleet:
-    """Cores that run one component, and devices without Greengrass; ``stop`` ends them all.
+    """Cores that run one component, and devices without Greengrass; ``stop`` stops all of them.
 
     Args:
-        cloud: the embedded cloud, running.
-        stack: the outputs of the deployed template.
-        folder: where the cores keep their files, one folder each.
-        profile: which real nucleus they imitate.
-        endpoint_url: where the devices find the AWS API; the cloud's own address if empty.
-        make_core: makes each core, for one that differs.
+        cloud: the running embedded cloud.
+        stack: outputs of the deployed stack.
+        folder: parent of the folders of the cores.
+        profile: the nucleus that the cores emulate.
+        endpoint_url: address of the AWS API for the devices; empty: that of the cloud.
+        make_core: creates each core, for tests that replace it.
     """
 
-    def __init__(  # noqa: PLR0913  # the last two are for those who put faults between devices and cloud
+    def __init__(  # noqa: PLR0913 - the last two let tests put faults between devices and cloud
         self,
         cloud: EmbeddedCloud,
         stack: Mapping[str, str],
@@ -126,10 +131,10 @@ class Fleet:
         self._stack = stack
         self._folder = folder
         self._profile = profile
-        self._loop = _made_whole(asyncio.new_event_loop)
+        self._loop = _without_interruption(asyncio.new_event_loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self.devices: dict[str, Device] = {}
-        self._leaving: set[asyncio.Task[None]] = set()  # cores that are stopped by `fedgrass core stop`
+        self._stopping: set[asyncio.Task[None]] = set()  # cores being stopped by `fedgrass core stop`
         self.plain = PlainDevices(
             cloud,
             stack,
@@ -139,7 +144,7 @@ class Fleet:
         )
 
     def __enter__(self) -> Self:
-        """Start the event loop; the cores come with ``start``."""
+        """Start the event loop; ``start`` starts the cores."""
         self._thread.start()
         return self
 
@@ -148,18 +153,19 @@ class Fleet:
         self.stop()
 
     def start(self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]) -> None:
-        """Start a core per thing name with the component deployed, each with its own configuration.
+        """Start a core per thing name, and deploy the component to it with the thing's configuration.
 
-        Returns when every component runs. Raises the first failure; ``stop`` is then still the caller's.
+        Returns when every component is running. Raises the first error; the caller still has to call
+        ``stop``.
         """
-        self.call(self._start_all(build, configurations), START_SECONDS)
+        self.call(self._start_all(build, configurations), _START_SECONDS)
 
     def start_plain(self, configurations: Mapping[str, Mapping[str, object]]) -> None:
-        """Start a device without Greengrass per thing name, each with its own configuration."""
-        self.call(self.plain.start(configurations), START_SECONDS)
+        """Start a device without Greengrass per thing name, with the thing's configuration."""
+        self.call(self.plain.start(configurations), _START_SECONDS)
 
     def call(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30) -> Result:
-        """Run a coroutine of a core in the fleet's event loop and return its result."""
+        """Run a coroutine in the fleet's event loop and return its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout)
@@ -168,16 +174,16 @@ class Fleet:
             raise
 
     def stop(self) -> None:
-        """Stop every core; nothing is left but their files. May be called twice."""
+        """Stop every core and device; only their files remain. May be called twice."""
         if not self._thread.is_alive():
             return
         try:
-            self.call(self._stop_all(), STOP_SECONDS)
-            # Calls of the cloud that are under way end while it is still there to answer them.
-            self.call(self._loop.shutdown_default_executor(), STOP_SECONDS)
+            self.call(self._stop_all(), _STOP_SECONDS)
+            # Pending calls of the cloud must complete while it still runs.
+            self.call(self._loop.shutdown_default_executor(), _STOP_SECONDS)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(STOP_SECONDS)
+            self._thread.join(_STOP_SECONDS)
             self._loop.close()
 
     async def _start_all(
@@ -195,12 +201,12 @@ class Fleet:
         )
         credentials = self._credentials(thing)
 
-        # Stream Manager asks the nucleus whose token it was shown; the nucleus has to know its port.
-        def known(token: str) -> bool:
+        # Stream Manager asks the nucleus to verify tokens, and the nucleus needs the port of Stream Manager.
+        def is_known(token: str) -> bool:
             return core.is_component_token(token)
 
         faults = Faults()
-        streams = StreamManager(folder / "streams", credentials.s3_client, known, faults=faults)
+        streams = StreamManager(folder / "streams", credentials.s3_client, is_known, faults=faults)
         port = await streams.start()
         core = self._make_core(
             CoreSettings(
@@ -222,43 +228,43 @@ class Fleet:
                 stream_manager=streams,
             )
         )
-        outside = HostHooks(self._publish, lambda: self._switch_off(thing))
-        device = Device(thing, core, streams, CorePresence(core, self._profile, outside))
+        hooks = HostHooks(self._publish, lambda: self._switch_off(thing))
+        device = Device(thing, core, streams, CorePresence(core, self._profile, hooks))
         self.devices[thing] = device
         await device.presence.start()
         await core.start()
         device.presence.ready()
         await core.deploy(build.recipe, build.artifacts, configuration)
-        await core.wait_for(build.name, "RUNNING", START_SECONDS)
+        await core.wait_for(build.name, "RUNNING", _START_SECONDS)
 
     def _credentials(self, thing: str) -> DeviceCredentials:
         return DeviceCredentials(self._cloud, self._stack["DeviceRoleArn"], thing, self._endpoint_url)
 
     async def _publish(self, message: IotMessage) -> None:
-        """Say something as the cloud. Raises IotConnectionError."""
-        client = self._cloud.client("iot-data")
-        words = {"topic": message.topic, "payload": message.payload, "qos": message.qos}
+        """Publish a message as the cloud. Raises IotConnectionError."""
+        client: IoTDataPlaneClient = self._cloud.client("iot-data")
+        publish = partial(client.publish, topic=message.topic, payload=message.payload, qos=message.qos)
         try:
-            await asyncio.to_thread(client.publish, **words, retain=message.retain)
-        except (BotoCoreError, ClientError) as exc:
-            text = f"the embedded cloud did not take the message for {message.topic}: {exc}"
-            raise IotConnectionError(text) from exc
+            await asyncio.to_thread(publish, retain=message.retain)
+        except (BotoCoreError, ClientError) as error:
+            text = f"the embedded cloud refused the message on {message.topic}: {error}"
+            raise IotConnectionError(text) from error
 
     def _switch_off(self, thing: str) -> None:
         if device := self.devices.pop(thing, None):
             task = asyncio.create_task(_stop_one(device))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
 
     async def _stop_all(self) -> None:
         cores = (_stop_one(device) for device in self.devices.values())
-        stops = [self.plain.stop(), *cores, *self._leaving]
+        stops = [self.plain.stop(), *cores, *self._stopping]
         self.devices.clear()
         _raise_first(await asyncio.gather(*stops, return_exceptions=True))
 
 
 def _raise_first(results: Sequence[BaseException | None]) -> None:
-    """Raise the first failure of several that ran to their ends side by side."""
+    """Raise the first error in the results of concurrent tasks."""
     for result in results:
         if result is not None:
             raise result
@@ -273,13 +279,13 @@ async def _stop_one(device: Device) -> None:
         device.presence.release()
 
 
-def _made_whole(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
-    """Return what ``make`` makes; a Ctrl-C or a stop meanwhile comes after it.
+def _without_interruption(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    """Return the result of ``make``, with SIGINT and SIGTERM delayed until it returns.
 
-    An event loop that is left half made complains with a traceback when it is thrown away.
+    An event loop whose construction is interrupted prints a traceback when it is garbage-collected.
     """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return make()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

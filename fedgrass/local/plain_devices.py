@@ -1,9 +1,7 @@
-"""Devices without Greengrass on a laptop: trainers that connect to the cloud by themselves.
+"""Devices without Greengrass on a laptop: trainers that connect to the cloud directly.
 
-Each is a process of its own, started again when it ends, as systemd would (docs/plain_mqtt.md).
+Each is a separate process, which is restarted when it ends, as systemd would do (docs/plain_mqtt.md).
 """
-
-from __future__ import annotations
 
 import asyncio
 import json
@@ -23,40 +21,40 @@ from greengrass_emulator.child_environment import local_variables
 from greengrass_emulator.core.core_folders import folder_name
 from greengrass_emulator.lifecycle.guarded_script import GuardedScript, Script
 
-DEVICE_FILE: Final = "device.json"
-RESTART_SECONDS: Final = 1.0
-STOP_SECONDS: Final = 5.0
-_FOREIGN: Final = "AWS_"  # variables that are the person's own
+_DEVICE_FILE: Final = "device.json"
+_RESTART_SECONDS: Final = 1.0
+_STOP_SECONDS: Final = 5.0
+_FOREIGN: Final = "AWS_"  # prefix of variables that must not reach the device
 
 
 @dataclass(frozen=True)
 class PlainDevice:
-    """One device: its name, its folder, and the task that keeps it running."""
+    """A device: its name, its folder, and the asyncio task that keeps it running."""
 
     thing: str
     folder: Path
-    running: asyncio.Task[None]
+    task: asyncio.Task[None]
 
     @property
     def log(self) -> Path:
-        """What its trainer says."""
+        """The log of its trainer."""
         return self.folder / "trainer.log"
 
     @property
     def file(self) -> Path:
-        """What it was started with: connection and configuration."""
-        return self.folder / DEVICE_FILE
+        """The file with its connection and configuration."""
+        return self.folder / _DEVICE_FILE
 
 
 class PlainDevices:
-    """Plain-MQTT devices and the credentials provider that they ask. All methods run in one event loop.
+    """Devices without Greengrass, and their credentials provider. All methods run in one event loop.
 
     Args:
-        cloud: the embedded cloud, running.
-        stack: the outputs of the deployed template.
-        credentials: makes what a thing's role gives.
-        folder: where the devices keep their files, one folder each.
-        endpoint_url: where they find the AWS API.
+        cloud: the running embedded cloud.
+        stack: outputs of the deployed stack.
+        credentials: returns the source of credentials of a thing.
+        folder: parent of the folders of the devices.
+        endpoint_url: address of the AWS API for the devices.
     """
 
     def __init__(
@@ -78,7 +76,7 @@ class PlainDevices:
         self.devices: dict[str, PlainDevice] = {}
 
     async def start(self, configurations: Mapping[str, Mapping[str, object]]) -> None:
-        """Start a device per thing name, each with the trainer's configuration for it."""
+        """Start a device per thing name, with the trainer's configuration for it."""
         provider = self._provider = CredentialsProvider(
             self._alias, self._cloud.root_ca, self._folder / "credentials-provider", self._log
         )
@@ -89,12 +87,12 @@ class PlainDevices:
             await self._add(thing, configuration, provider, roots)
 
     async def stop(self) -> None:
-        """End every device and the credentials provider. May be called again."""
-        tasks = [device.running for device in self.devices.values()]
+        """Stop every device and the credentials provider. May be called twice."""
+        tasks = [device.task for device in self.devices.values()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=2 * STOP_SECONDS)
+            await asyncio.wait(tasks, timeout=2 * _STOP_SECONDS)
         if self._provider is not None:
             await self._provider.stop()
             self._provider = None
@@ -106,7 +104,7 @@ class PlainDevices:
         certificate = await asyncio.to_thread(
             self._cloud.create_thing, thing, folder, self._stack["DevicePolicyName"]
         )
-        provider.know(thing, certificate.certificate, self._credentials(thing))
+        provider.register(thing, certificate.certificate, self._credentials(thing))
         connection = {
             "thing": thing,
             "endpoint": self._cloud.iot_endpoint,
@@ -120,12 +118,12 @@ class PlainDevices:
             "work_folder": "work",
         }
         described = json.dumps({"connection": connection, "trainer": dict(configuration)})
-        (folder / DEVICE_FILE).write_text(described, encoding="utf-8")
+        (folder / _DEVICE_FILE).write_text(described, encoding="utf-8")
         running = asyncio.create_task(self._keep_running(folder))
         self.devices[thing] = PlainDevice(thing, folder, running)
 
     async def _keep_running(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "components.trainer", "--mqtt", str(folder / DEVICE_FILE)]
+        command = [sys.executable, "-m", "components.trainer", "--mqtt", str(folder / _DEVICE_FILE)]
         own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         environment = {
             **own,
@@ -140,6 +138,6 @@ class PlainDevices:
             try:
                 code = await running.wait()
             finally:
-                await running.stop(STOP_SECONDS)
-            self._log.warning("the trainer of %s ended with exit code %d: started again", folder.name, code)
-            await asyncio.sleep(RESTART_SECONDS)
+                await running.stop(_STOP_SECONDS)
+            self._log.warning("the trainer of %s ended with exit code %d and is restarted", folder.name, code)
+            await asyncio.sleep(_RESTART_SECONDS)

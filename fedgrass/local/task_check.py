@@ -1,22 +1,25 @@
-"""``fedgrass task check``: does a task do what a fleet needs, and what will it cost a device?"""
+"""``fedgrass task check``: examine a task in a separate process and report what a device needs for it."""
 
+import argparse
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgrass.console import terminal
 from fedgrass.console.interruption import is_interruption
+from fedgrass.console.options import parse_key_values
+from fedgrass.console.terminal import say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.local.task_examination import Examination
 from fedgrass.local.task_loading import Value, explain, load
-from fedgrass.local.task_process import in_process_of_its_own
+from fedgrass.local.task_process import run_in_child
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """What the command line may choose: ``name`` is a built-in task's, or ``module:ClassName``."""
+    """The options of ``fedgrass task check``; ``name`` is a built-in task or ``module:ClassName``."""
 
     name: str
     path: Path = Path()
@@ -26,37 +29,53 @@ class CheckOptions:
     seconds: float = 60.0
 
 
-def check_task_apart(options: CheckOptions, say: Callable[[str], None]) -> int:
-    """Check a task in a process of its own, which the task may end; return the exit code of check_task."""
-    return in_process_of_its_own("fedgrass.local.task_check:check_in_child", options, say)
+def check_command(arguments: argparse.Namespace) -> None:
+    """Check a task, and exit with the code of the check."""
+    options = CheckOptions(
+        name=arguments.name,
+        path=arguments.path,
+        options=parse_key_values("--option", arguments.option),
+        settings=parse_key_values("--setting", arguments.setting),
+        examples=arguments.examples,
+        seconds=arguments.seconds,
+    )
+    sys.exit(check_in_separate_process(options, say))
+
+
+def check_in_separate_process(options: CheckOptions, report: Callable[[str], None]) -> int:
+    """Check a task in a child process, which the task may crash; return the exit code of check_task."""
+    return run_in_child("fedgrass.local.task_check:check_in_child", options, report)
 
 
 def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
     """Check a task in the child process."""
-    return check_task(CheckOptions(**{**options, "path": Path(options["path"])}), terminal.say, note)
+    return check_task(CheckOptions(**{**options, "path": Path(options["path"])}), say, note)
 
 
 def check_task(
-    options: CheckOptions, say: Callable[[str], None], begin: Callable[[str], None] = lambda _: None
+    options: CheckOptions, report: Callable[[str], None], begin: Callable[[str], None] = lambda _: None
 ) -> int:
-    """Check a task, a line each; return the exit code: 0 good, 1 a check failed, 2 it cannot be made.
+    """Check a task; return the exit code: 0 all checks passed, 1 a check failed, 2 the task cannot be loaded.
 
-    ``begin`` is called with the name of each step before it is taken.
+    Args:
+        options: the task, and how to check it.
+        report: called with a line per check.
+        begin: called with the name of each step before it starts.
     """
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        code = _check(options, say, begin)
+        code = _check(options, report, begin)
     for text in dict.fromkeys(" ".join(str(one.message).split()) for one in warned):
-        say(f"note  a library warns: {text}")
+        report(f"note  warning of a library: {text}")
     return code
 
 
-def _check(options: CheckOptions, say: Callable[[str], None], begin: Callable[[str], None]) -> int:
+def _check(options: CheckOptions, report: Callable[[str], None], begin: Callable[[str], None]) -> int:
     begin("loading")
     try:
         task = load(options.name, options.path, options.options)
     except SettingsError as error:
-        say(f"fedgrass task check: {error}")
+        report(f"fedgrass task check: {error}")
         return 2
     examination = Examination(task, options.settings, options.examples, options.seconds)
     for name, step in examination.steps().items():
@@ -64,14 +83,14 @@ def _check(options: CheckOptions, say: Callable[[str], None], begin: Callable[[s
         try:
             finding = step()
         except FedgrassError as error:
-            say(f"FAIL  {name}: {error}")
+            report(f"FAIL  {name}: {error}")
             return 1
-        except BaseException as error:  # the task is the user's code, and may raise anything
+        except BaseException as error:  # the task is user code, and may raise anything
             if is_interruption(error):
                 raise
-            say(f"FAIL  {name}: {explain(error)}{examination.first_batch()}")
+            report(f"FAIL  {name}: {explain(error)}{examination.first_batch()}")
             return 1
         if finding.text:
-            say(f"{finding.kind:4}  {name}: {finding.text}")
-    say(examination.needs())
+            report(f"{finding.kind:4}  {name}: {finding.text}")
+    report(examination.needs())
     return 0

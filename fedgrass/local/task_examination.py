@@ -1,6 +1,7 @@
-"""The checks of a task on a small sample, each of which needs those before it.
+"""Check a task on a small sample: its data, weights, gradients, evaluation, training and stopping.
 
-First what a task must return in any case, then the examination itself.
+The functions check single results of a task; ``Examination`` runs the checks in order, each of which needs
+the results of those before it.
 """
 
 import resource
@@ -20,13 +21,19 @@ from fedgrass.local.task_loading import explain
 
 Found = TypeVar("Found")
 
+if TYPE_CHECKING:  # tasks without PyTorch are checked without importing it
+    from components.trainer.training import TorchTask
+
+_EPOCHS = 10  # within which the loss has to fall
+_STOP_SECONDS = 10.0  # within which a training has to end after a request to stop
+
 
 class CheckFailed(FedgrassError):
-    """A task does not do what it must; the text says what, and the way out."""
+    """A task violates a requirement; the message has the requirement and the way out."""
 
 
 def expect(found: object, kind: type[Found], method: str) -> Found:
-    """Return what a method gave back, if it is of the right kind."""
+    """Return the result of a method. Raises CheckFailed if it is not of the right type."""
     if not isinstance(found, kind):
         message = f"{method}() returns a {type(found).__name__}; it has to return a {kind.__name__}"
         raise CheckFailed(message)
@@ -34,31 +41,35 @@ def expect(found: object, kind: type[Found], method: str) -> Found:
 
 
 def check_arrays(first: Arrays, second: Arrays) -> None:
-    """Check initial weights: numpy's, finite, and the same both times."""
+    """Check initial weights: numpy arrays, finite, and equal for equal seeds. Raises CheckFailed."""
     for name, array in first.items():
         if not isinstance(array, np.ndarray):
-            message = f"initial_weights has {name!r} as a {type(array).__name__}: it takes numpy arrays"
+            message = f"initial_weights() returns {name!r} as a {type(array).__name__}; it takes numpy arrays"
             raise CheckFailed(message)
     weights.check_finite(first)
     same = first.keys() == second.keys()
     if not same or any(not np.array_equal(first[name], second[name]) for name in first):
-        message = "initial_weights is another each time for the same seed: draw it from the seed alone"
+        message = "initial_weights() returns different values for the same seed: draw them only from the seed"
         raise CheckFailed(message)
 
 
 def through_a_file(arrays: Arrays) -> Arrays:
-    """Return the arrays as a device gets them, read-only; bit for bit what they were."""
+    """Encode and decode arrays; return them as a device receives them, read-only.
+
+    Raises:
+        CheckFailed: an array does not survive this bit for bit.
+    """
     back = read_arrays(weights.encode(arrays))
     for name, array in arrays.items():
         found = back[name]
         if (found.dtype, found.shape, found.tobytes()) != (array.dtype, array.shape, array.tobytes()):
-            message = f"array {name!r} ({array.dtype}) does not come back from a file as it was"
+            message = f"array {name!r} ({array.dtype}) changes when it is written to a file and read again"
             raise CheckFailed(message)
     return back
 
 
 def read_arrays(data: bytes) -> Arrays:
-    """Return the arrays of a file, those of BF16 marked as such."""
+    """Return the arrays of a safetensors file, with type BFLOAT16 for bfloat16."""
     layout = weights.read_layout(data, len(data))
     return {
         name: array.view(weights.BFLOAT16) if layout.arrays[name].dtype == "BF16" else array
@@ -67,7 +78,7 @@ def read_arrays(data: bytes) -> Arrays:
 
 
 def encode_update(fit: Fit, model: Arrays) -> bytes:
-    """Return the update's file, which has to be one that the cloud takes."""
+    """Return the file of an update. Raises UpdateRefused if the cloud would refuse it."""
     weights.check_finite(fit.weights)
     base = weights.encode(model)
     layout = weights.read_layout(base, len(base))
@@ -77,10 +88,10 @@ def encode_update(fit: Fit, model: Arrays) -> bytes:
 
 
 def unsendable(metrics: object) -> str:
-    """Return the metrics that a device would leave out, each with the reason; empty if all can be sent.
+    """Return the metrics that a device would leave out, with the reasons; empty if all can be sent.
 
     Raises:
-        CheckFailed: the loss is among them, by which a task is judged.
+        CheckFailed: the loss is among them, which the checks need.
     """
     _, unsent = sendable(metrics)
     if reason := unsent.get("loss"):
@@ -90,21 +101,14 @@ def unsendable(metrics: object) -> str:
 
 
 def check_report(fraction: float) -> None:
-    """Check what a training reports of its progress."""
+    """Check the progress that a training reports. Raises CheckFailed."""
     if not 0 <= float(fraction) <= 1:
-        message = f"report() was given {fraction}: it takes the part that is done, 0 to 1"
+        message = f"report() was called with {fraction}; it takes the completed fraction, 0 to 1"
         raise CheckFailed(message)
 
 
-if TYPE_CHECKING:  # a task without PyTorch is checked without it
-    from components.trainer.training import TorchTask
-
-EPOCHS = 10  # within which the loss has to fall
-STOP_SECONDS = 10.0  # within which a training has to end once it is asked to
-
-
 class Finding(NamedTuple):
-    """What a check says of a task that passed it; a ``note`` is for the person to judge."""
+    """The result of a check that passed; a ``note`` needs the judgement of the operator."""
 
     kind: Literal["ok", "note"]
     text: str
@@ -115,9 +119,9 @@ class Examination:
 
     Args:
         task: the task.
-        settings: of the training, over those of the check: one epoch, with a seed.
-        examples: so many at most are used, where the task is a ``TorchTask``.
-        seconds: after which a training is asked to stop.
+        settings: training settings, which override those of the check (one epoch, seed 0).
+        examples: number of examples to use of a ``TorchTask``.
+        seconds: time after which a training is stopped.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class Examination:
         self._epoch_seconds = 0.0
 
     def steps(self) -> dict[str, Callable[[], Finding]]:
-        """Return the checks in their order; each raises what is wrong."""
+        """Return the checks by name, in order; each raises CheckFailed or the error of the task."""
         return {
             "examples": self._count,
             "weights": self._check_weights,
@@ -144,35 +148,35 @@ class Examination:
         }
 
     def first_batch(self) -> str:
-        """Return what the first batch looks like: most mistakes are of shapes and types."""
+        """Return the shapes and types of the first batch, which explain most errors."""
         if not _is_torch(self._task):
             return ""
         try:
             from components.trainer.training.structures import describe  # noqa: PLC0415 - imports PyTorch
 
             inputs, targets = map(describe, self._task.first_batch())
-        except Exception:  # noqa: BLE001 - then that is the mistake, and it is reported already
+        except Exception:  # noqa: BLE001 - this error is being reported already
             return ""
         return f" (the first batch has inputs {inputs}, targets {targets})"
 
     def needs(self) -> str:
-        """Return what the task needs of a device, once all checks are good."""
-        # Linux counts it in KiB.
+        """Return the resources that a device needs for the task, after all checks have passed."""
+        # ru_maxrss is in KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         update = _size(self._update_bytes)
         return (
-            f"a device needs\n"
-            f"      memory: {_size(peak)} while it trains, with the libraries\n"
-            f"      disk: {update} for an update, until it is uploaded\n"
-            f"      per round: {update} up, as much down for the model\n"
+            f"resources of a device\n"
+            f"      memory: {_size(peak)} while training, including the libraries\n"
+            f"      disk: {update} for an update until it is uploaded\n"
+            f"      per round: {update} up, the same down for the model\n"
             f"      time: about {self._epoch_seconds:.2g} s for an epoch of all {self._examples:,} examples,"
-            " on a processor like this one"
+            " on a processor like this"
         )
 
     def _count(self) -> Finding:
         self._examples = int(self._task.examples())
         if self._examples < 1:
-            message = f"there is nothing to train on: examples() is {self._examples}"
+            message = f"there are no examples to train on: examples() returns {self._examples}"
             raise CheckFailed(message)
         if not _is_torch(self._task):
             return Finding("ok", f"{self._examples:,} to train on")
@@ -180,47 +184,49 @@ class Examination:
         return Finding("ok", f"{self._examples:,} to train on, {self._task.examples():,} of them used here")
 
     def _check_weights(self) -> Finding:
-        """Check that the initial weights come from the seed, and go through a file bit for bit."""
+        """Check that initial weights depend only on the seed, and survive a file bit for bit."""
         first, second = self._task.initial_weights(0), self._task.initial_weights(0)
         check_arrays(first, second)
         self._model = through_a_file(first)
         values = sum(array.size for array in first.values())
-        return Finding("ok", f"{len(first)} arrays, {values:,} values; bit for bit through a file")
+        return Finding("ok", f"{len(first)} arrays, {values:,} values; unchanged in a file, bit for bit")
 
     def _check_gradients(self) -> Finding:
         if not _is_torch(self._task):
             return Finding("ok", "")
         gradients = self._task.gradients(self._model)
         if all(gradient is None for gradient in gradients.values()):
-            message = "no parameter of the model has a gradient: there is nothing to train"
+            message = "no parameter of the model has a gradient, so there is nothing to train"
             raise CheckFailed(message)
         for name, gradient in gradients.items():
             if gradient is not None and not bool(gradient.isfinite().all()):
                 message = f"parameter {name!r} has a gradient that is not finite{self.first_batch()}"
                 raise CheckFailed(message)
         if idle := [name for name, gradient in gradients.items() if gradient is None]:
-            return Finding("note", f"finite, but these have no part in the loss: {', '.join(idle)}")
+            return Finding("note", f"finite, but these do not contribute to the loss: {', '.join(idle)}")
         return Finding("ok", f"finite for all {len(gradients)} parameters")
 
     def _check_evaluation(self) -> Finding:
         found = expect(self._task.evaluate(self._model), Evaluation, "evaluate")
         unsent = unsendable(found.metrics)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in sendable(found.metrics)[0].items())
-        told = told or "no metrics"
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sendable(found.metrics)[0].items())
+        metrics = metrics or "no metrics"
         if unsent:
-            return Finding("note", f"{told}; left out, since they cannot be sent: {unsent}")
+            return Finding("note", f"{metrics}; left out because they cannot be sent: {unsent}")
         if found.examples < 1:
-            return Finding("note", "no held-out examples, so a round cannot tell how good its model is")
+            return Finding(
+                "note", "no held-out examples, so the quality of a round's model cannot be measured"
+            )
         if "loss" not in found.metrics:
-            return Finding("note", f"{told}, but none is called 'loss': nobody can tell if the task learns")
-        return Finding("ok", f"{told} on {found.examples:,} examples")
+            return Finding("note", f"{metrics}, but none is called 'loss', so progress cannot be measured")
+        return Finding("ok", f"{metrics} on {found.examples:,} examples")
 
     def _check_training(self) -> Finding:
         trained, before, count = self._model, self._loss(self._model), 0
         now, until = before, time.monotonic() + self._seconds
-        # A second epoch for the time alone: the first in a process also starts threads and fills caches.
+        # A second epoch to measure the time: the first in a process also starts threads and fills caches.
         least = 2 if _is_torch(self._task) else 1
-        while count < least or (now >= before and count < EPOCHS and time.monotonic() < until):
+        while count < least or (now >= before and count < _EPOCHS and time.monotonic() < until):
             started = time.monotonic()
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
@@ -229,15 +235,15 @@ class Examination:
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before and unsent:
-            lost = f"metrics of the training that cannot be sent are left out: {unsent}"
+            lost = f"training metrics left out because they cannot be sent: {unsent}"
             return Finding("note", f"the loss fell from {before:.6g} to {now:.6g} in {passes}; {lost}")
         if now < before:
             return Finding("ok", f"the loss fell from {before:.6g} to {now:.6g} in {passes}")
         if np.isnan(before):
-            return Finding("note", f"{passes} made a good update; nobody can tell if it is better")
+            return Finding("note", f"{passes} made a valid update; without a loss it cannot be compared")
         message = (
-            f"the loss did not fall in {passes}: {before:.6g} before, {now:.6g} after. Is the learning"
-            " rate right (--setting learning_rate=0.01)? Do the targets belong to the inputs?"
+            f"the loss did not fall in {passes}: {before:.6g} before, {now:.6g} after; check the"
+            " learning rate (--setting learning_rate=0.01), and that the targets match the inputs"
         )
         raise CheckFailed(message)
 
@@ -246,23 +252,21 @@ class Examination:
         try:
             partial = self._fit(self._model, lambda: True).partial
         except FedgrassError:
-            partial = True  # it had nothing to give back, and said so
-        except Exception as error:  # noqa: BLE001 - a task may end by an exception of its own
+            partial = True  # it had no result to return, and raised an error
+        except Exception as error:  # noqa: BLE001 - a task may stop by any exception
             return Finding("ok", f"the training ends by {explain(error)}")
         seconds = time.monotonic() - started
-        if partial and seconds < STOP_SECONDS:
-            return Finding("ok", f"the training ended {seconds:.2f} s after it was asked to")
-        return Finding(
-            "note", "the training does not heed stop(): it can only be killed, and its work is lost"
-        )
+        if partial and seconds < _STOP_SECONDS:
+            return Finding("ok", f"the training stopped {seconds:.2f} s after the request")
+        return Finding("note", "the training ignores stop(): it can only be killed, and its work is lost")
 
     def _fit(self, model: Arrays, stop: Callable[[], bool]) -> Fit:
-        own = {"epochs": 1, "seed": 0} if _is_torch(self._task) else {}
-        found = self._task.fit(model, {**own, **self._settings}, check_report, stop)
+        defaults = {"epochs": 1, "seed": 0} if _is_torch(self._task) else {}
+        found = self._task.fit(model, {**defaults, **self._settings}, check_report, stop)
         return expect(found, Fit, "fit")
 
     def _loss(self, model: Arrays) -> float:
-        """Return the loss on the training's examples where the task can tell, else on its held-out ones."""
+        """Return the loss on the training examples of a ``TorchTask``, otherwise on held-out examples."""
         found = self._task.evaluate_training(model) if _is_torch(self._task) else self._task.evaluate(model)
         return sendable(found.metrics)[0].get("loss", np.nan)
 

@@ -1,6 +1,6 @@
-"""A testbed on a laptop: the embedded cloud with the stack deployed, and a fleet of Greengrass cores.
+"""A testbed on a laptop: the embedded cloud with the deployed stack, a fleet of cores, and an observer.
 
-An observer certificate lets a developer on this machine subscribe to the topics of the fleet.
+The certificate of the observer lets a developer on this machine subscribe to the topics of the fleet.
 """
 
 import json
@@ -27,18 +27,25 @@ from greengrass_emulator.core.profiles import profile_named
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
 
-THING = "observer"
-CLIENT_PREFIX = "observer-"
+_OBSERVER = "observer"
+_CLIENT_PREFIX = "observer-"
+TRAINER = "com.fedgrass.Trainer"
+_MOST_DEVICES = 64  # each device has one or two processes
+_REGISTER_SECONDS = 60.0
 
 
 def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
-    """Create an observer of ``fleet``, write its certificate and key to ``folder``; return how it connects.
+    """Create an observer of a fleet, and write its certificate and key to ``folder``.
 
-    Raises ThingCreationError.
+    Returns:
+        The address of the broker with the observer's certificate.
+
+    Raises:
+        ThingCreationError: the thing or its policy could not be created.
     """
-    name, everything = f"{THING}-{fleet}", f"{topics.everything(fleet).removesuffix('#')}*"
+    name, everything = f"{_OBSERVER}-{fleet}", f"{topics.everything(fleet).removesuffix('#')}*"
     resources = {
-        "iot:Connect": f"client/{CLIENT_PREFIX}*",
+        "iot:Connect": f"client/{_CLIENT_PREFIX}*",
         "iot:Subscribe": f"topicfilter/{everything}",
         "iot:Receive": f"topic/{everything}",
     }
@@ -61,22 +68,17 @@ def create_observer(cloud: EmbeddedCloud, fleet: str, folder: Path) -> Broker:
         cloud.root_ca,
         files.certificate,
         files.private_key,
-        CLIENT_PREFIX,
+        _CLIENT_PREFIX,
     )
 
 
-TRAINER = "com.fedgrass.Trainer"
-MOST_DEVICES = 64  # processes: each device has one or two
-_REGISTER_SECONDS = 60.0
-
-
 class TestbedError(FedgrassLocalError):
-    """The site cannot be set up as asked."""
+    """The testbed cannot be started."""
 
 
 @dataclass(frozen=True)
 class Testbed:
-    """The parts of a running site."""
+    """The parts of a running testbed."""
 
     cloud: EmbeddedCloud
     stack: Mapping[str, str]
@@ -87,16 +89,16 @@ class Testbed:
 
 
 def thing_names(devices: int, kind: str = "device") -> list[str]:
-    """Return the names of ``devices`` things. Raises TestbedError if there may not be so many."""
-    if not 1 <= devices <= MOST_DEVICES:
-        message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
+    """Return the names of ``devices`` things. Raises TestbedError if that is too many for one machine."""
+    if not 1 <= devices <= _MOST_DEVICES:
+        message = f"{devices} devices cannot run on one machine: choose 1 to {_MOST_DEVICES}"
         raise TestbedError(message)
     width = len(str(devices))
     return [f"{kind}-{number:0{width}}" for number in range(1, devices + 1)]
 
 
 @contextmanager
-def open_testbed(  # noqa: PLR0913  # each is a choice of the demo's command line
+def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     folder: Path,
     configurations: Mapping[str, Mapping[str, object]],
     *,
@@ -106,22 +108,22 @@ def open_testbed(  # noqa: PLR0913  # each is a choice of the demo's command lin
     plain: Mapping[str, Mapping[str, object]] | None = None,
     parameters: Mapping[str, str] | None = None,
     enforces: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Testbed]:
-    """Set a site up in ``folder``, and take it down whatever happens.
+    """Start a testbed in ``folder``, and stop it on exit.
 
     Args:
         folder: for the state of the cloud and of the cores.
-        configurations: the trainer's configuration for each thing name.
-        fleet_name: the fleet, which is the second level of its topics.
-        profile: the nucleus that the cores imitate, ``classic`` or ``lite``.
-        ports: of the cloud's AWS API and of its MQTT broker; 0 takes a free one.
-        plain: the trainer's configuration for each thing that runs without Greengrass.
-        parameters: for the template, beside the fleet's name.
-        enforces: whether IAM and IoT policies count, as on AWS.
-        say: told of each step, for people who wait.
-        check: asked again and again while the devices start; what it raises ends it all.
+        configurations: the trainer's configuration, by thing name.
+        fleet_name: name of the fleet, the second level of its topics.
+        profile: nucleus that the cores emulate, ``classic`` or ``lite``.
+        ports: ports of the cloud's AWS API and of its MQTT broker; 0: any free port.
+        plain: the trainer's configuration of devices without Greengrass, by thing name.
+        parameters: further parameters of the template.
+        enforces: whether IAM and IoT policies are enforced, as on AWS.
+        report: called with a line per step.
+        check: called repeatedly while the devices start; an error that it raises ends the start.
     """
     chosen = profile_named(profile)
     build = build_trainer(folder / "build")
@@ -138,7 +140,7 @@ def open_testbed(  # noqa: PLR0913  # each is a choice of the demo's command lin
             functions,
             {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
         )
-        say(f"the cloud is up, template.yaml deployed ({time.monotonic() - started:.1f} s)")
+        report(f"the cloud is running, template.yaml deployed ({time.monotonic() - started:.1f} s)")
         observer = create_observer(cloud, fleet_name, folder / "observer")
         check()
         started = time.monotonic()
@@ -150,16 +152,16 @@ def open_testbed(  # noqa: PLR0913  # each is a choice of the demo's command lin
             fleet.start_plain(without)
         operator = Operator(cloud.client, outputs)
         _wait_for_devices(operator, len(configurations) + len(without), check)
-        beside = f", {len(without)} devices without Greengrass do the same by plain MQTT," if without else ""
-        say(
-            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{beside}"
-            f" and have registered by heartbeat ({time.monotonic() - started:.1f} s)"
+        also = f", {len(without)} devices without Greengrass run it with plain MQTT," if without else ""
+        report(
+            f"{len(configurations)} Greengrass cores ({profile}) run {TRAINER} {__version__}{also}"
+            f" and have sent a heartbeat ({time.monotonic() - started:.1f} s)"
         )
         yield Testbed(cloud, outputs, fleet, operator, observer, folder)
 
 
 def build_trainer(folder: Path) -> ComponentBuild:
-    """Build the trainer component as ``gdk component build`` would, in the package's own version."""
+    """Build the trainer component like ``gdk component build``, in the version of fedgrass."""
     package.build_component(TRAINER, __version__, "fedgrass", folder)
     return ComponentBuild(TRAINER, folder / "recipes" / f"{TRAINER}.yaml", folder / "artifacts")
 

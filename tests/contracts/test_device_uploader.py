@@ -14,7 +14,7 @@ from components.trainer.upload.s3_upload import S3Uploader
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.upload.stream_manager_upload import StreamUploader
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
-from tests.emulator.local_core import act_as_owner
+from tests.cloud_credentials import act_as_owner
 from tests.emulator.stream_manager_server import stream_manager
 from tests.fakes.memory_device import Bucket
 

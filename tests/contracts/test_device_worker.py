@@ -13,7 +13,8 @@ from components.trainer.session.session_ports import Worker
 from components.trainer.worker.worker_process import WorkerProcess
 from components.trainer.worker.worker_protocol import Answer, Failure, Result, TaskOptions, Work, id_of
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
-from tests.emulator.local_core import act_as_owner, eventually
+from tests.cloud_credentials import act_as_owner
+from tests.emulator.local_core import eventually
 from tests.fakes.memory_device import Bench, result
 from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced
 

@@ -1,4 +1,4 @@
-"""Whole sites for the end-to-end tests: cloud, fleet, operator."""
+"""Testbeds for the end-to-end tests: cloud, fleet, operator."""
 
 import json
 import time
@@ -19,37 +19,41 @@ from fedgrass.federation.settings import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 
-FLEET = "greenhouse"  # not the default: nothing may depend on that
+FLEET = "greenhouse"  # not the default, on which nothing may depend
 
 
 @dataclass
 class Watched:
-    """A site with a light task, and all that was said on its topics."""
+    """A testbed with a light task, and all messages on its topics."""
 
-    site: Testbed
+    testbed: Testbed
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
     def watcher(self) -> Watcher:
-        """Return who hears all that is said on the site's topics, for as long as it is entered."""
-        return Watcher(FLEET, self.site.observer, lambda topic, payload: self.heard.append((topic, payload)))
+        """Return a context manager that records all messages on the testbed's topics."""
+        return Watcher(
+            FLEET, self.testbed.observer, lambda topic, payload: self.heard.append((topic, payload))
+        )
 
     def start(self, name: str, **settings: object) -> None:
         """Start a run of the noise task."""
         defaults = {"task": "noise", "rounds": 1, "deadline_seconds": 60, "evaluate_last": False}
         chosen = parse_settings({**defaults, **settings})
-        self.site.operator.start(name, chosen, Noise().initial_weights(seed=1))
+        self.testbed.operator.start(name, chosen, Noise().initial_weights(seed=1))
 
     def ended(self, name: str) -> Run:
         """Return the run once it has ended."""
-        wait_until(lambda: self.site.operator.run(name).state is not RunState.RUNNING, f"the end of {name}")
-        return self.site.operator.run(name)
+        wait_until(
+            lambda: self.testbed.operator.run(name).state is not RunState.RUNNING, f"the end of {name}"
+        )
+        return self.testbed.operator.run(name)
 
     def rounds(self, name: str) -> list[RoundRecord]:
         """Return the rounds of a run so far."""
-        return list(self.site.operator.rounds(self.site.operator.run(name)))
+        return list(self.testbed.operator.rounds(self.testbed.operator.run(name)))
 
     def lines(self, run: str) -> list[str]:
-        """Return what people who watch the run were told: ``<device> <text>``."""
+        """Return the lines that were published about a run: ``<device> <text>``."""
         topic = f"fedgrass/{FLEET}/rounds/{run}"
         changes = [msgspec.json.decode(said, type=RoundChange) for on, said in self.heard if on == topic]
         return [f"{change.device} {change.text}".strip() for change in changes]
@@ -68,7 +72,7 @@ class Watched:
         return matching()[0]
 
     def announcement(self, thing: str, run: str) -> dict[str, object]:
-        """Return the newest work that a device was given in a run."""
+        """Return the latest work that a device was given in a run."""
         topic = f"fedgrass/{FLEET}/clients/{thing}/announce"
 
         def found() -> list[dict[str, object]]:
@@ -81,17 +85,19 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Watched]]:
-    """Return a function that opens a site of cores with the noise task; all end with the module."""
+    """Return a function that starts a testbed with the noise task; all stop at the end of the module."""
     with ExitStack() as stack:
 
         def make(devices: int, parameters: dict[str, str] | None = None, **configuration: object) -> Watched:
-            folder = tmp_path_factory.mktemp("site")
+            folder = tmp_path_factory.mktemp("testbed")
             chosen = {"tasks": {"noise": {}}, "heartbeat_seconds": 5, **configuration}
             things = dict.fromkeys(thing_names(devices), chosen)
-            site = stack.enter_context(open_testbed(folder, things, fleet_name=FLEET, parameters=parameters))
-            watched = Watched(site)
+            testbed = stack.enter_context(
+                open_testbed(folder, things, fleet_name=FLEET, parameters=parameters)
+            )
+            watched = Watched(testbed)
             stack.enter_context(watched.watcher())
-            # The watcher hears once it hears itself.
+            # The watcher is subscribed when it receives its own message.
             wait_until(lambda: _echo(watched), "the watcher's own echo")
             return watched
 
@@ -100,7 +106,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
 
 def _echo(watched: Watched) -> bool:
     topic = f"fedgrass/{FLEET}/echo"
-    watched.site.cloud.client("iot-data").publish(topic=topic, qos=1, payload=b"{}")
+    watched.testbed.cloud.client("iot-data").publish(topic=topic, qos=1, payload=b"{}")
     time.sleep(0.05)
     return any(on == topic for on, _ in watched.heard)
 
@@ -108,4 +114,4 @@ def _echo(watched: Watched) -> bool:
 @pytest.fixture
 def folder_of() -> Callable[[Watched, str], Path]:
     """Return a function that gives a core's folder."""
-    return lambda watched, thing: watched.site.folder / "cores" / thing
+    return lambda watched, thing: watched.testbed.folder / "cores" / thing

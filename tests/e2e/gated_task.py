@@ -1,4 +1,4 @@
-"""A task that waits in the middle of its training until a test opens the gate."""
+"""A task that pauses its training until a test opens the gate."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from fedgrass.federation.weights import Arrays
 
 
 class Gated(Noise):
-    """The noise task behind a gate: a file that has to exist before the training goes on."""
+    """The noise task with a gate: a file that must exist before the training continues."""
 
     def __init__(self, gate: str, megabytes: float | str = 0.1) -> None:
         super().__init__(megabytes=megabytes)
@@ -24,7 +24,7 @@ class Gated(Noise):
 
 
 class GatedOne(Gated):
-    """The same, but only the device ``held`` stands before the gate."""
+    """The same, but only the device ``held`` waits at the gate."""
 
     def __init__(self, gate: str, held: str, megabytes: float | str) -> None:
         super().__init__(gate if os.environ["AWS_IOT_THING_NAME"] == held else "/", megabytes)

@@ -1,4 +1,4 @@
-"""A device made by hand: a thing with a certificate that speaks well or badly, as a test wants."""
+"""A scripted device: a thing with a certificate that publishes valid or invalid messages."""
 
 import json
 import ssl
@@ -15,23 +15,23 @@ from fedgrass.local.testbed import Testbed
 
 
 class HandmadeDevice:
-    """An MQTT client with the certificate of its own thing, and nothing that keeps it honest."""
+    """An MQTT client with the certificate of its thing, which publishes anything."""
 
-    def __init__(self, site: Testbed, thing: str, folder: Path, fleet: str) -> None:
+    def __init__(self, testbed: Testbed, thing: str, folder: Path, fleet: str) -> None:
         self.thing = thing
-        self._site = site
+        self._testbed = testbed
         self._fleet = fleet
-        files = site.cloud.create_thing(thing, folder, site.stack["DevicePolicyName"])
+        files = testbed.cloud.create_thing(thing, folder, testbed.stack["DevicePolicyName"])
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=thing, protocol=mqtt.MQTTv5)
         self._client.tls_set(
-            str(site.cloud.root_ca),
+            str(testbed.cloud.root_ca),
             str(files.certificate),
             str(files.private_key),
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
         )
 
     def __enter__(self) -> Self:
-        self._client.connect(self._site.cloud.iot_endpoint, self._site.cloud.mqtt_port)
+        self._client.connect(self._testbed.cloud.iot_endpoint, self._testbed.cloud.mqtt_port)
         self._client.loop_start()
         return self
 
@@ -40,21 +40,21 @@ class HandmadeDevice:
         self._client.loop_stop()
 
     def say(self, kind: str, payload: bytes, *, as_thing: str = "") -> None:
-        """Publish on a device's topic: its own, or another's."""
+        """Publish on a topic of this device or of another one."""
         topic = f"fedgrass/{self._fleet}/clients/{as_thing or self.thing}/{kind}"
         self._client.publish(topic, payload, qos=1).wait_for_publish(10)
 
     def heartbeat(self) -> None:
-        """Register for the noise task."""
+        """Publish a heartbeat with the noise task."""
         heartbeat = Heartbeat(
             state="idle", tasks="noise", examples=100, component_version="0", uptime_seconds=1.0
         )
         self.say("heartbeat", messages.encode(heartbeat))
 
     def upload(self, data: bytes, work: dict[str, Any]) -> None:
-        """Put an update where the averager looks for it."""
+        """Store an update under the key that the averager reads."""
         key = object_keys.update(self.thing, work["run"], work["round"], work["attempt"])
-        self._site.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
+        self._testbed.cloud.client("s3").put_object(Bucket=work["bucket"], Key=key, Body=data)
 
     def completion(self, data: bytes, work: dict[str, Any], **changes: object) -> bytes:
         """Return a completion of ``work`` with an update of these bytes, and with ``changes``."""

@@ -1,4 +1,4 @@
-"""What a command started, and whether any of it is still there."""
+"""Run a command, and find the processes and files that it leaves behind."""
 
 import shutil
 import signal
@@ -18,7 +18,7 @@ PATIENCE = 60.0  # seconds, on a busy machine
 
 
 def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait until ``condition()`` is true; fail with ``what`` if it does not come."""
+    """Wait until ``condition()`` is true; fail with ``what`` after a time limit."""
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain for: {what}"
@@ -26,9 +26,9 @@ def wait_until(condition: Callable[[], object], what: str, patience: float = PAT
 
 
 class Command:
-    """A ``fedgrass`` command in a folder of its own, whose temporary files go there too.
+    """A ``fedgrass`` command in a separate folder, which also has its temporary files.
 
-    ``runtime`` is where its cores can be found: a folder of its own if none is given.
+    ``runtime`` is the runtime folder of its cores: a separate one by default.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Command:
                 "HOME": str(folder),
                 "TMPDIR": str(self.temporary),
                 "XDG_RUNTIME_DIR": str(self.runtime),
-                "PYTHONPATH": str(package.ROOT),  # this checkout's command, whichever one is installed
+                "PYTHONPATH": str(
+                    package.ROOT
+                ),  # the command of this checkout, even if another one is installed
                 **(environment or {}),
             },
             stdin=subprocess.DEVNULL,
@@ -64,11 +66,11 @@ class Command:
         self.seen: set[psutil.Process] = set()
 
     def said(self) -> str:
-        """Return what the command printed so far."""
+        """Return the output of the command so far."""
         return self.output.read_text()
 
     def look(self) -> set[psutil.Process]:
-        """Note the processes that the command has now; return all that were ever noted."""
+        """Record the present processes of the command; return all recorded ones."""
         try:
             self.seen |= set(psutil.Process(self._process.pid).children(recursive=True))
         except psutil.NoSuchProcess:
@@ -87,12 +89,12 @@ class Command:
         return self._process.wait(patience)
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
-        """Send a signal to the command alone, and note what it had started."""
+        """Record the processes of the command, and send a signal to the command only."""
         self.look()
         self._process.send_signal(number)
 
     def left_behind(self) -> list[str]:
-        """Return the noted processes that do not end, and the files in the folders of temporary files."""
+        """Return the recorded processes that do not end, and the remaining temporary files."""
         deadline = time.monotonic() + 10
         while (alive := [p for p in self.seen if _is_alive(p)]) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -100,7 +102,7 @@ class Command:
         return [str(process) for process in alive] + [str(path) for path in files]
 
     def kill(self) -> None:
-        """End the command whatever it does."""
+        """Kill the command."""
         self.look()
         self._process.kill()
         self._process.wait(10)
@@ -129,7 +131,7 @@ def command(
     runtime: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Command]:
-    """Run a ``fedgrass`` command, with further variables; it is ended in any case."""
+    """Run a ``fedgrass`` command with additional variables; it is killed on exit."""
     started = Command(folder, *arguments, runtime=runtime, environment=environment)
     try:
         yield started

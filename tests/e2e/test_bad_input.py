@@ -1,4 +1,4 @@
-"""Every bad message and every bad update is refused by name where people see it, and the round goes on."""
+"""Every invalid message and update is refused with its reason, and the round continues."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,16 +25,16 @@ def watched(make_site: Callable[..., Watched]) -> Watched:
 
 @pytest.fixture(scope="module")
 def handmade(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandmadeDevice]:
-    """A second device of the fleet, which heartbeats as the first does."""
-    with HandmadeDevice(watched.site, "handmade", tmp_path_factory.mktemp("thing"), FLEET) as device:
+    """A second device of the fleet, which sends heartbeats like the first."""
+    with HandmadeDevice(watched.testbed, "handmade", tmp_path_factory.mktemp("thing"), FLEET) as device:
         device.heartbeat()
-        wait_until(lambda: len(watched.site.operator.devices()) == 2, "the handmade device's registration")
+        wait_until(lambda: len(watched.testbed.operator.devices()) == 2, "the handmade device's registration")
         yield device
 
 
 def model_of(watched: Watched, run: str, number: int) -> dict[str, np.ndarray]:
     return {
-        name: np.asarray(array) for name, array in decode(watched.site.operator.model(run, number)).items()
+        name: np.asarray(array) for name, array in decode(watched.testbed.operator.model(run, number)).items()
     }
 
 
@@ -59,7 +59,7 @@ def test_bad_messages_are_refused_by_name_and_the_round_goes_on(
     watched.wait_for_line("messages", "handmade", "refused", "4096")
     handmade.say("complete", handmade.completion(good, work), as_thing="device-1")
     watched.wait_for_line("messages", "device-1", "refused", "client 'handmade'")
-    with HandmadeDevice(watched.site, "stranger", tmp_path_factory.mktemp("thing"), FLEET) as stranger:
+    with HandmadeDevice(watched.testbed, "stranger", tmp_path_factory.mktemp("thing"), FLEET) as stranger:
         stranger.say("complete", stranger.completion(good, work))
         watched.wait_for_line("messages", "stranger", "refused", "was not asked")
 
@@ -136,7 +136,7 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_without_it(
         np.testing.assert_allclose(after[name], array + change, atol=1e-6)
 
 
-def test_an_update_that_is_not_what_its_completion_says_is_refused(
+def test_an_update_that_differs_from_its_completion_is_refused(
     watched: Watched, handmade: HandmadeDevice
 ) -> None:
     handmade.heartbeat()
@@ -155,7 +155,7 @@ def test_a_model_with_another_hash_than_announced_is_not_trained_on(watched: Wat
     watched.ended("hash")
     forged = {**work, "run": "forged", "model_sha256": "ab" * 32}
     topic = f"fedgrass/{FLEET}/clients/device-1/announce"
-    watched.site.cloud.client("iot-data").publish(topic=topic, qos=1, payload=json.dumps(forged).encode())
+    watched.testbed.cloud.client("iot-data").publish(topic=topic, qos=1, payload=json.dumps(forged).encode())
 
     def failed() -> list[str]:
         said = [words.decode() for on, words in watched.heard if on.endswith("/device-1/status")]
@@ -169,5 +169,5 @@ def test_a_model_with_another_hash_than_announced_is_not_trained_on(watched: Wat
 def test_another_initial_model_under_the_name_of_a_run_is_refused(watched: Watched) -> None:
     watched.start("taken")
     other = Noise().initial_weights(seed=2)
-    with pytest.raises(SettingsError, match=r"another model at models/taken/0.safetensors already: choose"):
-        watched.site.operator.start("taken", parse_settings({"task": "noise"}), other)
+    with pytest.raises(SettingsError, match=r"another model exists at models/taken/0.safetensors: choose"):
+        watched.testbed.operator.start("taken", parse_settings({"task": "noise"}), other)

@@ -1,4 +1,4 @@
-"""The short form of the fault-injection campaign, and that its audit finds what it is there to find."""
+"""A short fault-injection campaign, and defects that its audit must find."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ ROUNDS, SECONDS, LONGEST_STRETCH = 8, 100, 3
 def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    session = tmp_path / "run"  # the folder of a login, where the cores' control sockets lie
+    session = tmp_path / "run"  # runtime folder of a login, with the control sockets of cores
     session.mkdir(mode=0o700)
     seconds = SECONDS * min(LONGEST_STRETCH, measured_stretch())
     campaign = subprocess.run(
@@ -50,14 +50,14 @@ def test_no_crash_and_no_lost_message_stops_or_spoils_a_run(tmp_path: Path) -> N
     figures = json.loads(campaign.stdout.splitlines()[-1])
     found = (figures["double_counted"], figures["wrong_models"], figures["stuck_runs"])
     assert found == (0, 0, 0), campaign.stdout
-    # How many rounds a busy machine closes in the time is no matter of right and wrong.
+    # The number of rounds in the time depends on the load of the machine.
     assert figures["rounds_closed"] > 0, campaign.stdout
     assert {"averager_killed", "device_killed", "message_dropped"} <= set(figures["faults"]), campaign.stdout
     assert list(temporary.iterdir()) == []
 
 
 def evidence(chosen: Mapping[str, Any] | None = None, **changes: Any) -> Evidence:
-    """Return what a flawless run of one round leaves: two replies, of 1 and of 3 examples."""
+    """Return the evidence of a correct run of one round: two replies, of 1 and of 3 examples."""
     settings = parse_settings({"task": "noise", "rounds": 1, **(chosen or {})})
     updates = {"thing-1": np.zeros(4, np.float32), "thing-2": np.ones(4, np.float32)}
     objects = {

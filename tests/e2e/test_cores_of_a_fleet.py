@@ -1,4 +1,4 @@
-"""``fedgrass core`` finds the cores of a running demo, and does to them what it does to a developer's."""
+"""``fedgrass core`` finds the cores of a running demo and controls them."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ DEMO = ("demo", "--devices", "2", "--rounds", "1", "--task", "noise", "--keep")
 @pytest.fixture
 def demo(tmp_path: Path, runtime: Path) -> Iterator[Command]:
     with command(tmp_path / "demo", *DEMO, runtime=runtime) as running:
-        running.wait_for("stay up until Ctrl-C")
+        running.wait_for("keep running until Ctrl-C")
         yield running
 
 
 def core(runtime: Path, *arguments: str) -> tuple[int, str]:
-    """Run a ``fedgrass core`` command; return its exit code and what it says."""
+    """Run a ``fedgrass core`` command; return its exit code and output."""
     ended = subprocess.run(
         [sys.executable, "-m", "fedgrass.console.main", "core", *arguments],
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(package.ROOT)},
@@ -72,7 +72,7 @@ def test_two_fleets_with_things_of_the_same_names_are_told_apart(
     demo: Command, runtime: Path, tmp_path: Path
 ) -> None:
     with command(tmp_path / "second", *DEMO, runtime=runtime) as second:
-        second.wait_for("stay up until Ctrl-C")
+        second.wait_for("keep running until Ctrl-C")
         lines = [line for line in core(runtime, "list")[1].splitlines() if line.startswith("device-")]
         assert [line.split()[0] for line in sorted(lines)] == [
             "device-1",

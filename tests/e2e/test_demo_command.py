@@ -1,4 +1,4 @@
-"""``fedgrass demo`` as a person runs it: side by side, stopped at any moment, asked for the impossible."""
+"""``fedgrass demo`` as an operator runs it: concurrently, interrupted at any time, with invalid options."""
 
 import json
 import signal
@@ -37,20 +37,20 @@ def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path:
         assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
         history = json.loads((run / "history.json").read_text())
         works = [(line["work"], line["base"], line["replied"]) for line in history["rounds"]]
-        # The last model is evaluated too, since no round of training measures it.
+        # The last model is evaluated too, because no training round measures it.
         last = [("evaluate", 2, 2)] if folder == "a" else []
         assert works == [("train", 0, 2), ("train", 1, 2), *last]
         assert history["rounds"][-1]["metrics"]["loss"] > 0
         assert history["state"] == "SUCCEEDED"
 
 
-def test_devices_without_greengrass_train_beside_the_cores_and_leave_nothing(tmp_path: Path) -> None:
+def test_devices_without_greengrass_train_with_the_cores_and_leave_nothing(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--mqtt-devices", "2") as demo:
         demo.wait_for("opened: 4 devices asked")
         demo.look()
         assert demo.wait() == 0, demo.said()
         assert "2 Greengrass cores (classic) run" in demo.said()
-        assert "2 devices without Greengrass do the same by plain MQTT" in demo.said()
+        assert "2 devices without Greengrass run it with plain MQTT" in demo.said()
         assert demo.left_behind() == []
     (run,) = (tmp_path / "runs").iterdir()
     history = json.loads((run / "history.json").read_text())
@@ -84,7 +84,7 @@ def test_a_demo_that_is_ended_leaves_no_device_without_greengrass(
         assert len([process for process in demo.seen if process.pid]) >= 4 + 1
 
 
-@pytest.mark.parametrize("moment", ["", "the cloud is up", "have registered", "round 1.1 opened"])
+@pytest.mark.parametrize("moment", ["", "the cloud is running", "have sent a heartbeat", "round 1.1 opened"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_at_any_moment_leaves_nothing(
     tmp_path: Path, moment: str, number: signal.Signals
@@ -93,7 +93,7 @@ def test_stopping_the_demo_at_any_moment_leaves_nothing(
         demo.wait_for(moment)
         demo.interrupt(number)
         code = demo.wait()
-        if moment:  # before that Python itself answers, in its own words, as it does for any program
+        if moment:  # before that, Python itself handles the signal
             assert code == 130, demo.said()
             assert "Traceback" not in demo.said()
         assert code != 0
@@ -137,7 +137,7 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
-        assert len(listening) >= 2 + 2 * 2  # the cloud's two, and two of each core
+        assert len(listening) >= 2 + 2 * 2  # two of the cloud, and two of each core
         assert set(listening) == {"127.0.0.1"}
 
 
@@ -153,7 +153,7 @@ def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> No
         (("--profile", "heavy"), ["heavy", "classic", "lite"]),
     ],
 )
-def test_a_mistake_is_told_in_a_line_that_says_what_to_do(
+def test_a_mistake_is_reported_in_a_line_with_the_way_out(
     tmp_path: Path, arguments: tuple[str, ...], words: list[str]
 ) -> None:
     with command(tmp_path, "demo", *arguments) as demo:
@@ -176,10 +176,10 @@ def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
             assert demo.left_behind() == []
 
 
-def test_a_demo_that_is_kept_says_how_to_watch_it(tmp_path: Path) -> None:
+def test_a_demo_that_is_kept_prints_how_to_watch_it(tmp_path: Path) -> None:
     with command(tmp_path, *SMALL, "--keep") as demo:
         demo.wait_for("mosquitto_sub")
-        demo.wait_for("stay up until Ctrl-C")
+        demo.wait_for("keep running until Ctrl-C")
         assert "SUCCEEDED" in demo.said()
         demo.interrupt()
         assert demo.wait() == 130

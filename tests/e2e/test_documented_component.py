@@ -1,4 +1,4 @@
-"""The test that the documentation shows to developers of components passes."""
+"""The test in the documentation for developers of components passes."""
 
 import os
 import subprocess

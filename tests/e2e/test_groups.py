@@ -1,4 +1,4 @@
-"""A round whose replies the deployed averager sums in groups, while a last device is still at work."""
+"""The deployed averager sums replies in groups while the last device is still training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +30,8 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
     parameters = {"GroupSize": str(SIZE), "GroupedMegabytes": "1"}
     watched = make_site(DEVICES, tasks={"gated": gated}, parameters=parameters)
     settings = parse_settings({"task": "gated", "rounds": 1, "deadline_seconds": 120, "evaluate_last": False})
-    watched.site.operator.start("many", settings, Noise(MEGABYTES).initial_weights(seed=1))
-    bucket, client = watched.site.stack["BucketName"], watched.site.cloud.client("s3")
+    watched.testbed.operator.start("many", settings, Noise(MEGABYTES).initial_weights(seed=1))
+    bucket, client = watched.testbed.stack["BucketName"], watched.testbed.cloud.client("s3")
 
     def manifests() -> list[str]:
         listed = client.list_objects_v2(Bucket=bucket, Prefix="drafts/many/1-1/parts/")
@@ -49,7 +49,11 @@ def test_a_round_summed_in_groups_is_the_mean_of_the_updates(
     (record,) = watched.rounds("many")
     assert (record.round.state, record.round.group_size, record.round.groups) == (State.CLOSED, SIZE, 2)
     assert {part.state for part in record.participants} == {Participation.REPLIED}
-    assert {part.group for part in record.participants} == {1, 2, 3}  # two that come at once may share one
+    assert {part.group for part in record.participants} == {
+        1,
+        2,
+        3,
+    }  # two replies that arrive together may share one
     updates = [read(f"updates/{part.device}/many/1-1.safetensors") for part in record.participants]
     for name, array in read("models/many/1.safetensors").items():
         mean = np.mean([update[name].astype(np.float64) for update in updates], axis=0)

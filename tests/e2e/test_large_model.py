@@ -1,4 +1,4 @@
-"""A model above the limit is made in shards by the deployed averager, through its queue of jobs."""
+"""The deployed averager averages a large model in shards, through its queue of jobs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +26,10 @@ def test_a_model_made_in_shards_is_the_mean_of_the_updates(make_site: Callable[.
             "aggregation_options": {"momentum": 0.0},
         }
     )
-    watched.site.operator.start("large", settings, Noise(MEGABYTES).initial_weights(seed=1))
+    watched.testbed.operator.start("large", settings, Noise(MEGABYTES).initial_weights(seed=1))
     assert watched.ended("large").reason == f"all {ROUNDS} rounds closed"
     assert sum("shards of" in line for line in watched.lines("large")) == ROUNDS
-    client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
+    client, bucket = watched.testbed.cloud.client("s3"), watched.testbed.stack["BucketName"]
 
     def read(key: str) -> dict[str, np.ndarray[tuple[int, ...], Any]]:
         return safetensors.numpy.load(client.get_object(Bucket=bucket, Key=key)["Body"].read())

@@ -1,9 +1,9 @@
-"""Least privilege, both ways: what the code asks of AWS against what template.yaml lets it, all enforced.
+"""Least privilege in both directions: the AWS calls of the code against the permissions in template.yaml.
 
-A whole site runs with ``AUTH=true``: every function works under its own role, every device under its own
-certificate and its own share of the device role, and what is not allowed is refused. All that they ask is
-recorded, and compared with the deployed policies: nothing is missing, and nothing is granted that no one
-used, but for what an AWS service does in their name (``BY_SERVICES``).
+A testbed runs with ``AUTH=true``: each function has its role, each device its certificate and its restriction
+of the device role, and everything else is refused. All calls are recorded and compared with the deployed
+policies: no permission is missing, and none is unused, except those that AWS services use for fedgrass
+(``BY_SERVICES``).
 """
 
 import json
@@ -30,7 +30,7 @@ from tests.permissions.recorder import sitecustomize as recorder
 pytestmark = pytest.mark.timeout(600)
 
 FUNCTIONS = ("Initiator", "Averager")
-# What AWS's own services do with these roles and this certificate; no code of ours asks it.
+# Permissions that AWS services use with these roles and this certificate, and fedgrass itself does not.
 BY_SERVICES: Mapping[str, str] = {
     "sqs:ReceiveMessage": "Lambda reads the function's queue under the function's role",
     "sqs:DeleteMessage": "Lambda removes what the function has dealt with",
@@ -40,7 +40,7 @@ BY_SERVICES: Mapping[str, str] = {
     "logs:PutLogEvents": "Lambda keeps what the function prints",
     "iot:AssumeRoleWithCertificate": "the credentials provider asks it, of which the laptop has a stand-in",
 }
-# Granted, and used by what the laptop has no like of.
+# Granted for services that the laptop does not emulate.
 BY_OTHERS: Mapping[str, str] = {
     "iot:Connect client/*#*": "the classic nucleus opens more connections as it needs them: thing#2, ...",
     "s3:GetObject components/": "the nucleus fetches the components that it deploys",
@@ -51,15 +51,15 @@ BY_OTHERS: Mapping[str, str] = {
 
 @dataclass
 class Exercised:
-    """A site on which everything was done that the system can do, and what was asked by the way."""
+    """A testbed on which every feature was used, with the recorded calls."""
 
     watched: Watched
     calls: list[Call]
-    parts: dict[str, str] = field(default_factory=dict)  # name of a function, role or policy, by logical id
+    parts: dict[str, str] = field(default_factory=dict)  # logical id -> name of a function, role or policy
 
     @property
     def cloud(self) -> EmbeddedCloud:
-        return self.watched.site.cloud
+        return self.watched.testbed.cloud
 
     def of_function(self, name: str) -> list[Call]:
         return [call for call in self.calls if call.who == f"function:{self.parts[name]}"]
@@ -80,12 +80,12 @@ class Exercised:
 
 
 def needed(calls: list[Call]) -> set[Need]:
-    """Return what calls need; one that is refused is no use, and shows that something is missing."""
+    """Return the permissions that calls need; a refused call counts as a missing one."""
     return set().union(*(needs_of(call) for call in calls))
 
 
 def by_others(grant: Grant) -> str:
-    """Return why a grant may stand though no code of ours used it, nothing if it may not."""
+    """Return why an unused grant is accepted; empty if it is not."""
     if grant.action in BY_SERVICES:
         return BY_SERVICES[grant.action]
     for words, reason in BY_OTHERS.items():
@@ -96,7 +96,7 @@ def by_others(grant: Grant) -> str:
 
 
 def compared(title: str, statements: list[Statement], needs: set[Need]) -> tuple[list[Need], list[Grant]]:
-    """Print what may be done and what was done; return what is missing and what is too much."""
+    """Print granted and used permissions; return the missing and the unused ones."""
     allowed = grants(statements)
     idle = unused(allowed, needs)
     may = [
@@ -104,12 +104,12 @@ def compared(title: str, statements: list[Statement], needs: set[Need]) -> tuple
     ]
     did = [f"  {need.action:32} {need.resource}" for need in _some(needs)]
     lines = [f"\n{title} may:", *may, f"{title} asked for:", *did]
-    print("\n".join(lines))  # noqa: T201  # what a reviewer wants to see (pytest -s)
+    print("\n".join(lines))  # noqa: T201 - for reviewers (pytest -s)
     return missing(statements, needs), [grant for grant in idle if not by_others(grant)]
 
 
 def _some(needs: set[Need]) -> Iterator[Need]:
-    """Return a few of the needs of each action: more of them differ in a run or a round."""
+    """Return a few needs of each action; the others differ only in run or round."""
     for action in sorted({need.action for need in needs}):
         yield from sorted(need for need in needs if need.action == action)[:3]
 
@@ -122,8 +122,8 @@ def exercised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercised]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         patch.setenv(recorder.FOLDER, str(folder))
         _record_cores(patch)
-        watched = stack.enter_context(scenario.opened_site(tmp_path_factory.mktemp("site")))
-        resources = watched.site.cloud.client("cloudformation").list_stack_resources(StackName="fedgrass")
+        watched = stack.enter_context(scenario.opened_testbed(tmp_path_factory.mktemp("testbed")))
+        resources = watched.testbed.cloud.client("cloudformation").list_stack_resources(StackName="fedgrass")
         parts = {
             one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources["StackResourceSummaries"]
         }
@@ -132,9 +132,9 @@ def exercised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercised]:
 
 
 def _record_cores(patch: pytest.MonkeyPatch) -> None:
-    """Record what cores ask by themselves: their Stream Managers of S3, and they of the broker.
+    """Record the calls of cores: of their Stream Managers to S3, and of the cores to the broker.
 
-    They live in this process, which has the operator's clients too.
+    They run in this process, which also has the clients of the operator.
     """
     as_it_is = EmbeddedCloud.client_with
 
@@ -155,7 +155,7 @@ def test_every_line_of_the_functions_names_run_round_and_device_and_every_metric
     log = exercised.cloud.log.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     assert all({"run", "round", "device"} <= line.keys() for line in lines)
-    # Of one round, all that its devices and functions did is found by its name.
+    # All actions of devices and functions in a round are found by its name.
     of_first = {line["device"] for line in lines if (line["run"], line["round"]) == ("first", 1)}
     assert of_first == {"", "device-1", "plain-1"}  # device-2 is held out
     measured = {
@@ -164,7 +164,7 @@ def test_every_line_of_the_functions_names_run_round_and_device_and_every_metric
         for directive in line.get("_aws", {}).get("CloudWatchMetrics", [])
         for metric in directive["Metrics"]
     }
-    assert measured == set(Metric) - {Metric.ACCURACY}  # the task of this site measures none
+    assert measured == set(Metric) - {Metric.ACCURACY}  # the task of this testbed reports none
     assert {line["Fleet"] for line in lines if "_aws" in line} == {FLEET}
 
 
@@ -192,13 +192,13 @@ def test_a_device_may_do_what_it_does_and_nothing_else(exercised: Exercised) -> 
     policy = exercised.cloud.client("iot").get_policy(policyName=exercised.parts["DevicePolicy"])
     statements += scenario.statements_of(policy["policyDocument"])
     assert exercised.of_things().keys() == set(scenario.THINGS)
-    # Not every device does everything: what they need is put together, each for itself under the same name.
+    # Not every device uses every permission: their needs are combined under one name.
     needs = {
         need._replace(resource=need.resource.replace(thing, "THING"))
         for thing, calls in exercised.of_things().items()
         for need in needed(calls)
-        # Devices may not list the bucket: S3 tells them "forbidden" of a model that is not there, and the
-        # predictor takes that for what it is.
+        # Devices may not list the bucket, so S3 responds with "forbidden" for a missing model, which the
+        # predictor handles.
         if need.action != "s3:ListBucket"
     }
     assert compared("a device", scenario.with_name(statements, "THING"), needs) == ([], [])
@@ -214,7 +214,7 @@ def test_the_scheduler_may_ring_and_nothing_else(exercised: Exercised) -> None:
     role = exercised.parts["DeadlineRole"]
     targets = [call.parameters["Target"] for call in exercised.calls if call.operation == "CreateSchedule"]
     scheduler = exercised.cloud.client("scheduler")
-    for found in scheduler.list_schedules()["Schedules"]:  # the template's own, and what is not over yet
+    for found in scheduler.list_schedules()["Schedules"]:  # those of the template, and pending ones
         schedule = scheduler.get_schedule(Name=found["Name"], GroupName=found["GroupName"])
         targets.append(schedule["Target"])
     needs = {Need("sqs:SendMessage", target["Arn"]) for target in targets if target["RoleArn"].endswith(role)}
@@ -229,20 +229,20 @@ def test_nothing_is_granted_by_a_wildcard_action(exercised: Exercised) -> None:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """Return the code with which AWS refuses a call; fail if it does not."""
+    """Return the error code of a call that AWS must refuse."""
     with pytest.raises(ClientError) as refused:
         call()
     return str(refused.value.response["Error"]["Code"])
 
 
 def _client_of(exercised: Exercised, service: str, thing: str) -> Any:
-    site = exercised.watched.site
-    return site.cloud.client_with(service, credentials_of_thing(site, thing))
+    testbed = exercised.watched.testbed
+    return testbed.cloud.client_with(service, credentials_of_thing(testbed, thing))
 
 
 def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> None:
     s3 = _client_of(exercised, "s3", "device-1")
-    bucket = exercised.watched.site.stack["BucketName"]
+    bucket = exercised.watched.testbed.stack["BucketName"]
     own, others = "updates/device-1/mine/1-1.safetensors", "updates/device-2/mine/1-1.safetensors"
     s3.put_object(Bucket=bucket, Key=own, Body=b"mine")
     s3.get_object(Bucket=bucket, Key="models/first/0.safetensors")["Body"].read()
@@ -267,22 +267,22 @@ def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> 
 
 
 def test_a_device_reaches_no_other_service(exercised: Exercised) -> None:
-    site = exercised.watched.site
-    credentials = credentials_of_thing(site, "device-1")
-    tables = [site.stack[f"{name}TableName"] for name in ("Devices", "Rounds", "Turnarounds")]
-    dynamodb = site.cloud.client_with("dynamodb", credentials)
+    testbed = exercised.watched.testbed
+    credentials = credentials_of_thing(testbed, "device-1")
+    tables = [testbed.stack[f"{name}TableName"] for name in ("Devices", "Rounds", "Turnarounds")]
+    dynamodb = testbed.cloud.client_with("dynamodb", credentials)
     for table in tables:
         assert refusal(partial(dynamodb.scan, TableName=table)) == "AccessDeniedException"
-    queue = site.stack["RepliesQueueUrl"]
-    sqs = site.cloud.client_with("sqs", credentials)
+    queue = testbed.stack["RepliesQueueUrl"]
+    sqs = testbed.cloud.client_with("sqs", credentials)
     assert "AccessDenied" in refusal(lambda: sqs.send_message(QueueUrl=queue, MessageBody="{}"))
-    invoked = site.stack["InitiatorName"]
-    functions = site.cloud.client_with("lambda", credentials)
+    invoked = testbed.stack["InitiatorName"]
+    functions = testbed.cloud.client_with("lambda", credentials)
     assert refusal(lambda: functions.invoke(FunctionName=invoked)) == "AccessDeniedException"
 
 
 def test_a_device_that_tries_another_s_topics_is_refused(exercised: Exercised, tmp_path: Path) -> None:
-    tried = try_topics(exercised.watched.site, tmp_path, FLEET)
+    tried = try_topics(exercised.watched.testbed, tmp_path, FLEET)
     assert tried.allowed == {"publish complete", "publish status", "publish hello", "subscribe announce"}
     assert tried.refused == {
         "publish another's complete", "publish another's heartbeat", "publish own announce",
@@ -294,17 +294,19 @@ def test_a_device_that_tries_another_s_topics_is_refused(exercised: Exercised, t
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_that_tries_another_s_things_is_refused(exercised: Exercised, function: str) -> None:
-    site = exercised.watched.site
+    testbed = exercised.watched.testbed
     credentials = credentials_of_role(exercised.cloud, exercised.role_of(function))
-    dynamodb = site.cloud.client_with("dynamodb", credentials)
-    s3 = site.cloud.client_with("s3", credentials)
-    devices, rounds, bucket = (site.stack[n] for n in ("DevicesTableName", "RoundsTableName", "BucketName"))
+    dynamodb = testbed.cloud.client_with("dynamodb", credentials)
+    s3 = testbed.cloud.client_with("s3", credentials)
+    devices, rounds, bucket = (
+        testbed.stack[n] for n in ("DevicesTableName", "RoundsTableName", "BucketName")
+    )
     row = {"device": {"S": "forged"}}
     run = {"run": {"S": "first"}, "item": {"S": "run"}}
     assert dynamodb.get_item(TableName=rounds, Key=run)["ResponseMetadata"]["HTTPStatusCode"] == 200
     attempts: dict[str, Callable[[], object]] = {
         "writes the devices": lambda: dynamodb.put_item(TableName=devices, Item=row),
-        "reads the turnarounds": lambda: dynamodb.scan(TableName=site.stack["TurnaroundsTableName"]),
+        "reads the turnarounds": lambda: dynamodb.scan(TableName=testbed.stack["TurnaroundsTableName"]),
         "reads all rounds": lambda: dynamodb.scan(TableName=rounds),
         "deletes a table": lambda: dynamodb.delete_table(TableName=rounds),
     }

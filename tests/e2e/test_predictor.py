@@ -1,4 +1,4 @@
-"""The predictor in a whole site: what the fleet trains is served on the device, through the real broker."""
+"""The predictor on a testbed: it serves the models that the fleet trains, through the real broker."""
 
 import http.client
 import json
@@ -37,8 +37,8 @@ def test_what_a_core_and_a_plain_device_train_is_served_on_the_core(tmp_path: Pa
     trainer = {"tasks": {"noise": {"megabytes": 0.1}}, "heartbeat_seconds": 5}
     package.build_component(NAME, __version__, "tests", tmp_path / "predictor")
     things, plain = {"core-1": trainer}, {"plain-1": trainer}
-    with open_testbed(tmp_path / "site", things, plain=plain, fleet_name=FLEET) as site:
-        operator = Operator(site.cloud, FLEET)
+    with open_testbed(tmp_path / "testbed", things, plain=plain, fleet_name=FLEET) as testbed:
+        operator = Operator(testbed.cloud, FLEET)
 
         def reports() -> list[PredictorReport]:
             said = operator.said("clients/core-1/predictor")
@@ -51,33 +51,35 @@ def test_what_a_core_and_a_plain_device_train_is_served_on_the_core(tmp_path: Pa
             settings = parse_settings(
                 {"task": "noise", "rounds": 2, "deadline_seconds": 60, "evaluate_last": False}
             )
-            site.operator.start(name, settings, Noise(0.1).initial_weights(seed=1))
-            wait_until(lambda: site.operator.run(name).state is not RunState.RUNNING, f"the end of {name}")
-            assert site.operator.run(name).state is RunState.SUCCEEDED
+            testbed.operator.start(name, settings, Noise(0.1).initial_weights(seed=1))
+            wait_until(lambda: testbed.operator.run(name).state is not RunState.RUNNING, f"the end of {name}")
+            assert testbed.operator.run(name).state is RunState.SUCCEEDED
 
         try:
-            # A model that is there before the predictor is found by the pointer, a later one by its message.
+            # The predictor finds an earlier model by the pointer, and a later one by its message.
             run("run-1")
             configuration = {
                 "python": sys.executable,
                 "fleet": FLEET,
-                "bucket": site.stack["BucketName"],
+                "bucket": testbed.stack["BucketName"],
                 "tasks": {"digits": None, "noise": {"megabytes": 0.1}},
                 "http_port": 0,
                 "heartbeat_seconds": 1,
                 "worse_by": 1000,
             }
             recipe = tmp_path / "predictor" / "recipes" / f"{NAME}.yaml"
-            core = site.fleet.devices["core-1"].core
-            site.fleet.call(core.deploy(recipe, tmp_path / "predictor" / "artifacts", configuration))
+            core = testbed.fleet.devices["core-1"].core
+            testbed.fleet.call(core.deploy(recipe, tmp_path / "predictor" / "artifacts", configuration))
             wait_until(lambda: serves("run-1/2"), f"run-1/2 in {reports()}")
             run("run-2")
             wait_until(lambda: serves("run-2/2"), "run-2/2")
-            bias = np.asarray(weights.decode(site.operator.model("run-2", 2))["bias"], dtype=np.float32)
+            bias = np.asarray(weights.decode(testbed.operator.model("run-2", 2))["bias"], dtype=np.float32)
             status, answer = ask(reports()[-1].http_port, 1)
             assert (status, answer["run"], answer["round"]) == (200, "run-2", 2)
             np.testing.assert_allclose(answer["outputs"], [1 + bias.mean()], atol=1e-6)
-            replied = [record.participants for record in site.operator.rounds(site.operator.run("run-2"))]
+            replied = [
+                record.participants for record in testbed.operator.rounds(testbed.operator.run("run-2"))
+            ]
             assert [sorted(part.device for part in parts) for parts in replied] == [["core-1", "plain-1"]] * 2
         finally:
             operator.close()

@@ -1,4 +1,4 @@
-"""``fedgrass repair`` in a deployed stack: the table's items are deleted, and the run has all its rounds."""
+"""``fedgrass repair`` on a deployed stack: rebuild all rounds of a run after its rows were deleted."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def test_a_run_whose_items_were_all_deleted_is_repaired_and_has_its_rounds(
     make_site: Callable[..., Watched],
 ) -> None:
     watched = make_site(1, tasks={"noise": {"megabytes": 0.1}})
-    operator, run = watched.site.operator, "lost"
+    operator, run = watched.testbed.operator, "lost"
     watched.start(run, rounds=3, schedule="by_hand")
     watched.wait_for_line(run, "closed: models/lost/1.safetensors")
     operator.act("next", run)
@@ -40,7 +40,7 @@ def test_a_run_whose_items_were_all_deleted_is_repaired_and_has_its_rounds(
 def _fedgrass(watched: Watched, *arguments: str) -> list[str]:
     """Run the command; return the lines that it prints."""
     command = [sys.executable, "-m", "fedgrass.console.main", *arguments]
-    environment = {**os.environ, **watched.site.cloud.environment()}
+    environment = {**os.environ, **watched.testbed.cloud.environment()}
     done = subprocess.run(
         command, cwd=package.ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
@@ -48,7 +48,7 @@ def _fedgrass(watched: Watched, *arguments: str) -> list[str]:
 
 
 def _delete_all_items(watched: Watched) -> None:
-    client, table = watched.site.cloud.client("dynamodb"), watched.site.stack["RoundsTableName"]
+    client, table = watched.testbed.cloud.client("dynamodb"), watched.testbed.stack["RoundsTableName"]
     for item in client.scan(TableName=table, ConsistentRead=True)["Items"]:
         row = unmarshal(item)
         client.delete_item(TableName=table, Key=marshal({"run": row["run"], "item": row["item"]}))

@@ -1,4 +1,4 @@
-"""Three devices train digits with SCAFFOLD; models and controls are computed again from what was uploaded."""
+"""Three devices train digits with SCAFFOLD; the test recomputes models and controls from the uploads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass
 class Trained:
-    """A run that has ended, while its site still stands."""
+    """A finished run on a testbed that is still running."""
 
-    site: Testbed
+    testbed: Testbed
     run: Run
     records: list[RoundRecord]
 
     def read(self, key: str) -> Arrays:
         """Return the arrays of an object in the bucket."""
-        found = self.site.cloud.client("s3").get_object(Bucket=self.site.stack["BucketName"], Key=key)
+        found = self.testbed.cloud.client("s3").get_object(Bucket=self.testbed.stack["BucketName"], Key=key)
         return safetensors.numpy.load(found["Body"].read())
 
     def updates(self, number: int) -> list[Arrays]:
-        """Return the updates of a round, by their devices' names."""
+        """Return the updates of a round, by name of the device."""
         parts = self.records[number - 1].participants
         return [self.read(f"updates/{part.device}/{RUN}/{number}-1.safetensors") for part in parts]
 
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         thing: {"tasks": {"digits": {"share": share, "shares": DEVICES, "split": "dirichlet"}}}
         for share, thing in enumerate(thing_names(DEVICES))
     }
-    with open_testbed(tmp_path_factory.mktemp("site"), things, profile="lite") as site:
+    with open_testbed(tmp_path_factory.mktemp("testbed"), things, profile="lite") as testbed:
         settings = parse_settings(
             {
                 "task": "digits",
@@ -69,10 +69,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
                 "training": {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH},
             }
         )
-        site.operator.start(RUN, settings, Digits().initial_weights(seed=3))
-        wait_until(lambda: site.operator.run(RUN).state is not RunState.RUNNING, "the run's end", 120)
-        run = site.operator.run(RUN)
-        yield Trained(site, run, list(site.operator.rounds(run)))
+        testbed.operator.start(RUN, settings, Digits().initial_weights(seed=3))
+        wait_until(lambda: testbed.operator.run(RUN).state is not RunState.RUNNING, "the run's end", 120)
+        run = testbed.operator.run(RUN)
+        yield Trained(testbed, run, list(testbed.operator.rounds(run)))
 
 
 def test_every_round_closes_with_every_device(trained: Trained) -> None:
@@ -107,7 +107,7 @@ def test_a_change_is_the_path_of_the_training_less_the_servers_control(trained: 
         for part, update in zip(
             trained.records[number - 1].participants, trained.updates(number), strict=True
         ):
-            # A lonely last example is left out.
+            # A last batch of one example is dropped.
             steps = EPOCHS * (part.examples // BATCH + (part.examples % BATCH > 1))
             for name, begun in start.items():
                 expected = (begun - update[name]) / (steps * RATE) - server[f"control:{name}"]
@@ -117,13 +117,13 @@ def test_a_change_is_the_path_of_the_training_less_the_servers_control(trained: 
 def test_each_device_keeps_its_own_control_the_sum_of_what_it_sent(trained: Trained) -> None:
     kept = {}
     for thing in thing_names(DEVICES):
-        (file,) = (trained.site.folder / "cores" / thing).rglob(f"memory/{RUN}.safetensors")
+        (file,) = (trained.testbed.folder / "cores" / thing).rglob(f"memory/{RUN}.safetensors")
         kept[thing] = safetensors.numpy.load(Path(file).read_bytes())
     for place, part in enumerate(trained.records[0].participants):
         sent = [trained.updates(number)[place] for number in range(1, ROUNDS + 1)]
         for name, array in kept[part.device].items():
             np.testing.assert_allclose(array, sum(update[name] for update in sent), rtol=0, atol=ACCURACY)
-    # All devices took part in all rounds: the server's control is the mean of theirs.
+    # All devices took part in all rounds, so the server's control is the mean of theirs.
     for name, array in trained.control(ROUNDS).items():
         np.testing.assert_allclose(
             array, np.mean([own[name] for own in kept.values()], axis=0), rtol=0, atol=10 * ACCURACY

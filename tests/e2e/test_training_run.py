@@ -1,4 +1,4 @@
-"""Three devices train digits on the demo's path; every figure is computed again from what was stored."""
+"""Three devices train digits as in the demo; the test recomputes every figure from stored data."""
 
 import tempfile
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ CLOCK_READ_TWICE_MS = 1_000
 
 @dataclass
 class Trained:
-    """A run that has ended, while its site still stands."""
+    """A finished run on a testbed that is still running."""
 
-    site: Testbed
+    testbed: Testbed
     run: Run
     records: list[RoundRecord]
 
@@ -41,21 +41,23 @@ def trained() -> Iterator[Trained]:
             thing: {"tasks": {"digits": {"share": share, "shares": DEVICES}}}
             for share, thing in enumerate(thing_names(DEVICES))
         }
-        with open_testbed(Path(folder), things, profile="lite") as site:
+        with open_testbed(Path(folder), things, profile="lite") as testbed:
             settings = parse_settings(
                 {"task": "digits", "rounds": ROUNDS, "deadline_seconds": 120, "evaluate_last": False}
             )
-            site.operator.start("run-1", settings, Digits().initial_weights(seed=3))
-            wait_until(lambda: site.operator.run("run-1").state is not RunState.RUNNING, "the run's end", 120)
-            run = site.operator.run("run-1")
-            yield Trained(site, run, list(site.operator.rounds(run)))
+            testbed.operator.start("run-1", settings, Digits().initial_weights(seed=3))
+            wait_until(
+                lambda: testbed.operator.run("run-1").state is not RunState.RUNNING, "the run's end", 120
+            )
+            run = testbed.operator.run("run-1")
+            yield Trained(testbed, run, list(testbed.operator.rounds(run)))
             started = set(psutil.Process().children(recursive=True)) - before
             ports = {port for process in [*started, psutil.Process()] for port in listening_ports(process)}
     wait_until(
         lambda: not [process for process in started if process.is_running()], "every process to end", 10
     )
-    assert ports, "the site listened nowhere: this test looks in the wrong place"
-    assert not ports & set(listening_ports(psutil.Process())), "a port outlived the site"
+    assert ports, "the testbed listened nowhere: this test looks in the wrong place"
+    assert not ports & set(listening_ports(psutil.Process())), "a port outlived the testbed"
     assert not Path(folder).exists()
 
 
@@ -72,8 +74,8 @@ def test_every_round_closes_with_every_device(trained: Trained) -> None:
 def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(
     trained: Trained, number: int
 ) -> None:
-    s3 = trained.site.cloud.client("s3")
-    bucket = trained.site.stack["BucketName"]
+    s3 = trained.testbed.cloud.client("s3")
+    bucket = trained.testbed.stack["BucketName"]
     totals: dict[str, np.ndarray] = {}
     examples = 0
     for reply in trained.records[number - 1].participants:
@@ -91,7 +93,7 @@ def test_a_published_model_is_the_weighted_mean_of_the_uploaded_updates(
 
 def test_the_devices_trained_on_disjoint_shares_of_all_but_the_held_out_digits(trained: Trained) -> None:
     replies = trained.records[0].participants
-    # 1,797 images, a fifth held out; of each share a tenth is for the device's own evaluation.
+    # 1,797 images, a fifth held out; a tenth of each share is for evaluation on the device.
     assert 1290 <= sum(reply.examples for reply in replies) <= 1297
     assert all(reply.metrics["loss"] > 0 for reply in replies)
 
@@ -101,11 +103,11 @@ def test_each_device_measured_the_global_model_and_its_own_on_the_same_examples(
         for reply in record.participants:
             assert {"loss", "accuracy", "local_loss", "local_accuracy"} == reply.metrics.keys()
             assert "train_loss" in reply.train_metrics
-            # A tenth of its share of 432 digits or so.
+            # A tenth of its share of about 432 digits.
             assert reply.examples_evaluated is not None
             assert 30 <= reply.examples_evaluated <= 60
         of_all = record.round.metrics
-        if record.round.number == 1:  # later there is little left to learn for a device by itself
+        if record.round.number == 1:  # later rounds leave little to learn for a single device
             assert of_all["local_loss"] < of_all["loss"]
         weights = [reply.examples_evaluated or 0 for reply in record.participants]
         measured = [reply.metrics["local_accuracy"] for reply in record.participants]
@@ -116,8 +118,8 @@ def test_each_device_measured_the_global_model_and_its_own_on_the_same_examples(
 def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_of_the_cloud(
     trained: Trained,
 ) -> None:
-    client = trained.site.cloud.client("dynamodb")
-    rows = client.scan(TableName=trained.site.stack["TurnaroundsTableName"])["Items"]
+    client = trained.testbed.cloud.client("dynamodb")
+    rows = client.scan(TableName=trained.testbed.stack["TurnaroundsTableName"])["Items"]
     found = {(row["round_id"]["S"], row["device"]["S"]): row for row in rows}
     expected = {
         (f"run-1/{record.round.number}/1", reply.device): (record.round, reply)
@@ -129,37 +131,39 @@ def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_
         opened, reply = expected[key]
         turnaround = int(row["turnaround_ms"]["N"])
         assert int(row["announced_at"]["N"]) == opened.opened_at
-        # The rule names timestamp() twice, and a rules engine may read its clock for each.
+        # The rule has timestamp() twice, and a rules engine may evaluate each separately.
         assert 0 <= turnaround - (int(row["received_at"]["N"]) - opened.opened_at) < CLOCK_READ_TWICE_MS
         assert 0 < turnaround <= opened.closed_at - opened.opened_at
         assert int(row["examples"]["N"]) == reply.examples
 
 
 def test_the_model_loads_in_plain_torch_and_knows_digits_that_no_device_had(trained: Trained) -> None:
-    weights = safetensors.torch.load(trained.site.operator.model("run-1", ROUNDS))
+    weights = safetensors.torch.load(trained.testbed.operator.model("run-1", ROUNDS))
     assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
-    judged = Digits().evaluate_held_out(safetensors.numpy.load(trained.site.operator.model("run-1", ROUNDS)))
+    judged = Digits().evaluate_held_out(
+        safetensors.numpy.load(trained.testbed.operator.model("run-1", ROUNDS))
+    )
     assert judged.metrics["accuracy"] > 0.8
 
 
 def test_the_history_tells_what_the_tables_hold(trained: Trained, tmp_path: Path) -> None:
     summaries = [history.summarize(record, {1: {"accuracy": 0.5}}) for record in trained.records]
-    model = trained.site.operator.model("run-1", ROUNDS)
+    model = trained.testbed.operator.model("run-1", ROUNDS)
     history.write(tmp_path / "run-1", trained.run, summaries, model, {})
-    assert summaries[0]["bytes_down"] == 3 * len(trained.site.operator.model("run-1", 0))
+    assert summaries[0]["bytes_down"] == 3 * len(trained.testbed.operator.model("run-1", 0))
     assert summaries[0]["held_out"] == {"accuracy": 0.5}
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "run-1" / "model.safetensors").read_bytes() == model
 
 
 def test_nothing_waits_in_the_dead_letter_queue(trained: Trained) -> None:
-    sqs = trained.site.cloud.client("sqs")
-    queue = trained.site.stack["DeadLettersQueueUrl"]
+    sqs = trained.testbed.cloud.client("sqs")
+    queue = trained.testbed.stack["DeadLettersQueueUrl"]
     attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
     assert attributes["Attributes"]["ApproximateNumberOfMessages"] == "0"
 
 
 def test_no_alarm_is_left_of_a_closed_round(trained: Trained) -> None:
-    schedules = trained.site.cloud.client("scheduler").list_schedules()["Schedules"]
+    schedules = trained.testbed.cloud.client("scheduler").list_schedules()["Schedules"]
     of_the_stack = ("-Sweep-", "-Census-")
     assert [s["Name"] for s in schedules if not any(name in s["Name"] for name in of_the_stack)] == []

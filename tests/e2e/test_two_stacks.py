@@ -1,4 +1,4 @@
-"""Two stacks in one account: each fleet trains for itself, and taking them down leaves nothing."""
+"""Two stacks in one account: each fleet trains separately, and removing them leaves nothing behind."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ SETTINGS = {"task": "noise", "rounds": 2, "deadline_seconds": 60, "evaluate_last
 
 @dataclass
 class Trained:
-    """Two stacks, each with a fleet of one device whose run has ended."""
+    """Two stacks, each with a fleet of one device and a finished run."""
 
     cloud: EmbeddedCloud
     folder: Path
@@ -106,7 +106,7 @@ def test_turnarounds_expire_in_a_year(trained: Trained) -> None:
     table = trained.stacks["meadow"]["TurnaroundsTableName"]
     for row in trained.cloud.client("dynamodb").scan(TableName=table)["Items"]:
         seconds = int(row["received_at"]["N"]) // 1000
-        # The rule looks at the clock for each of the two.
+        # The rule evaluates timestamp() for each of the two.
         assert abs(float(row["expires_at"]["N"]) - (seconds + 365 * 86400)) <= 1
 
 
@@ -129,7 +129,7 @@ def test_taken_down_with_their_data_they_leave_nothing(trained: Trained) -> None
     assert inventory(cloud.client) == full, "a dry run removed something"
     code, said = fedgrass(cloud, folder, *down, "meadow", "--delete-data")
     assert (code, inventory(cloud.client)) == (1, full), said
-    assert "nobody to ask" in said
+    assert "no terminal to ask" in said
 
     code, said = fedgrass(cloud, folder, *down, "meadow", "--delete-data", "--yes")
     assert code == 0, said
@@ -137,7 +137,7 @@ def test_taken_down_with_their_data_they_leave_nothing(trained: Trained) -> None
     assert left
     assert not [thing for thing in left if "meadow" in thing]
 
-    # The other one's data stay until they are asked for by name, though the stack is gone by then.
+    # The data of the other stack remain after its deletion, until --delete-data.
     code, said = fedgrass(cloud, folder, *down, "orchard", "--yes")
     assert code == 0, said
     bucket, table = (trained.stacks["orchard"][name] for name in ("BucketName", "RoundsTableName"))
@@ -149,4 +149,4 @@ def test_taken_down_with_their_data_they_leave_nothing(trained: Trained) -> None
     assert code == 0, said
     assert inventory(cloud.client) == trained.before
     code, said = fedgrass(cloud, folder, *down, "orchard", "--yes", "--delete-data")
-    assert (code, said) == (0, "there is nothing of a stack 'orchard' in account 000000000000\n")
+    assert (code, said) == (0, "there are no resources of a stack 'orchard' in account 000000000000\n")

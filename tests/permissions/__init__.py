@@ -1,1 +1,1 @@
-"""What the code asks of AWS, beside what template.yaml lets it: recorded, worked out, compared."""
+"""Record the AWS calls of the code, and compare the permissions that they need with template.yaml."""

@@ -1,4 +1,4 @@
-"""What policies grant, as they are deployed, and whether that is what was needed."""
+"""The permissions that deployed policies grant, compared with those that were needed."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ Statement = Mapping[str, Any]
 
 
 class Grant(NamedTuple):
-    """One action on one pattern of resources, which a statement allows under its condition."""
+    """One action on one resource pattern, allowed by a statement under its condition."""
 
     action: str
     resource: str
@@ -20,7 +20,7 @@ class Grant(NamedTuple):
 
     @property
     def statement(self) -> Statement:
-        """The smallest statement that grants it."""
+        """The smallest statement that grants this permission."""
         condition = {"Condition": json.loads(self.condition)} if self.condition != "{}" else {}
         return {"Effect": "Allow", "Action": self.action, "Resource": self.resource, **condition}
 
@@ -31,7 +31,7 @@ class Grant(NamedTuple):
 
 
 def statements_of_role(iam: Any, role: str) -> list[Statement]:
-    """Return all statements of a deployed role: inline, and of attached policies."""
+    """Return all statements of a deployed role, of inline and attached policies."""
     documents = [
         iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
         for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
@@ -55,7 +55,7 @@ def grants(statements: Iterable[Statement]) -> list[Grant]:
 
 
 def allows(statements: Iterable[Statement], need: Need) -> bool:
-    """Return whether statements allow what is needed; decided by MiniStack's evaluation of IAM policies."""
+    """Return whether statements allow a need, by MiniStack's evaluation of IAM policies."""
     context = EvalContext(
         principal_arn=f"arn:aws:sts::{ACCOUNT}:assumed-role/any/one",
         principal_type="AssumedRole",
@@ -71,13 +71,13 @@ def allows(statements: Iterable[Statement], need: Need) -> bool:
 
 
 def missing(statements: Iterable[Statement], needs: Iterable[Need]) -> list[Need]:
-    """Return what is needed and not allowed."""
+    """Return the needs that are not allowed."""
     listed = list(statements)
     return sorted(need for need in set(needs) if not allows(listed, need))
 
 
 def unused(found: Iterable[Grant], needs: Iterable[Need]) -> list[Grant]:
-    """Return what is granted and was not needed."""
+    """Return the grants that were not needed."""
     listed = set(needs)
     return [grant for grant in found if not any(allows([grant.statement], need) for need in listed)]
 

@@ -1,4 +1,4 @@
-"""Somebody with good credentials who tries what is not theirs, and what AWS says to that."""
+"""A client with valid credentials that tries forbidden actions, and how AWS responds."""
 
 import json
 import ssl
@@ -19,13 +19,13 @@ SECONDS = 10.0
 REFUSED = 0x80  # and above: MQTT 5, section 2.4
 
 
-def credentials_of_thing(site: Testbed, thing: str) -> Mapping[str, str]:
-    """Return what the credentials provider gives to a thing."""
-    return _named(assume(site.cloud, site.stack["DeviceRoleArn"], thing))
+def credentials_of_thing(testbed: Testbed, thing: str) -> Mapping[str, str]:
+    """Return the credentials that the credentials provider gives to a thing."""
+    return _named(assume(testbed.cloud, testbed.stack["DeviceRoleArn"], thing))
 
 
 def credentials_of_role(cloud: EmbeddedCloud, role: str) -> Mapping[str, str]:
-    """Return credentials of a function's role, which Lambda alone may assume: here the owner may as well."""
+    """Return credentials of a function's role, which only Lambda may assume; here the owner may too."""
     iam, sts = cloud.client("iam"), cloud.client("sts")
     trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
     owner = {"AWS": sts.get_caller_identity()["Arn"]}
@@ -46,15 +46,15 @@ def _named(credentials: Mapping[str, Any]) -> Mapping[str, str]:
 
 @dataclass
 class Attempts:
-    """What was tried on the broker, by what came of it."""
+    """The attempts on the broker, by result."""
 
     allowed: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
 
 
-def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
+def try_topics(testbed: Testbed, folder: Path, fleet: str) -> Attempts:
     """Try topics and a client id with the certificate of the thing ``intruder``."""
-    files = site.cloud.create_thing("intruder", folder, site.stack["DevicePolicyName"])
+    files = testbed.cloud.create_thing("intruder", folder, testbed.stack["DevicePolicyName"])
     own, other = f"fedgrass/{fleet}/clients/intruder", f"fedgrass/{fleet}/clients/device-1"
     publishes = {
         "publish complete": f"{own}/complete",
@@ -76,27 +76,27 @@ def try_topics(site: Testbed, folder: Path, fleet: str) -> Attempts:
     }
     found = Attempts()
     for name, topic in publishes.items():
-        with _Connection(site, files, "intruder") as connection:
+        with _Connection(testbed, files, "intruder") as connection:
             (found.allowed if connection.publishes(topic) else found.refused).add(name)
     for name, topic in subscribes.items():
-        with _Connection(site, files, "intruder") as connection:
+        with _Connection(testbed, files, "intruder") as connection:
             (found.allowed if connection.subscribes(topic) else found.refused).add(name)
-    with _Connection(site, files, "device-1") as connection:
+    with _Connection(testbed, files, "device-1") as connection:
         (found.allowed if connection.accepted else found.refused).add("connect as another")
     return found
 
 
 class _Connection:
-    """A connection to the broker that asks one thing and hears the answer."""
+    """A connection to the broker for one attempt and its response."""
 
-    def __init__(self, site: Testbed, files: ThingCertificate, client: str) -> None:
-        self._address = site.cloud.iot_endpoint, site.cloud.mqtt_port
+    def __init__(self, testbed: Testbed, files: ThingCertificate, client: str) -> None:
+        self._address = testbed.cloud.iot_endpoint, testbed.cloud.mqtt_port
         self._answered = threading.Event()
         self._code = REFUSED
         self.accepted = False
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client, protocol=paho.MQTTv5)
         self._client.tls_set(
-            str(site.cloud.root_ca),
+            str(testbed.cloud.root_ca),
             str(files.certificate),
             str(files.private_key),
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
@@ -104,7 +104,7 @@ class _Connection:
         self._client.on_connect = lambda _client, _data, _flags, code, _properties: self._hear(code)
         self._client.on_publish = lambda _client, _data, _number, code, _properties: self._hear(code)
         self._client.on_subscribe = lambda _client, _data, _number, codes, _properties: self._hear(codes[0])
-        # A broker may also close the connection of one who tries what it may not.
+        # A broker may also close the connection after a forbidden attempt.
         self._client.on_disconnect = lambda *_: self._answered.set()
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class _Connection:
         self._client.loop_stop()
 
     def publishes(self, topic: str) -> bool:
-        """Publish; return whether the broker took it."""
+        """Publish; return whether the broker accepted it."""
         self._client.publish(topic, b"{}", qos=1)
         return self._answer()
 

@@ -1,4 +1,4 @@
-"""What each recorded call needs: IAM's action and resource, as AWS documents them for the call.
+"""The IAM action and resource that each recorded call needs, by the documentation of AWS.
 
 https://docs.aws.amazon.com/service-authorization/latest/reference/ has a page for each service.
 """
@@ -14,7 +14,7 @@ NOT_FOUND = 404
 
 
 class Need(NamedTuple):
-    """An action on a resource, and the condition keys that come with it, which have a value or values."""
+    """An action on a resource, with the values of its condition keys."""
 
     action: str
     resource: str
@@ -22,7 +22,7 @@ class Need(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call that was made."""
+    """A recorded call."""
 
     who: str  # function:<name> or thing:<name>
     service: str
@@ -36,13 +36,13 @@ class Call(NamedTuple):
 
 
 def read_calls(folder: Path) -> list[Call]:
-    """Return all calls that were written down."""
+    """Return all recorded calls."""
     lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
     return [Call(**json.loads(line)) for line in lines]
 
 
 def needs_of(call: Call) -> set[Need]:
-    """Return what a call needs. Raises KeyError for one that is not known here: look it up, and add it."""
+    """Return the needs of a call. Raises KeyError for an unknown call, which has to be added here."""
     return set(_RULES[call.name](call.parameters, call.status))
 
 
@@ -53,7 +53,7 @@ def _arn(service: str, resource: str) -> str:
 def _object(action: str) -> Callable[[Mapping[str, Any], int], Iterator[Need]]:
     def rule(asked: Mapping[str, Any], status: int) -> Iterator[Need]:
         yield Need(f"s3:{action}", f"arn:aws:s3:::{asked['Bucket']}/{asked['Key']}")
-        if status == NOT_FOUND:  # without it, S3 answers "forbidden" where an object is only missing
+        if status == NOT_FOUND:  # without it, S3 responds with "forbidden" for a missing object
             yield Need("s3:ListBucket", f"arn:aws:s3:::{asked['Bucket']}")
 
     return rule
@@ -110,7 +110,7 @@ def _mqtt(action: str, kind: str) -> Callable[[Mapping[str, Any], int], Iterator
     def rule(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
         yield Need(f"iot:{action}", _arn("iot", f"{kind}/{asked['topic']}"))
         if action == "Subscribe":
-            # What is subscribed to comes in by the same name; a '+' or '#' stands for any.
+            # Subscribed messages are received on the same topics; '+' and '#' match any.
             topic = asked["topic"].replace("+", "any").replace("#", "any")
             yield Need("iot:Receive", _arn("iot", f"topic/{topic}"))
 
@@ -157,7 +157,7 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], int], Iterator[Need]]] = {
 
 
 def needs_of_rules(iot: Any, role: str) -> set[Need]:
-    """Return what the actions of all deployed topic rules need that work under a role."""
+    """Return the needs of the actions of all deployed topic rules, which use a role."""
     found: set[Need] = set()
     for listed in iot.list_topic_rules()["rules"]:
         rule = iot.get_topic_rule(ruleName=listed["ruleName"])["rule"]

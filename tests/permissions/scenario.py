@@ -1,4 +1,4 @@
-"""A site on which policies count, and all that operators, devices and rounds can do on it."""
+"""A testbed with enforced policies, and a scenario that uses every feature of it."""
 
 import json
 import os
@@ -27,17 +27,17 @@ from tests.permissions.recorder.sitecustomize import FOLDER
 
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
 THINGS = (*CORES, PLAIN)
-MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB, and uploads of 30: both go in parts
-BAD_PLACE = 2_900_000  # in the first shard's second part: the first was sent by then
-UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be broken off
+MEGABYTES, LARGE_MEGABYTES = 0.1, 30  # shards of 12 MB and uploads of 30 MB: both are multipart
+BAD_PLACE = 2_900_000  # in the second part of the first shard, after the first part was sent
+UPLOAD_BYTES_PER_SECOND = 6_000_000  # so that an upload can be interrupted
 PARAMETERS = {"ShardedMegabytes": "24"}
 PREDICTOR = "com.fedgrass.Predictor"
 GROUP = "garden"
 
 
 @contextmanager
-def opened_site(folder: Path) -> Iterator[Watched]:
-    """Open a site with two cores and a device without Greengrass, whose every policy counts."""
+def opened_testbed(folder: Path) -> Iterator[Watched]:
+    """Start a testbed with two cores and a device without Greengrass, with enforced policies."""
     gate = folder / "gate"
     root = str(package.ROOT)
     tasks = {
@@ -49,7 +49,7 @@ def opened_site(folder: Path) -> Iterator[Watched]:
     }  # fmt: skip
     trainer = {"tasks": tasks, "heartbeat_seconds": 2}
     with ExitStack() as stack:
-        site = stack.enter_context(
+        testbed = stack.enter_context(
             open_testbed(
                 folder,
                 {thing: {**trainer, "python": str(_recorded_python(folder))} for thing in CORES},
@@ -59,13 +59,13 @@ def opened_site(folder: Path) -> Iterator[Watched]:
                 enforces=True,
             )
         )
-        watched = Watched(site)
+        watched = Watched(testbed)
         stack.enter_context(watched.watcher())
         yield watched
 
 
 def _recorded_python(folder: Path) -> Path:
-    """Return an interpreter for components that finds the recorder: they inherit nothing."""
+    """Return an interpreter with the recorder for components, which do not inherit the environment."""
     recorder = Path(__file__).parent / "recorder"
     calls = os.environ.get(FOLDER, "")
     script = folder / "recorded-python"
@@ -78,14 +78,14 @@ def _recorded_python(folder: Path) -> Path:
 
 
 def do_everything(watched: Watched, folder: Path) -> None:
-    """Do all that there is to do, one after the other."""
+    """Use all features, one after the other."""
     _train_and_evaluate(watched)
     _pause_and_cancel(watched)
     _ask_a_sample_of_a_group(watched)
     _go_on_from_another_run(watched)
     _say_hello_in_a_round(watched)
     _wait_for_devices(watched)
-    with HandmadeDevice(watched.site, "handmade-1", folder / "handmade-1", FLEET) as handmade:
+    with HandmadeDevice(watched.testbed, "handmade-1", folder / "handmade-1", FLEET) as handmade:
         _let_a_deadline_pass(watched, handmade)
         _average_in_shards_with_a_bad_update(watched, handmade)
         _send_useless_messages(watched, handmade)
@@ -106,7 +106,7 @@ def _train_and_evaluate(watched: Watched) -> None:
 
 
 def _pause_and_cancel(watched: Watched) -> None:
-    operator = watched.site.operator
+    operator = watched.testbed.operator
     watched.start("stopped", rounds=3, schedule="by_hand")
     watched.wait_for_line("stopped", "closed: models/stopped/1.safetensors")
     assert operator.act("pause", "stopped").state is RunState.PAUSED
@@ -115,41 +115,41 @@ def _pause_and_cancel(watched: Watched) -> None:
     watched.wait_for_line("stopped", "closed: models/stopped/2.safetensors")
     operator.act("status", "stopped")
     assert operator.act("cancel", "stopped").state is RunState.CANCELLED
-    # A run whose round is open is cancelled too: its deadline is taken back.
+    # A run with an open round is cancelled too, which deletes its deadline.
     watched.start("open", task="gated")
     for thing in THINGS:
         watched.announcement(thing, "open")
     _count_the_devices(watched)
     assert operator.act("cancel", "open").state is RunState.CANCELLED
-    (watched.site.folder / "gate").touch()
+    (watched.testbed.folder / "gate").touch()
     for thing in THINGS:
         watched.wait_for_line("open", thing, "late: this attempt is ABANDONED")
 
 
 def _count_the_devices(watched: Watched) -> None:
-    """Send what the template's schedule sends once an hour, and wait until the devices were counted."""
-    cloud = watched.site.cloud
-    queue = watched.site.stack["AlarmsQueueUrl"]
+    """Send the hourly event of the template, and wait until the devices were counted."""
+    cloud = watched.testbed.cloud
+    queue = watched.testbed.stack["AlarmsQueueUrl"]
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
     wait_until(lambda: len(censuses(cloud.log)) > 0, "the devices were not counted")
 
 
 def censuses(log: Path) -> list[list[float]]:
-    """Return what the functions' log has of devices that were counted for no run in particular."""
+    """Return the log lines about devices that were counted without a run."""
     whole, _, _being_written = log.read_text(encoding="utf-8").rpartition("\n")
     found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line["DevicesSeen"] for line in found if "DevicesSeen" in line and not line["run"]]
 
 
 def _ask_a_sample_of_a_group(watched: Watched) -> None:
-    iot = watched.site.cloud.client("iot")
+    iot = watched.testbed.cloud.client("iot")
     iot.create_thing_group(thingGroupName=GROUP)
     for thing in THINGS:
         iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName=thing)
-    # Of the second round's cohort somebody else has written a choice before: that one counts.
+    # Another writer has stored a cohort for the second round before: that one is used.
     chosen = {"devices": ["device-1"], "wanted": 1, "work": "train"}
-    key, bucket = object_keys.cohort("sampled", 2, 1), watched.site.stack["BucketName"]
-    watched.site.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(chosen).encode())
+    key, bucket = object_keys.cohort("sampled", 2, 1), watched.testbed.stack["BucketName"]
+    watched.testbed.cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(chosen).encode())
     watched.start("sampled", rounds=2, count=1, selection="random", thing_group=GROUP)
     assert watched.ended("sampled").state is RunState.SUCCEEDED
 
@@ -157,26 +157,26 @@ def _ask_a_sample_of_a_group(watched: Watched) -> None:
 def _go_on_from_another_run(watched: Watched) -> None:
     settings = {"task": "noise", "rounds": 1, "deadline_seconds": 60}
     source = {"run": "first", "round": 1}
-    watched.site.operator.act("start", "continued", settings=settings, continue_from=source)
+    watched.testbed.operator.act("start", "continued", settings=settings, continue_from=source)
     assert watched.ended("continued").state is RunState.SUCCEEDED
 
 
 def _say_hello_in_a_round(watched: Watched) -> None:
-    """A trainer that is started again says hello and hears of its open work again."""
-    gate = watched.site.folder / "gate"
+    """A restarted trainer publishes a hello and receives its open work again."""
+    gate = watched.testbed.folder / "gate"
     gate.unlink(missing_ok=True)
     watched.start("hello", task="gated")
-    core = watched.site.fleet.devices["device-1"].core
+    core = watched.testbed.fleet.devices["device-1"].core
     watched.announcement("device-1", "hello")
-    watched.site.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
+    watched.testbed.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
     watched.wait_for_line("hello", "device-1", "announced again after its hello")
     gate.touch()
     assert watched.ended("hello").state is RunState.SUCCEEDED
 
 
 def _wait_for_devices(watched: Watched) -> None:
-    """A run whose group is empty waits, until a device that says hello is in it again."""
-    iot, operator = watched.site.cloud.client("iot"), watched.site.operator
+    """A run with an empty group waits until a device in it publishes a hello."""
+    iot, operator = watched.testbed.cloud.client("iot"), watched.testbed.operator
     watched.start("waiting", rounds=2, schedule="by_hand", thing_group=GROUP)
     watched.wait_for_line("waiting", "closed: models/waiting/1.safetensors")
     for thing in THINGS:
@@ -184,24 +184,24 @@ def _wait_for_devices(watched: Watched) -> None:
     operator.act("next", "waiting")
     watched.wait_for_line("waiting", "waits up to")
     iot.add_thing_to_thing_group(thingGroupName=GROUP, thingName="device-1")
-    core = watched.site.fleet.devices["device-1"].core
-    watched.site.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
+    core = watched.testbed.fleet.devices["device-1"].core
+    watched.testbed.fleet.call(core.close_ipc_streams("com.fedgrass.Trainer"))
     assert watched.ended("waiting").state is RunState.SUCCEEDED
 
 
 def _let_a_deadline_pass(watched: Watched, handmade: HandmadeDevice) -> None:
-    """A device that never replies: the deadline rings, the operator tries again, and now it does reply."""
+    """A device does not reply: the deadline expires, the operator retries, and it replies."""
     _appear(watched, handmade, "silent,large")
     watched.start("late", task="silent", deadline_seconds=8, on_abandoned="fail")
     assert watched.ended("late").state is RunState.FAILED
-    watched.site.operator.act("retry", "late")
+    watched.testbed.operator.act("retry", "late")
     wait_until(lambda: watched.announcement("handmade-1", "late")["attempt"] == 2, "the second attempt")
     _reply(watched, handmade, "late", weights.encode(Noise().initial_weights(seed=2)))
     assert watched.ended("late").state is RunState.SUCCEEDED
 
 
 def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDevice) -> None:
-    """An update with a number that is none: the averager finds it when it has written most of a shard."""
+    """An update has a value that is not finite, which the averager finds after most of a shard."""
     initial = Noise(LARGE_MEGABYTES).initial_weights(seed=1)
     settings = {
         "task": "large",
@@ -210,29 +210,29 @@ def _average_in_shards_with_a_bad_update(watched: Watched, handmade: HandmadeDev
         "threshold_count": 3,
         "evaluate_last": False,
     }
-    watched.site.operator.start("large", parse_settings(settings), initial)
+    watched.testbed.operator.start("large", parse_settings(settings), initial)
     _break_an_upload_off(watched)
     bad = {name: np.array(array) for name, array in initial.items()}
     bad["body"][BAD_PLACE] = np.nan
     _reply(watched, handmade, "large", weights.encode(bad))
     watched.wait_for_line("large", "handmade-1", "update refused")
     wait_until(
-        lambda: watched.site.operator.run("large").state is not RunState.RUNNING, "the end of large", 150
+        lambda: watched.testbed.operator.run("large").state is not RunState.RUNNING, "the end of large", 150
     )
-    assert watched.site.operator.run("large").state is RunState.SUCCEEDED
+    assert watched.testbed.operator.run("large").state is RunState.SUCCEEDED
 
 
 def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
-    """Send more of them than two averagers take from one device before they ignore it."""
+    """Send more messages than two averagers accept from one device before they ignore it."""
     for _ in range(100):
         handmade.say("complete", b"garbage")
-    log = watched.site.cloud.log
+    log = watched.testbed.cloud.log
     wait_until(lambda: "MessagesIgnored" in log.read_text(encoding="utf-8"), "an ignored message")
 
 
 def _fail_in_each_queue(watched: Watched) -> None:
-    """Put a message that fails into each of the averager's queues: it is postponed there."""
-    sqs, log = watched.site.cloud.client("sqs"), watched.site.cloud.log
+    """Put an invalid message into each queue of the averager, which postpones it."""
+    sqs, log = watched.testbed.cloud.client("sqs"), watched.testbed.cloud.log
     failed = log.read_text(encoding="utf-8").count("failed: ValidationError")
     for url in sqs.list_queues()["QueueUrls"]:
         if any(name in url for name in ("Alarms", "Jobs", "Replies")):
@@ -244,8 +244,8 @@ def _fail_in_each_queue(watched: Watched) -> None:
 
 
 def _break_an_upload_off(watched: Watched) -> None:
-    """Kill the trainer without Greengrass in its upload; started again, it asks which parts are there."""
-    client, bucket = watched.site.cloud.client("s3"), watched.site.stack["BucketName"]
+    """Kill the trainer without Greengrass during an upload; after a restart it lists the uploaded parts."""
+    client, bucket = watched.testbed.cloud.client("s3"), watched.testbed.stack["BucketName"]
     prefix = f"updates/{PLAIN}/"
 
     def has_parts() -> bool:
@@ -256,7 +256,7 @@ def _break_an_upload_off(watched: Watched) -> None:
         )
 
     wait_until(has_parts, "the first part of an update")
-    described = str(watched.site.fleet.plain.devices[PLAIN].file)
+    described = str(watched.testbed.fleet.plain.devices[PLAIN].file)
     for process in psutil.Process().children(recursive=True):
         command = process.cmdline()
         if described in command and "components.trainer" in command:
@@ -264,31 +264,31 @@ def _break_an_upload_off(watched: Watched) -> None:
 
 
 def _repair(watched: Watched) -> None:
-    client, table = watched.site.cloud.client("dynamodb"), watched.site.stack["RoundsTableName"]
+    client, table = watched.testbed.cloud.client("dynamodb"), watched.testbed.stack["RoundsTableName"]
     for item in client.scan(TableName=table, ConsistentRead=True)["Items"]:
         row = unmarshal(item)
         client.delete_item(TableName=table, Key=marshal({"run": row["run"], "item": row["item"]}))
-    operator = watched.site.operator
+    operator = watched.testbed.operator
     assert operator.repair("first", dry_run=True)
     assert operator.repair("first")
     assert operator.run("first").round
 
 
 def _predict(watched: Watched, folder: Path) -> None:
-    """The predictor fetches the newest model, and tells which it serves."""
+    """The predictor fetches the latest model and publishes which one it serves."""
     package.build_component(PREDICTOR, __version__, "tests", folder / "predictor")
     configuration = {
         "python": str(_recorded_python(folder)),
         "fleet": FLEET,
-        "bucket": watched.site.stack["BucketName"],
+        "bucket": watched.testbed.stack["BucketName"],
         "tasks": {"noise": {"megabytes": MEGABYTES}},
         "http_port": 0,
         "heartbeat_seconds": 1,
         "worse_by": 1000,
     }
     recipe = folder / "predictor" / "recipes" / f"{PREDICTOR}.yaml"
-    core = watched.site.fleet.devices["device-1"].core
-    watched.site.fleet.call(core.deploy(recipe, folder / "predictor" / "artifacts", configuration))
+    core = watched.testbed.fleet.devices["device-1"].core
+    watched.testbed.fleet.call(core.deploy(recipe, folder / "predictor" / "artifacts", configuration))
     topic = f"fedgrass/{FLEET}/clients/device-1/predictor"
 
     def serves() -> bool:
@@ -303,7 +303,7 @@ def _appear(watched: Watched, handmade: HandmadeDevice, tasks: str) -> None:
     handmade.say("heartbeat", messages.encode(said))
 
     def is_there() -> bool:
-        return any(device.device == handmade.thing for device in watched.site.operator.devices())
+        return any(device.device == handmade.thing for device in watched.testbed.operator.devices())
 
     wait_until(is_there, "the handmade device to be registered")
 
@@ -321,7 +321,7 @@ def statements_of(document: str) -> list[Mapping[str, Any]]:
 
 
 def with_name(statements: list[Mapping[str, Any]], thing: str) -> list[Mapping[str, Any]]:
-    """Return statements as they are for one thing."""
+    """Return the statements for one thing."""
     text = json.dumps(statements)
     for variable in ("${credentials-iot:ThingName}", "${iot:Connection.Thing.ThingName}"):
         text = text.replace(variable, thing)

@@ -1,5 +1,5 @@
-"""One module per command group: its options, and the call of what carries it out.
+"""One module per command group: its options, and the name of the function that carries it out.
 
-These modules are imported to parse any command line, so boto3, numpy and rich are imported inside
-functions.
+All of them are imported to parse any command line, so they name their actions by ``deferred`` and import
+neither boto3, numpy nor rich.
 """

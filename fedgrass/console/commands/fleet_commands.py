@@ -1,49 +1,52 @@
-"""``fedgrass fleet``: core devices with certificates of their own, and their removal."""
+"""``fedgrass fleet``: options of the commands to provision core devices and to remove them."""
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from fedgrass.console.deferred import deferred
 from fedgrass.console.options import add_account, add_stack
-from fedgrass.console.terminal import prompt, say
-from fedgrass.federation.errors import SettingsError
 
-MOST_THINGS = 100  # for more there is provisioning by claim
+MOST_THINGS = 100  # larger fleets use provisioning by claim
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the ``fedgrass`` command."""
-    fleet = commands.add_parser("fleet", help="make devices known to AWS IoT, or forgotten")
+    fleet = commands.add_parser("fleet", help="provision devices in AWS IoT, or remove them")
     actions = fleet.add_subparsers(required=True, metavar="action")
     provision = actions.add_parser(
         "provision",
-        help="make a few Greengrass core devices, by a certificate each",
-        description="A run that was cut short is continued by the same command. For many devices:"
-        " docs/devices.md, provisioning by claim.",
+        help="provision a few Greengrass core devices, each with its own certificate",
+        description="Repeat the command to continue after an interruption. For many devices, see"
+        " provisioning by claim in docs/devices.md.",
     )
     _add_things(provision)
-    provision.add_argument("--group", required=True, help="the thing group; made if there is none")
     provision.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where each device's files go"
+        "--group", required=True, help="thing group of the devices; created if it does not exist"
     )
-    provision.add_argument("--nucleus", choices=["classic", "lite"], default="classic", help="(classic)")
-    provision.add_argument("--nucleus-version", default="", help="of the classic one (the newest)")
-    provision.add_argument("--role-alias", default="", help="(the stack's, or fedgrass-<fleet>)")
-    provision.set_defaults(run=_provision)
+    provision.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the files of each device"
+    )
+    provision.add_argument(
+        "--nucleus", choices=["classic", "lite"], default="classic", help="nucleus of the devices (classic)"
+    )
+    provision.add_argument("--nucleus-version", default="", help="version of the classic nucleus (latest)")
+    provision.add_argument(
+        "--role-alias", default="", help="role alias (that of the stack, or fedgrass-<fleet>)"
+    )
+    provision.set_defaults(run=deferred("fedgrass.console.provisioning.fleet_actions:provision_command"))
 
     remove = actions.add_parser("remove", help="delete things with their certificates and policies")
     _add_things(remove)
-    remove.add_argument("--out", type=Path, metavar="FOLDER", help="delete the devices' files there too")
-    remove.add_argument("--yes", action="store_true", help="do not ask")
-    remove.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    remove.set_defaults(run=_remove)
+    remove.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="also delete the devices' files in this folder"
+    )
+    remove.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    remove.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    remove.set_defaults(run=deferred("fedgrass.console.provisioning.fleet_actions:remove_command"))
 
 
 def _add_things(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--things", type=_names, required=True, metavar="A,B,C", help="names of devices")
+    parser.add_argument("--things", type=_names, required=True, metavar="A,B,C", help="names of the devices")
     add_stack(parser)
     add_account(parser)
 
@@ -51,76 +54,9 @@ def _add_things(parser: argparse.ArgumentParser) -> None:
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if "" in names or len(set(names)) != len(names):
-        message = f"{text!r} is no list of different names with commas between them"
+        message = f"{text!r} is not a list of distinct names separated by commas, such as press-1,press-2"
         raise argparse.ArgumentTypeError(message)
     if len(names) > MOST_THINGS:
-        message = f"{len(names)} names; more than {MOST_THINGS} devices register by a claim (docs/devices.md)"
+        message = f"{len(names)} names: provision more than {MOST_THINGS} devices by claim (docs/devices.md)"
         raise argparse.ArgumentTypeError(message)
     return names
-
-
-def _provision(arguments: argparse.Namespace) -> None:
-    # Imported here: boto3 takes a third of a second, which nothing but these commands needs.
-    from fedgrass.console import stack  # noqa: PLC0415
-    from fedgrass.console.provisioning.fleet_provisioning import Devices  # noqa: PLC0415
-
-    devices = Devices(
-        things=arguments.things,
-        group=arguments.group,
-        folder=arguments.out,
-        role_alias=arguments.role_alias,
-        nucleus=arguments.nucleus,
-        nucleus_version=arguments.nucleus_version,
-    )
-    with stack.refusals(), _files():
-        for line in _provisioning(arguments).provision(devices):
-            say(line)
-
-
-def _remove(arguments: argparse.Namespace) -> None:
-    from fedgrass.console import stack  # noqa: PLC0415  # as above
-
-    names = ", ".join(arguments.things)
-    with stack.refusals(), _files():
-        provisioning = _provisioning(arguments)
-        if arguments.dry_run:
-            for thing in arguments.things:
-                say(provisioning.tell(thing))
-            return
-        if not arguments.yes:
-            _ask(f"Delete {names} with certificates and policies? They can connect no more. [y/N]")
-        for line in provisioning.remove(arguments.things, arguments.out):
-            say(line)
-
-
-def _provisioning(arguments: argparse.Namespace) -> Any:
-    from fedgrass.console import stack  # noqa: PLC0415  # as above
-    from fedgrass.console.greengrass_cloud import Account, GreengrassCloud  # noqa: PLC0415
-    from fedgrass.console.provisioning.fleet_provisioning import FleetProvisioning  # noqa: PLC0415
-    from fedgrass.console.provisioning.thing_registry import ThingRegistry  # noqa: PLC0415
-
-    account = Account(stack.client, arguments.account)
-    registry, cloud = ThingRegistry(stack.client, account), GreengrassCloud(stack.client, account)
-    return FleetProvisioning(registry, cloud, account, stack.outputs(arguments.stack))
-
-
-@contextmanager
-def _files() -> Iterator[None]:
-    """Tell what cannot be written as a mistake of the command line."""
-    try:
-        yield
-    except OSError as error:
-        if not error.filename:
-            raise
-        message = f"{error.filename} cannot be written: {error.strerror}"
-        raise SettingsError(message) from error
-
-
-def _ask(question: str) -> None:
-    """Ask the person at the terminal. Raises SettingsError where there is nobody, or the answer is no."""
-    if not sys.stdin.isatty():
-        message = "there is nobody to ask: say --yes, or look first with --dry-run"
-        raise SettingsError(message)
-    if prompt(question).lower() not in {"y", "yes"}:
-        message = "nothing was deleted"
-        raise SettingsError(message)

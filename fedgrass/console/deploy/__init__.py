@@ -1,6 +1,6 @@
-"""Deployment: the fleet's stack into an AWS account, components onto its devices.
+"""Deploy the fleet's stack to an AWS account, and components to its devices.
 
-The stack: deploy_package (what it is deployed from), deploy_stack (CloudFormation), deploy_cloud,
-teardown. Devices: component_publishing, component_configuration, device_deployment, device_plan. Before
-any of it: costs.
+Stack: cloud_actions (the commands), deploy_cloud, deploy_package (template and artifacts), deploy_stack
+(CloudFormation), teardown. Devices: device_actions (the commands), device_plan, device_deployment,
+component_configuration, component_publishing. Before deployment: costs.
 """

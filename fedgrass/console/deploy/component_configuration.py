@@ -1,8 +1,8 @@
 """Check a component's configuration before it is deployed, with the component's own parser.
 
-Nucleus Lite does not roll back a failed deployment, and a device that refuses a value only reports it, so
-an invalid value has to be found before it reaches a device. The Python interpreter that a configuration
-names is checked too: a device's install step runs it.
+Nucleus Lite does not roll back a failed deployment, and a device that refuses a value only reports it, so an
+invalid value has to be found before it reaches a device. The Python interpreter in a configuration is checked
+too, because the install step on the device runs it.
 """
 
 import logging
@@ -13,47 +13,65 @@ from typing import Any, Self
 
 import yaml
 
+from components.predictor.predictor_configuration import parse_configuration as read_predictor
+from components.runtime.component_errors import ComponentError
+from components.trainer.trainer_configuration import parse_configuration as read_trainer
 from fedgrass.console.deploy.device_deployment import merge
 from fedgrass.console.options import FULL_NAMES
-from fedgrass.federation.conversion import shown
+from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.sources import recipe_of
 
-# As components/trainer/install.py takes it; a test holds the two together.
+# The same as in components/trainer/install.py, which a test compares.
 PYTHON_PATH = re.compile(r"/[A-Za-z0-9_./+@:,=~ -]{1,250}")
+# Capacity of Nucleus Lite for values in a job document. Measured: 12 tasks passed, 16 were refused.
+MOST_PARTS = 255
+_DOCUMENT_PARTS = 60  # of a deployment job without its components: ids, policies, the state of the execution
+_COMPONENT_PARTS = 8  # of a component without its configuration
+
+
+def full_name(given: str) -> str:
+    """Return the full name of a component that is given by its short or full name.
+
+    Raises:
+        SettingsError: the name has no dot, as full names have, and is not a short name of fedgrass either.
+    """
+    if given in FULL_NAMES:
+        return FULL_NAMES[given]
+    if "." not in given:
+        message = (
+            f"there is no component {given!r} of fedgrass (other components need their full names):"
+            f" {nearest(given, FULL_NAMES)}"
+        )
+        raise SettingsError(message)
+    return given
 
 
 def check_python(component: str, configuration: Any) -> None:
-    """Check the key ``python`` of a component's configuration; it may be empty, or left out.
+    """Check the key ``python`` of a component's configuration, which may be empty or absent.
 
     Raises:
-        SettingsError: it is no absolute path, or has characters that no path of an interpreter needs.
+        SettingsError: it is not an absolute path, or has characters that are not allowed.
     """
     value = configuration.get("python", "")
     if value == "" or (isinstance(value, str) and PYTHON_PATH.fullmatch(value)):
         return
     message = (
-        f"the configuration of {component} has python {shown(value)}: it has to be the absolute path of an"
-        " interpreter on the device, of letters, digits, spaces and _./+@:,=~- , or empty"
+        f"the configuration of {component} has python {shown(value)}: it has to be empty or the absolute path"
+        " of an interpreter on the device, with letters, digits, spaces and _./+@:,=~- only"
     )
     raise SettingsError(message)
 
 
-# Values in one job document that Nucleus Lite has room for: measured, 12 tasks passed and 16 were refused.
-MOST_PARTS = 255
-_DOCUMENT_PARTS = 60  # of a deployment's job besides its components: ids, policies, the execution's state
-_COMPONENT_PARTS = 8  # of a component besides its configuration
-
-
 def check_configuration(name: str, merged: Mapping[str, Any]) -> list[str]:
-    """Check what a deployment merges into a component's configuration; return the reader's warnings.
+    """Check what a deployment merges into a component's configuration; return the parser's warnings.
 
     Args:
-        name: the component's full name; a component that is not of fedgrass is not checked.
-        merged: over the recipe's default configuration.
+        name: full name of the component; only components of fedgrass are checked.
+        merged: the values to merge over the default configuration of the recipe.
 
     Raises:
-        SettingsError: the component would refuse it; the text names the value.
+        SettingsError: the component would refuse it; the message names the value.
     """
     reader = _reader(name)
     if reader is None:
@@ -79,7 +97,10 @@ def nulls(value: object, place: str = "") -> Iterator[str]:
 
 
 def parts(value: object) -> int:
-    """Return how many values of Nucleus Lite's store a JSON document takes: two for a member of an object."""
+    """Return the number of values that a JSON document takes in the store of Nucleus Lite.
+
+    A member of an object takes two, for its key and its value; an element of an array one.
+    """
     if isinstance(value, Mapping):
         return sum(2 + parts(inner) for inner in value.values())
     if isinstance(value, list):
@@ -88,45 +109,36 @@ def parts(value: object) -> int:
 
 
 def document_parts(configurations: Mapping[str, object]) -> int:
-    """Return how many parts the job document of a deployment has; configurations by component."""
+    """Return the number of values in the job document of a deployment; configurations by component."""
     return _DOCUMENT_PARTS + sum(_COMPONENT_PARTS + parts(one) for one in configurations.values())
 
 
 def _reader(name: str) -> Callable[[Mapping[str, Any]], object] | None:
-    """Return what reads a component's configuration; None for a component that is not of fedgrass."""
+    """Return the parser of a component's configuration; None for a component that is not part of fedgrass."""
     if name not in FULL_NAMES.values():
         return None
-    # Imported here: only a deployment needs them.
-    from components.runtime.component_errors import ComponentError  # noqa: PLC0415
-
     if name == FULL_NAMES["predictor"]:
-        from components.predictor.predictor_configuration import parse_configuration as read_predictor  # noqa: PLC0415
-
-        return partial(_read, read_predictor, ComponentError)
-    from components.trainer.trainer_configuration import parse_configuration as read_trainer  # noqa: PLC0415
-
-    return partial(_read, read_trainer, ComponentError)
+        return partial(_read, read_predictor)
+    return partial(_read, read_trainer)
 
 
-def _read(
-    reader: Callable[[Mapping[str, Any]], object], kind: type[Exception], values: Mapping[str, Any]
-) -> None:
+def _read(reader: Callable[[Mapping[str, Any]], object], values: Mapping[str, Any]) -> None:
     try:
         reader(values)
-    except kind as error:
+    except ComponentError as error:
         raise SettingsError(str(error)) from error
 
 
 @cache
 def _defaults(name: str) -> Mapping[str, Any]:
-    """Return the default configuration of a component's recipe, of this version of fedgrass."""
+    """Return the default configuration in the recipe of a component, of this version of fedgrass."""
     found = yaml.safe_load(recipe_of(name))
     defaults: Mapping[str, Any] = found["ComponentConfiguration"]["DefaultConfiguration"]
     return defaults
 
 
 class _Warnings(logging.Handler):
-    """Collects what the components' readers warn of."""
+    """Collects the warnings that the parsers log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,7 @@
-"""Publishes a component as ``gdk component publish`` would, with nothing left half-made."""
+"""Publish a component like ``gdk component publish``, and clean up after a failure.
+
+The artifact is uploaded under a key with its checksum, then the component version is created from the recipe.
+"""
 
 import hashlib
 import re
@@ -12,29 +15,31 @@ import yaml
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
-from fedgrass.console.greengrass_cloud import Clients, DeploymentError, GreengrassCloud, code_of
+import package
+from fedgrass.console.aws_clients import Clients
+from fedgrass.console.greengrass_cloud import DeploymentError, GreengrassCloud, code_of
 from fedgrass.federation.errors import SettingsError
 
-LARGEST_RECIPE = 16_000  # bytes
-ARTIFACTS = "components/"  # below it the devices' role may read
-WAIT_SECONDS = 120.0
-LOOK_SECONDS = 2.0
+_LARGEST_RECIPE = 16_000  # bytes
+_ARTIFACTS = "components/"  # prefix that the role of the devices may read
+WAIT_SECONDS = 120.0  # for a version to become deployable
+LOOK_SECONDS = 2.0  # between two requests for its state
 _VERSION = re.compile(r"(0|[1-9]\d{0,5})(\.(0|[1-9]\d{0,5})){2}(-[0-9A-Za-z.-]{1,40})?")
 
 
 class Built(Struct, frozen=True, kw_only=True):
-    """A component, ready to be published."""
+    """A component that is ready to publish."""
 
-    key: str  # of the artifact in the bucket
+    key: str  # object key of the artifact
     artifact: bytes
     recipe: bytes
 
 
 class Publisher:
-    """Makes and deletes component versions.
+    """Creates and deletes component versions.
 
     Args:
-        clients: gives the boto3 client of a service.
+        clients: returns the boto3 client of a service.
         cloud: the account.
         bucket: the stack's bucket, which holds the artifacts.
     """
@@ -49,11 +54,11 @@ class Publisher:
         """Build and publish a component version; yield a line per step.
 
         Raises:
-            SettingsError: the version is none, or exists already.
-            DeploymentError: Greengrass refuses the component; its artifact is removed again.
+            SettingsError: the version is invalid, or exists already.
+            DeploymentError: Greengrass refused the component; the artifact was deleted.
         """
         if not _VERSION.fullmatch(version):
-            message = f"--version is {version!r}; a component's version is three numbers, such as 1.0.0"
+            message = f"--version is {version!r}; it takes three numbers, such as 1.0.0"
             raise SettingsError(message)
         published = self._cloud.versions(name)
         if version in published:
@@ -61,7 +66,7 @@ class Publisher:
         built = build(name, version, self._bucket)
         where = f"s3://{self._bucket}/{built.key}"
         if dry_run:
-            yield f"would upload {where} ({len(built.artifact):,} bytes) and make {name} {version}"
+            yield f"would upload {where} ({len(built.artifact):,} bytes) and create {name} {version}"
             return
         uploaded = self._upload(built)
         yield f"uploaded {where} ({len(built.artifact):,} bytes)"
@@ -72,7 +77,7 @@ class Publisher:
             if uploaded and not self._is_needed(name, version, built.key):
                 self._s3.delete_object(Bucket=self._bucket, Key=built.key)
             raise
-        yield f"{name} {version} is published; `fedgrass deploy devices --group GROUP` brings it to devices"
+        yield f"{name} {version} is published; deploy it by `fedgrass deploy devices --group GROUP`"
 
     def remove(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
         """Delete a component version and its artifacts; yield a line per step. Raises SettingsError."""
@@ -82,23 +87,22 @@ class Publisher:
         except ClientError as error:
             if code_of(error) != "ResourceNotFoundException":
                 raise
-            message = (
-                f"there is no {name} {version}; there are: {', '.join(self._cloud.versions(name)) or 'none'}"
-            )
+            versions = ", ".join(self._cloud.versions(name)) or "none"
+            message = f"there is no {name} {version}; published versions: {versions}"
             raise SettingsError(message) from error
-        keys = [key for key in _keys(recipe, self._bucket) if key.startswith(ARTIFACTS)]
+        keys = [key for key in _keys(recipe, self._bucket) if key.startswith(_ARTIFACTS)]
         if dry_run:
             yield f"would delete {name} {version} and {', '.join(keys) or 'no artifact'}"
             return
-        # The version first: without its artifact it could not be deployed, and would look as if it could.
+        # The version first: without its artifact it would look deployable and fail.
         self._greengrass.delete_component(arn=arn)
-        yield f"deleted {name} {version}; devices that have it keep it"
+        yield f"deleted {name} {version}; devices that run it keep it"
         for key in keys:
             self._s3.delete_object(Bucket=self._bucket, Key=key)
             yield f"deleted s3://{self._bucket}/{key}"
 
     def _upload(self, built: Built) -> bool:
-        """Upload the artifact; return whether it was not there yet. Its key holds its checksum."""
+        """Upload the artifact; return False if it exists already, with the same content by its key."""
         checksum = b64encode(hashlib.sha256(built.artifact).digest()).decode()
         try:
             self._s3.put_object(
@@ -115,7 +119,7 @@ class Publisher:
         return True
 
     def _is_needed(self, name: str, version: str, key: str) -> bool:
-        """Return whether the version exists with this artifact: somebody else may have made it meanwhile."""
+        """Return whether the version exists with this artifact: another operator may have published it."""
         arn = self._cloud.account.component_version(name, version)
         try:
             recipe = self._greengrass.get_component(arn=arn, recipeOutputFormat="YAML")["recipe"]
@@ -130,7 +134,7 @@ class Publisher:
             if code_of(error) == "ConflictException":
                 raise _exists(name, version, version) from error
             if code_of(error) == "ValidationException":
-                message = f"Greengrass refuses the recipe of {name} {version}, nothing is published: {error}"
+                message = f"Greengrass refused the recipe of {name} {version}, nothing was published: {error}"
                 raise DeploymentError(message) from error
             raise
 
@@ -148,31 +152,29 @@ class Publisher:
             time.sleep(LOOK_SECONDS)
         self._greengrass.delete_component(arn=arn)
         errors = "; ".join(f"{part}: {text}" for part, text in status.get("errors", {}).items())
-        message = f"{name} {version} was taken back: {status.get('message', '')} {errors}".rstrip()
+        message = f"{name} {version} failed and was deleted: {status.get('message', '')} {errors}".rstrip()
         raise DeploymentError(message)
 
 
 def build(name: str, version: str, bucket: str) -> Built:
-    """Return a component that is built from the sources, its recipe naming its artifact in ``bucket``.
+    """Build a component from the sources; its recipe refers to the artifact in ``bucket``.
 
     Raises:
-        SettingsError: the recipe is larger than Greengrass takes.
+        SettingsError: the recipe exceeds the limit of Greengrass.
     """
-    import package  # noqa: PLC0415  # of the sources, in a checkout or in the wheel
-
     with tempfile.TemporaryDirectory(prefix="fedgrass-component-") as folder:
         package.build_component(name, version, "fedgrass", Path(folder))
         (artifact,) = (Path(folder) / "artifacts" / name / version).iterdir()
         content = artifact.read_bytes()
-        # Another content lies at another key: no publication can change what another one has announced.
+        # The key has the checksum: no publication can overwrite the artifact of another.
         digest = hashlib.sha256(content).hexdigest()[:16]
-        key = f"{ARTIFACTS}{name}/{version}/{digest}/{artifact.name}"
+        key = f"{_ARTIFACTS}{name}/{version}/{digest}/{artifact.name}"
         recipe = (Path(folder) / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     recipe = recipe.replace(
         f"BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/{artifact.name}", f"{bucket}/{key}"
     )
-    if len(recipe.encode()) > LARGEST_RECIPE:
-        message = f"the recipe of {name} has {len(recipe.encode())} bytes; Greengrass takes {LARGEST_RECIPE}"
+    if (size := len(recipe.encode())) > _LARGEST_RECIPE:
+        message = f"the recipe of {name} has {size:,} bytes, and Greengrass takes {_LARGEST_RECIPE:,}"
         raise SettingsError(message)
     return Built(key=key, artifact=content, recipe=recipe.encode())
 
@@ -184,9 +186,9 @@ def _keys(recipe: bytes, bucket: str) -> list[str]:
     return sorted({uri.removeprefix(start) for uri in uris if uri.startswith(start)})
 
 
-def _exists(name: str, version: str, newest: str) -> SettingsError:
+def _exists(name: str, version: str, latest: str) -> SettingsError:
     message = (
-        f"{name} {version} exists already, and a version never changes (the newest is {newest}): publish"
-        f" another one by --version, or delete this one by --remove"
+        f"{name} {version} exists already, and versions are immutable (the latest is {latest}): publish"
+        " another version with --version, or delete this one with --remove"
     )
     return SettingsError(message)

@@ -1,22 +1,25 @@
-"""What fedgrass costs on AWS, counted from published prices: of a round, of a month's heartbeats, of a fleet.
+"""Estimate what fedgrass costs on AWS from published prices: a round, a month's heartbeats, a fleet.
 
-Nothing here is measured on AWS: requests and messages are counted from what the code does, and the time of a
-Lambda function from what it reads, at the rate that AWS's own figures allow (400 to 700 Mbit/s).
+Nothing here was measured on AWS. Requests and messages are counted as the code makes them, and the duration
+of a Lambda function follows from the bytes that it reads, at the rate that AWS publishes (400 to 700 Mbit/s).
 """
 
+import argparse
 import math
 from collections.abc import Mapping
 
 from msgspec import Struct
 
+from fedgrass.console import tables
+from fedgrass.console.terminal import say
 from fedgrass.federation.aggregation.means import Mean
 from fedgrass.federation.aggregation.sharding_plan import Scale, group_size
 
 DEVICES = (100, 10_000, 1_000_000)
 MEGABYTES = (1, 20, 500)
-HEARTBEATS = (60, 300, 900)  # seconds from one to the next
+HEARTBEATS = (60, 300, 900)  # interval in seconds
 
-# US dollars in Northern Virginia, as AWS published them in 2025; see https://aws.amazon.com/pricing first.
+# US dollars in Northern Virginia, as published by AWS in 2025. Compare with https://aws.amazon.com/pricing.
 PRICES: Mapping[str, float] = {
     "lambda_gigabyte_second": 0.0000166667,
     "lambda_request": 0.20 / 1e6,
@@ -25,38 +28,39 @@ PRICES: Mapping[str, float] = {
     "s3_gigabyte_month": 0.023,
     "iot_message": 1.00 / 1e6,  # of up to 5 KB
     "iot_connected_minute": 0.08 / 1e6,
-    "iot_rule": 0.15 / 1e6,  # triggered, and again for each action
+    "iot_rule": 0.15 / 1e6,  # per trigger and per action
     "dynamodb_write": 0.625 / 1e6,
     "dynamodb_read": 0.125 / 1e6,
     "sqs_request": 0.40 / 1e6,
 }
-# Out to the internet: up to so many gigabytes a month at so much each.
+# Data transfer to the internet: (up to this number of gigabytes a month, price per gigabyte).
 EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
 
 GIGABYTE = 1000  # megabytes
 MONTH_MINUTES = 730 * 60
 AVERAGER_GIGABYTES = 1.769  # of memory
 READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
-ROWS = 64  # of float32 that an averager holds: eight lanes of eight
-LEAST_BUFFERS = 50  # megabytes of all rows together; of larger models as much as the model
+ROWS = 64  # of float32 in an averager: eight reader threads of eight rows
+LEAST_BUFFERS = 50  # megabytes of all rows; a larger model needs its own size
 LARGEST_RANGE = 2  # megabytes
 PART_MEGABYTES = 5  # of a multipart upload
-KEPT_DAYS = 7  # updates, before the lifecycle rule removes them
+KEPT_DAYS = 7  # of updates, until the lifecycle rule deletes them
 MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # accepted: statuses; complete: replies and turnarounds
-SQS_REQUESTS = 2 * 1.2  # sent, and received and deleted in tens
-WRITES = 2 + 4 + 4 + 1  # asked and counted in transactions, which cost double; the turnaround
-READS = 4 + 3 / 10  # of the round and the participant, twice; the run and the round once for ten; consistent
-QUERIED = 4 / 10  # announced, and read by whoever closes, ten in a unit
-WRITES_OF_GROUPS = 2  # whose group a reply is in, in the transaction that counts it
-READS_OF_GROUPS = 1 + 1 / 30  # the participant, and whose group it is in
-WIDE = 2  # a group's sum is float64
-REPLY_SECONDS = 0.03  # of a function, for a message of a device
-CALLS = 2 / 10  # of the averager, which takes messages in tens
+SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
+WRITES = 2 + 4 + 4 + 1  # announcement and reply in transactions, which cost double; the turnaround
+READS = 4 + 3 / 10  # round and participant, twice; run and round once per ten replies; consistent reads
+QUERIED = 4 / 10  # when announced, and when the round closes; ten participants per unit
+WRITES_OF_GROUPS = 2  # the group of a reply, in the transaction that counts the reply
+READS_OF_GROUPS = 1 + 1 / 30  # the participant, and its group
+WIDE = 2  # a partial sum is float64
+REPLY_SECONDS = 0.03  # of a function, per message of a device
+CALLS = 2 / 10  # of the averager, per message; it receives messages in batches of ten
+_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as in docs/costs.md
 
 
 def egress(gigabytes: float) -> float:
-    """Return what it costs to send so much to devices in one month in which nothing else is sent."""
+    """Return the dollars to send ``gigabytes`` to devices in a month without other traffic."""
     cost = before = 0.0
     for limit, price in EGRESS:
         cost += max(0.0, min(gigabytes, limit) - before) * price
@@ -65,13 +69,13 @@ def egress(gigabytes: float) -> float:
 
 
 def count(devices: int, up: float, down: float, model: float | None = None) -> dict[str, float]:
-    """Return the dollars of one round of the mean.
+    """Return the dollars of one round of federated averaging, by cost.
 
     Args:
-        devices: that are asked and reply.
+        devices: number of devices that are asked and reply.
         up: megabytes of one update.
-        down: megabytes of the file that each of them downloads.
-        model: megabytes of the model in float32, if that is not the file.
+        down: megabytes of the file that each device downloads.
+        model: megabytes of the model in float32, if it differs from ``down``.
     """
     model = model or down
     size = group_size(Scale(), Mean(), devices, round(model * 1e6))
@@ -101,15 +105,15 @@ def count(devices: int, up: float, down: float, model: float | None = None) -> d
 
 
 def standing(devices: int, seconds: float) -> float:
-    """Return the dollars of a month of ``devices`` connections with a heartbeat every ``seconds``."""
-    # It goes out and comes back to its device; one rule writes one row of at most 1 KB.
+    """Return the dollars of ``devices`` connections for a month, each with a heartbeat every ``seconds``."""
+    # Published, and delivered back to its device; one rule writes one row of at most 1 KB.
     heartbeat = 2 * PRICES["iot_message"] + 2 * PRICES["iot_rule"] + PRICES["dynamodb_write"]
     minutes = MONTH_MINUTES * PRICES["iot_connected_minute"]
     return devices * (MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
 
 
 def standing_table() -> str:
-    """Return the table of a month's heartbeats."""
+    """Return the Markdown table of a month's heartbeats."""
     heads = [f"a heartbeat every {seconds} s" for seconds in HEARTBEATS]
     lines = [f"| devices | {' | '.join(heads)} |", "| ---: |" + " ---: |" * len(HEARTBEATS)]
     for devices in DEVICES:
@@ -119,7 +123,7 @@ def standing_table() -> str:
 
 
 def table() -> str:
-    """Return the table of a round."""
+    """Return the Markdown table of a round."""
     lines = [
         "| devices | model | egress | S3 | messages | DynamoDB | Lambda | a round | in int8, both ways |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -134,32 +138,43 @@ def table() -> str:
 
 
 def dollars(cost: float) -> str:
-    """Return a sum to read: whole dollars from 100 on, otherwise two digits or one decimal."""
-    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004
-
-
-_NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as the page has them
+    """Return an amount as text: whole dollars from 100, otherwise two digits or one decimal."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}" if cost < 1 else f"{cost:.1f}"  # noqa: PLR2004 - see above
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
-    """A fleet's own numbers."""
+    """The figures of a fleet."""
 
     devices: int  # connected
     model_megabytes: float  # of the model in float32
-    devices_per_round: int = 0  # all
+    devices_per_round: int = 0  # 0: all
     rounds_per_month: float = 30
-    up_megabytes: float = 0.0  # of an update; as the model
-    down_megabytes: float = 0.0  # that a device downloads; as the model
+    up_megabytes: float = 0.0  # of an update; 0: as the model
+    down_megabytes: float = 0.0  # that a device downloads; 0: as the model
     heartbeat_seconds: float = 60.0
 
 
 def month(fleet: Fleet) -> list[tuple[str, float, float]]:
-    """Return each cost of a fleet: its name, the dollars of one round (0 if it is none's) and of a month."""
+    """Return (name, dollars per round, dollars per month) of each cost; 0 per round for heartbeats."""
     asked = fleet.devices_per_round or fleet.devices
     up, down = (fleet.up_megabytes or fleet.model_megabytes), (fleet.down_megabytes or fleet.model_megabytes)
     parts = count(asked, up, down, fleet.model_megabytes)
     found = [(_NAMES.get(name, name), cost, cost * fleet.rounds_per_month) for name, cost in parts.items()]
-    # A month's downloads pass the steps of the price together.
+    # The price steps apply to all downloads of a month.
     total = egress(asked * down / GIGABYTE * fleet.rounds_per_month)
     found[0] = ("egress", parts["egress"], total)
     return [*found, ("heartbeats", 0.0, standing(fleet.devices, fleet.heartbeat_seconds))]
+
+
+def costs_command(arguments: argparse.Namespace) -> None:
+    """Print what a fleet costs, or the tables of the documentation."""
+    if arguments.tables:
+        for line in [*table().splitlines(), "", *standing_table().splitlines()]:
+            say(line)
+        return
+    fleet = Fleet(**{name: getattr(arguments, name) for name in Fleet.__struct_fields__})
+    found = month(fleet)
+    rows = [(name, dollars(once) if once else "-", dollars(monthly)) for name, once, monthly in found]
+    total = ("total", dollars(sum(cost for _, cost, _ in found)), dollars(sum(cost for _, _, cost in found)))
+    tables.show(tables.table("US dollars", "a round", "a month", rows=[*rows, total]))
+    say("plus alarms, dashboard, logs and stored models, a few dollars a month: see docs/costs.md")

@@ -1,14 +1,14 @@
-"""What a stack is deployed from: its SAM template, packaged as `sam package` does, and a bucket.
+"""Package a SAM template like `sam package`, and manage the bucket of its artifacts.
 
-Each local file that the template refers to is passed to an ``Upload``, and the template is rewritten to
-point at the uploaded object. The bucket holds the functions' zip, the rules and the template itself.
+Each local file that the template refers to is passed to an ``Upload``, and the template is rewritten to refer
+to the uploaded object. The bucket holds the zip of the functions, the topic rules and the template itself.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from botocore.exceptions import ClientError
@@ -16,20 +16,28 @@ from samtranslator.yaml_helper import yaml_parse
 
 from fedgrass.console.stack import StackError
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import LifecycleRuleTypeDef
+
 Upload = Callable[[bytes, str], str]
-"""Takes a file's content and the ending of its name, returns where it lies: ``s3://bucket/key``."""
+"""Upload a file of this content and name suffix, and return its address: ``s3://bucket/key``."""
+_KEPT_DAYS = 30  # CloudFormation reads an artifact during a deployment only
+_MISSING = frozenset({"404", "NoSuchBucket", "NotFound"})
+_FOREIGN = frozenset({"403", "AccessDenied", "Forbidden", "BucketAlreadyExists"})
+_ELSEWHERE = frozenset({"301", "PermanentRedirect", "400", "AuthorizationHeaderMalformed"})
 
 
 def read_template(template: Path) -> dict[str, Any]:
-    """Read a CloudFormation template, its short forms (`!Sub`) spelled out. Raises StackError."""
+    """Return a CloudFormation template with its short forms (`!Sub`) expanded. Raises StackError."""
     try:
         document = yaml_parse(template.read_text(encoding="utf-8"))
-    except OSError as exc:
-        message = f"{template}: the template cannot be read: {exc.strerror}"
-        raise StackError(message) from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        message = f"{template}: the template is not valid YAML: {exc}"
-        raise StackError(message) from exc
+    except OSError as error:
+        message = f"{template}: the template cannot be read: {error.strerror}"
+        raise StackError(message) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = f"{template}: the template is not valid YAML: {error}"
+        raise StackError(message) from error
     if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
         message = f"{template}: the template has no Resources"
         raise StackError(message)
@@ -37,10 +45,10 @@ def read_template(template: Path) -> dict[str, Any]:
 
 
 def packaged(template: Path, lambda_zip: Path, upload: Upload) -> bytes:
-    """Upload what a template refers to and return the template, rewritten, as JSON.
+    """Upload the local files that a template refers to, and return the rewritten template as JSON.
 
-    Every function whose CodeUri is local gets the code of ``lambda_zip``; every local ``AWS::Include`` is
-    uploaded. All is read before anything is uploaded.
+    Every function with a local CodeUri gets the code of ``lambda_zip``, and every local ``AWS::Include`` is
+    uploaded. All files are read before the first upload.
 
     Raises:
         StackError: a file cannot be read.
@@ -61,13 +69,13 @@ def packaged(template: Path, lambda_zip: Path, upload: Upload) -> bytes:
 def _content(path: Path, role: str) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as exc:
-        message = f"{path}: {role}, cannot be read: {exc.strerror}"
-        raise StackError(message) from exc
+    except OSError as error:
+        message = f"{path}: {role}, cannot be read: {error.strerror}"
+        raise StackError(message) from error
 
 
 def _function_properties(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the properties of every function, and those that Globals gives to all."""
+    """Return the properties of every function, and the shared ones in Globals."""
     functions = [
         resource.setdefault("Properties", {})
         for resource in document["Resources"].values()
@@ -94,38 +102,32 @@ def _is_local(location: object) -> bool:
     return isinstance(location, str) and not location.startswith(("s3://", "https://"))
 
 
-KEPT_DAYS = 30  # CloudFormation reads an artifact while it deploys, and never again
-_MISSING = frozenset({"404", "NoSuchBucket", "NotFound"})
-_FOREIGN = frozenset({"403", "AccessDenied", "Forbidden", "BucketAlreadyExists"})
-_ELSEWHERE = frozenset({"301", "PermanentRedirect", "400", "AuthorizationHeaderMalformed"})
-
-
 class Artifacts:
-    """A bucket for artifacts, below a prefix per stack.
+    """A bucket of artifacts, with a prefix per stack.
 
     Args:
         s3: the boto3 client.
-        account: the 12 digits of the account that has to own the bucket.
-        stack: whose artifacts they are.
-        bucket: a bucket that exists; nothing takes the one named after account and region, which is made
-            when it is needed.
+        account: the account that must own the bucket (12 digits).
+        stack: the stack of the artifacts.
+        bucket: an existing bucket; empty for the bucket that is named after account and region and created on
+            demand.
     """
 
-    def __init__(self, s3: Any, account: str, stack: str, bucket: str = "") -> None:
+    def __init__(self, s3: "S3Client", account: str, stack: str, bucket: str = "") -> None:
         self._s3 = s3
         self._account = account
         self._region: str = s3.meta.region_name
         self.own = not bucket
         self.bucket = bucket or f"fedgrass-artifacts-{account}-{self._region}"
         self.prefix = f"{stack}/"
-        self._made = False
-        self._new: list[str] = []
+        self._created = False
+        self._uploaded: list[str] = []
 
     def exists(self) -> bool:
-        """Return whether the bucket is there.
+        """Return whether the bucket exists.
 
         Raises:
-            StackError: it belongs to another account or lies in another region.
+            StackError: it belongs to another account, or is in another region.
         """
         try:
             answer = self._s3.head_bucket(Bucket=self.bucket, ExpectedBucketOwner=self._account)
@@ -138,24 +140,24 @@ class Artifacts:
             raise
         region = answer.get("BucketRegion", self._region)
         if region != self._region:
-            message = f"the bucket {self.bucket!r} lies in {region}, the stack in {self._region}"
-            message += (
-                ": artifacts have to lie in the stack's region; name another --artifact-bucket, or none"
+            message = (
+                f"the bucket {self.bucket!r} is in {region}, and artifacts have to be in the stack's region"
+                f" {self._region}: choose another --artifact-bucket, or omit it"
             )
             raise StackError(message)
         return True
 
     def check(self) -> bool:
-        """Return whether the bucket is there. Raises StackError if it cannot be used, nor made."""
+        """Return whether the bucket exists. Raises StackError if it can be neither used nor created."""
         found = self.exists()
         if not (found or self.own):
-            message = f"there is no bucket {self.bucket!r} in account {self._account}: make it, or leave"
-            message += " --artifact-bucket away for one that is made and removed by itself"
+            message = f"there is no bucket {self.bucket!r} in account {self._account}: create it, or omit"
+            message += " --artifact-bucket for one that is created and deleted automatically"
             raise StackError(message)
         return found
 
     def prepare(self) -> None:
-        """Make the bucket if it is ours to make. Raises StackError, and leaves no bucket half-made."""
+        """Create the bucket if necessary; a bucket that cannot be secured is deleted. Raises StackError."""
         if self.check():
             return
         try:
@@ -164,27 +166,34 @@ class Artifacts:
             if error.response["Error"]["Code"] in _FOREIGN:
                 raise self._refused(error) from error
             raise
-        self._made = True
+        self._created = True
         try:
-            self._guard()
+            self._secure()
         except BaseException:
             self._s3.delete_bucket(Bucket=self.bucket)
             raise
 
     def _create(self) -> None:
-        place = {"LocationConstraint": self._region}
+        place: Any = self._region  # the stubs list the regions that they know
         try:
-            self._s3.create_bucket(Bucket=self.bucket, CreateBucketConfiguration=place)
+            self._s3.create_bucket(
+                Bucket=self.bucket, CreateBucketConfiguration={"LocationConstraint": place}
+            )
         except ClientError as error:
-            # S3's first region does not take its own name.
+            # The default region of S3 refuses its own name as a location constraint.
             if error.response["Error"]["Code"] != "InvalidLocationConstraint":
                 raise
             self._s3.create_bucket(Bucket=self.bucket)
 
-    def _guard(self) -> None:
-        closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    def _secure(self) -> None:
         self._s3.put_public_access_block(
-            Bucket=self.bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True)
+            Bucket=self.bucket,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
         )
         arn = f"arn:{self._s3.meta.partition}:s3:::{self.bucket}"
         without_tls = {
@@ -196,11 +205,11 @@ class Artifacts:
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [without_tls]})
         self._s3.put_bucket_policy(Bucket=self.bucket, Policy=policy)
-        rule = {
+        rule: LifecycleRuleTypeDef = {
             "ID": "expire",
             "Status": "Enabled",
             "Filter": {"Prefix": ""},
-            "Expiration": {"Days": KEPT_DAYS},
+            "Expiration": {"Days": _KEPT_DAYS},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
         }
         self._s3.put_bucket_lifecycle_configuration(
@@ -208,11 +217,11 @@ class Artifacts:
         )
 
     def upload(self, body: bytes, ending: str) -> str:
-        """Store a file under its own checksum; return its address, ``s3://bucket/key``."""
+        """Store a file under its checksum; return its address, ``s3://bucket/key``."""
         return f"s3://{self.bucket}/{self._put(body, ending)}"
 
     def upload_template(self, body: bytes) -> str:
-        """Store a template; return the address at which CloudFormation reads it, with ``https``."""
+        """Store a template; return the URL from which CloudFormation reads it."""
         return f"{self._s3.meta.endpoint_url}/{self.bucket}/{self._put(body, '.template.json')}"
 
     def _put(self, body: bytes, ending: str) -> str:
@@ -222,29 +231,29 @@ class Artifacts:
         except ClientError as error:
             if error.response["Error"]["Code"] not in _MISSING:
                 raise
-            self._new.append(key)
-        # Also if it is there: its time to expire begins anew.
+            self._uploaded.append(key)
+        # Even if it exists: uploading it again restarts its expiration.
         self._s3.put_object(Bucket=self.bucket, Key=key, Body=body, ExpectedBucketOwner=self._account)
         return key
 
-    def take_back(self) -> None:
-        """Remove what this deployment brought: its files, and the bucket if it made it."""
-        for key in self._new:
+    def discard(self) -> None:
+        """Delete the artifacts that this object uploaded, and the bucket if it created it."""
+        for key in self._uploaded:
             self._s3.delete_object(Bucket=self.bucket, Key=key)
-        self._new.clear()
-        if self._made:
+        self._uploaded.clear()
+        if self._created:
             self._s3.delete_bucket(Bucket=self.bucket)
-            self._made = False
+            self._created = False
 
     def keys(self) -> list[str]:
-        """Return the keys of the stack's artifacts; none if there is no bucket."""
+        """Return the keys of the stack's artifacts; empty if the bucket does not exist."""
         if not self.exists():
             return []
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def remove(self) -> bool:
-        """Remove the stack's artifacts, and our own bucket with the last ones; return whether that was so."""
+        """Delete the stack's artifacts, then an empty automatic bucket; return whether it was deleted."""
         for key in self.keys():
             self._s3.delete_object(Bucket=self.bucket, Key=key)
         if not self.own or not self.exists():
@@ -257,8 +266,10 @@ class Artifacts:
     def _refused(self, error: ClientError) -> StackError:
         code = error.response["Error"]["Code"]
         why = (
-            f"does not lie in {self._region}"
+            f"is not in {self._region}"
             if code in _ELSEWHERE
-            else f"belongs to another account than {self._account}, or these credentials may not use it"
+            else f"does not belong to account {self._account}, or these credentials may not use it"
         )
-        return StackError(f"the bucket {self.bucket!r} {why}: name a --artifact-bucket of your own ({code})")
+        return StackError(
+            f"the bucket {self.bucket!r} {why}: choose your own bucket by --artifact-bucket ({code})"
+        )

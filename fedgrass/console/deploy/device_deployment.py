@@ -1,7 +1,7 @@
-"""A Greengrass deployment to a thing group: what is wanted, over what there is, and what that changes.
+"""Compute the revision of a Greengrass deployment to a thing group, and what it changes.
 
-Pure: the cloud is asked in greengrass_cloud.py. A revision of a deployment replaces all of the one before, so
-whatever is not named here has to be taken over from it.
+A revision replaces the whole deployment before it, so everything that an operator does not change is copied
+from it. This module is pure; greengrass_cloud.py talks to AWS.
 """
 
 import json
@@ -12,13 +12,14 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-KILOBYTES = 1024  # in a megabyte; Greengrass counts memory in kilobytes
+_KILOBYTES = 1024  # per megabyte; Greengrass counts memory in kilobytes
 _DEFAULT_FAILURE: Literal["ROLLBACK"] = "ROLLBACK"
 _DEFAULT_UPDATE_SECONDS = 60
+_COMPARED = ("deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "tags")
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What Greengrass lets a component take: ``runWith``. None is left as it was, or to the nucleus."""
+    """Resource limits of a component (``runWith``). None keeps the value, or the default of the nucleus."""
 
     posix_user: str | None = None  # user:group
     cpus: float | None = None
@@ -26,21 +27,21 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Rollout(Struct, frozen=True, kw_only=True):
-    """How a revision reaches the devices. None is left as it was, or takes the default."""
+    """How a revision is rolled out to the devices. None keeps the value, or takes the default."""
 
-    per_minute: int | None = None  # devices that are told of it; all at once
-    timeout_minutes: int | None = None  # after which a device has failed
-    abort_percent: float | None = None  # of failed devices ends the roll-out
-    on_failure: Literal["ROLLBACK", "DO_NOTHING"] | None = None  # ROLLBACK
-    update_seconds: int | None = None  # that a component may ask for before it stops
+    per_minute: int | None = None  # devices that are notified; default: all at once
+    timeout_minutes: int | None = None  # after which a device counts as failed
+    abort_percent: float | None = None  # of failed devices, which ends the roll-out
+    on_failure: Literal["ROLLBACK", "DO_NOTHING"] | None = None  # default: ROLLBACK
+    update_seconds: int | None = None  # by which a component may delay the update
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What an operator wants of a group's devices."""
+    """The changes that an operator wants."""
 
-    components: Mapping[str, str] = {}  # full name: version
-    configuration: Mapping[str, Mapping[str, Any]] = {}  # full name: what is merged into its own
-    reset: Mapping[str, Sequence[str]] = {}  # full name: JSON pointers that go back to the recipe's defaults
+    components: Mapping[str, str] = {}  # full name -> version
+    configuration: Mapping[str, Mapping[str, Any]] = {}  # full name -> values to merge
+    reset: Mapping[str, Sequence[str]] = {}  # full name -> JSON pointers to reset to the recipe's defaults
     limits: Limits = Limits()  # of every component in `limited`
     limited: Sequence[str] = ()
     rollout: Rollout = Rollout()
@@ -50,13 +51,13 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 def revision(target: str, group: str, old: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """Return the arguments of CreateDeployment that make ``wanted`` of the group's deployment ``old``.
+    """Return the arguments of CreateDeployment that apply ``wanted`` to the deployment ``old``.
 
     Args:
         target: the ARN of the thing group.
         group: its name.
-        old: what GetDeployment says of the group's newest deployment; empty if there is none.
-        wanted: what is to be different. Everything else stays: components, configuration, policies, tags.
+        old: the latest deployment of the group, as GetDeployment returns it; empty if there is none.
+        wanted: the changes. Other components, configuration, policies and tags are kept.
     """
     components = {
         name: deepcopy(dict(given))
@@ -84,7 +85,7 @@ def revision(target: str, group: str, old: Mapping[str, Any], wanted: Wanted) ->
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line per value that a revision changes: ``+`` new, ``-`` gone, ``~`` another one."""
+    """Return a line per changed value: ``+`` added, ``-`` removed, ``~`` changed."""
     before, after = dict(_leaves(_compared(old))), dict(_leaves(_compared(new)))
     lines = []
     for place in sorted(before.keys() | after.keys()):
@@ -98,7 +99,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def merge(into: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``into`` with ``over`` merged in, object by object, as a nucleus merges a configuration."""
+    """Return ``into`` with ``over`` merged into it recursively, as a nucleus merges a configuration."""
     merged = dict(into)
     for key, value in over.items():
         below = merged.get(key)
@@ -113,9 +114,9 @@ def _merge_configuration(component: dict[str, Any], merged: Mapping[str, Any]) -
 
 
 def _reset_configuration(component: dict[str, Any], pointers: Sequence[str]) -> None:
-    """Have devices forget what earlier deployments merged at these places, before they merge the rest.
+    """Reset values that earlier deployments merged; devices reset before they merge.
 
-    A revision takes its merge over from the one before, so that the places are taken out of it too.
+    A revision inherits the merge of the deployment before it, so the values are removed from that too.
     """
     update = component.setdefault("configurationUpdate", {})
     update["reset"] = sorted({*update.get("reset", []), *pointers})
@@ -127,7 +128,7 @@ def _reset_configuration(component: dict[str, Any], pointers: Sequence[str]) -> 
 
 
 def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """Return an object without the value at a path."""
+    """Return a copy of an object without the value at ``path``."""
     if not path:
         return {}
     key, *rest = path
@@ -138,7 +139,7 @@ def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 
 def configurations(components: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what a deployment merges into the configuration of each component that it has one for."""
+    """Return the values that a deployment merges, by component; components without any are left out."""
     found = {name: _configuration(given.get("configurationUpdate", {})) for name, given in components.items()}
     return {name: merged for name, merged in found.items() if merged}
 
@@ -159,7 +160,7 @@ def _limit(component: dict[str, Any], limits: Limits) -> None:
     if limits.cpus is not None:
         resources["cpus"] = limits.cpus
     if limits.memory_megabytes is not None:
-        resources["memory"] = limits.memory_megabytes * KILOBYTES
+        resources["memory"] = limits.memory_megabytes * _KILOBYTES
     if not resources:
         del run_with["systemResourceLimits"]
     if not run_with:
@@ -189,11 +190,8 @@ def _job(old: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
     return job
 
 
-_COMPARED = ("deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "tags")
-
-
 def _compared(deployment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what people may change, with each configuration as an object and not as its JSON text."""
+    """Return the parts of a deployment to compare, with configurations as objects instead of JSON text."""
     shown: dict[str, Any] = {name: deployment.get(name, {}) for name in _COMPARED}
     shown["components"] = {
         name: _with_configuration(given) for name, given in deployment.get("components", {}).items()

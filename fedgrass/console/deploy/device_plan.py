@@ -1,4 +1,4 @@
-"""What ``fedgrass deploy devices`` is asked for becomes a plan: which versions, which configuration."""
+"""Plan a deployment to devices: resolve names and versions, and check the configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from fedgrass.console.deploy.component_configuration import (
     MOST_PARTS,
     check_configuration,
     document_parts,
+    full_name,
     nulls,
 )
 from fedgrass.console.deploy.device_deployment import (
@@ -23,21 +24,25 @@ from fedgrass.console.deploy.device_deployment import (
     revision,
 )
 from fedgrass.console.greengrass_cloud import GreengrassCloud
-from fedgrass.console.options import TRAINERS, full_name, read_text
+from fedgrass.console.options import TRAINERS, read_text
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 
-NUCLEI = ("aws.greengrass.Nucleus", "aws.greengrass.NucleusLite")
+_NUCLEI = ("aws.greengrass.Nucleus", "aws.greengrass.NucleusLite")
+_NULL_FAILS = (
+    "which fails this and every later deployment on Nucleus Lite: disable a task by {{enabled: false}}, and"
+    " reset any other value to its default by `--reset COMPONENT:{pointer}`"
+)
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """The command line of ``fedgrass deploy devices``."""
+    """The options of ``fedgrass deploy devices``."""
 
     group: str
     components: Sequence[str] = ()  # NAME or NAME=VERSION
     configuration: Mapping[str, Mapping[str, Any]] = {}
-    reset: Sequence[str] = ()  # NAME:/pointer
-    checked: bool = True  # whether fedgrass's own components would take their configuration
+    reset: Sequence[str] = ()  # NAME:/POINTER
+    checked: bool = True  # whether to check the configuration of fedgrass components
     limits: Limits = Limits()
     rollout: Rollout = Rollout()
     remove: bool = False
@@ -45,29 +50,29 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A revision that is ready to be made."""
+    """A revision that is ready to deploy."""
 
     arguments: Mapping[str, Any]
     changes: Sequence[str]
     notes: Sequence[str]
     things: int
-    current: str  # the id of the group's newest deployment; empty if there is none
+    current: str  # id of the group's latest deployment; empty if there is none
 
 
 def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) -> Plan:
-    """Return the revision that does what was asked; reads the cloud, changes nothing.
+    """Return the revision for the options; reads from AWS, changes nothing.
 
     Args:
-        cloud: the account.
-        stack: the outputs of the fleet's stack, whose names go into the components' configuration.
-        asked: what the operator wants.
+        cloud: Greengrass in the account.
+        stack: outputs of the fleet's stack, whose names are merged into the components' configuration.
+        asked: the options.
 
     Raises:
-        SettingsError: there is no such group, component or version, or the configuration is of another
-            component.
+        SettingsError: the group, a component or a version does not exist, a component is configured that is
+            not deployed, or a component would refuse its configuration.
     """
     target = cloud.group(asked.group)
-    old = cloud.newest_deployment(target)
+    old = cloud.latest_deployment(target)
     wanted = _removal(asked, old) if asked.remove else _addition(cloud, stack, asked)
     arguments = revision(target, asked.group, old, wanted)
     things, lite = cloud.things(asked.group), cloud.lite_devices(target)
@@ -81,10 +86,10 @@ def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
 
 
 def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a YAML or JSON file says per component, by the components' full names.
+    """Return the configuration in a YAML or JSON file, by full name of the component.
 
     Raises:
-        SettingsError: the file cannot be read, or holds something else.
+        SettingsError: the file cannot be read, or is not an object of objects.
     """
     text = read_text(path, named="--configuration")
     try:
@@ -94,7 +99,7 @@ def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
         raise SettingsError(message) from error
     if not isinstance(found, dict) or not all(isinstance(given, dict) for given in found.values()):
         message = (
-            f"--configuration {path} holds {shown(found)}; it takes an object per component, such as"
+            f"--configuration {path} contains {shown(found)}; it takes an object per component, such as"
             " {trainer: {heartbeat_seconds: 30}}"
         )
         raise SettingsError(message)
@@ -105,16 +110,18 @@ def _addition(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
     components = dict(_versioned(cloud, given) for given in asked.components)
     for name in asked.configuration:
         if name not in components:
-            message = f"--configuration says of {name!r}, which is not deployed: {nearest(name, components)}"
+            message = (
+                f"--configuration names {name!r}, which is not in --component: {nearest(name, components)}"
+            )
             raise SettingsError(message)
     reset = _resets(asked.reset, components)
-    own = {name: _of_stack(name, stack) for name in components if _of_stack(name, stack)}
+    given = {name: _from_outputs(name, stack) for name in components if _from_outputs(name, stack)}
     return Wanted(
         components=components,
         configuration={
-            name: merge(own.get(name, {}), asked.configuration.get(name, {}))
+            name: merge(given.get(name, {}), asked.configuration.get(name, {}))
             for name in components
-            if name in own or name in asked.configuration
+            if name in given or name in asked.configuration
         },
         reset=reset,
         limits=asked.limits,
@@ -136,15 +143,13 @@ def _removal(asked: Asked, old: Mapping[str, Any]) -> Wanted:
 
 
 def _versioned(cloud: GreengrassCloud, given: str) -> tuple[str, str]:
-    """Return the full name and the version of ``NAME`` (its newest version) or ``NAME=VERSION``."""
+    """Return the full name and the version of ``NAME`` (latest version) or ``NAME=VERSION``."""
     short, _, version = given.partition("=")
     name = full_name(short)
     published = cloud.versions(name)
     where = f"account {cloud.account.number}, region {cloud.account.region}"
     if not published:
-        way_out = (
-            f"`fedgrass deploy component {short}` publishes it" if name != short else "is that its name?"
-        )
+        way_out = f"publish it by `fedgrass deploy component {short}`" if name != short else "check its name"
         message = f"there is no component {name!r} in {where}: {way_out}"
         raise SettingsError(message)
     if version and version not in published:
@@ -153,8 +158,8 @@ def _versioned(cloud: GreengrassCloud, given: str) -> tuple[str, str]:
     return name, version or published[0]
 
 
-def _of_stack(name: str, stack: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the stack's outputs say in a component's configuration."""
+def _from_outputs(name: str, stack: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration values of a component that come from the stack's outputs."""
     fleet, bucket = stack["Fleet"], stack["BucketName"]
     known = {
         **{trainer: {"fleet": fleet} for trainer in TRAINERS},
@@ -173,17 +178,17 @@ def _resets(given: Sequence[str], components: Mapping[str, str]) -> dict[str, li
             raise SettingsError(message)
         name = full_name(short)
         if name not in components:
-            message = f"--reset is of {name!r}, which is not deployed: {nearest(name, components)}"
+            message = f"--reset names {name!r}, which is not in --component: {nearest(name, components)}"
             raise SettingsError(message)
         found.setdefault(name, []).append(pointer)
     return found
 
 
 def _checked(components: Mapping[str, Any], wanted: Wanted, asked: Asked, lite: int) -> Iterator[str]:
-    """Check the configuration that devices would get; yield what is doubtful in it.
+    """Check the configuration that devices would receive; yield warnings.
 
     Raises:
-        SettingsError: a component would refuse it, a null is asked for, or Nucleus Lite cannot take it.
+        SettingsError: a component would refuse it, it has a null, or it exceeds the capacity of Nucleus Lite.
     """
     merged = configurations(components)
     for name, values in merged.items():
@@ -198,28 +203,22 @@ def _checked(components: Mapping[str, Any], wanted: Wanted, asked: Asked, lite: 
             yield from check_configuration(name, values)
     if lite and (size := document_parts({**dict.fromkeys(components), **merged})) > MOST_PARTS:
         message = (
-            f"the deployment has about {size} values, and Nucleus Lite, which {lite} of the group's devices"
-            f" run, refuses one of more than {MOST_PARTS}: configure fewer tasks, options and attributes, or"
-            " put devices with different tasks into different groups"
+            f"the deployment has about {size} values, and Nucleus Lite, which {lite} devices of the group"
+            f" run, refuses more than {MOST_PARTS}: configure fewer tasks, options and attributes, or use"
+            " a group per task"
         )
         raise SettingsError(message)
 
 
-_NULL_FAILS = (
-    "which fails this and every later deployment on Nucleus Lite: a task is taken away by"
-    " {{enabled: false}}, and `--reset COMPONENT:{pointer}` gives any other value its default"
-)
-
-
 def _notes(arguments: Mapping[str, Any], things: int, lite: int) -> list[str]:
     components = arguments["components"]
-    # Nucleus Lite comes as a package of the operating system: no deployment updates it.
-    if not components or any(name in components for name in NUCLEI) or (lite and lite >= things):
+    # Nucleus Lite is a package of the operating system, which deployments do not update.
+    if not components or any(name in components for name in _NUCLEI) or (lite and lite >= things):
         return []
     note = (
-        "the nucleus is not part of the deployment: Greengrass may update it when a component wants a newer"
-        " one; --component aws.greengrass.Nucleus=VERSION keeps it"
+        "the nucleus is not part of the deployment, so Greengrass may update it when a component needs a"
+        " newer one; pin it by --component aws.greengrass.Nucleus=VERSION"
     )
     if lite:
-        note += f" (not for a group with Nucleus Lite, which {lite} of its {things} devices run)"
+        note += f" (not in a group with Nucleus Lite, which {lite} of its {things} devices run)"
     return [note]

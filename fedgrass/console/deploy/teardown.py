@@ -1,22 +1,25 @@
-"""``fedgrass deploy down``: what a stack consists of, and taking all of it away."""
+"""List the resources of a stack, including those that outlive it, and delete them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
 from fedgrass.console.deploy.deploy_package import Artifacts
-from fedgrass.console.deploy.deploy_stack import Say, Stack
+from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.stack import StackError
 
-Clients = Callable[[str], Any]
-BUCKET, TABLE, IOT_POLICY = "AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::IoT::Policy"
-KEPT = frozenset(
-    {"Bucket", "BucketPolicy", "RoundsTable"}
-)  # by the template's own word: they hold what was learned
-DELETED_AT_ONCE = 1000  # keys in one request, the most that S3 takes
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+_BUCKET, _TABLE, _IOT_POLICY = "AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::IoT::Policy"
+# Resources that the template retains when the stack is deleted: they hold models and history.
+_KEPT = frozenset({"Bucket", "BucketPolicy", "RoundsTable"})
+_DELETE_BATCH = 1000  # keys per request, the maximum of S3
 _GONE = frozenset({"404", "NoSuchBucket", "ResourceNotFoundException"})
 
 
@@ -31,50 +34,50 @@ class Part:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What there is of a stack, and what it left behind."""
+    """The resources of a stack, and those that it left behind."""
 
     status: str
     parts: tuple[Part, ...]
     data: tuple[Part, ...]  # the bucket and the table that outlive the stack
     artifacts: tuple[str, ...]
     logs: tuple[str, ...]
-    certificates: tuple[tuple[str, str], ...]  # the device policy's name, and what it is attached to
+    certificates: tuple[tuple[str, str], ...]  # (device policy, certificate it is attached to)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to take away."""
+        """Whether there is nothing to delete."""
         return not (self.status or self.data or self.artifacts or self.logs)
 
 
 class Removal:
-    """Lists and removes what belongs to one stack.
+    """Lists and deletes the resources of one stack.
 
     Args:
-        clients: gives the boto3 client of a service.
-        account: the 12 digits of the account.
-        stack: the stack's name.
-        say: told of each step.
-        artifact_bucket: where its artifacts were put, if that was chosen.
-        poll_seconds: between two looks at CloudFormation.
+        clients: returns the boto3 client of a service.
+        account: the account (12 digits).
+        stack: name of the stack.
+        report: called with a line per step.
+        artifact_bucket: bucket of its artifacts, if the operator chose one.
+        poll_seconds: interval of requests for the state of the stack.
     """
 
-    def __init__(  # noqa: PLR0913  # each is a choice of the command line
+    def __init__(  # noqa: PLR0913 - one argument per option of the command
         self,
         clients: Clients,
         account: str,
         stack: str,
-        say: Say,
+        report: Report,
         *,
         artifact_bucket: str = "",
         poll_seconds: float = 2.0,
     ) -> None:
         self._clients = clients
-        self._say = say
-        self._stack = Stack(clients("cloudformation"), stack, say, poll_seconds)
+        self._report = report
+        self._stack = Stack(clients("cloudformation"), stack, report, poll_seconds)
         self._artifacts = Artifacts(clients("s3"), account, stack, artifact_bucket)
 
     def inventory(self) -> Inventory:
-        """Return what there is. Raises StackError if the stack is none of fedgrass."""
+        """Return the resources. Raises StackError if the stack was not deployed by fedgrass."""
         described = self._stack.describe()
         status = described.get("StackStatus", "")
         status = "" if status == "DELETE_COMPLETE" else status
@@ -83,21 +86,21 @@ class Removal:
             and status != "ROLLBACK_COMPLETE"
             and MARK not in outputs_of(described)
         ):
-            message = f"the stack {self._stack.name!r} is none of fedgrass, and is left alone"
+            message = f"the stack {self._stack.name!r} was not deployed by fedgrass, and is not removed"
             raise StackError(message)
         parts = tuple(self._parts()) if status else ()
-        left = [part for part in parts if part.name in KEPT] or list(self._left_by_deleted_stacks())
+        left = [part for part in parts if part.name in _KEPT] or list(self._left_by_deleted_stacks())
         return Inventory(
             status=status,
             parts=parts,
-            data=tuple(part for part in left if part.kind in {BUCKET, TABLE} and self._exists(part)),
+            data=tuple(part for part in left if part.kind in {_BUCKET, _TABLE} and self._exists(part)),
             artifacts=tuple(self._artifacts.keys()),
             logs=tuple(self._log_groups()),
             certificates=tuple(self._attached(parts)),
         )
 
     def describe(self, found: Inventory) -> Iterator[str]:
-        """Yield a line for each thing that there is."""
+        """Yield a line per resource."""
         if found.status:
             yield f"the stack {self._stack.name!r} ({found.status}), {len(found.parts)} resources:"
             yield from (f"    {part.name} ({part.kind})  {part.id}" for part in found.parts)
@@ -110,24 +113,26 @@ class Removal:
         yield from (f"logs: {name}" for name in found.logs if name not in {part.id for part in found.parts})
 
     def remove(self, found: Inventory, *, data: bool, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Take away what was found; the data only if asked.
+        """Delete the resources, and the data only if ``data`` is set.
 
-        May be called again after it was interrupted: what the stack has left is found by its events.
+        May be called again after an interruption: retained resources are found by the events of deleted
+        stacks.
         """
-        iot = self._clients("iot") if found.certificates else None
         for policy, target in found.certificates:
-            iot.detach_policy(policyName=policy, target=target)  # type: ignore[union-attr]  # made if there are any
-            self._say(f"detached  {policy} from {target}")
+            self._clients("iot").detach_policy(policyName=policy, target=target)
+            self._report(f"detached  {policy} from {target}")
         if found.status:
             self._stack.delete(timeout)
         for part in found.data if data else ():
             self._remove_data(part)
-        gone = self._artifacts.remove()
-        if found.artifacts or gone:
-            self._say(f" deleted  {len(found.artifacts)} artifacts{' and their bucket' if gone else ''}")
+        bucket_deleted = self._artifacts.remove()
+        if found.artifacts or bucket_deleted:
+            self._report(
+                f" deleted  {len(found.artifacts)} artifacts{' and their bucket' if bucket_deleted else ''}"
+            )
         for name in self._log_groups():
             self._clients("logs").delete_log_group(logGroupName=name)
-            self._say(f" deleted  logs {name}")
+            self._report(f" deleted  logs {name}")
 
     def _parts(self) -> Iterator[Part]:
         cloudformation = self._clients("cloudformation")
@@ -137,19 +142,19 @@ class Removal:
                     yield Part(one["LogicalResourceId"], one["ResourceType"], one["PhysicalResourceId"])
 
     def _left_by_deleted_stacks(self) -> Iterator[Part]:
-        """Yield what stacks of this name kept when they were deleted; CloudFormation remembers 90 days."""
+        """Yield the resources that deleted stacks of this name retained; CloudFormation lists 90 days."""
         cloudformation = self._clients("cloudformation")
         deleted = cloudformation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
         stacks = [one for page in deleted for one in page["StackSummaries"]]
         for stack in (one["StackId"] for one in stacks if one["StackName"] == self._stack.name):
             pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
             for event in (event for page in pages for event in page["StackEvents"]):
-                if event["ResourceStatus"] == "DELETE_SKIPPED" and event["LogicalResourceId"] in KEPT:
+                if event["ResourceStatus"] == "DELETE_SKIPPED" and event["LogicalResourceId"] in _KEPT:
                     yield Part(event["LogicalResourceId"], event["ResourceType"], event["PhysicalResourceId"])
 
     def _exists(self, part: Part) -> bool:
         try:
-            if part.kind == BUCKET:
+            if part.kind == _BUCKET:
                 self._clients("s3").head_bucket(Bucket=part.id)
             else:
                 self._clients("dynamodb").describe_table(TableName=part.id)
@@ -160,7 +165,7 @@ class Removal:
         return True
 
     def _size(self, part: Part) -> str:
-        if part.kind == TABLE:
+        if part.kind == _TABLE:
             table = self._clients("dynamodb").describe_table(TableName=part.id)["Table"]
             return f"table {part.id}, about {table['ItemCount']} rows: every run and round"
         pages = self._clients("s3").get_paginator("list_objects_v2").paginate(Bucket=part.id)
@@ -170,12 +175,12 @@ class Removal:
         )
 
     def _remove_data(self, part: Part) -> None:
-        if part.kind == TABLE:
+        if part.kind == _TABLE:
             self._clients("dynamodb").delete_table(TableName=part.id)
         else:
             empty_bucket(self._clients("s3"), part.id)
             self._clients("s3").delete_bucket(Bucket=part.id)
-        self._say(f" deleted  {part.name} ({part.kind})  {part.id}")
+        self._report(f" deleted  {part.name} ({part.kind})  {part.id}")
 
     def _log_groups(self) -> list[str]:
         prefix = f"/fedgrass/{self._stack.name}/"
@@ -183,8 +188,8 @@ class Removal:
         return [group["logGroupName"] for page in pages for group in page["logGroups"]]
 
     def _attached(self, parts: tuple[Part, ...]) -> Iterator[tuple[str, str]]:
-        """Yield what device policies are attached to: CloudFormation deletes no policy that is in use."""
-        for policy in (part.id for part in parts if part.kind == IOT_POLICY):
+        """Yield the attachments of device policies: CloudFormation cannot delete a policy in use."""
+        for policy in (part.id for part in parts if part.kind == _IOT_POLICY):
             listed: Mapping[str, Any] = {"nextMarker": ""}
             while "nextMarker" in listed:
                 marker = {"marker": listed["nextMarker"]} if listed["nextMarker"] else {}
@@ -192,19 +197,21 @@ class Removal:
                 yield from ((policy, target) for target in listed["targets"])
 
 
-def empty_bucket(s3: Any, bucket: str) -> None:
-    """Delete every version of every object, and every upload that was not finished. Raises StackError."""
-    for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
-        for upload in page.get("Uploads", []):
+def empty_bucket(s3: "S3Client", bucket: str) -> None:
+    """Delete every version of every object, and every incomplete upload. Raises StackError."""
+    for uploads in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+        for upload in uploads.get("Uploads", []):
             s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     for page in s3.get_paginator("list_object_versions").paginate(
-        Bucket=bucket, PaginationConfig={"PageSize": DELETED_AT_ONCE}
+        Bucket=bucket, PaginationConfig={"PageSize": _DELETE_BATCH}
     ):
-        versions = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        doomed = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in versions]
-        if not doomed:
+        found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        versions: list[ObjectIdentifierTypeDef] = [
+            {"Key": one["Key"], "VersionId": one["VersionId"]} for one in found
+        ]
+        if not versions:
             continue
-        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": doomed, "Quiet": True})
-        for error in answer.get("Errors", []):
+        response = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True})
+        for error in response.get("Errors", []):
             message = f"{error['Key']} in the bucket {bucket} cannot be deleted: {error.get('Message', '')}"
             raise StackError(message)

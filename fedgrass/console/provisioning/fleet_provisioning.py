@@ -1,7 +1,8 @@
-"""Makes core devices of names: thing, certificate, policies, group, and the files that go onto each device.
+"""Provision core devices: thing, certificate, policies, group, and the files to copy to each device.
 
-A device's key is made here and never leaves its folder: AWS signs a request. A certificate is active only
-once all is attached: a run that was cut short leaves nothing that could connect, and the next run goes on.
+The private key of a device is generated here and stays in its folder; AWS signs a certificate request. A
+certificate becomes active only when everything is attached, so an interrupted run leaves no device that could
+connect, and the next run continues.
 """
 
 import json
@@ -31,27 +32,27 @@ from fedgrass.console.provisioning.thing_registry import ThingRegistry
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
 
-NUCLEUS = "aws.greengrass.Nucleus"
+_NUCLEUS = "aws.greengrass.Nucleus"
 
 
 class Devices(Struct, frozen=True, kw_only=True):
-    """Which devices are to be provisioned, and how."""
+    """The devices to provision, and how."""
 
     things: Sequence[str]
     group: str
     folder: Path
-    role_alias: str = ""  # the stack's, or fedgrass-<fleet>
+    role_alias: str = ""  # default: that of the stack, or fedgrass-<fleet>
     nucleus: str = "classic"
-    nucleus_version: str = ""  # the newest
+    nucleus_version: str = ""  # default: the latest
 
 
 class FleetProvisioning:
-    """Provisions devices of one fleet, and removes them.
+    """Provisions and removes devices of one fleet.
 
     Args:
-        registry: AWS IoT's.
-        cloud: tells the newest nucleus.
-        account: of both.
+        registry: the registry of AWS IoT.
+        cloud: Greengrass, which lists the versions of the nucleus.
+        account: the account of both.
         stack: the outputs of the fleet's stack.
     """
 
@@ -64,24 +65,24 @@ class FleetProvisioning:
         self._stack = stack
 
     def provision(self, devices: Devices) -> Iterator[str]:
-        """Provision every device; yield a line per step. What was done before is not done again.
+        """Provision every device; yield a line per step. Completed steps are not repeated.
 
         Raises:
-            SettingsError: a name cannot be one; a thing has a certificate whose key is not in the folder.
+            SettingsError: a name is invalid, or a thing has a certificate whose key is not in the folder.
         """
         for thing in devices.things:
             checked_name("thing", thing)
-        # All that can be wrong is found before anything is made.
-        described = self._describe(devices)
+        # Check everything before anything is created.
+        common = self._common(devices)
         for thing in devices.things:
-            self._policy(thing, described.role_alias)
+            self._policy(thing, common.role_alias)
             self._check_certificates(thing, devices.folder / thing)
-        if self._registry.ensure_role_alias(described.role_alias, self._stack["DeviceRoleArn"]):
-            yield f"made the role alias {described.role_alias}"
+        if self._registry.ensure_role_alias(common.role_alias, self._stack["DeviceRoleArn"]):
+            yield f"created the role alias {common.role_alias}"
         if self._registry.ensure_group(devices.group):
-            yield f"made the thing group {devices.group}"
+            yield f"created the thing group {devices.group}"
         for thing in devices.things:
-            yield self._provision(thing, devices, described)
+            yield self._provision(thing, devices, common)
 
     def remove(self, things: Sequence[str], folder: Path | None) -> Iterator[str]:
         """Remove things with their certificates, policies and files; yield a line per thing."""
@@ -98,23 +99,23 @@ class FleetProvisioning:
             self._registry.delete_policy(policy_name(self._stack["Fleet"], thing))
             if folder:
                 _delete_files(folder / thing)
-            yield f"removed {thing}" if known else f"there was no thing {thing}"
+            yield f"removed {thing}" if known else f"thing {thing} does not exist"
 
-    def tell(self, thing: str) -> str:
-        """Return what ``remove`` would delete of a thing, in a line."""
+    def describe(self, thing: str) -> str:
+        """Return a line with what ``remove`` would delete of a thing."""
         if not self._registry.has_thing(checked_name("thing", thing)):
-            return f"there is no thing {thing}"
+            return f"thing {thing} does not exist"
         certificates = ", ".join(self._registry.certificates(thing)) or "no certificate"
         return f"would delete {thing}, {certificates}, {policy_name(self._stack['Fleet'], thing)}"
 
-    def _describe(self, devices: Devices) -> CoreDevice:
-        """Return what all the devices have in common."""
+    def _common(self, devices: Devices) -> CoreDevice:
+        """Return the values that all devices share; the thing's name is empty."""
         data, credentials = self._registry.endpoints()
         version = devices.nucleus_version
         if devices.nucleus == "classic" and not version:
-            version = next(iter(self._cloud.versions(NUCLEUS)), "")
+            version = next(iter(self._cloud.versions(_NUCLEUS)), "")
         if devices.nucleus == "classic" and not version:
-            message = f"{NUCLEUS} has no version in {self._account.region}: name one by --nucleus-version"
+            message = f"{_NUCLEUS} has no version in {self._account.region}: choose one by --nucleus-version"
             raise SettingsError(message)
         fallback = f"fedgrass-{self._stack['Fleet']}"
         return CoreDevice(
@@ -128,26 +129,26 @@ class FleetProvisioning:
         )
 
     def _check_certificates(self, thing: str, folder: Path) -> None:
-        own = _record(folder)
-        strangers = [arn for arn in self._registry.certificates(thing) if arn != own]
+        recorded = _record(folder)
+        strangers = [arn for arn in self._registry.certificates(thing) if arn != recorded]
         if strangers:
             message = (
-                f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): give"
-                " the folder of the run that made it, or remove it by"
+                f"the thing {thing!r} has a certificate whose key is not in {folder} ({strangers[0]}): choose"
+                " the --out folder of the run that created it, or remove the thing by"
                 f" `fedgrass fleet remove --things {thing}`"
             )
             raise SettingsError(message)
 
-    def _provision(self, thing: str, devices: Devices, described: CoreDevice) -> str:
+    def _provision(self, thing: str, devices: Devices, common: CoreDevice) -> str:
         folder = devices.folder / thing
-        own = policy_name(self._stack["Fleet"], thing)
+        policy = policy_name(self._stack["Fleet"], thing)
         certificate = self._certificate(thing, folder)
-        self._registry.ensure_policy(own, self._policy(thing, described.role_alias))
+        self._registry.ensure_policy(policy, self._policy(thing, common.role_alias))
         self._registry.ensure_thing(thing, devices.group)
-        self._registry.attach(thing, certificate, [self._stack["DevicePolicyName"], own])
-        values = {name: getattr(described, name) for name in described.__struct_fields__ if name != "thing"}
+        self._registry.attach(thing, certificate, [self._stack["DevicePolicyName"], policy])
+        values = {name: getattr(common, name) for name in common.__struct_fields__ if name != "thing"}
         write_device_files(folder, CoreDevice(thing=thing, **values))
-        return f"{thing} is ready: copy {folder} to the device, and there `sudo sh install.sh`"
+        return f"{thing} is ready: copy {folder} to the device and run `sudo sh install.sh` in it"
 
     def _policy(self, thing: str, role_alias: str) -> dict[str, Any]:
         account = self._account
@@ -156,7 +157,7 @@ class FleetProvisioning:
         )
 
     def _certificate(self, thing: str, folder: Path) -> str:
-        """Return the ARN of the device's certificate: that of an earlier run, or a new one."""
+        """Return the ARN of the device's certificate, from an earlier run or new."""
         if known := _record(folder):
             if (folder / KEY).is_file() and (text := self._registry.certificate_text(known)):
                 write_private(folder / CERTIFICATE, text.encode())
@@ -165,7 +166,7 @@ class FleetProvisioning:
                 self._registry.delete_certificate(known, thing)
         arn, text = self._registry.sign(_signing_request(thing, folder / KEY))
         try:
-            # The record first: a run that is cut short here is told of the certificate by it.
+            # The record first: after an interruption the next run finds the certificate by it.
             write_private(folder / RECORD, json.dumps({"certificateArn": arn, "thing": thing}).encode())
             write_private(folder / CERTIFICATE, text.encode())
         except BaseException:
@@ -175,9 +176,9 @@ class FleetProvisioning:
 
 
 def _signing_request(thing: str, key_file: Path) -> str:
-    """Return a request for a certificate of the key in a file; the key is made if there is none."""
+    """Return a certificate signing request for the key in a file, which is generated if it does not exist."""
     if not key_file.exists():
-        # The kind and the spelling of the keys that AWS itself makes: every nucleus reads it.
+        # The same type and format as keys that AWS generates: every nucleus reads it.
         made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         private = made.private_bytes(
             serialization.Encoding.PEM,
@@ -188,10 +189,10 @@ def _signing_request(thing: str, key_file: Path) -> str:
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), None)
     except (ValueError, TypeError) as error:
-        message = f"{key_file} holds no private key: {error}. Remove it, and a new one is made"
+        message = f"{key_file} is not a private key: {error}; delete it to have a new one generated"
         raise SettingsError(message) from error
     if not isinstance(key, rsa.RSAPrivateKey):
-        message = f"{key_file} holds no RSA key, as is made here: remove it, and a new one is made"
+        message = f"{key_file} is not an RSA key: delete it to have a new one generated"
         raise SettingsError(message)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, thing[:64])])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
@@ -199,7 +200,7 @@ def _signing_request(thing: str, key_file: Path) -> str:
 
 
 def _record(folder: Path) -> str:
-    """Return the ARN of the certificate that a run before has made for a folder; empty if there is none."""
+    """Return the ARN of the certificate that an earlier run recorded in a folder; empty if there is none."""
     try:
         found = json.loads((folder / RECORD).read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""AWS IoT's registry, as provisioning uses it. Every method may be called again after half of it was done."""
+"""The registry of AWS IoT: things, certificates, policies, groups and role aliases.
+
+All methods are idempotent, so provisioning can be repeated after a failure.
+"""
 
 import json
 import time
@@ -8,11 +11,12 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from fedgrass.console.greengrass_cloud import Account, Clients, code_of
+from fedgrass.console.aws_clients import Clients
+from fedgrass.console.greengrass_cloud import Account, code_of
 from fedgrass.federation.errors import SettingsError
 
-CREDENTIAL_SECONDS = 3600
-PATIENCE_SECONDS = 60.0  # detaching takes AWS a moment, and until then nothing detached can be deleted
+_CREDENTIAL_SECONDS = 3600
+PATIENCE_SECONDS = 60.0  # detaching is eventually consistent, and an attached resource cannot be deleted
 PAUSE_SECONDS = 1.0
 
 
@@ -33,18 +37,18 @@ class ThingRegistry:
         return data, credentials
 
     def ensure_group(self, name: str) -> bool:
-        """Make a thing group if there is none; return whether it was made."""
-        # Asked first: AWS takes the making of a group that is there already for done.
-        if not _gone(lambda: self._iot.describe_thing_group(thingGroupName=name)):
+        """Create a thing group if it does not exist; return whether it was created."""
+        # Checked first, since creating an existing group succeeds too.
+        if not _is_absent(lambda: self._iot.describe_thing_group(thingGroupName=name)):
             return False
         self._iot.create_thing_group(thingGroupName=name)
         return True
 
     def ensure_role_alias(self, name: str, role_arn: str) -> bool:
-        """Make the role alias if there is none; return whether it was made.
+        """Create the role alias if it does not exist; return whether it was created.
 
         Raises:
-            SettingsError: there is one of that name for another role.
+            SettingsError: the alias exists for another role.
         """
         try:
             found = self._iot.describe_role_alias(roleAlias=name)["roleAliasDescription"]
@@ -52,36 +56,36 @@ class ThingRegistry:
             if code_of(error) != "ResourceNotFoundException":
                 raise
             self._iot.create_role_alias(
-                roleAlias=name, roleArn=role_arn, credentialDurationSeconds=CREDENTIAL_SECONDS
+                roleAlias=name, roleArn=role_arn, credentialDurationSeconds=_CREDENTIAL_SECONDS
             )
             return True
         if found["roleArn"] != role_arn:
             message = (
-                f"the role alias {name!r} stands for {found['roleArn']}, and the stack's device role is"
-                f" {role_arn}: name another one by --role-alias"
+                f"the role alias {name!r} is for {found['roleArn']}, but the stack's device role is"
+                f" {role_arn}: choose another one by --role-alias"
             )
             raise SettingsError(message)
         return False
 
     def ensure_policy(self, name: str, document: Mapping[str, Any]) -> None:
-        """Make an IoT policy, or give it this document."""
+        """Create an IoT policy, or update its document."""
         text = json.dumps(document)
-        if _made(lambda: self._iot.create_policy(policyName=name, policyDocument=text)):
+        if _created(lambda: self._iot.create_policy(policyName=name, policyDocument=text)):
             return
         found = self._iot.get_policy(policyName=name)
         if json.loads(found["policyDocument"]) == document:
             return
         self._iot.create_policy_version(policyName=name, policyDocument=text, setAsDefault=True)
-        # AWS keeps five versions at most, and deletes no policy that has more than one.
+        # A policy has at most five versions, and only a policy with a single version can be deleted.
         self._iot.delete_policy_version(policyName=name, policyVersionId=found["defaultVersionId"])
 
     def ensure_thing(self, name: str, group: str) -> None:
-        """Make a thing if there is none, and put it into the group."""
-        _made(lambda: self._iot.create_thing(thingName=name))
+        """Create a thing if it does not exist, and add it to the group."""
+        _created(lambda: self._iot.create_thing(thingName=name))
         self._iot.add_thing_to_thing_group(thingName=name, thingGroupName=group)
 
     def certificates(self, thing: str) -> list[str]:
-        """Return the ARNs of a thing's certificates; none if there is no such thing."""
+        """Return the ARNs of a thing's certificates; empty if the thing does not exist."""
         try:
             found = self._iot.list_thing_principals(thingName=thing)["principals"]
         except ClientError as error:
@@ -91,7 +95,7 @@ class ThingRegistry:
         return [arn for arn in found if ":cert/" in arn]
 
     def certificate_text(self, certificate: str) -> str:
-        """Return the PEM text of a certificate; empty if it is not there, or revoked."""
+        """Return a certificate in PEM format; empty if it does not exist or was revoked."""
         try:
             described = self._iot.describe_certificate(certificateId=_id(certificate))
         except ClientError as error:
@@ -102,53 +106,53 @@ class ThingRegistry:
         return str(found["certificatePem"]) if found["status"] in {"ACTIVE", "INACTIVE"} else ""
 
     def sign(self, request: str) -> tuple[str, str]:
-        """Return the ARN and the PEM text of a new certificate for a signing request; it is inactive yet."""
+        """Return (ARN, PEM) of a new, inactive certificate for a signing request."""
         made = self._iot.create_certificate_from_csr(certificateSigningRequest=request, setAsActive=False)
         return made["certificateArn"], made["certificatePem"]
 
     def attach(self, thing: str, certificate: str, policies: list[str]) -> None:
-        """Give a certificate its policies and its thing, and only then make it active."""
+        """Attach policies and thing to a certificate, and only then activate it."""
         for policy in policies:
             self._iot.attach_policy(policyName=policy, target=certificate)
         if certificate not in self.certificates(thing):
-            # Exclusively: then AWS fills in the thing's name for the nucleus's further connections too.
+            # Exclusive, so that policy variables also resolve for further connections of the nucleus.
             self._iot.attach_thing_principal(
                 thingName=thing, principal=certificate, thingPrincipalType="EXCLUSIVE_THING"
             )
         self._iot.update_certificate(certificateId=_id(certificate), newStatus="ACTIVE")
 
     def delete_certificate(self, certificate: str, thing: str = "") -> None:
-        """Take a certificate from its thing and its policies, and delete it."""
+        """Detach a certificate from its thing and its policies, and delete it."""
         identity = _id(certificate)
         if thing:
-            _gone(lambda: self._iot.detach_thing_principal(thingName=thing, principal=certificate))
+            _is_absent(lambda: self._iot.detach_thing_principal(thingName=thing, principal=certificate))
         attached = self._iot.list_attached_policies(target=certificate)["policies"]
         for policy in attached:
             detach = partial(self._iot.detach_policy, policyName=policy["policyName"], target=certificate)
-            _gone(detach)
-        _gone(lambda: self._iot.update_certificate(certificateId=identity, newStatus="INACTIVE"))
-        _patiently(lambda: self._iot.delete_certificate(certificateId=identity))
+            _is_absent(detach)
+        _is_absent(lambda: self._iot.update_certificate(certificateId=identity, newStatus="INACTIVE"))
+        _retry_while_attached(lambda: self._iot.delete_certificate(certificateId=identity))
 
     def delete_thing(self, name: str) -> None:
-        """Delete a thing, and the core device that it is to Greengrass, if they are there."""
-        _gone(lambda: self._greengrass.delete_core_device(coreDeviceThingName=name))
-        _patiently(lambda: self._iot.delete_thing(thingName=name))
+        """Delete a thing and its Greengrass core device, if they exist."""
+        _is_absent(lambda: self._greengrass.delete_core_device(coreDeviceThingName=name))
+        _retry_while_attached(lambda: self._iot.delete_thing(thingName=name))
 
     def delete_policy(self, name: str) -> None:
-        """Delete a policy, if it is there."""
-        _patiently(lambda: self._iot.delete_policy(policyName=name))
+        """Delete a policy, if it exists."""
+        _retry_while_attached(lambda: self._iot.delete_policy(policyName=name))
 
     def has_thing(self, name: str) -> bool:
-        """Return whether there is a thing of that name."""
-        return not _gone(lambda: self._iot.describe_thing(thingName=name))
+        """Return whether a thing exists."""
+        return not _is_absent(lambda: self._iot.describe_thing(thingName=name))
 
 
 def _id(certificate: str) -> str:
     return certificate.rpartition("/")[2]
 
 
-def _made(call: Callable[[], object]) -> bool:
-    """Return whether ``call`` made something; if not, it was there already."""
+def _created(call: Callable[[], object]) -> bool:
+    """Run ``call``; return False if the resource exists already."""
     try:
         call()
     except ClientError as error:
@@ -158,8 +162,8 @@ def _made(call: Callable[[], object]) -> bool:
     return True
 
 
-def _gone(call: Callable[[], object]) -> bool:
-    """Do ``call``; return whether what it is about was not there (any more)."""
+def _is_absent(call: Callable[[], object]) -> bool:
+    """Run ``call``; return True if the resource does not exist (any more)."""
     try:
         call()
     except ClientError as error:
@@ -169,12 +173,12 @@ def _gone(call: Callable[[], object]) -> bool:
     return False
 
 
-def _patiently(call: Callable[[], object]) -> None:
-    """Do ``call``, again and again while AWS says that something is still attached."""
+def _retry_while_attached(call: Callable[[], object]) -> None:
+    """Run ``call``, and retry while AWS refuses because something is still attached."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            _gone(call)
+            _is_absent(call)
         except ClientError as error:
             attached = code_of(error) in {"DeleteConflictException", "InvalidRequestException"}
             if not attached or time.monotonic() > deadline:

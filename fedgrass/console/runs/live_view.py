@@ -1,7 +1,6 @@
 """Follow a run live: subscribe to the fleet's topics, show the run's progress and one line per device.
 
-``Watcher`` subscribes as any MQTT client with a certificate can. ``LiveView`` redraws in place on a
-  terminal;
+``Watcher`` subscribes like any MQTT client with a certificate. ``LiveView`` redraws in place on a terminal;
 otherwise (a pipe, a log) it prints the changes of each round line by line.
 """
 
@@ -21,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from fedgrass.console.terminal import LONGEST_TEXT, printable, styled
+from fedgrass.console.tables import styled
+from fedgrass.console.terminal import LONGEST_TEXT, printable
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import FedgrassError, MessageError
 from fedgrass.federation.messages import (
@@ -34,12 +34,14 @@ from fedgrass.federation.messages import (
 )
 from fedgrass.federation.topics import Kind
 
-CONNECT_SECONDS = 15.0
+_REFRESH_PER_SECOND = 8
+_OTHER_LINES = 8  # lines of the terminal that are not devices
+_STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
 
 
 @dataclass(frozen=True)
 class Broker:
-    """The address of an MQTT broker, and the certificate with which a client connects to it."""
+    """The address of an MQTT broker, and the certificate that clients connect with."""
 
     host: str
     port: int
@@ -47,13 +49,13 @@ class Broker:
     certificate: Path
     private_key: Path
     client_prefix: str
-    """Each client appends a suffix of its own, so that no two take each other's session."""
+    """Each client appends a random suffix, so that no two share a session."""
 
 
 class Watcher:
-    """A subscription to all topics of a fleet. ``hear(topic, payload)`` is called on a separate thread."""
+    """A subscription to all topics of a fleet; calls ``receive(topic, payload)`` on a separate thread."""
 
-    def __init__(self, fleet: str, broker: Broker, hear: Callable[[str, bytes], None]) -> None:
+    def __init__(self, fleet: str, broker: Broker, receive: Callable[[str, bytes], None]) -> None:
         self._filter = topics.everything(fleet)
         self._address = (broker.host, broker.port)
         client_id = f"{broker.client_prefix}{secrets.token_hex(4)}"
@@ -65,15 +67,17 @@ class Watcher:
             tls_version=ssl.PROTOCOL_TLS_CLIENT,
         )
         self._client.on_connect = self._subscribe
-        self._client.on_message = lambda _client, _data, message: hear(message.topic, bytes(message.payload))
+        self._client.on_message = lambda _client, _data, message: receive(
+            message.topic, bytes(message.payload)
+        )
 
     def __enter__(self) -> Self:
-        """Connect and subscribe; reconnects by itself from then on."""
+        """Connect and subscribe; reconnects automatically."""
         try:
             self._client.connect(*self._address, keepalive=30)
         except OSError as error:
             host, port = self._address
-            message = f"cannot watch the fleet's topics at {host}:{port}: {error}"
+            message = f"cannot connect to the MQTT broker at {host}:{port} to follow the run: {error}"
             raise FedgrassError(message) from error
         self._client.loop_start()
         return self
@@ -87,24 +91,19 @@ class Watcher:
         client.subscribe(self._filter, qos=1)
 
 
-_REFRESH_PER_SECOND = 8
-_OTHER_LINES = 8  # of the terminal, kept for what is not a device
-_STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
-
-
 def _line_of(figures: RoundFigures) -> str:
-    """Return the figures of a round that has ended, without what did not happen in it."""
+    """Return the figures of a closed or abandoned round in one line, without counts of zero."""
     names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped")
     counts = [f"{getattr(figures, name)} {name}" for name in names if getattr(figures, name)]
     return (
-        f"{', '.join(counts) or 'nobody asked'}; {figures.bytes_up / 1e6:.2f} MB up, "
+        f"{', '.join(counts) or 'no devices asked'}; {figures.bytes_up / 1e6:.2f} MB up, "
         f"{figures.bytes_down / 1e6:.2f} MB down; opened in {figures.opening_seconds:.2f} s, "
         f"averaged in {figures.averaging_seconds:.2f} s"
     )
 
 
 class DeviceLine:
-    """What is known of one device."""
+    """The last known state of one device."""
 
     def __init__(self) -> None:
         self.state = "idle"
@@ -114,7 +113,7 @@ class DeviceLine:
 
 
 class LiveView:
-    """Hears the topics of a fleet and shows one run."""
+    """Show one run from the messages on the topics of its fleet."""
 
     def __init__(self, console: Console, run: str, rounds: int) -> None:
         self._console = console
@@ -138,17 +137,17 @@ class LiveView:
         )
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the view."""
         if self._console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the view; what was printed above it stays."""
+        """Stop the view; lines printed above it remain."""
         self._live.stop()
 
     def say(self, text: str, *, aside: str = "", style: str = "") -> None:
-        """Print one line above the view, as it is: what devices say cannot style it."""
+        """Print one line above the view, literally: text of devices cannot style it."""
         line = styled((aside, "dim"), (text, style), longest=LONGEST_TEXT)
         self._console.print(line, highlight=False, soft_wrap=True)
 
@@ -156,8 +155,8 @@ class LiveView:
         """Move the run's bar to ``number`` closed rounds."""
         self._bar.update(self._bar_task, completed=number, note=printable(note, LONGEST_TEXT))
 
-    def hear(self, topic: str, payload: bytes) -> None:
-        """Take one message of any topic of the fleet; what cannot be read is shown as such."""
+    def receive(self, topic: str, payload: bytes) -> None:
+        """Process one message on any topic of the fleet; an unreadable one is shown as such."""
         try:
             match topic.split("/"):
                 case [_, _, "rounds", run] if run == self._run:
@@ -174,13 +173,13 @@ class LiveView:
 
     def _device(self, thing: str, kind: Kind, payload: bytes) -> None:
         if kind is Kind.ANNOUNCE:
-            said = messages.decode_announce(payload)
-            if isinstance(said, Announcement):
-                self._update(thing, said, "asked")
+            announcement = messages.decode_announce(payload)
+            if isinstance(announcement, Announcement):
+                self._update(thing, announcement, "asked")
         elif kind is Kind.STATUS:
             status = messages.decode(payload, Status)
             state = "training" if status.state == "progress" else status.state
-            note = "its first work starts PyTorch" if status.state == "accepted" and status.round == 1 else ""
+            note = "first work: starting PyTorch" if status.state == "accepted" and status.round == 1 else ""
             self._update(thing, status, state, status.progress, status.reason or note)
         elif kind is Kind.COMPLETE:
             reply = messages.decode(payload, Completion)
@@ -196,7 +195,7 @@ class LiveView:
         with self._lock:
             line = self._devices.setdefault(thing, DeviceLine())
             if (about.round, state, line.state) == (line.round, "training", "done"):
-                return  # a late word of progress
+                return  # progress that arrives after completion
             line.round, line.state, line.progress, line.note = about.round, state, progress, note
 
     def _render(self) -> RenderableType:

@@ -3,16 +3,19 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedgrass.console import stack, terminal
+from rich.table import Table
+
+from fedgrass.console import stack
 from fedgrass.console.options import parse_json, read, read_text, whole_number
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, Operator
-from fedgrass.console.terminal import LONGEST_TEXT, printable, say, show, table
+from fedgrass.console.tables import show, table
+from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.names import checked_name
@@ -21,19 +24,22 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
+_MOST_ROUNDS = 100_000  # of a run
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
+_PROBLEMS = (
+    ("configuration_error", "configuration change refused"),
+    ("connection_error", "connection"),
+    ("work_error", "work waits"),
+)
 
 
 def chosen_devices(devices: Iterable[Candidate], task: str, missing_since: int | None) -> list[Candidate]:
-    """Return the devices to show, by name.
+    """Return the devices to list, ordered by name.
 
     Args:
-        devices: all that there are.
-        task: only those that have it; all if empty.
-        missing_since: only those that were not seen since then, in milliseconds since the epoch; all if None.
+        devices: all devices of the stack.
+        task: list only devices that have this task; empty: all.
+        missing_since: list only devices not seen since this time, in milliseconds since the epoch; None: all.
     """
     found = [
         device
@@ -43,8 +49,8 @@ def chosen_devices(devices: Iterable[Candidate], task: str, missing_since: int |
     return sorted(found, key=lambda device: device.device)
 
 
-def device_table(devices: Sequence[Candidate], now: int) -> "Table":
-    """Return a line for each device; ``now`` is in milliseconds since the epoch."""
+def device_table(devices: Sequence[Candidate], now: int) -> Table:
+    """Return a table with a row per device; ``now`` is in milliseconds since the epoch."""
     rows = [
         (
             device.device,
@@ -56,33 +62,26 @@ def device_table(devices: Sequence[Candidate], now: int) -> "Table":
         )
         for device in devices
     ]
-    return terminal.table("device", "seen", "state", "tasks", "examples", "version", rows=rows)
+    return table("device", "seen", "state", "tasks", "examples", "version", rows=rows)
 
 
-_COMPLAINTS = (
-    ("configuration_error", "its changed configuration was refused"),
-    ("connection_error", "its connection"),
-    ("work_error", "its work waits"),
-)
-
-
-def device_complaints(devices: Iterable[Candidate]) -> Iterator[str]:
-    """Yield a line for each refused configuration, trouble with a connection, and work that waits."""
+def device_problems(devices: Iterable[Candidate]) -> Iterator[str]:
+    """Yield a line per refused configuration, connection error and waiting work that devices reported."""
     for device in devices:
-        for name, heading in _COMPLAINTS:
+        for name, heading in _PROBLEMS:
             if reason := device.attributes.get(name, ""):
                 yield f"{device.device}: {heading}: {printable(reason, LONGEST_TEXT)}"
 
 
 def device_summary(devices: Sequence[Candidate], now: int, within_seconds: int) -> str:
-    """Return how many devices there are, and how many of them were not seen lately."""
+    """Return the number of devices, and of those that were not seen within ``within_seconds``."""
     gone = sum(device.last_seen < now - within_seconds * 1000 for device in devices)
     count = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
     return f"{count}, {gone} not seen in the last {within_seconds} s"
 
 
 def ago(seconds: float) -> str:
-    """Return how long ago something was, in its largest unit; the cloud's clock may be a little ahead."""
+    """Return an age in its largest unit, such as ``3 h ago``; negative ages (clock skew) count as 0."""
     whole = max(0, round(seconds))
     for unit, size in _SECONDS_OF:
         if whole >= size:
@@ -90,56 +89,58 @@ def ago(seconds: float) -> str:
     return f"{whole} s ago"
 
 
-MOST_ROUNDS = 100_000  # of a run
-
-
+@stack.refusals()
 def list_runs(arguments: argparse.Namespace) -> None:
-    """List the runs of a stack."""
+    """Print the runs of a stack with their states."""
     show(table("run", "state", rows=sorted(_operator(arguments).runs().items())))
 
 
+@stack.refusals()
 def list_devices(arguments: argparse.Namespace) -> None:
-    """List the devices of a stack."""
+    """Print the devices of a stack, with the problems that they reported."""
     now, within = round(time.time() * 1000), arguments.within_seconds
     missing_since = now - within * 1000 if arguments.missing else None
     devices = chosen_devices(_operator(arguments).devices(), arguments.task, missing_since)
     if devices:
         show(device_table(devices, now))
-        for line in device_complaints(devices):
+        for line in device_problems(devices):
             say(line)
     say(device_summary(devices, now, within))
 
 
+@stack.refusals()
 def start(arguments: argparse.Namespace) -> None:
-    """Start a run, of a new model, a given one, or one of another run."""
+    """Start a run from a new model, a model file, or a model of another run."""
     settings = parse_settings(_settings(arguments))
     details: dict[str, Any] = {}
     operator = _operator(arguments)
     if arguments.continue_from:
-        details["continue_from"] = _model_of_a_run(arguments.continue_from)
+        details["continue_from"] = _parse_run_and_round(arguments.continue_from)
     known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
     else:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
-    if known:  # the same word may come twice, and starts one run: whoever means another one has to hear it
-        say(f"run {run.name} had been started before, with the same settings; another run needs another name")
+    if known:  # starting is idempotent: an operator who means a second run has to know
+        say(f"run {run.name} exists already, with the same settings; choose another name for another run")
     show_run(operator, run)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the file with those of the command line over them; values are JSON or words."""
+    """Return the settings of the file, overridden by those of the command line (JSON values or text)."""
     settings: dict[str, Any] = {}
     if arguments.settings_file:
         text = read_text(arguments.settings_file)
         settings = parse_json(text, str(arguments.settings_file))
         if not isinstance(settings, dict):
-            message = f"{arguments.settings_file} holds {shown(settings)}; it takes an object of settings"
+            message = (
+                f"{arguments.settings_file} contains {shown(settings)} instead of a JSON object of settings"
+            )
             raise SettingsError(message)
     for pair in arguments.settings:
         name, equals, value = pair.partition("=")
         if not equals:
-            message = f"{pair!r} is no setting; they are given as setting=value, such as rounds=10"
+            message = f"{pair!r} is not a setting; it takes setting=value, such as rounds=10"
             raise SettingsError(message)
         try:
             settings[name] = json.loads(value)
@@ -148,18 +149,22 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _model_of_a_run(given: str) -> dict[str, str | int]:
-    """Return the run and the round that ``RUN/ROUND`` names. Raises SettingsError."""
+def _parse_run_and_round(given: str) -> dict[str, str | int]:
+    """Return the run and the round that ``RUN/ROUND`` names. Raises SettingsError for anything else."""
     old, _, number = given.rpartition("/")
     try:
-        return {"run": checked_name("run", old), "round": whole_number(0, MOST_ROUNDS)(number)}
+        return {"run": checked_name("run", old), "round": whole_number(0, _MOST_ROUNDS)(number)}
     except argparse.ArgumentTypeError as error:
         message = f"--continue-from is {shown(given)}; it takes RUN/ROUND, such as digits-1/5: {error}"
         raise SettingsError(message) from error
 
 
 def _model(path: Path) -> bytes:
-    """Return a model's file as runs keep it: by whatever it was written, each array in its own type."""
+    """Return a model file as runs store it: canonical encoding, each array in its own data type.
+
+    Raises:
+        SettingsError: the file cannot be read, is not a safetensors file, or has values that are not finite.
+    """
     data = read(path, LARGEST_MODEL, named="--model")
     try:
         layout = read_layout(data, len(data))
@@ -167,28 +172,30 @@ def _model(path: Path) -> bytes:
         check_finite(arrays)
         return encode(arrays, layout)
     except UpdateRefused as error:
-        message = f"--model {path} is no model: {error}"
+        message = f"--model {path} is not a model in safetensors format: {error}"
         raise SettingsError(message) from error
 
 
+@stack.refusals()
 def act(arguments: argparse.Namespace) -> None:
-    """Pause, resume, cancel ... a run, or only show it."""
+    """Pause, resume, cancel, retry or advance a run, or only show it."""
     operator = _operator(arguments)
     show_run(operator, operator.act(arguments.action, arguments.name))
 
 
+@stack.refusals()
 def repair(arguments: argparse.Namespace) -> None:
-    """Rebuild the lost rows of a run."""
+    """Rebuild the lost rows of a run, and print a line per row."""
     for line in _operator(arguments).repair(arguments.name, dry_run=arguments.dry_run):
         say(line)
 
 
 def show_run(operator: Operator, run: Run) -> None:
-    """Print how a run stands, and its rounds."""
+    """Print the state of a run and a table of its rounds."""
     say(f"run {run.name}: {run.state} {run.reason}".rstrip())
     if run.waiting_since:
         since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
-        say(f"it waits for a device that it can ask, since {since:%H:%M:%S} UTC")
+        say(f"waiting for an eligible device since {since:%H:%M:%S} UTC")
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         show(history.table(summaries))
@@ -198,12 +205,3 @@ def show_run(operator: Operator, run: Run) -> None:
 
 def _operator(arguments: argparse.Namespace) -> Operator:
     return Operator(stack.client, stack.outputs(arguments.stack))
-
-
-ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
-    "list_runs": list_runs,
-    "list_devices": list_devices,
-    "start": start,
-    "act": act,
-    "repair": repair,
-}

@@ -1,6 +1,4 @@
-"""Starts and ends the embedded cloud's child process, and says what the child's world looks like."""
-
-from __future__ import annotations
+"""Start and stop the child process of the embedded cloud, and define its environment."""
 
 import contextlib
 import http.client
@@ -20,28 +18,35 @@ from greengrass_emulator.child_environment import local_variables
 
 LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
-POLL_SECONDS = 0.05
-ANSWER_SECONDS = 5.0
-STOP_SECONDS = 10.0
-LOG_TAIL_LINES = 15
-HIGHEST_PORT = 65535
-# What a person's shell holds for the real AWS, or for an emulator of its own, must not reach this one.
-FOREIGN_VARIABLES = ("AWS_", "MINISTACK_", "LOCALSTACK_", "LAMBDA_", "IOT_", "S3_", "SQS_")
+_POLL_SECONDS = 0.05
+_RESPONSE_SECONDS = 5.0
+_STOP_SECONDS = 10.0
+_LOG_TAIL_LINES = 15
+_HIGHEST_PORT = 65535
+# Prefixes of variables of the operator's shell that configure AWS or another emulator: not passed on.
+_FOREIGN_VARIABLES = ("AWS_", "MINISTACK_", "LOCALSTACK_", "LAMBDA_", "IOT_", "S3_", "SQS_")
 
 
 class CloudProcess:
-    """One MiniStack child with its two ports and a temporary folder of its own."""
+    """A MiniStack child process with its two ports and its temporary folder."""
 
     def __init__(
         self, parent_folder: Path, gateway_port: int, mqtt_port: int, *, enforces: bool = False
     ) -> None:
-        """Start the child; port 0 stands for any free port. Raises PortUnavailableError.
+        """Start the child.
 
-        `enforces` says whether signatures, IAM policies and IoT policies count, as they do on AWS.
+        Args:
+            parent_folder: folder in which the temporary folder is created.
+            gateway_port: port of the AWS API; 0: any free port.
+            mqtt_port: port of the MQTT broker; 0: any free port.
+            enforces: whether IAM and IoT policies are enforced, as on AWS.
+
+        Raises:
+            PortUnavailableError: a port cannot be used.
         """
         self.enforces = enforces
-        # The account's owner. Nothing else may have these keys: a web page in the developer's browser reaches
-        # the gateway as well.
+        # Credentials of the account's owner. They are random, because a web page in the developer's browser
+        # can reach the gateway too.
         self._owner_key = f"AKIA{secrets.token_hex(8).upper()}"
         self._owner_secret = secrets.token_urlsafe(30)
         with contextlib.ExitStack() as opened:
@@ -60,25 +65,25 @@ class CloudProcess:
 
     def _spawn(self, gateway: socket.socket, mqtt: socket.socket) -> subprocess.Popen[bytes]:
         (self.folder / "tmp").mkdir()
-        # The environment of a child can replace a profile chosen in AWS_PROFILE, not unset it.
+        # The environment of a child can override AWS_PROFILE, but not unset it.
         (self.folder / "aws_config").write_text(f"[default]\nregion = {REGION}\n", encoding="ascii")
         command = [sys.executable, "-m", "fedgrass.local.aws.ministack_process"]
         command += ["--gateway-fd", str(gateway.fileno()), "--mqtt-fd", str(mqtt.fileno())]
         command += ["--state", str(self.folder)]
         with self.log.open("wb") as log:
-            return subprocess.Popen(  # noqa: S603  # no shell, and every word is ours
+            return subprocess.Popen(  # noqa: S603 - no shell, and no argument from outside
                 command,
-                stdin=subprocess.PIPE,  # open as long as this process lives: its end tells the child to stop
+                stdin=subprocess.PIPE,  # open while this process lives; the child stops at its end
                 stdout=log,
                 stderr=log,
                 env=self._environment(),
                 cwd=self.folder,
                 pass_fds=(gateway.fileno(), mqtt.fileno()),
-                start_new_session=True,  # Ctrl-C reaches this process alone, which stops the child
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the child
             )
 
     def sdk_variables(self) -> dict[str, str]:
-        """Return keys, region and endpoint for an AWS SDK, in place of those of the person's shell."""
+        """Return variables with credentials, region and endpoint for an AWS SDK."""
         return {
             "AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{self.gateway_port}",
             "AWS_ACCESS_KEY_ID": self._owner_key,
@@ -94,10 +99,12 @@ class CloudProcess:
         }
 
     def _environment(self) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_VARIABLES)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)
+        }
         state = str(self.folder / "tmp")
         return {
-            **own,
+            **inherited,
             **self.sdk_variables(),  # the Lambda functions inherit them
             "GATEWAY_PORT": str(self.gateway_port),
             "IOT_MTLS_PORT": str(self.mqtt_port),
@@ -109,7 +116,7 @@ class CloudProcess:
             "SFTP_ENABLED": "0",
             "PERSIST_STATE": "0",
             "S3_PERSIST": "0",
-            # By default MiniStack removes containers of other MiniStacks: it shall find no Docker.
+            # MiniStack would remove containers of other MiniStacks: hide Docker from it.
             "DOCKER_HOST": f"unix://{self.folder / 'no-docker.sock'}",
             "TMPDIR": state,
             "STATE_DIR": state,
@@ -117,30 +124,31 @@ class CloudProcess:
         }
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Return when the API and the MQTT broker answer. Raises CloudStartError after `timeout` seconds."""
+        """Wait for the API and the MQTT broker. Raises CloudStartError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
-        while self.get("/_ministack/ready", min(timeout, ANSWER_SECONDS)) is None:
+        while self.get("/_ministack/ready", min(timeout, _RESPONSE_SECONDS)) is None:
             if (code := self._child.poll()) is not None:
-                message = f"MiniStack ended with code {code} as it started; its log ends:\n{self._log_tail()}"
+                message = (
+                    f"MiniStack exited with code {code} during its start; end of its log:\n{self._log_tail()}"
+                )
                 raise CloudStartError(message)
             if time.monotonic() > deadline:
-                message = f"MiniStack was not ready after {timeout:g} s (start() takes a longer `timeout`); "
-                message += f"its log ends:\n{self._log_tail()}"
+                message = f"MiniStack was not ready after {timeout:g} s; end of its log:\n{self._log_tail()}"
                 raise CloudStartError(message)
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def get_root_ca(self) -> bytes:
-        """Return the certificate (PEM) of the authority behind the MQTT broker. Raises CloudStartError."""
+        """Return the CA certificate of the MQTT broker, in PEM format. Raises CloudStartError."""
         authority = self.get("/_ministack/iot/ca.pem")
         if authority is None:
-            message = f"MiniStack has no certificate authority; its log ends:\n{self._log_tail()}"
+            message = f"MiniStack has no certificate authority; end of its log:\n{self._log_tail()}"
             raise CloudStartError(message)
         return authority
 
-    def get(self, path: str, timeout: float = ANSWER_SECONDS) -> bytes | None:
-        """Return what MiniStack's own (not AWS's) API answers, None if it is not 200 within `timeout` s."""
+    def get(self, path: str, timeout: float = _RESPONSE_SECONDS) -> bytes | None:
+        """Return a response of MiniStack's own API; None without status 200 within ``timeout`` s."""
         connection = http.client.HTTPConnection(
-            LOOPBACK, self.gateway_port, timeout=max(timeout, POLL_SECONDS)
+            LOOPBACK, self.gateway_port, timeout=max(timeout, _POLL_SECONDS)
         )
         try:
             connection.request("GET", path)
@@ -153,12 +161,12 @@ class CloudProcess:
         return body if response.status == http.HTTPStatus.OK else None
 
     def stop(self) -> None:
-        """End the child and its Lambda processes, by SIGTERM, then by SIGKILL, and remove its folder."""
+        """Stop the child and its Lambda processes, by SIGTERM, then by SIGKILL, and remove its folder."""
         self._child.terminate()
         try:
-            self._child.wait(STOP_SECONDS)
+            self._child.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            # Not reaped yet, so the process group's number is still the child's.
+            # The child is not reaped yet, so the process group id is still its own.
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
         finally:
@@ -168,17 +176,17 @@ class CloudProcess:
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(nothing)"
+        return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(empty)"
 
 
 def _listen(option: str, port: int) -> socket.socket:
-    """Listen on loopback: the child inherits the socket, so nobody can take the port in between."""
-    if not 0 <= port <= HIGHEST_PORT:
-        message = f"{option} is {port}; a port is a number from 0 (any free one) to {HIGHEST_PORT}"
+    """Listen on loopback. The child inherits the socket, so no other process can take the port."""
+    if not 0 <= port <= _HIGHEST_PORT:
+        message = f"{option} is {port}; a port is a number from 0 (any free one) to {_HIGHEST_PORT}"
         raise PortUnavailableError(message)
     try:
         return socket.create_server((LOOPBACK, port))
-    except OSError as exc:
-        message = f"{option} {port} on {LOOPBACK} cannot be used: {exc.strerror}. "
-        message += f"Choose another {option}, or 0 for any free port"
-        raise PortUnavailableError(message) from exc
+    except OSError as error:
+        message = f"{option} {port} on {LOOPBACK} cannot be used: {error.strerror}."
+        message += f" Choose another {option}, or 0 for any free port"
+        raise PortUnavailableError(message) from error

@@ -1,9 +1,10 @@
-"""The embedded cloud: AWS on a laptop, as a MiniStack child process with a temporary state of its own."""
-
-from __future__ import annotations
+"""The embedded cloud: AWS on a laptop, as a MiniStack child process with temporary state."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import boto3
@@ -19,29 +20,26 @@ from fedgrass.local.aws.cloud_process import LOOPBACK, REGION, CloudProcess
 from fedgrass.local.local_errors import CloudNotRunningError, DeploymentError, ThingCreationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-    from types import TracebackType
-
+    from mypy_boto3_cloudformation.type_defs import ParameterTypeDef
     from mypy_boto3_iot import IoTClient
 
 ACCOUNT = "000000000000"  # MiniStack's
-DEPLOY_SECONDS = 120.0
-DEPLOY_POLL_SECONDS = 0.1
-# Calls of Lambda may take a minute; the pool lets a fleet upload at once.
+_DEPLOY_SECONDS = 120.0
+_DEPLOY_POLL_SECONDS = 0.1
+# A Lambda call may take a minute; the pool lets a whole fleet upload concurrently.
 CLIENT_CONFIG = Config(
     connect_timeout=5,
     read_timeout=70,
     retries={"mode": "standard", "max_attempts": 5},
     max_pool_connections=32,
-    proxies={},  # never through a proxy: it is this machine
+    proxies={},  # no proxy for this machine
     s3={"addressing_style": "path"},
 )
 
 
 @dataclass(frozen=True)
 class ThingCertificate:
-    """An IoT thing's name and the files with which it proves to be that thing."""
+    """The name of an IoT thing, with the files of its certificate and private key."""
 
     thing_name: str
     certificate: Path
@@ -51,19 +49,23 @@ class ThingCertificate:
 class EmbeddedCloud:
     """AWS in one child process, on 127.0.0.1 only; a context manager.
 
-    Several live side by side. However this process dies, the child and all that it started end with it.
+    Several can run concurrently. When this process ends for any reason, the child and its processes end too.
     """
 
     region = REGION
-    iot_endpoint = "localhost"  # in the broker's certificate, and resolved on every machine
+    iot_endpoint = "localhost"  # in the certificate of the broker, and resolved on every machine
 
     def __init__(
         self, state: Path, *, gateway_port: int = 0, mqtt_port: int = 0, enforces: bool = False
     ) -> None:
-        """`state` is the folder in which the cloud makes its temporary one; port 0 means any free port.
+        """Prepare a cloud; ``start`` starts it.
 
-        `enforces` makes policies count: every role may do what its policies allow and nothing else, and so
-        may every certificate. `client` has the rights of the account's owner.
+        Args:
+            state: folder in which the temporary folder is created.
+            gateway_port: port of the AWS API; 0: any free port.
+            mqtt_port: port of the MQTT broker; 0: any free port.
+            enforces: whether IAM policies of roles and IoT policies of certificates are enforced. ``client``
+                has the permissions of the account's owner in either case.
         """
         self.enforces = enforces
         self._state = state
@@ -84,9 +86,11 @@ class EmbeddedCloud:
         self.stop()
 
     def start(self, timeout: float = 30) -> None:
-        """Start the cloud and return when it answers.
+        """Start the cloud and wait until it is ready.
 
-        Raises PortUnavailableError, or CloudStartError when it is not ready within `timeout` seconds.
+        Raises:
+            PortUnavailableError: a chosen port cannot be used.
+            CloudStartError: the cloud is not ready within ``timeout`` seconds.
         """
         if self._running is not None:
             return
@@ -99,7 +103,7 @@ class EmbeddedCloud:
             raise
 
     def stop(self) -> None:
-        """End the cloud and remove its temporary state; may be called twice."""
+        """Stop the cloud and remove its temporary state. May be called twice."""
         running, self._running = self._running, None
         with self._clients_lock:
             clients, self._clients = self._clients, {}
@@ -110,28 +114,29 @@ class EmbeddedCloud:
 
     @property
     def endpoint_url(self) -> str:
-        """Address of the AWS API."""
+        """The URL of the AWS API."""
         return f"http://{LOOPBACK}:{self._process.gateway_port}"
 
     @property
     def mqtt_port(self) -> int:
-        """Port of IoT Core's MQTT broker (TLS)."""
+        """The port of the MQTT broker of IoT Core (TLS)."""
         return self._process.mqtt_port
 
     @property
     def root_ca(self) -> Path:
-        """Certificate of the authority that signed the MQTT broker's."""
+        """The file of the CA certificate of the MQTT broker."""
         return self._process.folder / "root_ca.pem"
 
     @property
     def log(self) -> Path:
-        """What MiniStack logs, with the output of the Lambda functions that queues start."""
+        """The log file of MiniStack, with the output of Lambda functions that queues start."""
         return self._process.log
 
-    def client(self, service: str) -> Any:  # the stubs have a type per literal name
-        """Return the boto3 client of `service`, made once and shared: boto3's clients are safe in threads.
+    def client(self, service: str) -> Any:
+        """Return the boto3 client of a service, created once and shared, which boto3 allows between threads.
 
-        Callers name its type: `s3: S3Client = cloud.client("s3")`.
+        As an argument of type ``Clients`` it is typed; a caller names the type: `s3: S3Client =
+        cloud.client("s3")`.
         """
         process, endpoint_url = self._process, self.endpoint_url
         with self._clients_lock:
@@ -142,7 +147,7 @@ class EmbeddedCloud:
             return self._clients[service]
 
     def client_with(self, service: str, credentials: Mapping[str, str], endpoint_url: str = "") -> Any:
-        """Return a new client with other credentials, such as a device's; by another way if one is given."""
+        """Return a new client with other credentials, such as those of a device."""
         create: Any = _session(self._process.sdk_variables()).client
         return create(
             service,
@@ -154,36 +159,50 @@ class EmbeddedCloud:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the variables with which a child process's AWS SDK finds this cloud and no other."""
+        """Return the environment variables with which the AWS SDK of a child process uses this cloud."""
         return self._process.sdk_variables()
 
     def deploy(
         self, stack: str, template: Path, lambda_zip: Path, parameters: Mapping[str, str]
     ) -> dict[str, str]:
-        """Create `stack` from a SAM template, `lambda_zip` being every function's code; return its outputs.
+        """Create a stack from a SAM template, as `fedgrass deploy cloud` does; return its outputs.
 
-        It is what `fedgrass deploy cloud` does, in fewer steps. Raises DeploymentError, which names the
-        failing resource and its reason.
+        Args:
+            stack: name of the stack.
+            template: file of the SAM template.
+            lambda_zip: code of every function.
+            parameters: parameters of the template.
+
+        Raises:
+            DeploymentError: the stack cannot be created; the message names the resource and the reason.
         """
-        made = Stack(self.client("cloudformation"), stack, lambda _: None, DEPLOY_POLL_SECONDS)
+        made = Stack(self.client("cloudformation"), stack, lambda _: None, _DEPLOY_POLL_SECONDS)
         artifacts = Artifacts(self.client("s3"), ACCOUNT, stack)
-        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+        given: list[ParameterTypeDef] = [
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ]
         try:
             if made.check() != "CREATE":
                 message = f"the stack {stack!r} exists already"
                 raise DeploymentError(message)
             artifacts.prepare()
             url = artifacts.upload_template(packaged(template, lambda_zip, artifacts.upload))
-            made.apply(url, given, DEPLOY_SECONDS)
+            made.apply(url, given, _DEPLOY_SECONDS)
             return outputs_of(made.describe())
-        except (ClientError, BotoCoreError, StackError) as exc:
-            message = f"stack {stack!r} from {template}: {exc}"
-            raise DeploymentError(message) from exc
+        except (ClientError, BotoCoreError, StackError) as error:
+            message = f"stack {stack!r} from {template}: {error}"
+            raise DeploymentError(message) from error
 
     def create_thing(self, name: str, folder: Path, policy: str) -> ThingCertificate:
-        """Make an IoT thing with a certificate under `policy`, which must exist; write its files to `folder`.
+        """Create an IoT thing with a certificate, and write its files to ``folder``.
 
-        Raises ThingCreationError.
+        Args:
+            name: name of the thing.
+            folder: folder for the certificate and the private key.
+            policy: name of the IoT policy to attach, which must exist.
+
+        Raises:
+            ThingCreationError: a call was refused.
         """
         iot: IoTClient = self.client("iot")
         try:
@@ -191,9 +210,9 @@ class EmbeddedCloud:
             made = iot.create_keys_and_certificate(setAsActive=True)
             iot.attach_policy(policyName=policy, target=made["certificateArn"])
             iot.attach_thing_principal(thingName=name, principal=made["certificateArn"])
-        except (ClientError, BotoCoreError) as exc:
-            message = f"thing {name!r} with policy {policy!r} could not be made: {exc}"
-            raise ThingCreationError(message) from exc
+        except (ClientError, BotoCoreError) as error:
+            message = f"thing {name!r} with policy {policy!r} could not be created: {error}"
+            raise ThingCreationError(message) from error
         thing = ThingCertificate(name, folder / "certificate.pem", folder / "private.key")
         folder.mkdir(parents=True, exist_ok=True)
         thing.certificate.write_text(made["certificatePem"], encoding="ascii")
@@ -210,7 +229,7 @@ class EmbeddedCloud:
 
 
 def _session(variables: Mapping[str, str]) -> boto3.Session:
-    """Return a session that reads nothing of the person's own AWS settings, such as a missing profile."""
+    """Return a session that ignores the AWS settings of the operator, such as a missing profile."""
     core = botocore.session.Session(session_vars={"profile": (None, [], None, None)})
     core.set_config_variable("config_file", variables["AWS_CONFIG_FILE"])
     core.set_config_variable("credentials_file", variables["AWS_SHARED_CREDENTIALS_FILE"])

@@ -1,19 +1,19 @@
-"""What MiniStack 1.5.33 does not do as AWS does, set right in the embedded cloud's child process.
+"""Patches for differences between MiniStack 1.5.33 and AWS, applied in the child process.
 
-- It looks for due schedules every 10 s and has no setting for it: coarse for a round's deadline.
-- Where policies count, it takes every schedule for one of the group ``default``, so that a policy that names
-  a group, as a stack's own should, allows nothing.
-- There, too, it takes a request for one without TLS, which bucket policies refuse. It is one that never
-  leaves this machine, and counts as one with.
-- It rewrites the numbers of a transaction (0.0 becomes 0) before it remembers it by its token. The same one
-  again, since its answer was lost, it then refuses as another with that token.
-- It copies an object over another although the request forbids that with ``If-None-Match: *``.
-- It serves MQTT clients without a certificate; AWS IoT Core requires one.
-- It pauses a new MQTT connection before the event loop has begun to read from it. CPython before 3.11.5 then
-  reads all the same, and the ClientHello is lost: no device can connect.
-- It derives the secret key of a function's role from names that are not secret, and lets a function act under
-  the account's number where policies are not enforced. `RequestGuard` needs a secret for each.
-- A template's parameter is a text to it, also where a queue's MaximumConcurrency is a number.
+- It checks for due schedules every 10 s, without a setting: too coarse for the deadline of a round.
+- When policies are enforced, it treats every schedule as one of the group ``default``, so that a policy for
+  another group grants nothing.
+- When policies are enforced, it treats every request as one without TLS, which bucket policies refuse.
+  Requests never leave this machine, so they count as secure.
+- It normalizes the numbers of a transaction (0.0 becomes 0) before it records it by its token, and then
+  refuses a retry of the same transaction as a different one.
+- It overwrites an object by a copy with ``If-None-Match: *``.
+- It accepts MQTT clients without a certificate; AWS IoT Core requires one.
+- It pauses a new MQTT connection before the event loop starts to read from it. CPython before 3.11.5 reads
+  anyway, and the ClientHello is lost: no device can connect.
+- It derives the secret key of a function's role from public names, and uses the account number as key when
+  policies are not enforced. `RequestGuard` needs a secret for each.
+- Parameters of a template are text, even for the number MaximumConcurrency of a queue.
 """
 
 import asyncio
@@ -32,27 +32,27 @@ from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import dynamodb, iot, lambda_svc, s3, scheduler, sts
 
-SCHEDULER_TICK_SECONDS = 1.0
+_SCHEDULER_TICK_SECONDS = 1.0
 
 
-def mend() -> None:
-    """Mend it, once, before it serves."""
-    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_TICK_SECONDS  # noqa: SLF001  # there is no public setting
+def apply_patches() -> None:
+    """Apply all patches; to be called once, before MiniStack serves requests."""
+    scheduler._SCHEDULE_TICK_INTERVAL = _SCHEDULER_TICK_SECONDS  # noqa: SLF001 - there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
-    dynamodb._transact_write_items = remembering(dynamodb._transact_write_items)  # noqa: SLF001
-    s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001
-    iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001
-    iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001
+    dynamodb._transact_write_items = recording_as_received(dynamodb._transact_write_items)  # noqa: SLF001 - as above
+    s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001 - as above
+    iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001 - as above
+    iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001 - as above
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
     lambda_svc.execution_credentials = lambda_runtime.execution_credentials
-    # Not above: jsonata, which it imports, raises the process's recursion limit.
-    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+    # Imported here: jsonata, which it imports, raises the recursion limit of the process.
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415 - see above
 
-    mappings = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]  # noqa: SLF001
+    mappings = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]  # noqa: SLF001 - as above
     mappings["create"], mappings["update"] = in_numbers(mappings["create"]), in_numbers(mappings["update"])
-    as_it_is = iam_actions.extract_resource_arn
+    original = iam_actions.extract_resource_arn
 
-    def extract_resource_arn(  # noqa: PLR0913, PLR0917  # the signature is MiniStack's
+    def extract_resource_arn(  # noqa: PLR0913, PLR0917 - the signature of MiniStack
         service: str,
         method: str,
         path: str,
@@ -65,39 +65,39 @@ def mend() -> None:
         if service == "scheduler" and path.startswith("/schedules/"):
             name, group = unquote(path.removeprefix("/schedules/")), group_of(body, query)
             return f"arn:aws:scheduler:{region}:{account}:schedule/{group}/{name}"
-        found: str = as_it_is(service, method, path, headers, body, query, region, account)
+        found: str = original(service, method, path, headers, body, query, region, account)
         return found
 
     iam_actions.extract_resource_arn = extract_resource_arn
 
 
-def remembering(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """Return what makes a transaction, and remembers it by its token as it came."""
+def recording_as_received(write: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Return a ``write`` that records a transaction by its token before its numbers are normalized."""
 
-    def remember(transaction: dict[str, Any]) -> Any:
-        came = copy.deepcopy(transaction)
-        answer = write(transaction)
-        token = came.pop("ClientRequestToken", None)
-        if token and (remembered := dynamodb._txn_token_lookup(token)):  # noqa: SLF001
-            remembered["signature"] = remembered.setdefault("came", came)
-        return answer
+    def record(transaction: dict[str, Any]) -> Any:
+        received = copy.deepcopy(transaction)
+        response = write(transaction)
+        token = received.pop("ClientRequestToken", None)
+        if token and (recorded := dynamodb._txn_token_lookup(token)):  # noqa: SLF001 - as above
+            recorded["signature"] = recorded.setdefault("received", received)
+        return response
 
-    return remember
+    return record
 
 
 def copying_once(copy_object: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what copies an object, if what the request expects of the target holds."""
+    """Return a ``copy_object`` that checks the preconditions of the request on the target."""
 
     def copy_if(bucket: str, key: str, headers: dict[str, str]) -> Any:
-        there = s3._buckets.get(bucket, {}).get("objects", {}).get(key)  # noqa: SLF001
-        refused = s3._check_put_preconditions(headers, there)  # noqa: SLF001
+        there = s3._buckets.get(bucket, {}).get("objects", {}).get(key)  # noqa: SLF001 - as above
+        refused = s3._check_put_preconditions(headers, there)  # noqa: SLF001 - as above
         return refused or copy_object(bucket, key, headers)
 
     return copy_if
 
 
 def requiring_certificates(build: Callable[[], ssl.SSLContext]) -> Callable[[], ssl.SSLContext]:
-    """Return a function that builds the broker's TLS context so that a client must present a certificate."""
+    """Return a ``build`` of the broker's TLS context that requires a certificate of each client."""
 
     def build_strictly() -> ssl.SSLContext:
         context = build()
@@ -108,10 +108,10 @@ def requiring_certificates(build: Callable[[], ssl.SSLContext]) -> Callable[[], 
 
 
 def once_reading(accept: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Return a ``connection_made`` that runs after the event loop has begun to read from the connection.
+    """Return a ``connection_made`` that runs after the event loop has started to read from the connection.
 
-    asyncio queues both when it accepts a connection, in this order; what is queued here comes after them and
-    before anything that was read.
+    asyncio queues both callbacks when it accepts a connection, in this order. A callback that is queued here
+    runs after them, and before any data is delivered.
     """
 
     def connection_made(protocol: Any, transport: Any) -> None:
@@ -123,15 +123,15 @@ def once_reading(accept: Callable[[Any, Any], None]) -> Callable[[Any, Any], Non
 def with_secrets(
     issue: Callable[[dict[str, Any]], dict[str, str]],
 ) -> Callable[[dict[str, Any]], dict[str, str]]:
-    """Return a function that issues a Lambda function's credentials with a secret that cannot be computed.
+    """Return an ``issue`` of a Lambda function's credentials with a secret that cannot be derived.
 
-    Where policies do not count, the function gets the owner's credentials.
+    When policies are not enforced, the function gets the credentials of the owner.
     """
 
     def issue_secretly(config: dict[str, Any]) -> dict[str, str]:
         issued = issue(config)
         owner = {name: os.environ.get(name, "") for name in issued}
-        session = sts._sessions.get(issued["AWS_ACCESS_KEY_ID"])  # noqa: SLF001  # nothing public returns it
+        session = sts._sessions.get(issued["AWS_ACCESS_KEY_ID"])  # noqa: SLF001 - there is no public function
         if session is None:
             return owner
         key = owner["AWS_SECRET_ACCESS_KEY"].encode()
@@ -143,7 +143,7 @@ def with_secrets(
 
 
 def in_numbers(provision: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that provisions an event source mapping with a concurrency given as text."""
+    """Return a ``provision`` of event source mappings that accepts a concurrency given as text."""
 
     def provision_in_numbers(*arguments: Any) -> Any:
         for properties in arguments:
@@ -155,13 +155,13 @@ def in_numbers(provision: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def group_of(body: bytes, query: Mapping[str, Any]) -> str:
-    """Return the group that a request about a schedule names: in its body to make one, else in its query."""
-    asked = query.get("groupName")
-    if isinstance(asked, list):
-        asked = asked[0] if asked else None
+    """Return the group in a request for a schedule: from its body (create, update), otherwise its query."""
+    in_query = query.get("groupName")
+    if isinstance(in_query, list):
+        in_query = in_query[0] if in_query else None
     try:
-        told = json.loads(body or b"{}").get("GroupName")
+        in_body = json.loads(body or b"{}").get("GroupName")
     except (ValueError, AttributeError):
-        told = None  # no JSON object: the service itself says so
-    group = told or asked
+        in_body = None  # not a JSON object, which the service itself refuses
+    group = in_body or in_query
     return group if isinstance(group, str) and group else "default"

@@ -1,11 +1,12 @@
-"""The embedded cloud's child process: MiniStack, kept on loopback and tied to the life of its parent.
+"""The child process of the embedded cloud: MiniStack, restricted to loopback and to the life of its parent.
 
 `CloudProcess` runs it as a module. MiniStack's own command is not used because
 
-- its MQTT listener binds 0.0.0.0 whatever BIND_HOST says: here all servers are opened on 127.0.0.1;
-- it serves requests and MQTT clients without credentials: here `RequestGuard` and `mend` refuse both;
-- it outlives a parent that is killed: here the end of standard input, which the parent holds open, ends it;
-- it leaves the processes of its Lambda functions to notice by themselves: here they are ended and collected.
+- its MQTT listener ignores BIND_HOST and binds 0.0.0.0: here all servers listen on 127.0.0.1;
+- it serves requests and MQTT clients without credentials: here `RequestGuard` and the patches refuse both;
+- it survives the death of its parent: here it stops at the end of standard input, which the parent keeps
+  open;
+- it does not stop the processes of its Lambda functions: here they are terminated and reaped.
 """
 
 import argparse
@@ -27,25 +28,24 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from ministack.app import app
 
-from fedgrass.local.aws.ministack_patches import mend
+from fedgrass.local.aws.ministack_patches import apply_patches
 from fedgrass.local.aws.request_guard import RequestGuard
 
 LOOPBACK = "127.0.0.1"
-KEEP_ALIVE_SECONDS = 75
-# Nothing that is still being answered matters: the state goes as well.
-FINISH_REQUESTS_SECONDS = 0.5
-LONGEST_STOP_SECONDS = 3.0
-LAMBDA_STOP_SECONDS = 1.0
-POLL_SECONDS = 0.01
+_KEEP_ALIVE_SECONDS = 75
+_FINISH_REQUESTS_SECONDS = 0.5  # short: the state is removed in any case
+_LONGEST_STOP_SECONDS = 3.0
+_LAMBDA_STOP_SECONDS = 1.0
+_POLL_SECONDS = 0.01
 
 _log = logging.getLogger(__name__)
 
 
 class LoopbackEventLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers listen on 127.0.0.1, whatever address they ask for."""
+    """An event loop whose servers listen on 127.0.0.1, regardless of the address they request."""
 
     def __init__(self, reserved: dict[int, socket.socket]) -> None:
-        """`reserved` maps a port to the socket with which the parent already listens on it."""
+        """Take ``reserved``, the sockets on which the parent already listens, by port."""
         super().__init__()
         self._reserved = reserved
 
@@ -56,27 +56,29 @@ class LoopbackEventLoop(asyncio.SelectorEventLoop):
         port: int | None = None,
         *,
         sock: socket.socket | None = None,
-        **options: Any,  # the base class spells out 15 options that are none of our business
+        **options: Any,  # the base class has 15 options, which are passed on
     ) -> asyncio.Server:
-        """Open a server on loopback; a socket that is bound elsewhere is refused with an OSError."""
+        """Open a server on loopback. Raises OSError for a socket that is bound to another address."""
         if sock is None and port is not None:
-            # The parent listens on the ports that it chose, so that nobody takes them in between.
+            # The parent listens on its chosen ports already, so that no other process can take them.
             sock = self._reserved.pop(port, None)
         if sock is None:
-            _log.info("a server asked for host %s and gets %s", host, LOOPBACK)
+            _log.info("a server requested host %s and gets %s", host, LOOPBACK)
             return await super().create_server(protocol_factory, LOOPBACK, port, **options)
         address = sock.getsockname()[0]
         if not ipaddress.ip_address(address).is_loopback:
-            message = f"a server asked to listen on {address}; the embedded cloud listens on loopback only"
+            message = (
+                f"a server requested to listen on {address}; the embedded cloud listens on loopback only"
+            )
             raise OSError(message)
         return await super().create_server(protocol_factory, sock=sock, **options)
 
 
 class ParentWatch:
-    """Knows when to stop: at a signal, or when standard input ends, because the parent has died."""
+    """Waits for a signal, or for the end of standard input, which means that the parent has died."""
 
     def __init__(self) -> None:
-        """Watch from now on; needs a running event loop."""
+        """Start to watch; needs a running event loop."""
         self.orphaned = False
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -105,25 +107,25 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder to remove if the parent dies")
     arguments = parser.parse_args()
     mqtt = socket.socket(fileno=arguments.mqtt_fd)
-    mend()
-    # Not closed by `with`: that would wait for the threads of unfinished requests.
+    apply_patches()
+    # Not in a `with`: closing it would wait for the threads of unfinished requests.
     runner = asyncio.Runner(loop_factory=lambda: LoopbackEventLoop({mqtt.getsockname()[1]: mqtt}))
     runner.run(_serve(arguments.gateway_fd, arguments.state))
 
 
 async def _serve(gateway_fd: int, state: Path) -> None:
-    """Serve until it is time to stop, then end this process; this never returns."""
+    """Serve until it is time to stop, then exit the process; never returns."""
     watch = ParentWatch()
     config = Config()
     config.bind = [f"fd://{gateway_fd}"]
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.graceful_timeout = FINISH_REQUESTS_SECONDS
+    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
+    config.graceful_timeout = _FINISH_REQUESTS_SECONDS
     guarded: Any = RequestGuard(app, os.environ["AWS_ACCESS_KEY_ID"])
     serving = asyncio.create_task(serve(guarded, config, shutdown_trigger=watch.wait))
     stopping = asyncio.create_task(watch.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    # A connection that does not end must not keep an orphan alive: nobody is left to kill it.
-    await asyncio.wait((serving,), timeout=LONGEST_STOP_SECONDS)
+    # A connection that stays open must not keep the process alive: without a parent, nothing would kill it.
+    await asyncio.wait((serving,), timeout=_LONGEST_STOP_SECONDS)
     failure = serving.exception() if serving.done() else None
     if failure is not None:
         _log.error("MiniStack failed", exc_info=failure)
@@ -131,22 +133,22 @@ async def _serve(gateway_fd: int, state: Path) -> None:
 
 
 def _end(state: Path | None, code: int) -> None:
-    """End the Lambda functions' processes, remove `state` if it is ours to remove, and this process."""
-    leads_group = os.getpgrp() == os.getpid()  # false only if somebody runs this module by hand
+    """Stop the processes of Lambda functions, remove ``state`` (unless None), and exit with ``code``."""
+    leads_group = os.getpgrp() == os.getpid()  # false only if this module is run by hand
     if leads_group:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(os.getpgrp(), signal.SIGTERM)
-    stubborn = not _children_ended(LAMBDA_STOP_SECONDS)
+    stubborn = not _children_ended(_LAMBDA_STOP_SECONDS)
     if state is not None:
         shutil.rmtree(state, ignore_errors=True)
     logging.shutdown()
     if leads_group and stubborn:
         os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(code)  # threads that still answer a request are not waited for
+    os._exit(code)  # without waiting for threads that still serve a request
 
 
 def _children_ended(timeout: float) -> bool:
-    """Collect children as they end, for up to `timeout` seconds; False if some still run."""
+    """Reap children for up to ``timeout`` seconds; return False if some are still running."""
     deadline = time.monotonic() + timeout
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -155,7 +157,7 @@ def _children_ended(timeout: float) -> bool:
                 continue
             if time.monotonic() > deadline:
                 return False
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
     return True
 
 

@@ -1,14 +1,14 @@
-"""Authenticates every request to the embedded cloud before MiniStack sees it.
+"""Authenticate every request to the embedded cloud before it reaches MiniStack.
 
-MiniStack accepts the access key ``test``, any account number and no key at all as the account's owner, and it
-answers every ``Host`` and ``Origin``. Its Lambda functions are local processes, so without this guard any web
-page that the developer has open could run code on their machine. Therefore:
+MiniStack accepts the access key ``test``, any account number and no key at all as the account's owner, and
+any ``Host`` and ``Origin``. Its Lambda functions are local processes, so without this guard any web page in
+the developer's browser could run code on the machine. Therefore:
 
-- ``Host`` must be a loopback name (a page that rebinds its own domain name to 127.0.0.1 sends that name), and
-  a request that a browser sends for a page is refused;
-- every request must be signed with Signature Version 4 by the owner's key, which is drawn at random for each
-  embedded cloud, or by credentials that the cloud itself has issued;
-- MiniStack's own API is closed but for two resources that hold no secret.
+- ``Host`` must be a loopback name (after DNS rebinding, a page sends its own domain name), and requests that
+  a browser sends for a page are refused;
+- every request must be signed with Signature Version 4, by the random key of the owner or by credentials that
+  the cloud itself issued;
+- MiniStack's own API is closed, except for two resources without secrets.
 """
 
 import json
@@ -44,7 +44,7 @@ class RequestGuard:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "websocket":
-            # No AWS client of fedgrass uses MiniStack's WebSockets; MQTT has a listener of its own.
+            # No AWS client of fedgrass uses the WebSockets of MiniStack; MQTT has a separate listener.
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
@@ -63,7 +63,7 @@ class RequestGuard:
     @staticmethod
     def _foreign(request: "_Request") -> str | None:
         if not _LOOPBACK_HOST.fullmatch(request.headers.get("host", "")):
-            return "the Host header does not name this machine's embedded cloud"
+            return "the Host header does not name the embedded cloud of this machine"
         if "origin" in request.headers or request.headers.get("sec-fetch-site", "none") != "none":
             return "the embedded cloud does not serve web pages"
         return None
@@ -77,7 +77,7 @@ class RequestGuard:
         return "this part of MiniStack's own API is closed"
 
     def _unauthenticated(self, request: "_Request") -> str | None:
-        """Return why the signature of a request does not count, None if it does."""
+        """Return why the signature of a request is invalid, None if it is valid."""
         query_signed = "authorization" not in request.headers
         parsed = (
             sigv4.parse_query_signature(request.query)
@@ -123,7 +123,7 @@ class RequestGuard:
 
 @dataclass(frozen=True)
 class _Request:
-    """What of an HTTP request its signature covers."""
+    """The parts of an HTTP request that its signature covers."""
 
     method: str
     path: str
@@ -134,7 +134,7 @@ class _Request:
 
     @classmethod
     def of(cls, scope: Mapping[str, Any]) -> "_Request":
-        """Read the request from its ASGI scope, in which header names are in lower case."""
+        """Return the request of an ASGI scope."""
         raw = scope.get("raw_path") or scope["path"].encode()
         query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"), keep_blank_values=True)
         return cls(
@@ -143,13 +143,13 @@ class _Request:
 
     @property
     def signs_its_body(self) -> bool:
-        """Whether the body has to be read to check the signature; S3's clients send its hash as a header."""
+        """Whether the body is needed to check the signature; S3 clients send its hash in a header instead."""
         given = self.headers.get("x-amz-content-sha256", "")
         return not given or given.startswith(_STREAMING_SIGNATURE)
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the headers by name; the lines of one name are joined as Signature Version 4 joins them."""
+    """Return the headers by lower-case name; repeated headers are joined as in Signature Version 4."""
     found: dict[str, str] = {}
     for name, value in headers:
         key, text = name.decode("latin-1").lower(), sigv4.decode_header_value(value)
@@ -158,7 +158,7 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def _with_body(request: _Request, receive: Receive) -> tuple[_Request, Receive]:
-    """Return the request with its body, and a ``receive`` from which the application reads it as well."""
+    """Return the request with its body, and a ``receive`` that delivers the body to the application."""
     messages: list[Message] = []
     more = True
     while more:
@@ -176,7 +176,7 @@ async def _with_body(request: _Request, receive: Receive) -> tuple[_Request, Rec
 
 
 async def _refuse(send: Send, reason: str) -> None:
-    """Answer 403 in the form that AWS's clients read the error of a JSON service from."""
+    """Respond with 403 and an error in the format of AWS's JSON services."""
     body = json.dumps({"__type": "AccessDeniedException", "message": f"embedded cloud: {reason}"}).encode()
     headers = [(b"content-type", b"application/x-amz-json-1.0"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 403, "headers": headers})

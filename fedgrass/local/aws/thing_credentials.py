@@ -1,10 +1,7 @@
-"""Temporary AWS credentials for a thing's certificate: an emulation of the AWS IoT credentials provider.
+"""Temporary AWS credentials for the certificate of a thing: an emulated AWS IoT credentials provider.
 
-The credentials of a thing are those of the device role, restricted to the thing's own names as the role's
-policy variables are.
+The credentials are those of the device role, with the thing's name in place of the role's policy variables.
 """
-
-from __future__ import annotations
 
 import asyncio
 import hashlib
@@ -26,9 +23,9 @@ from cryptography.x509.oid import NameOID
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from greengrass_emulator.json_server import Answer, JsonServer
 
-HOST: Final = "localhost"
-VALID_DAYS: Final = 30
-NAMES: Final = {
+_HOST: Final = "localhost"
+_VALID_DAYS: Final = 30
+_NAMES: Final = {
     "AccessKeyId": "accessKeyId",
     "SecretAccessKey": "secretAccessKey",
     "Token": "sessionToken",
@@ -37,14 +34,22 @@ NAMES: Final = {
 
 Credentials = Callable[[], Mapping[str, str]]
 
+if TYPE_CHECKING:
+    from mypy_boto3_sts import STSClient
+    from mypy_boto3_sts.type_defs import CredentialsTypeDef
+
+_VARIABLE = "${credentials-iot:ThingName}"
+_LONGEST_NAME = 64  # of a role, and of a session
+
 
 class CredentialsProvider:
-    """Answers ``GET /role-aliases/<alias>/credentials`` on a free port of 127.0.0.1.
+    """Serves ``GET /role-aliases/<alias>/credentials`` on a free port of 127.0.0.1.
 
     Args:
-        alias: the one role alias that there is.
-        device_ca: the authority that signed the things' certificates (PEM).
-        folder: gets the server's own certificate, ``server.pem``, which clients have to trust.
+        alias: the only role alias.
+        device_ca: file of the CA certificate of the things (PEM).
+        folder: folder for the certificate of the server, ``server.pem``, which clients have to trust.
+        log: logger for failed requests.
     """
 
     def __init__(self, alias: str, device_ca: Path, folder: Path, log: logging.Logger) -> None:
@@ -57,22 +62,22 @@ class CredentialsProvider:
         self._server = JsonServer("credentials provider", self._answer, log)
         self.endpoint = ""
 
-    def know(self, thing: str, certificate: Path, credentials: Credentials) -> None:
-        """From now on give a thing that shows this certificate (PEM) what ``credentials`` returns."""
+    def register(self, thing: str, certificate: Path, credentials: Credentials) -> None:
+        """Serve the result of ``credentials`` to the thing that presents this certificate (PEM file)."""
         der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
         self._things[_fingerprint(der)] = (thing, credentials)
 
     async def start(self) -> None:
-        """Listen; `endpoint` says where, as host:port."""
+        """Start to listen, and set ``endpoint`` to the address (host:port)."""
         self.certificate.parent.mkdir(parents=True, exist_ok=True)
         _make_certificate(self.certificate, self._key)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._device_ca))
         context.load_cert_chain(self.certificate, self._key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self.endpoint = f"{HOST}:{await self._server.start(context)}"
+        self.endpoint = f"{_HOST}:{await self._server.start(context)}"
 
     async def stop(self) -> None:
-        """Stop listening and drop the requests under way. May be called again."""
+        """Stop listening and drop pending requests. May be called twice."""
         await self._server.stop()
 
     async def _answer(self, request: h11.Request, certificate: bytes) -> Answer:
@@ -84,15 +89,15 @@ class CredentialsProvider:
         if not thing:
             return 403, {"message": "Access Denied"}
         named = dict(request.headers).get(b"x-amzn-iot-thingname", b"").decode("latin-1")
-        # Without the thing's name the role's policy has nothing to put in for ${credentials-iot:ThingName}.
+        # The name replaces ${credentials-iot:ThingName} in the policy of the role.
         if named != thing:
             return 400, {"message": "Invalid thing name passed"}
         try:
             found = await asyncio.to_thread(credentials)
-        except Exception as exc:  # noqa: BLE001 - the callable is not ours: whatever it raises, the device gets an answer
+        except Exception as error:  # noqa: BLE001 - the device gets a response for any error of the callable
             self._log.exception("no credentials for %s", thing)
-            return 500, {"message": f"no credentials: {exc}"}
-        return 200, {"credentials": {name: found[key] for key, name in NAMES.items()}}
+            return 500, {"message": f"no credentials: {error}"}
+        return 200, {"credentials": {name: found[key] for key, name in _NAMES.items()}}
 
 
 def _fingerprint(der: bytes) -> str:
@@ -100,10 +105,10 @@ def _fingerprint(der: bytes) -> str:
 
 
 def _make_certificate(certificate: Path, key: Path) -> None:
-    """Write a certificate for localhost that signed itself, and its key."""
+    """Write a self-signed certificate for localhost, and its key."""
     private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    names = [x509.DNSName(HOST), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _HOST)])
+    names = [x509.DNSName(_HOST), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()
@@ -112,7 +117,7 @@ def _make_certificate(certificate: Path, key: Path) -> None:
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=VALID_DAYS))
+        .not_valid_after(now + timedelta(days=_VALID_DAYS))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(private, hashes.SHA256())
     )
@@ -125,42 +130,34 @@ def _make_certificate(certificate: Path, key: Path) -> None:
     )
 
 
-if TYPE_CHECKING:
-    from mypy_boto3_sts.type_defs import CredentialsTypeDef
-
-VARIABLE = "${credentials-iot:ThingName}"
-LONGEST_NAME = 64  # of a role, and of a session
-
-
-def assume(cloud: EmbeddedCloud, role_arn: str, thing: str) -> CredentialsTypeDef:
-    """Return temporary credentials of the device role as it is for one thing."""
+def assume(cloud: EmbeddedCloud, role_arn: str, thing: str) -> "CredentialsTypeDef":
+    """Return temporary credentials of the device role for one thing."""
     policy = policy_of(cloud, role_arn, thing)
-    session = thing[:LONGEST_NAME]
-    sts = cloud.client("sts")
+    session = thing[:_LONGEST_NAME]
+    sts: STSClient = cloud.client("sts")
     if cloud.enforces:
-        own = _role_of_its_own(cloud, thing, policy)
-        answer = sts.assume_role(RoleArn=own, RoleSessionName=session)
+        thing_role = _thing_role(cloud, thing, policy)
+        response = sts.assume_role(RoleArn=thing_role, RoleSessionName=session)
     else:
-        answer = sts.assume_role(RoleArn=role_arn, RoleSessionName=session, Policy=policy)
-    credentials: CredentialsTypeDef = answer["Credentials"]
-    return credentials
+        response = sts.assume_role(RoleArn=role_arn, RoleSessionName=session, Policy=policy)
+    return response["Credentials"]
 
 
 def policy_of(cloud: EmbeddedCloud, role_arn: str, thing: str) -> str:
-    """Return what the role allows a thing, as one policy document."""
+    """Return the permissions of the role for a thing, as one policy document."""
     iam, role = cloud.client("iam"), role_arn.rsplit("/", 1)[-1]
     names = iam.list_role_policies(RoleName=role)["PolicyNames"]
     documents = [iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names]
     statements = [statement for document in documents for statement in document["Statement"]]
-    return json.dumps({"Version": "2012-10-17", "Statement": statements}).replace(VARIABLE, thing)
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}).replace(_VARIABLE, thing)
 
 
-def _role_of_its_own(cloud: EmbeddedCloud, thing: str, policy: str) -> str:
-    """Return the ARN of a role that has this policy, and that the account's owner may assume.
+def _thing_role(cloud: EmbeddedCloud, thing: str, policy: str) -> str:
+    """Create a role with this policy, which the account's owner may assume; return its ARN.
 
-    The device role itself can be assumed by the credentials provider alone, and names no thing.
+    Only the credentials provider may assume the device role itself, and its policy has no thing name.
     """
-    iam, name = cloud.client("iam"), f"thing-{thing}"[:LONGEST_NAME]
+    iam, name = cloud.client("iam"), f"thing-{thing}"[:_LONGEST_NAME]
     owner = {"AWS": cloud.client("sts").get_caller_identity()["Arn"]}
     trust = {"Effect": "Allow", "Principal": owner, "Action": "sts:AssumeRole"}
     try:
@@ -169,7 +166,7 @@ def _role_of_its_own(cloud: EmbeddedCloud, thing: str, policy: str) -> str:
             AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
         )
     except iam.exceptions.EntityAlreadyExistsException:
-        # Credentials are renewed: the role is there, and gets the policy as it is now.
+        # The role exists when credentials are renewed; it gets the present policy.
         iam.update_assume_role_policy(
             RoleName=name, PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
         )

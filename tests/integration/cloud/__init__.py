@@ -1,1 +1,1 @@
-"""The embedded cloud and what is deployed into it."""
+"""Tests of the embedded cloud, and of what is deployed to it."""

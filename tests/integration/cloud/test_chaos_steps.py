@@ -1,4 +1,4 @@
-"""The steps at which the campaign kills are those that the functions take: seen on their requests to AWS."""
+"""The steps at which the campaign kills functions match their actual requests to AWS."""
 
 import json
 import time
@@ -30,14 +30,14 @@ NOT_FINITE = {**update_full_of(1.0), "weight": np.full((2, 3), np.nan, dtype=np.
 
 
 class Witness:
-    """Sees the requests of boto3's clients, and notes the steps under the function that is at work."""
+    """Records the steps in requests of boto3 clients, by the running function."""
 
     def __init__(self) -> None:
-        self.function = ""  # none: what a test itself asks of AWS
+        self.function = ""  # empty: requests of the test itself
         self.seen: defaultdict[str, set[str]] = defaultdict(set)
 
     def see(self, request: Any, **_: object) -> None:
-        """Note a request that is about to be sent; None lets it go its way."""
+        """Record a request before it is sent; None lets it pass."""
         body = request.body or b""
         whole = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else b""
         headers = {name: _text(value) for name, value in request.headers.items()}
@@ -63,7 +63,7 @@ def witness(embedded_cloud: EmbeddedCloud) -> Iterator[Witness]:
 
 
 class CloudFleet(SmallFleet):
-    """A small fleet whose cloud is AWS: its adapters, and MiniStack behind them."""
+    """A small fleet with the AWS adapters on MiniStack."""
 
     def __init__(self, cloud: EmbeddedCloud, witness: Witness, scale: Scale, **settings: Any) -> None:
         super().__init__(devices=4, scale=scale, **settings)
@@ -83,7 +83,7 @@ class CloudFleet(SmallFleet):
         witness.function = "averager"
 
     def answer(self, *numbers: int, update: Mapping[str, Any] | None = None) -> None:
-        """Let devices reply to the newest round, with good updates unless another is given."""
+        """Let devices reply to the latest round, with valid updates by default."""
         of = self.newest()
         for number in numbers:
             device = self.names[number]
@@ -94,7 +94,7 @@ class CloudFleet(SmallFleet):
                 self.say(device, Kind.COMPLETE, self.completion(of, data, device))
 
     def do_jobs(self) -> int:
-        """Do the jobs that lie in the queue; return how many there were."""
+        """Process the jobs in the queue; return their number."""
         done = 0
         while found := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
             for message in found:
@@ -115,7 +115,7 @@ def test_every_step_of_the_campaign_is_one_that_its_function_takes(
     )  # fmt: skip
     in_groups.answer(0, 1)
     assert in_groups.do_jobs() == 1
-    in_groups.answer(2, update=NOT_FINITE)  # refused: the round waits for another
+    in_groups.answer(2, update=NOT_FINITE)  # refused: the round waits for another reply
     assert in_groups.newest().state is State.OPEN
     in_groups.answer(3)
     assert in_groups.newest().number == 2

@@ -1,4 +1,4 @@
-"""The embedded cloud: what it deploys, what it refuses, and what it leaves behind (nothing)."""
+"""The embedded cloud: what it deploys and refuses, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a template, the rule that it includes, and the zip of its functions."""
+    """A folder with a template, its included rule, and the zip of its functions."""
     folder = tmp_path_factory.mktemp("project")
     write_project(folder)
     return folder
@@ -126,7 +126,7 @@ def outputs(cloud: EmbeddedCloud, project: Path) -> dict[str, str]:
 
 
 def processes_of(cloud: EmbeddedCloud) -> set[int]:
-    """Return the embedded cloud's process and those of its Lambda functions, found by their folder."""
+    """Return the processes of the embedded cloud and of its Lambda functions, found by their folder."""
     return processes_in(cloud.log.parent)
 
 
@@ -141,7 +141,7 @@ def processes_in(folder: Path) -> set[int]:
 def read_command(process: Path) -> str:
     try:
         return (process / "cmdline").read_text()
-    except OSError:  # it has ended since the folder was listed
+    except OSError:  # it ended after the folder was listed
         return ""
 
 
@@ -214,7 +214,7 @@ def test_a_schedule_fires_within_seconds_of_its_time(cloud: EmbeddedCloud, outpu
     )
     began = time.monotonic()
     assert receive(cloud, outputs["Results"]) == "due"
-    assert time.monotonic() - began < 5  # MiniStack's own tick would take up to 10 s
+    assert time.monotonic() - began < 5  # MiniStack's default tick would take up to 10 s
 
 
 def test_a_transaction_that_comes_again_is_not_made_again_and_no_other_has_its_token(

@@ -1,4 +1,4 @@
-"""The heartbeat rule on MiniStack: what a device says of itself is what a run's ``where`` finds."""
+"""The heartbeat rule on MiniStack: ``where`` of a run finds the attributes that devices publish."""
 
 import json
 import time
@@ -20,7 +20,7 @@ HEARTBEATS = next(path for path in RULE_FILES if path.stem == "heartbeats")
 
 @pytest.fixture
 def devices(embedded_cloud: EmbeddedCloud) -> DynamoDevices:
-    """The devices table with the rule that writes it."""
+    """The devices table with its topic rule."""
     table = make_table(embedded_cloud, "device")
     put = {"roleArn": "arn:aws:iam::000000000000:role/rules", "putItem": {"tableName": table}}
     embedded_cloud.client("iot").create_topic_rule(
@@ -35,7 +35,7 @@ def devices(embedded_cloud: EmbeddedCloud) -> DynamoDevices:
 
 
 def said(cloud: EmbeddedCloud, devices: DynamoDevices, payload: bytes) -> Candidate:
-    """Publish a heartbeat and return the device as it is found then."""
+    """Publish a heartbeat and return the resulting device."""
     topic = topics.of_device(FLEET, "thing-1", Kind.HEARTBEAT)
     cloud.client("iot-data").publish(topic=topic, qos=0, payload=payload)
     deadline = time.monotonic() + 20
@@ -49,7 +49,7 @@ def said(cloud: EmbeddedCloud, devices: DynamoDevices, payload: bytes) -> Candid
 def test_the_versions_of_messages_that_a_device_speaks_reach_the_candidates(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices, speaks: str | None, found: set[int]
 ) -> None:
-    """A component of before the versions were negotiated does not say them, and speaks the first one."""
+    """A component from before version negotiation publishes no versions, and counts as version 1."""
     heartbeat = {
         "version": 1,
         "state": "idle",
@@ -61,7 +61,7 @@ def test_the_versions_of_messages_that_a_device_speaks_reach_the_candidates(
     assert said(embedded_cloud, devices, json.dumps(heartbeat).encode()).speaks == found
 
 
-def test_a_row_is_to_be_forgotten_when_the_device_was_not_heard_for_so_many_seconds(
+def test_a_row_expires_a_number_of_seconds_after_the_last_heartbeat(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:
     old = {"version": 1, "state": "idle", "tasks": "digits", "examples": 1, "component_version": "1"}
@@ -69,7 +69,7 @@ def test_a_row_is_to_be_forgotten_when_the_device_was_not_heard_for_so_many_seco
     forget_seconds = template()["Parameters"]["ForgetSeconds"]["Default"]
     expires_at = found.attributes["expires_at"]
     assert isinstance(expires_at, float)
-    # The rule names timestamp() three times, and an engine may read its clock for each.
+    # The rule has timestamp() three times, and an engine may evaluate each separately.
     assert 0 <= expires_at - (found.last_seen // 1000 + forget_seconds) <= 1
     assert template()["Resources"]["DevicesTable"]["Properties"]["TimeToLiveSpecification"]["Enabled"]
 
@@ -96,7 +96,7 @@ def test_attributes_and_metrics_of_a_heartbeat_reach_the_candidates(
     assert parse_expression(where).holds(found.attributes)
 
 
-def test_a_heartbeat_of_before_attributes_is_a_candidate_all_the_same(
+def test_a_heartbeat_from_before_attributes_is_a_candidate_too(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:
     old = {"version": 1, "state": "idle", "tasks": "digits", "examples": 1, "component_version": "1"}

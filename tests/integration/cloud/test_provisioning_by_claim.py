@@ -1,7 +1,7 @@
 """provisioning/fleet.yaml: a device registers itself with the claim of its image, in the embedded cloud.
 
-As the classic nucleus's plugin does, by AWS's own MQTT topics. The embedded cloud does not answer
-``create-from-csr``, which the lite nucleus uses instead of ``create``.
+Like the plugin of the classic nucleus, through the MQTT topics of AWS. The embedded cloud does not support
+``create-from-csr``, which Nucleus Lite uses instead of ``create``.
 """
 
 import io
@@ -45,7 +45,7 @@ def wait_for(what: Callable[[], Any], name: str) -> Any:
 
 
 def deploy(cloud: EmbeddedCloud, project: Path, stack: str, values: dict[str, str]) -> dict[str, str]:
-    """Make a stack of provisioning/fleet.yaml; return its outputs."""
+    """Deploy provisioning/fleet.yaml; return the outputs of the stack."""
     cloudformation = cloud.client("cloudformation")
     cloudformation.create_stack(
         StackName=stack,
@@ -74,7 +74,7 @@ def outputs(embedded_cloud: EmbeddedCloud, project: Path) -> Iterator[dict[str, 
 
 @pytest.fixture(scope="module")
 def claim(embedded_cloud: EmbeddedCloud, outputs: dict[str, str], tmp_path_factory: Any) -> Path:
-    """The folder of the claim's certificate and key, as they lie in every device's image."""
+    """The folder with certificate and key of the claim, as in the image of every device."""
     folder: Path = tmp_path_factory.mktemp("claim")
     iot = embedded_cloud.client("iot")
     made = iot.create_keys_and_certificate(setAsActive=True)
@@ -85,7 +85,7 @@ def claim(embedded_cloud: EmbeddedCloud, outputs: dict[str, str], tmp_path_facto
 
 
 class Connection:
-    """An MQTT connection that asks, and is answered on the topic's ``accepted`` or ``rejected``."""
+    """An MQTT connection that sends requests, with responses on ``accepted`` or ``rejected``."""
 
     def __init__(self, client: mqtt.Client) -> None:
         self._client = client
@@ -117,7 +117,7 @@ def connected(cloud: EmbeddedCloud, folder: Path, client_id: str) -> Iterator[Co
 def register(
     cloud: EmbeddedCloud, outputs: dict[str, str], claim: Path, serial: str
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Do what a device does at its first start; return the answer, and its own certificate."""
+    """Register like a device at its first start; return the response and the certificate."""
     with connected(cloud, claim, str(uuid.uuid4())) as connection:
         kind, own = connection.ask(CREATE, {})
         assert kind == "accepted", own
@@ -144,7 +144,7 @@ def test_a_device_registers_itself_and_is_a_core_of_the_fleet(
     names = {policy["policyName"] for policy in iot.list_attached_policies(target=arn)["policies"]}
     assert DEVICE_POLICY in names
     (core,) = names - {DEVICE_POLICY}
-    # The policy of a device that registers by a claim is that of one that an operator provisions.
+    # A device that registers by claim has the same policy as one that an operator provisions.
     account = arn.split(":")[4]
     expected = core_policy(
         thing, "fedgrass-plant", partition="aws", region=embedded_cloud.region, account=account
@@ -161,7 +161,7 @@ def test_a_device_registers_itself_and_is_a_core_of_the_fleet(
 def test_a_name_that_is_registered_cannot_be_claimed_again(
     embedded_cloud: EmbeddedCloud, outputs: dict[str, str], claim: Path
 ) -> None:
-    """Whoever finds the claim in a device's image must not become another device."""
+    """The holder of a claim cannot take over another device."""
     first, _, own = register(embedded_cloud, outputs, claim, "4711")
     second, answer, _ = register(embedded_cloud, outputs, claim, "4711")
     assert (first, second) == ("accepted", "rejected"), answer
@@ -182,9 +182,9 @@ def handler(event, context):
 """
 
 
-@pytest.mark.usefixtures("outputs")  # makes the device policy
+@pytest.mark.usefixtures("outputs")  # creates the device policy
 def test_a_hook_of_ones_own_decides_who_may_register(embedded_cloud: EmbeddedCloud, project: Path) -> None:
-    """The stack with a hook deploys: the permission comes before AWS IoT asks for it."""
+    """A stack with a hook can be deployed: the permission is created before AWS IoT checks it."""
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("hook.py", HOOK)

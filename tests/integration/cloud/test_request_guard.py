@@ -45,7 +45,7 @@ def ask(
     body: bytes = b"",
     headers: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Send a request as it is, and return the status and the body of the answer."""
+    """Send a raw request, and return status and body of the response."""
     port = int(cloud.endpoint_url.rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
@@ -62,7 +62,7 @@ def ask(
 def signed(
     cloud: EmbeddedCloud, service: str, method: str, path: str, body: bytes = b"", **headers: str
 ) -> dict[str, str]:
-    """Return the headers of a request that the account's owner signs."""
+    """Return the headers of a request, signed by the account's owner."""
     variables = cloud.environment()
     owner = Credentials(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
     request = AWSRequest(method, cloud.endpoint_url + path, headers=headers, data=body)
@@ -154,7 +154,7 @@ def test_the_owners_key_with_a_wrong_secret_is_refused(cloud: EmbeddedCloud) -> 
         endpoint_url=cloud.endpoint_url,
         region_name=cloud.region,
         aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key="guessed",  # noqa: S106  # that it is wrong is the test
+        aws_secret_access_key="guessed",  # noqa: S106 - a wrong key is the test
         config=CLIENT_CONFIG,
     )
     with pytest.raises(ClientError, match="signature"):
@@ -217,7 +217,7 @@ def test_no_websocket_is_served(cloud: EmbeddedCloud) -> None:
 def test_an_mqtt_client_without_a_certificate_is_not_served(cloud: EmbeddedCloud) -> None:
     context = ssl.create_default_context(cafile=str(cloud.root_ca))
     with socket.create_connection((cloud.iot_endpoint, cloud.mqtt_port), timeout=20) as link:
-        # TLS 1.3 completes the client's part of the handshake before the server looks for a certificate.
+        # In TLS 1.3, the client completes the handshake before the server checks for a certificate.
         try:
             with context.wrap_socket(link, server_hostname="localhost") as secure:
                 secure.sendall(b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04page")
@@ -227,7 +227,9 @@ def test_an_mqtt_client_without_a_certificate_is_not_served(cloud: EmbeddedCloud
     assert answer == b"", "the broker answered a client without a certificate"
 
 
-def test_an_observer_hears_its_fleet_and_may_publish_nothing(cloud: EmbeddedCloud, tmp_path: Path) -> None:
+def test_an_observer_receives_from_its_fleet_and_may_publish_nothing(
+    cloud: EmbeddedCloud, tmp_path: Path
+) -> None:
     broker = create_observer(cloud, "orchard", tmp_path)
     heard: list[str] = []
     granted, answered = threading.Event(), threading.Event()

@@ -1,1 +1,1 @@
-"""The fedgrass command against the embedded cloud."""
+"""Tests of the fedgrass command with the embedded cloud."""

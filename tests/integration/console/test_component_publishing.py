@@ -1,4 +1,4 @@
-"""Publishing a component without the GDK: into the embedded cloud's S3, and a stubbed GreengrassV2.
+"""Publishing a component without the GDK: to S3 of the embedded cloud and a stubbed GreengrassV2.
 
 The embedded cloud has no GreengrassV2; its calls are checked against the service model.
 """
@@ -103,7 +103,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
     aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher
 ) -> None:
     expect_versions(aws, "0.4.0", "0.3.0")
-    with pytest.raises(SettingsError, match=r"0\.3\.0 exists already.*newest is 0\.4\.0.*--version"):
+    with pytest.raises(SettingsError, match=r"0\.3\.0 exists already.*latest is 0\.4\.0.*--version"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
@@ -113,11 +113,11 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
     ("code", "kind", "words"),
     [
         ("ConflictException", SettingsError, "exists already"),
-        ("ValidationException", DeploymentError, "refuses the recipe"),
+        ("ValidationException", DeploymentError, "refused the recipe"),
         ("AccessDeniedException", ClientError, "AccessDenied"),
     ],
 )
-def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913, PLR0917  # fixtures
+def test_a_component_that_is_refused_leaves_no_artifact(  # noqa: PLR0913, PLR0917 - fixtures
     aws: StubbedAws,
     embedded_cloud: EmbeddedCloud,
     bucket: str,
@@ -144,7 +144,9 @@ def test_a_component_that_does_not_become_deployable_is_taken_back_with_its_reas
     aws.expect("greengrassv2", "describe_component", failed)
     aws.expect("greengrassv2", "delete_component", {}, arn=VERSION_ARN)
     aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
-    with pytest.raises(DeploymentError, match=r"was taken back: bad artifact trainer\.zip: no access"):
+    with pytest.raises(
+        DeploymentError, match=r"failed and was deleted: bad artifact trainer\.zip: no access"
+    ):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
@@ -154,7 +156,7 @@ def test_a_component_that_does_not_become_deployable_is_taken_back_with_its_reas
 def test_an_artifact_that_another_publication_needs_is_not_deleted(
     aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher, *, first: bool
 ) -> None:
-    """Two publish the same at the same time; this one uploads first or second, and makes no version."""
+    """Two operators publish the same version concurrently; this one uploads first or second and fails."""
     built = build(TRAINER, "0.3.0", bucket)
     if not first:
         embedded_cloud.client("s3").put_object(Bucket=bucket, Key=built.key, Body=built.artifact)
@@ -195,20 +197,22 @@ def test_a_version_is_deleted_with_its_artifact(
 def test_a_version_that_is_not_there_cannot_be_deleted(aws: StubbedAws, publisher: Publisher) -> None:
     aws.refuse("greengrassv2", "get_component", "ResourceNotFoundException")
     expect_versions(aws, "0.2.0")
-    with pytest.raises(SettingsError, match=r"no com\.fedgrass\.Trainer 0\.3\.0; there are: 0\.2\.0"):
+    with pytest.raises(
+        SettingsError, match=r"no com\.fedgrass\.Trainer 0\.3\.0; published versions: 0\.2\.0"
+    ):
         list(publisher.remove(TRAINER, "0.3.0"))
 
 
 @pytest.mark.parametrize("version", ["NEXT_PATCH", "1.0", "01.0.0", "1.0.0 ", "../1.0.0"])
 def test_what_is_no_version_is_refused(publisher: Publisher, version: str) -> None:
-    with pytest.raises(SettingsError, match="a component's version is three numbers"):
+    with pytest.raises(SettingsError, match="it takes three numbers"):
         list(publisher.publish(TRAINER, version))
 
 
 def test_another_content_lies_at_another_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = build(TRAINER, "0.3.0", "bucket")
     assert build(TRAINER, "0.3.0", "bucket") == first
-    import package  # noqa: PLC0415  # as the publisher does
+    import package  # noqa: PLC0415 - as the publisher does
 
     changed = tmp_path / "changed.py"
     changed.write_text("# another content\n")

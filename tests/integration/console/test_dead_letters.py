@@ -1,4 +1,4 @@
-"""Dead letters are shown, and go back where they came from, in the embedded cloud's SQS."""
+"""Dead letters are listed and sent back to their queues, in SQS of the embedded cloud."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from fedgrass.console.commands.queue_commands import DeadLetters
+from fedgrass.console.runs.dead_letters import DeadLetters
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.e2e.processes import wait_until
 
@@ -19,7 +19,7 @@ RULE_FAILURE = {
 
 
 class Queues:
-    """A queue that gives up a message once it was received, and its dead-letter queue."""
+    """A queue that gives up on a message after one receive, and its dead-letter queue."""
 
     def __init__(self, sqs: Any) -> None:
         self.sqs = sqs
@@ -34,7 +34,7 @@ class Queues:
         self.name = name
 
     def give_up(self, *bodies: str) -> None:
-        """Let messages end in the dead-letter queue."""
+        """Move messages to the dead-letter queue."""
         for body in bodies:
             self.sqs.send_message(QueueUrl=self.source, MessageBody=body)
 

@@ -1,4 +1,4 @@
-"""`fedgrass deploy cloud` and `deploy down` in the embedded cloud: what is refused, and what is left then."""
+"""`fedgrass deploy cloud` and `deploy down` in the embedded cloud, and what remains after a refusal."""
 
 import json
 import re
@@ -31,7 +31,7 @@ POLL = 0.05
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
-    """A cloud of this module's own: its inventory must not change but by these tests."""
+    """A separate cloud for this module, whose inventory only these tests change."""
     with EmbeddedCloud(tmp_path_factory.mktemp("deploy-cloud")) as running:
         yield running
 
@@ -51,7 +51,7 @@ def take_down(cloud: EmbeddedCloud, stack: str, *, data: bool = True) -> list[st
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what is deployed, to be spoiled, from which `deploy` works now."""
+    """A copy of the sources that tests may break, from which `deploy` now works."""
     for part in ("template.yaml", "dashboard.yaml"):
         shutil.copyfile(package.ROOT / part, tmp_path / part)
     for part in ("iot_rules", "cloud_functions", "fedgrass"):
@@ -62,7 +62,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def untouched(cloud: EmbeddedCloud) -> Iterator[None]:
-    """What the account has; a test must end with the same."""
+    """The inventory of the account, which must be the same after a test."""
     before = inventory(cloud.client)
     yield
     assert inventory(cloud.client) == before
@@ -99,7 +99,7 @@ def test_what_cannot_be_deployed_is_refused_in_a_line_and_nothing_is_made(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
+def test_the_outputs_are_shown_whole_and_commands_that_need_greengrass_report_it(
     cloud: EmbeddedCloud, tmp_path: Path
 ) -> None:
     parameter = "FleetName=a-fleet-whose-name-is-as-long-as"
@@ -113,7 +113,7 @@ def test_the_outputs_are_shown_whole_and_what_needs_greengrass_says_so(
     assert {output["OutputKey"]: output["OutputValue"] for output in found}.items() <= shown.items()
     code, said = fedgrass(cloud, tmp_path, "deploy", "component", "trainer", "--stack", "shown")
     assert (code, len(said.splitlines())) == (1, 1)
-    assert said.startswith(f"fedgrass: the cloud on this machine ({cloud.endpoint_url}) knows no such call")
+    assert said.startswith(f"fedgrass: the local cloud at {cloud.endpoint_url} does not support")
     for nucleus in ("lite", "classic"):
         code, said = fedgrass(
             cloud, tmp_path, "fleet", "provision", "--stack", "shown", "--nucleus", nucleus,
@@ -150,7 +150,7 @@ def test_a_resource_that_cannot_be_made_is_named_and_all_others_are_removed_agai
     rule = checkout / "iot_rules" / "hellos.yaml"
     rule.write_text(rule.read_text().replace("SELECT", "SELEC"))
     with pytest.raises(
-        StackError, match=r"nothing of it is left.*HelloRule \(AWS::IoT::TopicRule\): .*SELECT"
+        StackError, match=r"its resources were deleted.*HelloRule \(AWS::IoT::TopicRule\): .*SELECT"
     ):
         deploy(cloud, "broken")
 
@@ -162,12 +162,12 @@ def test_a_change_that_fails_leaves_the_stack_as_it_was(cloud: EmbeddedCloud, ch
     rule = checkout / "iot_rules" / "hellos.yaml"
     whole = rule.read_text()
     rule.write_text(whole.replace("SELECT", "SELEC"))
-    with pytest.raises(StackError, match=r"it is as it was before.*HelloRule"):
+    with pytest.raises(StackError, match=r"it was rolled back.*HelloRule"):
         deploy(cloud, "steady")
     renamed = {line.replace("CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE") for line in standing}
     assert inventory(cloud.client) == renamed
     rule.write_text(whole)
-    deploy(cloud, "steady")  # it can be tried again
+    deploy(cloud, "steady")  # it can be repeated
     take_down(cloud, "steady")
 
 
@@ -177,7 +177,7 @@ def test_a_stack_is_deployed_once_changed_and_left_as_it_is_without_changes(clou
     assert outputs["Fleet"] == "twice"
     assert any("Averager (AWS::Lambda::Function)" in line for line in said), said
     outputs, said = deploy(cloud, "twice")
-    assert said[-1].endswith("is as it was")
+    assert said[-1].endswith("is unchanged")
     outputs, said = deploy(cloud, "twice", HeartbeatSeconds="30", UpdateRetentionDays="3")
     assert (outputs["Fleet"], outputs["HeartbeatSeconds"]) == ("twice", "30"), "what is not given stays"
     assert said[-1].endswith("is deployed")
@@ -213,7 +213,7 @@ def test_every_choice_of_the_template_reaches_the_resources(cloud: EmbeddedCloud
     assert all(alarm["AlarmActions"] == [subscription["TopicArn"]] for alarm in alarms.values())
     logs = cloud.client("logs").describe_log_groups(logGroupNamePrefix="/fedgrass/chosen/")["logGroups"]
     assert [group["retentionInDays"] for group in logs] == [5, 5]
-    # Its CloudFormation leaves out the encryption of buckets and tables (test_defects_in_template.py has it).
+    # MiniStack ignores the encryption of buckets and tables (test_defects_in_template.py checks it).
     queue = cloud.client("sqs").get_queue_attributes(
         QueueUrl=outputs["RepliesQueueUrl"], AttributeNames=["KmsMasterKeyId"]
     )
@@ -236,7 +236,7 @@ def test_a_stack_that_is_none_of_fedgrass_is_neither_changed_nor_taken_down(
     for command in (("cloud",), ("down", "--yes", "--delete-data")):
         code, said = fedgrass(cloud, tmp_path, "deploy", *command, "--stack", "other")
         assert code == 1
-        assert "the stack 'other' is none of fedgrass" in said
+        assert "the stack 'other' was not deployed by fedgrass" in said
     assert inventory(cloud.client) == standing
     cloudformation.delete_stack(StackName="other")
     cloudformation.get_waiter("stack_delete_complete").wait(
@@ -267,8 +267,8 @@ def test_a_stack_whose_creation_failed_is_refused_with_the_way_out_and_can_be_ta
         ("ROLLBACK_FAILED", "fedgrass deploy down --stack fleet"),
         ("DELETE_FAILED", "fedgrass deploy down --stack fleet"),
         ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name fleet"),
-        ("UPDATE_IN_PROGRESS", "another operation is under way"),
-        ("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "another operation is under way"),
+        ("UPDATE_IN_PROGRESS", "another operation is in progress"),
+        ("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "another operation is in progress"),
     ],
 )
 def test_each_half_deployed_state_is_refused_with_its_way_out(status: str, way_out: str) -> None:
@@ -288,11 +288,11 @@ def s3_client() -> Any:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("403", "belongs to another account than 111122223333"),
-        ("301", "does not lie in eu-west-1"),
+        ("403", "does not belong to account 111122223333"),
+        ("301", "is not in eu-west-1"),
     ],
 )
-def test_a_bucket_of_somebody_else_or_of_another_region_is_refused(code: str, reason: str) -> None:
+def test_a_bucket_of_another_account_or_region_is_refused(code: str, reason: str) -> None:
     client = s3_client()
     with Stubber(client) as stubbed:
         stubbed.add_client_error("head_bucket", code, http_status_code=int(code))
@@ -335,16 +335,16 @@ def test_a_bucket_is_emptied_of_versions_markers_and_unfinished_uploads(cloud: E
 
 
 @pytest.mark.usefixtures("untouched")
-def test_two_stacks_of_one_fleet_are_refused_for_they_would_hear_the_same_devices(
+def test_two_stacks_of_one_fleet_are_refused(
     cloud: EmbeddedCloud,
 ) -> None:
     deploy(cloud, "first", FleetName="greenhouse")
     standing = inventory(cloud.client)
-    with pytest.raises(SettingsError, match=r"'greenhouse' is that of the stack 'first'.*--parameter FleetN"):
+    with pytest.raises(SettingsError, match=r"'greenhouse' belongs to the stack 'first'.*--parameter FleetN"):
         deploy(cloud, "second", FleetName="greenhouse")
     assert inventory(cloud.client) == standing
     deploy(cloud, "second", FleetName="orchard")
-    with pytest.raises(SettingsError, match="'orchard' is that of the stack 'second'"):
+    with pytest.raises(SettingsError, match="'orchard' belongs to the stack 'second'"):
         deploy(cloud, "first", FleetName="orchard")
     deploy(cloud, "first", FleetName="vineyard")
     for stack in ("first", "second"):
@@ -356,7 +356,7 @@ def test_a_wait_without_an_end_is_refused(minutes: str, capsys: pytest.CaptureFi
     for words in (["cloud", "--timeout-minutes"], ["down", "--timeout-minutes"], ["devices", "--watch"]):
         with pytest.raises(SystemExit):
             parse(["deploy", *words, minutes])
-        assert f"'{minutes}' is no number from 0.1" in capsys.readouterr().err
+        assert f"'{minutes}' is not a number from 0.1" in capsys.readouterr().err
 
 
 def test_bad_parameters_are_the_operators_fault(cloud: EmbeddedCloud) -> None:

@@ -1,6 +1,6 @@
 """``fedgrass fleet``: core devices in the embedded cloud's AWS IoT, provisioned, continued, removed.
 
-The embedded cloud has no role aliases and no GreengrassV2: the few calls of these are answered here.
+The embedded cloud has neither role aliases nor GreengrassV2: their few calls are faked here.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def not_found() -> ClientError:
 
 
 class IotWithRoleAliases:
-    """The embedded cloud's IoT, with the role aliases that it does not have; may be told to fail once."""
+    """IoT of the embedded cloud with faked role aliases; can be set to fail once."""
 
     def __init__(self, iot: Any) -> None:
         self._iot = iot
@@ -49,23 +49,23 @@ class IotWithRoleAliases:
             raise ConnectionError(operation)
         return getattr(self._iot, operation)
 
-    def describe_role_alias(self, roleAlias: str) -> Mapping[str, Any]:  # noqa: N803
+    def describe_role_alias(self, roleAlias: str) -> Mapping[str, Any]:  # noqa: N803 - the names of boto3
         if roleAlias not in self.aliases:
             raise not_found()
         return {"roleAliasDescription": {"roleAlias": roleAlias, "roleArn": self.aliases[roleAlias]}}
 
-    def create_role_alias(self, roleAlias: str, roleArn: str, **_: Any) -> None:  # noqa: N803
+    def create_role_alias(self, roleAlias: str, roleArn: str, **_: Any) -> None:  # noqa: N803 - the names of boto3
         self.aliases[roleAlias] = roleArn
 
 
 class Greengrass:
-    """As much of GreengrassV2 as provisioning asks."""
+    """The calls of GreengrassV2 that provisioning uses."""
 
     def __init__(self, region: str) -> None:
         self.meta = type("Meta", (), {"region_name": region})
         self.removed: list[str] = []
 
-    def delete_core_device(self, coreDeviceThingName: str) -> None:  # noqa: N803
+    def delete_core_device(self, coreDeviceThingName: str) -> None:  # noqa: N803 - the names of boto3
         self.removed.append(coreDeviceThingName)
         raise not_found()
 
@@ -78,7 +78,7 @@ class Greengrass:
 
 
 class Aws:
-    """The clients of the commands, and what they see of the cloud."""
+    """The clients of the commands, and the cloud as they see it."""
 
     def __init__(self, cloud: EmbeddedCloud, names: str) -> None:
         self.cloud = cloud
@@ -111,7 +111,7 @@ class Aws:
         return list(self.provisioning().provision(devices))
 
     def inventory(self) -> dict[str, list[str]]:
-        """Everything in AWS IoT that a test could leave behind."""
+        """All resources of AWS IoT that a test could leave behind."""
         iot = self.cloud.client("iot")
         mine = self.names
         return {
@@ -138,7 +138,10 @@ def aws(embedded_cloud: EmbeddedCloud, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_device_gets_all_that_it_needs(aws: Aws, tmp_path: Path) -> None:
     lines = aws.provision(tmp_path, "press-1", "press-2")
     thing, folder = aws.thing("press-1"), tmp_path / aws.thing("press-1")
-    assert lines[:2] == [f"made the role alias fedgrass-f{aws.names}", f"made the thing group {aws.group}"]
+    assert lines[:2] == [
+        f"created the role alias fedgrass-f{aws.names}",
+        f"created the thing group {aws.group}",
+    ]
     assert [line.partition(" ")[0] for line in lines[2:]] == [thing, aws.thing("press-2")]
 
     iot = aws.cloud.client("iot")
@@ -162,7 +165,7 @@ def test_the_certificate_is_of_the_key_that_never_left_the_folder(aws: Aws, tmp_
     assert key.public_key().public_bytes(*kind) == certificate.public_key().public_bytes(*kind)
 
 
-def test_nobody_else_can_read_the_files(aws: Aws, tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files(aws: Aws, tmp_path: Path) -> None:
     aws.provision(tmp_path, "press-1")
     folder = tmp_path / aws.thing("press-1")
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
@@ -224,7 +227,7 @@ def test_a_run_that_was_cut_short_is_continued(aws: Aws, tmp_path: Path, operati
     aws.iot.fails_at = operation
     with pytest.raises(ConnectionError):
         aws.provision(tmp_path, "press-1", "press-2")
-    # What is half-made cannot connect.
+    # An incomplete device cannot connect.
     iot = aws.cloud.client("iot")
     for thing in aws.inventory()["things"]:
         for arn in iot.list_thing_principals(thingName=thing)["principals"]:
@@ -257,7 +260,7 @@ def test_nothing_is_left_of_what_is_removed(aws: Aws, tmp_path: Path) -> None:
     assert aws.inventory() == before
     assert aws.greengrass.removed == things
     assert list(tmp_path.iterdir()) == []
-    assert list(aws.provisioning().remove(things, tmp_path)) == [f"there was no thing {t}" for t in things]
+    assert list(aws.provisioning().remove(things, tmp_path)) == [f"thing {t} does not exist" for t in things]
 
 
 def test_a_lost_certificate_file_is_written_again(aws: Aws, tmp_path: Path) -> None:
@@ -293,7 +296,7 @@ def test_a_thing_whose_key_lies_elsewhere_is_refused_before_anything_is_made(
 
 def test_a_role_alias_for_another_role_is_refused(aws: Aws, tmp_path: Path) -> None:
     aws.iot.aliases["shared"] = "arn:aws:iam::000000000000:role/another"
-    with pytest.raises(SettingsError, match=r"'shared' stands for .*another.*--role-alias"):
+    with pytest.raises(SettingsError, match=r"'shared' is for .*another.*--role-alias"):
         aws.provision(tmp_path, "press-1", role_alias="shared")
     assert aws.inventory()["things"] == []
 
@@ -330,7 +333,7 @@ def test_policies_of_different_things_have_different_names() -> None:
 
 
 def test_a_policy_that_aws_would_not_take_is_refused_here() -> None:
-    with pytest.raises(SettingsError, match="is too long: its policy has more than 2048 characters"):
+    with pytest.raises(SettingsError, match="is too long: its policy exceeds the 2,048 characters"):
         core_policy("x" * 128, "f" * 41, partition="aws-us-gov", region="us-gov-west-1", account="1" * 12)
 
 
@@ -367,8 +370,8 @@ def test_the_commands_make_and_remove_a_device(
     run(aws, monkeypatch, "remove", "--things", f"{thing},absent", "--dry-run")
     told = capsys.readouterr().out
     assert f"would delete {thing}, arn:aws:iot:" in told
-    assert "there is no thing absent" in told
-    with pytest.raises(SettingsError, match="nobody to ask: say --yes"):
+    assert "thing absent does not exist" in told
+    with pytest.raises(SettingsError, match="no terminal to ask for confirmation: add --yes"):
         run(aws, monkeypatch, "remove", "--things", thing)
     assert aws.inventory()["things"] == [thing]
     run(aws, monkeypatch, "remove", "--things", thing, "--out", str(tmp_path), "--yes")

@@ -58,7 +58,7 @@ def test_a_sound_task_is_checked_in_the_child_with_its_exit_code(tmp_path: Path)
     assert "ok    training: the loss fell" in done.stdout
     assert run(tmp_path, "weights").returncode == 0
     assert (tmp_path / "0.safetensors").exists()
-    assert "is there already" in run(tmp_path, "weights").stderr
+    assert "exists already" in run(tmp_path, "weights").stderr
 
 
 def test_a_file_in_the_current_folder_hides_no_library_from_the_child(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_task_that_ends_its_process_is_reported_with_the_step(
     [
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
-            "was ended by SIGKILL: the system may have run out of memory",
+            "was killed by SIGKILL: the system may have run out of memory",
         ),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV: a library crashed"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV: a library crashed"),
     ],
 )
 def test_a_task_whose_process_is_killed_is_reported(tmp_path: Path, what: str, words: str) -> None:

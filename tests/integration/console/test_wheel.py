@@ -1,4 +1,4 @@
-"""What ``pip install fedgrass`` brings is enough to deploy and to run the demo: no checkout is needed."""
+"""The wheel suffices to deploy and to run the demo, without a checkout."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel; its libraries are this environment's, without the checkout."""
+    """A new environment with the wheel and the libraries of this environment, without the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     isolation: list[str] = ["--no-build-isolation"] if find_spec("hatchling") else []
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation]
@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, timeout=120)
     (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # A path in a .pth file is searched, but .pth files in it are not read: so the checkout stays unknown.
+    # Paths in a .pth file are searched, but .pth files in them are ignored, so the checkout stays unknown.
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "venv" / "bin"
 

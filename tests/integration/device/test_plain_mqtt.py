@@ -132,7 +132,7 @@ def place(tmp_path: Path, embedded_cloud: EmbeddedCloud) -> Iterator[Place]:
         provider.run(provider.server.start())
         stack.callback(lambda: provider.run(provider.server.stop()))
         certificate = cloud.create_thing(THING, tmp_path / "certificates", "plain")
-        provider.server.know(THING, certificate.certificate, provider.give)
+        provider.server.register(THING, certificate.certificate, provider.give)
         roots = cloud.root_ca.read_bytes() + provider.server.certificate.read_bytes()
         (tmp_path / "roots.pem").write_bytes(roots)
         operator = Operator(cloud, FLEET)

@@ -1,7 +1,7 @@
-"""Python imports this at its start, where this folder is on its path: it writes down what is asked of AWS.
+"""Record AWS calls: Python imports this module at its start if its folder is on the module path.
 
-Only in the processes of the functions and of the devices, whose code knows nothing of it: botocore's events
-tell every call with its parameters and its answer's status, paho's methods what is said to the broker.
+It is on the path of functions and devices only, whose code is unchanged: events of botocore provide each call
+with its parameters and status, and methods of paho the messages to the broker.
 """
 
 import json
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FOLDER = "RECORDED_CALLS"  # the variable that names where to write
+FOLDER = "RECORDED_CALLS"  # variable with the folder to write to
 _CONTENTS = {"Body", "payload", "MessageBody", "Item", "ExpressionAttributeValues", "Input"}
 _KEPT = "recorded_parameters"
 _lock = threading.Lock()
 
 
 def write(who: str, service: str, operation: str, parameters: dict[str, Any], status: int = 200) -> None:
-    """Write a call down."""
+    """Write a call to the folder."""
     call = {
         "who": who,
         "service": service,
@@ -31,7 +31,7 @@ def write(who: str, service: str, operation: str, parameters: dict[str, Any], st
 
 
 def handlers(who: str) -> list[tuple[str, Callable[..., None]]]:
-    """Return botocore's events and what to do at them."""
+    """Return the events of botocore and their handlers."""
 
     def keep(params: Any, context: dict[str, Any], **_: object) -> None:
         context[_KEPT] = _named(params)
@@ -44,15 +44,15 @@ def handlers(who: str) -> list[tuple[str, Callable[..., None]]]:
 
 
 def _named(value: Any) -> Any:
-    """Return what names things in a call's parameters, without what is sent."""
+    """Return the names of resources in the parameters of a call, without contents."""
     if isinstance(value, dict):
         return {key: _named(inner) for key, inner in value.items() if key not in _CONTENTS}
     return [_named(inner) for inner in value] if isinstance(value, list) else value
 
 
 def record_broker(set_method: Callable[[type, str, Any], None] = setattr) -> None:
-    """Write down what the MQTT clients of things ask of the broker; their client id is their thing's name."""
-    import paho.mqtt.client as paho  # noqa: PLC0415
+    """Record the requests of things' MQTT clients to the broker; the client id is the name of the thing."""
+    import paho.mqtt.client as paho  # noqa: PLC0415 - only processes with MQTT have it
 
     def recorded(method: str, operation: str) -> None:
         as_it_is = getattr(paho.Client, method)

@@ -1,4 +1,4 @@
-"""``fedgrass costs``: a fleet's own numbers, counted as the pages' tables are."""
+"""``fedgrass costs``: the costs of a fleet, computed like the tables of the documentation."""
 
 import math
 
@@ -17,7 +17,7 @@ def of(fleet: Fleet, name: str) -> tuple[float, float]:
     return next((once, in_a_month) for found, once, in_a_month in month(fleet) if found == name)
 
 
-def test_a_round_costs_what_the_page_s_table_says() -> None:
+def test_a_round_costs_what_the_page_s_table_has() -> None:
     found = {name: once for name, once, _ in month(Fleet(devices=10_000, model_megabytes=20))}
     expected = costs.count(10_000, 20, 20)
     assert math.isclose(sum(found.values()), sum(expected.values()))
@@ -55,7 +55,7 @@ def test_the_command_prints_a_table_with_its_sums(capsys: pytest.CaptureFixture[
     arguments.run(arguments)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:8]] == [
-        "egress", "S3", "messages", "DynamoDB", "Lambda", "heartbeats", "together",
+        "egress", "S3", "messages", "DynamoDB", "Lambda", "heartbeats", "total",
     ]  # fmt: skip
     assert lines[7].split()[-1] == costs.dollars(total(Fleet(devices=50, model_megabytes=5)))
 

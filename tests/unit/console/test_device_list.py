@@ -1,4 +1,4 @@
-"""What ``fedgrass devices`` shows of a fleet."""
+"""The output of ``fedgrass devices``."""
 
 import pytest
 from rich.console import Console
@@ -6,7 +6,7 @@ from rich.console import Console
 from fedgrass.console.runs.operator_actions import (
     ago,
     chosen_devices,
-    device_complaints,
+    device_problems,
     device_summary,
     device_table,
 )
@@ -34,7 +34,7 @@ def shown(devices: list[Candidate]) -> str:
     return console.export_text()
 
 
-def test_each_device_has_a_line_with_what_it_said_last() -> None:
+def test_each_device_has_a_line_with_its_last_heartbeat() -> None:
     lines = shown(chosen_devices(FLEET, "", None)).splitlines()
     first, second = (
         next(i for i, line in enumerate(lines) if name in line) for name in ("thing-1", "thing-2")
@@ -46,9 +46,9 @@ def test_each_device_has_a_line_with_what_it_said_last() -> None:
         assert text in lines[second]
 
 
-def test_a_device_whose_configuration_was_refused_says_so() -> None:
-    (line,) = device_complaints(FLEET)
-    assert line == "thing-2: its changed configuration was refused: tasks is 3: it takes an object"
+def test_a_refused_configuration_of_a_device_is_shown() -> None:
+    (line,) = device_problems(FLEET)
+    assert line == "thing-2: configuration change refused: tasks is 3: it takes an object"
 
 
 def test_only_those_with_a_task_or_those_that_are_missing_are_shown_if_asked() -> None:
@@ -66,11 +66,11 @@ def test_the_last_line_counts_those_that_are_missing() -> None:
     ("seconds", "words"),
     [(-2, "0 s ago"), (59.4, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (200_000, "2 d ago")],
 )
-def test_a_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+def test_a_time_is_shown_in_its_largest_unit(seconds: float, words: str) -> None:
     assert ago(seconds) == words
 
 
 def test_a_device_that_does_not_receive_its_announcements_is_named_with_the_reason() -> None:
     reason = "announcements are not received: IoT Core said Quota exceeded"
     deaf = Candidate("thing-3", NOW, frozenset({"digits"}), 40, {"connection_error": reason})
-    assert list(device_complaints([*FLEET, deaf]))[-1] == f"thing-3: its connection: {reason}"
+    assert list(device_problems([*FLEET, deaf]))[-1] == f"thing-3: connection: {reason}"

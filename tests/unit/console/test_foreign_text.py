@@ -1,4 +1,4 @@
-"""Text of devices, and of whatever answered a request, cannot control the operator's terminal."""
+"""Text of devices, and of responses, cannot control the operator's terminal."""
 
 import argparse
 import ast
@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgrass.console import main, terminal
-from fedgrass.console.commands import queue_commands
-from fedgrass.console.commands.queue_commands import Letter
-from fedgrass.console.runs import history, operator_actions
+from fedgrass.console import main, tables, terminal
+from fedgrass.console.runs import dead_letters, history, operator_actions
+from fedgrass.console.runs.dead_letters import Letter
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.runs.live_view import LiveView
 from fedgrass.console.terminal import printable
@@ -56,7 +55,7 @@ each_hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 
 
 def assert_harmless(output: str, most_lines: int = 20) -> None:
-    """Check that an output has nothing in it but lines of visible characters."""
+    """Check that an output consists of lines of visible characters."""
     for character in output.replace("\n", ""):
         assert unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}, output
     assert "\u3164" not in output
@@ -81,7 +80,7 @@ def test_a_long_text_is_cut_with_its_length() -> None:
 
 
 class Fleet:
-    """An operator whose fleet gives every text of its own as ``text``."""
+    """An operator whose fleet returns ``text`` for every text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -128,27 +127,27 @@ def test_no_command_of_a_run_hands_on_what_a_device_wrote(
     arguments = argparse.Namespace(
         action="status", name="run-1", task="", missing=False, within_seconds=3, dry_run=False
     )
-    operator_actions.ACTIONS[command](arguments)
+    getattr(operator_actions, command)(arguments)
     assert_harmless(capsys.readouterr().out)
 
 
 @each_hostile
 @pytest.mark.parametrize("terminal_width", [None, 80])
 def test_the_live_view_hands_on_nothing_of_it(text: str, terminal_width: int | None) -> None:
-    console = terminal.console(record=True, width=terminal_width or 80, force_terminal=False)
+    console = tables.console(record=True, width=terminal_width or 80, force_terminal=False)
     live = LiveView(console, "run-1", 3)
     work: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
     reason = text.encode(errors="replace").decode()[:500]
     of_thing = topics.of_device("fedgrass", "thing-1", Kind.STATUS)
-    live.hear(of_thing, messages.encode(Status(**work, state="failed", reason=reason)))
+    live.receive(of_thing, messages.encode(Status(**work, state="failed", reason=reason)))
     done = Completion(
         **work, round_id="run-1/1/1", announced_at=1, bytes=1, checksum="0" * 32, examples=3,
         metrics={"accuracy": 1.0},
     )  # fmt: skip
-    live.hear(topics.of_device("fedgrass", "thing-2", Kind.COMPLETE), messages.encode(done))
+    live.receive(topics.of_device("fedgrass", "thing-2", Kind.COMPLETE), messages.encode(done))
     change = RoundChange(run="run-1", round=1, attempt=1, state="OPEN", text=reason, device=reason[:50])
-    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
-    live.hear(of_thing, reason.encode())
+    live.receive(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    live.receive(of_thing, reason.encode())
     live.round_closed(1, reason)
     console.print(live._render())
     assert_harmless(console.export_text(), most_lines=60)
@@ -174,8 +173,8 @@ def test_a_dead_letter_is_one_harmless_line(
     letters = [
         Letter("receipt", body, "", 1) for body in (text, json.dumps({"a": text}), failed, json.dumps([text]))
     ]
-    monkeypatch.setattr(queue_commands, "_dead_letters", lambda _: Letters(letters))
-    queue_commands._show(argparse.Namespace(stack="s"))
+    monkeypatch.setattr(dead_letters, "_dead_letters", lambda _: Letters(letters))
+    dead_letters.show_command(argparse.Namespace(stack="s"))
     assert_harmless(capsys.readouterr().out)
 
 
@@ -191,7 +190,7 @@ class Letters:
 def test_the_picture_of_a_table_on_a_terminal_has_only_our_own_colours(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal.console(force_terminal=True, width=80).print(
+    tables.console(force_terminal=True, width=80).print(
         operator_actions.device_table(Fleet(text).devices(), 0), text, history.table([])
     )
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
@@ -207,7 +206,7 @@ def calls_around_the_terminal(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            # What only draws (bars, layout) is made of no text.
+            # Imports that only draw (bars, layout) have no text.
             drawing = isinstance(node, ast.ImportFrom) and not {"Text", "Console"} & {
                 a.name for a in node.names
             }
@@ -229,9 +228,13 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
-# A process of its own beside the console: its lines go to its parent or to a log, never to the terminal.
-OWN_PROCESSES = {"fedgrass/console/terminal.py", "greengrass_emulator/command/terminal_output.py"}
-# For the type alone, under TYPE_CHECKING or as a parameter; they construct none.
+# The modules that all others print by: they make every text printable.
+PRINTING = {
+    "fedgrass/console/terminal.py",
+    "fedgrass/console/tables.py",
+    "greengrass_emulator/command/terminal_output.py",
+}
+# They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {"fedgrass/local/demo.py", "fedgrass/console/runs/live_view.py"}
 
 
@@ -246,12 +249,12 @@ TYPES_ONLY = {"fedgrass/local/demo.py", "fedgrass/console/runs/live_view.py"}
 )
 def test_nothing_is_printed_around_the_terminal_module(path: Path) -> None:
     name = str(path.relative_to(PROJECT))
-    if name in OWN_PROCESSES:
+    if name in PRINTING:
         return
     found = calls_around_the_terminal(path.read_text(encoding="utf-8"))
     if name in TYPES_ONLY:
         found = [line for line in found if "imports rich" not in line]
-    assert not found, f"{name}: print foreign text by fedgrass.console.terminal"
+    assert not found, f"{name}: print foreign text by fedgrass.console.terminal or tables"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,7 @@ def test_the_guard_finds_what_goes_around(source: str) -> None:
 
 def test_a_pipe_gets_plain_rows_that_nothing_folds(capsys: pytest.CaptureFixture[str]) -> None:
     url = "https://example.com/" + "a" * 200
-    terminal.show(terminal.table("name", "url", rows=[("a", url), ("b", "short")]))
+    tables.show(tables.table("name", "url", rows=[("a", url), ("b", "short")]))
     assert capsys.readouterr().out.splitlines() == ["name url", f"a    {url}", "b    short"]
 
 
@@ -289,28 +292,28 @@ def test_no_table_is_wider_than_the_terminal_or_cuts_a_value_off(kind: str, widt
         history.summarize(record, {1: {"accuracy": 0.98765, "loss": 12345.678}})
         for record in Fleet(NAME).rounds(Fleet(NAME).state)
     ]
-    tables = {
+    shown_tables = {
         "devices": (
             operator_actions.device_table(devices, 10**9),
             [NAME, "air_quality", "1000000000", "0.1.0+with-a-long-suffix"],
         ),
-        "runs": (terminal.table("run", "state", rows=[(NAME, "SUCCEEDED")]), [NAME, "SUCCEEDED"]),
+        "runs": (tables.table("run", "state", rows=[(NAME, "SUCCEEDED")]), [NAME, "SUCCEEDED"]),
         "history": (history.table(summaries), ["abandoned", "0.00"]),
         "faults": (
-            terminal.table(
+            tables.table(
                 "fault", "amount", "what happens", rows=[("broker-cut", "seconds (30)", "words " * 30)]
             ),
             ["broker-cut", "seconds (30)"],
         ),
-        "costs": (terminal.table("a", "b", rows=[("egress", "1,234,567")]), ["egress", "1,234,567"]),
+        "costs": (tables.table("a", "b", rows=[("egress", "1,234,567")]), ["egress", "1,234,567"]),
     }
-    made, values = tables[kind]
+    made, values = shown_tables[kind]
     output = io.StringIO()
-    terminal.console(file=output, width=width).print(made)
+    tables.console(file=output, width=width).print(made)
     shown = output.getvalue()
     assert all(len(line) <= width for line in shown.splitlines())
     assert "\u2026" not in shown
-    # A narrow column folds a value over several lines: every letter of it is there.
+    # A narrow column folds a value over several lines, with all of its characters.
     assert Counter("".join(values)) - Counter(" ") <= Counter(shown)
 
 

@@ -1,4 +1,4 @@
-"""A command that is told to end: at any moment, also inside a library that hides what is raised in it."""
+"""A command is interrupted at any time, even inside a library that hides exceptions."""
 
 import io
 import os
@@ -38,14 +38,14 @@ def test_pressing_ctrl_c_again_does_not_disturb_the_taking_down() -> None:
 
 
 def test_who_presses_it_again_after_a_while_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interruption, "_TAKING_DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(interruption, "_CLEAN_UP_SECONDS", 0.0)
     taken_down: list[str] = []
     with pytest.raises(KeyboardInterrupt), ended_by_signals():
         _interrupted_again(taken_down)
     assert taken_down == []
 
 
-def test_an_error_that_a_library_makes_of_the_interruption_is_told_as_interruption() -> None:
+def test_an_error_that_a_library_makes_of_the_interruption_is_an_interruption() -> None:
     with pytest.raises(KeyboardInterrupt) as caught, ended_by_signals():
         _interrupted_library()
     assert isinstance(caught.value.__cause__, OSError)
@@ -73,7 +73,7 @@ def _interrupted_library() -> None:
         raise OSError(message) from interruption
 
 
-def test_an_error_of_a_command_that_nobody_ended_stays_what_it_is() -> None:
+def test_an_error_of_a_command_that_was_not_interrupted_is_unchanged() -> None:
     message = "a mistake"
     with pytest.raises(ValueError, match=message), ended_by_signals():
         raise ValueError(message)
@@ -94,7 +94,7 @@ def _signed(request: HttpRequest, signing: AwsSigningConfig) -> None:
 
 
 class _InterruptedBody(io.BytesIO):
-    """A request's body during whose reading somebody presses Ctrl-C."""
+    """A request body during whose reading Ctrl-C is pressed."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""The installer for Nucleus Lite, run with programs that stand in for the device's own."""
+"""The installer of Nucleus Lite, with fakes of the programs of the device."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from fedgrass.console.provisioning.core_installation import (
-    LITE_CONFIGURATION,
-    LITE_USER,
+    _LITE_CONFIGURATION,
+    _LITE_USER,
     CoreDevice,
     write_device_files,
 )
@@ -22,7 +22,7 @@ DEVICE = CoreDevice(
     role_alias="alias",
     nucleus="lite",
 )
-# As the Debian package of Nucleus Lite 2.6.0 leaves it.
+# As installed by the Debian package of Nucleus Lite 2.6.0.
 PACKAGE = """\
 services:
   aws.greengrass.NucleusLite:
@@ -36,7 +36,7 @@ STAND_INS = {
     "useradd": "exit 0",
     "getent": "exit 0",
     "curl": 'while [ "$1" != --output ]; do shift; done; echo CA > "$2"',
-    # Without owners, which only root may give.
+    # Without owners, which only root can set.
     "install": """set -- $(printf '%s\\n' "$@" | awk '$0 == "-o" || $0 == "-g" {getline; next} {print}')
 exec /usr/bin/install "$@\"""",
 }
@@ -44,7 +44,7 @@ exec /usr/bin/install "$@\"""",
 
 @pytest.fixture
 def device(tmp_path: Path) -> Path:
-    """A device with Nucleus Lite's package, on which the installer has run."""
+    """A device with the package of Nucleus Lite, after the installer has run."""
     write_device_files(tmp_path / "press-1", DEVICE)
     for name in ("private.key", "certificate.pem"):
         (tmp_path / "press-1" / name).write_text(name)
@@ -88,20 +88,20 @@ def user_of(document: dict[str, object]) -> object:
 
 
 def test_no_file_of_the_configuration_runs_components_as_the_owner_of_the_key(device: Path) -> None:
-    """Nucleus Lite reads config.d in no order that is promised: every file has to name the same user."""
+    """Nucleus Lite reads config.d in unspecified order, so every file must name the same user."""
     install(device)
     found = configurations(device)
     assert {name: user_of(document) for name, document in found.items()} == {
-        "greengrass-lite.yaml": LITE_USER,
-        "zz-fedgrass.yaml": LITE_USER,
+        "greengrass-lite.yaml": _LITE_USER,
+        "zz-fedgrass.yaml": _LITE_USER,
     }
-    assert "ggcore" not in LITE_USER
+    assert "ggcore" not in _LITE_USER
 
 
 def test_the_provisioned_file_is_the_last_of_its_folder(device: Path) -> None:
     install(device)
     found = configurations(device)
-    assert list(found)[-1] == Path(LITE_CONFIGURATION).name
+    assert list(found)[-1] == Path(_LITE_CONFIGURATION).name
     assert found["zz-fedgrass.yaml"]["system"]["thingName"] == "press-1"  # type: ignore[index]
     assert not (device / "etc" / "greengrass" / "config.yaml").exists()
 
@@ -112,4 +112,4 @@ def test_the_installer_may_run_again_over_an_older_one_s_file(device: Path) -> N
     first = configurations(device)
     install(device)
     assert configurations(device) == first
-    assert user_of(yaml.safe_load((device / "etc" / "greengrass" / "config.yaml").read_text())) == LITE_USER
+    assert user_of(yaml.safe_load((device / "etc" / "greengrass" / "config.yaml").read_text())) == _LITE_USER

@@ -1,4 +1,4 @@
-"""Whatever an operator gets wrong ends in one line and an exit code above 0, never in a traceback."""
+"""Every error of an operator ends in one line and an exit code above 0, never in a traceback."""
 
 import argparse
 import contextlib
@@ -59,7 +59,7 @@ Serve = Callable[[socket.socket, bytes], None]
 
 
 class Endpoint:
-    """What listens in the place of AWS; ``serve`` deals with each connection, given its request."""
+    """A server in place of AWS; ``serve`` handles each connection with its request."""
 
     def __init__(self, serve: Serve) -> None:
         self.serve = serve
@@ -93,7 +93,7 @@ def reset(connection: socket.socket, _: bytes) -> None:
 
 
 def too_slow(connection: socket.socket, _: bytes) -> None:
-    connection.recv(1)  # until the client has gone
+    connection.recv(1)  # until the client disconnects
 
 
 SERVES = {**{name: answering(answer) for name, answer in ANSWERS.items()}, "reset": reset, "slow": too_slow}
@@ -149,16 +149,16 @@ def words(tmp_path: Path, model: bytes) -> Callable[[str], list[str]]:
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - few of these tests need it
 
-    from fedgrass.federation.weights import encode  # noqa: PLC0415
+    from fedgrass.federation.weights import encode  # noqa: PLC0415 - as above
 
     return encode({"w": np.ones(3, np.float32)})
 
 
 @pytest.fixture(autouse=True, scope="module")
 def aws() -> Iterator[Endpoint]:
-    """Stand in the place of AWS; how often a request is tried again makes no difference at the end."""
+    """Replace AWS by an endpoint, without retries, which would not change the result."""
     config = Config(
         connect_timeout=5, read_timeout=0.3, retries={"total_max_attempts": 1, "mode": "standard"}
     )
@@ -175,7 +175,7 @@ def aws() -> Iterator[Endpoint]:
 
 @pytest.fixture(autouse=True)
 def _nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with open(os.devnull, encoding="utf-8") as nothing:  # noqa: PTH123
+    with open(os.devnull, encoding="utf-8") as nothing:  # noqa: PTH123 - a device file
         monkeypatch.setattr("sys.stdin", nothing)
         yield
 
@@ -252,7 +252,7 @@ STACK = (
 
 
 def after_a_good_start(serve: Serve) -> Serve:
-    """Answer as AWS does who is asking and what the stack is; all else by ``serve``."""
+    """Respond like AWS to requests for the identity and the stack; to all others by ``serve``."""
 
     def answer(connection: socket.socket, request: bytes) -> None:
         for action, body in ((b"Action=GetCallerIdentity", IDENTITY), (b"Action=DescribeStacks", STACK)):
@@ -347,7 +347,7 @@ FOLDER_ARGUMENTS = [
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Path]:
-    """Return places at which nothing can be read, or written, by what is wrong with each."""
+    """Return paths that cannot be read or written, by the reason."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     (tmp_path / "file").write_bytes(b"x")
@@ -562,7 +562,7 @@ class Own:
 
 @pytest.mark.parametrize("command", ["check own:Own", "weights own:Own --out new.safetensors"])
 @pytest.mark.parametrize("place", ["at_import", "at_construction", "at_weights"])
-def test_a_task_that_ends_its_process_or_raises_anything_is_told(
+def test_a_task_that_ends_its_process_or_raises_anything_is_reported(
     command: str,
     place: str,
     tmp_path: Path,
@@ -597,7 +597,7 @@ def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[s
         yield words, parser
 
 
-# What needs neither AWS nor a file, and has nothing to get wrong but its words.
+# Commands without AWS and files, in which only the words can be wrong.
 HARMLESS = {"core list", "core stop"}
 
 
@@ -612,11 +612,11 @@ def test_every_command_is_in_one_of_these_tables() -> None:
 
 
 def test_every_number_and_every_file_of_a_command_line_is_tried() -> None:
-    """Numbers are read by input_files, and each is in NUMBER_ARGUMENTS; files are read with a limit."""
+    """Numbers are parsed by options.py, and each option is in NUMBER_ARGUMENTS."""
     for command, parser in leaves(main.parser()):
         for action in parser._actions:
             flag = action.option_strings[-1] if action.option_strings else action.dest
-            assert action.type not in {int, float}, f"{command} {flag}: read it by input_files"
+            assert action.type not in {int, float}, f"{command} {flag}: parse it by options.py"
             if getattr(action.type, "__name__", "") == "read_number":
                 assert any(one.startswith(command) and one.endswith(flag) for one in NUMBER_ARGUMENTS), (
                     f"{command} {flag}"
@@ -633,7 +633,7 @@ READERS = [one for one in COMMANDS if not one.startswith(("deploy cloud", "deplo
 def test_a_stack_that_lacks_an_output_is_one_line(
     command: str, words: Callable[[str], list[str]], aws: Endpoint, said: Said
 ) -> None:
-    """A stack of an older version has the output by which it is known, and may lack any other."""
+    """A stack of an older version has the output that identifies it, and may lack any other."""
     older = re.sub("<Outputs>.*</Outputs>", ONE_OUTPUT, STACK).encode()
 
     def serve(connection: socket.socket, request: bytes) -> None:

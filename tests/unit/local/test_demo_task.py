@@ -1,4 +1,4 @@
-"""Which task the demo gives to which device."""
+"""The tasks that the demo configures on devices."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_each_device_gets_its_share_of_a_task_that_deals(
 
 
 def own_task(tmp_path: Path, takes: str, **options: int) -> DemoTask:
-    """Return the demo of a task whose class takes these arguments."""
+    """Return the demo task of a class with these parameters."""
     (tmp_path / "cracks.py").write_text(f"class Cracks:\n    def __init__(self, {takes}):\n        pass\n")
     return DemoTask("cracks=cracks:Cracks", tmp_path, 6, options)
 
@@ -33,8 +33,8 @@ def test_a_users_task_that_takes_no_share_gets_none_and_the_demo_warns(tmp_path:
     task = own_task(tmp_path, "points=1", points=3)
     options = {"module": "cracks:Cracks", "path": str(tmp_path), "points": 3}
     assert task.configuration(4)["cracks"] == options
-    assert "all 6 devices hold the same data of task 'cracks'" in task.data_of_devices()
-    assert "does not take `share` and `shares`" in task.data_of_devices()
+    assert "all 6 devices have the same data of task 'cracks'" in task.shared_data_warning()
+    assert "does not take `share` and `shares`" in task.shared_data_warning()
 
 
 @pytest.mark.parametrize("takes", ["share=0, shares=1", "*, shares=1, points=3, share=0", "**options"])
@@ -42,23 +42,23 @@ def test_a_users_task_that_takes_its_share_gets_it_on_each_device(tmp_path: Path
     task = own_task(tmp_path, takes)
     options = {"module": "cracks:Cracks", "path": str(tmp_path), "share": 4, "shares": 6}
     assert task.configuration(4)["cracks"] == options
-    assert task.data_of_devices() == ""
+    assert task.shared_data_warning() == ""
 
 
 def test_one_of_the_two_arguments_is_not_enough_to_share_data(tmp_path: Path) -> None:
     task = own_task(tmp_path, "share=0")
     assert "share" not in task.configuration(4)["cracks"]  # type: ignore[operator]
-    assert "all 6 devices hold the same data" in task.data_of_devices()
+    assert "all 6 devices have the same data" in task.shared_data_warning()
 
 
 def test_a_share_that_is_fixed_for_all_devices_is_a_warning(tmp_path: Path) -> None:
     task = own_task(tmp_path, "share=0, shares=1", share=2, shares=9)
     assert task.configuration(4)["cracks"] == task.configuration(5)["cracks"]
-    assert "--task-option fixes their share" in task.data_of_devices()
+    assert "--task-option sets their share" in task.shared_data_warning()
 
 
 def test_the_built_in_tasks_share_their_data_without_a_warning() -> None:
-    assert DemoTask("digits", None, 6).data_of_devices() == ""
+    assert DemoTask("digits", None, 6).shared_data_warning() == ""
 
 
 @pytest.mark.parametrize("what", ["SystemExit(3)", "KeyboardInterrupt", "type('Odd', (BaseException,), {})"])
@@ -82,7 +82,7 @@ def test_a_setting_that_has_an_option_of_its_own_is_refused(pair: str) -> None:
         _settings(DemoOptions(run_settings=[pair]), "digits")
 
 
-def test_a_task_that_cannot_be_made_is_told_as_soon_as_it_is_known(tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_loaded_is_reported_as_soon_as_it_is_known(tmp_path: Path) -> None:
     task = DemoTask("cracks=nowhere_at_all:Cracks", tmp_path, 6)
     with pytest.raises(ConfigurationError, match="nowhere_at_all"):
         task.get()
@@ -105,5 +105,5 @@ def test_values_are_read_as_in_a_configuration() -> None:
 
 @pytest.mark.parametrize("pair", ["folder", "=x", ""])
 def test_a_pair_that_is_none_is_named(pair: str) -> None:
-    with pytest.raises(SettingsError, match=f"--option '{pair}' is none"):
+    with pytest.raises(SettingsError, match=f"--option is '{pair}'; it takes KEY=VALUE"):
         parse_key_values("--option", [pair])

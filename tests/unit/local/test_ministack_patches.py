@@ -1,4 +1,4 @@
-"""What the embedded cloud sets right in MiniStack."""
+"""The patches of MiniStack in the embedded cloud."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from fedgrass.local.aws.ministack_patches import group_of, once_reading
         (b'{"GroupName": "deadlines"}', {}, "deadlines"),
         (b"", {"groupName": ["deadlines"]}, "deadlines"),
         (b"", {"groupName": "deadlines"}, "deadlines"),
-        # What is made counts, whatever the query says: else it would be checked as one and made as another.
+        # The body takes precedence over the query: otherwise one group would be checked and another created.
         (b'{"GroupName": "theirs"}', {"groupName": ["mine"]}, "theirs"),
         (b"{}", {}, "default"),
         (b"", {"groupName": []}, "default"),
@@ -42,7 +42,7 @@ def test_any_body_has_a_group(body: bytes) -> None:
 
 
 class _Acceptor(asyncio.Protocol):
-    """Pauses a connection as soon as it is made, as MiniStack does before it starts TLS."""
+    """Pauses a new connection immediately, like MiniStack before it starts TLS."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -77,7 +77,7 @@ def test_a_paused_connection_reads_nothing_on_a_python_that_arms_its_reader_all_
             return acceptor
 
         server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
-        # The data are there before the server accepts the connection: the loop has not run since.
+        # The data arrive before the server accepts the connection, because the loop has not run since.
         with socket.create_connection(server.sockets[0].getsockname()) as client:
             client.sendall(b"ClientHello")
             acceptor = await accepted.get()

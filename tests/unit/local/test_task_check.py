@@ -1,4 +1,4 @@
-"""``fedgrass task new`` and ``fedgrass task check``: what a person sees of their own task."""
+"""``fedgrass task new``, ``check`` and ``weights``: what an operator sees of a custom task."""
 
 import itertools
 import re
@@ -48,8 +48,8 @@ class Own:
 
 
 def check(folder: Path, text: str, **options: object) -> tuple[int, str]:
-    """Write a task and check it; return the exit code and what was said."""
-    module = f"checked_task_{next(NUMBERS)}"  # a name of its own: Python keeps what it has imported
+    """Write a task and check it; return the exit code and the output."""
+    module = f"checked_task_{next(NUMBERS)}"  # a unique name: Python caches imported modules
     (folder / f"{module}.py").write_text(text)
     said: list[str] = []
     code = check_task(CheckOptions(name=f"{module}:Own", path=folder, **options), said.append)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_a_new_task_passes_its_check_and_its_own_test(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "test_cracks.py").write_text("mine")
-    with pytest.raises(SettingsError, match=r"test_cracks\.py is there already"):
+    with pytest.raises(SettingsError, match=r"test_cracks\.py exists already"):
         write_task("cracks", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["test_cracks.py"]
     assert (tmp_path / "test_cracks.py").read_text() == "mine"
@@ -96,8 +96,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     [
         ("Cracks", "cannot name a task"),
         ("../cracks", "cannot name a task"),
-        ("class", "word of Python's"),
-        ("json", "there is a Python module 'json' already"),
+        ("class", "is a keyword of Python"),
+        ("json", "the Python module 'json' exists already"),
         ("digits", "built-in task"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_sound_torch_task_is_checked_and_priced(tmp_path: Path) -> None:
         "finite for all 2 parameters",
         "accuracy",
         "the loss fell from",
-        "ended 0.",
+        "stopped 0.",
         "memory: ",
         "per round: ",
     ):
@@ -192,7 +192,9 @@ def test_a_task_that_learns_nothing_fails_its_check(tmp_path: Path) -> None:
         (HEAD + LINE.replace("return 10\n", "raise SystemExit(3)\n"), "SystemExit", "SystemExit: 3"),
     ],
 )
-def test_a_mistake_is_told_with_its_file_and_line(tmp_path: Path, text: str, place: str, said: str) -> None:
+def test_a_mistake_is_reported_with_its_file_and_line(
+    tmp_path: Path, text: str, place: str, said: str
+) -> None:
     code, told = check(tmp_path, text)
     assert code > 0
     last = told.splitlines()[-1]
@@ -213,7 +215,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
     [
         (torch_task("nn.Linear(5, 2)"), 1, r"gradients: .*mat1 and mat2.*inputs torch.float32 \(32, 4\)"),
         (torch_task("nn.Linear(4, 1)"), 1, r"gradients: .*targets torch.int64 \(32,\)"),
-        (torch_task(training="TensorDataset(INPUTS[:0], INPUTS[:0])"), 1, r"examples\(\) is 0"),
+        (torch_task(training="TensorDataset(INPUTS[:0], INPUTS[:0])"), 1, r"examples\(\) returns 0"),
         (torch_task(training="TensorDataset(INPUTS / 0, DATA.tensors[1])"), 1, "gradient that is not finite"),
         (
             torch_task(more=", defaults=TrainingSettings(learning_rate=1e-30)"),
@@ -227,11 +229,11 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         ),
         (torch_task("nn.Linear(4, 2).to(torch.float8_e5m2)"), 1, "torch.float8_e5m2"),
         (torch_task("nn.Linear(4, 2).bfloat16()"), 0, "the loss fell from"),
-        (HEAD + LINE.replace("np.ones(3, np.float32)", "[1, 2]"), 1, "'w' as a list: it takes numpy arrays"),
+        (HEAD + LINE.replace("np.ones(3, np.float32)", "[1, 2]"), 1, "'w' as a list; it takes numpy arrays"),
         (
             HEAD + LINE.replace("np.ones(3, np.float32)", "np.random.rand(3)"),
             1,
-            r"initial_weights is another",
+            r"returns different values for the same seed",
         ),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.full(3, np.nan)"), 1, "not finite"),
         (HEAD + LINE.replace("np.ones(3, np.float32)", "np.ones(3, np.complex64)"), 1, "weights: "),
@@ -241,11 +243,11 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         (HEAD + LINE.replace("return Evaluation(5, {", "return (5, {"), 1, r"evaluate\(\) returns a tuple"),
         (HEAD + LINE.replace('float(weights["w"].sum())', '"low"'), 1, "cannot be sent"),
         (HEAD + LINE.replace('float(weights["w"].sum())', 'float("inf")'), 1, "'loss' is inf"),
-        (HEAD + LINE.replace("report(1.0)", "report(100)"), 1, r"report\(\) was given 100"),
+        (HEAD + LINE.replace("report(1.0)", "report(100)"), 1, r"report\(\) was called with 100"),
         (
             HEAD + LINE.replace("def evaluate", "def evaluation"),
             2,
-            "no method 'evaluate'; a task has initial_weights",
+            "no method 'evaluate'; a task needs initial_weights",
         ),
         (
             HEAD + LINE.replace("class Own", "class Other"),
@@ -259,7 +261,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
         ),
     ],
 )
-def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, code: int, said: str) -> None:
+def test_a_task_that_a_fleet_cannot_use_is_explained(tmp_path: Path, text: str, code: int, said: str) -> None:
     found, told = check(tmp_path, text)
     assert re.search(said, told), told
     assert found == code
@@ -269,7 +271,7 @@ def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, c
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEAD + LINE.replace(", partial=stop()", ""), "note  stopping: the training does not heed stop"),
+        (HEAD + LINE.replace(", partial=stop()", ""), "note  stopping: the training ignores stop"),
         (HEAD + LINE.replace("report(1.0)", "assert not stop()"), "ok    stopping: the training ends by"),
         (HEAD + LINE.replace('"loss"', '"error"'), "note  evaluation: error 3, but none is called 'loss'"),
         (HEAD + LINE.replace("Evaluation(5", "Evaluation(0"), "note  evaluation: no held-out examples"),
@@ -282,13 +284,13 @@ def test_a_task_that_a_fleet_cannot_use_is_told_why(tmp_path: Path, text: str, c
                 "    def forward(self, x):\n        return self.used(x)\n\nclass Own",
             )
             .replace("nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])", "Half()"),
-            "note  gradients: finite, but these have no part in the loss: idle.weight, idle.bias",
+            "note  gradients: finite, but these do not contribute to the loss: idle.weight, idle.bias",
         ),
         (
             torch_task(
                 "nn.Linear(4, 1)", "TensorDataset(INPUTS, INPUTS[:, 0])", ", loss=nn.functional.mse_loss"
             ).replace(", DATA, ", ", TensorDataset(INPUTS, INPUTS[:, 0]), "),
-            "note  a library warns: Using a target size",
+            "note  warning of a library: Using a target size",
         ),
     ],
 )
@@ -302,12 +304,12 @@ def test_what_a_person_has_to_judge_is_a_note(tmp_path: Path, text: str, said: s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "cracks"], "there is no task 'cracks': built in are digits"),
+        (["check", "cracks"], "there is no task 'cracks': built-in tasks are digits"),
         (["check", "no-module:Own"], "spelled package.module:ClassName"),
         (["check", "absent:Own"], "No module named 'absent'"),
         (["check", "mnist"], "download MNIST from https://"),
-        (["check", "digits", "--option", "share"], "--option 'share' is none; it is given as KEY=VALUE"),
-        (["check", "digits", "--examples", "none"], "'none' is no whole number"),
+        (["check", "digits", "--option", "share"], "--option is 'share'; it takes KEY=VALUE"),
+        (["check", "digits", "--examples", "none"], "'none' is not a whole number"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(
@@ -354,7 +356,7 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
     done = run(tmp_path, "weights", "noise", "--out", str(out))
     assert done.returncode == 1
     assert done.stderr == (
-        f"fedgrass: {out} is there already, and is not overwritten: give another --out, or remove it first\n"
+        f"fedgrass: {out} exists already and is not overwritten: choose another --out, or remove it first\n"
     )
     assert out.read_bytes() == b"mine"
 
@@ -363,16 +365,16 @@ def test_a_file_that_is_there_is_not_overwritten_by_an_initial_model(tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cracks"], "there is no task 'cracks': built in are digits"),
+        (["cracks"], "there is no task 'cracks': built-in tasks are digits"),
         (["absent:Own"], "No module named 'absent'"),
         (["noise", "--option", "size=3"], "it takes: "),
-        (["noise", "--seed", "-1"], "'-1' is no whole number from 0"),
+        (["noise", "--seed", "-1"], "'-1' is not a whole number from 0"),
         (["noise", "--out", "nowhere/0.safetensors"], "there is no folder nowhere"),
         (["failing_task:Own"], "failing_task.py:17: ZeroDivisionError"),
-        (["unsteady_task:Own"], "is another each time for the same seed"),
+        (["unsteady_task:Own"], "returns different values for the same seed"),
     ],
 )
-def test_an_initial_model_that_cannot_be_made_is_told_in_one_sentence(
+def test_an_initial_model_that_cannot_be_drawn_is_explained_in_one_sentence(
     tmp_path: Path, words: list[str], said: str
 ) -> None:
     line = 'return {"w": np.ones(3, np.float32)}'

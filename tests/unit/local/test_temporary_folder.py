@@ -1,4 +1,4 @@
-"""The demo's temporary folder: whose it is, and what becomes of it when its owner was killed."""
+"""The temporary folder of the demo: its owner, and its removal after the owner was killed."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Run another process that has such a folder."""
+    """Run another process with such a folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -58,7 +58,7 @@ def test_the_folder_is_gone_at_the_end_whatever_happened(parent: Path) -> None:
     assert list(parent.iterdir()) == []
 
 
-def test_the_folder_of_a_killed_process_is_removed_with_a_line_that_says_so() -> None:
+def test_the_folder_of_a_killed_process_is_removed_with_a_line_about_it() -> None:
     left = killed()
     said: list[str] = []
     with temporary_folder(0, said.append):

@@ -1,4 +1,4 @@
-"""What is deployed is looked at before any device gets it, and a failed deployment is not taken for done."""
+"""Configurations are checked before deployment, and a failed deployment is not reported as done."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from components.predictor.predictor_configuration import parse_configuration as 
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.trainer_configuration import parse_configuration as read_trainer
 from fedgrass.console import stack
-from fedgrass.console.commands import device_commands
+from fedgrass.console.deploy import device_actions
 from fedgrass.console.deploy.component_configuration import check_configuration, document_parts, nulls
 from fedgrass.console.deploy.device_deployment import Wanted, merge, revision
 from fedgrass.console.main import parse
@@ -46,7 +46,7 @@ def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Run ``fedgrass deploy devices`` against the stubbed cloud."""
     monkeypatch.setattr(stack, "client", aws.client)
     monkeypatch.setattr(stack, "outputs", lambda _name: STACK)
-    monkeypatch.setattr(device_commands, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
 
     def command(*words: str) -> None:
         arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
@@ -146,7 +146,7 @@ def test_again_makes_the_first_deployment_where_there_is_none(
     aws.all_came()
 
 
-# ---------------------------------------------------------------- a task that is taken away
+# ---------------------------------------------------------------- a removed task
 
 
 @pytest.mark.parametrize("word", [False, "false", "False", "FALSE"])
@@ -319,7 +319,7 @@ def test_a_newer_component_may_be_configured_unchecked(
     assert '"many"' in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- what Nucleus Lite has room for
+# ---------------------------------------------------------------- the capacity of Nucleus Lite
 
 
 def tasks(count: int) -> dict[str, Any]:
@@ -356,8 +356,8 @@ def test_the_classic_nucleus_takes_it(aws: StubbedAws, run: Callable[..., None],
 @pytest.mark.parametrize(
     ("lite", "words"),
     [
-        ((), "--component aws.greengrass.Nucleus=VERSION keeps it"),
-        (("press-1",), "not for a group with Nucleus Lite, which 1 of its 2 devices run"),
+        ((), "pin it by --component aws.greengrass.Nucleus=VERSION"),
+        (("press-1",), "not in a group with Nucleus Lite, which 1 of its 2 devices run"),
         (("press-1", "press-2"), ""),
     ],
 )

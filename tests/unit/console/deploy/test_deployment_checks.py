@@ -1,4 +1,4 @@
-"""What AWS would refuse only after minutes is looked at before a stack is deployed."""
+"""Errors that AWS would report only after minutes are found before a stack is deployed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 import package
-from fedgrass.console.deploy.deploy_cloud import (
-    check_concurrency,
-    check_policy_sizes,
-    policy_sizes,
-    started_at_once,
-)
 from fedgrass.console.deploy.deploy_package import read_template
 from fedgrass.console.deploy.deploy_stack import Stack
+from fedgrass.console.deploy.deployment_checks import (
+    check_concurrency,
+    check_policy_sizes,
+    most_concurrent,
+    policy_sizes,
+)
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
 
@@ -34,12 +34,12 @@ def account(aws: StubbedAws, most: int, free: int) -> None:
     aws.expect("lambda", "get_account_settings", {"AccountLimit": limits})
 
 
-def test_a_new_account_s_quota_is_told_with_the_way_to_a_larger_one() -> None:
+def test_a_new_account_s_quota_is_reported_with_the_way_to_a_larger_one() -> None:
     aws, said = StubbedAws(), list[str]()
     account(aws, 10, 10)
     check_concurrency(aws.client, 0, 26, said.append)
     (line,) = said
-    assert "at most 10 functions at a time" in line
+    assert "quota is 10 concurrent functions, and this stack starts up to 26" in line
     assert "Service Quotas" in line
 
 
@@ -55,7 +55,8 @@ def test_what_cannot_be_reserved_is_refused(most: int, free: int, reserved: int)
     aws = StubbedAws()
     account(aws, most, free)
     with pytest.raises(
-        SettingsError, match=rf"InitiatorConcurrency.* reserve {reserved} functions.* has {free} that"
+        SettingsError,
+        match=rf"InitiatorConcurrency.* reserve {reserved} concurrent.* only {free} are unreserved",
     ):
         check_concurrency(aws.client, reserved, 26, print)
 
@@ -64,14 +65,14 @@ def test_credentials_that_may_not_read_the_quota_get_a_note() -> None:
     aws, said = StubbedAws(), list[str]()
     aws.refuse("lambda", "get_account_settings", "AccessDeniedException")
     check_concurrency(aws.client, 0, 26, said.append)
-    assert said == ["note: these credentials may not read how many functions the account runs at a time"]
+    assert said == ["note: these credentials may not read the account's quota of concurrent functions"]
 
 
 def test_the_functions_that_the_queues_start_are_counted_with_the_parameters_of_the_template() -> None:
     template = read_template(package.ROOT / "template.yaml")
     defaults = {name: str(one.get("Default", "")) for name, one in template["Parameters"].items()}
-    assert started_at_once(template, defaults) == 2 + 2 + 2 + 20
-    assert started_at_once(template, {**defaults, "ReplyConcurrency": "10"}) == 34
+    assert most_concurrent(template, defaults) == 2 + 2 + 2 + 20
+    assert most_concurrent(template, {**defaults, "ReplyConcurrency": "10"}) == 34
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_long_fleet_name_in_a_long_region_is_refused(
     fleet: str,
     region: str,
     partition: str,
-    fits: bool,  # noqa: FBT001
+    fits: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     template = read_template(package.ROOT / "template.yaml")
     chosen = values(fleet, region, partition)
@@ -127,7 +128,7 @@ class CloudFormation:
         assert wanted["ChangeSetType"] == "UPDATE"
         return {"Id": "set", "StackId": "stack"}
 
-    def describe_change_set(self, ChangeSetName: str, NextToken: str = "") -> dict[str, Any]:  # noqa: N803
+    def describe_change_set(self, ChangeSetName: str, NextToken: str = "") -> dict[str, Any]:  # noqa: N803 - the names of boto3
         assert ChangeSetName == "set"
         if not self._changes:
             return {"Status": "FAILED", "StatusReason": "The submitted information didn't contain changes."}
@@ -140,18 +141,18 @@ class CloudFormation:
         more = {} if NextToken else {"NextToken": "2"}
         return {"Status": "CREATE_COMPLETE", "Changes": [{"ResourceChange": change}], **more}
 
-    def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:  # noqa: N803
+    def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:  # noqa: N803 - the names of boto3
         self.deleted.append(f"{StackName} {ChangeSetName}")
 
 
 def test_a_preview_lists_every_change_and_leaves_no_change_set() -> None:
-    cloudformation = CloudFormation(changes=True)
+    cloudformation: Any = CloudFormation(changes=True)
     lines = Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5)
     assert lines == ["  modify  P (T), replaced", "  modify  P2 (T), replaced"]
     assert len(cloudformation.deleted) == 1
 
 
 def test_a_preview_of_no_changes_is_empty() -> None:
-    cloudformation = CloudFormation(changes=False)
+    cloudformation: Any = CloudFormation(changes=False)
     assert Stack(cloudformation, "fedgrass", print, 0).preview("https://template", [], 5) == []
     assert len(cloudformation.deleted) == 1

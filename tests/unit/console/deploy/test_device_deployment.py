@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import stack
-from fedgrass.console.commands import device_commands
+from fedgrass.console.deploy import device_actions
+from fedgrass.console.deploy.component_configuration import full_name
 from fedgrass.console.deploy.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
 from fedgrass.console.greengrass_cloud import Account, DeploymentError, GreengrassCloud, Progress
 from fedgrass.console.main import parse
-from fedgrass.console.options import full_name
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import ACCOUNT, REGION, StubbedAws
@@ -30,7 +30,7 @@ PREDICTOR = "com.fedgrass.Predictor"
 GROUP = f"arn:aws:iot:{REGION}:{ACCOUNT}:thinggroup/presses"
 STACK = {"Fleet": "plant", "BucketName": "plant-bucket", "InitiatorName": "initiator"}
 DEPLOYMENT = "11111111-2222-3333-4444-555555555555"
-# As somebody else left it: another component, other policies, a configuration of the trainer.
+# By another operator: another component, other policies, a configuration of the trainer.
 OLD: dict[str, Any] = {
     "targetArn": GROUP,
     "deploymentId": DEPLOYMENT,
@@ -95,7 +95,7 @@ def expect_things(aws: StubbedAws, *things: str) -> None:
 
 
 def expect_lite(aws: StubbedAws, *lite: str) -> None:
-    """Expect that the group is asked for its devices with Nucleus Lite."""
+    """Expect the request for the devices of the group with Nucleus Lite."""
     devices = [{"coreDeviceThingName": thing, "status": "HEALTHY"} for thing in lite]
     aws.expect(
         "greengrassv2",
@@ -170,7 +170,7 @@ def test_what_is_asked_for_takes_the_place_of_what_was_there() -> None:
     }
 
 
-def test_changes_are_told_value_by_value() -> None:
+def test_changes_are_listed_value_by_value() -> None:
     wanted = Wanted(
         components={TRAINER: "0.2.0", PREDICTOR: "0.2.0"},
         configuration={TRAINER: {"threads": 4}},
@@ -206,7 +206,7 @@ def test_a_configuration_is_merged_as_a_nucleus_merges_it() -> None:
     }
 
 
-def test_the_trainer_is_deployed_in_its_newest_version_with_what_the_stack_says(aws: StubbedAws) -> None:
+def test_the_trainer_is_deployed_in_its_latest_version_with_outputs_of_the_stack(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, None)
     expect_versions(aws, TRAINER, "0.2.0", "0.1.0")
@@ -225,7 +225,9 @@ def test_the_trainer_is_deployed_in_its_newest_version_with_what_the_stack_says(
     aws.all_came()
 
 
-def test_the_predictor_is_told_of_the_bucket_and_public_components_may_come_too(aws: StubbedAws) -> None:
+def test_the_predictor_is_configured_with_the_bucket_and_public_components_may_come_too(
+    aws: StubbedAws,
+) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, OLD)
     expect_versions(aws, PREDICTOR, "0.1.0")
@@ -253,7 +255,7 @@ def test_taking_components_away_leaves_the_others(aws: StubbedAws) -> None:
     expect_things(aws)
     plan = make_plan(cloud, STACK, Asked(group="presses", components=["trainer"], remove=True))
     assert list(plan.arguments["components"]) == ["com.example.Camera"]
-    # The last one may go too: an empty deployment takes all away.
+    # The last component can be removed too: an empty deployment removes all.
     assert revision(GROUP, "presses", OLD, Wanted(removed=list(OLD["components"])))["components"] == {}
 
 
@@ -273,20 +275,24 @@ def test_a_group_that_does_not_exist_is_named_with_the_nearest(aws: StubbedAws) 
         make_plan(cloud, STACK, Asked(group="pres", components=["trainer"]))
 
 
-def test_where_there_is_no_group_at_all_it_is_told_how_one_is_made(aws: StubbedAws) -> None:
+def test_without_any_group_the_message_names_how_to_create_one(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     aws.refuse("iot", "describe_thing_group", "ResourceNotFoundException", thingGroupName="presses")
     aws.expect("iot", "list_thing_groups", {"thingGroups": []})
-    with pytest.raises(SettingsError, match=r"there are none\. A new one is made by `aws iot create-thing"):
+    with pytest.raises(SettingsError, match=r"there are none\. Create it by `aws iot create-thing"):
         make_plan(cloud, STACK, Asked(group="presses", components=["trainer"]))
 
 
 @pytest.mark.parametrize(
     ("component", "published", "words"),
     [
-        ("trainer", [], "no component 'com.fedgrass.Trainer'.*`fedgrass deploy component trainer` publishes"),
+        (
+            "trainer",
+            [],
+            "no component 'com.fedgrass.Trainer'.*publish it by `fedgrass deploy component trainer`",
+        ),
         ("trainer=0.3.0", ["0.2.0", "0.1.0"], "no version '0.3.0' of 'com.fedgrass.Trainer'.*0.2.0"),
-        ("com.example.Absent", [], "no component 'com.example.Absent'.*is that its name"),
+        ("com.example.Absent", [], "no component 'com.example.Absent'.*check its name"),
     ],
 )
 def test_a_version_that_does_not_exist_is_named(
@@ -319,10 +325,10 @@ def test_credentials_of_another_account_are_refused_before_anything_is_done(aws:
         Account(aws.client, ACCOUNT)
 
 
-def test_what_greengrass_refuses_is_told_with_the_field(aws: StubbedAws) -> None:
+def test_what_greengrass_refuses_is_reported_with_the_field(aws: StubbedAws) -> None:
     cloud = cloud_of(aws)
     aws.refuse("greengrassv2", "create_deployment", "ValidationException", "component versions conflict")
-    with pytest.raises(DeploymentError, match="nothing is changed: component versions conflict"):
+    with pytest.raises(DeploymentError, match="nothing was changed: component versions conflict"):
         cloud.deploy(revision(GROUP, "presses", OLD, Wanted()))
 
 
@@ -331,7 +337,7 @@ def test_a_configuration_of_a_component_that_is_not_deployed_is_refused(aws: Stu
     expect_group(aws, None)
     expect_versions(aws, TRAINER, "0.1.0")
     asked = Asked(group="presses", components=["trainer"], configuration={PREDICTOR: {"http_port": 0}})
-    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor', which is not deployed"):
+    with pytest.raises(SettingsError, match=r"'com.fedgrass.Predictor', which is not in --component"):
         make_plan(cloud, STACK, asked)
 
 
@@ -349,7 +355,7 @@ def test_a_configuration_is_read_from_yaml_and_json(tmp_path: Path) -> None:
         ("a: [", "neither YAML nor JSON"),
         ("[1]", "it takes an object per component"),
         ("trainer: 3", "it takes an object per component"),
-        ("trainr: {threads: 1}", "'trainr' is no component: did you mean 'trainer'"),
+        ("trainr: {threads: 1}", "there is no component 'trainr' of fedgrass .*did you mean 'trainer'"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -372,7 +378,7 @@ def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Run ``fedgrass deploy devices`` against the stubbed cloud."""
     monkeypatch.setattr(stack, "client", aws.client)
     monkeypatch.setattr(stack, "outputs", lambda _name: STACK)
-    monkeypatch.setattr(device_commands, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
 
     def command(*words: str) -> None:
         arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
@@ -491,11 +497,11 @@ def test_a_deployment_with_no_devices_yet_is_not_over() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--rate", "0"], "argument --rate: '0' is no whole number from 1 to 1,000"),
-        (["--cpus", "-1"], "argument --cpus: '-1' is no number from 0.01"),
-        (["--cpus", "many"], "argument --cpus: 'many' is no number"),
-        (["--memory-megabytes", "1.5"], "argument --memory-megabytes: '1.5' is no whole number"),
-        (["--abort-percent", "nan"], "argument --abort-percent: 'nan' is no number"),
+        (["--rate", "0"], "argument --rate: '0' is not a whole number from 1 to 1,000"),
+        (["--cpus", "-1"], "argument --cpus: '-1' is not a number from 0.01"),
+        (["--cpus", "many"], "argument --cpus: 'many' is not a number"),
+        (["--memory-megabytes", "1.5"], "argument --memory-megabytes: '1.5' is not a whole number"),
+        (["--abort-percent", "nan"], "argument --abort-percent: 'nan' is not a number"),
     ],
 )
 def test_a_limit_that_is_none_is_refused_before_aws_is_asked(
@@ -506,7 +512,9 @@ def test_a_limit_that_is_none_is_refused_before_aws_is_asked(
     assert complaint in capsys.readouterr().err
 
 
-def test_a_missing_region_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_region_is_reported_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

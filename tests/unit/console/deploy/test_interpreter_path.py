@@ -1,4 +1,4 @@
-"""The configured interpreter is checked where it is deployed, by the rule of the install step."""
+"""The configured interpreter is checked at deployment, by the rule of the install step."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from components.trainer import install
-from fedgrass.console.deploy.component_configuration import PYTHON_PATH, check_configuration, check_python
-from fedgrass.console.options import FULL_NAMES, full_name
+from fedgrass.console.deploy.component_configuration import (
+    PYTHON_PATH,
+    check_configuration,
+    check_python,
+    full_name,
+)
+from fedgrass.console.options import FULL_NAMES
 from fedgrass.federation.errors import SettingsError
 
 HOSTILE = [
@@ -35,7 +40,7 @@ def test_the_rule_is_that_of_the_install_step() -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("short", FULL_NAMES)
 def test_what_is_no_path_is_refused_before_it_is_deployed(short: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=r"python .*it has to be the absolute path"):
+    with pytest.raises(SettingsError, match=r"python .*it has to be empty or the absolute path"):
         check_configuration(full_name(short), {"python": value})
 
 

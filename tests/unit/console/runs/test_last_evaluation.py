@@ -1,13 +1,12 @@
-"""What an operator sees of the last model: in the table, in a line, and in the picture of a run."""
+"""The evaluation of the last model: in the table, in a line, and in the picture of a run."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from fedgrass.console.runs import history
+from fedgrass.console.runs import history, history_picture
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.weights import checksum
 from tests.fakes.small_fleet import RUN, SmallFleet
@@ -46,15 +45,15 @@ def test_the_table_has_a_line_for_the_evaluation() -> None:
     assert "evaluate" in output.getvalue()
 
 
-def test_the_picture_shows_the_last_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_shows_the_last_model(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, list[tuple[int, float]]] = {}
-    plot = history._plot
+    plot = history_picture._plot
 
     def noting(axes: Any, points: Any, style: str, color: str, label: str) -> None:
         drawn[label] = list(points)
         plot(axes, points, style, color, label)
 
-    monkeypatch.setattr(history, "_plot", noting)
-    history.draw(tmp_path / "accuracy.png", "run", summaries(evaluate_last=True), {})
-    assert drawn["their mean, by examples"] == [(0, 0.25), (1, 0.875)]
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    monkeypatch.setattr(history_picture, "_plot", noting)
+    picture = history_picture.draw("run", summaries(evaluate_last=True), {})
+    assert drawn["mean of the devices, weighted by examples"] == [(0, 0.25), (1, 0.875)]
+    assert len(picture) > 1000

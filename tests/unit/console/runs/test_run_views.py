@@ -1,5 +1,6 @@
-"""What people see of a run: the live view, the table, the files."""
+"""The views of a run: the live view, the table, the files."""
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from rich.console import Console
 import package
 from fedgrass.console import main, stack
 from fedgrass.console.main import parse
-from fedgrass.console.runs import history, operator_actions
+from fedgrass.console.runs import history, history_picture, operator_actions
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.live_view import LiveView
 from fedgrass.console.stack import StackError
@@ -34,7 +35,7 @@ WORK: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
 
 @pytest.fixture(autouse=True)
 def _clients_of_its_own() -> Iterator[None]:
-    """Let no test see the AWS clients of another one's environment."""
+    """Isolate the AWS clients of each test."""
     stack.client.cache_clear()
     yield
     stack.client.cache_clear()
@@ -46,7 +47,7 @@ def view(width: int = 100) -> tuple[LiveView, Console]:
 
 
 def hear(live: LiveView, kind: Kind, message: messages.Message) -> None:
-    live.hear(topics.of_device("fedgrass", "thing-1", kind), messages.encode(message))
+    live.receive(topics.of_device("fedgrass", "thing-1", kind), messages.encode(message))
 
 
 def shown(live: LiveView) -> str:
@@ -124,11 +125,11 @@ def test_a_failure_is_shown_with_its_reason() -> None:
     assert "the disk is full" in shown(live)
 
 
-def test_only_the_changes_of_the_run_that_is_shown_are_told() -> None:
+def test_only_changes_of_the_run_that_is_shown_are_printed() -> None:
     live, console = view()
     for run, text in (("run-1", "opened"), ("another", "abandoned")):
         change = RoundChange(run=run, round=1, attempt=1, state="OPEN", text=text)
-        live.hear(topics.of_run("fedgrass", run), messages.encode(change))
+        live.receive(topics.of_run("fedgrass", run), messages.encode(change))
     told = console.export_text()
     assert "opened" in told
     assert "abandoned" not in told
@@ -141,7 +142,7 @@ def test_the_figures_of_a_round_that_ended_are_shown_without_what_did_not_happen
         bytes_up=4_000_000, bytes_down=8_000_000, opening_seconds=0.25, averaging_seconds=1.5,
     )  # fmt: skip
     change = RoundChange(run="run-1", round=1, attempt=1, state="CLOSED", text="closed", figures=figures)
-    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    live.receive(topics.of_run("fedgrass", "run-1"), messages.encode(change))
     expected = (
         "5 asked, 4 accepted, 4 replied, 1 declined; 4.00 MB up, 8.00 MB down; "
         "opened in 0.25 s, averaged in 1.50 s"
@@ -154,13 +155,13 @@ def test_text_of_a_device_cannot_style_or_break_the_view() -> None:
     hear(live, Kind.STATUS, Status(**WORK, state="failed", reason="[bold]x[/nonsense] [/]"))
     assert "[bold]x[/nonsense] [/]" in shown(live)
     change = RoundChange(run="run-1", round=1, attempt=1, state="OPEN", text="[/] [red]boo")
-    live.hear(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    live.receive(topics.of_run("fedgrass", "run-1"), messages.encode(change))
     assert "[/] [red]boo" in console.export_text()
 
 
 def test_a_message_that_cannot_be_read_is_named() -> None:
     live, console = view()
-    live.hear("fedgrass/fedgrass/clients/thing-1/complete", b"no json")
+    live.receive("fedgrass/fedgrass/clients/thing-1/complete", b"no json")
     assert "unreadable" in console.export_text()
 
 
@@ -175,7 +176,7 @@ def test_a_summary_counts_neither_late_nor_silent_devices_in_its_turnarounds() -
 
 
 @pytest.mark.parametrize("state", State)
-def test_the_table_fits_eighty_columns_and_says_what_became_of_a_round(state: State) -> None:
+def test_the_table_fits_eighty_columns_and_shows_the_outcome_of_a_round(state: State) -> None:
     console = Console(record=True, width=80)
     found = record(state, number=100, attempt=3)
     console.print(history.table([history.summarize(found, {100: {"accuracy": 0.9, "loss": 0.1}})]))
@@ -262,8 +263,8 @@ def test_a_word_that_no_command_knows_is_refused(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[1]", "holds [1]; it takes an object of settings"),
-        ("{", "is no JSON"),
+        ("[1]", "contains [1] instead of a JSON object of settings"),
+        ("{", "is not valid JSON"),
         ('{"round": 1}', "did you mean"),
     ],
 )
@@ -278,8 +279,8 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
 
 
 @pytest.mark.slow
-def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as bound:  # and not listening: nobody else takes the port
+def test_a_demos_cloud_that_is_gone_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:  # and not listening: no other process takes the port
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
         for name in ("AWS_PROFILE", "AWS_CONFIG_FILE"):
@@ -289,7 +290,7 @@ def test_a_demos_cloud_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         arguments = parse(["runs"])
-        with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, a demo's cloud: is that"):
+        with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it"):
             arguments.run(arguments)
 
 
@@ -310,7 +311,7 @@ def test_the_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPatc
         ({"AWS_REGION": "eu-central-1"}, "cannot be read: it needs credentials: set AWS_PROFILE"),
     ],
 )
-def test_what_is_wrong_with_the_environment_is_told_in_one_line(
+def test_what_is_wrong_with_the_environment_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
     _without_aws(monkeypatch)
@@ -323,7 +324,7 @@ def test_what_is_wrong_with_the_environment_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("words", [["deploy", "cloud"], ["deploy", "devices", "--group", "garden"]])
-def test_a_deployment_without_credentials_says_how_to_give_them(
+def test_a_deployment_without_credentials_reports_how_to_set_them(
     monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     _without_aws(monkeypatch)
@@ -334,7 +335,7 @@ def test_a_deployment_without_credentials_says_how_to_give_them(
 
 
 def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing of AWS be configured: neither by variables, nor files, nor the machine itself."""
+    """Remove all AWS configuration: variables, files and instance metadata."""
     for name in os.environ:
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -343,7 +344,7 @@ def _without_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_waits_for_a_device_shows_since_when(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(
         name="run-1",
         state=RunState.RUNNING,
@@ -359,7 +360,7 @@ def test_a_run_that_waits_for_a_device_says_since_when(capsys: pytest.CaptureFix
             return []
 
     operator_actions.show_run(cast(Operator, NoRounds()), run)
-    assert "it waits for a device that it can ask, since 22:13:20 UTC" in capsys.readouterr().out
+    assert "waiting for an eligible device since 22:13:20 UTC" in capsys.readouterr().out
 
 
 def finished_run() -> Run:
@@ -385,9 +386,18 @@ def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> 
     assert (tmp_path / "run-1" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_file_of_a_run_that_cannot_be_written_is_told_and_leaves_no_half(tmp_path: Path) -> None:
+def test_a_file_of_a_run_that_cannot_be_written_is_reported_and_leaves_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summaries = [history.summarize(record(), {})]
-    (tmp_path / "history.json").symlink_to("/dev/full")
+    fsync = os.fsync
+
+    def fsync_on_a_disk_that_fills(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith("history.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync_on_a_disk_that_fills)
     with pytest.raises(SettingsError, match=r"history\.json cannot be written: No space left on device"):
         history.write(tmp_path, finished_run(), summaries, b"model", {})
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -416,7 +426,7 @@ def failed_record(*said: tuple[str, str]) -> RoundRecord:
 
 
 class Fleet:
-    """An operator whose fleet has the given rounds and runs, and starts nothing that is there already."""
+    """An operator with the given rounds and runs, which starts no existing run."""
 
     def __init__(self, rounds: list[RoundRecord], runs: list[str]) -> None:
         self._rounds = rounds
@@ -432,7 +442,7 @@ class Fleet:
         return self._rounds
 
 
-def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
+def test_a_run_shows_why_its_devices_failed_once_per_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     full = [(name, "the disk is\nfull [/]") for name in "abcde"]
@@ -444,7 +454,7 @@ def test_a_run_says_why_its_devices_brought_nothing_once_per_reason(
     ]
 
 
-def test_reasons_of_long_ago_are_not_told_again() -> None:
+def test_old_reasons_are_not_repeated() -> None:
     summaries = [history.summarize(r, {}) for r in (failed_record(("a", "no")), record(), record())]
     assert history.reasons(summaries[:2]) == ["round 2.1 a failed: no"]
     assert history.reasons(summaries) == []
@@ -452,12 +462,12 @@ def test_reasons_of_long_ago_are_not_told_again() -> None:
 
 
 @pytest.mark.parametrize(("runs", "told"), [(["run-1"], 1), (["run-2"], 0)])
-def test_whoever_starts_a_run_that_is_there_already_hears_of_it(
+def test_starting_an_existing_run_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[str], told: int
 ) -> None:
     monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: Fleet([], runs))
     operator_actions.start(parse(["run", "start", "run-1", "task=digits"]))
-    assert capsys.readouterr().out.count("run run-1 had been started before") == told
+    assert capsys.readouterr().out.count("run run-1 exists already") == told
 
 
 def test_a_device_that_did_not_reply_has_no_turnaround() -> None:
@@ -466,16 +476,9 @@ def test_a_device_that_did_not_reply_has_no_turnaround() -> None:
     assert devices["e"]["turnaround_seconds"] is None
 
 
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RoundRecord) -> list[Any]:
+def drawn(record: RoundRecord) -> list[Any]:
     """Draw a run of one round; return its panels."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # slow to import, and few tests draw
-
-    monkeypatch.setattr(plt, "close", lambda _: None)
-    history.draw(tmp_path / "run.png", "run-1", [history.summarize(record, {})], {})
-    figure = plt.gcf()
-    monkeypatch.undo()
-    plt.close(figure)
-    return figure.axes
+    return history_picture.make_figure("run-1", [history.summarize(record, {})], {}).axes
 
 
 @pytest.mark.slow
@@ -489,50 +492,44 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: RoundRecord) 
     ],
 )
 def test_the_picture_shows_what_the_task_reports_and_never_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], panels: list[str]
+    metrics: dict[str, float], panels: list[str]
 ) -> None:
     found = record()
     devices = [msgspec.structs.replace(part, metrics=metrics) for part in found.participants]
     whole = RoundRecord(msgspec.structs.replace(found.round, metrics=metrics), devices)
-    axes = drawn(tmp_path, monkeypatch, whole)
+    axes = drawn(whole)
     assert [panel.get_ylabel() for panel in axes] == panels
     assert all(panel.lines for panel in axes)
 
 
 @pytest.mark.slow
-def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices, median = drawn(tmp_path, monkeypatch, record())[-1].lines
+def test_the_picture_shows_the_turnarounds_of_those_who_replied_in_time() -> None:
+    devices, median = drawn(record())[-1].lines
     assert sorted(devices.get_ydata()) == [2.0, 3.0, 4.0]
     assert list(median.get_ydata()) == [3.0]
 
 
 @pytest.mark.slow
-def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_drawn_where_its_number_is_whatever_rounds_only_evaluated() -> None:
     found = record()
     evaluated = RoundRecord(msgspec.structs.replace(found.round, number=9, base=3), found.participants)
-    assert set(drawn(tmp_path, monkeypatch, evaluated)[0].lines[0].get_xdata()) == {3}
+    assert set(drawn(evaluated)[0].lines[0].get_xdata()) == {3}
 
 
 @pytest.mark.slow
-def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_devices_own_models_are_drawn_at_the_round_that_averaged_them() -> None:
     found = record()
     metrics = {"accuracy": 0.5, "local_accuracy": 0.75}
     trained = RoundRecord(msgspec.structs.replace(found.round, number=4, metrics=metrics), found.participants)
-    panel = drawn(tmp_path, monkeypatch, trained)[0]
-    (own,) = [line for line in panel.lines if "own models" in str(line.get_label())]
+    panel = drawn(trained)[0]
+    (own,) = [line for line in panel.lines if "local models" in str(line.get_label())]
     assert (list(own.get_xdata()), list(own.get_ydata())) == ([4], [0.75])
 
 
 @pytest.mark.slow
-def test_a_run_of_which_no_round_closed_has_a_picture(tmp_path: Path) -> None:
-    history.draw(tmp_path / "run.png", "run-1", [history.summarize(record(State.ABANDONED), {})], {})
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+def test_a_run_of_which_no_round_closed_has_a_picture() -> None:
+    picture = history_picture.draw("run-1", [history.summarize(record(State.ABANDONED), {})], {})
+    assert picture.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon"])

@@ -1,0 +1,111 @@
+"""Carry out ``fedgrass deploy devices`` and ``fedgrass deploy component``."""
+
+import argparse
+import time
+
+from fedgrass.console import stack
+from fedgrass.console.deploy.component_publishing import Publisher
+from fedgrass.console.deploy.device_deployment import Limits, Rollout
+from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
+from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
+from fedgrass.console.options import FULL_NAMES
+from fedgrass.console.terminal import fail, say
+
+WATCH_SECONDS = 5.0  # between two requests for a deployment's progress
+_MOST_STATES = 50  # devices to list
+_RETRY = "fix what they report, then send the deployment again by the same command with --again"
+
+
+@stack.refusals()
+def devices_command(arguments: argparse.Namespace) -> None:
+    """Create or revise the deployment of a thing group, and print what changes."""
+    asked = _asked(arguments)
+    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
+    plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
+    if not (plan.changes or (arguments.again and plan.current)):
+        say(f"the deployment to {asked.group} is up to date: nothing to change")
+        if plan.current:
+            _report(cloud, plan.current, arguments.watch)
+        return
+    say(f"the deployment to {asked.group} ({plan.things} things):")
+    for line in plan.changes:
+        say(f"  {line}")
+    for note in plan.notes:
+        say(f"note: {note}")
+    if arguments.dry_run:
+        say("nothing was changed (--dry-run)")
+        return
+    deployment = cloud.deploy(plan.arguments)
+    say(f"deployment {deployment} was created")
+    if arguments.watch is not None:
+        _watch(cloud, deployment, arguments.watch * 60)
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    limits = Limits(
+        posix_user=arguments.user, cpus=arguments.cpus, memory_megabytes=arguments.memory_megabytes
+    )
+    rollout = Rollout(
+        per_minute=arguments.rate,
+        timeout_minutes=arguments.timeout_minutes,
+        abort_percent=arguments.abort_percent,
+        on_failure=arguments.on_failure,
+        update_seconds=arguments.update_seconds,
+    )
+    return Asked(
+        group=arguments.group,
+        components=arguments.component or ["trainer"],
+        configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
+        reset=arguments.reset,
+        checked=not arguments.unchecked,
+        limits=limits,
+        rollout=rollout,
+        remove=arguments.remove,
+        name=arguments.name,
+    )
+
+
+def _report(cloud: GreengrassCloud, deployment: str, watched_minutes: float | None) -> None:
+    """Print the state of each device of an unchanged deployment; exit with an error if one failed."""
+    if watched_minutes is not None:
+        _watch(cloud, deployment, watched_minutes * 60)
+    states = list(cloud.states(deployment))
+    for state in states[:_MOST_STATES]:
+        say(f"  {state}")
+    if len(states) > _MOST_STATES:
+        say(f"  ... and {len(states) - _MOST_STATES} more devices")
+    if failed := sum(state.failed for state in states):
+        fail(f"the deployment failed on {failed} of {len(states)} devices: {_RETRY}")
+
+
+def _watch(cloud: GreengrassCloud, deployment: str, seconds: float) -> None:
+    """Print each change of a deployment's progress until all devices are done or the time is over."""
+    deadline = time.monotonic() + seconds
+    printed = ""
+    while True:
+        progress = cloud.progress(deployment)
+        if str(progress) != printed:
+            printed = str(progress)
+            say(printed)
+        if progress.over:
+            break
+        if time.monotonic() + WATCH_SECONDS > deadline:
+            say("the roll-out continues; devices that are offline receive it when they reconnect")
+            return
+        time.sleep(WATCH_SECONDS)
+    if progress.failed or progress.status in {"FAILED", "CANCELED"}:
+        for state in cloud.states(deployment):
+            if state.failed:
+                say(f"  {state}")
+        fail(f"the deployment is {progress.status}, {progress.failed} devices failed: {_RETRY}")
+
+
+@stack.refusals()
+def component_command(arguments: argparse.Namespace) -> None:
+    """Publish a component version, or delete one, and print a line per step."""
+    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
+    bucket = stack.outputs(arguments.stack)["BucketName"]
+    publisher = Publisher(stack.client, cloud, bucket)
+    do = publisher.remove if arguments.remove else publisher.publish
+    for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
+        say(line)
