@@ -31,7 +31,7 @@ WORDS = {
     r"one's own": "custom, its own",
     r"of (?:its|their|his|your|our|my) own": "its own X, a separate X, a dedicated X",
     r"besides?(?! \w+ing)": "next to, in addition to, along with",
-    r"(?:is|are|was|were|be) no (?!longer|more|less|fewer|later|earlier|larger|smaller|older|newer)\w+": "is not a",
+    r"(?:is|are|was|were) no (?!longer|more|less|fewer|later|earlier|larger|smaller|older)\w+": "is not a",
     r"(?:so|as) (?:many|much) (?!as)": "that many, this number of",
     r"as long as it lasts": "while it lasts",
     r"(?:lies|lie|lay|lying) (?:in|at|on|below|under|there|beside)": "is in, is stored in",
