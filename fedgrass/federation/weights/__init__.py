@@ -81,6 +81,7 @@ __all__ = [
     "header_size",
     "in_file_order",
     "layout_of",
+    "not_finite",
     "read_layout",
     "read_layout_and_metadata",
     "sha256",
@@ -130,10 +131,24 @@ def check_finite(arrays: Arrays) -> None:
     for name, array in arrays.items():
         good = finite(array)
         if not good.all():
-            first = tuple(int(index) for index in np.argwhere(~good)[0])
-            count = int(array.size - good.sum())
-            message = f"array {name!r} has {count} values that are not finite, the first at {first}"
-            raise UpdateRefused(message)
+            raise UpdateRefused(not_finite(name, good, array.shape, counted=True))
+
+
+def not_finite(
+    name: str, good: NDArray[np.bool_], shape: tuple[int, ...], start: int = 0, *, counted: bool = False
+) -> str:
+    """Return a text on the first value of an array that is not finite.
+
+    Args:
+        name: The array's name.
+        good: Which values are finite: bool array, of all values or of a part of the flattened array.
+        shape: The shape of the array.
+        start: Index of the first value of ``good`` in the flattened array.
+        counted: Whether to state how many values of ``good`` are not finite.
+    """
+    first = tuple(int(index) for index in np.unravel_index(start + int(np.argmin(good)), shape))
+    count = f"{good.size - np.count_nonzero(good)} " if counted else ""
+    return f"array {name!r} has {count}values that are not finite, the first at {first}"
 
 
 def finite(array: NDArray[np.generic]) -> NDArray[np.bool_]:
