@@ -237,14 +237,14 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield a message on each contradiction, naming the fields."""
-    yield from _contradictions_of_the_cohort(settings)
+    yield from _cohort_contradictions(settings)
     if settings.upload_encoding == "top_k" and not settings.upload_difference:
         yield (
             "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
             " true, or choose another upload_encoding"
         )
-    yield from _contradictions_of_the_aggregation(settings)
-    yield from _contradictions_of_the_evaluation(settings)
+    yield from _aggregation_contradictions(settings)
+    yield from _evaluation_contradictions(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': set every_minutes to the number of minutes"
     finite = ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds")
@@ -260,20 +260,20 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
             f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
         )
-    of_a_metric = {
+    metric_fields = {
         "target_value": None,
         "patience": 0,
         "smallest_improvement": 0.0,
         "lower_is_better": False,
         "target_by": "trimmed_mean",
     }
-    for field, unset in of_a_metric.items():
+    for field, unset in metric_fields.items():
         if (value := getattr(settings, field)) != unset and not settings.target_metric:
             named = str(value).lower() if isinstance(value, bool) else value
             yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
 
 
-def _contradictions_of_the_aggregation(settings: RunSettings) -> Iterator[str]:
+def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
@@ -284,7 +284,7 @@ def _contradictions_of_the_aggregation(settings: RunSettings) -> Iterator[str]:
         )
 
 
-def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
+def _cohort_contradictions(settings: RunSettings) -> Iterator[str]:
     if settings.fraction is not None and settings.count is not None:
         yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
     for field in ("fraction", "count"):
@@ -304,7 +304,7 @@ def _contradictions_of_the_cohort(settings: RunSettings) -> Iterator[str]:
             yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
 
 
-def _contradictions_of_the_evaluation(settings: RunSettings) -> Iterator[str]:
+def _evaluation_contradictions(settings: RunSettings) -> Iterator[str]:
     given = {}
     for field, unset in (("held_out", []), ("evaluate_count", None), ("evaluate_fraction", 1.0)):
         if (value := getattr(settings, field)) != unset:

@@ -70,33 +70,33 @@ def in_types_of(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]
 
 
 def _in_type_of(name: str, model: Mapping[str, Array], array: NDArray[np.generic]) -> NDArray[np.generic]:
-    wanted = model[name].dtype if name in model else ""
-    if wanted in FLOATS and array.dtype == BFLOAT16:
-        array = array.view(np.uint16) if wanted == "BF16" else from_bits(array)
-    if not wanted or array.dtype == DTYPES[wanted]:
+    target = model[name].dtype if name in model else ""
+    if target in FLOATS and array.dtype == BFLOAT16:
+        array = array.view(np.uint16) if target == "BF16" else from_bits(array)
+    if not target or array.dtype == DTYPES[target]:
         return array
-    if wanted in FLOATS and array.dtype.kind == "f":
-        return _in_precision(name, wanted, array)
-    if DTYPES[wanted].kind in "iu" and array.dtype.kind in "iu" and wanted != "BF16":
-        converted = array.astype(DTYPES[wanted])
+    if target in FLOATS and array.dtype.kind == "f":
+        return _in_precision(name, target, array)
+    if DTYPES[target].kind in "iu" and array.dtype.kind in "iu" and target != "BF16":
+        converted = array.astype(DTYPES[target])
         if not np.array_equal(converted, array):
-            message = f"array {name!r} has whole numbers that the model's {wanted} cannot hold"
+            message = f"array {name!r} has whole numbers that the model's {target} cannot hold"
             raise UpdateRefused(message)
         return converted
     return array
 
 
-def _in_precision(name: str, wanted: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+def _in_precision(name: str, target: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
     with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
-        if wanted == "BF16":
+        if target == "BF16":
             converted: NDArray[np.generic] = to_bfloat16(np.asarray(array, np.float32, order="C"))
         else:
-            converted = array.astype(DTYPES[wanted])
+            converted = array.astype(DTYPES[target])
     too_large = np.isfinite(array) & ~finite(converted)
     if too_large.any():
         largest = float(np.abs(array[too_large].astype(np.float64)).max())
         message = (
-            f"array {name!r} has the magnitude {largest:.6g}, which the model's {wanted} cannot hold: start"
+            f"array {name!r} has the magnitude {largest:.6g}, which the model's {target} cannot hold: start"
             " the run from a model in float32"
         )
         raise UpdateRefused(message)

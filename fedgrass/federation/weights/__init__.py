@@ -137,14 +137,14 @@ def check_finite(arrays: Arrays) -> None:
 def not_finite(
     name: str, good: NDArray[np.bool_], shape: tuple[int, ...], start: int = 0, *, counted: bool = False
 ) -> str:
-    """Describe where an array has its first value that is not finite.
+    """Return a text on the first value of an array that is not finite.
 
     Args:
-        name: of the array.
-        good: which values are finite: of the whole array, or of a part of the flattened array.
-        shape: of the whole array.
-        start: index of the first value of ``good`` in the flattened array.
-        counted: whether to state how many values of ``good`` are not finite.
+        name: The array's name.
+        good: Which values are finite: bool array, of all values or of a part of the flattened array.
+        shape: The shape of the array.
+        start: Index of the first value of ``good`` in the flattened array.
+        counted: Whether to state how many values of ``good`` are not finite.
     """
     first = tuple(int(index) for index in np.unravel_index(start + int(np.argmin(good)), shape))
     count = f"{good.size - np.count_nonzero(good)} " if counted else ""
