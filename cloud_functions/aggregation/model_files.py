@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.encodings.quantization import to_bfloat16
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
-from fedgrass.federation.ports import Bucket
+from fedgrass.federation.ports import LONGEST_WAIT, Bucket
 from fedgrass.federation.weights import DTYPES, Array, Layout, finite, header, in_file_order, not_finite
 from fedgrass.federation.weights.slices import Piece, Slice, cut
 
@@ -30,7 +30,6 @@ LARGEST_INT64 = np.nextafter(2.0**63, 0.0)
 LARGEST_MODEL = (
     4 * 1024**3
 )  # bytes: S3 copies at most 5 GB in one request, and a start has a minute to read it
-LONGEST_WAIT = 900.0  # seconds for any read: the time limit of a Lambda function
 
 _RANGES_AT_ONCE = 4  # read concurrently
 _RANGE_VALUES = 2 * 1024**2

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from cloud_functions.aggregation import aggregation_context
 from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.aggregation.combiner import PartialSum
-from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelWriter, in_type
+from cloud_functions.aggregation.model_files import Bytes, ModelWriter, in_type
 from cloud_functions.aggregation.update_reader import BadReplies
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.means import example_cap
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
-from fedgrass.federation.ports import Bucket
+from fedgrass.federation.ports import LONGEST_WAIT, Bucket
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import Layout, header

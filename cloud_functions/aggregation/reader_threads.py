@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes, ModelReader
+from cloud_functions.aggregation.model_files import Bytes, ModelReader
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.ports import LONGEST_WAIT
 from fedgrass.federation.weights import DTYPES, Layout
 from fedgrass.federation.weights.slices import BLOCK, Kind, Slice, cut, cut_further
 

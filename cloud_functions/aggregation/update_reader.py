@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.model_files import LONGEST_WAIT, Bytes
+from cloud_functions.aggregation.model_files import Bytes
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import (
     Encoding,
@@ -24,7 +24,7 @@ from fedgrass.federation.encodings import (
 )
 from fedgrass.federation.encodings.encoding_layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.ports import Bucket
+from fedgrass.federation.ports import LONGEST_WAIT, Bucket
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.weights import (
     CHUNK_BYTES,

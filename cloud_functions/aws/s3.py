@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from fedgrass.federation.aws_errors import is_transient
 from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.ports import LONGEST_WAIT
 from fedgrass.federation.weights import Layout, header_size, read_layout
 
 if TYPE_CHECKING:
@@ -75,7 +76,6 @@ _GUESSED_HEADER = 64 * 1024  # bytes: the header of most models fits, which save
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 requires at least 5 MB
 _TRIES = 3  # at an object whose body breaks off half-way: botocore retries requests, not reading bodies
 _BROKEN_OFF = (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError)
-_LONGEST_SEND = 900.0  # seconds for one part: the longest time of a Lambda function
 _PARTS_AHEAD = 2  # being sent while the next one is filled
 
 Answered = TypeVar("Answered")
@@ -303,7 +303,7 @@ class S3Writer:
             return
         self._send(bytes(self._pending))
         while self._sending:
-            self._tags.append(self._sending.popleft().result(_LONGEST_SEND))
+            self._tags.append(self._sending.popleft().result(LONGEST_WAIT))
         parts: list[CompletedPartTypeDef] = [
             {"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._tags, start=1)
         ]
@@ -317,7 +317,7 @@ class S3Writer:
                 "UploadId"
             ]
         if len(self._sending) == _PARTS_AHEAD:
-            self._tags.append(self._sending.popleft().result(_LONGEST_SEND))
+            self._tags.append(self._sending.popleft().result(LONGEST_WAIT))
         number = len(self._tags) + len(self._sending) + 1
         self._sending.append(self._pool.submit(self._send_part, number, part))
 

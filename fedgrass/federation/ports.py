@@ -16,6 +16,8 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone
 from fedgrass.federation.weights import Layout
 
+LONGEST_WAIT = 900.0  # seconds for any read or write of the bucket: the time limit of a Lambda function
+
 
 class RoundStore(Protocol):
     """Runs, rounds and participants. Every write is conditional; a lost race raises ``LostRace``."""
