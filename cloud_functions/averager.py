@@ -112,7 +112,7 @@ def do_job(services: Services, job: Job) -> None:
     """
     for _ in range(_TRIES_OF_A_JOB):
         try:
-            (partial_sums.add_up if job.kind == "group" else shards.make)(services, job)
+            (partial_sums.sum_group if job.kind == "group" else shards.make)(services, job)
         except LostRace:
             continue
         except NotYet:

@@ -71,4 +71,4 @@ def _hello(services: Services, body: str) -> None:
         except MessageError as error:
             services.log(f"{device}: hello refused: {error}", "WARNING")
             return
-        hellos.hear(services, device)
+        hellos.answer_hello(services, device)

@@ -20,18 +20,18 @@ from cloud_functions.aggregation.guarded_strategy import GuardedStrategy
 from cloud_functions.aggregation.model_files import ModelReader, readable
 from cloud_functions.aggregation.reader_threads import ModelSlices
 from cloud_functions.aggregation.server_step import Change, ServerStep
-from cloud_functions.aggregation.update_reader import BadReplies, UpdateFile, UpdateFormat
+from cloud_functions.aggregation.update_reader import BadUpdates, UpdateFile, UpdateFormat
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import Contribution, Survey
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
-from fedgrass.federation.aggregation.means import cap_of
+from fedgrass.federation.aggregation.means import example_cap_of_round
 from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Layout, in_file_order
-from fedgrass.federation.weights.auxiliary_state import carried_layout, layout_with
+from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, update_layout
 from fedgrass.federation.weights.slices import Slice
 from fedgrass.federation.weights.trained_arrays import count_votes
 
@@ -64,7 +64,7 @@ class AggregationContext:
             versions: which version of its object to read, by device; the current one for all other devices.
 
         Raises:
-            BadReplies: some updates are missing, or their headers are bad.
+            BadUpdates: some updates are missing, or their headers are bad.
         """
         return update_reader.open_updates(self.services.bucket, self.form, self.round, replies, versions)
 
@@ -89,7 +89,7 @@ def begin(services: Services, run: Run, round_: Round) -> AggregationContext:
     except SettingsError as error:
         raise AggregationFailed(str(error)) from error
     guarded = GuardedStrategy(settings.aggregation, strategy, settings.aggregation_seconds)
-    form = UpdateFormat(layout_with(layout, strategy.carried), settings.upload)
+    form = UpdateFormat(update_layout(layout, strategy.carried), settings.upload)
     return AggregationContext(services, run, round_, layout, form, guarded)
 
 
@@ -104,7 +104,7 @@ def combiner(
         differences=context.form.encoding.difference,
         check=_lease_check(context.services, context.round),
         part=shard,
-        carried=carried_layout(context.layout, context.guarded.strategy.carried),
+        carried=auxiliary_layout(context.layout, context.guarded.strategy.carried),
     )
     return Combiner(updates, model, count_votes(context.arrays, [update.declaration for update in updates]))
 
@@ -136,7 +136,7 @@ def changes(
         groups: partial sums of the other updates.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
         BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot combine these updates.
     """
@@ -159,7 +159,7 @@ def shares_of(
     """Return the share of each of N updates, float64 array of shape (N,), and their clip factors.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
         AggregationFailed: the strategy cannot use any of them.
     """
     if not replies:
@@ -169,7 +169,7 @@ def shares_of(
     factors = clip_factors(measured, context.run.settings.clip_norm, len(replies))
     shares, refused = context.guarded.shares(contributions)
     if refused:
-        raise BadReplies(refused)
+        raise BadUpdates(refused)
     return shares, factors
 
 
@@ -182,14 +182,14 @@ def _usable(context: AggregationContext, replies: Sequence[Participant]) -> list
     """Return what the strategy may know of each update, with capped examples.
 
     Raises:
-        BadReplies: the strategy cannot use some updates.
+        BadUpdates: the strategy cannot use some updates.
     """
-    cap = cap_of(context.round, replies, context.run.settings.examples_cap)
+    cap = example_cap_of_round(context.round, replies, context.run.settings.examples_cap)
     contributions = [
         Contribution(reply.device, int(min(reply.examples, cap)), reply.reported) for reply in replies
     ]
     if refused := context.guarded.unusable(contributions):
-        raise BadReplies(refused)
+        raise BadUpdates(refused)
     return contributions
 
 
@@ -199,7 +199,7 @@ def _measured(
     """Measure the changes, and refuse those that are too long; None if no measurement is required.
 
     Raises:
-        BadReplies: a change is longer than the run's ``largest_norm``, or too long for float64.
+        BadUpdates: a change is longer than the run's ``largest_norm``, or too long for float64.
     """
     survey, largest = context.guarded.strategy.survey, context.run.settings.largest_norm
     if not survey and not is_surveyed(context.run.settings):
@@ -216,7 +216,7 @@ def _measured(
                 limit = f"{largest:g} is the most (largest_norm)"
                 refused[reply.device] = f"{what} has the norm {norm:.6g}; {limit}"
     if refused:
-        raise BadReplies(refused)
+        raise BadUpdates(refused)
     return measured
 
 

@@ -34,7 +34,7 @@ from cloud_functions.aggregation.reader_threads import (
     squared_norm,
 )
 from cloud_functions.aggregation.server_step import Change, settled
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.aggregation.weighted_sum import (
     WeightedSum,
     bytes_per_value,
@@ -120,7 +120,7 @@ class Combiner:
             products: whether to compute the inner products of all pairs of changes too.
 
         Raises:
-            BadReplies: some updates must not enter the average.
+            BadUpdates: some updates must not enter the average.
         """
         norms, carried = np.zeros(len(self._updates)), np.zeros(len(self._updates))
         total = np.zeros((len(norms), len(norms))) if products else None
@@ -145,7 +145,7 @@ class Combiner:
             The slice, and its sum: float64 array of shape (L,).
 
         Raises:
-            BadReplies: some updates must not enter the average; discard what was yielded.
+            BadUpdates: some updates must not enter the average; discard what was yielded.
         """
         chosen = [place for place, weight in enumerate(weights) if weight]
         updates, weights = [self._updates[place] for place in chosen], weights[chosen]
@@ -160,7 +160,7 @@ class Combiner:
             factors: by which changes are multiplied.
 
         Raises:
-            BadReplies: as :meth:`sums`.
+            BadUpdates: as :meth:`sums`.
         """
         share = float((weights * factors.model).sum())
         weight = float(weights.sum()) if (weights >= 0).all() else 0.0
@@ -177,7 +177,7 @@ class Combiner:
             groups: partial sums of further updates.
 
         Raises:
-            BadReplies: as :meth:`sums`.
+            BadUpdates: as :meth:`sums`.
             BadPartialSums: some partial sums cannot be used; discard what was yielded.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
@@ -196,7 +196,7 @@ class Combiner:
             The slice, and its mean: float64 array of shape (L,).
 
         Raises:
-            BadReplies: as :meth:`sums`.
+            BadUpdates: as :meth:`sums`.
             BadPartialSums: as :meth:`mean_change`.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
@@ -263,7 +263,7 @@ class Combiner:
         """Refuse the updates whose change of a slice is too large for any strategy.
 
         Raises:
-            BadReplies: some updates are.
+            BadUpdates: some updates are.
             BadPartialSums: no update that is read here is, but some partial sums are.
         """
         before = None if self._model.has_changes(part) else self._model.values(part)
@@ -275,7 +275,7 @@ class Combiner:
             self._model.sent, [*self._updates, *(group.file for group in groups)], part, change_of
         )
         if bad := {update.name: found[update.name] for update in self._updates if update.name in found}:
-            raise BadReplies(bad)
+            raise BadUpdates(bad)
         if found:
             raise BadPartialSums(found)
 
@@ -288,7 +288,7 @@ class Combiner:
             factors: by which changes are multiplied.
 
         Raises:
-            BadReplies: some updates must not enter the average; discard what was yielded.
+            BadUpdates: some updates must not enter the average; discard what was yielded.
             AggregationFailed: ``combine`` failed, and no update is an outlier.
         """
         factors_of = self._by_part(factors.model, factors.carried)
@@ -313,7 +313,7 @@ class Combiner:
         length: int = 0,
         *,
         wide: bool = False,
-        error: type[BadReplies | BadPartialSums] = BadReplies,
+        error: type[BadUpdates | BadPartialSums] = BadUpdates,
     ) -> Iterator[tuple[Slice, Floats]]:
         """Yield each slice with its weighted sum.
 
@@ -344,7 +344,7 @@ class Combiner:
             whole: whether each block contains all updates.
 
         Raises:
-            BadReplies: at the end, if there are bad updates.
+            BadUpdates: at the end, if there are bad updates.
         """
         rows = max(1, len(self._updates) if whole else min(len(self._updates), _ROWS_OF_SURVEY))
         length = self._model.length(AHEAD * rows * self._model.width, self._model.width)
@@ -358,7 +358,7 @@ class Combiner:
         updates: Sequence[Readable],
         count: int,
         length: int,
-        error: type[BadReplies | BadPartialSums] = BadReplies,
+        error: type[BadUpdates | BadPartialSums] = BadUpdates,
     ) -> Iterator[ReaderThreads]:
         """Begin and finish all updates with ``count`` lanes; raise ``error`` at the end if some are bad."""
         with ReaderThreads(updates, count, length) as lanes:

@@ -51,7 +51,7 @@ def load(settings: RunSettings) -> Strategy:
         return STRATEGIES.configure(name, kind, options)
 
 
-def needs_of(settings: RunSettings, chosen: Strategy) -> Options:
+def training_needs(settings: RunSettings, chosen: Strategy) -> Options:
     """Return what a custom strategy requires of the devices' training; empty for a built-in strategy.
 
     Raises:

@@ -202,7 +202,7 @@ class ModelWriter:
         self._object.write(data)
 
 
-def joined(bucket: Bucket, key: str, layout: Layout, parts: Iterable[tuple[str, int]]) -> Stored:
+def join_parts(bucket: Bucket, key: str, layout: Layout, parts: Iterable[tuple[str, int]]) -> Stored:
     """Concatenate bare parts into one weights file.
 
     Args:

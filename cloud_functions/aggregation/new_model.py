@@ -31,14 +31,14 @@ from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.weights import Layout, sha256
-from fedgrass.federation.weights.auxiliary_state import carried_layout
+from fedgrass.federation.weights.auxiliary_state import auxiliary_layout
 from fedgrass.federation.weights.slices import Slice
 from fedgrass.federation.weights.trained_arrays import averaged_arrays, is_statistic
 
 _MOST_SHOWN = 8  # arrays that a warning names
 
 
-class Made(Struct, frozen=True):
+class FinishedModel(Struct, frozen=True):
     """The model of a closed round, from which the next round starts."""
 
     sha256: str
@@ -48,7 +48,9 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # auxiliary state that devices need for their training, by name
 
 
-def make(context: AggregationContext, replies: Sequence[Participant], groups: Sequence[PartialSum]) -> Made:
+def make(
+    context: AggregationContext, replies: Sequence[Participant], groups: Sequence[PartialSum]
+) -> FinishedModel:
     """Write the drafts of a round's new model and of the server state, in this process.
 
     Args:
@@ -66,7 +68,7 @@ def make(context: AggregationContext, replies: Sequence[Participant], groups: Se
     changes = aggregation_context.changes(context, combined, step, replies, groups)
     files = write(context, changes, step, lambda file: draft(context.round, file), counted=len(replies))
     warn_of_guesses(context, step)
-    return finished(context, files)
+    return finish(context, files)
 
 
 def step_of(context: AggregationContext, combined: Combiner, groups: Sequence[PartialSum] = ()) -> ServerStep:
@@ -158,7 +160,7 @@ def write(  # noqa: PLR0913 - everything that a model is made of
 def _state_layout(context: AggregationContext, name: str) -> Layout:
     """Return the layout of a file of the server state."""
     if name in context.guarded.strategy.carried:
-        return carried_layout(context.layout, [name])
+        return auxiliary_layout(context.layout, [name])
     return in_type(context.layout, "F32")
 
 
@@ -168,7 +170,7 @@ def _carried_in(context: AggregationContext, part: Slice) -> str:
     return "" if first in context.layout.arrays else first.partition(":")[0]
 
 
-def finished(context: AggregationContext, files: Mapping[str, Stored]) -> Made:
+def finish(context: AggregationContext, files: Mapping[str, Stored]) -> FinishedModel:
     """Return the new model once its files are drafted; also draft the encoded download if the run has one.
 
     Args:
@@ -189,7 +191,7 @@ def finished(context: AggregationContext, files: Mapping[str, Stored]) -> Made:
         for name in context.guarded.strategy.carried
     }
     if not is_encoded(context.layout, encoding):
-        return Made(model.sha256, model.bytes, carried=carried)
+        return FinishedModel(model.sha256, model.bytes, carried=carried)
     if model.bytes > context.services.largest_held:
         raise AggregationFailed(
             context.services.too_large(f"the run's download_encoding is {encoding.kind!r}", model.bytes)
@@ -200,7 +202,7 @@ def finished(context: AggregationContext, files: Mapping[str, Stored]) -> Made:
         message = f"the new model cannot be sent to devices in the download_encoding {encoding.kind}: {error}"
         raise AggregationFailed(message) from error
     bucket.write(draft(round_, encoding.kind), encoded)
-    return Made(model.sha256, model.bytes, sha256(encoded), len(encoded), carried)
+    return FinishedModel(model.sha256, model.bytes, sha256(encoded), len(encoded), carried)
 
 
 def _state_before(context: AggregationContext) -> Mapping[str, Callable[[Slice], Floats]]:

@@ -23,7 +23,7 @@ from cloud_functions.aggregation import aggregation_context
 from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.aggregation.combiner import PartialSum
 from cloud_functions.aggregation.model_files import Bytes, ModelWriter, in_type
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation.means import example_cap
@@ -57,7 +57,7 @@ class Group(Struct, frozen=True):
 _GROUP = msgspec.json.Decoder(Group)
 
 
-def begin_full(services: Services, run: Run, open_round: Round) -> bool:
+def begin_full_group(services: Services, run: Run, open_round: Round) -> bool:
     """Hand the replies of a group to another averager once the group is full.
 
     The examples claimed in the first group fix how much any update of the round may weigh, see
@@ -92,7 +92,7 @@ def _cap(services: Services, run: Run, round_: Round) -> int:
     return int(cap) if math.isfinite(cap) else 0
 
 
-def add_up(services: Services, job: Job) -> None:
+def sum_group(services: Services, job: Job) -> None:
     """PartialSum a group. Idempotent, also if two averagers do it at the same time."""
     run = services.rounds.run(job.run)
     round_ = services.rounds.round(job.run, job.round, job.attempt)
@@ -106,7 +106,7 @@ def add_up(services: Services, job: Job) -> None:
     while True:
         try:
             group = _summed(aggregation_context.begin(services, run, round_), members, refused)
-        except BadReplies as bad:
+        except BadUpdates as bad:
             refused |= bad.refused
             members = [member for member in members if member.device not in refused]
         except AggregationFailed as error:  # the averager that closes the round meets and reports it too
@@ -121,7 +121,7 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     """Write the mean of the members' updates as float64, and return its manifest.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
         AggregationFailed: the strategy or the base model cannot be used.
     """
     if not members:
@@ -147,7 +147,7 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes)
 
 
-def finished(
+def finished_groups(
     services: Services, round_: Round, replies: Sequence[Participant], unusable: Collection[int]
 ) -> dict[int, Group]:
     """Return the groups whose sums can be used, by number: those that contain only updates that count.
@@ -159,7 +159,7 @@ def finished(
         unusable: numbers of groups whose sums are bad.
 
     Raises:
-        BadReplies: the averager of a group refused updates that are still among the replies.
+        BadUpdates: the averager of a group refused updates that are still among the replies.
     """
     numbers = [number for number in range(1, round_.groups + 1) if number not in unusable]
     with ThreadPoolExecutor(_MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
@@ -168,7 +168,7 @@ def finished(
     good = {reply.device: reply.checksum for reply in replies}
     refused = {device: why for group in groups.values() for device, why in group.refused.items()}
     if bad := {device: why for device, why in refused.items() if device in good}:
-        raise BadReplies(bad)
+        raise BadUpdates(bad)
     # After a restore of the table, devices may have replied again with other updates.
     return {
         number: group

@@ -24,7 +24,7 @@ from cloud_functions.aggregation.reader_threads import Readable
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout
-from fedgrass.federation.weights.auxiliary_state import array_of
+from fedgrass.federation.weights.auxiliary_state import model_array_of
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
 
 Mask = NDArray[np.bool_]
@@ -160,7 +160,7 @@ class ServerStep:
         """Return which values of a slice are averaged, bool array of shape (L,); None if none are."""
         if part.kind is Kind.WHOLE:  # gradients do not move a count
             return np.ones(part.length, dtype=np.bool_)
-        found = [array_of(piece.name, self._layout) in self._averaged for piece in part.pieces]
+        found = [model_array_of(piece.name, self._layout) in self._averaged for piece in part.pieces]
         if not any(found):
             return None
         return np.repeat(np.array(found), [piece.length for piece in part.pieces])

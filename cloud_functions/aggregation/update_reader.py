@@ -1,7 +1,7 @@
 """The update files of a round: opened many at a time, read from front to back in slices, checked on the way.
 
 The header of a file is checked when the file is opened, each chunk against its checksum while it is read.
-An update that fails a check is refused by its device's name (``BadReplies``), and the others are averaged
+An update that fails a check is refused by its device's name (``BadUpdates``), and the others are averaged
 without it.
 """
 
@@ -18,7 +18,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import (
     Encoding,
     byte_range,
-    check_places,
+    check_offsets,
     decode_into,
     file_layout,
 )
@@ -54,7 +54,7 @@ _HEADER_BYTES_AT_ONCE = 16 * 1024**2  # of all headers being parsed, which takes
 _BFLOAT16 = Encoding(kind="bfloat16")
 
 
-class BadReplies(Exception):
+class BadUpdates(Exception):
     """Some updates must not enter the average; the caller refuses them and averages the others.
 
     Args:
@@ -172,7 +172,7 @@ class UpdateFile:
         self.version = version
         head = self._read_head(reply.bytes)
         found, metadata = read_layout_and_metadata(head.data, reply.bytes)
-        check_places(found, form.file)
+        check_offsets(found, form.file)
         if (actual := header_checksum(head.data)) != reply.checksum:
             message = f"the checksum of {key} is {actual}; the completion says {reply.checksum}"
             raise UpdateRefused(message)
@@ -304,7 +304,7 @@ def open_updates(
         The update of each reply, in their order.
 
     Raises:
-        BadReplies: some updates are missing, or their headers are bad.
+        BadUpdates: some updates are missing, or their headers are bad.
     """
     refused: dict[str, str] = {}
 
@@ -320,5 +320,5 @@ def open_updates(
     with ThreadPoolExecutor(max(1, min(at_once, len(replies)))) as pool:
         updates = list(pool.map(opened, replies, timeout=LONGEST_WAIT))
     if refused:
-        raise BadReplies(refused)
+        raise BadUpdates(refused)
     return [update for update in updates if update]

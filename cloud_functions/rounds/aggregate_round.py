@@ -10,7 +10,7 @@ import msgspec
 from cloud_functions.aggregation import aggregation_context, new_model, partial_sums
 from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.aggregation.combiner import BadPartialSums
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import close_round, shards
 from cloud_functions.services import Services
@@ -108,7 +108,7 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
     ):
         try:
             made = _make(aggregation_context.begin(services, run, leased), replies)
-        except BadReplies as bad:
+        except BadUpdates as bad:
             for device, reason in sorted(bad.refused.items()):
                 close_round.refuse(services, leased, device, reason)
             refused += len(bad.refused)
@@ -121,25 +121,25 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
     return True
 
 
-def _make(context: AggregationContext, replies: list[Participant]) -> new_model.Made | None:
-    """Make the model of some replies; return None if it was divided among others. Raises BadReplies."""
+def _make(context: AggregationContext, replies: list[Participant]) -> new_model.FinishedModel | None:
+    """Make the model of some replies; return None if it was divided among others. Raises BadUpdates."""
     if cut := shards.of(context):
         shards.hand_over(context, replies, cut)
         return None
     return _make_here(context, replies)
 
 
-def _make_here(context: AggregationContext, replies: list[Participant]) -> new_model.Made:
+def _make_here(context: AggregationContext, replies: list[Participant]) -> new_model.FinishedModel:
     """Make the model of some replies in this process, from partial sums where there are any.
 
     If a partial sum cannot be used, the updates in it are read instead.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
     """
     unusable: dict[int, str] = {}
     while True:
-        sums = partial_sums.finished(context.services, context.round, replies, unusable)
+        sums = partial_sums.finished_groups(context.services, context.round, replies, unusable)
         summed = {device for group in sums.values() for device in group.devices}
         rest = [reply for reply in replies if reply.device not in summed]
         if sums:
@@ -168,7 +168,7 @@ def make_again(services: Services, run: Run, closed_round: Round) -> bool:
             made = shards.join_again(context, replies, len(cut))
         else:
             made = _make_here(context, replies)
-    except (AggregationFailed, BadReplies, UpdateRefused, KeyError) as error:
+    except (AggregationFailed, BadUpdates, UpdateRefused, KeyError) as error:
         services.log(
             f"model {closed_round.number} of {closed_round.run} cannot be made again: {error}", "ERROR"
         )

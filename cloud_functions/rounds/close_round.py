@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from cloud_functions.aggregation.new_model import Made
+from cloud_functions.aggregation.new_model import FinishedModel
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys, round_metrics, training_settings
-from fedgrass.federation.aggregation.means import cap_of
+from fedgrass.federation.aggregation.means import example_cap_of_round
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.round_metrics import Report
 from fedgrass.federation.rounds import (
@@ -80,7 +80,7 @@ def abandon(services: Services, round_: Round, event: Event, reason: str = "") -
     services.report_end(abandoned, f"abandoned: {reason}")
 
 
-def close(services: Services, run: Run, leased: Round, made: Made, good: int) -> None:
+def close(services: Services, run: Run, leased: Round, made: FinishedModel, good: int) -> None:
     """Close a round with the model that was drafted under its lease, the average of ``good`` updates."""
     closed_round, participants = _finish(services, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
@@ -90,7 +90,7 @@ def close(services: Services, run: Run, leased: Round, made: Made, good: int) ->
 
 def close_evaluation(services: Services, run: Run, leased: Round) -> None:
     """Close a round of evaluation: combine the devices' metrics, and leave the model as it is."""
-    made = Made(
+    made = FinishedModel(
         leased.base_sha256,
         leased.base_bytes,
         leased.base_download_sha256,
@@ -103,7 +103,7 @@ def close_evaluation(services: Services, run: Run, leased: Round) -> None:
 
 
 def _finish(
-    services: Services, run: Run, leased: Round, event: Event, made: Made
+    services: Services, run: Run, leased: Round, event: Event, made: FinishedModel
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
     participants, settings = list(services.rounds.participants(leased)), run.settings
@@ -112,7 +112,7 @@ def _finish(
     means = round_metrics.mean_metrics(reports)
     metrics = _limited_metrics(means, participants, settings.target_metric)
     replies = _replied(participants)
-    cap = cap_of(leased, replies, settings.examples_cap)
+    cap = example_cap_of_round(leased, replies, settings.examples_cap)
     over = round_metrics.over_claims(replies, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": services.now(),

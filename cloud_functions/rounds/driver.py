@@ -126,7 +126,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
     # Only averagers hand partial sums over. If the averager that counted the last reply of one has crashed,
     # the message of that reply is delivered again, to another averager.
     is_open = event is None and round_.state is State.OPEN
-    if is_open and services.averages and partial_sums.begin_full(services, run, round_):
+    if is_open and services.averages and partial_sums.begin_full_group(services, run, round_):
         return True
     if event is None:
         if round_.state is State.AGGREGATING:

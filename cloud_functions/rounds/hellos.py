@@ -11,7 +11,7 @@ from fedgrass.federation.runs import Open, Run, next_step
 _UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
 
 
-def hear(services: Services, device: str) -> None:
+def answer_hello(services: Services, device: str) -> None:
     """Announce to a device that has (re)connected its open work, and wake the runs that it can help.
 
     Reads only living runs, and of each only its own row, its newest round and this device's participation.

@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from cloud_functions.aggregation import aggregation_context, new_model
 from cloud_functions.aggregation.aggregation_context import AggregationContext
-from cloud_functions.aggregation.model_files import Stored, in_type, joined
+from cloud_functions.aggregation.model_files import Stored, in_type, join_parts
 from cloud_functions.aggregation.partial_sums import LARGEST_MANIFEST
-from cloud_functions.aggregation.update_reader import BadReplies, UpdateFile
+from cloud_functions.aggregation.update_reader import BadUpdates, UpdateFile
 from cloud_functions.rounds import close_round
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
@@ -114,14 +114,14 @@ def _join(context: AggregationContext, replies: Sequence[Participant], cut: Sequ
         services.log(f"{error} is lost: its shard is made again", "WARNING")
         _make_lost(joining_context, replies, cut)
         files = _joined(joining_context, replies, len(cut))
-    close_round.close(
-        services, context.run, joining, new_model.finished(joining_context, files), len(replies)
-    )
+    close_round.close(services, context.run, joining, new_model.finish(joining_context, files), len(replies))
 
 
-def join_again(context: AggregationContext, replies: Sequence[Participant], count: int) -> new_model.Made:
+def join_again(
+    context: AggregationContext, replies: Sequence[Participant], count: int
+) -> new_model.FinishedModel:
     """Join the shards of a closed round once more. Raises KeyError if one of them is gone."""
-    return new_model.finished(context, _joined(context, replies, count))
+    return new_model.finish(context, _joined(context, replies, count))
 
 
 def _make(
@@ -132,13 +132,13 @@ def _make(
         return {}
     try:
         _write(context, replies, shard, number)
-    except BadReplies as bad:
+    except BadUpdates as bad:
         return bad.refused
     return {}
 
 
 def _write(context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
-    """Write one shard, then mark it as made. Raises BadReplies."""
+    """Write one shard, then mark it as made. Raises BadUpdates."""
     key_of = partial(_shard_key, context.round, replies, number)
     combined = aggregation_context.combiner(context, _opened(context, replies), shard)
     step = new_model.step_of(context, combined)
@@ -165,7 +165,7 @@ def _opened(context: AggregationContext, replies: Sequence[Participant]) -> list
     All shards are thus made of the same bytes, however long they take.
 
     Raises:
-        BadReplies: some updates cannot be read, or were replaced since.
+        BadUpdates: some updates cannot be read, or were replaced since.
     """
     bucket, key = context.services.bucket, _key(context.round, replies, "versions")
     try:
@@ -215,7 +215,7 @@ def _joined(context: AggregationContext, replies: Sequence[Participant], count: 
             (_shard_key(leased, replies, number, file), one.files[file]) for number, one in enumerate(made)
         ]
         layout = context.layout if file == "model" else in_type(context.layout, "F32")
-        stored[file] = joined(bucket, new_model.draft(leased, file), layout, parts)
+        stored[file] = join_parts(bucket, new_model.draft(leased, file), layout, parts)
     return stored
 
 

@@ -18,7 +18,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, check_training
 from fedgrass.federation.weights import sha256
-from fedgrass.federation.weights.auxiliary_state import layout_with
+from fedgrass.federation.weights.auxiliary_state import update_layout
 
 
 def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
@@ -41,9 +41,9 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     """
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
-    needs = guarded_strategy.needs_of(settings, strategy)
+    needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
-    updates = layout_with(model.layout, strategy.carried)
+    updates = update_layout(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
     if services.rounds.run(name) is None:
         _check_candidates(services, settings)

@@ -20,7 +20,7 @@ from components.runtime.component_errors import ModelRefused, Unavailable
 from components.runtime.retries import delays
 from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
 from fedgrass.federation import object_keys, weights
-from fedgrass.federation.encodings.array_types import read_for_a_task
+from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import is_newer
@@ -248,7 +248,7 @@ class ModelRollout:
 def _arrays(data: bytes) -> Arrays:
     # The SHA-256 vouches for the bytes: models that the cloud made have no checksums in their header.
     try:
-        arrays = read_for_a_task(data)
+        arrays = read_task_arrays(data)
         weights.check_finite(arrays)
     except FedgrassError as error:
         message = f"it is no model: {error}"

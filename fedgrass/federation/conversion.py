@@ -129,7 +129,7 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def key_shown(key: object) -> str:
+def shown_key(key: object) -> str:
     """Return a key unchanged if it is a plain name, otherwise quoted and shortened."""
     return key if isinstance(key, str) and re.match(PLAIN_NAME, key) else shown(key)
 
@@ -193,7 +193,7 @@ def _complaints_of_parts(value: object, bare: Any, place: str, *, strict: bool) 
         for key, entry in value.items():
             for _ in _complaints(key, arguments[0], place, strict=True):
                 yield f"{place} has the name {shown(key)}: a name takes {words(arguments[0])}"
-            yield from _complaints(entry, arguments[1], f"{place}.{key_shown(key)}", strict=strict)
+            yield from _complaints(entry, arguments[1], f"{place}.{shown_key(key)}", strict=strict)
     elif origin is list and isinstance(value, list):
         for index, entry in enumerate(value):
             yield from _complaints(entry, arguments[0], f"{place}[{index}]", strict=strict)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
-from fedgrass.federation.conversion import key_shown, shown
+from fedgrass.federation.conversion import shown, shown_key
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import Options
 
@@ -52,7 +52,7 @@ def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
             message = f"the run's {place}.{LOCAL_EVALUATION} is {shown(evaluated)}: it takes true or false"
             raise SettingsError(message)
         for name, value in options.items():
-            _check_option(f"{place}.{key_shown(name)}", name, value)
+            _check_option(f"{place}.{shown_key(name)}", name, value)
 
 
 def not_plain(

@@ -9,7 +9,7 @@ from typing import Any
 from components.trainer.tasks.registry import BUILT_IN, find_class, make_task
 from components.trainer.tasks.task import Task
 from fedgrass.console.options import Value
-from fedgrass.federation.encodings.array_types import read_for_a_task
+from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.names import checked_name
 from fedgrass.local.task_loading import explain
@@ -105,7 +105,7 @@ class DemoTask:
         task = self.get()
         if not hasattr(task, "evaluate_held_out"):
             return {}
-        metrics: Mapping[str, float] = task.evaluate_held_out(read_for_a_task(model)).metrics
+        metrics: Mapping[str, float] = task.evaluate_held_out(read_task_arrays(model)).metrics
         return metrics
 
     def _imported(self) -> type[Task]:

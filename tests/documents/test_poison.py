@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import AggregationFailed
 from tests.fakes.small_average import SmallAverage, file_of
@@ -85,7 +85,7 @@ def outcome(settings: dict[str, Any], kind: str) -> str:
         claims[BAD] = 2**53
     try:
         made = run.make(UPDATES, claims, metrics=LOSSES)["w"]
-    except BadReplies as bad:
+    except BadUpdates as bad:
         return "refused" if list(bad.refused) == [f"thing-{BAD:04}"] else f"refused: {bad.refused}"
     except AggregationFailed:
         return "abandoned"

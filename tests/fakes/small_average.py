@@ -20,9 +20,9 @@ from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import parse_settings
-from fedgrass.federation.weights import as_it_is, checksum, decode, dtype_of, read_layout, sha256, write
-from fedgrass.federation.weights.auxiliary_state import carried_layout, layout_with
-from fedgrass.federation.weights.trained_arrays import statistics_among, to_metadata
+from fedgrass.federation.weights import checksum, decode, dtype_of, read_layout, sha256, unencoded, write
+from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, update_layout
+from fedgrass.federation.weights.trained_arrays import statistics_among, trained_metadata
 from tests.fakes.memory_cloud import (
     MemoryAlarms,
     MemoryBucket,
@@ -86,18 +86,18 @@ class SmallAverage:
         file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
         start = {**self.model, **carried} if self.encoding.difference else None
         target = io.BytesIO()
-        layout = layout_with(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
+        layout = update_layout(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
         rng = np.random.default_rng(seed)
         statistics = statistics_among(update, trained)
         arrays = encoded(
             {**carried, **update}, layout, self.encoding, rng, start=start, statistics=statistics
         )
-        write(arrays, target, to_metadata(trained))
+        write(arrays, target, trained_metadata(trained))
         return target.getvalue()
 
     def _carried(self) -> dict[str, NDArray[Any]]:
         file = self.bucket.objects[object_keys.model(RUN, self.number)]
-        layout = carried_layout(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
+        layout = auxiliary_layout(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
         return {name: np.zeros(array.shape, np.float32) for name, array in layout.arrays.items()}
 
     def unchecked(self, update: Arrays, carried: Arrays | None = None) -> bytes:
@@ -186,7 +186,7 @@ def file_of(arrays: Arrays, behind: Arrays | None = None) -> bytes:
     by_width += (behind or {}).items()
     target = io.BytesIO()
     types = {name: "BF16" if array.dtype == np.uint16 else dtype_of(name, array) for name, array in by_width}
-    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
+    write({name: unencoded(array, types[name]) for name, array in by_width}, target)
     return target.getvalue()
 
 

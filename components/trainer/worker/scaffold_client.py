@@ -16,11 +16,11 @@ from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import weights
 from fedgrass.federation.aggregation import scaffold
 from fedgrass.federation.aggregation.scaffold import Control
-from fedgrass.federation.encodings.array_types import from_bits
+from fedgrass.federation.encodings.array_types import bfloat16_to_float32
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import Carried
 from fedgrass.federation.weights import Arrays, Layout, Written
-from fedgrass.federation.weights.auxiliary_state import carried_layout, carried_name, layout_with
+from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, auxiliary_name, update_layout
 from fedgrass.federation.weights.trained_arrays import statistics_among
 
 
@@ -59,11 +59,11 @@ def server_control(model: Layout, file: bytes | None) -> Control:
         return {}
     try:
         layout = weights.read_layout(file, len(file))
-        weights.check_layout(layout, carried_layout(model, [CONTROL]))
+        weights.check_layout(layout, auxiliary_layout(model, [CONTROL]))
     except UpdateRefused as error:
         message = f"the server's control variate cannot be used: {error}"
         raise WorkFailed(message) from error
-    start = carried_name(CONTROL, "")
+    start = auxiliary_name(CONTROL, "")
     found = weights.views(file, layout)
     return {name.removeprefix(start): np.asarray(array, np.float32) for name, array in found.items()}
 
@@ -83,8 +83,8 @@ class Corrected:
         self._task = task
         self._model = model
         self._server = server
-        start = carried_name(CONTROL, "")
-        carried = carried_layout(model, [CONTROL]).arrays
+        start = auxiliary_name(CONTROL, "")
+        carried = auxiliary_layout(model, [CONTROL]).arrays
         self._shapes = {name.removeprefix(start): array.shape for name, array in carried.items()}
         self._own = fitting(work, load_memory(work).control, self._shapes)
 
@@ -104,13 +104,13 @@ class Corrected:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
             change = self._change(start, fit.weights, steps, trained)
             control = scaffold.control_after(self._own, change)
-        carried = {carried_name(CONTROL, name): array for name, array in change.items()}
+        carried = {auxiliary_name(CONTROL, name): array for name, array in change.items()}
         zeros = {name: np.zeros_like(array) for name, array in carried.items()}
         return write_update(
             self._work,
             {**fit.weights, **carried},
             {**start, **zeros},
-            layout_with(self._model, [CONTROL]),
+            update_layout(self._model, [CONTROL]),
             control,
             trained=trained,
         )
@@ -149,5 +149,5 @@ class Corrected:
         values = arrays[name]
         of_bits = self._model.arrays[name].dtype == "BF16" and values.dtype == weights.DTYPES["BF16"]
         if of_bits or values.dtype == weights.BFLOAT16:
-            return from_bits(values)
+            return bfloat16_to_float32(values)
         return np.asarray(values, dtype=np.float32)

@@ -21,11 +21,11 @@ from components.trainer.worker.worker_protocol import Work, id_of
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.aggregation.scaffold import Control
 from fedgrass.federation.encodings import Feedback
-from fedgrass.federation.encodings.array_types import in_types_of
+from fedgrass.federation.encodings.array_types import to_model_types
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Arrays, Encoded, Layout, Written
-from fedgrass.federation.weights.auxiliary_state import carried_name
-from fedgrass.federation.weights.trained_arrays import statistics_among, to_metadata
+from fedgrass.federation.weights.auxiliary_state import auxiliary_name
+from fedgrass.federation.weights.trained_arrays import statistics_among, trained_metadata
 
 RESIDUAL, CONTROL = "residual", "control"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -74,7 +74,7 @@ def fitting(
 def arrays_of(memory: Remembered) -> dict[str, Encoded]:
     """Return the arrays of the file, as they are written."""
     return {
-        carried_name(what, name): weights.as_it_is(array, "F32")
+        auxiliary_name(what, name): weights.unencoded(array, "F32")
         for what, kept in ((RESIDUAL, memory.residual), (CONTROL, memory.control))
         for name, array in kept.items()
     }
@@ -82,7 +82,7 @@ def arrays_of(memory: Remembered) -> dict[str, Encoded]:
 
 def _of(what: str, found: weights.Arrays) -> dict[str, NDArray[np.float32]]:
     """Return the arrays of one kind, as copies that can be written to: what is read from a file cannot."""
-    start = carried_name(what, "")
+    start = auxiliary_name(what, "")
     return {
         name.removeprefix(start): np.array(array, dtype=np.float32)
         for name, array in found.items()
@@ -121,7 +121,7 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
     """
     wanted = work.announcement.upload
     memory = Remembered(control=control or {})
-    carried = {carried_name(CONTROL, name) for name in memory.control}
+    carried = {auxiliary_name(CONTROL, name) for name in memory.control}
     statistics = statistics_among(layout.arrays.keys() - carried, trained)
     if wanted.kind == "top_k":
         shapes = {
@@ -135,7 +135,7 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
     path = Path(work.update)
     try:
         weights.check_finite(weights_after)
-        weights_after = in_types_of(layout, weights_after)
+        weights_after = to_model_types(layout, weights_after)
         begun = start if wanted.difference else None
         feedback = memory.residual if wanted.kind == "top_k" else None
         arrays = encodings.encode(
@@ -147,7 +147,7 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
             begun,
             statistics=statistics,
         )
-        declared = to_metadata(trained)
+        declared = trained_metadata(trained)
         _, written = _write(path, lambda file: weights.write(arrays, file, declared))
     except UpdateRefused as error:
         message = f"the training made an update that cannot be used: {error}"

@@ -17,7 +17,7 @@ from components.trainer.worker.scaffold_client import Corrected, correctable, se
 from components.trainer.worker.update_writer import CONTROL, write_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, Work, id_of
 from fedgrass.federation import encodings, training_settings, weights
-from fedgrass.federation.encodings.array_types import for_a_task
+from fedgrass.federation.encodings.array_types import to_task_types
 from fedgrass.federation.messages import Announcement, message_fields
 from fedgrass.federation.weights import Layout, Written
 
@@ -57,7 +57,7 @@ class WorkRunner:
         )
         model, layout = encodings.decode_model(data, announcement.download)
         corrected = self._corrected(work, task, layout) if trains and announcement.carried else None
-        given = for_a_task(model, layout)
+        given = to_task_types(model, layout)
         downloaded = time.monotonic()
         evaluation = task.evaluate(given)
         evaluated = time.monotonic()

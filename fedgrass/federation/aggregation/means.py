@@ -33,7 +33,7 @@ def example_cap(claims: Iterable[int], multiple: float) -> float:
     return min(LARGEST_NUMBER, math.floor(multiple * ordered[(len(ordered) - 1) // 2]))
 
 
-def cap_of(round_: Round, cohort: Iterable[Participant], multiple: float) -> float:
+def example_cap_of_round(round_: Round, cohort: Iterable[Participant], multiple: float) -> float:
     """Return the most examples that an update of a round counts for.
 
     If groups are summed before all replies have arrived, the first group's claims fix it for the round: all

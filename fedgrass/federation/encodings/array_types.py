@@ -16,7 +16,7 @@ from fedgrass.federation.weights import BFLOAT16, DTYPES, Array, Arrays, Layout,
 from fedgrass.federation.weights.weights_layout import FLOATS
 
 
-def from_bits(bits: NDArray[np.generic]) -> NDArray[np.float32]:
+def bfloat16_to_float32(bits: NDArray[np.generic]) -> NDArray[np.float32]:
     """Return the values of bfloat16 bits, exactly.
 
     Args:
@@ -31,7 +31,7 @@ def from_bits(bits: NDArray[np.generic]) -> NDArray[np.float32]:
     return values
 
 
-def for_a_task(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]:
+def to_task_types(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]:
     """Return a model's arrays in the types that tasks get: BF16, which numpy lacks, as float32.
 
     Args:
@@ -42,21 +42,21 @@ def for_a_task(arrays: Arrays, layout: Layout) -> dict[str, NDArray[np.generic]]
         Arrays by name in the same shapes; those that are not BF16 are not copied.
     """
     return {
-        name: from_bits(array) if layout.arrays[name].dtype == "BF16" else array
+        name: bfloat16_to_float32(array) if layout.arrays[name].dtype == "BF16" else array
         for name, array in arrays.items()
     }
 
 
-def read_for_a_task(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
+def read_task_arrays(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of a model's file in the types and shapes that tasks get, by name.
 
     Raises:
         UpdateRefused: ``data`` is not a weights file.
     """
-    return for_a_task(decode(data), read_layout(data, len(data)))
+    return to_task_types(decode(data), read_layout(data, len(data)))
 
 
-def in_types_of(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
+def to_model_types(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
     """Return arrays converted to the types of a model, in their own shapes; BF16 as uint16 bits.
 
     Args:
@@ -72,7 +72,7 @@ def in_types_of(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]
 def _in_type_of(name: str, model: Mapping[str, Array], array: NDArray[np.generic]) -> NDArray[np.generic]:
     target = model[name].dtype if name in model else ""
     if target in FLOATS and array.dtype == BFLOAT16:
-        array = array.view(np.uint16) if target == "BF16" else from_bits(array)
+        array = array.view(np.uint16) if target == "BF16" else bfloat16_to_float32(array)
     if not target or array.dtype == DTYPES[target]:
         return array
     if target in FLOATS and array.dtype.kind == "f":

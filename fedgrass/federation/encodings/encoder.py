@@ -21,7 +21,7 @@ from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, file_
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
 from fedgrass.federation.weights.slices import BLOCK
-from fedgrass.federation.weights.weights_file import Encoded, as_it_is, dtype_of, layout_of
+from fedgrass.federation.weights.weights_file import Encoded, dtype_of, layout_of, unencoded
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Arrays, Layout, check_layout
 
 PIECE = 64 * BLOCK  # values encoded at a time: 1 MB
@@ -139,7 +139,7 @@ def encode(  # noqa: PLR0913, PLR0917 - the parts of an update, each with its ow
             pending = PendingValues(name, _row(arrays[name]), started, kept, inward)
             scale = quantization.scale_of(pending.largest()) if encoding.kind == "int8" else np.float32(1)
             if name + SCALE in layout.arrays:
-                found[name + SCALE] = as_it_is(scale.reshape(1), ENCODED)
+                found[name + SCALE] = unencoded(scale.reshape(1), ENCODED)
             placed = layout.arrays[name]
             blocks = _blocks(pending, encoding, placed, scale, rng)
             found[name] = Encoded(placed.dtype, placed.shape, blocks)
@@ -152,7 +152,7 @@ def _unencoded(arrays: Arrays, model: Layout) -> dict[str, Encoded]:
     for name, array in arrays.items():
         expected = model.arrays.get(name)
         bits = expected is not None and expected.dtype == "BF16" and array.dtype == DTYPES["BF16"]
-        found[name] = as_it_is(array, "BF16" if bits else dtype_of(name, array))
+        found[name] = unencoded(array, "BF16" if bits else dtype_of(name, array))
     check_layout(layout_of(found), model)
     return found
 

@@ -67,10 +67,10 @@ def check_file(found: Layout, model: Layout, encoding: Encoding) -> None:
     Raises:
         UpdateRefused: It differs; the message names the first array that does.
     """
-    check_places(found, file_layout(model, encoding))
+    check_offsets(found, file_layout(model, encoding))
 
 
-def check_places(found: Layout, expected: Layout) -> None:
+def check_offsets(found: Layout, expected: Layout) -> None:
     """Check that a file has the arrays of ``expected``, at the same places.
 
     Raises:

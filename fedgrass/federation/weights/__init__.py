@@ -29,12 +29,12 @@ from fedgrass.federation.weights.weights_checksums import (
 from fedgrass.federation.weights.weights_file import (
     Encoded,
     Written,
-    as_it_is,
     dtype_of,
     encode,
     header,
     header_length,
     layout_of,
+    unencoded,
     write,
 )
 from fedgrass.federation.weights.weights_layout import (
@@ -64,7 +64,6 @@ __all__ = [
     "Encoded",
     "Layout",
     "Written",
-    "as_it_is",
     "check_data",
     "check_finite",
     "check_layout",
@@ -85,6 +84,7 @@ __all__ = [
     "read_layout",
     "read_layout_and_metadata",
     "sha256",
+    "unencoded",
     "views",
     "write",
 ]

@@ -14,35 +14,35 @@ from fedgrass.federation.weights.weights_layout import FLOATS
 _BYTES = DTYPES["F32"].itemsize
 
 
-def carried_name(what: str, array: str) -> str:
+def auxiliary_name(what: str, array: str) -> str:
     """Return the name of the array with the auxiliary state ``what`` of a model's array."""
     return f"{what}:{array}"
 
 
-def array_of(name: str, model: Layout) -> str:
+def model_array_of(name: str, model: Layout) -> str:
     """Return the model's array that ``name`` or the auxiliary array ``name`` belongs to."""
     return name if name in model.arrays else name.partition(":")[2]
 
 
-def carried_layout(model: Layout, carried: Sequence[str], start: int = 0) -> Layout:
+def auxiliary_layout(model: Layout, carried: Sequence[str], start: int = 0) -> Layout:
     """Return the layout of the auxiliary arrays of a model's updates, the first at byte ``start``."""
     arrays, position = {}, start
     for what in carried:
         for name, array in in_file_order(model).items():
             if array.dtype in FLOATS:
                 end = position + math.prod(array.shape) * _BYTES
-                arrays[carried_name(what, name)] = Array("F32", array.shape, position, end)
+                arrays[auxiliary_name(what, name)] = Array("F32", array.shape, position, end)
                 position = end
     return Layout(arrays, 0, position - start)
 
 
-def layout_with(model: Layout, carried: Sequence[str]) -> Layout:
+def update_layout(model: Layout, carried: Sequence[str]) -> Layout:
     """Return the layout of an update: the model's arrays and the auxiliary ones; without a header.
 
     Raises:
         SettingsError: The model has an array with the name of an auxiliary one.
     """
-    more = carried_layout(model, carried, model.data_bytes)
+    more = auxiliary_layout(model, carried, model.data_bytes)
     for name in more.arrays.keys() & model.arrays.keys():
         message = f"the model has an array {name!r}, the name of an auxiliary array of its updates: rename it"
         raise SettingsError(message)

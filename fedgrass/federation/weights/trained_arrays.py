@@ -53,14 +53,14 @@ NO_VOTES = Votes()
 _NAMES = msgspec.json.Decoder(frozenset[str])
 
 
-def to_metadata(trained: Collection[str] | None) -> dict[str, str]:
+def trained_metadata(trained: Collection[str] | None) -> dict[str, str]:
     """Return the header entry that declares the arrays ``trained``; empty if they are not known."""
     if trained is None:
         return {}
     return {TRAINED: json.dumps(sorted(trained), separators=(",", ":"), ensure_ascii=False)}
 
 
-def names_in(declaration: str) -> frozenset[str] | None:
+def declared_names(declaration: str) -> frozenset[str] | None:
     """Return the arrays that a declaration names; None if it is empty or not a JSON list of names."""
     try:
         return _NAMES.decode(declaration)
@@ -89,7 +89,7 @@ def count_votes(arrays: Sequence[str], declarations: Iterable[str]) -> Votes:
     """
     totals, updates, declared = [0] * len(arrays), 0, 0
     for text, count in Counter(declarations).items():  # usually all updates have the same one
-        trained = names_in(text)
+        trained = declared_names(text)
         statistics = statistics_among(arrays, trained)
         updates += count
         declared += count if trained is not None else 0

@@ -76,7 +76,7 @@ def dtype_of(name: str, array: NDArray[np.generic]) -> str:
     return found
 
 
-def as_it_is(array: NDArray[np.generic], dtype: str) -> Encoded:
+def unencoded(array: NDArray[np.generic], dtype: str) -> Encoded:
     """Return an array, of any shape, to be written unchanged with the type ``dtype``."""
     array = array.view(np.uint16) if array.dtype == BFLOAT16 else array
     return Encoded(dtype, array.shape, (np.asarray(array, dtype=DTYPES[dtype], order="C"),))
@@ -141,7 +141,7 @@ def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = No
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
     target = BytesIO()
-    write({name: as_it_is(array, types[name]) for name, array in by_width}, target)
+    write({name: unencoded(array, types[name]) for name, array in by_width}, target)
     return target.getvalue()
 
 

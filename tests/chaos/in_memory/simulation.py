@@ -525,7 +525,7 @@ class Simulation:
         with contextlib.suppress(
             Crash, InjectedError
         ):  # its message is delivered again; there are other hellos
-            hellos.hear(self.initiator, self.dice.choice(self.names))
+            hellos.answer_hello(self.initiator, self.dice.choice(self.names))
 
     # ------------------------------------------------------------ the judge
     def _closes(self, closed: Round) -> None:

@@ -198,7 +198,7 @@ def test_a_command_that_a_device_missed_is_repeated_when_it_comes_back() -> None
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.publisher.published.clear()
-    hellos.hear(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert [type(message) for message in fleet.heard("thing-0")] == [Announcement]
 
 

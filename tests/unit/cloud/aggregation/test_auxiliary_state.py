@@ -13,7 +13,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, decode, read_layout, sha256
-from fedgrass.federation.weights.auxiliary_state import carried_layout
+from fedgrass.federation.weights.auxiliary_state import auxiliary_layout
 from tests.fakes.small_average import file_of
 from tests.fakes.small_fleet import RUN, SmallFleet, update_full_of
 
@@ -28,7 +28,7 @@ def train(fleet: SmallFleet, value: float = 1.0) -> None:
     """Make every device reply to the open training round."""
     opened = fleet.newest()
     file = fleet.bucket.objects[object_keys.model(RUN, 0)]
-    carried = carried_layout(read_layout(file, len(file)), ["control"]).arrays
+    carried = auxiliary_layout(read_layout(file, len(file)), ["control"]).arrays
     controls = {name: np.full(array.shape, value, np.float32) for name, array in carried.items()}
     for device in fleet.names:
         data = fleet.upload(device, opened, file_of(update_full_of(value), behind=controls))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.rounds import Participation, State
@@ -62,7 +62,7 @@ def test_changes_below_the_limit_are_not_modified() -> None:
 
 def test_the_norm_covers_all_arrays_and_a_change_of_exactly_the_largest_norm_counts() -> None:
     run = SmallAverage(start(), largest_norm=4.0001)
-    with pytest.raises(BadReplies) as bad:
+    with pytest.raises(BadUpdates) as bad:
         run.round(updates())
     assert bad.value.refused == {
         "thing-0004": "its change has the norm 7; 4.0001 is the most (largest_norm)",

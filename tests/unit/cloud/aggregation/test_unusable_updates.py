@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation.update_reader import BadReplies
+from cloud_functions.aggregation.update_reader import BadUpdates
 from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.errors import AggregationFailed
@@ -61,7 +61,7 @@ def survivors(
         run.upload(files)
         try:
             run.make(len(places), metrics=[replies["metrics"][place] for place in places])
-        except BadReplies as bad:
+        except BadUpdates as bad:
             gone = {int(device.removeprefix("thing-")): text for device, text in bad.refused.items()}
             refused |= {str(places[number]): text for number, text in gone.items()}
             places = [place for number, place in enumerate(places) if number not in gone]
@@ -216,7 +216,7 @@ def test_the_control_variate_of_an_update_is_limited_like_the_update(
     files = [run.unchecked(honest(seed), hostile if seed == BAD else zeros) for seed in range(DEVICES)]
     run.upload(files)
     if "largest_norm" in setting:
-        with pytest.raises(BadReplies) as bad:
+        with pytest.raises(BadUpdates) as bad:
             run.make(DEVICES)
         norm = f"{np.linalg.norm(hostile['control:w'].astype(np.float64)):.6g}"
         assert bad.value.refused == {

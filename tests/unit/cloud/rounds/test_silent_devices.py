@@ -273,5 +273,5 @@ def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_
     fleet.remind()
     fleet.remind()
     before = len(work_heard(fleet, cohort[0]))
-    hellos.hear(fleet.cloud, cohort[0])
+    hellos.answer_hello(fleet.cloud, cohort[0])
     assert len(work_heard(fleet, cohort[0])) == before

@@ -13,9 +13,9 @@ from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.weights import Arrays, read_layout_and_metadata
-from fedgrass.federation.weights.auxiliary_state import layout_with
+from fedgrass.federation.weights.auxiliary_state import update_layout
 from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
-from fedgrass.federation.weights.trained_arrays import names_in
+from fedgrass.federation.weights.trained_arrays import declared_names
 from tests.fakes.memory_device import announcement
 
 MODEL: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_an_update_declares_what_its_task_says(
 ) -> None:
     file = update(tmp_path, monkeypatch, trained).read_bytes()
     _, metadata = read_layout_and_metadata(file, len(file))
-    assert names_in(metadata.get(DECLARATION, "")) == trained
+    assert declared_names(metadata.get(DECLARATION, "")) == trained
 
 
 @pytest.mark.parametrize(("trained", "kept"), [(TRAINED, {"w"}), (None, {"w", "gauge"})])
@@ -108,5 +108,5 @@ def test_statistics_have_no_control_variate(
 ) -> None:
     path = update(tmp_path, monkeypatch, trained, carried={"control": None})
     file = path.read_bytes()
-    found = encodings.decode(file, layout_with(LAYOUT, ["control"]), Encoding())
+    found = encodings.decode(file, update_layout(LAYOUT, ["control"]), Encoding())
     assert {name for name in MODEL if np.asarray(found[f"control:{name}"]).any()} == moved

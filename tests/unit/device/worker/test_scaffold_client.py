@@ -24,7 +24,7 @@ from fedgrass.federation import encodings, object_keys, weights
 from fedgrass.federation.messages import CarriedFile
 from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.weights import Arrays
-from fedgrass.federation.weights.auxiliary_state import layout_with
+from fedgrass.federation.weights.auxiliary_state import update_layout
 from tests.fakes.memory_device import announcement
 from tests.fakes.small_average import RUN, SmallAverage
 
@@ -288,7 +288,9 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
     fit = corrected.fit(begun, PLAIN, lambda _: None, never)
     corrected.write(fit, begun)
     sent = encodings.decode(
-        unfinished(tmp_path / "update.safetensors").read_bytes(), layout_with(layout, ["control"]), Encoding()
+        unfinished(tmp_path / "update.safetensors").read_bytes(),
+        update_layout(layout, ["control"]),
+        Encoding(),
     )
     assert np.any(fit.weights["norm.running_mean"])
     changed = {name for name, array in sent.items() if name.startswith("control:") and np.any(array)}

@@ -19,9 +19,9 @@ from fedgrass.federation.weights.trained_arrays import (
     Votes,
     averaged_arrays,
     count_votes,
+    declared_names,
     is_statistic,
-    names_in,
-    to_metadata,
+    trained_metadata,
 )
 from tests.fakes.small_average import SmallAverage, file_of
 
@@ -137,14 +137,14 @@ def test_q_fedavg_averages_statistics_by_its_own_weights() -> None:
 
 def test_a_minority_that_lies_decides_nothing_and_a_tie_is_averaged() -> None:
     arrays = ["w", "gauge"]
-    honest, liar = to_metadata({"w"})["trained"], to_metadata({"gauge"})["trained"]
+    honest, liar = trained_metadata({"w"})["trained"], trained_metadata({"gauge"})["trained"]
     assert averaged_arrays(arrays, count_votes(arrays, [honest] * 3 + [liar] * 2)) == {"gauge"}
     assert averaged_arrays(arrays, count_votes(arrays, [honest] * 2 + [liar] * 2)) == {"w", "gauge"}
 
 
 def test_one_liar_among_older_devices_decides_nothing() -> None:
     arrays = ["w", "bn.running_var"]
-    liar = to_metadata({"bn.running_var"})["trained"]
+    liar = trained_metadata({"bn.running_var"})["trained"]
     votes = count_votes(arrays, ["", "", "", liar])
     assert averaged_arrays(arrays, votes) == {"bn.running_var"}
     assert not votes.is_declared
@@ -163,7 +163,7 @@ def test_a_lying_update_among_honest_ones_does_not_step_a_statistic(name: str) -
 
 @pytest.mark.parametrize("text", ["", "yes", "{}", "[1]", '["w", null]', "[" * 10_000])
 def test_a_declaration_that_is_no_list_of_names_is_none(text: str) -> None:
-    assert names_in(text) is None
+    assert declared_names(text) is None
 
 
 def declaration_in(file: bytes) -> str:
@@ -175,7 +175,7 @@ def test_a_declaration_travels_in_the_header_of_an_update() -> None:
     names = frozenset({"w", 'a "quoted" name', "größe"})
     run = SmallAverage({"w": np.zeros(2, np.float32)})
     file = run.encode({"w": np.zeros(2, np.float32)}, trained=names)
-    assert names_in(declaration_in(file)) == names
+    assert declared_names(declaration_in(file)) == names
     assert declaration_in(file_of({"w": np.zeros(2, np.float32)})) == ""
 
 

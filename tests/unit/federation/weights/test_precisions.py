@@ -21,7 +21,7 @@ from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.console.runs import operator_actions
 from fedgrass.federation import encodings, weights
-from fedgrass.federation.encodings.array_types import from_bits, in_types_of, read_for_a_task
+from fedgrass.federation.encodings.array_types import bfloat16_to_float32, read_task_arrays, to_model_types
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.rounds import State
@@ -136,7 +136,7 @@ def test_a_model_of_any_precision_is_evaluated_and_predicts(tmp_path: Path, prec
     measured, _ = perform(tmp_path, Counting(), file, work="evaluate")
     expected = Counting().evaluate(weights.decode(file_in("F32"))).metrics
     assert measured.metrics["loss"] == pytest.approx(expected["loss"], abs=0.02)
-    given = read_for_a_task(file)
+    given = read_task_arrays(file)
     outputs = Counting().predictor(given)([INPUTS[0].tolist()])
     assert np.asarray(outputs).shape == (1, 2)
 
@@ -222,21 +222,21 @@ def test_arrays_come_back_in_the_models_types_or_are_named() -> None:
     model = file_in("BF16")
     layout = layout_of(model)
     bits = weights.decode(model)["first.weight"]
-    made = in_types_of(layout, {"first.weight": from_bits(bits), "steps": np.array(9, np.int32)})
+    made = to_model_types(layout, {"first.weight": bfloat16_to_float32(bits), "steps": np.array(9, np.int32)})
     assert np.array_equal(made["first.weight"], bits)
     assert made["steps"].dtype == np.int64
     assert made["steps"].tolist() == 9
-    assert in_types_of(layout, {"first.weight": bits})["first.weight"] is bits
+    assert to_model_types(layout, {"first.weight": bits})["first.weight"] is bits
     with pytest.raises(UpdateRefused, match=r"'first\.weight' has the magnitude 3\.4e\+38.*BF16 cannot hold"):
-        in_types_of(layout, {"first.weight": numpys(np.full((4, 8), 3.4e38))})
+        to_model_types(layout, {"first.weight": numpys(np.full((4, 8), 3.4e38))})
     half = layout_of(file_in("F16"))
     with pytest.raises(UpdateRefused, match=r"'last\.bias' has the magnitude 70000"):
-        in_types_of(half, {"last.bias": numpys([1, 70_000])})
+        to_model_types(half, {"last.bias": numpys([1, 70_000])})
     narrow = layout_of(weights.encode({"n": np.array(1, np.int8)}))
     with pytest.raises(UpdateRefused, match="'n' has whole numbers that the model's I8 cannot hold"):
-        in_types_of(narrow, {"n": np.array(300)})
+        to_model_types(narrow, {"n": np.array(300)})
     kept = {"n": np.array(1.5), "other": np.array(2)}
-    assert in_types_of(narrow, kept) == kept  # the check of the layout reports them by name
+    assert to_model_types(narrow, kept) == kept  # the check of the layout reports them by name
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -253,12 +253,12 @@ def test_bfloat16_is_averaged_in_float32_and_rounded_once(
     files = [run.unchecked({"w": one, "plain": np.ones(3, np.float32)}) for one in bits]
     made = run.round(files)["w"]
     assert made.dtype == np.uint16
-    sent = np.stack([from_bits(one) for one in bits]).astype(np.float64)
+    sent = np.stack([bfloat16_to_float32(one) for one in bits]).astype(np.float64)
     expected = {"median": np.median(sent, axis=0), "krum": None}.get(aggregation, sent.mean(axis=0))
     if expected is None:
         assert any(np.array_equal(made, one) for one in bits)
     else:
-        off = np.abs(from_bits(made) - expected)
+        off = np.abs(bfloat16_to_float32(made) - expected)
         assert (off <= np.abs(expected) / 2**8 * 1.001 + 1e-7).all()
 
 

@@ -21,13 +21,13 @@ from fedgrass.federation.weights import (
     ChunkCheck,
     Encoded,
     Written,
-    as_it_is,
     check_data,
     checksum,
     chunk_checksums,
     encode,
     header_checksum,
     read_layout,
+    unencoded,
     views,
     write,
 )
@@ -44,11 +44,11 @@ def written(arrays: dict[str, Encoded]) -> tuple[bytes, Written]:
 def mixed() -> dict[str, Encoded]:
     """Arrays of several widths, in an order in which most are not aligned to their type."""
     return {
-        "z": as_it_is(np.array([1, 2, 3], np.uint8), "U8"),
-        "b": as_it_is(np.array([[1.5, -2]], np.float32), "F32"),
-        "n": as_it_is(np.array(7), "I64"),
-        "e": as_it_is(np.zeros((0, 3), np.float16), "F16"),
-        "a": as_it_is(np.array([0.1, 1e300]), "F64"),
+        "z": unencoded(np.array([1, 2, 3], np.uint8), "U8"),
+        "b": unencoded(np.array([[1.5, -2]], np.float32), "F32"),
+        "n": unencoded(np.array(7), "I64"),
+        "e": unencoded(np.zeros((0, 3), np.float16), "F16"),
+        "a": unencoded(np.array([0.1, 1e300]), "F64"),
     }
 
 
@@ -77,7 +77,7 @@ def test_safetensors_loads_what_is_written_in_any_order(tmp_path: Path) -> None:
 
 
 def test_safetensors_gives_torch_the_bfloat16_that_was_written() -> None:
-    data, _ = written({"w": as_it_is(BRAIN, "BF16"), "one": as_it_is(np.ones(1, np.int8), "I8")})
+    data, _ = written({"w": unencoded(BRAIN, "BF16"), "one": unencoded(np.ones(1, np.int8), "I8")})
     loaded = safetensors.torch.load(data)["w"]
     assert loaded.dtype == torch.bfloat16
     assert loaded.tolist() == [1.0, -2.0, 2.0**-133]

@@ -66,7 +66,7 @@ class Rules(Laws):
 
     @rule(number=device_numbers)
     def a_device_says_hello(self, number: int) -> None:
-        hellos.hear(self.fleet.cloud, self.fleet.names[number])
+        hellos.answer_hello(self.fleet.cloud, self.fleet.names[number])
 
     # ------------------------------------------------------------ what the cloud's workers do
     @precondition(lambda self: self.fleet.sent)
@@ -177,7 +177,7 @@ class Rules(Laws):
             if self.fleet.settings.schedule == "by_hand":
                 self._ask("next")
             if self.fleet.lost:  # then any message of the run drives it on
-                hellos.hear(self.fleet.cloud, self.fleet.names[0])
+                hellos.answer_hello(self.fleet.cloud, self.fleet.names[0])
         self._deliver_all()
         self.a_reply_counts_at_most_once_and_every_loss_is_counted()
         self.a_closed_round_has_one_model_that_is_the_mean_of_the_accepted_replies()
