@@ -83,50 +83,50 @@ class DynamoRounds:
         self._table.transact(actions)
         return msgspec.structs.replace(run, **changes)
 
-    def ask(self, first: Round, devices: Sequence[str]) -> None:
+    def ask(self, round_: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round; see ``RoundStore``."""
-        self._table.put_missing([_asked(first, device) for device in devices])
+        self._table.put_missing([_asked(round_, device) for device in devices])
 
-    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
+    def open_round(self, run: Run, round_: Round, progress: Progress) -> None:
         """Store a new round and make it the run's newest; see ``RoundStore``."""
         newest = {
-            "round": first.number,
-            "attempt": first.attempt,
+            "round": round_.number,
+            "attempt": round_.attempt,
             "progress": progress,
             "waiting_since": 0,
         }
         moved = self._table.update(run.name, "run", newest, _position(run))
-        self._table.transact([self._table.new(_round_row(first)), moved])
+        self._table.transact([self._table.new(_round_row(round_)), moved])
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
         return self._table.get(run, _round_key(number, attempt), Round)
 
-    def mark_announced(self, current: Round, at: int) -> None:
+    def mark_announced(self, round_: Round, at: int) -> None:
         """Note that all batches were announced; see ``RoundStore``."""
-        values: dict[str, object] = {"announced_batches": current.batches}
-        if not current.announced_batches:
-            values["opening_seconds"] = (at - current.choosing_at) / 1000
-        expected = {"batches": current.batches, "announced_batches": current.announced_batches}
-        self._table.write(self._update_round(current, values, expected))
+        values: dict[str, object] = {"announced_batches": round_.batches}
+        if not round_.announced_batches:
+            values["opening_seconds"] = (at - round_.choosing_at) / 1000
+        expected = {"batches": round_.batches, "announced_batches": round_.announced_batches}
+        self._table.write(self._update_round(round_, values, expected))
 
     def replace(
-        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+        self, round_: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
     ) -> None:
         """Ask devices in place of others; see ``RoundStore``."""
-        batch = current.batches + 1
-        values: Row = {"replaced": current.replaced + replaced + len(silent)}
-        values |= {"asked": current.asked + len(devices), "batches": batch} if devices else {}
-        expected = {"state": State.OPEN, "batches": current.batches, "replaced": current.replaced}
+        batch = round_.batches + 1
+        values: Row = {"replaced": round_.replaced + replaced + len(silent)}
+        values |= {"asked": round_.asked + len(devices), "batches": batch} if devices else {}
+        expected = {"state": State.OPEN, "batches": round_.batches, "replaced": round_.replaced}
         add: Counter[str] = Counter()
         left = []
         for part in silent:
             moved = counters.moved(part, Participation.SILENT, {})
             add.update(counters.difference(part, moved))
-            key = _participant_key(current, part.device)
-            left.append(self._table.update(current.run, key, {"state": moved.state}, {"state": part.state}))
-        came = [self._table.new(_asked(current, device, batch, at)) for device in devices]
-        self._table.transact([self._update_round(current, values, expected, add), *left, *came])
+            key = _participant_key(round_, part.device)
+            left.append(self._table.update(round_.run, key, {"state": moved.state}, {"state": part.state}))
+        came = [self._table.new(_asked(round_, device, batch, at)) for device in devices]
+        self._table.transact([self._update_round(round_, values, expected, add), *left, *came])
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round according to the table of transitions; see ``RoundStore``."""
@@ -136,51 +136,51 @@ class DynamoRounds:
             expected["refused"] = current.refused
         return to_record(self._table.write(self._update_round(current, values, expected)), Round)
 
-    def participant(self, of: Round, device: str) -> Participant | None:
+    def participant(self, round_: Round, device: str) -> Participant | None:
         """Return one device's part in a round, or None."""
-        return self._table.get(of.run, _participant_key(of, device), Participant)
+        return self._table.get(round_.run, _participant_key(round_, device), Participant)
 
-    def participants(self, of: Round) -> Iterator[Participant]:
+    def participants(self, round_: Round) -> Iterator[Participant]:
         """Return all participants of a round, by device name."""
-        for row in self._table.query(of.run, _participant_key(of, "")):
+        for row in self._table.query(round_.run, _participant_key(round_, "")):
             yield to_record(row, Participant)
 
-    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
+    def count_reply(self, round_: Round, part: Participant, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it; see ``RoundStore``."""
         fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
         values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
-        if group := of.next_group:
+        if group := round_.next_group:
             values["group"] = group
-        self._move_participant(of, part, Participation.REPLIED, values, {"state": State.OPEN})
+        self._move_participant(round_, part, Participation.REPLIED, values, {"state": State.OPEN})
 
-    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
+    def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:
         """Move a participant and the round's counters; see ``RoundStore``."""
-        self._move_participant(of, part, target, {"reason": reason}, {"state": State.OPEN})
+        self._move_participant(round_, part, target, {"reason": reason}, {"state": State.OPEN})
 
-    def refuse_update(self, of: Round, device: str, reason: str) -> None:
+    def refuse_update(self, round_: Round, device: str, reason: str) -> None:
         """Make a REPLIED participant REFUSED; see ``RoundStore``."""
-        part = self.participant(of, device)
+        part = self.participant(round_, device)
         if part is None:
             raise LostRace(device)
-        leased = {"state": State.AGGREGATING, "fence": of.fence}
-        self._move_participant(of, part, Participation.REFUSED, {"reason": reason}, leased)
+        leased = {"state": State.AGGREGATING, "fence": round_.fence}
+        self._move_participant(round_, part, Participation.REFUSED, {"reason": reason}, leased)
 
-    def begin_group(self, of: Round, example_cap: int = 0) -> None:
+    def begin_group(self, round_: Round, example_cap: int = 0) -> None:
         """Count one more group; see ``RoundStore``."""
-        expected = {"state": State.OPEN, "groups": of.groups}
-        values = {"groups": of.groups + 1, "example_cap": example_cap}
-        self._table.write(self._update_round(of, values, expected))
+        expected = {"state": State.OPEN, "groups": round_.groups}
+        values = {"groups": round_.groups + 1, "example_cap": example_cap}
+        self._table.write(self._update_round(round_, values, expected))
 
-    def members(self, of: Round, group: int) -> Iterator[Participant]:
+    def members(self, round_: Round, group: int) -> Iterator[Participant]:
         """Return the participants of a group; see ``RoundStore``."""
-        for row in self._table.query(of.run, _member_key(of, group, "")):
-            if found := self.participant(of, row["device"]):
+        for row in self._table.query(round_.run, _member_key(round_, group, "")):
+            if found := self.participant(round_, row["device"]):
                 yield found
 
-    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
+    def count_late(self, round_: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count that; see ``RoundStore``."""
         values = {"received_at": received_at}
-        self._move_participant(of, part, Participation.LATE, values, {"state": of.state})
+        self._move_participant(round_, part, Participation.LATE, values, {"state": round_.state})
 
     def unsettled(self) -> list[str]:
         """Return the names of the runs that have ended and are not settled; see ``RoundStore``."""
@@ -191,10 +191,10 @@ class DynamoRounds:
         """Note that a run that has ended left nothing undone; see ``RoundStore``."""
         self._table.write(self._table.update(_LIST, name, {"settled": True}))
 
-    def note_failure(self, of: Round, failure: str) -> None:
+    def note_failure(self, round_: Round, failure: str) -> None:
         """Note why an averager cannot end its lease; see ``RoundStore``."""
-        leased = {"state": State.AGGREGATING, "fence": of.fence}
-        self._table.write(self._update_round(of, {"failure": failure}, leased))
+        leased = {"state": State.AGGREGATING, "fence": round_.fence}
+        self._table.write(self._update_round(round_, {"failure": failure}, leased))
 
     def restore_run(self, lost: Run, over: Run | None = None) -> None:
         """Store a run and its entries in the lists, each where it is missing; see ``RoundStore``."""
@@ -214,15 +214,15 @@ class DynamoRounds:
             return
         self._table.put_unless_there(self._table.new(_round_row(lost)))
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
+    def restore_participants(self, round_: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
         """Store participants where they are missing; see ``RoundStore``."""
         if over:
-            self._table.put_all([_participant_row(of, participant) for participant in lost])
+            self._table.put_all([_participant_row(round_, participant) for participant in lost])
             return
-        self._table.put_missing([_participant_row(of, participant) for participant in lost])
+        self._table.put_missing([_participant_row(round_, participant) for participant in lost])
 
     def _move_participant(
-        self, of: Round, part: Participant, target: Participation, values: Row, expected: Row
+        self, round_: Round, part: Participant, target: Participation, values: Row, expected: Row
     ) -> None:
         """Move a participant and count it in its round if the round has the values of ``expected``.
 
@@ -234,10 +234,12 @@ class DynamoRounds:
             raise LostRace(part.device)
         after = counters.moved(part, target, values)
         written = {"state": target, "accepted": after.accepted, **values}
-        moved = self._table.update(of.run, _participant_key(of, part.device), written, {"state": part.state})
-        counted = self._update_round(of, {}, expected, counters.difference(part, after))
+        moved = self._table.update(
+            round_.run, _participant_key(round_, part.device), written, {"state": part.state}
+        )
+        counted = self._update_round(round_, {}, expected, counters.difference(part, after))
         joined = after.group and not part.group
-        member = [self._table.put(_member_row(of, after))] if joined else []
+        member = [self._table.put(_member_row(round_, after))] if joined else []
         self._table.transact([moved, counted, *member])
 
     def _living(self, name: str, state: object) -> "TransactWriteItemTypeDef":
@@ -249,23 +251,25 @@ class DynamoRounds:
 
     def _update_round(
         self,
-        of: Round,
+        round_: Round,
         values: Row,
         expected: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
     ) -> "TransactWriteItemTypeDef":
-        return self._table.update(of.run, _round_key(of.number, of.attempt), values, expected, add)
+        return self._table.update(
+            round_.run, _round_key(round_.number, round_.attempt), values, expected, add
+        )
 
 
 def _position(run: Run) -> Row:
     return {"state": run.state, "round": run.round, "attempt": run.attempt}
 
 
-def _asked(of: Round, device: str, batch: int = 1, at: int = 0) -> Row:
+def _asked(round_: Round, device: str, batch: int = 1, at: int = 0) -> Row:
     asked = Participant(
-        device=device, state=Participation.ASKED, announced_at=at or of.opened_at, batch=batch
+        device=device, state=Participation.ASKED, announced_at=at or round_.opened_at, batch=batch
     )
-    return _participant_row(of, asked)
+    return _participant_row(round_, asked)
 
 
 def _run_row(run: Run) -> Row:
@@ -276,25 +280,25 @@ def _listed(run: Run) -> Row:
     return {"run": _LIST, "item": run.name, "state": run.state}
 
 
-def _round_row(of: Round) -> Row:
-    return {**to_row(of), "item": _round_key(of.number, of.attempt)}
+def _round_row(round_: Round) -> Row:
+    return {**to_row(round_), "item": _round_key(round_.number, round_.attempt)}
 
 
-def _participant_row(of: Round, participant: Participant) -> Row:
-    return {**to_row(participant), "run": of.run, "item": _participant_key(of, participant.device)}
+def _participant_row(round_: Round, participant: Participant) -> Row:
+    return {**to_row(participant), "run": round_.run, "item": _participant_key(round_, participant.device)}
 
 
 def _round_key(number: int, attempt: int) -> str:
     return f"round/{number:06}/{attempt:03}"
 
 
-def _member_row(of: Round, part: Participant) -> Row:
-    return {"run": of.run, "item": _member_key(of, part.group, part.device), "device": part.device}
+def _member_row(round_: Round, part: Participant) -> Row:
+    return {"run": round_.run, "item": _member_key(round_, part.group, part.device), "device": part.device}
 
 
-def _member_key(of: Round, group: int, device: str) -> str:
-    return f"member/{of.number:06}/{of.attempt:03}/{group:06}/{device}"
+def _member_key(round_: Round, group: int, device: str) -> str:
+    return f"member/{round_.number:06}/{round_.attempt:03}/{group:06}/{device}"
 
 
-def _participant_key(of: Round, device: str) -> str:
-    return f"participant/{of.number:06}/{of.attempt:03}/{device}"
+def _participant_key(round_: Round, device: str) -> str:
+    return f"participant/{round_.number:06}/{round_.attempt:03}/{device}"

@@ -108,51 +108,51 @@ class MemoryRounds:
                 self._settled.discard(run.name)
             return self._runs[run.name]
 
-    def ask(self, first: Round, devices: Sequence[str]) -> None:
+    def ask(self, round_: Round, devices: Sequence[str]) -> None:
         with self._lock:
             for device in devices:
-                asked = Participant(device=device, state=Participation.ASKED, announced_at=first.opened_at)
-                self._participants.setdefault((*_key(first), device), asked)
+                asked = Participant(device=device, state=Participation.ASKED, announced_at=round_.opened_at)
+                self._participants.setdefault((*_key(round_), device), asked)
 
-    def open_round(self, run: Run, first: Round, progress: Progress) -> None:
+    def open_round(self, run: Run, round_: Round, progress: Progress) -> None:
         with self._lock:
-            _expect(_key(first) not in self._rounds)
+            _expect(_key(round_) not in self._rounds)
             stored = self._where_it_stands(run)
-            self._rounds[_key(first)] = first
+            self._rounds[_key(round_)] = round_
             self._runs[run.name] = msgspec.structs.replace(
-                stored, round=first.number, attempt=first.attempt, progress=progress, waiting_since=0
+                stored, round=round_.number, attempt=round_.attempt, progress=progress, waiting_since=0
             )
 
     def replace(
-        self, current: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
+        self, round_: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
     ) -> None:
         with self._lock:
-            stored = self._in_state(current, State.OPEN)
-            _expect((stored.batches, stored.replaced) == (current.batches, current.replaced))
-            parts = [self._participants[*_key(current), part.device] for part in silent]
+            stored = self._in_state(round_, State.OPEN)
+            _expect((stored.batches, stored.replaced) == (round_.batches, round_.replaced))
+            parts = [self._participants[*_key(round_), part.device] for part in silent]
             _expect(all(part.state is Participation.ASKED for part in parts))
-            _expect(not any((*_key(current), device) in self._participants for device in devices))
+            _expect(not any((*_key(round_), device) in self._participants for device in devices))
             for part in parts:
-                self._move(current, part, Participation.SILENT)
+                self._move(round_, part, Participation.SILENT)
             batch = stored.batches + 1
             for device in devices:
-                self._participants[*_key(current), device] = Participant(
+                self._participants[*_key(round_), device] = Participant(
                     device=device, state=Participation.ASKED, announced_at=at, batch=batch
                 )
             changes = {"asked": stored.asked + len(devices), "batches": batch} if devices else {}
-            self._change(current, replaced=stored.replaced + replaced + len(silent), **changes)
+            self._change(round_, replaced=stored.replaced + replaced + len(silent), **changes)
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         return self._rounds.get((run, number, attempt))
 
-    def mark_announced(self, current: Round, at: int) -> None:
+    def mark_announced(self, round_: Round, at: int) -> None:
         with self._lock:
-            stored = self._stored(current)
-            _expect(stored.batches == current.batches)
-            _expect(stored.announced_batches == current.announced_batches)
-            self._change(current, announced_batches=current.batches)
-            if not current.announced_batches:
-                self._change(current, opening_seconds=(at - current.choosing_at) / 1000)
+            stored = self._stored(round_)
+            _expect(stored.batches == round_.batches)
+            _expect(stored.announced_batches == round_.announced_batches)
+            self._change(round_, announced_batches=round_.batches)
+            if not round_.announced_batches:
+                self._change(round_, opening_seconds=(at - round_.choosing_at) / 1000)
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         target = TRANSITIONS[current.state, event]
@@ -162,20 +162,20 @@ class MemoryRounds:
             _expect(event is not Event.SHARDS_MADE or stored.refused == current.refused)
             return self._change(current, state=target, **changes)
 
-    def participant(self, of: Round, device: str) -> Participant | None:
-        return self._participants.get((*_key(of), device))
+    def participant(self, round_: Round, device: str) -> Participant | None:
+        return self._participants.get((*_key(round_), device))
 
-    def participants(self, of: Round) -> Iterator[Participant]:
+    def participants(self, round_: Round) -> Iterator[Participant]:
         with self._lock:
-            found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(of)]
+            found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(round_)]
         self.items_read += len(found)
         yield from found
 
-    def count_reply(self, of: Round, part: Participant, reply: Completion, received_at: int) -> None:
+    def count_reply(self, round_: Round, part: Participant, reply: Completion, received_at: int) -> None:
         with self._lock:
-            self._in_state(of, State.OPEN)
+            self._in_state(round_, State.OPEN)
             self._move(
-                of,
+                round_,
                 part,
                 Participation.REPLIED,
                 announced_at=reply.announced_at,
@@ -192,42 +192,42 @@ class MemoryRounds:
                 train_seconds=reply.train_seconds,
                 upload_seconds=reply.upload_seconds,
                 partial=reply.partial,
-                group=of.next_group,
+                group=round_.next_group,
             )
 
-    def move_participant(self, of: Round, part: Participant, target: Participation, reason: str) -> None:
+    def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:
         with self._lock:
-            self._in_state(of, State.OPEN)
-            self._move(of, part, target, reason=reason)
+            self._in_state(round_, State.OPEN)
+            self._move(round_, part, target, reason=reason)
 
-    def refuse_update(self, of: Round, device: str, reason: str) -> None:
+    def refuse_update(self, round_: Round, device: str, reason: str) -> None:
         with self._lock:
-            stored = self._in_state(of, State.AGGREGATING)
-            _expect(stored.fence == of.fence)
-            part = self.participant(of, device)
+            stored = self._in_state(round_, State.AGGREGATING)
+            _expect(stored.fence == round_.fence)
+            part = self.participant(round_, device)
             _expect(part is not None)
-            self._move(of, cast(Participant, part), Participation.REFUSED, reason=reason)
+            self._move(round_, cast(Participant, part), Participation.REFUSED, reason=reason)
 
-    def begin_group(self, of: Round, example_cap: int = 0) -> None:
+    def begin_group(self, round_: Round, example_cap: int = 0) -> None:
         with self._lock:
-            stored = self._in_state(of, State.OPEN)
-            _expect(stored.groups == of.groups)
-            self._change(of, groups=of.groups + 1, example_cap=example_cap)
+            stored = self._in_state(round_, State.OPEN)
+            _expect(stored.groups == round_.groups)
+            self._change(round_, groups=round_.groups + 1, example_cap=example_cap)
 
-    def members(self, of: Round, group: int) -> Iterator[Participant]:
+    def members(self, round_: Round, group: int) -> Iterator[Participant]:
         with self._lock:
             found = [
                 part
                 for key, part in sorted(self._participants.items())
-                if key[:3] == _key(of) and group and part.group == group
+                if key[:3] == _key(round_) and group and part.group == group
             ]
         self.items_read += len(found)
         yield from found
 
-    def count_late(self, of: Round, part: Participant, received_at: int) -> None:
+    def count_late(self, round_: Round, part: Participant, received_at: int) -> None:
         with self._lock:
-            self._in_state(of, of.state)
-            self._move(of, part, Participation.LATE, received_at=received_at)
+            self._in_state(round_, round_.state)
+            self._move(round_, part, Participation.LATE, received_at=received_at)
 
     def unsettled(self) -> list[str]:
         return [
@@ -237,11 +237,11 @@ class MemoryRounds:
     def settle(self, name: str) -> None:
         self._settled.add(name)
 
-    def note_failure(self, of: Round, failure: str) -> None:
+    def note_failure(self, round_: Round, failure: str) -> None:
         with self._lock:
-            stored = self._in_state(of, State.AGGREGATING)
-            _expect(stored.fence == of.fence)
-            self._change(of, failure=failure)
+            stored = self._in_state(round_, State.AGGREGATING)
+            _expect(stored.fence == round_.fence)
+            self._change(round_, failure=failure)
 
     def restore_run(self, lost: Run, over: Run | None = None) -> None:
         with self._lock:
@@ -259,10 +259,10 @@ class MemoryRounds:
                 self._rounds[_key(lost)] = lost
             self._rounds.setdefault(_key(lost), lost)
 
-    def restore_participants(self, of: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
+    def restore_participants(self, round_: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
         with self._lock:
             for participant in lost:
-                key = (*_key(of), participant.device)
+                key = (*_key(round_), participant.device)
                 if over:
                     self._participants[key] = participant
                 self._participants.setdefault(key, participant)
@@ -295,32 +295,32 @@ class MemoryRounds:
         _expect((stored.state, stored.round, stored.attempt) == (run.state, run.round, run.attempt))
         return stored
 
-    def _stored(self, of: Round) -> Round:
-        _expect(_key(of) in self._rounds)
-        return self._rounds[_key(of)]
+    def _stored(self, round_: Round) -> Round:
+        _expect(_key(round_) in self._rounds)
+        return self._rounds[_key(round_)]
 
-    def _in_state(self, of: Round, state: State) -> Round:
-        stored = self._stored(of)
+    def _in_state(self, round_: Round, state: State) -> Round:
+        stored = self._stored(round_)
         _expect(stored.state is state)
         return stored
 
-    def _change(self, of: Round, **changes: object) -> Round:
-        self._rounds[_key(of)] = msgspec.structs.replace(self._stored(of), **changes)
-        return self._rounds[_key(of)]
+    def _change(self, round_: Round, **changes: object) -> Round:
+        self._rounds[_key(round_)] = msgspec.structs.replace(self._stored(round_), **changes)
+        return self._rounds[_key(round_)]
 
-    def _move(self, of: Round, part: Participant, target: Participation, **changes: object) -> None:
-        key = (*_key(of), part.device)
+    def _move(self, round_: Round, part: Participant, target: Participation, **changes: object) -> None:
+        key = (*_key(round_), part.device)
         _expect(key in self._participants and self._participants[key].state is part.state)
         _expect(part.state in before(target))
         old = self._participants[key]
         new = self._participants[key] = counters.moved(old, target, changes)
-        stored = self._stored(of)
+        stored = self._stored(round_)
         added = {name: getattr(stored, name) + by for name, by in counters.difference(old, new).items()}
-        self._change(of, **added)
+        self._change(round_, **added)
 
 
-def _key(of: Round) -> RoundKey:
-    return (of.run, of.number, of.attempt)
+def _key(round_: Round) -> RoundKey:
+    return (round_.run, round_.number, round_.attempt)
 
 
 def _expect(holds: bool) -> None:  # noqa: FBT001 - the condition
