@@ -59,7 +59,11 @@ class Made(Struct, frozen=True):
     carried: Carried = {}  # auxiliary state that devices need for their training, by name
 
 
-def make(context: AggregationContext, replies: Sequence[Participant], groups: Sequence[PartialSum]) -> Made:
+def make(
+    context: AggregationContext,
+    replies: Sequence[Participant],
+    groups: Sequence[PartialSum],
+) -> Made:
     """Write the drafts of a round's new model and of the server state, in this process.
 
     Args:
@@ -68,7 +72,7 @@ def make(context: AggregationContext, replies: Sequence[Participant], groups: Se
         groups: partial sums of the other updates.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
         BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
@@ -127,7 +131,7 @@ def write(  # noqa: PLR0913 - everything that a model is made of
         The files by name.
 
     Raises:
-        BadReplies: some updates must not enter the average, or the strategy cannot use them.
+        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
         BadPartialSums: a partial sum contains such an update.
         AggregationFailed: the strategy cannot make a model, and no update is to blame.
     """
