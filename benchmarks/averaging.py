@@ -16,10 +16,8 @@ which one core reads pages that are already mapped.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +28,7 @@ import numpy as np
 
 from benchmarks.averaging_measures import MEGABYTE
 from benchmarks.file_bucket import FileBucket
+from benchmarks.processes import figures_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation
 from fedgrass.federation.weights import checksum, encode
@@ -75,17 +74,9 @@ def in_a_process(
     folder: Path, what: str, clients: int, strategy: str = "weighted_mean", **environment: str
 ) -> dict[str, float]:
     """Measure in a separate process, with one BLAS thread as in Lambda."""
-    command = [sys.executable, "-m", "benchmarks.averaging_measures", what, str(folder), str(clients)]
-    completed = subprocess.run(
-        [*command, "--strategy", strategy],
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    figures: dict[str, float] = json.loads(completed.stdout.splitlines()[-1])
-    return figures
+    measurement = ["-m", "benchmarks.averaging_measures", what, str(folder), str(clients)]
+    command = [sys.executable, *measurement, "--strategy", strategy]
+    return figures_of(command, {"OPENBLAS_NUM_THREADS": "1", **environment})
 
 
 def compare(folder: Path, clients: int, megabytes: float, times: int) -> dict[str, float]:

@@ -10,18 +10,17 @@ zip has them for Lambda's Python; sizes are those of the zip. All times are medi
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 import package
+from benchmarks.processes import figures_of
 
 _TIMES = 7
-FIRST_CALL = """
+_FIRST_CALL = """
 import json, os, sys, time
 began = time.perf_counter()
 from cloud_functions import averager
@@ -43,7 +42,7 @@ peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.s
 print(json.dumps({"import_s": imported - began, "first_call_s": called - imported,
                   "second_call_s": again - called, "peak_mb": peak * 1024 / 1e6}))
 """
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "FLEET": "bench",
     "BUCKET": "bench",
     "ROUNDS_TABLE": "rounds",
@@ -65,17 +64,8 @@ ENVIRONMENT = {
 
 def first_call(folder: Path) -> dict[str, float]:
     """Import and call the averager of the unpacked zip in a new process."""
-    completed = subprocess.run(
-        [sys.executable, "-P", "-c", FIRST_CALL, str(folder)],
-        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder)},
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    figures: dict[str, float] = json.loads(completed.stdout.splitlines()[-1])
-    return figures
+    command = [sys.executable, "-P", "-c", _FIRST_CALL, str(folder)]
+    return figures_of(command, {**_ENVIRONMENT, "PYTHONPATH": str(folder)}, folder)
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def make(
         groups: partial sums of the other updates.
 
     Raises:
-        BadReplies: some updates must not enter the average.
+        BadUpdates: some updates must not enter the average.
         BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
@@ -118,7 +118,7 @@ def write(  # noqa: PLR0913 - everything that a model is made of
         The files by name.
 
     Raises:
-        BadReplies: some updates must not enter the average, or the strategy cannot use them.
+        BadUpdates: some updates must not enter the average, or the strategy cannot use them.
         BadPartialSums: a partial sum contains such an update.
         AggregationFailed: the strategy cannot make a model, and no update is to blame.
     """
