@@ -37,8 +37,9 @@ class RoundStore(Protocol):
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run.
 
-        Raises LostRace if its state, round or attempt has changed; if ``actions`` is among the changes, also
-        if another action has been applied since ``run`` was read.
+        Raises:
+            LostRace: Its state, round or attempt has changed; if ``actions`` is among the changes, also if
+                another action has been applied since ``run`` was read.
         """
 
     def ask(self, round_: Round, devices: Sequence[str]) -> None:
@@ -51,7 +52,9 @@ class RoundStore(Protocol):
         """Store a new round and make it the run's latest, together with the run's progress; all or nothing.
 
         Ends the run's waiting for devices.
-        Raises LostRace if the round exists already, or if the run has changed since ``run`` was read.
+
+        Raises:
+            LostRace: The round exists already, or the run has changed since ``run`` was read.
         """
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
@@ -66,21 +69,24 @@ class RoundStore(Protocol):
         milliseconds. Participants in ``silent``, which never accepted, become SILENT and are counted as
         silent and as replaced. At most 49 of each; all or nothing.
 
-        Raises LostRace if the round is not OPEN, if its ``batches`` or ``replaced`` have changed, or if a
-        silent participant has replied since.
+        Raises:
+            LostRace: The round is not OPEN, its ``batches`` or ``replaced`` have changed, or a silent
+                participant has replied since.
         """
 
     def mark_announced(self, round_: Round, at: int) -> None:
         """Record that all batches of ``round_`` were announced by ``at``; for the first, how long it took.
 
-        Raises LostRace if another batch was asked since, or if this was recorded already.
+        Raises:
+            LostRace: Another batch was asked since, or this was recorded already.
         """
 
     def move(self, current: Round, event: Event, **changes: object) -> Round:
         """Move a round according to ``TRANSITIONS``, with ``changes`` to its other fields.
 
-        Raises LostRace if its state or fence has changed since ``current`` was read; for SHARDS_MADE also if
-        its ``refused`` has.
+        Raises:
+            LostRace: Its state or fence has changed since ``current`` was read; for SHARDS_MADE also if its
+                ``refused`` has.
         """
 
     def participant(self, round_: Round, device: str) -> Participant | None:
@@ -95,25 +101,29 @@ class RoundStore(Protocol):
         The fields of the reply, including ``announced_at``, are stored with the participant, as is its group,
         the next one of ``round_``: replies counted concurrently may make a group slightly too large.
 
-        Raises LostRace if the round is not OPEN or the participant's state has changed.
+        Raises:
+            LostRace: The round is not OPEN or the participant's state has changed.
         """
 
     def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:
         """Move a participant, and the round's counters accordingly, both or neither.
 
-        Raises LostRace if the round is not OPEN or the participant's state has changed.
+        Raises:
+            LostRace: The round is not OPEN or the participant's state has changed.
         """
 
     def refuse_update(self, round_: Round, device: str, reason: str) -> None:
         """Make a REPLIED participant REFUSED and count it, if ``round_`` still holds the lease.
 
-        Raises LostRace if another worker holds the lease or the participant has moved on.
+        Raises:
+            LostRace: Another worker holds the lease or the participant has moved on.
         """
 
     def begin_group(self, round_: Round, example_cap: int = 0) -> None:
         """Count one more group as handed over, and store ``example_cap`` as the round's.
 
-        Raises LostRace if the round is not OPEN or its ``groups`` has changed.
+        Raises:
+            LostRace: The round is not OPEN or its ``groups`` has changed.
         """
 
     def members(self, round_: Round, group: int) -> Iterator[Participant]:
@@ -122,7 +132,8 @@ class RoundStore(Protocol):
     def count_late(self, round_: Round, part: Participant, received_at: int) -> None:
         """Make a participant LATE and count it, both or neither, if the round's state is unchanged.
 
-        Raises LostRace if the round or the participant has moved on.
+        Raises:
+            LostRace: The round or the participant has moved on.
         """
 
     def unsettled(self) -> list[str]:
@@ -143,7 +154,8 @@ class RoundStore(Protocol):
     def restore_round(self, lost: Round, over: Round | None = None) -> None:
         """Store a round unless it exists; with ``over``, replace that row.
 
-        Raises LostRace if the state or the fence of that row has changed.
+        Raises:
+            LostRace: The state or the fence of that row has changed.
         """
 
     def restore_participants(self, round_: Round, lost: Sequence[Participant], *, over: bool = False) -> None:
