@@ -72,7 +72,7 @@ def untouched(cloud: EmbeddedCloud) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--account", "123456789012"), "those of account 000000000000 .* and --account is 123456789012"),
+        (("--account", "123456789012"), "belong to account 000000000000 .* and --account is 123456789012"),
         (("--parameter", "FleetNam=garden"), "no parameter 'FleetNam': did you mean 'FleetName'"),
         (("--parameter", "FleetName"), "--parameter is 'FleetName'; it takes NAME=VALUE"),
         (("--parameter", "FleetName=Garden"), "FleetName.* 1 to 32 lower-case letters"),
@@ -136,7 +136,7 @@ def test_a_dry_run_shows_the_changes_and_makes_none(cloud: EmbeddedCloud, tmp_pa
 def test_a_policy_that_aws_would_not_take_is_refused_before_the_stack_is_made(
     cloud: EmbeddedCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedgrass.console.deploy.deploy_cloud.LARGEST_DOCUMENT", 1_700)
+    monkeypatch.setattr("fedgrass.console.deploy.deployment_checks.LARGEST_DOCUMENT", 1_700)
     options = CloudOptions(stack="long", parameters={"FleetName": "f" * 32})
     with pytest.raises(SettingsError, match=r"DevicePolicy would have .* 1,700: choose a shorter FleetName"):
         deploy_cloud(cloud.client, options, print)
