@@ -147,15 +147,15 @@ def test_a_changed_file_is_loaded_again(tmp_path: Path, file: str) -> None:
         "helpers.py": "NUMBER = 1\n",
     }
     write(tmp_path, files)
-    workshop = WorkRunner(lambda *_: b"")
+    runner = WorkRunner(lambda *_: b"")
     options: TaskOptions = {"module": "model:Task", "path": str(tmp_path)}
-    first = workshop._task("own", options)
-    assert workshop._task("own", options) is first
+    first = runner._task("own", options)
+    assert runner._task("own", options) is first
     rewrite(tmp_path / file, files[file].replace("1", "2"))
     assert not is_current("own")
-    second: Any = workshop._task("own", options)
+    second: Any = runner._task("own", options)
     assert second.number == ((2, 1) if file == "model.py" else (1, 2))
-    assert workshop._task("own", options) is second
+    assert runner._task("own", options) is second
 
 
 def test_a_folder_that_is_another_one_now_is_loaded_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The worker's updates declare what gradients move, and treat statistics apart: no feedback, no control."""
+"""The worker's updates declare which arrays have gradients; statistics have no residual and no control."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ TOP_K = Encoding(kind="top_k", difference=True, fraction=0.1)
 
 
 class Halves:
-    """Halves every array; declares what its class says."""
+    """Halves every array; declares the names in ``trained``."""
 
     trained: ClassVar[frozenset[str] | None] = TRAINED
 

@@ -1,4 +1,4 @@
-"""The device's own model, evaluated after its training: what it measures, and how rounds weigh that."""
+"""Evaluation of the locally trained model: which metrics it reports, and how a round averages them."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ class Steps:
 
 
 class Spoiling(Steps):
-    """Writes over the arrays that it is given to evaluate."""
+    """Overwrites the arrays that it is given to evaluate."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         found = super().evaluate(weights)
@@ -61,7 +61,7 @@ class Spoiling(Steps):
 
 
 class Failing(Steps):
-    """Can evaluate the global model alone."""
+    """Can evaluate the global model only."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         if self.evaluated:
@@ -71,14 +71,14 @@ class Failing(Steps):
 
 
 class Diverged(Steps):
-    """Its trained model has a loss that is no number."""
+    """Its trained model has a loss of NaN."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         return Evaluation(3, {"loss": float("nan")}) if self.evaluated else super().evaluate(weights)
 
 
 class Talkative(Steps):
-    """Measures more than a message has room for twice, one of it by the longest name."""
+    """Reports more metrics than a message has room for twice, one with the longest allowed name."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
         return Evaluation(3, {f"m{number:02}": 0.5 for number in range(15)} | {"x" * 64: 0.5})
@@ -280,7 +280,7 @@ def test_an_older_device_counts_by_the_examples_that_it_trained_on() -> None:
     )
     closed = fleet.rounds.round(opened.run, 1, 1)
     assert closed is not None
-    # The older one's train_loss stands among its other metrics.
+    # The older one's train_loss is among its other metrics.
     assert closed.metrics == pytest.approx({"accuracy": 0.75, "train_loss": 1.0})
 
 

@@ -1,4 +1,4 @@
-"""A metric that cannot be sent is left out, by name and with the reason, and costs no training."""
+"""A metric that cannot be sent is dropped with its name and the reason; the training is not lost."""
 
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,10 @@ def test_what_is_no_finite_number_is_left_out_with_the_reason(value: object, rea
 @pytest.mark.parametrize(
     ("name", "shown", "reason"),
     [
-        ("x" * 65, "x" * 65, "a name of 65 characters, 64 is the most"),
-        ("", "", "a name with other characters"),
-        ("précision", "pr\\xe9cision", "a name with other characters"),
-        ("a\nb", "a\\nb", "a name with other characters"),
+        ("x" * 65, "x" * 65, "a name of 65 characters, at most 64 are allowed"),
+        ("", "", "a name with characters other than"),
+        ("précision", "pr\\xe9cision", "a name with characters other than"),
+        ("a\nb", "a\\nb", "a name with characters other than"),
         (3, "3", "its name is a int"),
         (None, "None", "its name is None"),
     ],
@@ -121,7 +121,7 @@ def test_the_description_fits_a_message_and_counts_what_it_has_no_room_for() -> 
 
 # ---------------------------------------------------------------- in a work, and what an operator reads
 class Task:
-    """Reports the same odd metrics from its evaluation and from its training."""
+    """Reports the same unusual metrics from its evaluation and from its training."""
 
     def __init__(self, odd: object) -> None:
         self.odd = odd
