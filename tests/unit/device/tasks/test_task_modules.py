@@ -1,4 +1,4 @@
-"""Users' tasks are loaded from their own files, whatever other files are called."""
+"""Users' tasks are loaded from their own files, whatever the names of other files."""
 
 import importlib
 import json
@@ -131,9 +131,9 @@ def test_nothing_of_a_task_can_be_imported_by_a_library(tmp_path: Path) -> None:
     assert "model" not in sys.modules
 
 
-# ---------------------------------------------------------------- a change is a new load
+# ---------------------------------------------------------------- a changed file is loaded again
 def rewrite(path: Path, text: str) -> None:
-    """Replace a file as an update does, with the same size and time of day."""
+    """Replace a file as an update does, keeping its size; its modification time changes by 1 ns."""
     times = path.stat().st_mtime_ns
     path.unlink()
     path.write_text(text)
