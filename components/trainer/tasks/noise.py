@@ -72,6 +72,6 @@ class Noise:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     message = f"inputs[{number}] is {value!r}; the task takes numbers"
                     raise InputRefused(message)
-            return [float(value) + mean for value in inputs]  # type: ignore[arg-type] - checked above
+            return [float(value) + mean for value in inputs]  # type: ignore[arg-type] # checked above
 
         return predict

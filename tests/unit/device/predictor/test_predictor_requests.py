@@ -239,10 +239,10 @@ def test_a_task_predicts_with_the_weights_that_it_was_given_whatever_comes_next(
     [
         ([[[[0.0]]]], r"inputs\[0\] has the shape \(1, 1, 1\); the model takes \(1, 8, 8\)"),
         ([np.zeros((1, 8, 8)).tolist(), 3], r"inputs\[1\] has the shape \(\); the model takes"),
-        ([[[1], [2, 3]]], r"inputs\[0\] is no array"),
-        ([None], r"inputs\[0\] holds something that is no finite number"),
-        (["a"], r"inputs\[0\] holds something that is no finite number"),
-        ([math.inf], r"inputs\[0\] holds something that is no finite number"),
+        ([[[1], [2, 3]]], r"inputs\[0\] is not an array"),
+        ([None], r"inputs\[0\] contains something that is not a finite number"),
+        (["a"], r"inputs\[0\] contains something that is not a finite number"),
+        ([math.inf], r"inputs\[0\] contains something that is not a finite number"),
         ([10**400], r"inputs\[0\]"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What TorchTask takes as examples, batches, outputs, losses and models; or refuses in one sentence."""
+"""Examples, batches, outputs, losses and models that TorchTask accepts, and those that it refuses."""
 
 import re
 from collections import OrderedDict, namedtuple
@@ -36,7 +36,7 @@ def net() -> nn.Module:
 
 
 def learns(task: TorchTask, **settings: Any) -> Mapping[str, float]:
-    """Train a task, check that it learns and that all examples count; return what it measures afterwards."""
+    """Train a task, check that it learns and counts all examples; return its metrics afterwards."""
     weights = task.initial_weights(0)
     before = task.evaluate(weights)
     chosen = {"epochs": 5, "learning_rate": 0.1, "seed": 1, **settings}
@@ -49,7 +49,7 @@ def learns(task: TorchTask, **settings: Any) -> Mapping[str, float]:
 
 
 class ByName(nn.Module):
-    """Takes its inputs by name."""
+    """Takes its inputs as keyword arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -354,7 +354,7 @@ def test_the_demo_judges_by_the_test_data_else_by_the_held_out_ones() -> None:
 
 # ---------------------------------------------------------------- what is refused
 class Odd:
-    """A batch that nobody can take apart."""
+    """A batch of an unknown structure."""
 
 
 class NoLabels(Dataset[Any]):
@@ -426,11 +426,11 @@ def train(task: TorchTask, **settings: Any) -> None:
         ),
         (
             lambda: TorchTask(net, TensorDataset(INPUTS), PAIRS),
-            HERE + "the examples have no target, .* give a `loss`, such as nn.functional.mse_loss",
+            HERE + "the examples have no target, .* pass a `loss`, such as nn.functional.mse_loss",
         ),
         (
             lambda: TorchTask(ByName, NoLabels(), PAIRS),
-            "no targets that are one tensor: give TorchTask a `loss`",
+            "the targets are not a single tensor: pass TorchTask a `loss`",
         ),
         (
             lambda: TorchTask(net, ROWS, PAIRS, collate=lambda examples: Odd()),  # noqa: ARG005
@@ -439,13 +439,16 @@ def train(task: TorchTask, **settings: Any) -> None:
         (
             lambda: TorchTask(ByName, TensorDataset(INPUTS, INPUTS, CLASSES, CLASSES), PAIRS),
             HERE
-            + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry is the target",
+            + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry of a tuple is the target",
         ),
         (
             lambda: TorchTask(ByName, dicts(image=INPUTS, labels=CLASSES), PAIRS),
             HERE + r"ByName.forward cannot take a batch's inputs, \{'image': torch.float32 \(32, 4\)\}: .*",
         ),
-        (lambda: TorchTask(Tuples, PAIRS, PAIRS), r"outputs \(torch.float32 .*\): give TorchTask a `loss`"),
+        (
+            lambda: TorchTask(Tuples, PAIRS, PAIRS),
+            r"outputs are \(torch.float32 .*\): pass TorchTask a `loss`",
+        ),
         (
             lambda: TorchTask(Tuples, PAIRS, PAIRS, loss=nn.functional.cross_entropy),
             r"the model's outputs are \(torch.float32 .*, which this loss cannot take",
