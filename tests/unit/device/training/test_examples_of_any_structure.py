@@ -438,8 +438,7 @@ def train(task: TorchTask, **settings: Any) -> None:
         ),
         (
             lambda: TorchTask(ByName, TensorDataset(INPUTS, INPUTS, CLASSES, CLASSES), PAIRS),
-            HERE
-            + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry of a tuple is the target",
+            HERE + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry of a tuple",
         ),
         (
             lambda: TorchTask(ByName, dicts(image=INPUTS, labels=CLASSES), PAIRS),
