@@ -41,8 +41,8 @@ class TaskModels:
         pending: the announced model that is to be rolled out.
         rejected: the last model that was evaluated and rejected.
         bucket: of the last known model.
-        reads_pointer: the pointer in the bucket is to be read.
-        has_read_pointer: it has been read before, so a newer model should have been announced since.
+        reads_pointer: whether the pointer in the bucket has to be read.
+        has_read_pointer: whether it has been read before; every newer model should have been announced.
     """
 
     task: PredictingTask
@@ -90,9 +90,8 @@ class ModelRollout:
         self._configuration = configuration
         self._on_event = on_event
         self._bucket = bucket or ModelBucket()
-        self._inbox: queue.SimpleQueue[NewModel | Change | None] = (
-            queue.SimpleQueue()
-        )  # None: read the pointers
+        # None is a request to read the pointers.
+        self._inbox: queue.SimpleQueue[NewModel | Change | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
         # Called with the name of a task if its pointer names a model that no message has announced.

@@ -94,7 +94,7 @@ class Hungry(Noise):
 class Broken(Noise):
     """Raises after printing to stdout, as user code does."""
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         sys.stdout.write("looking for the camera\n")
         sys.stdout.flush()
         os.write(1, b"a C library prints too\n")
@@ -117,7 +117,7 @@ class Exiting(Noise):
         super().__init__(0.01)
         self._code = code
 
-    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         os._exit(self._code)
 
 
@@ -151,15 +151,14 @@ class Leaving(Noise):
 
     def __init__(self, note: str) -> None:
         super().__init__(0.01)
-        self._note = note
+        self._note = Path(note)
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         if os.fork() == 0:
-            with open(self._note, "w", encoding="ascii") as note:  # noqa: PTH123
-                note.write(f"{os.getpid()}\n")
+            self._note.write_text(f"{os.getpid()}\n", encoding="ascii")
             while True:
                 time.sleep(1)
-        while not os.path.exists(self._note) or not os.path.getsize(self._note):  # noqa: PTH110, PTH202
+        while not self._note.exists() or not self._note.stat().st_size:
             time.sleep(0.01)
         os.kill(os.getpid(), 9)
         return super().evaluate(weights)
@@ -204,7 +203,7 @@ class Raising(Noise):
         super().__init__(0.01)
         self._what = what
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         raise {
             "surrogate": FileNotFoundError("no file \udcff"),
             "no text": _NoText(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import awsiot.greengrasscoreipc as greengrass
+import msgspec
 import numpy as np
 import pytest
 from awsiot.greengrasscoreipc import model as ipc
@@ -327,8 +328,6 @@ def test_a_message_that_comes_twice_late_or_out_of_order_changes_nothing(site: S
 def test_a_model_that_is_not_what_was_announced_is_not_taken(
     site: Site, change: dict[str, Any], words: str
 ) -> None:
-    import msgspec  # noqa: PLC0415
-
     site.deploy()
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
@@ -434,7 +433,7 @@ def test_requests_are_answered_by_one_model_or_the_other_while_models_change(sit
     assert len({answer["round"] for _, answer in answers}) > 1
 
 
-def test_the_digits_are_told_apart(site: Site) -> None:
+def test_the_digits_are_classified(site: Site) -> None:
     task = Digits()
     trained = task.fit(task.initial_weights(0), {"epochs": 5, "seed": 1}, lambda _: None, lambda: False)
     site.deploy(tasks={"digits": {}})
@@ -467,7 +466,7 @@ def test_the_digits_are_told_apart(site: Site) -> None:
         ),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
+def test_a_configuration_that_cannot_be_used_is_reported_in_one_line(
     site: Site, configuration: dict[str, Any], words: str
 ) -> None:
     if configuration.get("tasks", {}).get("noise"):
@@ -591,7 +590,7 @@ def test_a_predictor_that_is_restarted_with_a_wrong_value_works_by_the_last_conf
         assert site.process != first
 
 
-def test_local_requests_are_heard_again_after_their_subscription_has_died_silently(site: Site) -> None:
+def test_local_requests_arrive_again_after_their_subscription_has_died_silently(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
@@ -636,8 +635,6 @@ def test_a_reply_topic_outside_the_tasks_own_is_not_answered(site: Site) -> None
 
 
 def test_a_port_that_is_taken_is_named(site: Site) -> None:
-    import socket  # noqa: PLC0415
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         site.deploy(http_port=port)

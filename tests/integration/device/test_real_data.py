@@ -56,7 +56,7 @@ def test_mnists_linear_layers_learn_from_devices_with_two_digits_each() -> None:
     assert alone.metrics["accuracy"] < 0.25
 
 
-def test_the_air_of_two_stations_is_told_better_than_by_its_mean() -> None:
+def test_the_air_of_two_stations_is_predicted_better_than_by_its_mean() -> None:
     folder = str(real_data("beijing_air"))
     devices = [AirQuality(folder, station) for station in ("Huairou", "Wanliu")]
     assert all(25_000 < device.examples() < 30_000 for device in devices)

@@ -257,7 +257,7 @@ def test_a_task_that_ends_the_workers_process_is_named(desk: Desk, code: int) ->
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001
+def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     desk.start("endless", own("Endless", deaf=deaf))
     desk.progressed()
     pid = desk.pid
@@ -326,7 +326,7 @@ def test_an_impossible_number_of_examples_is_refused(
         ("another", r"task 'noise' failed: Another: odd"),
     ],
 )
-def test_whatever_a_task_raises_is_told_in_a_line(desk: Desk, what: str, reason: str) -> None:
+def test_whatever_a_task_raises_is_reported_in_one_line(desk: Desk, what: str, reason: str) -> None:
     desk.start(options=own("Raising", what=what))
     assert re.search(reason, desk.failure())
 
@@ -336,7 +336,7 @@ def test_a_task_that_asks_at_the_terminal_gets_no_answer_and_does_not_wait(desk:
     assert "EOFError" in desk.failure()
 
 
-def test_a_line_that_is_no_answer_does_not_hide_the_workers_end(
+def test_a_line_that_is_not_an_answer_does_not_hide_the_workers_end(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = "import sys; sys.stdin.readline(); print('hello'); sys.stdout.flush(); sys.stdin.read()"
@@ -345,7 +345,7 @@ def test_a_line_that_is_no_answer_does_not_hide_the_workers_end(
     assert "cannot be decoded" in desk.failure()
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
     assert describe_exit(-40) == "was ended by signal 40"
 
 
@@ -436,5 +436,5 @@ def test_a_training_that_wants_more_memory_than_it_may_have_fails_with_the_reaso
 
 
 def test_bounds_that_cannot_be_set_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    ResourceLimits(memory_megabytes=5).apply_to(2**22 + 1)  # there is no such process
+    ResourceLimits(memory_megabytes=5).apply_to(2**22 + 1)  # there is not a process id
     assert "cannot apply the resource limits" in caplog.text

@@ -77,7 +77,7 @@ def test_only_the_own_probe_is_an_echo() -> None:
     assert not other.check.is_echo("noise", json.dumps({"inputs": [1]}).encode())
 
 
-def test_a_probe_is_no_request() -> None:
+def test_a_probe_is_not_a_request() -> None:
     serving, topics = Serving(("noise",)), Topics()
     requests = LocalRequests(topics, serving, is_echo=lambda _, text: text == b"probe")
     requests.receive("noise", b"probe", as_json=False)

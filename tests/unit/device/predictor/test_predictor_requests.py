@@ -97,7 +97,7 @@ def test_inputs_are_answered_with_outputs_and_the_model_that_made_them(web: Web)
         ("GET", "/predict/noise", None, 404, "GET /health, or POST /predict/<task>"),
     ],
 )
-def test_a_bad_request_gets_an_error_that_says_what_is_wrong(  # noqa: PLR0913, PLR0917
+def test_a_bad_request_is_answered_by_an_error_with_the_reason(  # noqa: PLR0913, PLR0917 - the parameters of pytest
     web: Web, method: str, path: str, body: bytes | str | None, status: int, words: str
 ) -> None:
     found, answer = web.ask(method, path, body)
@@ -139,7 +139,7 @@ def test_one_connection_takes_many_requests(web: Web) -> None:
     assert web.serving.figures().requests == 20
 
 
-def test_the_health_page_says_when_a_task_has_no_model(web: Web) -> None:
+def test_the_health_page_reports_a_task_without_a_model(web: Web) -> None:
     assert web.ask("GET", "/health") == (503, {"status": "no model yet"})
     web.serving.serve("empty", Served(MODEL, twice))
     assert web.ask("GET", "/health") == (200, {"status": "ok"})

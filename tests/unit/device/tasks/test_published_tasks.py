@@ -50,7 +50,7 @@ def outcome(read: Callable[[], Read]) -> Read | str:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_without_a_folder_the_error_says_where_the_files_are_published(name: str, tmp_path: Path) -> None:
+def test_without_a_folder_the_error_names_where_the_files_are_published(name: str, tmp_path: Path) -> None:
     for options in ({}, {"folder": str(tmp_path)}, {"folder": str(tmp_path / "absent")}):
         with pytest.raises(
             ConfigurationError, match=f"task '{name}' .*folder.*download .* from https://|no "
@@ -81,7 +81,7 @@ def test_an_option_that_a_task_does_not_have_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnists_files_are_read_packed_or_not(tmp_path: Path, packed: bool) -> None:  # noqa: FBT001
+def test_mnists_files_are_read_packed_or_not(tmp_path: Path, packed: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     write_mnist(tmp_path, packed=packed)
     images, labels = mnist.read_examples(publication(tmp_path), "train")
     assert images.shape == (60, 1, 28, 28)

@@ -56,7 +56,7 @@ def test_two_files_of_one_name_are_two_tasks(tmp_path: Path) -> None:
         ("import spread.inner", "spread.inner.WHO"),
     ],
 )
-def test_helpers_beside_a_task_are_its_own(tmp_path: Path, statement: str, value: str) -> None:
+def test_helpers_next_to_a_task_are_its_own(tmp_path: Path, statement: str, value: str) -> None:
     for who in ("cracks", "welds"):
         files = {
             "model.py": f"{statement}\nclass Task:\n    who = {value}\n",

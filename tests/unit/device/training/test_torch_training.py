@@ -191,13 +191,13 @@ def test_a_rare_class_is_learnt_once_classes_are_weighed() -> None:
         (torch.full((40,), 3), "classes from 3 to 3; the model has classes 0 to 2"),
     ],
 )
-def test_targets_that_cannot_be_weighed_are_told(targets: Tensor, text: str) -> None:
+def test_targets_that_cannot_be_weighted_are_refused(targets: Tensor, text: str) -> None:
     subject = linear(training=TensorDataset(torch.zeros(40, 4), targets))
     with pytest.raises(WorkFailed, match=text):
         subject.fit(subject.initial_weights(0), {"class_weights": "balanced"}, silent, never)
 
 
-def test_a_loss_that_takes_no_weight_is_told() -> None:
+def test_a_loss_that_takes_no_weight_is_refused() -> None:
     def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)
 
@@ -277,7 +277,7 @@ def test_a_training_in_bfloat16_learns_and_its_weights_stay_float32() -> None:
         ("", False),
     ],
 )
-def test_linux_says_what_the_processor_can(tmp_path: Path, text: str, has: bool) -> None:  # noqa: FBT001
+def test_the_features_of_the_processor_are_read_from_linux(tmp_path: Path, text: str, has: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     (tmp_path / "cpuinfo").write_text(text)
     assert processor_has_bfloat16(tmp_path / "cpuinfo") is has
     assert not processor_has_bfloat16(tmp_path / "absent")
@@ -306,7 +306,7 @@ def test_a_function_gives_the_data_as_they_are_before_each_work() -> None:
     assert subject.fit(weights, {}, silent, never).examples == 20
 
 
-def test_a_device_that_has_no_examples_now_says_so() -> None:
+def test_a_device_without_examples_fails_the_work() -> None:
     subject = TorchTask(lambda: nn.Linear(4, 3), lambda: samples(0), lambda: samples(5))
     assert subject.examples() == 0
     with pytest.raises(WorkFailed, match="no examples"):

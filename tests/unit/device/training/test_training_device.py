@@ -29,7 +29,7 @@ def test_without_a_gpu_it_is_the_processor() -> None:
     assert precision.choose_device(lambda: False) == torch.device("cpu")
 
 
-def test_a_gpu_that_does_not_work_is_told_and_the_processor_does_the_work(
+def test_a_gpu_that_does_not_work_is_logged_and_the_cpu_is_used(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Halves:
     def evaluate(self, model: Arrays) -> Evaluation:
         return Evaluation(len(model), {"loss": 1.0})
 
-    def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         halved = {name: np.divide(array, 2, dtype=np.float32) for name, array in model.items()}
         return Fit(halved, 10, trained=self.trained)
 

@@ -23,7 +23,7 @@ def kept(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in found}
 
 
-def test_the_worker_is_told_where_former_updates_left_what_they_did_not_say(tmp_path: Path) -> None:
+def test_the_worker_is_given_the_path_of_the_residual_of_former_updates(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.hears(announcement())
     assert device.bench.works[-1].memory == str(tmp_path / "memory" / "run-a.safetensors")

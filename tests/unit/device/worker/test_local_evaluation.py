@@ -42,7 +42,7 @@ class Steps:
         self.evaluated.append(total)
         return Evaluation(3, {"loss": total})
 
-    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         self.settings.append(settings)
         return Fit({"w": np.asarray(weights["w"], np.float32) + 1}, 70, self.metrics, partial=self.partial)
 
@@ -80,7 +80,7 @@ class Diverged(Steps):
 class Talkative(Steps):
     """Reports more metrics than a message has room for twice, one with the longest allowed name."""
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         return Evaluation(3, {f"m{number:02}": 0.5 for number in range(15)} | {"x" * 64: 0.5})
 
 
@@ -109,7 +109,7 @@ def test_the_trained_model_is_evaluated_on_the_same_data(
     assert (found.examples, found.examples_evaluated) == (70, 3)
 
 
-def test_the_time_of_both_evaluations_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_both_evaluations_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     class Slow(Steps):
@@ -132,7 +132,7 @@ def test_what_the_evaluation_does_to_the_arrays_is_not_uploaded(
     assert found.checksum == weights.checksum(written)
 
 
-def test_a_run_can_do_without_and_its_task_is_told_nothing_of_it(
+def test_a_run_can_disable_it_and_its_task_does_not_see_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = Steps()
@@ -165,7 +165,7 @@ def test_a_task_that_cannot_evaluate_its_own_model_has_trained_all_the_same(
     assert "no camera any more" in caplog.text
 
 
-def test_a_local_metric_that_is_no_number_is_left_out(
+def test_a_local_metric_that_is_not_a_number_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

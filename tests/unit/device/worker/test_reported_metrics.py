@@ -74,7 +74,7 @@ class Raises:
     ],
     ids=range(16),
 )
-def test_what_is_no_finite_number_is_left_out_with_the_reason(value: object, reason: str) -> None:
+def test_a_value_that_is_not_a_finite_number_is_dropped_with_the_reason(value: object, reason: str) -> None:
     assert sendable({"odd": value, "loss": 0.5}) == ({"loss": 0.5}, {"odd": reason})
 
 
@@ -105,7 +105,7 @@ def test_metrics_beyond_the_most_are_left_out_the_loss_last_of_all() -> None:
 
 
 @pytest.mark.parametrize(("metrics", "kind"), [([0.5], "a list"), (0.5, "a float"), ("loss", "a str")])
-def test_metrics_that_are_no_dict_are_left_out(metrics: object, kind: str) -> None:
+def test_metrics_that_are_not_a_dict_are_dropped(metrics: object, kind: str) -> None:
     assert sendable(metrics) == ({}, {"metrics": f"{kind}, not a dict"})
     assert sendable(None) == ({}, {})
 
@@ -126,10 +126,10 @@ class Task:
     def __init__(self, odd: object) -> None:
         self.odd = odd
 
-    def initial_weights(self, seed: int) -> dict[str, Any]:  # noqa: ARG002
+    def initial_weights(self, seed: int) -> dict[str, Any]:  # noqa: ARG002 - the signature of tasks
         return {"w": np.zeros(3, np.float32)}
 
-    def evaluate(self, weights: object) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: object) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         return Evaluation(10, {"loss": 0.5, "seen": self.odd})  # type: ignore[dict-item]
 
     def fit(self, *_: object) -> Fit:

@@ -194,7 +194,7 @@ def test_a_control_of_another_model_is_refused_by_the_array() -> None:
         server_control(weights.read_layout(file, len(file)), other)
 
 
-def test_a_task_without_a_corrected_training_fails_the_work_and_says_why() -> None:
+def test_a_task_without_a_corrected_training_fails_the_work_with_the_reason() -> None:
     with pytest.raises(
         WorkFailed, match="task 'noise' cannot train for the aggregation scaffold, since it has"
     ):

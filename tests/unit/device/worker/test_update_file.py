@@ -104,7 +104,7 @@ def test_every_encoding_is_downloaded_trained_from_and_uploaded(
     assert np.abs(np.asarray(found["w"]) - wanted).max() < 0.05
 
 
-def test_a_device_that_is_told_no_encoding_does_as_ever(tmp_path: Path) -> None:
+def test_without_an_announced_encoding_the_update_is_written_as_before(tmp_path: Path) -> None:
     perform(tmp_path, Encoding(), Encoding())
     assert update_in(tmp_path) == weights.encode({"w": MODEL["w"] + CHANGE, "batches": np.array(9)})
     update = tmp_path / "updates" / "run-a-1-1.safetensors"
