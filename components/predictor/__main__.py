@@ -8,6 +8,6 @@ from components.predictor.predictor_main import main
 exit_code = main()
 sys.stdout.flush()
 sys.stderr.flush()
-# Python's own exit would wait for the threads of predictions and downloads that are under way; what lies on
-# disk is whole at any moment.
+# A regular exit would wait for threads with a running prediction or download. Files on disk are complete at
+# any moment.
 os._exit(exit_code)

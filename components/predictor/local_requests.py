@@ -1,10 +1,10 @@
-"""Predictions over Greengrass's local topics, for the other components of the core.
+"""Predictions over Greengrass's local topics, for the other components of the core device.
 
     fedgrass/predict/<task>   {"inputs": [...], "reply": "fedgrass/predict/<task>/replies/<anything>"}
 
-The answer goes to the reply topic, in the form in which the request came: as JSON or as bytes. What
-Greengrass Nucleus Lite would not carry is refused: an IPC packet over 10,000 bytes closes the connection, and
-JSON of more than some 50 parts silently ends the subscription of its receiver.
+The answer is published to the reply topic, as a JSON or a binary message like the request. Answers that
+Greengrass Nucleus Lite cannot deliver are refused: an IPC packet over 10,000 bytes closes the connection, and
+a JSON message of more than about 50 keys and values silently ends the subscription of its receiver.
 """
 
 import logging
@@ -21,28 +21,31 @@ from components.predictor.serving import Serving, encode_answer, parse_request
 from components.runtime.component_errors import ComponentError, RequestRefused
 from fedgrass.federation.messages.message_fields import shorten
 
-ROOT = "fedgrass/predict"
-REPLIES = re.compile(r"replies/[A-Za-z0-9._:/-]{1,128}\Z")
-MOST_WAITING = 100
-LARGEST_REPLY = 7_000  # bytes: as base64, with its envelope, it stays below 10,000
+_ROOT = "fedgrass/predict"
+_REPLIES = re.compile(r"replies/[A-Za-z0-9._:/-]{1,128}\Z")
+MOST_WAITING = 100  # requests
+LARGEST_REPLY = 7_000  # bytes: below 10,000 when encoded as base64 in its envelope
 MOST_JSON_PARTS = 40  # keys and values of a JSON message that every nucleus delivers
-LONGEST_ERROR = 1_000  # characters
-WAY_OUT = "ask over HTTP, or for fewer inputs at a time"
-LOOK_SECONDS = 1.0  # between looks whether it is time to end
+_LONGEST_ERROR = 1_000  # characters
+_ADVICE = "ask over HTTP, or for fewer inputs at a time"
+_POLL_SECONDS = 1.0  # between checks whether to stop
 log = logging.getLogger(__name__)
 
 
 class LocalTopics(Protocol):
-    """What is needed of the nucleus."""
+    """The part of the nucleus that is needed here."""
 
     def publish_locally(self, topic: str, text: bytes, *, as_json: bool) -> None:
         """Publish to the other components."""
 
 
 class LocalRequests:
-    """Answers requests in their order, on a thread of its own: a callback of the SDK must not block.
+    """Answers requests in order on a dedicated thread, because a callback of the SDK must not block.
 
-    ``is_echo`` takes the messages that are no requests but probes of the predictor's own.
+    Args:
+        nucleus: where to publish answers.
+        serving: predicts.
+        is_echo: returns whether a message is a probe that the predictor itself has published.
     """
 
     def __init__(
@@ -58,47 +61,47 @@ class LocalRequests:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering requests."""
         threading.Thread(target=self._run, daemon=True, name="local-requests").start()
 
-    def hear(self, task: str, text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler
-        """Take a request; from any thread."""
+    def receive(self, task: str, text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler's signature
+        """Queue a request, or drop it if too many are waiting; may be called from any thread."""
         if self._is_echo(task, text):
             return
         try:
             self._waiting.put_nowait((task, text, as_json))
         except queue.Full:
             self._serving.count_failure()
-            log.warning("%s: a request is dropped: %d are waiting", task, MOST_WAITING)
+            log.warning("%s: dropped a request: %d are waiting", task, MOST_WAITING)
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering requests."""
         self._stopped.set()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                task, text, as_json = self._waiting.get(timeout=LOOK_SECONDS)
+                task, text, as_json = self._waiting.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
             try:
-                self._deal(task, text, as_json=as_json)
+                self._answer(task, text, as_json=as_json)
             except ComponentError as error:
                 log.warning("%s: a local request was not answered: %s", task, error)
 
-    def _deal(self, task: str, text: bytes, *, as_json: bool) -> None:
+    def _answer(self, task: str, text: bytes, *, as_json: bool) -> None:
         try:
             request = parse_request(text)
             _check_reply(task, request.reply)
         except RequestRefused:
-            self._serving.count_failure()  # and nobody knows where to tell it
+            self._serving.count_failure()  # without a valid topic for an error message
             raise
         try:
             answer = self._serving.answer(task, request)
             content = encode_answer(answer)
             _check_size(content, as_json=as_json)
         except RequestRefused as error:
-            reason = shorten(str(error), LONGEST_ERROR)
+            reason = shorten(str(error), _LONGEST_ERROR)
             answer = {"error": reason} if request.id is None else {"id": request.id, "error": reason}
             content = encode_answer(answer)
             _check_size(content, as_json=as_json)  # an id may be as long as a request
@@ -106,34 +109,42 @@ class LocalRequests:
 
 
 def _check_size(content: bytes, *, as_json: bool) -> None:
-    """Raise RequestRefused if a local message cannot carry an answer on every nucleus."""
+    """Check that every nucleus can deliver an answer.
+
+    Raises:
+        RequestRefused: it is too large, or has too many keys and values as JSON.
+    """
     if len(content) > LARGEST_REPLY:
         room = f"a local message has room for {LARGEST_REPLY:,}"
-        message = f"the answer has {len(content):,} bytes; {room}: {WAY_OUT}"
+        message = f"the answer has {len(content):,} bytes; {room}: {_ADVICE}"
         raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if as_json and (count := _parts(msgspec.json.decode(content))) > MOST_JSON_PARTS:
         message = (
             f"the answer has {count:,} keys and values; a local JSON message has room for {MOST_JSON_PARTS}:"
-            f" ask with a binary message, or {WAY_OUT}"
+            f" ask with a binary message, or {_ADVICE}"
         )
         raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 def _parts(value: Any) -> int:
-    """Return how many keys and values a JSON value has, itself among them."""
+    """Return the number of keys and values in a JSON value, including itself."""
     if isinstance(value, dict):
         return 1 + len(value) + sum(_parts(item) for item in value.values())
     return 1 + sum(_parts(item) for item in value) if isinstance(value, list) else 1
 
 
 def _check_reply(task: str, reply: str) -> None:
-    """Check that a reply goes where access control lets it go: no component is answered in another's name."""
+    """Check that a reply topic belongs to the task, so that access control of the task's topics applies.
+
+    Raises:
+        RequestRefused: it does not.
+    """
     prefix = f"{topic_of(task)}/"
-    if not (reply.startswith(prefix) and REPLIES.match(reply, len(prefix))):
+    if not (reply.startswith(prefix) and _REPLIES.match(reply, len(prefix))):
         message = f"its reply topic is {reply[:200]!r}; it has to be {prefix}replies/<anything>"
         raise RequestRefused(message)
 
 
 def topic_of(task: str) -> str:
-    """Return the local topic on which a task's predictions are asked for."""
-    return f"{ROOT}/{task}"
+    """Return the local topic for requests to a task."""
+    return f"{_ROOT}/{task}"

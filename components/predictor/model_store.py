@@ -1,11 +1,10 @@
-"""The model store: models in the bucket, and on disk the served one and the two before it.
+"""Storage of models: the bucket from which they are downloaded, and the disk with the last three of a task.
 
-    models/<task>/<run>-<round>-<start of its SHA-256>.safetensors
-    models/<task>/shelf.json                                        lists them, the served one first
+    models/<task>/<run>-<round>-<first 16 hex digits of its SHA-256>.safetensors
+    models/<task>/shelf.json                                lists these files, the served model first
 
-The bucket is read with the credentials of the token exchange service. A model is written and synced
-before the list names it, and removed only after the list no longer names it; so a power cut at any moment
-leaves a list whose files all exist.
+A model is written and synced before the list names it, and deleted only after the list no longer names it.
+After a power failure at any moment, every file in the list therefore exists.
 """
 
 import logging
@@ -31,16 +30,18 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
-CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
-# S3 says "forbidden" for what is not there to those who may not list the bucket, as devices may not.
-NOTHING_THERE = {"NoSuchKey", "404", "AccessDenied", "403"}
+_CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
+# Without the permission to list the bucket, which devices lack, S3 answers 403 for a missing object.
+_MISSING = {"NoSuchKey", "404", "AccessDenied", "403"}
+KEPT = 3
+LIST = "shelf.json"
 
 
 class ModelBucket:
-    """Reads which model is the newest, and models. The client is made at first use.
+    """Downloads models and the pointers to the latest ones. The S3 client is created on first use.
 
     Args:
-        ask_port: returns where the token exchange service listens now, None if nobody knows.
+        ask_port: returns the current port of the token exchange service; None if it is unknown.
     """
 
     def __init__(self, ask_port: Callable[[], int | None] = lambda: None) -> None:
@@ -48,18 +49,18 @@ class ModelBucket:
         self._ask_port = ask_port
 
     def newest(self, bucket: str, task: str) -> NewModel | None:
-        """Return what ``models/<task>/latest.json`` says, None if there is none.
+        """Return the model named by ``models/<task>/latest.json``; None if that object does not exist.
 
         Raises:
             Unavailable: S3 cannot be reached.
-            ModelRefused: it holds no such message.
+            ModelRefused: the object is not a valid NewModel message.
         """
         key = object_keys.latest_model(task)
         try:
             data = self._read(bucket, key, messages.LARGEST_MESSAGE)
         except AWS_ERRORS as error:
-            if isinstance(error, ClientError) and error.response["Error"].get("Code") in NOTHING_THERE:
-                log.info("there is no newest model at s3://%s/%s, or it may not be read", bucket, key)
+            if isinstance(error, ClientError) and error.response["Error"].get("Code") in _MISSING:
+                log.info("s3://%s/%s does not exist, or access is denied", bucket, key)
                 return None
             message = f"s3://{bucket}/{key} cannot be read: {describe(error)}"
             raise Unavailable(message) from error
@@ -70,11 +71,11 @@ class ModelBucket:
             raise ModelRefused(message) from error
 
     def fetch(self, model: NewModel) -> bytes:
-        """Return a model's file, checked.
+        """Return the file of a model, checked against the announced size and SHA-256.
 
         Raises:
-            Unavailable: it could not be read whole; the next try may work.
-            ModelRefused: it is not what was announced.
+            Unavailable: it could not be read completely; a retry may succeed.
+            ModelRefused: its SHA-256 differs from the announced one.
         """
         where = f"s3://{model.bucket}/{model.key}"
         try:
@@ -83,18 +84,18 @@ class ModelBucket:
             message = f"the model {where} cannot be downloaded: {describe(error)}"
             raise Unavailable(message) from error
         if len(data) != model.bytes:
-            message = f"the model {where} has not the {model.bytes} bytes that were announced"
+            message = f"the model {where} does not have the announced {model.bytes} bytes"
             raise Unavailable(message)
         if weights.sha256(data) != model.sha256:
-            message = f"the model {where} has another SHA-256 than was announced"
+            message = f"the model {where} has a different SHA-256 than announced"
             raise ModelRefused(message)
         return data
 
     def _read(self, bucket: str, key: str, most: int) -> bytes:
         try:
-            self._client = self._client or make_s3_client(CONFIG)
+            self._client = self._client or make_s3_client(_CONFIG)
             with self._client.get_object(Bucket=bucket, Key=key)["Body"] as body:
-                # One byte more shows that it is too large, without taking it all into memory.
+                # One byte more reveals an oversized object without loading all of it into memory.
                 return body.read(most + 1)
         except AWS_ERRORS as error:
             if remedy_of(error) is Remedy.RENEW_CREDENTIALS:
@@ -103,21 +104,21 @@ class ModelBucket:
             raise
 
 
-KEPT = 3
-LIST = "shelf.json"
-
-
 class Listed(Struct, frozen=True):
-    """What the list holds."""
+    """Content of the list: the models on disk, the served one first."""
 
     models: tuple[NewModel, ...] = ()
 
 
-DECODER = msgspec.json.Decoder(Listed)
+_DECODER = msgspec.json.Decoder(Listed)
 
 
 class ModelStore:
-    """The models of one task, in a folder of its own."""
+    """The last models of one task on disk.
+
+    Args:
+        folder: for this task only; any file that the list does not name is deleted.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -126,7 +127,7 @@ class ModelStore:
         self._sweep()
 
     def newest(self) -> tuple[NewModel, bytes] | None:
-        """Return the model to serve after a restart; an earlier one where the last was damaged."""
+        """Return the model to serve after a restart with its file; an earlier one if the last is damaged."""
         for model in self._models:
             try:
                 data = (self._folder / file_name(model)).read_bytes()
@@ -135,14 +136,14 @@ class ModelStore:
                 continue
             if weights.sha256(data) == model.sha256:
                 return model, data
-            log.warning("%s: the model on disk is damaged: an earlier one is taken", file_name(model))
+            log.warning("%s: the model on disk is damaged: trying an earlier one", file_name(model))
         return None
 
     def put(self, model: NewModel, data: bytes) -> None:
-        """Make a model the one to serve after a restart, and remove what is older than the last three.
+        """Store the model to serve after a restart, and delete models older than the last three.
 
         Raises:
-            OSError: it cannot be written; the list is as it was.
+            OSError: it cannot be written; the list is unchanged.
         """
         write_atomically(self._folder / file_name(model), data)
         others = [kept for kept in self._models if file_name(kept) != file_name(model)]
@@ -154,11 +155,11 @@ class ModelStore:
     def _read(self) -> Listed:
         path = self._folder / LIST
         try:
-            return DECODER.decode(path.read_bytes())
+            return _DECODER.decode(path.read_bytes())
         except FileNotFoundError:
             return Listed()
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("%s cannot be read, and is begun anew: %s", path, error)
+            log.warning("%s cannot be read, starting with an empty list: %s", path, error)
             return Listed()
 
     def _sweep(self) -> None:
@@ -169,5 +170,5 @@ class ModelStore:
 
 
 def file_name(model: NewModel) -> str:
-    """Return the name of a model's file; run and round alone might come again after a fleet was made anew."""
+    """Return the file name of a model; run and round alone may repeat when a fleet is created again."""
     return f"{model.run}-{model.round}-{model.sha256[:16]}.safetensors"

@@ -1,6 +1,6 @@
 """The predictor's configuration, validated, and the tasks that it names.
 
-Tasks are made with their data, on which new models are evaluated.
+A task is created with its local data, on which new models are evaluated.
 """
 
 import logging
@@ -19,8 +19,9 @@ from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.message_fields import TaskName
 from fedgrass.federation.names import FLEET_NAME, RULES
 
-FOR_OTHERS = {"accessControl", "python"}  # of the nucleus, and of the install step
-MOST_TASKS = 16  # as a report has room for
+FOR_OTHERS = {"accessControl", "python"}  # keys for the nucleus and for the install step
+_MOST_TASKS = 16  # a report has room for
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Options = dict[str, bool | int | float | str]
 Tasks = Annotated[
     dict[TaskName, Options],
@@ -31,25 +32,38 @@ log = logging.getLogger(__name__)
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """What the operator may choose per device; the defaults stand in the recipe too."""
+    """The configuration of one device; the recipe has the same defaults. docs/predictor.md describes it.
+
+    Attributes:
+        fleet: the name of the fleet.
+        bucket: of the models; empty: the bucket of the first announced model.
+        tasks: options by task name.
+        worse_by: a new model is rejected if its deciding metric is worse by more.
+        metric: the deciding metric; empty: accuracy, else loss.
+        lower_is_better: for the configured metric.
+        http_port: on 127.0.0.1; 0: any free port.
+        heartbeat_seconds: between reports.
+        check_seconds: between reads of the pointers in the bucket, in case an announcement was lost.
+        threads: of the numerical libraries.
+    """
 
     fleet: FleetName = "fedgrass"
-    bucket: Annotated[str, Meta(max_length=63)] = ""  # where the newest model is asked for at the start
+    bucket: Annotated[str, Meta(max_length=63)] = ""
     tasks: Tasks = {}
-    worse_by: Annotated[float, Meta(ge=0)] = 0.02  # a new model that is worse by more is not taken
-    metric: Annotated[str, Meta(max_length=64)] = ""  # that decides; empty: accuracy, or else loss
-    lower_is_better: bool = False  # of a metric that is named
-    http_port: Annotated[int, Meta(ge=0, le=65535)] = 8070  # on 127.0.0.1; 0: any free one
+    worse_by: Annotated[float, Meta(ge=0)] = 0.02
+    metric: Annotated[str, Meta(max_length=64)] = ""
+    lower_is_better: bool = False
+    http_port: Annotated[int, Meta(ge=0, le=65535)] = 8070
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
-    check_seconds: Annotated[float, Meta(ge=1, le=7 * 24 * 3600)] = 900.0  # in case a message was lost
+    check_seconds: Annotated[float, Meta(ge=1, le=7 * 24 * 3600)] = 900.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
 def parse_configuration(values: Mapping[str, Any]) -> Configuration:
-    """Return the configuration that the nucleus gave; numbers may be spelled as strings.
+    """Validate the configuration received from the nucleus; numbers may be given as strings.
 
     Raises:
-        ConfigurationError: a value cannot be used; the text names it and what it may be.
+        ConfigurationError: a value cannot be used; the text names it and the allowed values.
     """
     try:
         values = {**values, "tasks": enabled_tasks(values.get("tasks", {}))}
@@ -57,8 +71,8 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         raise ConfigurationError(str(error)) from error
     known = Configuration.__struct_fields__
     if unknown := sorted(set(values) - FOR_OTHERS - set(known)):
-        said = "; ".join(f"{shown(name)}: {nearest(name, known)}" for name in unknown)
-        log.warning("the configuration has unknown keys, which change nothing: %s", said)
+        hints = "; ".join(f"{shown(name)}: {nearest(name, known)}" for name in unknown)
+        log.warning("the configuration has unknown keys, which are ignored: %s", hints)
     try:
         found = convert(
             values,
@@ -71,32 +85,31 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
             check_task(name, options)
     except FedgrassError as error:
         raise ConfigurationError(str(error)) from error
-    if not 1 <= len(found.tasks) <= MOST_TASKS:
-        message = f"the configuration has {len(found.tasks)} tasks; a predictor serves 1 to {MOST_TASKS}"
+    if not 1 <= len(found.tasks) <= _MOST_TASKS:
+        message = f"the configuration has {len(found.tasks)} tasks; a predictor serves 1 to {_MOST_TASKS}"
         raise ConfigurationError(message)
     return found
 
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MadeTasks = Mapping[str, PredictingTask]
-NONE: MadeTasks = MappingProxyType({})
+_NO_TASKS: MadeTasks = MappingProxyType({})
 
 
 def make_tasks(
-    configuration: Configuration, former: Configuration | None = None, made: MadeTasks = NONE
+    configuration: Configuration, former: Configuration | None = None, made: MadeTasks = _NO_TASKS
 ) -> MadeTasks:
-    """Return the configured tasks; those that ``made`` has with the same options and files come from there.
+    """Create the configured tasks; existing ones are reused if their options and files are unchanged.
 
     Args:
-        configuration: as it is to be.
-        former: as it was when ``made`` were made.
-        made: the tasks so far.
+        configuration: the new configuration.
+        former: the configuration with which ``made`` were created.
+        made: the existing tasks.
 
     Raises:
-        ConfigurationError: one cannot be made, or cannot predict.
+        ConfigurationError: a task cannot be created, or cannot predict.
     """
-    # The numerical libraries read these as they are imported.
-    os.environ.update(dict.fromkeys(THREADS, str(configuration.threads)))
+    # The numerical libraries read these variables when they are imported.
+    os.environ.update(dict.fromkeys(_THREADS, str(configuration.threads)))
     before = former.tasks if former else {}
     return {
         name: made[name]
@@ -112,7 +125,7 @@ def _make(name: str, options: Options) -> PredictingTask:
     except FedgrassError as error:
         raise ConfigurationError(str(error)) from error
     except (Exception, SystemExit) as error:
-        message = f"the task {name!r} cannot be made: {type(error).__name__}: {error}"
+        message = f"the task {name!r} cannot be created: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
     if not hasattr(task, "predictor"):
         message = (

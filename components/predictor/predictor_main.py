@@ -1,4 +1,4 @@
-"""The predictor's process: wires models, requests and the nucleus, and runs until the nucleus ends it."""
+"""The predictor's process: wires models, requests and the nucleus together, and runs until it is stopped."""
 
 import logging
 import random
@@ -41,60 +41,60 @@ from fedgrass.federation.messages import NewModel, PredictorReport, decode, enco
 from fedgrass.federation.messages.message_fields import shorten_to_bytes
 from fedgrass.federation.topics import Kind, of_device, of_models
 
-JITTER = 0.1  # of what is done again and again
-EVENT_BYTES = 512
-MOST_EVENTS = 8
-LONGEST_REFUSAL = 200  # bytes of why a changed configuration could not be used
+_JITTER = 0.1  # fraction of periodic delays
+_EVENT_BYTES = 512
+_MOST_EVENTS = 8
+_REFUSAL_BYTES = 200  # of the reason why a changed configuration was refused
 log = logging.getLogger("predictor")
 
 
 def main() -> int:
-    """Run until the nucleus ends the process; return its exit code (0 only when it was asked to end)."""
+    """Run until the nucleus stops the process; return the exit code, 0 only after such a stop."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("boto3", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    agenda = EventLoop()
-    end_on_signals(agenda)
+    event_loop = EventLoop()
+    end_on_signals(event_loop)
 
     def lost(reason: str) -> None:
         log.error("%s: exiting, to be started again", reason)
-        agenda.post(lambda: agenda.stop(LOST))
+        event_loop.post(lambda: event_loop.stop(LOST))
 
     nucleus: Nucleus | None = None
     try:
         nucleus = Nucleus.connect(lost)
-        predictor = _predictor(agenda, nucleus)
+        predictor = _predictor(event_loop, nucleus)
         predictor.start()
         try:
-            return agenda.run()
+            return event_loop.run()
         finally:
             predictor.stop()
     except (ConfigurationError, SettingsError) as error:
-        log.error("%s", error)  # noqa: TRY400 - a line, no traceback
+        log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return WRONG_CONFIGURATION
     except FedgrassError as error:
-        log.error("%s: exiting, to be started again", error)  # noqa: TRY400
+        log.error("%s: exiting, to be started again", error)  # noqa: TRY400 - one line without a traceback
         return LOST
     finally:
         if nucleus:
             nucleus.close()
 
 
-def _predictor(agenda: EventLoop, nucleus: Nucleus) -> "Predictor":
-    """Return the predictor by the configuration or, if that cannot be used, by the last one that could.
+def _predictor(event_loop: EventLoop, nucleus: Nucleus) -> "Predictor":
+    """Return a predictor with the current configuration or, if that is invalid, with the last valid one.
 
     Raises:
-        ConfigurationError: neither can be used.
+        ConfigurationError: both are invalid.
     """
     last, thing = LastConfiguration(Path.cwd()), thing_name()
     try:
-        return Predictor(agenda, nucleus, parse_configuration(nucleus.configuration()), thing, last)
+        return Predictor(event_loop, nucleus, parse_configuration(nucleus.configuration()), thing, last)
     except ConfigurationError as error:
         earlier = last.usable(parse_configuration)
         if earlier is None:
             raise
         log.warning("the configuration stays as it was before this start: %s", error)
-        predictor = Predictor(agenda, nucleus, earlier, thing, last)
+        predictor = Predictor(event_loop, nucleus, earlier, thing, last)
         predictor.note_refusal(str(error))
         return predictor
 
@@ -104,94 +104,94 @@ class Predictor:
 
     def __init__(
         self,
-        agenda: EventLoop,
+        event_loop: EventLoop,
         nucleus: Nucleus,
         configuration: Configuration,
         thing: str,
         last: LastConfiguration,
     ) -> None:
-        self._agenda = agenda
+        self._event_loop = event_loop
         self._last = last
         self._nucleus = nucleus
         self.configuration = configuration
         self.tasks = make_tasks(configuration)
-        self._refused = ""  # why a changed configuration could not be used
+        self._refused = ""  # why the last changed configuration was refused
         self._thing = thing
         self._started_at = time.monotonic()
-        self._events: deque[str] = deque(maxlen=MOST_EVENTS)  # not told yet, the oldest first
+        self._events: deque[str] = deque(maxlen=_MOST_EVENTS)  # not reported yet, the oldest first
         self._rng = random.Random()  # noqa: S311 - jitter
-        self._ticks = 0  # number of the configuration that the timers go by
+        self._timers = 0  # number of the current timers: those of a former configuration end
         self._serving = Serving(tuple(self.tasks))
-        self._adoption = ModelRollout(
+        self._rollout = ModelRollout(
             self.tasks,
             Path.cwd() / "models",
             self._serving,
             configuration,
-            self._tell,
+            self._on_event,
             bucket=ModelBucket(nucleus.token_exchange_port),
         )
-        self._adoption.on_unannounced = self._unannounced
-        self._echo = EchoCheck(self._probe, self._not_heard)
+        self._rollout.on_unannounced = self._unannounced
+        self._echo = EchoCheck(self._probe, self._echo_missing)
         self._requests = LocalRequests(nucleus, self._serving, self._echo.is_echo)
         self._subscriptions = Subscriptions(
-            agenda, nucleus, self._rng, on_model=self._hear_model, on_request=self._requests.hear
+            event_loop, nucleus, self._rng, on_model=self._receive_model, on_request=self._requests.receive
         )
         self._web = Server(configuration.http_port, self._serving, self.health)
         last.keep(msgspec.to_builtins(configuration))
 
     def start(self) -> None:
-        """Serve what lies on disk, then hear of new models."""
-        self._adoption.restore()
-        self._open()
+        """Serve the models on disk, then subscribe to new ones."""
+        self._rollout.restore()
+        self._start_web()
         self._requests.start()
         self._subscribe()
-        threading.Thread(target=self._adoption.run, daemon=True, name="adoption").start()
+        threading.Thread(target=self._rollout.run, daemon=True, name="rollout").start()
         self._nucleus.report_running()
-        Reconfiguration(self._agenda, self._nucleus, self._rng, self).watch()
-        self._tick()
+        Reconfiguration(self._event_loop, self._nucleus, self._rng, self).watch()
+        self._restart_timers()
 
     def configure(self, configuration: Configuration, tasks: MadeTasks) -> None:
-        """Work by another configuration from now on, with no restart.
+        """Switch to another configuration without a restart.
 
         Raises:
-            ConfigurationError: its http_port cannot be had; all is as before.
+            ConfigurationError: its http_port cannot be used; nothing has changed.
         """
         former = self.configuration
         if configuration.http_port != former.http_port:
             web = Server(configuration.http_port, self._serving, self.health)
             self._web, before = web, self._web
-            self._open()
+            self._start_web()
             before.shutdown()
             before.server_close()
         if configuration.threads != former.threads:
-            log.warning("threads is %d from the next start on", configuration.threads)
+            log.warning("threads will be %d after the next restart", configuration.threads)
         self.configuration, self.tasks, self._refused = configuration, tasks, ""
         self._last.keep(msgspec.to_builtins(configuration))
         self._serving.offer(tuple(tasks))
-        self._adoption.configure(configuration, tasks)
+        self._rollout.configure(configuration, tasks)
         self._subscribe()
-        self._tick()
+        self._restart_timers()
 
     def refuse_configuration(self, reason: str) -> None:
-        """Go on as before, and let reports say why a changed configuration could not be used."""
+        """Keep the current configuration, and report why the changed one was refused."""
         self.note_refusal(reason)
         self._report()
 
     def note_refusal(self, reason: str) -> None:
-        """Let later reports say why the configuration could not be used."""
-        self._refused = shorten_to_bytes(reason, LONGEST_REFUSAL)
+        """Include the reason why a configuration was refused in later reports."""
+        self._refused = shorten_to_bytes(reason, _REFUSAL_BYTES)
 
-    def _open(self) -> None:
+    def _start_web(self) -> None:
         threading.Thread(target=self._web.serve_forever, daemon=True, name="http").start()
         log.info("predictions at http://%s:%d/predict/<task>", HOST, self._web.port)
 
     def stop(self) -> None:
-        """Begin no more work; what is under way ends with the process."""
-        self._adoption.stop()
+        """Start no more work; running work ends with the process."""
+        self._rollout.stop()
         self._requests.stop()
 
     def health(self) -> dict[str, Any]:
-        """Return what the health page shows."""
+        """Return the content of the health page."""
         figures, missing = self._serving.figures(), self._serving.without_model()
         return {
             "status": "no model yet" if missing else "ok",
@@ -204,56 +204,57 @@ class Predictor:
         }
 
     def _subscribe(self) -> None:
-        """Subscribe to what the configuration's tasks need; what arrives for former ones is dropped."""
+        """Subscribe to the topics of the configured tasks; messages for former tasks are dropped."""
         for task in self.configuration.tasks:
             self._subscriptions.cover(self.configuration.fleet, task)
 
-    def _hear_model(self, task: str, topic: str, payload: bytes) -> None:
+    def _receive_model(self, task: str, topic: str, payload: bytes) -> None:
         try:
             model = decode(payload, NewModel)
         except MessageError as error:
             log.warning("%s: dropped a message: %s", task, error)
             return
         if model.task == task and topic == of_models(self.configuration.fleet, task):
-            self._adoption.hear(model)
+            self._rollout.announce(model)
 
     def _unannounced(self, task: str) -> None:
-        """Take note of a model that only the bucket's pointer told of; from any thread."""
+        """Subscribe again, after a model was found by the bucket's pointer only; from any thread."""
         fleet = self.configuration.fleet
-        self._agenda.post(lambda: self._subscriptions.renew_models(fleet, task))
+        self._event_loop.post(lambda: self._subscriptions.renew_models(fleet, task))
 
     def _probe(self, task: str, text: bytes) -> None:
         self._nucleus.publish_locally(topic_of(task), text, as_json=False)
 
-    def _not_heard(self, task: str) -> None:
-        self._tell(f"{task}: local requests did not arrive any more: subscribing to them again")
+    def _echo_missing(self, task: str) -> None:
+        self._on_event(f"{task}: local requests did not arrive any more: subscribing to them again")
         self._subscriptions.renew_requests(task)
 
-    def _tick(self) -> None:
-        """Begin to look and to report as often as the configuration says, and no more by a former one."""
-        self._ticks += 1
-        self._look(self._ticks)
-        self._beat(self._ticks)
+    def _restart_timers(self) -> None:
+        """Start the periodic check and report of the current configuration; end those of a former one."""
+        self._timers += 1
+        self._check(self._timers)
+        self._beat(self._timers)
 
-    def _look(self, ticks: int) -> None:
-        if ticks == self._ticks:
-            self._adoption.look()
+    def _check(self, timers: int) -> None:
+        if timers == self._timers:
+            self._rollout.check_pointers()
             self._subscriptions.renew_silent_models()
-            seconds = self._jittered(self.configuration.check_seconds)
-            self._agenda.call_later(seconds, partial(self._look, ticks))
+            self._event_loop.call_later(
+                self._jittered(self.configuration.check_seconds), partial(self._check, timers)
+            )
 
-    def _tell(self, event: str) -> None:
-        """Say what has changed, in the log and with the next report; from any thread."""
+    def _on_event(self, event: str) -> None:
+        """Log an event and report it; from any thread."""
         log.info("%s", event)
-        self._events.append(shorten_to_bytes(event, EVENT_BYTES))
-        self._agenda.post(self._report)
+        self._events.append(shorten_to_bytes(event, _EVENT_BYTES))
+        self._event_loop.post(self._report)
 
-    def _beat(self, ticks: int) -> None:
-        if ticks == self._ticks:
+    def _beat(self, timers: int) -> None:
+        if timers == self._timers:
             self._echo.check(self.configuration.tasks)
             self._report()
             seconds = self._jittered(self.configuration.heartbeat_seconds)
-            self._agenda.call_later(seconds, partial(self._beat, ticks))
+            self._event_loop.call_later(seconds, partial(self._beat, timers))
 
     def _report(self) -> None:
         figures = self._serving.figures()
@@ -272,13 +273,13 @@ class Predictor:
             configuration_error=self._refused,
         )
         try:
-            # At most once: what is said here is said again later.
+            # QoS 0: a lost report is followed by the next one.
             self._nucleus.publish(topic, encode(report), qos=0)
         except (Unavailable, Forbidden) as error:
-            log.info("not reported: %s", error)  # what happened is said with the next report
+            log.info("not reported: %s", error)  # the event is kept for the next report
             return
         if event and self._events and self._events[0] is event:
             self._events.popleft()
 
     def _jittered(self, seconds: float) -> float:
-        return seconds * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        return seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER)

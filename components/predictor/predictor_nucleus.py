@@ -1,4 +1,4 @@
-"""The predictor's connection to the Greengrass nucleus: IoT Core, and topics between components."""
+"""The predictor's connection to the Greengrass nucleus: IoT Core, and local topics between components."""
 
 from collections.abc import Callable
 
@@ -14,30 +14,35 @@ from components.runtime.greengrass_ipc import GreengrassIpc
 
 
 class Nucleus(GreengrassIpc):
-    """The nucleus, with the topics between components."""
+    """The nucleus, with the local topics between components."""
 
     def subscribe_locally(self, topic: str, handler: Callable[[bytes, bool], None]) -> None:
-        """Subscribe to a topic between components; the handler gets the text, and whether it came as JSON.
+        """Subscribe to a local topic.
 
-        An earlier subscription to the topic is closed once the new one stands.
+        An earlier subscription to the topic is closed once the new one is established.
+
+        Args:
+            topic: the local topic.
+            handler: called with the content of each message and whether it is a JSON message; on a thread of
+                the SDK.
         """
 
-        def hear(event: SubscriptionResponseMessage) -> None:
+        def receive(event: SubscriptionResponseMessage) -> None:
             if event.json_message is not None:
-                handler(msgspec.json.encode(event.json_message.message), True)  # noqa: FBT003 - a handler's
+                handler(msgspec.json.encode(event.json_message.message), True)  # noqa: FBT003 - the handler's signature
             elif event.binary_message is not None:
-                handler(event.binary_message.message or b"", False)  # noqa: FBT003
+                handler(event.binary_message.message or b"", False)  # noqa: FBT003 - the handler's signature
 
         self._replace(
             topic,
             f"subscribe to the local topic {topic}",
             lambda **handlers: self._client.subscribe_to_topic_async(
-                topic=topic, on_stream_event=hear, **handlers
+                topic=topic, on_stream_event=receive, **handlers
             ),
         )
 
     def publish_locally(self, topic: str, text: bytes, *, as_json: bool) -> None:
-        """Publish to a topic between components, in the form in which the request came."""
+        """Publish to a local topic, as a JSON or a binary message."""
         if as_json:
             message = PublishMessage(json_message=JsonMessage(message=msgspec.json.decode(text)))
         else:

@@ -1,8 +1,8 @@
-"""The predictor's subscriptions: for each task one to new models and one to local requests, and their check.
+"""The predictor's subscriptions: for each task one to new models and one to local requests.
 
-On Greengrass Nucleus Lite one local JSON message of more than some 50 parts ends a subscription silently:
-its stream stays open, and no message arrives on it any more. The predictor therefore publishes a probe to
-itself and waits for its echo.
+On Greengrass Nucleus Lite, a local JSON message of more than about 50 keys and values silently ends a
+subscription: its stream stays open, but receives no more messages. The predictor therefore publishes probes
+to itself and subscribes again if they do not come back.
 """
 
 import json
@@ -21,17 +21,17 @@ from fedgrass.federation.topics import of_models
 
 FIRST_DELAY = 0.5  # seconds at most, between requests for a subscription
 LARGEST_DELAY = 30.0
-# Nothing tells a subscription to models that the broker dropped silently from one that has no news.
+# A subscription that the broker has silently dropped cannot be distinguished from one without new models.
 RENEW_SECONDS = 75 * 60.0
 log = logging.getLogger(__name__)
 
 
 class Subscriptions:
-    """Subscribes to what tasks need. All methods but the handlers run on the main thread."""
+    """Subscribes to the topics of tasks. All methods except the handlers run on the main thread."""
 
     def __init__(
         self,
-        agenda: EventLoop,
+        event_loop: EventLoop,
         nucleus: Nucleus,
         rng: random.Random,
         *,
@@ -41,51 +41,51 @@ class Subscriptions:
         """Prepare the subscriptions.
 
         Args:
-            agenda: of the main thread.
+            event_loop: of the main thread.
             nucleus: where to subscribe.
             rng: for the jitter of back-offs.
-            on_model: takes the task, the topic and the payload of a message about a new model.
-            on_request: takes the task and the text of a local request, and whether it came as JSON.
+            on_model: called with the task, the topic and the payload of a message about a new model.
+            on_request: called with the task and the content of a local request, and whether it is JSON.
         """
-        self._agenda = agenda
+        self._event_loop = event_loop
         self._nucleus = nucleus
         self._rng = rng
         self._on_model = on_model
         self._on_request = on_request
-        self._kept: dict[str, Subscription] = {}  # by topic, of former configurations too
-        self._models_at: dict[str, float] = {}  # when a topic of models was confirmed last, or had a message
+        self._kept: dict[str, Subscription] = {}  # by topic, including those of former configurations
+        self._models_at: dict[str, float] = {}  # time of the last acknowledgement or message, by topic
         nucleus.watch_subscriptions(
-            lambda topic, reason: agenda.post(lambda: self._renew(topic, reason)),
+            lambda topic, reason: event_loop.post(lambda: self._renew(topic, reason)),
         )
 
     def cover(self, fleet: str, task: str) -> None:
-        """Subscribe to a task's topics, unless that was done before."""
+        """Subscribe to a task's topics, unless already subscribed."""
         requests, models = topic_of(task), of_models(fleet, task)
 
-        def hear_request(text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler
+        def receive_request(text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler's signature
             self._on_request(task, text, as_json)
 
-        def hear_model(payload: bytes) -> None:
-            self._models_at[models] = self._agenda.clock()
+        def receive_model(payload: bytes) -> None:
+            self._models_at[models] = self._event_loop.clock()
             self._on_model(task, models, payload)
 
-        def confirmed() -> None:
-            self._models_at[models] = self._agenda.clock()
+        def acknowledged() -> None:
+            self._models_at[models] = self._event_loop.clock()
 
-        self._keep(requests, lambda: self._nucleus.subscribe_locally(requests, hear_request), lambda: None)
-        self._keep(models, lambda: self._nucleus.subscribe(models, hear_model, qos=1), confirmed)
+        self._keep(requests, lambda: self._nucleus.subscribe_locally(requests, receive_request), lambda: None)
+        self._keep(models, lambda: self._nucleus.subscribe(models, receive_model, qos=1), acknowledged)
 
     def renew_requests(self, task: str) -> None:
-        """Subscribe to a task's local requests again: none arrive any more."""
+        """Subscribe to a task's local requests again, after a probe did not come back."""
         self._renew(topic_of(task), "its echo is missing")
 
     def renew_models(self, fleet: str, task: str) -> None:
-        """Subscribe to a task's models again: a new one was found that no message announced."""
+        """Subscribe to a task's models again, after a model was found that no message had announced."""
         self._renew(of_models(fleet, task), "a new model was not announced")
 
     def renew_silent_models(self) -> None:
-        """Subscribe again to the topics of models that had neither a message nor a confirmation for long."""
-        now = self._agenda.clock()
+        """Subscribe again to topics of models without a message or acknowledgement for RENEW_SECONDS."""
+        now = self._event_loop.clock()
         for topic, at in list(self._models_at.items()):
             if now - at >= RENEW_SECONDS and topic in self._kept:
                 self._kept[topic].renew()
@@ -101,7 +101,7 @@ class Subscriptions:
         kept = self._kept[topic] = Subscription(
             topic,
             request,
-            loop=self._agenda,
+            loop=self._event_loop,
             pauses=lambda: delays(FIRST_DELAY, LARGEST_DELAY, self._rng),
             permanent=(Forbidden,),
             acknowledged=acknowledged,
@@ -109,39 +109,39 @@ class Subscriptions:
         kept.renew()
 
 
-MOST_MISSING = 2  # probes without an echo: a message may be lost
+_MOST_MISSING = 2  # probes without an echo that are tolerated: a single message may be lost
 
 
 class EchoCheck:
-    """Probes the subscription of each task's local topic."""
+    """Checks by probes that the subscription to each task's local topic receives messages."""
 
     def __init__(self, publish: Callable[[str, bytes], None], renew: Callable[[str], None]) -> None:
         """Prepare the check.
 
         Args:
-            publish: sends bytes to the local topic of a task.
-            renew: requests the subscription of a task again; it is not heard any more.
+            publish: publishes bytes to the local topic of a task.
+            renew: called with a task whose subscription receives nothing.
         """
         self._publish = publish
         self._renew = renew
-        # Its own: a probe of the former process must not count.
+        # Unique per process: probes of an earlier process must not count.
         self._probe = json.dumps({"probe": secrets.token_hex(8)}).encode()
         self._missing: Counter[str] = Counter()
 
     def is_echo(self, task: str, text: bytes) -> bool:
-        """Return whether a message is the probe, and take note of it; from any thread."""
+        """Return whether a message is the probe, and record its arrival; may be called from any thread."""
         if text != self._probe:
             return False
         self._missing[task] = 0
         return True
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Renew what does not echo, and send the next probes; to be called now and then."""
+        """Renew subscriptions whose probes are missing, and publish the next probes; called periodically."""
         for task in tasks:
-            if self._missing[task] >= MOST_MISSING:
+            if self._missing[task] >= _MOST_MISSING:
                 self._missing[task] = 0
                 self._renew(task)
-                continue  # the new subscription is probed the next time
+                continue  # the new subscription is probed at the next call
             try:
                 self._publish(task, self._probe)
             except (Unavailable, Forbidden) as error:

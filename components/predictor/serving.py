@@ -1,4 +1,4 @@
-"""Requests and their answers, whichever way they come: the model that is served now, and how fast."""
+"""Requests and their answers, over HTTP or local topics: which model is served, and how fast."""
 
 import math
 import threading
@@ -17,21 +17,21 @@ from components.trainer.tasks.task import InputRefused, Predict
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.messages.message_fields import shorten
 
-MOST_INPUTS = 1024  # of one request
+_MOST_INPUTS = 1024  # of one request
 LARGEST_REQUEST = 8 * 1024 * 1024  # bytes
-WAIT_SECONDS = 10.0  # for the requests before this one
-MEASURED = 1000  # the last requests, of which the latency is told
+_WAIT_SECONDS = 10.0  # for earlier requests
+_MEASURED = 1000  # number of recent requests whose latency is reported
 
 
 class Request(Struct, frozen=True):
-    """What an application asks."""
+    """A request of an application."""
 
-    inputs: Annotated[list[Any], Meta(min_length=1, max_length=MOST_INPUTS)]
-    id: str | int | None = None  # comes back in the answer
-    reply: str = ""  # on local topics: where the answer goes
+    inputs: Annotated[list[Any], Meta(min_length=1, max_length=_MOST_INPUTS)]
+    id: str | int | None = None  # returned with the answer
+    reply: str = ""  # topic for the answer, of requests on local topics
 
 
-REQUEST = msgspec.json.Decoder(Request)
+_REQUEST = msgspec.json.Decoder(Request)
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Served:
 
     @property
     def name(self) -> str:
-        """The model in short: ``<run>/<round>``."""
+        """The short name of the model: ``<run>/<round>``."""
         return f"{self.model.run}/{self.model.round}"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How the serving goes."""
+    """Statistics of the requests; latencies are in milliseconds."""
 
     requests: int
     failures: int
@@ -58,46 +58,46 @@ class Figures:
 
 
 class Serving:
-    """Answers requests with the models that are in service; one prediction at a time."""
+    """Answers requests with the models in service, one prediction at a time. Thread-safe."""
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self._tasks = tasks
-        # A whole entry is replaced at once: a request has the old model or the new one, never a mixture.
+        # An entry is replaced as a whole: a request uses either the old or the new model.
         self._served: dict[str, Served] = {}
         self._predicting = threading.Lock()
         self._counting = threading.Lock()
-        self._milliseconds: deque[float] = deque(maxlen=MEASURED)
+        self._milliseconds: deque[float] = deque(maxlen=_MEASURED)
         self._requests = 0
         self._failures = 0
 
     def serve(self, task: str, served: Served) -> None:
-        """Answer with this model from now on."""
+        """Put a model into service."""
         self._served[task] = served
 
     def offer(self, tasks: tuple[str, ...]) -> None:
-        """Answer for these tasks from now on, and for no others."""
+        """Answer requests for these tasks only from now on."""
         self._tasks = tasks
         for task in set(self._served) - set(tasks):
             self._served.pop(task, None)
 
     def withdraw(self, task: str) -> None:
-        """Answer with no model until the next one comes."""
+        """Take a task's model out of service until the next one."""
         self._served.pop(task, None)
 
     def served(self, task: str) -> Served | None:
-        """Return what a task is served with."""
+        """Return the model in service for a task; None if there is none."""
         return self._served.get(task)
 
     def models(self) -> dict[str, str]:
-        """Return the model in service of each task that has one, in short."""
+        """Return the short name of the model in service of each task that has one."""
         return {task: served.name for task, served in sorted(self._served.items()) if task in self._tasks}
 
     def without_model(self) -> list[str]:
-        """Return the tasks that no model came for yet."""
+        """Return the tasks without a model in service."""
         return [task for task in self._tasks if task not in self._served]
 
     def figures(self) -> Figures:
-        """Return the figures as they are now; the latency of the last thousand answers."""
+        """Return the current statistics; latencies are those of the last 1,000 answers."""
         with self._counting:
             found = sorted(self._milliseconds)
             return Figures(self._requests, self._failures, percentile(found, 50), percentile(found, 99))
@@ -106,7 +106,7 @@ class Serving:
         """Return the answer to a request.
 
         Raises:
-            RequestRefused: it cannot be answered; the text says why.
+            RequestRefused: it cannot be answered; the text is for the application.
         """
         started = time.monotonic()
         try:
@@ -120,7 +120,7 @@ class Serving:
         return answer
 
     def count_failure(self) -> None:
-        """Count a request that got an error."""
+        """Count a request that was answered by an error, or dropped."""
         with self._counting:
             self._requests += 1
             self._failures += 1
@@ -129,20 +129,20 @@ class Serving:
         if task not in self._tasks:
             message = f"there is no task {shorten(task, 60)!r} here; there are: {', '.join(self._tasks)}"
             raise RequestRefused(message, HTTPStatus.NOT_FOUND)
-        if not self._predicting.acquire(timeout=WAIT_SECONDS):
-            message = f"busy: the requests before this one took more than {WAIT_SECONDS:g} s; try again later"
+        if not self._predicting.acquire(timeout=_WAIT_SECONDS):
+            message = f"busy: earlier requests took more than {_WAIT_SECONDS:g} s; try again later"
             raise RequestRefused(message, HTTPStatus.SERVICE_UNAVAILABLE)
         try:
             served = self._served.get(task)
             if served is None:
-                message = f"no model of the task {task!r} has come yet; try again later"
+                message = f"no model of the task {task!r} has arrived yet; try again later"
                 raise RequestRefused(message, HTTPStatus.SERVICE_UNAVAILABLE)
             outputs = _predict(served, task, request.inputs)
         finally:
             self._predicting.release()
         model = served.model
-        told = {"task": task, "run": model.run, "round": model.round, "outputs": outputs}
-        return told if request.id is None else {"id": request.id, **told}
+        answer = {"task": task, "run": model.run, "round": model.round, "outputs": outputs}
+        return answer if request.id is None else {"id": request.id, **answer}
 
 
 def _predict(served: Served, task: str, inputs: list[Any]) -> list[object]:
@@ -157,26 +157,35 @@ def _predict(served: Served, task: str, inputs: list[Any]) -> list[object]:
 
 
 def parse_request(text: bytes) -> Request:
-    """Return the request that a text holds.
+    """Decode a request.
 
     Raises:
-        RequestRefused: it is too large, no JSON, or lacks what it must have.
+        RequestRefused: it is too large, not JSON, or not a valid request.
     """
-    if len(text) > LARGEST_REQUEST:
-        message = f"the request has {len(text)} bytes; {LARGEST_REQUEST} is the most"
-        raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    check_size(len(text))
     try:
-        return REQUEST.decode(text)
+        return _REQUEST.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f'a request is a JSON object such as {{"inputs": [...]}}: {error}'
         raise RequestRefused(message) from error
 
 
+def check_size(size: int) -> None:
+    """Check the size of a request in bytes.
+
+    Raises:
+        RequestRefused: it is too large.
+    """
+    if size > LARGEST_REQUEST:
+        message = f"the request has {size} bytes; {LARGEST_REQUEST} is the most"
+        raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
-    """Return an answer's JSON; an output that is not finite is null there."""
+    """Return an answer as JSON; outputs that are not finite become null."""
     return msgspec.json.encode(answer)
 
 
 def percentile(ordered: list[float], percent: int) -> float:
-    """Return the smallest of ordered numbers that ``percent`` of them do not exceed; 0 if there are none."""
+    """Return the nearest-rank percentile of numbers in ascending order, rounded to 3 digits; 0 if empty."""
     return round(ordered[math.ceil(len(ordered) * percent / 100) - 1], 3) if ordered else 0.0

@@ -1,4 +1,4 @@
-"""Predictions over HTTP, for applications on the device itself: 127.0.0.1 only.
+"""Predictions over HTTP, for applications on the device: the server listens on 127.0.0.1 only.
 
 POST /predict/<task>   {"inputs": [...]}   ->   {"task", "run", "round", "outputs"} or {"error"}
 GET  /health                               ->   200 once every task has a model, else 503
@@ -11,25 +11,34 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from components.predictor.serving import LARGEST_REQUEST, Serving, encode_answer, parse_request
+from components.predictor.serving import Serving, check_size, encode_answer, parse_request
 from components.runtime.component_errors import ConfigurationError, RequestRefused
 
 HOST = "127.0.0.1"
-OWN_NAMES = {"127.0.0.1", "localhost"}
-IDLE_SECONDS = 15
-PREDICT = "/predict/"
+_OWN_NAMES = {"127.0.0.1", "localhost"}
+_IDLE_SECONDS = 15
+_PREDICT = "/predict/"
 log = logging.getLogger(__name__)
 Health = Callable[[], Mapping[str, Any]]
 
 
 class Server(ThreadingHTTPServer):
-    """A thread per connection; none of them keeps the process alive."""
+    """The HTTP server, with a daemon thread per connection.
+
+    Args:
+        port: to listen on; 0: any free one.
+        serving: answers requests.
+        health: returns the content of the health page.
+
+    Raises:
+        ConfigurationError: the port cannot be used.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, port: int, serving: Serving, health: Health) -> None:
-        """Listen; raises ConfigurationError if the port cannot be had."""
+
         self.serving = serving
         self.health = health
         try:
@@ -37,28 +46,28 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             message = (
                 f"the configuration's http_port {port} on {HOST} cannot be used: {error.strerror}; choose"
-                " another one, or 0 for any free one"
+                " another port, or 0 for any free one"
             )
             raise ConfigurationError(message) from error
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which the server listens."""
         return int(self.server_address[1])
 
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as the base class has it
-        """Take note of a client that left in the middle."""
-        log.info("a client of the HTTP server has left: %r", sys.exc_info()[1])
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the base class's signature
+        """Log that a client closed its connection during a request."""
+        log.info("a client has closed its HTTP connection: %r", sys.exc_info()[1])
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Handles the requests of one connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version = "fedgrass"
     sys_version = ""
-    timeout = IDLE_SECONDS
+    timeout = _IDLE_SECONDS
 
     def do_GET(self) -> None:
         """Answer the health page."""
@@ -81,38 +90,36 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(error)
             return
         try:
-            answer = self.server.serving.answer(self.path.removeprefix(PREDICT), request)
+            answer = self.server.serving.answer(self.path.removeprefix(_PREDICT), request)
         except RequestRefused as error:
             self._refuse(error)
             return
         self._send(HTTPStatus.OK, answer)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
-        """Log nothing of a request: there may be thousands a second."""
+        """Log nothing: there may be thousands of requests per second."""
 
     def _is_foreign(self) -> bool:
-        """Refuse what a page in a browser was tricked into asking: its Host is not this machine's name."""
+        """Refuse requests from a web page in a browser, including DNS rebinding; return whether it is one."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host in OWN_NAMES and "Origin" not in self.headers:
+        if host in _OWN_NAMES and "Origin" not in self.headers:
             return False
         self._refuse(RequestRefused("only applications of this device are answered", HTTPStatus.FORBIDDEN))
         return True
 
     def _body(self) -> bytes:
-        if not self.path.startswith(PREDICT):
+        if not self.path.startswith(_PREDICT):
             message = "predictions are at POST /predict/<task>"
             raise RequestRefused(message, HTTPStatus.NOT_FOUND)
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             message = "a request needs its Content-Length"
             raise RequestRefused(message, HTTPStatus.LENGTH_REQUIRED)
-        if int(length) > LARGEST_REQUEST:
-            message = f"the request has {int(length)} bytes; {LARGEST_REQUEST} is the most"
-            raise RequestRefused(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        check_size(int(length))
         return self.rfile.read(int(length))
 
     def _refuse(self, error: RequestRefused) -> None:
-        # What is left of its body must not be taken for the next request.
+        # The rest of the body must not be mistaken for the next request.
         self.close_connection = True
         self._send(error.status, {"error": str(error)})
 

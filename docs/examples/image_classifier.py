@@ -1,9 +1,10 @@
-"""A task for images: a small convolutional network on a folder with a subfolder of images per class.
+"""A task for images: a small convolutional network, trained on a folder with one subfolder per class.
 
     fedgrass task check image_classifier:ImageClassifier --path docs/examples --option folder=/data/images
 
 The images are ``.npy`` files, uint8 of shape (height, width, 3); with Pillow or torchvision installed on the
-device, ``read_image`` can read any others. Each is read when needed: the folder may be larger than memory.
+device, ``read_image`` could read other formats. Images are read when needed, so the folder may be larger than
+memory.
 """
 
 from pathlib import Path
@@ -19,21 +20,26 @@ SIDE = 32
 
 
 class ImageClassifier(TorchTask):
-    """Tells the class of an image; ``classes`` are the names of the subfolders, with commas between them."""
+    """Classifies images.
+
+    Args:
+        folder: path of the folder.
+        classes: names of the subfolders, separated by commas.
+    """
 
     def __init__(self, folder: str, classes: str = "good,cracked") -> None:
         names = classes.split(",")
-        files = sorted(Path(folder).glob("*/*.npy"))  # the same order on each start
+        files = sorted(Path(folder).glob("*/*.npy"))  # the same order after every start
         super().__init__(
             lambda: make_model(len(names)),
-            training=Images([file for place, file in enumerate(files) if place % 10], names),
+            training=Images([file for index, file in enumerate(files) if index % 10], names),
             held_out=Images(files[::10], names),
             defaults=TrainingSettings(epochs=2, learning_rate=0.05, batch_size=16),
         )
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Images with their classes, read one by one."""
+    """Images with their classes, read one at a time."""
 
     def __init__(self, files: list[Path], classes: list[str]) -> None:
         self._files = files
@@ -48,15 +54,16 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def read_image(file: Path) -> Tensor:
-    """Return float32 of shape (3, SIDE, SIDE), 0 to 1."""
+    """Return an image, resized: float32 of shape (3, SIDE, SIDE), 0 to 1."""
     pixels = torch.from_numpy(np.load(file)).permute(2, 0, 1).float() / 255
     return nn.functional.interpolate(pixels[None], size=(SIDE, SIDE), mode="bilinear")[0]
 
 
 def make_model(classes: int) -> nn.Module:
-    """Return two convolutions and a linear layer.
+    """Return two convolutional layers and a linear layer, for images of shape (batch, 3, SIDE, SIDE).
 
-    Group normalization: batch normalization's running means mix badly where devices have different data.
+    Uses group normalization: the running means of batch normalization average badly if devices have different
+    data (Hsieh et al., "The Non-IID Data Quagmire of Decentralized Machine Learning", ICML 2020).
     """
     return nn.Sequential(
         nn.Conv2d(3, 16, kernel_size=3, stride=2),

@@ -1,8 +1,8 @@
-"""A task for tables: a rare failure, found in a machine's figures; measured by F1 and AUC.
+"""A task for tables: detects rare failures in a machine's measurements; evaluated by F1 and AUC.
 
     fedgrass task check tabular_classifier:TabularClassifier --path docs/examples --option file=machine.csv
 
-The CSV file has a row per example, numbers only: the features, then 1 for a failure and 0 for none.
+The CSV file has one row per example and contains only numbers: the features, then 1 for a failure, else 0.
 """
 
 import numpy as np
@@ -14,7 +14,12 @@ from components.trainer.training import TorchTask, TrainingSettings
 
 
 class TabularClassifier(TorchTask):
-    """Tells whether a machine will fail, of ``features`` columns."""
+    """Predicts whether a machine will fail.
+
+    Args:
+        file: path of the CSV file.
+        features: number of feature columns.
+    """
 
     def __init__(self, file: str, features: int = 6) -> None:
         table = np.loadtxt(file, delimiter=",", ndmin=2)
@@ -28,9 +33,13 @@ class TabularClassifier(TorchTask):
         )
 
     def compute_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return F1 and the area under the ROC curve, of all held-out rows at once.
+        """Return F1 and the area under the ROC curve over all held-out rows.
 
-        Rows of one class alone have no AUC: it is left out.
+        The AUC is undefined, and omitted, if all rows are of one class.
+
+        Args:
+            outputs: logits, float32 of shape (n, 2).
+            targets: classes, int64 of shape (n,).
         """
         found, failed = outputs.argmax(dim=1) == 1, targets == 1
         hits = float((found & failed).sum())
@@ -43,5 +52,8 @@ class TabularClassifier(TorchTask):
 
 
 def make_model(features: int) -> nn.Module:
-    """Return a small network. It normalizes each row by itself: devices' own figures may differ widely."""
+    """Return a network of two linear layers, for inputs of shape (batch, features).
+
+    Layer normalization is independent of other rows: the measurements of devices may differ widely.
+    """
     return nn.Sequential(nn.Linear(features, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 2))

@@ -1,9 +1,9 @@
-"""A task for text: sentences of different lengths, put into batches by ``collate``.
+"""A task for text: sentences of different lengths, collated by padding.
 
     fedgrass task check text_classifier:TextClassifier --path docs/examples --option file=messages.tsv
 
-The file has a line per example: the class, a tab, the text. Words are hashed into a fixed table, so that all
-devices have the same vocabulary and none of them has to send its words.
+The file has one line per example: the class, a tab, the text. Words are hashed to indices of a fixed table,
+so all devices have the same vocabulary without exchanging their words.
 """
 
 import zlib
@@ -15,12 +15,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from components.trainer.training import TorchTask, TrainingSettings
 
-WORDS = 2048  # of the table; 0 stands for padding
+WORDS = 2048  # size of the table; index 0 is padding
 Example = tuple[Tensor, int]
 
 
 class TextClassifier(TorchTask):
-    """Tells the class of a text; ``classes`` are their names, with commas between them."""
+    """Classifies texts.
+
+    Args:
+        file: path of the file.
+        classes: names of the classes, separated by commas.
+    """
 
     def __init__(self, file: str, classes: str = "ok,alarm") -> None:
         names = classes.split(",")
@@ -28,7 +33,7 @@ class TextClassifier(TorchTask):
         examples = [(words_of(text), names.index(label)) for label, _, text in lines]
         super().__init__(
             lambda: Classifier(len(names)),
-            training=[example for place, example in enumerate(examples) if place % 10],
+            training=[example for index, example in enumerate(examples) if index % 10],
             held_out=examples[::10],
             collate=pad,
             defaults=TrainingSettings(epochs=3, learning_rate=0.01),
@@ -37,25 +42,25 @@ class TextClassifier(TorchTask):
     def make_optimizer(
         self, parameters: list[nn.Parameter], settings: TrainingSettings
     ) -> torch.optim.Optimizer:
-        """Return Adam, which suits embeddings: few words are in each batch."""
+        """Return Adam, which suits embeddings: each batch contains only few of the words."""
         return torch.optim.Adam(parameters, lr=settings.learning_rate)
 
 
 def words_of(text: str) -> Tensor:
-    """Return the places of a text's words in the table, int64 of shape (words,)."""
-    places = [1 + zlib.crc32(word.lower().encode()) % (WORDS - 1) for word in text.split()]
-    return torch.tensor(places or [0])
+    """Return the table indices of a text's words, int64 of shape (words,)."""
+    indices = [1 + zlib.crc32(word.lower().encode()) % (WORDS - 1) for word in text.split()]
+    return torch.tensor(indices or [0])
 
 
 def pad(examples: list[Example]) -> dict[str, Tensor]:
-    """Return one batch: texts padded to the longest, where they have words, and the classes."""
+    """Return a batch of ``words``, int64, and ``mask``, bool, of shape (batch, longest), and ``labels``."""
     texts, labels = zip(*examples, strict=True)
     words = pad_sequence(list(texts), batch_first=True)
     return {"words": words, "mask": words > 0, "labels": torch.tensor(labels)}
 
 
 class Classifier(nn.Module):
-    """The mean of the words' embeddings, and a linear layer."""
+    """A linear layer on the mean of the words' embeddings."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

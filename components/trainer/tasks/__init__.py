@@ -1,1 +1,5 @@
-"""The tasks that are built in, and what a task of one's own looks like (``task.py``)."""
+"""Tasks: their interface (``task.py``), how they are loaded, and the built-in ones.
+
+``registry.py`` finds and creates a task by name, ``task_modules.py`` imports users' files, ``partition.py``
+splits a data set among devices, ``data_sets.py`` reads published data sets. The other modules are tasks.
+"""

@@ -1,4 +1,4 @@
-"""Data sets of the built-in tasks: their published files, and two tensors of which the device has a share."""
+"""Data sets of the built-in tasks: finding and reading their published files, and taking a device's share."""
 
 import gzip
 import zlib
@@ -16,11 +16,11 @@ from components.trainer.training import TorchTask, TrainingSettings
 
 @dataclass(frozen=True)
 class Publication:
-    """A published data set, and the folder on this device in which its files are.
+    """A published data set and the local folder of its files.
 
-    Args:
+    Attributes:
         task: the name of the task that reads it.
-        title: what people call the data.
+        title: the common name of the data set.
         address: where the files are published.
         folder: the value of the task's option ``folder``.
     """
@@ -31,10 +31,10 @@ class Publication:
     folder: str
 
     def find(self, *names: str) -> Path:
-        """Return the first file of these names that is there, as it is or packed by gzip.
+        """Return the path of the first of these files that exists, plain or compressed by gzip.
 
         Raises:
-            ConfigurationError: none is; the text says what was looked for, where, and where it is published.
+            ConfigurationError: none exists; the text gives the name, the folder and where to download it.
         """
         for name in names:
             for path in (self.path / name, self.path / f"{name}.gz"):
@@ -48,7 +48,7 @@ class Publication:
         """The folder.
 
         Raises:
-            ConfigurationError: the option is empty, or there is no such folder.
+            ConfigurationError: the option is empty, or the folder does not exist.
         """
         if not self.folder:
             message = (
@@ -57,12 +57,14 @@ class Publication:
             raise ConfigurationError(message)
         path = Path(self.folder)
         if not path.is_dir():
-            message = f"task {self.task!r} has the folder {self.folder}, which is not there: {self._way_out}"
+            message = (
+                f"task {self.task!r} has the folder {self.folder}, which does not exist: {self._way_out}"
+            )
             raise ConfigurationError(message)
         return path
 
     def read(self, path: Path) -> bytes:
-        """Return a file's content, unpacked.
+        """Return the decompressed content of a file.
 
         Raises:
             ConfigurationError: it cannot be read or is damaged.
@@ -77,7 +79,7 @@ class Publication:
             raise ConfigurationError(message) from error
 
     def damaged(self, path: Path, how: str) -> ConfigurationError:
-        """Return the error for a file that is not what was published."""
+        """Return the error for a file that differs from the published one; ``how`` is a relative clause."""
         return ConfigurationError(f"task {self.task!r} cannot use {path}, {how}: {self._way_out}")
 
     @property
@@ -86,18 +88,18 @@ class Publication:
 
 
 class PartitionedTask(TorchTask):
-    """Trains on a share of a data set, and can judge the global model on what no device trains on.
+    """Trains on a share of a data set, and evaluates the global model on examples that no device trains on.
 
     Args:
-        make_model: as of ``TorchTask``.
-        examples: inputs and targets of all devices.
-        places: which of them are this device's, in a random order.
-        local_held_out: the part of the share, 0 to 1, that the device evaluates on; at least one example.
-        read_test: returns what no device trains on; called once, when it is wanted.
-        defaults: as of ``TorchTask``.
+        make_model: as for ``TorchTask``.
+        examples: inputs and targets of all devices; tensors of shapes (n, ...) and (n,).
+        places: indices of this device's examples, in random order.
+        local_held_out: fraction of the share, 0 to 1, that the device evaluates on; at least one example.
+        read_test: returns inputs and targets of examples that no device trains on; called on first use.
+        defaults: as for ``TorchTask``.
     """
 
-    def __init__(  # noqa: PLR0913 - what a task is made of
+    def __init__(  # noqa: PLR0913 - the parts of a task
         self,
         make_model: Callable[[], nn.Module],
         examples: tuple[Tensor, Tensor],
@@ -117,10 +119,10 @@ class PartitionedTask(TorchTask):
 
 
 class Pixels(nn.Module):
-    """Turns bytes 0 to 255 into floats (byte/255 - mean) / deviation; the first layer of a model of images.
+    """First layer of an image model: converts bytes 0 to 255 to floats (byte / 255 - mean) / deviation.
 
-    So a data set takes a byte per pixel of a small device's memory, and the published model takes images as
-    they are.
+    A data set then takes one byte per pixel of a small device's memory, and the published model accepts
+    images as they are stored.
     """
 
     def __init__(self, mean: float, deviation: float) -> None:
@@ -129,5 +131,5 @@ class Pixels(nn.Module):
         self._deviation = deviation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return floats of the same shape."""
+        """Return a float32 tensor of the same shape as ``images``, a uint8 tensor of any shape."""
         return (images.float() / 255 - self._mean) / self._deviation

@@ -1,7 +1,7 @@
 """MNIST: 70,000 handwritten digits of 28 x 28 pixels (LeCun, Cortes, Burges), from its four IDX files.
 
-Two models, each with the training that it was published with: ``cnn``, a small convolutional network (the
-headline model of the serverless systems that train MNIST over HTTP), and ``mlp``, three linear layers.
+There are two models, each with the training settings that it was published with: ``cnn``, a small
+convolutional network (the usual benchmark of serverless federated learning), and ``mlp``, linear layers only.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings
 
 ADDRESS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/ (train-images-idx3-ubyte.gz and the three beside it)"
+    "https://ossci-datasets.s3.amazonaws.com/mnist/ (train-images-idx3-ubyte.gz and the other three files)"
 )
-LOCAL_HELD_OUT = 0.2  # of a share: with 20 shares of 3,000 images, 2,400 are trained on
-IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
-BYTES = 8  # the IDX type of unsigned bytes
-DEFAULTS = {
+_LOCAL_HELD_OUT = 0.2  # of a share: of 3,000 images (20 shares), 2,400 are trained on
+_IMAGES, _LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
+_BYTES = 8  # the IDX type of unsigned bytes
+_DEFAULTS = {
     "cnn": TrainingSettings(epochs=10, learning_rate=0.01, momentum=0.5, batch_size=50),
     "mlp": TrainingSettings(epochs=8, learning_rate=1e-4, momentum=0.9, batch_size=64),
 }
@@ -31,15 +31,15 @@ class Mnist(PartitionedTask):
     """MNIST on one device.
 
     Args:
-        folder: where the four files are, packed by gzip or not.
+        folder: where the four files are, plain or compressed by gzip.
         model: ``cnn`` or ``mlp``.
-        dealing: this device's share; the fields of :class:`~components.trainer.tasks.partition.Partition`.
+        partition_options: fields of :class:`~components.trainer.tasks.partition.Partition`.
     """
 
-    def __init__(self, folder: str = "", model: str = "cnn", **dealing: Option) -> None:
-        partition = parse_partition("mnist", dealing, own=("folder", "model"))
-        if model not in DEFAULTS:
-            message = f"task 'mnist' has no model {model!r}: it may be {' or '.join(DEFAULTS)}"
+    def __init__(self, folder: str = "", model: str = "cnn", **partition_options: Option) -> None:
+        partition = parse_partition("mnist", partition_options, own=("folder", "model"))
+        if model not in _DEFAULTS:
+            message = f"task 'mnist' has no model {model!r}: use {' or '.join(_DEFAULTS)}"
             raise ConfigurationError(message)
         publication = Publication("mnist", "MNIST", ADDRESS, folder)
         images, labels = read_examples(publication, "train")
@@ -47,9 +47,9 @@ class Mnist(PartitionedTask):
             make_cnn if model == "cnn" else make_mlp,
             (images, labels),
             partition.places(labels.tolist()),
-            local_held_out=LOCAL_HELD_OUT,
+            local_held_out=_LOCAL_HELD_OUT,
             read_test=lambda: read_examples(publication, "t10k"),
-            defaults=DEFAULTS[model],
+            defaults=_DEFAULTS[model],
         )
 
 
@@ -69,13 +69,13 @@ def make_cnn() -> nn.Module:
         nn.ReLU(),
         nn.Dropout(),
         nn.Linear(50, 10),
-        # The cross entropy takes log-probabilities as it takes any logits: their softmax is the same.
+        # Cross entropy accepts log-probabilities as logits: their softmax is the same.
         nn.LogSoftmax(dim=1),
     )
 
 
 def make_mlp() -> nn.Module:
-    """Return linear layers of 784, 128, 64 and 10: 109,386 parameters."""
+    """Return three linear layers, 784 to 128 to 64 to 10: 109,386 parameters."""
     return nn.Sequential(
         Pixels(0.5, 0.5),
         nn.Flatten(),
@@ -88,31 +88,38 @@ def make_mlp() -> nn.Module:
 
 
 def read_examples(publication: Publication, part: str) -> tuple[Tensor, Tensor]:
-    """Return images, uint8 of shape (n, 1, 28, 28), and labels, int64; ``part`` is ``train`` or ``t10k``.
+    """Return images, uint8 of shape (n, 1, 28, 28), and labels, int64 of shape (n,), from 0 to 9.
+
+    Args:
+        publication: where the files are.
+        part: ``train`` or ``t10k``.
 
     Raises:
         ConfigurationError: a file is missing or damaged.
     """
-    paths = [publication.find(name.format(part)) for name in (IMAGES, LABELS)]
+    paths = [publication.find(name.format(part)) for name in (_IMAGES, _LABELS)]
     images, labels = (read_idx(publication, path) for path in paths)
-    if images.shape[1:] != (28, 28) or labels.ndim != 1 or len(images) != len(labels) or labels.max() > 9:  # noqa: PLR2004
+    if images.shape[1:] != (28, 28) or labels.ndim != 1 or len(images) != len(labels) or labels.max() > 9:  # noqa: PLR2004 - digits
         how = f"with {paths[1].name}: shapes {images.shape} and {labels.shape}"
         raise publication.damaged(paths[0], how)
     return images.unsqueeze(1), labels.long()
 
 
 def read_idx(publication: Publication, path: Path) -> Tensor:
-    """Return the bytes of an IDX file: two zeros, the type 8, the number of dimensions, each as u32, data.
+    """Return the content of an IDX file of bytes: uint8, with 1 to 3 dimensions.
+
+    The header is two zero bytes, the type 8, the number of dimensions, and each dimension as a big-endian
+    unsigned 32-bit integer.
 
     Raises:
-        ConfigurationError: the file is no IDX file of bytes, or not as long as it says.
+        ConfigurationError: the file is not an IDX file of bytes, or its length differs from the header's.
     """
     data = publication.read(path)
-    if len(data) < 4 or data[:3] != bytes((0, 0, BYTES)) or not 1 <= data[3] <= 3:  # noqa: PLR2004
-        raise publication.damaged(path, "which is no IDX file of bytes in 1 to 3 dimensions")
+    if len(data) < 4 or data[:3] != bytes((0, 0, _BYTES)) or not 1 <= data[3] <= 3:  # noqa: PLR2004 - the header
+        raise publication.damaged(path, "which is not an IDX file of bytes in 1 to 3 dimensions")
     start = 4 + 4 * data[3]
     shape = [int.from_bytes(data[place : place + 4], "big") for place in range(4, start, 4)]
     expected = start + int(np.prod(shape, dtype=object))
     if len(data) != expected or expected == start:
-        raise publication.damaged(path, f"which has {len(data)} bytes where its head says {expected}")
+        raise publication.damaged(path, f"which has {len(data)} bytes instead of {expected} by its header")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())

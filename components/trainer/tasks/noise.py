@@ -1,7 +1,7 @@
-"""A task that learns nothing in no time: for benchmarks, and for tests of everything around the training.
+"""A task with no real training: for benchmarks and for tests of everything except the training.
 
-Its model has the size that one asks for; each device adds its own small, reproducible change to it, so that
-the replies differ and their average can be checked. Needs numpy only.
+Its model has any given size. Each device adds its own small, reproducible change to the model, so that the
+updates differ and their average can be checked. Only numpy is required.
 """
 
 import os
@@ -15,22 +15,22 @@ from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from fedgrass.federation.weights import Arrays
 
-BYTES_PER_MEGABYTE = 1_000_000
-BYTES_PER_FLOAT = 4
+_BYTES_PER_MEGABYTE = 1_000_000
+_BYTES_PER_FLOAT = 4
 
 
 class Noise:
-    """A model of ``megabytes`` MB of float32 in two arrays; ``examples`` is what the task says it has.
+    """A task whose model consists of two float32 arrays, ``body`` and ``bias``.
 
     Args:
         megabytes: size of the model; 1 MB is 1,000,000 bytes.
-        device: seeds the change that this device makes; its thing name if empty.
-        examples: number of examples that are reported, and by which the mean weighs.
+        device: seed of this device's change; the thing name if empty.
+        examples: number of examples to report, which is the weight of the device in the mean.
     """
 
     def __init__(self, megabytes: float | str = 1, device: str = "", examples: int | str = 100) -> None:
         try:
-            self._floats = int(float(megabytes) * BYTES_PER_MEGABYTE / BYTES_PER_FLOAT)
+            self._floats = int(float(megabytes) * _BYTES_PER_MEGABYTE / _BYTES_PER_FLOAT)
             self._examples = int(examples)
         except ValueError as error:
             message = f"task 'noise' takes numbers for megabytes and examples: {error}"
@@ -42,29 +42,29 @@ class Noise:
         self._seed = zlib.crc32(name.encode())
 
     def initial_weights(self, seed: int) -> dict[str, NDArray[np.generic]]:
-        """Return normal noise in the arrays ``body`` and ``bias`` (a hundredth of the model)."""
+        """Return standard normal noise, float32 of shape (n,) each; ``bias`` is a hundredth of the model."""
         random = np.random.default_rng(seed)
         bias = max(1, self._floats // 100)
         body = random.standard_normal(max(1, self._floats - bias), dtype=np.float32)
         return {"body": body, "bias": random.standard_normal(bias, dtype=np.float32)}
 
     def evaluate(self, weights: Arrays) -> Evaluation:
-        """Return the mean of the squares of ``bias`` as the loss."""
+        """Return the mean square of ``bias`` as the loss."""
         return Evaluation(self._examples, {"loss": float(np.mean(np.square(weights["bias"])))})
 
-    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
-        """Add the device's own number, between -0.5 and 0.5, to every value."""
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the protocol's signature
+        """Add the device's constant, between -0.5 and 0.5, to every value."""
         change = np.random.default_rng(self._seed).random() - 0.5
         trained = {name: np.add(array, change, dtype=np.float32) for name, array in weights.items()}
         report(1.0)
         return Fit(trained, self._examples, {"change": change})
 
     def examples(self) -> int:
-        """Return the number that the options give."""
+        """Return the number given in the options."""
         return self._examples
 
     def predictor(self, weights: Arrays) -> Predict:
-        """Return a function that adds the mean of ``bias`` to each number that it is given."""
+        """Return a function that adds the mean of ``bias`` to each input, a number."""
         mean = float(np.asarray(weights["bias"], dtype=np.float32).mean())
 
         def predict(inputs: Sequence[object]) -> list[object]:

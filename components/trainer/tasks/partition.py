@@ -1,8 +1,8 @@
-"""Dealing one data set to several devices: for experiments, since real devices have data of their own.
+"""Partition of one data set among several devices, for experiments: real devices have their own data.
 
-Every device reads the same files and takes its own share. It deals by a generator of its own, on
-``random.Random(seed).random()``, the one sequence that Python promises to be the same in every version and on
-every machine; so the shares are disjoint, though the devices never talk to each other.
+Every device reads the same files and takes its own share, with no communication. All random choices use
+``random.Random(seed).random()``, the only sequence that Python guarantees to be the same in every version and
+on every machine, so the shares are disjoint.
 """
 
 import math
@@ -20,17 +20,30 @@ Option = int | float | str | bool
 
 
 class Partition(Struct, frozen=True, kw_only=True):
-    """How a data set is dealt, and which share is this device's.
+    """How a data set is split among devices, and which share belongs to this device.
 
-    ``iid``: at random, in equal parts. ``label``: ``labels_per_device`` classes to each device, which shares
-    the examples of a class evenly with the others that have it (as McMahan et al. 2017; classes that no
-    device got are not trained on). ``dirichlet``: equal parts, whose classes are mixed by Dirichlet(alpha p),
-    p the mixture of the whole (Hsu et al. 2019, https://arxiv.org/abs/1909.06335): alpha of 100 is almost
-    iid, alpha of 0.1 almost one class per device. ``column``: all examples with one value of a column to one
-    device, such as all of one station.
+    The second of 20 devices with about one class each, ``labels`` being an int64 tensor of shape (n,):
+
+        indices = Partition(share=1, shares=20, split="dirichlet", alpha=0.1).places(labels.tolist())
+        images, labels = images[indices], labels[indices]
+
+    Attributes:
+        share: number of this device's share, from 0.
+        shares: number of shares.
+        split: ``iid``: at random, in equal parts. ``label``: ``labels_per_device`` classes per device; the
+            devices that have a class share its examples evenly, and classes that no device has are not used
+            (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+            AISTATS 2017, https://arxiv.org/abs/1602.05629). ``dirichlet``: equal parts whose class mixtures
+            are drawn from Dirichlet(alpha * p), where p is the mixture of the whole data set (Hsu et al.,
+            "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
+            2019, https://arxiv.org/abs/1909.06335). ``column``: all examples with the same value of a column
+            to the same device, for example all those of a station.
+        labels_per_device: for ``label``.
+        alpha: for ``dirichlet``: 100 is almost iid, 0.1 almost one class per device.
+        split_seed: equal on all devices; another seed gives another split.
     """
 
-    share: Annotated[int, Meta(ge=0)] = 0  # this device's, from 0
+    share: Annotated[int, Meta(ge=0)] = 0
     shares: Annotated[int, Meta(ge=1, le=100_000)] = 1
     split: Literal["iid", "label", "dirichlet", "column"] = "iid"
     labels_per_device: Annotated[int, Meta(ge=1)] = 1
@@ -38,10 +51,11 @@ class Partition(Struct, frozen=True, kw_only=True):
     split_seed: int = SEED
 
     def places(self, values: Sequence[Hashable]) -> list[int]:
-        """Return which examples are this share's, in a random order.
+        """Return the indices of this share's examples, in random order.
 
         Args:
-            values: per example its label, or its value of the column.
+            values: the label of each example, or its value in the column; they must be hashable and sortable
+                (for a tensor, ``labels.tolist()``).
 
         Raises:
             ConfigurationError: there are fewer values than the split needs, or none is left for this share.
@@ -56,7 +70,7 @@ class Partition(Struct, frozen=True, kw_only=True):
         if not found:
             message = (
                 f"share {self.share} of {self.shares} (split {self.split!r}) gets none of the"
-                f" {len(values)} examples: deal to fewer shares"
+                f" {len(values)} examples: use fewer shares"
             )
             raise ConfigurationError(message)
         return found
@@ -70,7 +84,7 @@ class Partition(Struct, frozen=True, kw_only=True):
         if each > len(labels):
             message = f"labels_per_device is {each}, but the data have only {len(labels)} labels"
             raise ConfigurationError(message)
-        # Labels are handed out in turn, until every device has its number of them.
+        # Labels are assigned in turn until every device has ``each`` of them.
         holders: dict[Hashable, list[int]] = {label: [] for label in labels}
         for turn in range(self.shares * each):
             holders[labels[turn % len(labels)]].append(turn // each)
@@ -83,35 +97,35 @@ class Partition(Struct, frozen=True, kw_only=True):
         return shuffled(own, self.split_seed)
 
     def _dirichlet(self, values: Sequence[Hashable]) -> list[int]:
-        generator = random.Random(self.split_seed)  # noqa: S311 - a split, no secret
+        generator = random.Random(self.split_seed)  # noqa: S311 - not used for security
         groups = list(_groups(values, self.split_seed).values())
         concentrations = [self.alpha * len(group) / len(values) for group in groups]
         own: list[int] = []
-        for share in range(self.share + 1):
-            wanted = len(values) // self.shares + (share < len(values) % self.shares)
+        for share in range(self.share + 1):  # every earlier share is drawn too: it uses up examples
+            size = len(values) // self.shares + (share < len(values) % self.shares)
             mixture = _draw_dirichlet(concentrations, generator)
-            own = [_draw_one(groups, mixture, generator) for _ in range(wanted)]
+            own = [_draw_one(groups, mixture, generator) for _ in range(size)]
         return own
 
     def _by_column(self, values: Sequence[Hashable]) -> list[int]:
         groups = _groups(values, self.split_seed)
         if len(groups) < self.shares:
-            message = f"{self.shares} shares by a column that has only {len(groups)} values: deal to fewer"
+            message = f"{self.shares} shares by a column that has only {len(groups)} values: use fewer shares"
             raise ConfigurationError(message)
-        mine = list(groups.values())[self.share :: self.shares]
-        return shuffled([place for group in mine for place in group], self.split_seed)
+        own = list(groups.values())[self.share :: self.shares]
+        return shuffled([place for group in own for place in group], self.split_seed)
 
 
 def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str] = ()) -> Partition:
-    """Return the partition that a task's options describe; numbers may be spelled as strings.
+    """Return the partition that a task's options describe; numbers may be given as strings.
 
     Args:
         task: the name of the task.
-        options: those that its class does not take itself.
-        own: the names of those that it takes, to be told.
+        options: the options that the task's class does not take itself.
+        own: the names of the options that it does take, for messages.
 
     Raises:
-        ConfigurationError: an option cannot be used; the text names the task and the option.
+        ConfigurationError: an option is unknown or out of range; the text names the task and the option.
     """
     known = [*own, *Partition.__struct_fields__]
     if unknown := sorted(set(options) - set(known)):
@@ -120,7 +134,7 @@ def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str]
     try:
         partition = msgspec.convert(options, Partition, strict=False)
     except msgspec.ValidationError as error:
-        message = f"task {task!r} cannot deal its data by these options: {error}"
+        message = f"task {task!r} cannot partition its data by these options: {error}"
         raise ConfigurationError(message) from error
     if partition.share >= partition.shares:
         message = (
@@ -131,10 +145,10 @@ def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str]
     return partition
 
 
-def shuffled(places: Sequence[int], seed: int) -> list[int]:
-    """Return the places in a random order, the same on every machine (Fisher and Yates)."""
-    generator = random.Random(seed)  # noqa: S311 - a split, no secret
-    order = list(places)
+def shuffled(indices: Sequence[int], seed: int) -> list[int]:
+    """Return the indices in a random order that is the same on every machine (Fisher-Yates shuffle)."""
+    generator = random.Random(seed)  # noqa: S311 - not used for security
+    order = list(indices)
     for last in range(len(order) - 1, 0, -1):
         other = int(generator.random() * (last + 1))
         order[last], order[other] = order[other], order[last]
@@ -142,7 +156,7 @@ def shuffled(places: Sequence[int], seed: int) -> list[int]:
 
 
 def _groups(values: Sequence[Hashable], seed: int) -> dict[Hashable, list[int]]:
-    """Return the places of each value, in a random order; sorted by the values."""
+    """Return the indices of each value in random order; the values are sorted."""
     groups: dict[Hashable, list[int]] = {}
     for place in shuffled(range(len(values)), seed):
         groups.setdefault(values[place], []).append(place)
@@ -150,7 +164,10 @@ def _groups(values: Sequence[Hashable], seed: int) -> dict[Hashable, list[int]]:
 
 
 def _draw_one(groups: list[list[int]], mixture: list[float], generator: random.Random) -> int:
-    """Take one example of a class drawn by the mixture; of what is left, once its classes are used up."""
+    """Remove and return one example of a class drawn from the mixture.
+
+    Once all classes of the mixture are used up, any remaining example is drawn with equal probability.
+    """
     weights = [chance if group else 0.0 for chance, group in zip(mixture, groups, strict=True)]
     if not any(weights):
         weights = [float(len(group)) for group in groups]
@@ -159,12 +176,12 @@ def _draw_one(groups: list[list[int]], mixture: list[float], generator: random.R
         point -= weight
         if weight and point < 0:
             return group.pop()
-    # The sum of the parts may be a little less than the whole.
+    # Rounding may make the sum of the parts slightly less than the total.
     return max(groups, key=len).pop()
 
 
 def _draw_dirichlet(concentrations: Sequence[float], generator: random.Random) -> list[float]:
-    """Draw from a Dirichlet distribution by its logarithms: small alphas are below what a float can hold."""
+    """Draw from a Dirichlet distribution in logarithms: with a small alpha, the variates underflow."""
     logarithms = [_log_gamma_variate(concentration, generator) for concentration in concentrations]
     largest = max(logarithms)
     parts = [math.exp(logarithm - largest) for logarithm in logarithms]
@@ -172,8 +189,11 @@ def _draw_dirichlet(concentrations: Sequence[float], generator: random.Random) -
 
 
 def _log_gamma_variate(shape: float, generator: random.Random) -> float:
-    """Return the logarithm of a Gamma(shape, 1) variate: Marsaglia and Tsang, ACM TOMS 26, 2000."""
-    d = shape + 1 - 1 / 3  # of Gamma(shape + 1), which is brought back below
+    """Return the logarithm of a Gamma(shape, 1) variate.
+
+    Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 26(3), 2000.
+    """
+    d = shape + 1 - 1 / 3  # for Gamma(shape + 1), converted to Gamma(shape) when it is returned
     c = 1 / math.sqrt(9 * d)
     while True:
         normal = _normal(generator)
@@ -186,6 +206,6 @@ def _log_gamma_variate(shape: float, generator: random.Random) -> float:
 
 
 def _normal(generator: random.Random) -> float:
-    """Return a standard normal variate (Box and Muller)."""
+    """Return a standard normal variate (Box-Muller transform)."""
     radius = math.sqrt(-2 * math.log(1 - generator.random()))
     return radius * math.cos(2 * math.pi * generator.random())

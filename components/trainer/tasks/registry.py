@@ -1,13 +1,11 @@
-"""The registry of tasks: which tasks are enabled, and how the worker makes one. Imports a task only on use.
+"""The registry of tasks: which tasks are enabled, and how one is created. A task is imported on first use.
 
-A user's task is named in the configuration by ``module: package.module:ClassName``, with ``path`` for the
-folder of its file; all other options are passed to the class by name.
+The configuration names a user's task by ``module: package.module:ClassName`` and the folder of its file by
+``path``; all other options are passed to the class as keyword arguments.
 
-``{digits: {enabled: false}}`` disables a task: a deployment is merged into the recipe's configuration, so
-  a
-task of the recipe cannot be left out. ``null`` in its place removes it on the classic nucleus only:
-  Nucleus
-Lite fails a deployment that merges a null over an object, and every later one that still has it.
+``{digits: {enabled: false}}`` disables a task. Leaving it out has no effect, because a deployment is merged
+into the recipe's configuration. ``null`` removes it on the classic nucleus only: Nucleus Lite fails a
+deployment that merges a null over an object, and every later deployment that still contains it.
 """
 
 import importlib
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from components.runtime.component_errors import ConfigurationError
 
-if TYPE_CHECKING:  # the trainer's light main process reads this file, and task.py needs numpy
+if TYPE_CHECKING:  # the trainer's main process imports this module and must not load numpy, as task.py does
     from components.trainer.tasks.task import Task
     from components.trainer.tasks.task_modules import TaskFolder
 
@@ -29,43 +27,45 @@ BUILT_IN: Mapping[str, str] = {
     "air_quality": "components.trainer.tasks.air_quality:AirQuality",
     "noise": "components.trainer.tasks.noise:Noise",
 }
-OWN_OPTIONS = {"module", "path"}
+_OWN_OPTIONS = {"module", "path"}  # not passed to the class
+_ENABLED = "enabled"
+_BOOLEANS = {True: True, False: False, "true": True, "false": False}  # the classic nucleus may pass strings
 Options = Mapping[str, bool | int | float | str]
-_loaded_from: "dict[str, TaskFolder]" = {}  # by the task's name
+_loaded_from: "dict[str, TaskFolder]" = {}  # by task name
 
 
 def check_task(name: str, options: Options) -> None:
-    """Check that a task can be found by its name and options, without importing it.
+    """Check that a task is built in or names a module and a class, without importing it.
 
     Raises:
-        ConfigurationError: there is no such task; the text says which there are.
+        ConfigurationError: neither is the case; the text lists the built-in tasks.
     """
-    _place(name, options)
+    _module_and_class(name, options)
 
 
 def load_task(name: str, options: Options) -> "Task":
-    """Return the task, made with its options.
+    """Import the class of a task and create the task with its options.
 
     Raises:
-        ConfigurationError: there is no such task, or it does not take the options.
+        ConfigurationError: the class cannot be imported, or does not accept the options.
     """
     return make_task(name, find_class(name, options), options)
 
 
 def find_class(name: str, options: Options) -> "type[Task]":
-    """Return the class of a task, imported: from the folder ``path`` if it is there, else as any module is.
+    """Import the class of a task, from the folder ``path`` if its file is there, else as an installed module.
 
     Raises:
-        ConfigurationError: there is no such task.
+        ConfigurationError: the class cannot be imported.
     """
-    module, class_name = _place(name, options)
+    module, class_name = _module_and_class(name, options)
     _loaded_from.pop(name, None)
     folder = _folder_of(options)
     if folder is not None and folder.has(module):
         _loaded_from[name] = folder
-        return _find(name, class_name, module, lambda: folder.load(module), folder.plain)
+        return _import_class(name, class_name, module, lambda: folder.load(module), folder.plain)
     try:
-        return _find(name, class_name, module, lambda: importlib.import_module(module))
+        return _import_class(name, class_name, module, lambda: importlib.import_module(module))
     except ConfigurationError as error:
         if folder is None or not isinstance(error.__cause__, ModuleNotFoundError):
             raise
@@ -74,9 +74,9 @@ def find_class(name: str, options: Options) -> "type[Task]":
 
 
 def is_current(name: str) -> bool:
-    """Return whether the files from which a task was loaded last are still the same.
+    """Return whether the files from which a task was last loaded are unchanged.
 
-    True for tasks that are not loaded from a folder: installed modules stay as they are.
+    True for tasks that were not loaded from a folder: installed modules are never loaded again.
     """
     folder = _loaded_from.get(name)
     return folder is None or folder.is_current()
@@ -91,38 +91,38 @@ def _folder_of(options: Options) -> "TaskFolder | None":
 
 
 def make_task(name: str, make: "type[Task]", options: Options) -> "Task":
-    """Return the task that a class makes of its options.
+    """Create a task of a class with its options.
 
     Raises:
-        ConfigurationError: it does not take the options.
+        ConfigurationError: the class does not accept the options.
     """
-    rest = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
+    rest = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
     try:
         inspect.signature(make).bind(**rest)
     except TypeError as error:
         takes = ", ".join(inspect.signature(make).parameters)
-        message = f"task {name!r} cannot be made with its options: {error}; it takes: {takes}"
+        message = f"task {name!r} cannot be created with its options: {error}; it takes: {takes}"
         raise ConfigurationError(message) from error
     return make(**rest)
 
 
-def _place(name: str, options: Options) -> tuple[str, str]:
-    """Return the module and the class of a task."""
-    place = options.get("module", BUILT_IN.get(name))
-    if place is None:
+def _module_and_class(name: str, options: Options) -> tuple[str, str]:
+    """Return the module and the class name of a task."""
+    location = options.get("module", BUILT_IN.get(name))
+    if location is None:
         message = (
-            f"there is no task {name!r}; built in are {', '.join(BUILT_IN)}, and one of your own needs the"
+            f"there is no task {name!r}; built in are {', '.join(BUILT_IN)}, and a custom task needs the"
             " option module: package.module:ClassName"
         )
         raise ConfigurationError(message)
-    module, _, class_name = str(place).partition(":")
+    module, _, class_name = str(location).partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), class_name]):
-        message = f"task {name!r} has the module {place!r}; it is spelled package.module:ClassName"
+        message = f"task {name!r} has the module {location!r}; it is spelled package.module:ClassName"
         raise ConfigurationError(message)
     return module, class_name
 
 
-def _find(
+def _import_class(
     name: str,
     class_name: str,
     module: str,
@@ -137,12 +137,11 @@ def _find(
     return cast("type[Task]", found)
 
 
-OPTION = "enabled"
-_WORDS = {True: True, False: False, "true": True, "false": False}  # the classic nucleus may give texts
-
-
 def enabled_tasks(tasks: object) -> object:
-    """Return the tasks that are enabled, without that option; anything but an object is returned as it is.
+    """Return the enabled tasks of a configuration, without their option ``enabled``.
+
+    Args:
+        tasks: the value of the configuration's ``tasks``; anything but an object is returned unchanged.
 
     Raises:
         ValueError: ``enabled`` is neither true nor false.
@@ -157,15 +156,15 @@ def enabled_tasks(tasks: object) -> object:
 
 
 def _is_enabled(name: object, options: object) -> bool:
-    given = options.get(OPTION, True) if isinstance(options, Mapping) else True
-    word = given.lower() if isinstance(given, str) else given
-    if not isinstance(word, bool | str) or word not in _WORDS:
-        message = f"the configuration's tasks.{name}.{OPTION} is {given!r}: it takes true or false"
+    given = options.get(_ENABLED, True) if isinstance(options, Mapping) else True
+    value = given.lower() if isinstance(given, str) else given
+    if not isinstance(value, bool | str) or value not in _BOOLEANS:
+        message = f"the configuration's tasks.{name}.{_ENABLED} is {given!r}: it takes true or false"
         raise ValueError(message)
-    return _WORDS[word]
+    return _BOOLEANS[value]
 
 
 def _options(options: object) -> object:
     if not isinstance(options, Mapping):
         return options
-    return {name: value for name, value in options.items() if name != OPTION}
+    return {name: value for name, value in options.items() if name != _ENABLED}

@@ -1,4 +1,30 @@
-"""What a task is: a model, its data and its training, told in named numpy arrays."""
+"""The interface of a task: a model, its local data and its training, in terms of named numpy arrays.
+
+``Task`` is the whole contract between fedgrass and a user's code; it needs no particular framework. For a
+PyTorch module, :class:`components.trainer.training.TorchTask` implements it. A complete task in numpy, a mean
+that is learned by one parameter:
+
+    class MeanTask:
+        def __init__(self, file: str) -> None:
+            self._values = np.loadtxt(file)
+
+        def initial_weights(self, seed):
+            return {"mean": np.zeros(1, np.float32)}
+
+        def evaluate(self, weights):
+            held_out = self._values[::10]
+            return Evaluation(len(held_out), {"loss": float(np.mean((held_out - weights["mean"]) ** 2))})
+
+        def fit(self, weights, settings, report, stop):
+            step = settings.get("learning_rate", 0.1) * (self._values.mean() - weights["mean"])
+            report(1.0)
+            return Fit({"mean": (weights["mean"] + step).astype(np.float32)}, len(self._values))
+
+        def examples(self):
+            return len(self._values)
+
+docs/own_task.md describes tasks for their authors; docs/examples has complete ones, each run by a test.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,19 +33,25 @@ from typing import Protocol, runtime_checkable
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 
-Settings = Mapping[str, bool | int | float | str]
-Report = Callable[[float], None]  # takes the part that is done, 0 to 1
-Stop = Callable[[], bool]
-Predict = Callable[[Sequence[object]], list[object]]  # takes inputs, returns an output for each
+Settings = Mapping[str, bool | int | float | str]  # of the training, by name
+Report = Callable[[float], None]  # takes the completed fraction of the training, 0 to 1
+Stop = Callable[[], bool]  # returns whether the training should stop soon
+Predict = Callable[[Sequence[object]], list[object]]  # takes n inputs, returns n outputs, all JSON values
 
 
 class InputRefused(FedgrassError):
-    """An application's input cannot be given to the model; the text says which one, and what it takes."""
+    """The model cannot take an application's input; the text names the input and what the model accepts."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is: means over ``examples`` examples, such as ``loss`` and ``accuracy``."""
+    """Result of an evaluation.
+
+    Attributes:
+        examples: number of examples that were evaluated, by which the cloud weights the metrics.
+        metrics: means over these examples by name, such as ``loss`` and ``accuracy``; finite numbers of
+            Python, numpy or PyTorch.
+    """
 
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -27,10 +59,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class GradientSteps:
-    """Plain steps of gradient descent: so many, each by ``learning_rate`` times the gradient.
+    """Plain steps of gradient descent: weights = weights - learning_rate * gradient, ``count`` times.
 
-    ``arrays`` are the model's arrays that gradients move; None is all arrays of floats but those that their
-    names tell to be statistics, such as a running mean.
+    Attributes:
+        count: number of steps, at least 1.
+        learning_rate: the same in each step, above 0.
+        arrays: names of the model's arrays that have gradients. None: all floating-point arrays except those
+            whose names mark them as statistics, such as ``running_mean``.
     """
 
     count: int
@@ -40,12 +75,16 @@ class GradientSteps:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model, the number of examples (not batches) that it saw, and what was measured meanwhile.
+    """Result of a training.
 
-    ``partial`` says that the training was stopped, and that ``examples`` are those really seen by then.
-    ``steps`` says how it was trained; only ``fit_corrected`` has to. ``trained`` are the names of the arrays
-    that gradients move: server optimizers step these, and average all others, such as running means. None: it
-    is guessed from the names.
+    Attributes:
+        weights: the trained weights, with the names and shapes of the initial ones.
+        examples: number of examples (not batches) seen in training, by which the cloud weights the update.
+        metrics: measured during the training, such as ``train_loss``.
+        partial: the training was stopped early; ``examples`` counts those seen until then.
+        steps: how the weights were trained; required of ``fit_corrected`` only.
+        trained: names of the arrays that have gradients. Server optimizers step these and average all others,
+            such as running means. None: determined from the names of the arrays.
     """
 
     weights: Arrays
@@ -57,48 +96,76 @@ class Fit:
 
 
 class Task(Protocol):
-    """A model, its data and its training. Made once and used for many rounds, in the worker process."""
+    """A model, its local data and its training. Created once in the worker and used for many rounds.
+
+    Weights are mappings from names to numpy arrays: float64, float32, float16, int64, int32, int16, int8,
+    uint8 or bool, of any shape. Arrays that are bfloat16 in the model's file are passed as float32.
+    """
 
     def __init__(self, **options: bool | float | str) -> None:
-        """Make the task with its options from the component's configuration."""
+        """Create the task with its options from the component's configuration."""
 
     def initial_weights(self, seed: int) -> Arrays:
-        """Return the weights with which a run starts; the same for the same seed."""
+        """Return the weights with which a run starts; equal seeds give equal weights."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
-        """Measure a model on local data that training never sees."""
+        """Evaluate a model on local data that is never trained on.
+
+        Called with the global model and, after a training, with the weights that ``fit`` returned.
+
+        Args:
+            weights: the model; read-only.
+        """
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
-        """Train from ``weights``, which must not be written to.
+        """Train the model on the local data for one round.
 
-        ``settings`` are the run's; call ``report`` now and then. Once ``stop`` says so, return soon
-        what was reached, as partial, or raise.
+        Args:
+            weights: the global model from which to start; read-only.
+            settings: the run's settings of the training.
+            report: to be called occasionally with the completed fraction, 0 to 1.
+            stop: to be called often, for example after each batch. Once it returns True, return soon: with a
+                partial ``Fit`` of what has been reached, or by raising an exception.
         """
 
     def examples(self) -> int:
-        """Return the number of local examples for training."""
+        """Return the current number of local examples for training."""
 
 
 class PredictingTask(Task, Protocol):
-    """A task whose model can be served too: what com.fedgrass.Predictor asks for."""
+    """A task whose model can be served by com.fedgrass.Predictor."""
 
     def predictor(self, weights: Arrays) -> Predict:
-        """Return a function that answers inputs, as JSON spells them, with this model's outputs.
+        """Return a function that predicts with these weights.
 
-        It is called on another thread than the task, and goes on with these weights whatever the task does
-        next. It raises InputRefused for what the model cannot take.
+        The function is called on another thread than the task's other methods, and keeps using these weights
+        whatever the task does later. It takes a sequence of n inputs as decoded from JSON, returns a list of
+        n outputs that can be encoded as JSON, and raises InputRefused for an input that the model cannot
+        take.
         """
 
 
 @runtime_checkable
 class CorrectableTask(Task, Protocol):
-    """A task that can also train for the aggregation ``scaffold``."""
+    """A task that can also train for the aggregation ``scaffold``.
+
+    See Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020
+    (https://arxiv.org/abs/1910.06378).
+    """
 
     def fit_corrected(
         self, weights: Arrays, settings: Settings, report: Report, stop: Stop, correction: Arrays
     ) -> Fit:
-        """Train as ``fit`` does by plain gradient steps, with ``correction`` added to each gradient.
+        """Train as ``fit`` does, by plain gradient steps with ``correction`` added to each gradient.
 
-        ``correction`` has arrays of float32 by the names of the model's; one that it lacks is zero. The
-        result has to have its ``steps``.
+        Args:
+            weights: as in ``fit``.
+            settings: as in ``fit``.
+            report: as in ``fit``.
+            stop: as in ``fit``.
+            correction: c - c_i of the paper: float32 arrays with names and shapes of the model's arrays; a
+                missing array stands for zeros.
+
+        Returns:
+            A ``Fit`` with its ``steps``.
         """

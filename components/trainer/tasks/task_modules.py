@@ -1,12 +1,12 @@
-"""The modules of users' tasks, each folder's under private names.
+"""Imports the modules of users' tasks under private names, separately for each folder.
 
-Two tasks may have files of the same name in different folders, a file may be named like a library, and a file
-may be replaced while the process runs. So no file of a task is imported under its own name:
-``/opt/welds/model.py`` becomes the module ``task_folder_3.model``. Import statements in a folder's files find
-the folder's other files first, except where the standard library has a module of that name; all other
-modules, and other tasks, never see them.
+Two tasks may have files of the same name in different folders, a file may have the name of a library, and a
+file may be replaced while the process runs. Therefore no file of a task is imported under its plain name:
+``/opt/welds/model.py`` becomes the module ``task_folder_3.model``. An import statement in a file of a folder
+finds the folder's other files first, except where the standard library has a module of that name. All other
+modules, including those of other tasks, never find them.
 
-A folder is loaded again, under another private name, once one of its loaded files has changed.
+Once a loaded file has changed, its folder is loaded again under another private name.
 """
 
 import builtins
@@ -20,14 +20,14 @@ from types import ModuleType
 from typing import Any
 
 _Signature = tuple[int, int, int, int]  # device, inode, size, time of the last change in ns
-_folders: dict[str, "TaskFolder"] = {}  # by path: the one that is loaded now
-_by_prefix: dict[str, "TaskFolder"] = {}  # also those that were replaced: their tasks may still be in use
-_aliases: set[str] = set()  # plain names under which private modules are known too
+_folders: dict[str, "TaskFolder"] = {}  # by path: the current ones
+_by_prefix: dict[str, "TaskFolder"] = {}  # including replaced ones, whose tasks may still be in use
+_aliases: set[str] = set()  # plain names under which private modules have been imported too
 
 
 def folder_at(path: str) -> "TaskFolder":
-    """Return the folder at ``path``, with its modules; a new one if a loaded file has changed since."""
-    importlib.invalidate_caches()  # a file may have been written this very second
+    """Return the task folder at ``path``; a new one if one of its loaded files has changed."""
+    importlib.invalidate_caches()  # the finders' caches do not see a file written within the last second
     known = _folders.get(path)
     if known is None or not known.is_current():
         _install()
@@ -38,64 +38,74 @@ def folder_at(path: str) -> "TaskFolder":
 
 
 class TaskFolder:
-    """One folder and the modules that were loaded from it."""
+    """A folder of task files and the modules that have been loaded from it.
+
+    Args:
+        path: of the folder.
+        prefix: the private package name of its modules.
+    """
 
     def __init__(self, path: str, prefix: str) -> None:
         self.path = path
         self.prefix = prefix
         self._files: dict[str, _Signature | None] = {}
-        self._packages: set[str] = set()  # that hold a task: their names come before the standard library's
+        self._packages: set[str] = set()  # packages of a task: they take precedence over the standard library
         self.builtins = {**vars(builtins), "__import__": self._import}
         package = ModuleType(prefix)
         package.__path__ = [path]
         sys.modules[prefix] = package
 
     def has(self, module: str) -> bool:
-        """Return whether the folder has the top-level file or package of a dotted module name."""
+        """Return whether the folder contains the top-level file or package of a dotted module name."""
         return self._spec(module.partition(".")[0]) is not None
 
     def load(self, module: str) -> ModuleType:
-        """Return a module of the folder by its dotted name; raises what its code raises."""
+        """Import a module of the folder by its dotted name; exceptions of its code are not caught."""
         self._packages.add(module.partition(".")[0])
         return importlib.import_module(f"{self.prefix}.{module}")
 
     def is_current(self) -> bool:
-        """Return whether all files that were loaded are still the same."""
+        """Return whether all loaded files are unchanged."""
         return all(_signature(path) == signature for path, signature in self._files.items())
 
     def note(self, path: str) -> None:
-        """Remember what a file is like, before it is read."""
+        """Record the signature of a file before it is read."""
         self._files[path] = _signature(path)
 
     def plain(self, text: str) -> str:
-        """Return a text with modules named as their files are."""
+        """Return a text with private module names replaced by plain ones."""
         return text.replace(f"{self.prefix}.", "")
 
     def _spec(self, top: str) -> ModuleSpec | None:
         return PathFinder.find_spec(f"{self.prefix}.{top}", [self.path])
 
     def _is_own(self, top: str, importing: Mapping[str, object]) -> bool:
-        """Return whether an import statement in one of the folder's files means a file of the folder."""
+        """Return whether an import in one of the folder's files refers to a file of the folder.
+
+        Args:
+            top: the first part of the imported name.
+            importing: the globals of the importing module.
+        """
         spec = self._spec(top)
         if spec is None:
             return False
         if importing.get("__name__") == f"{self.prefix}.{top}" and "__path__" not in importing:
-            return False  # statistics.py that imports statistics means the library
+            return False  # a statistics.py that imports statistics refers to the library
         is_package = spec.submodule_search_locations is not None
         if top in sys.stdlib_module_names and not (is_package and top in self._packages):
             return False
-        # A folder without __init__.py may hold anything: a library of its name comes first, as usual.
+        # A folder without __init__.py (a namespace package) yields to a library of its name, as usual.
         return spec.loader is not None or top in self._packages or not _is_library(top)
 
     def _import(
         self,
         name: str,
-        globals: Mapping[str, object] | None = None,  # noqa: A002 - the names that Python calls it by
-        locals: Mapping[str, object] | None = None,  # noqa: A002
+        globals: Mapping[str, object] | None = None,  # noqa: A002 - the signature of __import__
+        locals: Mapping[str, object] | None = None,  # noqa: A002 - the signature of __import__
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Import for a statement in one of the folder's files: stands in for ``builtins.__import__``."""
+        """Replace ``builtins.__import__`` for import statements in the folder's files."""
         top = name.partition(".")[0]
         if level or not self._is_own(top, globals or {}):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -106,7 +116,7 @@ class TaskFolder:
 
 
 class _SourceLoader(SourceFileLoader):
-    """Loads a file of a task. Compiles it each time: bytecode beside it can be of an older file."""
+    """Loads a file of a task. Always compiles it: cached bytecode may be that of an older file."""
 
     def __init__(self, name: str, path: str, folder: TaskFolder) -> None:
         super().__init__(name, path)
@@ -123,7 +133,7 @@ class _SourceLoader(SourceFileLoader):
 
 
 class _PrivateModules(MetaPathFinder):
-    """Finds modules by their private names, and the submodules of aliased packages."""
+    """Finds modules by their private names, and submodules of aliased packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -141,28 +151,28 @@ class _PrivateModules(MetaPathFinder):
 
 
 class _PlainNames(MetaPathFinder):
-    """Finds a task's module by its plain name where nobody else does: pickles and import_module need that.
+    """Finds a task's module by its plain name if no other finder does, as pickle and import_module require.
 
-    Only for code that a task's file has called, and only if a single folder has such a module: another task's
-    must never be taken for it.
+    Only for code called from a task's file, and only if exactly one folder has a module of that name, so that
+    a module of another task is never imported by mistake.
     """
 
     def find_spec(
         self,
         fullname: str,
         path: Sequence[str] | None,
-        target: ModuleType | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002 - the interface of finders
     ) -> ModuleSpec | None:
         return _alias(fullname) if path is None and _is_called_by_a_task() else None
 
 
 class _AliasLoader(Loader):
-    """Puts a private module under its plain name."""
+    """Makes a private module available under its plain name."""
 
     def __init__(self, private: str) -> None:
         self._private = private
 
-    def create_module(self, spec: ModuleSpec) -> None:  # noqa: ARG002
+    def create_module(self, spec: ModuleSpec) -> None:  # noqa: ARG002 - the interface of loaders
         return None
 
     def exec_module(self, module: ModuleType) -> None:
@@ -172,7 +182,7 @@ class _AliasLoader(Loader):
 
 
 def _is_called_by_a_task() -> bool:
-    frame = sys._getframe()  # noqa: SLF001 - the one way to learn for whom a module is imported
+    frame = sys._getframe()  # noqa: SLF001 - the only way to find out which module is importing
     while frame.f_back is not None:
         frame = frame.f_back
         if str(frame.f_globals.get("__name__")).partition(".")[0] in _by_prefix:
@@ -187,14 +197,14 @@ def _alias(fullname: str) -> ModuleSpec | None:
     if len(folders) > 1:
         message = (
             f"{fullname!r} is a module of several tasks ({', '.join(sorted(f.path for f in folders))}):"
-            " import it by an import statement in the task's own file, or rename one of the files"
+            " import it with an import statement in the task's own file, or rename one of the files"
         )
         raise ImportError(message, name=fullname)
     return ModuleSpec(fullname, _AliasLoader(f"{folders[0].prefix}.{fullname}"))
 
 
 def _forget_aliases() -> None:
-    """Let plain names be looked up again, now that there is another folder."""
+    """Remove all aliases, so that plain names are resolved again with the new folder."""
     for name in [name for name in sys.modules if name.partition(".")[0] in _aliases]:
         del sys.modules[name]
     _aliases.clear()
@@ -212,7 +222,7 @@ def _install() -> None:
 
 
 def _signature(path: str) -> _Signature | None:
-    """Return what tells a file from another one in its place; None if there is none."""
+    """Return a signature by which a replaced or changed file is detected; None if the file is missing."""
     try:
         found = Path(path).stat()
     except OSError:

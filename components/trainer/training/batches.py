@@ -1,4 +1,7 @@
-"""Data sets and their batches: pairs of inputs and targets, each a tensor or a structure of tensors."""
+"""Data sets of any kind, and their batches: pairs of inputs and targets, in order or shuffled.
+
+Inputs and targets are tensors of shape (batch, ...), or dicts, tuples and lists of them.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,9 +23,9 @@ from torch.utils.data import (
 )
 
 from components.trainer.training import structures
-from components.trainer.training.places import place_of, refused
+from components.trainer.training.source_location import location_of, work_failed
 
-EVALUATION_BATCH = 256
+_EVALUATION_BATCH = 256  # examples
 Samples = Dataset[Any]
 Source = Samples | Sequence[Any] | DataLoader[Any] | Callable[[], Samples | Sequence[Any] | DataLoader[Any]]
 Batches = Iterator[tuple[Any, Any]]
@@ -34,18 +37,18 @@ class Loading:
     """How examples become batches.
 
     Args:
-        split: takes a batch apart, into inputs and targets.
-        collate: puts a list of examples into one batch; None: as PyTorch does.
-        place: in the user's file, for messages.
+        split: splits a batch into inputs and targets.
+        collate: converts a list of examples to a batch; None: PyTorch's ``default_collate``.
+        location: of the task in the user's file, for messages.
     """
 
-    def __init__(self, split: Split = tuple, collate: Collate | None = None, place: str = "") -> None:
+    def __init__(self, split: Split = tuple, collate: Collate | None = None, location: str = "") -> None:
         self.split = split
         self.own_collate = collate
-        self.place = place
+        self.location = location
 
     def collate(self, samples: Samples) -> Collate:
-        """Return what puts a data set's examples into a batch: a DataLoader's may have its own."""
+        """Return the collate function for a data set; one from a DataLoader may have its own."""
         own = self.own_collate or getattr(samples, "collate_of_loader", None)
         return own if own is not None else self._default
 
@@ -55,17 +58,17 @@ class Loading:
         except (RuntimeError, TypeError) as error:
             message = (
                 f"examples such as {structures.describe(examples[0])} cannot be put into one batch"
-                f" ({_first_line(error)}): give TorchTask a `collate`, a function of a list of examples, such"
-                " as one that pads them by torch.nn.utils.rnn.pad_sequence"
+                f" ({_first_line(error)}): pass TorchTask a `collate`, a function of a list of examples, such"
+                " as one that pads them with torch.nn.utils.rnn.pad_sequence"
             )
-            raise refused(message, self.place) from error
+            raise work_failed(message, self.location) from error
 
 
 PLAIN = Loading()
 
 
 class _OfLoader(Dataset[Any]):
-    """The data set of a ``DataLoader``, which puts its examples into batches in its own way."""
+    """The data set of a ``DataLoader`` that has its own collate function."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._samples = _sized(loader.dataset)
@@ -92,68 +95,72 @@ class _FirstOf(IterableDataset[Any]):
         return islice(iter(cast("IterableDataset[Any]", self._samples)), self._most)
 
 
-def read(source: Source, place: str = "") -> Samples:
-    """Return the data set, or what the function that makes it returns now.
+def read(source: Source, location: str = "") -> Samples:
+    """Return the data set of a source; if the source is a function, the data set that it currently returns.
+
+    Args:
+        source: a data set, list, tuple of arrays, DataLoader, or a function that returns one of these.
+        location: of the task in the user's file, for messages.
 
     Raises:
-        WorkFailed: it is no data set, or its examples cannot be counted; the text names the way out.
+        WorkFailed: it is not a data set, or its examples cannot be counted; the text gives advice.
     """
     is_data = isinstance(source, Dataset | DataLoader) or not callable(source)
     found: Any = source if is_data else cast("Callable[[], Any]", source)()
-    place = place if is_data else place_of(source) or place
+    location = location if is_data else location_of(source) or location
     if isinstance(found, DataLoader):
-        return _of_loader(found, place)
+        return _of_loader(found, location)
     if _are_columns(found):
         return TensorDataset(*(torch.as_tensor(part) for part in found))
     kind = type(found).__name__
     if isinstance(found, IterableDataset) and not hasattr(found, "__len__"):
         message = (
-            f"the task's data set is a {kind}, an IterableDataset without a length: give it __len__, the"
-            " number of examples that this device has, by which its update is weighted"
+            f"the task's data set is a {kind}, an IterableDataset without a length: give it a __len__ that"
+            " returns the number of this device's examples, by which its update is weighted"
         )
-        raise refused(message, place)
+        raise work_failed(message, location)
     if isinstance(found, Mapping) or hasattr(found, "iloc"):
         message = (
-            f"the task's data set is a {kind}: give a list of examples, a TensorDataset, or any"
+            f"the task's data set is a {kind}: give a list of examples, a TensorDataset, or any other"
             " torch.utils.data.Dataset"
         )
-        raise refused(message, place)
+        raise work_failed(message, location)
     if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
         message = (
-            f"the task's data set is a {kind}: it needs __len__ and __getitem__, so that"
-            " its examples can be counted and put into another order"
+            f"the task's data set is a {kind}: it needs __len__ and __getitem__, so that its examples can be"
+            " counted and shuffled"
         )
-        raise refused(message, place)
+        raise work_failed(message, location)
     return cast("Samples", found)
 
 
 def _are_columns(found: object) -> bool:
-    """Return whether this is (inputs, targets), each with all examples in one array."""
+    """Return whether this is a tuple (inputs, targets) of arrays with one row per example."""
     if not isinstance(found, tuple) or not all(isinstance(part, Tensor | np.ndarray) for part in found):
         return False
     return len({len(part) for part in found}) == 1
 
 
-def _of_loader(loader: DataLoader[Any], place: str) -> Samples:
-    """Return the data set of a loader: its size of batches and its order are the run's to choose."""
+def _of_loader(loader: DataLoader[Any], location: str) -> Samples:
+    """Return the data set of a DataLoader; batch size and order are chosen by the run instead."""
     if isinstance(loader.dataset, IterableDataset):
         if loader.collate_fn is not default_collate:
             message = (
-                "the DataLoader reads an IterableDataset with a collate_fn of its own: hand in the data set,"
+                "the DataLoader reads an IterableDataset with its own collate_fn: pass the data set instead,"
                 " and the function as TorchTask's `collate`"
             )
-            raise refused(message, place)
-        return read(loader.dataset, place)
+            raise work_failed(message, location)
+        return read(loader.dataset, location)
     usual = (RandomSampler, SequentialSampler)
     if type(loader.batch_sampler) is not BatchSampler or not isinstance(loader.sampler, usual):
         own_batches = type(loader.batch_sampler) is not BatchSampler
         sampler = loader.batch_sampler if own_batches else loader.sampler
         message = (
-            f"the DataLoader has a {type(sampler).__name__}, which TorchTask cannot keep: hand in the data"
-            " set (the settings batch_size and class_weights choose the batches and the weights of classes)"
+            f"the DataLoader has a {type(sampler).__name__}, which TorchTask does not support: pass the data"
+            " set instead (the settings batch_size and class_weights control batches and class weights)"
         )
-        raise refused(message, place)
-    samples = read(loader.dataset, place)
+        raise work_failed(message, location)
+    samples = read(loader.dataset, location)
     return samples if loader.collate_fn is default_collate else _OfLoader(loader)
 
 
@@ -163,13 +170,13 @@ def length(samples: Samples) -> int:
 
 
 def first(samples: Samples, most: int) -> Samples:
-    """Return at most ``most`` examples, spread evenly over the data set, which may be in order of class."""
+    """Return at most ``most`` examples, spread evenly over the data set, which may be sorted by class."""
     total = length(samples)
     if total <= most:
         return samples
     if isinstance(samples, IterableDataset):
         return _FirstOf(samples, most)
-    chosen = [place * total // most for place in range(most)]
+    chosen = [index * total // most for index in range(most)]
     if isinstance(samples, TensorDataset):
         return TensorDataset(*(part[chosen] for part in samples.tensors))
     subset = torch.utils.data.Subset(samples, chosen)
@@ -179,9 +186,9 @@ def first(samples: Samples, most: int) -> Samples:
 
 
 def in_order(
-    samples: Samples, device: torch.device, size: int = EVALUATION_BATCH, loading: Loading = PLAIN
+    samples: Samples, device: torch.device, size: int = _EVALUATION_BATCH, loading: Loading = PLAIN
 ) -> Batches:
-    """Yield all examples as they come, in batches of ``size`` on ``device``."""
+    """Yield all examples in their order, in batches of ``size`` on ``device``."""
     if isinstance(samples, TensorDataset) and loading.own_collate is None:
         yield from _indexed(samples, torch.arange(length(samples)), size, device, loading)
     else:
@@ -196,26 +203,32 @@ def shuffled(
     generator: torch.Generator,
     loading: Loading = PLAIN,
 ) -> Batches:
-    """Yield all examples in the order that ``generator`` draws, in batches of ``size`` on ``device``.
+    """Yield all examples in random order, in batches of ``size`` on ``device``.
 
-    Those of an ``IterableDataset`` come in its own order.
+    A last batch of a single example is skipped. The examples of an ``IterableDataset`` keep its order.
+
+    Args:
+        samples: the data set.
+        device: of the batches.
+        size: number of examples per batch.
+        generator: determines the order.
+        loading: how examples become batches.
     """
-    # Batch normalization cannot train on one example: a last batch of one is left out.
     total = length(samples)
-    lonely = total % size == 1 and total > size
+    skips_last = total % size == 1 and total > size  # batch normalization cannot train on one example
     if isinstance(samples, TensorDataset) and loading.own_collate is None:
         order = torch.randperm(total, generator=generator)
-        yield from _indexed(samples, order[: total - lonely], size, device, loading)
+        yield from _indexed(samples, order[: total - skips_last], size, device, loading)
     else:
         sampler = None
         if not isinstance(samples, IterableDataset):
             sampler = RandomSampler(_sized(samples), generator=generator)
-        loader = _loader(samples, sampler, size, loading, drop_last=lonely)
+        loader = _loader(samples, sampler, size, loading, drop_last=skips_last)
         yield from _loaded(loader, device, loading)
 
 
 def targets_of(samples: Samples, loading: Loading = PLAIN) -> Any:
-    """Return the targets of all examples, in one tensor where they are tensors of one shape."""
+    """Return the targets of all examples: one tensor of shape (n, ...), or a list if shapes differ."""
     batches = in_order(samples, torch.device("cpu"), loading=loading)
     return structures.joined([targets for _, targets in batches])
 
@@ -223,7 +236,7 @@ def targets_of(samples: Samples, loading: Loading = PLAIN) -> Any:
 def _indexed(
     samples: TensorDataset, order: Tensor, size: int, device: torch.device, loading: Loading
 ) -> Batches:
-    """Index tensors by whole batches: a data loader would take an eighth of a small model's time."""
+    """Index tensors by whole batches: a DataLoader would take an eighth of a small model's training time."""
     for begin in range(0, len(order), size):
         yield _split(samples[order[begin : begin + size]], device, loading)
 
@@ -231,7 +244,7 @@ def _indexed(
 def _loader(
     samples: Samples, order: Sampler[int] | None, size: int, loading: Loading, *, drop_last: bool = False
 ) -> DataLoader[Any]:
-    """Return a loader in an order of examples; None: a stream has an order of its own."""
+    """Return a DataLoader with an order of examples; None for an IterableDataset, which keeps its order."""
     if order is None:
         return DataLoader(samples, size, drop_last=drop_last, collate_fn=loading.collate(samples))
     batch_sampler = BatchSampler(order, size, drop_last=drop_last)
@@ -249,7 +262,7 @@ def _split(batch: Any, device: torch.device, loading: Loading) -> tuple[Any, Any
 
 
 def _sized(samples: Samples) -> Any:
-    """Return ``samples``, which torch's types do not know to have a length."""
+    """Return ``samples`` as Any: torch's type of a data set has no ``__len__``."""
     return samples
 
 

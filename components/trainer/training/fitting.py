@@ -1,9 +1,9 @@
-"""The passes over a device's examples in one round, and the hooks by which a user's task overrides them."""
+"""One epoch of a training: forward and backward passes, corrections of the gradients, and early stopping."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,21 @@ from torch.nn import Parameter
 from components.trainer.tasks.task import Stop
 from components.trainer.training import structures
 from components.trainer.training.batches import Batches
+from components.trainer.training.hooks import Scheduler
 from components.trainer.training.losses import Loss, loss_of
-from components.trainer.training.places import refused
-from components.trainer.training.sgd import Optimizer, Sgd, TrainingSettings
-
-
-class Scheduler(Protocol):
-    """What changes the learning rate after each step: any scheduler of torch's, or the user's."""
-
-    def step(self) -> object:
-        """Set the learning rate of the next step."""
+from components.trainer.training.sgd import Optimizer
+from components.trainer.training.source_location import work_failed
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: the mean loss over ``examples`` examples, and whether it was stopped on the way."""
+    """One pass over the examples.
+
+    Attributes:
+        loss: mean over the examples; NaN if there were none.
+        examples: number of examples seen.
+        stopped: the pass was stopped before its end.
+    """
 
     loss: float
     examples: int
@@ -34,27 +34,29 @@ class Epoch:
 
 
 class Fitting:
-    """Trains a model as it stands, epoch by epoch.
+    """Trains a model epoch by epoch, starting from its current weights.
 
-    With ``proximal`` above 0 each loss has the term mu/2 ||w - w_global||^2, w_global being the parameters
-    with which the round began: FedProx, Li et al., "Federated Optimization in Heterogeneous Networks",
-    MLSys 2020 (https://arxiv.org/abs/1812.06127), equation 2. It keeps devices with much work or odd data
-    near the global model. The term is put into the gradients, exactly; the loss that is told is without it.
+    With ``proximal`` above 0, each loss has the additional term mu/2 ||w - w_global||^2, where w_global are
+    the parameters at the start of the round: FedProx, Li et al., "Federated Optimization in Heterogeneous
+    Networks", MLSys 2020 (https://arxiv.org/abs/1812.06127), equation 2. It keeps devices with many steps or
+    unusual data close to the global model. The exact gradient of the term is added to the gradients; the
+    reported loss does not include it.
 
     Args:
-        model: in the mode of its own choice; each epoch puts it into training mode.
+        model: the model; each epoch switches it to training mode.
         loss: of a batch.
-        optimizer: moves the model's parameters.
+        optimizer: updates the model's parameters.
         proximal: mu.
-        class_weights: one weight per class for the loss, or none.
-        autocast: the type of mixed precision, or none.
-        corrections: trained parameters, each with what is added to its gradient in every step: SCAFFOLD, see
-            fedgrass/federation/aggregation/scaffold.py.
-        max_grad_norm: the longest gradient, over all parameters; a longer one is scaled down. 0: no limit.
+        class_weights: weights of the classes for the loss, float32 of shape (classes,); None: equal weights.
+        autocast: dtype of mixed precision; None: no mixed precision.
+        corrections: pairs of a parameter and a tensor of its shape that is added to its gradient in each
+            step: SCAFFOLD's c - c_i, see fedgrass/federation/aggregation/scaffold.py.
+        max_grad_norm: largest norm of the gradient over all parameters; longer gradients are scaled down
+            (Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013). 0: never.
         scheduler: called after each step.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a part of the training that can be chosen by itself
+    def __init__(  # noqa: PLR0913 - the parts of a training, each optional
         self,
         model: nn.Module,
         loss: Loss,
@@ -76,12 +78,16 @@ class Fitting:
         self._corrections = corrections
         self._max_grad_norm = max_grad_norm
         self._scheduler = scheduler
-        self.steps = 0  # that were taken so far
+        self.steps = 0  # taken so far
         kept = model.parameters() if proximal else ()
         self._anchor = [parameter.detach().clone() for parameter in kept]
 
     def epoch(self, batches: Batches, stop: Stop) -> Epoch:
-        """Train on each batch once, until ``stop`` says so."""
+        """Train on each batch once, until ``stop`` returns True.
+
+        Raises:
+            WorkFailed: the loss does not depend on a trained parameter, or is not a single value.
+        """
         self._model.train()
         total, count, stopped = 0.0, 0, False
         for inputs, targets in batches:
@@ -92,13 +98,13 @@ class Fitting:
             loss = loss_of(self._loss, self._outputs(inputs), targets, self._class_weights)
             if not loss.requires_grad:
                 message = (
-                    "the loss does not depend on the model's trained parameters: was it computed by detach(),"
-                    " item() or argmax(), or under torch.no_grad()?"
+                    "the loss does not depend on the model's trained parameters: was it computed with"
+                    " detach(), item() or argmax(), or under torch.no_grad()?"
                 )
-                raise refused(message, self._loss, self._model)
-            loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
-            self._pull_back()
-            self._correct()
+                raise work_failed(message, self._loss, self._model)
+            loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
+            self._add_proximal_gradient()
+            self._add_corrections()
             if self._max_grad_norm:
                 nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
             self._optimizer.step()
@@ -116,29 +122,32 @@ class Fitting:
         device = next(self._model.parameters()).device
         with torch.autocast(device.type, dtype=self._autocast):
             outputs = structures.call(self._model, inputs)
-        # The loss is a sum over many examples: bfloat16's 8 bits are too few for it.
+        # The loss sums over many examples, for which the 8 bits of bfloat16 are not precise enough.
         return structures.to_float(outputs)
 
     @torch.no_grad()
-    def _pull_back(self) -> None:
+    def _add_proximal_gradient(self) -> None:
         """Add the gradient of the proximal term, mu (w - w_global)."""
-        for parameter, begun in zip(self._model.parameters(), self._anchor, strict=False):
+        for parameter, anchor in zip(self._model.parameters(), self._anchor, strict=False):
             if parameter.grad is not None:
-                parameter.grad.add_(parameter - begun, alpha=self._proximal)
+                parameter.grad.add_(parameter - anchor, alpha=self._proximal)
 
     @torch.no_grad()
-    def _correct(self) -> None:
-        for parameter, added in self._corrections:
-            if parameter.grad is None:  # no part in this batch's loss is a gradient of zero
-                parameter.grad = added.clone()
+    def _add_corrections(self) -> None:
+        for parameter, correction in self._corrections:
+            if parameter.grad is None:  # the parameter did not affect this batch: its gradient is zero
+                parameter.grad = correction.clone()
             else:
-                parameter.grad.add_(added)
+                parameter.grad.add_(correction)
 
 
 class Patience:
-    """Ends a training whose loss on held-out examples has not become smaller for some epochs.
+    """Early stopping: detects that the held-out loss has stopped improving, and keeps the best state.
 
-    Prechelt, "Early Stopping - But When?", Neural Networks: Tricks of the Trade (1998). Keeps the best state.
+    Prechelt, "Early Stopping - But When?", in Neural Networks: Tricks of the Trade, 1998.
+
+    Args:
+        epochs: number of epochs without improvement after which to stop.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -148,7 +157,7 @@ class Patience:
         self._state: dict[str, Tensor] = {}
 
     def exhausted(self, loss: float, model: nn.Module) -> bool:
-        """Note an epoch's loss; whether it is time to end."""
+        """Record the loss of an epoch; return whether to stop."""
         if loss < self._best:
             self._best, self._since = loss, 0
             self._state = copy.deepcopy(model.state_dict())
@@ -157,49 +166,6 @@ class Patience:
         return self._since >= self._epochs
 
     def restore(self, model: nn.Module) -> None:
-        """Set the model to the best state that was seen, if there was any."""
+        """Restore the best recorded state, if there is one."""
         if self._state:
             model.load_state_dict(self._state)
-
-
-class Hooks:
-    """The methods of ``TorchTask`` that choose a part of the training; each has a default."""
-
-    def make_optimizer(self, parameters: list[Parameter], settings: TrainingSettings) -> Optimizer:
-        """Return what moves the parameters; called for each round. Override it for another optimizer.
-
-        As in ``return torch.optim.AdamW(parameters, lr=settings.learning_rate)``.
-        """
-        return Sgd(parameters, settings)
-
-    def make_scheduler(self, optimizer: Any, settings: TrainingSettings, steps: int) -> Scheduler | None:
-        """Return what changes the learning rate within a round, called after each of its ``steps``.
-
-        As in ``return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)``. From round to
-        round the run's ``training_by_round`` changes it.
-        """
-        del optimizer, settings, steps  # the learning rate stays as it is
-        return None
-
-    def compute_metrics(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        """Return further metrics of an evaluation, such as F1 or AUC, of the outputs for all its examples."""
-        del outputs, targets  # no further metrics
-        return {}
-
-
-def module_factory(make_model: Any, place: str) -> Callable[[], nn.Module]:
-    """Return what makes the module: a module itself is copied, with its weights."""
-    if isinstance(make_model, nn.Module):
-        return lambda: copy.deepcopy(make_model)
-    if not callable(make_model):
-        message = f"make_model is {structures.describe(make_model)}: it has to be a function, or an nn.Module"
-        raise refused(message, place)
-
-    def make() -> nn.Module:
-        made: object = make_model()
-        if not isinstance(made, nn.Module):
-            message = f"make_model returns {structures.describe(made)}: it has to return an nn.Module"
-            raise refused(message, make_model, place)
-        return made
-
-    return make

@@ -1,7 +1,7 @@
-"""Where and in which precision a training computes: CPU or GPU, float32 or bfloat16.
+"""Device and precision of a training: CPU or GPU, float32 or bfloat16.
 
-bfloat16 is used where it was measured to be faster. Networks whose parameters are float16, bfloat16 or
-float64 still take data in float32.
+bfloat16 is used where a measurement shows that it is faster. Models whose parameters are float16, bfloat16 or
+float64 accept float32 inputs.
 """
 
 import copy
@@ -18,21 +18,28 @@ from components.trainer.training import structures
 from components.trainer.training.losses import Loss, loss_of
 from components.trainer.training.sgd import TrainingSettings
 
-PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64 and of ARM, as Linux names them
-SMALLEST_BATCH_SECONDS = 0.02  # below it the conversions cost more than the arithmetic gains
+_PROCESSOR_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # names of the CPU features on x86-64 and ARM in Linux
+_SMALLEST_BATCH_SECONDS = 0.02  # for faster batches, conversions cost more than the arithmetic gains
+_LEAST_GAIN = 1.2  # speed-up that is certainly not measurement noise
+_HALVES = (torch.float16, torch.bfloat16)
 Batch = tuple[Any, Any]  # inputs and targets
 log = logging.getLogger(__name__)
-LEAST_GAIN = 1.2  # a measurement is noisy: less is no reason to change the arithmetic
 
 
 def choose(
     model: nn.Module, loss: Loss, first_batch: Callable[[], Batch], settings: TrainingSettings
 ) -> torch.dtype | None:
-    """Return the type for torch's autocast, None for plain float32.
+    """Return the dtype for torch's autocast; None for plain float32.
 
-    ``auto`` takes bfloat16 on a GPU that has it. On a processor that has it, both are
-    measured on ``first_batch()``.
-    A run with a ``seed`` asks for the same result each time, which must not hang on a measurement.
+    With the setting ``auto``, a GPU that supports bfloat16 uses it. On a CPU that supports it, both
+    precisions are measured on ``first_batch()``, except in a run with a ``seed``: its result has to be
+    reproducible and must not depend on a measurement.
+
+    Args:
+        model: is not changed.
+        loss: of a batch.
+        first_batch: returns the inputs and targets to measure with; called only if needed.
+        settings: of the round.
     """
     if settings.precision != "auto":
         return torch.bfloat16 if settings.precision == "bfloat16" else None
@@ -43,30 +50,30 @@ def choose(
     try:
         batch = first_batch()
         plain = _seconds(model, loss, batch, None)
-        if plain < SMALLEST_BATCH_SECONDS:
+        if plain < _SMALLEST_BATCH_SECONDS:
             return None
         mixed = _seconds(model, loss, batch, torch.bfloat16)
-    except Exception as error:  # noqa: BLE001
-        # A model that cannot be copied, a layer without bfloat16, too little memory for a copy: whatever a
-        # trial runs into, the training does without it, and meets a real mistake itself.
-        log.info("the training stays with float32, since bfloat16 cannot be tried: %s", error)
+    except Exception as error:  # noqa: BLE001 - the measurement is optional
+        # The model cannot be copied, a layer does not support bfloat16, or memory does not suffice for a
+        # copy. A real mistake in the task will be raised by the training itself.
+        log.info("the training uses float32, since bfloat16 cannot be measured: %s", error)
         return None
     log.info("a batch takes %.3f s in float32 and %.3f s in bfloat16", plain, mixed)
-    return torch.bfloat16 if plain > LEAST_GAIN * mixed else None
+    return torch.bfloat16 if plain > _LEAST_GAIN * mixed else None
 
 
 def processor_has_bfloat16(description: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether Linux says that the processor computes in bfloat16 itself."""
+    """Return whether the CPU has bfloat16 instructions, according to Linux."""
     try:
         lines = description.read_text(errors="replace").splitlines()
     except OSError:
         return False
     flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return bool(PROCESSOR_FLAGS & set(flags.split()))
+    return bool(_PROCESSOR_FLAGS & set(flags.split()))
 
 
 def _seconds(model: nn.Module, loss: Loss, batch: Batch, dtype: torch.dtype | None) -> float:
-    """Return how long a batch takes there and back, once warm; neither model nor random numbers are moved."""
+    """Return the seconds of a warm forward and backward pass; neither model nor random state is changed."""
     model = copy.deepcopy(model).train()
     seconds, kind = 0.0, next(model.parameters()).device.type
     with torch.random.fork_rng(devices=[]):
@@ -76,20 +83,20 @@ def _seconds(model: nn.Module, loss: Loss, batch: Batch, dtype: torch.dtype | No
                 outputs = structures.call(model, batch[0])
             loss_of(loss, structures.to_float(outputs) if dtype else outputs, batch[1]).backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - started
-            if seconds < SMALLEST_BATCH_SECONDS and dtype is None:
+            if seconds < _SMALLEST_BATCH_SECONDS and dtype is None:
                 break
     return seconds
 
 
-_HALVES = (torch.float16, torch.bfloat16)
-
-
 def accept_float32(model: nn.Module) -> nn.Module:
-    """Return the model; if all its parameters are of one other precision, its inputs are converted to that.
+    """Make a model convert its float inputs if all its parameters share a dtype other than float32.
 
-    A data set has float32, whatever the network computes in. The outputs of a half precision are converted
-    back for the loss: a mean over many examples needs more than the 8 binary digits of bfloat16. Models of
-    mixed precision convert by themselves where they want it.
+    Data sets are float32, whatever the precision of the model. Outputs in half precision are converted to
+    float32 for the loss: a mean over many examples needs more than the 8 significant bits of bfloat16. Models
+    with parameters of several dtypes convert by themselves and are left unchanged.
+
+    Returns:
+        The same model.
     """
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if len(types) != 1 or types == {torch.float32}:
@@ -112,7 +119,7 @@ def accept_float32(model: nn.Module) -> nn.Module:
 
 
 def _each_float(values: Any, convert: Callable[[Tensor], Tensor]) -> Any:
-    """Return tensors, and plain lists, tuples and dicts of them, with the floats among them converted."""
+    """Convert the floating-point tensors in a tensor or a plain list, tuple or dict."""
     if isinstance(values, Tensor):
         return convert(values) if values.is_floating_point() else values
     if type(values) in {list, tuple}:
@@ -123,17 +130,17 @@ def _each_float(values: Any, convert: Callable[[Tensor], Tensor]) -> Any:
 
 
 def choose_device(is_available: Callable[[], bool] = torch.cuda.is_available) -> torch.device:
-    """Return the GPU where there is one that works, else the processor.
+    """Return the GPU if there is one that works, else the CPU.
 
-    A GPU that is listed may not work all the same: its memory is full, or the installed PyTorch was not built
-    for it. A work is better done slowly than not at all.
+    A listed GPU may still fail because its memory is full or the installed PyTorch does not support it. A
+    slow training is better than none.
     """
     if not is_available():
         return torch.device("cpu")
     gpu = torch.device("cuda")
     try:
         torch.zeros(1, device=gpu).add_(1)
-    except (RuntimeError, AssertionError) as error:  # a PyTorch without CUDA asserts that it has it
-        log.warning("the GPU cannot be used, the processor is: %s", str(error).splitlines()[0])
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA raises AssertionError
+        log.warning("the GPU cannot be used, training on the CPU: %s", str(error).splitlines()[0])
         return torch.device("cpu")
     return gpu

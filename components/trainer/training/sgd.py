@@ -1,7 +1,8 @@
-"""Stochastic gradient descent: its settings, momentum, and the corrected plain steps of SCAFFOLD.
+"""The settings of a training, stochastic gradient descent, and the plain steps that SCAFFOLD requires.
 
-SCAFFOLD's control variates are mean gradients only if each step is the learning rate times the gradient:
-with momentum or an adaptive optimizer it would silently be a different method.
+SCAFFOLD's control variates (Karimireddy et al., ICML 2020, https://arxiv.org/abs/1910.06378) are mean
+gradients only if each step is the learning rate times the gradient. Momentum or an adaptive optimizer would
+silently make it a different method, so they are refused.
 """
 
 from collections.abc import Iterable
@@ -24,25 +25,39 @@ from fedgrass.federation.weights import Arrays
 
 
 class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The training of one round on one device; docs/own_task.md explains each setting."""
+    """The settings of a training: one round on one device. docs/own_task.md describes them for users.
+
+    Attributes:
+        epochs: passes over the training examples per round.
+        learning_rate: of the optimizer.
+        momentum: of stochastic gradient descent.
+        batch_size: number of examples per step.
+        seed: of the order of examples and of dropout; None draws a new one for each round.
+        proximal: FedProx's mu, see ``fitting.Fitting``.
+        class_weights: ``balanced`` weights each class by ``losses.balanced_weights``.
+        patience_epochs: stop after this number of epochs without a smaller held-out loss and keep the best
+            state; 0: train all epochs.
+        max_grad_norm: gradients are scaled down to this norm over all parameters; 0: no limit.
+        precision: of the arithmetic, never of the weights; see ``precision.choose``.
+    """
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
     learning_rate: Annotated[float, Meta(gt=0)] = 0.01
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     batch_size: Annotated[int, Meta(ge=1)] = 32
-    seed: int | None = None  # of the order of examples and of dropout; None draws a new one each time
-    proximal: Annotated[float, Meta(ge=0)] = 0.0  # FedProx's mu; see fitting.py
+    seed: int | None = None
+    proximal: Annotated[float, Meta(ge=0)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-    patience_epochs: Annotated[int, Meta(ge=0, le=10_000)] = 0  # 0: all epochs are trained
-    max_grad_norm: Annotated[float, Meta(ge=0)] = 0.0  # longer gradients are shortened to it; 0: none is
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, never of the weights
+    patience_epochs: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    max_grad_norm: Annotated[float, Meta(ge=0)] = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 def parse_training_settings(settings: Settings, defaults: TrainingSettings) -> TrainingSettings:
-    """Return ``settings`` over ``defaults``.
+    """Return ``defaults`` overridden by a run's ``settings``.
 
     Raises:
-        WorkFailed: a setting is unknown or out of its range; the text names it.
+        WorkFailed: a setting is unknown or out of range; the text names it.
     """
     chosen = {**msgspec.structs.asdict(defaults), **settings}
     try:
@@ -52,17 +67,17 @@ def parse_training_settings(settings: Settings, defaults: TrainingSettings) -> T
 
 
 class Optimizer(Protocol):
-    """What moves the parameters, once their gradients are there: any optimizer of torch's, or one's own."""
+    """An optimizer: any of torch.optim, or the user's own class."""
 
     def step(self) -> object:
-        """Move the parameters."""
+        """Update the parameters by their current gradients."""
 
 
 class Sgd:
-    """Stochastic gradient descent with momentum, by torch's own function.
+    """Stochastic gradient descent with momentum, by the function behind ``torch.optim.SGD``.
 
-    ``torch.optim.SGD`` does the same through the same function, but its first use imports torch's compiler,
-    which costs a new worker 2 seconds on a laptop and ten on a small device.
+    The first use of ``torch.optim.SGD`` imports torch's compiler, which takes 2 seconds in a new worker on a
+    laptop and 10 on a small device.
     """
 
     def __init__(self, parameters: Iterable[Parameter], settings: TrainingSettings) -> None:
@@ -72,11 +87,11 @@ class Sgd:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move each parameter that has a gradient."""
-        moved = [place for place, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        momenta = [self._momenta[place] for place in moved]
+        """Update each parameter that has a gradient."""
+        moved = [index for index, parameter in enumerate(self._parameters) if parameter.grad is not None]
+        momenta = [self._momenta[index] for index in moved]
         sgd(
-            [self._parameters[place] for place in moved],
+            [self._parameters[index] for index in moved],
             [gradient for parameter in self._parameters if (gradient := parameter.grad) is not None],
             momenta,
             weight_decay=0.0,
@@ -87,19 +102,19 @@ class Sgd:
             maximize=False,
             foreach=False,
         )
-        for place, momentum in zip(moved, momenta, strict=True):
-            self._momenta[place] = momentum
+        for index, momentum in zip(moved, momenta, strict=True):
+            self._momenta[index] = momentum
 
 
-# Early stopping goes back to a state of some steps ago.
+# Early stopping is excluded because it restores an earlier state, which undoes steps.
 _PLAIN = {"momentum": 0.0, "patience_epochs": 0, "max_grad_norm": 0.0}
 
 
 def parse_plain_settings(settings: Settings, defaults: TrainingSettings) -> TrainingSettings:
-    """Return ``settings`` over ``defaults``, of plain steps.
+    """Return ``defaults``, changed to plain gradient steps, overridden by a run's ``settings``.
 
     Raises:
-        WorkFailed: a setting is unknown, out of its range, or asks for other steps; the text names it.
+        WorkFailed: a setting is unknown, out of range, or not compatible with plain steps; the text names it.
     """
     chosen = parse_training_settings(settings, msgspec.structs.replace(defaults, **_PLAIN))
     for name, plain in _PLAIN.items():
@@ -113,20 +128,24 @@ def parse_plain_settings(settings: Settings, defaults: TrainingSettings) -> Trai
 
 
 def check_plain(optimizer: Optimizer) -> None:
-    """Refuse an optimizer of the task's own. Raises WorkFailed."""
+    """Check that an optimizer takes plain gradient steps.
+
+    Raises:
+        WorkFailed: it is not ``Sgd``.
+    """
     if not isinstance(optimizer, Sgd):
         message = (
             f"the task trains with {type(optimizer).__name__}; the aggregation scaffold needs plain gradient"
-            " steps: leave make_optimizer as it is, or choose another aggregation for the run"
+            " steps: do not override make_optimizer, or choose another aggregation for the run"
         )
         raise WorkFailed(message)
 
 
 def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter, Tensor]]:
-    """Return each trained parameter that has a correction, with it.
+    """Return pairs of a trained parameter and its correction, a tensor of the same shape, dtype and device.
 
     Raises:
-        WorkFailed: the shapes differ; the text names the array.
+        WorkFailed: a correction has another shape than its parameter; the text names the array.
     """
     found = []
     for name, parameter in model.named_parameters():
@@ -143,5 +162,5 @@ def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter
 
 
 def plain_steps(model: nn.Module, count: int, chosen: TrainingSettings) -> GradientSteps:
-    """Return the steps that a training has taken."""
+    """Return the ``count`` steps of a training in the form that a ``Fit`` reports."""
     return GradientSteps(count, chosen.learning_rate, trained_arrays(model))

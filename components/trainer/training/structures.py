@@ -1,11 +1,11 @@
 """Batches and outputs of any structure: tensors, and dicts, tuples and lists of them.
 
-A batch becomes inputs and targets:
+A batch is split into inputs and targets:
 
-    (inputs, targets)            a pair, as most data sets give it; each may be a dict or a tuple itself
-    (first, second, targets)     several inputs, which the model takes one after the other, and the target
-    {"labels": ..., ...}         by names; the model takes the others so, and the target too if it asks for it
-    inputs, or (inputs,)         no target: the inputs themselves, as of an auto-encoder
+    (inputs, targets)            a pair; each may itself be a dict or a tuple
+    (first, second, targets)     several inputs, passed as positional arguments, and the target
+    {"labels": ..., ...}         inputs passed as keyword arguments; the target too if ``forward`` accepts it
+    inputs, or (inputs,)         no target: the target is the input itself, as for an autoencoder
 """
 
 import inspect
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.trainer.training.places import refused
+from components.trainer.training.source_location import work_failed
 
-TARGET_NAMES = ("labels", "label", "targets", "target", "y")  # of a batch by names: the first that it has
-OUTPUT_NAMES = ("logits", "out", "output", "prediction")  # of outputs by names: Hugging Face's, torchvision's
+_TARGET_NAMES = ("labels", "label", "targets", "target", "y")  # the first that a batch has is its target
+_OUTPUT_NAMES = ("logits", "out", "output", "prediction")  # as in Hugging Face and torchvision
 
 
 def split(batch: Any, model: nn.Module) -> tuple[Any, Any]:
-    """Return the inputs and the targets of a batch; the targets are None if they have no name.
+    """Return the inputs and the targets of a batch; targets are None for a dict without a target's name.
 
     Raises:
         WorkFailed: the batch has another structure.
@@ -30,7 +30,7 @@ def split(batch: Any, model: nn.Module) -> tuple[Any, Any]:
     if isinstance(batch, Tensor):
         return batch, batch
     if isinstance(batch, Mapping):
-        name = next((name for name in TARGET_NAMES if name in batch), None)
+        name = next((name for name in _TARGET_NAMES if name in batch), None)
         if name is None:
             return batch, None
         return {key: batch[key] for key in batch if key != name or name in _takes(model)}, batch[name]
@@ -43,39 +43,44 @@ def split(batch: Any, model: nn.Module) -> tuple[Any, Any]:
         f"a batch is {describe(batch)}: give examples as (input, target) or as dicts, or override"
         " split_batch, which returns the inputs and the targets of a batch"
     )
-    raise refused(message)
+    raise work_failed(message)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Return the model's outputs: a dict of inputs goes in by name, a tuple one after the other.
+    """Call a model: a dict of inputs as keyword arguments, a tuple or list as positional arguments.
 
     Raises:
         WorkFailed: the model's ``forward`` takes other arguments.
     """
-    by_name: Mapping[str, Any] = inputs if isinstance(inputs, Mapping) else {}
-    in_turn = tuple(inputs) if isinstance(inputs, tuple | list) and not by_name else (inputs,)
+    keywords: Mapping[str, Any] = inputs if isinstance(inputs, Mapping) else {}
+    positional: tuple[Any, ...] = (inputs,)
+    if isinstance(inputs, Mapping):
+        positional = ()
+    elif isinstance(inputs, tuple | list):
+        positional = tuple(inputs)
     try:
-        return model(**by_name) if isinstance(inputs, Mapping) else model(*in_turn)
+        return model(*positional, **keywords)
     except TypeError as error:
         try:
-            inspect.signature(model.forward).bind(
-                *(() if isinstance(inputs, Mapping) else in_turn), **by_name
-            )
+            inspect.signature(model.forward).bind(*positional, **keywords)
         except TypeError as mismatch:
             message = (
-                f"{type(model).__name__}.forward cannot take a batch's inputs, {describe(inputs)}: "
-                f"{mismatch}."
-                " Of a tuple the last entry is the target (docs/own_task.md, examples of any structure)"
+                f"{type(model).__name__}.forward cannot take a batch's inputs, {describe(inputs)}:"
+                f" {mismatch}. The last entry of a tuple is the target"
+                " (docs/own_task.md, examples of any structure)"
             )
-            raise refused(message, model) from error
+            raise work_failed(message, model) from error
         raise
 
 
 def main_output(outputs: Any) -> Tensor | None:
-    """Return the tensor that is compared with the targets: the outputs, or the one that has a usual name."""
+    """Return the tensor to compare with the targets; None if there is none.
+
+    It is the outputs themselves, or their entry or attribute ``logits``, ``out``, ``output``, ``prediction``.
+    """
     if isinstance(outputs, Tensor):
         return outputs
-    for name in OUTPUT_NAMES:
+    for name in _OUTPUT_NAMES:
         found = _part(outputs, name)
         if isinstance(found, Tensor):
             return found
@@ -83,27 +88,31 @@ def main_output(outputs: Any) -> Tensor | None:
 
 
 def named_output(outputs: Any) -> Tensor:
-    """Return the same; raises ValueError if there is none."""
+    """Return ``main_output``.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = main_output(outputs)
     if found is None:
-        message = f"outputs {describe(outputs)} have no tensor of a usual name, such as logits"
+        message = f"the outputs {describe(outputs)} have no tensor with a known name, such as logits"
         raise ValueError(message)
     return found
 
 
 def own_loss(outputs: Any) -> Tensor | None:
-    """Return the loss that the model computed itself, as Hugging Face's do; None if there is none."""
+    """Return the loss in a model's outputs, as Hugging Face models compute it; None if there is none."""
     found = None if isinstance(outputs, Tensor) else _part(outputs, "loss")
     return found if isinstance(found, Tensor) else None
 
 
 def to_device(part: Any, device: torch.device) -> Any:
-    """Return a structure with all that can be moved on ``device``."""
+    """Return a structure with everything that has a method ``to`` moved to ``device``."""
     return _mapped(part, lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf)
 
 
 def to_float(outputs: Any) -> Any:
-    """Return outputs with floating-point tensors in float32; objects other than containers as they are."""
+    """Convert floating-point tensors in plain containers to float32; other objects are returned unchanged."""
 
     def convert(leaf: Any) -> Any:
         return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
@@ -112,12 +121,12 @@ def to_float(outputs: Any) -> Any:
 
 
 def detached(part: Any) -> Any:
-    """Return a structure with its tensors on the processor and without gradients."""
+    """Return a structure with its tensors moved to the CPU, without gradients."""
     return _mapped(part, lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
 
 
 def joined(parts: list[Any]) -> Any:
-    """Return one structure of the batches' ones: tensors are concatenated, anything else is a list."""
+    """Combine the structures of several batches: tensors are concatenated, anything else becomes a list."""
     first = parts[0]
     if isinstance(first, Tensor):
         same = first.ndim and all(
@@ -135,23 +144,23 @@ def count(inputs: Any, targets: Any) -> int:
     """Return the number of examples in a batch: the length of its first tensor.
 
     Raises:
-        WorkFailed: there is no tensor.
+        WorkFailed: the batch contains neither a tensor nor an object with a length.
     """
     for part in (targets, inputs):
         if isinstance(part, tuple | list) and part and all(isinstance(entry, Mapping) for entry in part):
-            return len(part)  # a dict per example, as of boxes in images
+            return len(part)  # a dict per example, as in object detection
         for leaf in _leaves(part):
             if isinstance(leaf, Tensor):
                 return len(leaf) if leaf.ndim else 1
     for part in (targets, inputs):
         if hasattr(part, "__len__"):
             return len(part)
-    message = f"nobody can count the examples of a batch of {describe(inputs)}: it holds no tensor"
-    raise refused(message)
+    message = f"cannot count the examples of a batch of {describe(inputs)}: it contains no tensor"
+    raise work_failed(message)
 
 
 def describe(part: Any) -> str:
-    """Return a structure in short, such as ``{'input_ids': int64 (32, 128)}``."""
+    """Return a short description of a structure, such as ``{'input_ids': torch.int64 (32, 128)}``."""
     if isinstance(part, Tensor):
         return f"{part.dtype} {tuple(part.shape)}"
     if isinstance(part, Mapping):
@@ -171,7 +180,7 @@ def _part(outputs: Any, name: str) -> Any:
 
 
 def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a structure with ``change`` made to each leaf; its containers become plain ones."""
+    """Apply ``change`` to each leaf of a structure; mappings become plain dicts."""
     if isinstance(part, Tensor) or (hasattr(part, "to") and not isinstance(part, Mapping)):
         return change(part)
     if isinstance(part, Mapping):

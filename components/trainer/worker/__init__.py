@@ -1,5 +1,6 @@
-"""The worker process, ``python3 -m components.trainer.worker``: the one part that loads tasks and numpy.
+"""The worker process, ``python3 -m components.trainer.worker``: the only one that loads tasks and PyTorch.
 
-worker_protocol, worker_process and resource_limits are the main process's side. Read on in this order:
-__main__, model_download, work_runner, local_metrics, update_writer, scaffold_client.
+The main process uses worker_protocol (the messages), worker_process (starts and stops the child) and
+resource_limits. Within the worker, read in this order: __main__, model_download, work_runner, local_metrics,
+update_writer, scaffold_client.
 """

@@ -1,6 +1,7 @@
-"""The worker process: ``python3 -m components.trainer.worker``. Lines of JSON in, lines of JSON out.
+"""Entry point of the worker process: ``python3 -m components.trainer.worker``.
 
-It ends when its input does: the trainer closed it, or is no more.
+Reads requests from stdin and writes answers to stdout, one JSON object per line. It exits when its input is
+closed, because the trainer either closed it or died.
 """
 
 import logging
@@ -17,7 +18,7 @@ import msgspec
 
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
-from components.trainer.worker.resource_limits import out_of_memory
+from components.trainer.worker.resource_limits import describe_memory_error
 from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -34,102 +35,102 @@ from components.trainer.worker.worker_protocol import (
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.message_fields import shorten
 
-GRACE_SECONDS = 0.8  # for a training to end by itself; the trainer kills a little later
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-REPORT_STEP = 0.01  # of the training: finer steps are not told
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-REQUEST: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_GRACE_SECONDS = 0.8  # for a training to stop by itself; the trainer kills the worker shortly afterwards
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REPORT_STEP = 0.01  # smallest change of the completed fraction that is reported
+# Created before any thread starts: see fedgrass/federation/messages/__init__.py.
+_REQUEST: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 log = logging.getLogger(__name__)
 
 
 class Channel:
-    """The way back to the trainer."""
+    """Writes the answers about one piece of work to the trainer."""
 
     def __init__(self, output: BinaryIO) -> None:
         self._output = output
-        self._told = 0.0
+        self._reported = 0.0
 
     def answer(self, answer: Answer) -> None:
-        """Write one line; a trainer that is gone is noticed by the input's end."""
+        """Write one answer. A trainer that has died is detected by the end of the input, not here."""
         try:
             self._output.write(msgspec.json.encode(answer) + b"\n")
             self._output.flush()
         except BrokenPipeError:
-            log.info("the trainer is gone")
+            log.info("the trainer has closed its end of the pipe")
 
     def report(self, fraction: float) -> None:
-        """Tell how much of the training is done, if that is news."""
-        fraction = min(1.0, max(0.0, float(fraction)))  # numpy's and torch's numbers are no JSON
-        if abs(fraction - self._told) >= REPORT_STEP:
-            self._told = fraction
+        """Report the completed fraction of the training, unless it has hardly changed."""
+        fraction = min(1.0, max(0.0, float(fraction)))  # numpy and torch scalars cannot be encoded as JSON
+        if abs(fraction - self._reported) >= _REPORT_STEP:
+            self._reported = fraction
             self.answer(Progress(fraction))
 
 
 class Inbox:
-    """Reads work on a thread of its own, and so sees the input's end in the middle of a training."""
+    """Reads requests on a dedicated thread, so that the end of the input is noticed during a training."""
 
     def __init__(self, lines: BinaryIO) -> None:
         self._lines = lines
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.closed = threading.Event()
         self.finished = threading.Event()
-        self._to_finish = ""  # the work that is to end with what it has
+        self._to_finish = ""  # round id of the work to stop early, keeping what it has trained
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
 
     def next(self) -> Work | None:
-        """Return the next work, None when there will be no more."""
+        """Return the next work; None once the input has ended."""
         return self._work.get()
 
-    def wants_end_of(self, work: Work) -> bool:
-        """Return whether a work is to end soon: it is given up, or is to give what it has."""
+    def should_stop(self, work: Work) -> bool:
+        """Return whether a work should stop soon: the input is closed, or a Finish names it."""
         return self.closed.is_set() or self._to_finish == id_of(work.announcement)
 
     def _read(self) -> None:
         for line in self._lines:
-            request = REQUEST.decode(line)
+            request = _REQUEST.decode(line)
             if isinstance(request, Finish):
                 self._to_finish = request.round_id
             elif isinstance(request, TokenExchange):
-                os.environ[ADDRESS] = request.address  # read whenever credentials are asked for
+                os.environ[ADDRESS] = request.address  # read each time credentials are requested
             else:
                 self._work.put(request)
         self.closed.set()
         self._work.put(None)
-        self.finished.wait(GRACE_SECONDS)
+        self.finished.wait(_GRACE_SECONDS)
         if os.getpgrp() == os.getpid():
-            # With all that the user's code started, such as the processes that load its data.
+            # Includes every process that the user's code has started, such as data loaders.
             os.killpg(0, signal.SIGKILL)
-        # Without the usual clean-up, which would wait for a training that nobody wants any more.
+        # A regular exit would wait for a training whose result is no longer needed.
         os._exit(0)
 
 
-def perform(workshop: WorkRunner, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
-    """Do one work; whatever goes wrong in it, of the user's task too, becomes a line that says so."""
+def perform(runner: WorkRunner, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
+    """Perform one work; every exception, including those of the user's task, becomes a Failure."""
     try:
-        return workshop.perform(work, channel.report, stop)
+        return runner.perform(work, channel.report, stop)
     except FedgrassError as error:
         return _failure(str(error))
     except MemoryError:
-        return Failure(out_of_memory())
-    except BaseException as error:  # noqa: BLE001 - the task is the user's code, and may raise anything
+        return Failure(describe_memory_error())
+    except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
 
 
 def _failure(reason: str) -> Failure:
-    return Failure(_sendable(reason))
+    return Failure(_encodable(reason))
 
 
-def _sendable(reason: str) -> str:
-    # A file's name can hold what is no Unicode: it could not be sent.
+def _encodable(reason: str) -> str:
+    # A file name may contain bytes that are not valid Unicode, which JSON cannot carry.
     return shorten(reason.encode(errors="backslashreplace").decode())
 
 
 def main() -> None:
-    """Take work until there is no more."""
-    # The trainer decides when this process ends: a Ctrl-C or a stop of the whole group must not look to it
-    # like a training that failed.
-    for number in ENDING_SIGNALS:
-        # Not SIG_IGN, which every program that the user's code starts would inherit.
+    """Perform work until the input ends."""
+    # The trainer decides when this process ends: a Ctrl-C or a signal to the whole process group must not
+    # look like a failed training.
+    for number in _ENDING_SIGNALS:
+        # Not SIG_IGN: programs started by the user's code would inherit it.
         signal.signal(number, lambda *_: None)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("boto3", "botocore"):
@@ -137,26 +138,27 @@ def main() -> None:
     lines, output = take_pipes()
     inbox = Inbox(lines)
 
-    def waiting(reason: str) -> None:
-        Channel(output).answer(Waiting(_sendable(reason)))
+    def report_waiting(reason: str) -> None:
+        Channel(output).answer(Waiting(_encodable(reason)))
 
-    workshop = WorkRunner(ModelDownload(waiting).fetch)
-    own = os.getpid()
+    runner = WorkRunner(ModelDownload(report_waiting).fetch)
+    own_pid = os.getpid()
     while work := inbox.next():
         channel = Channel(output)
-        answer = perform(workshop, work, channel, partial(inbox.wants_end_of, work))
-        if os.getpid() != own:
-            os._exit(1)  # a process that the user's code forked, and that came back here
+        answer = perform(runner, work, channel, partial(inbox.should_stop, work))
+        if os.getpid() != own_pid:
+            os._exit(1)  # a child that the user's code forked has returned to this loop
         channel.answer(answer)
     inbox.finished.set()
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the pipes from and to the trainer, and keep them from the user's code and what it forks.
+    """Return the pipes from and to the trainer, and hide them from the user's code and its children.
 
-    The code may print: that goes to the log. It may read: there is nothing. It may fork, as a data loader
-    with workers does: a child that held the pipes would hide this process's end from the trainer, and
-    multiprocessing closes ``sys.stdin`` in it, which would wait for ever for the thread that reads there.
+    Afterwards anything printed to stdout is written to the log, and stdin is empty. Forked children, such as
+    the workers of a data loader, do not inherit the pipes: otherwise the trainer would not notice the end of
+    this process, and multiprocessing, which closes ``sys.stdin`` in a child, would block indefinitely on the
+    lock that the inbox thread holds.
     """
     lines, output = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -166,7 +168,7 @@ def take_pipes() -> tuple[BinaryIO, BinaryIO]:
     def leave_to_parent() -> None:
         for pipe in (lines, output):
             os.dup2(nothing, pipe, inheritable=False)
-        for number in ENDING_SIGNALS:
+        for number in _ENDING_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
     os.register_at_fork(after_in_child=leave_to_parent)

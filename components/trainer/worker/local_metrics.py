@@ -1,7 +1,7 @@
-"""Local metrics: the evaluation of the device's own model on its own data, and which metrics can be sent.
+"""Metrics of a device: which of them a message can carry, and the evaluation of the locally trained model.
 
-The evaluation runs once the update is written. A metric that cannot be sent is left out by name: it never
-costs a training.
+The locally trained model is evaluated after its update has been written. A metric that cannot be sent is
+dropped and named in the report; it never fails a training.
 """
 
 import logging
@@ -22,19 +22,24 @@ from fedgrass.federation.messages import Announcement, message_fields
 from fedgrass.federation.weights import Arrays
 
 _NAME = re.compile(rf"[A-Za-z0-9_./:@ -]{{1,{message_fields.LONGEST_METRIC_NAME}}}")
-_FIRST = ("loss", "accuracy")  # that a run is usually judged by: kept if there are too many
+_FIRST = ("loss", "accuracy")  # kept first if there are too many: most runs are judged by them
+log = logging.getLogger(__name__)
 
 
 def sendable(
     metrics: object, room: int = message_fields.MOST_METRICS
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the metrics that a message takes, and why each of the others is left out.
+    """Split metrics into those that a message can carry and the others.
 
-    Numbers are taken from Python, numpy and PyTorch, also as an array or a tensor of one element.
+    Accepts numbers of Python, numpy and PyTorch, and arrays or tensors of one element.
 
     Args:
-        metrics: what the task reported by names, or anything: it is the user's code.
-        room: so many are kept at most.
+        metrics: a mapping from names to numbers, as reported by the task; since that is the user's code, any
+            other object is handled too.
+        room: the largest number of metrics to keep.
+
+    Returns:
+        The metrics to send, and the reason why each of the others is dropped, both by name.
     """
     if not isinstance(metrics, Mapping):
         return {}, {"metrics": f"{_kind(metrics)}, not a dict"} if metrics is not None else {}
@@ -52,7 +57,7 @@ def sendable(
 
 
 def describe_unsent(unsent: Mapping[str, str]) -> str:
-    """Return the metrics that were left out, each with its reason, as far as a message has room."""
+    """Return the dropped metrics with their reasons as one text, shortened to what a message can carry."""
     parts = [f"{message_fields.shorten(name, 80)} ({reason})" for name, reason in unsent.items()]
     for count in range(len(parts), 0, -1):
         rest = [f"{len(parts) - count} more"] if count < len(parts) else []
@@ -66,12 +71,12 @@ def _problem_of_name(name: object) -> str:
     if not isinstance(name, str):
         return f"its name is {_kind(name)}"
     if len(name) > message_fields.LONGEST_METRIC_NAME:
-        return f"a name of {len(name)} characters, {message_fields.LONGEST_METRIC_NAME} is the most"
-    return "" if _NAME.fullmatch(name) else "a name with other characters than letters, digits and _./:@ -"
+        return f"a name of {len(name)} characters, at most {message_fields.LONGEST_METRIC_NAME} are allowed"
+    return "" if _NAME.fullmatch(name) else "a name with characters other than letters, digits and _./:@ -"
 
 
 def _number(value: object) -> float | str:
-    """Return a metric as a number, or why it is none."""
+    """Return the value of a metric as a finite float, or the reason why that is impossible."""
     try:
         size = getattr(value, "numel", None) or getattr(value, "size", None)
         count = size() if callable(size) else size
@@ -84,16 +89,13 @@ def _number(value: object) -> float | str:
         number = float(found)
     except OverflowError:
         return "too large for a float"
-    except Exception as error:  # noqa: BLE001 - a value of the user's own type may raise anything
+    except Exception as error:  # noqa: BLE001 - a value of the user's type may raise anything
         return f"{_kind(value)} that raises {type(error).__name__}"
     return number if math.isfinite(number) else f"{number}, not a finite number"
 
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-log = logging.getLogger(__name__)
 
 
 def with_local_metrics(
@@ -103,11 +105,18 @@ def with_local_metrics(
     announcement: Announcement,
     seconds_left: float,
 ) -> Result:
-    """Return the result of a training with what the trained weights measure.
+    """Add the metrics of the locally trained model to the result of a training.
 
-    By the names of the global model's metrics, with ``local_`` before them. They are left out if the run does
-    not want them, if the device has no data to evaluate with, if the evaluation would take the time that the
-    upload needs, and if the task fails at it: none of that is worth a training.
+    They have the names of the global model's metrics with the prefix ``local_``. The evaluation is skipped if
+    the run disables it, if the device has no held-out examples, or if it would take the time that the upload
+    needs. If the task fails in it, the result is returned without local metrics: the training is not lost.
+
+    Args:
+        result: of the training.
+        trained: the trained weights.
+        evaluate: the task's own evaluation.
+        announcement: of the work.
+        seconds_left: until the deadline of the work.
     """
     needed = result.evaluate_seconds + margin_before(announcement.deadline_seconds, 0.0)
     if not training_settings.wants_local_evaluation(announcement.settings) or not result.metrics:
@@ -115,28 +124,28 @@ def with_local_metrics(
     if result.partial or needed > seconds_left:
         log.info("the trained model is not evaluated: the deadline is near")
         return result
-    began, own = time.monotonic(), os.getpid()
+    started_at, own_pid = time.monotonic(), os.getpid()
     try:
         measured = evaluate(trained).metrics
-    except BaseException:  # the task is the user's code, and may raise anything
-        if os.getpid() != own:  # in a process that it forked, which must not go on as the worker
+    except BaseException:  # the task is the user's code and may raise anything
+        if os.getpid() != own_pid:  # a child that the task forked must not continue as the worker
             raise
         log.warning("the trained model could not be evaluated", exc_info=True)
         measured = {}
     return msgspec.structs.replace(
         result,
         metrics={**result.metrics, **_local(measured, len(result.reported))},
-        evaluate_seconds=result.evaluate_seconds + time.monotonic() - began,
+        evaluate_seconds=result.evaluate_seconds + time.monotonic() - started_at,
     )
 
 
 def _local(measured: object, others: int) -> dict[str, float]:
-    """Return the local metrics, by their own names, as far as a message has room besides ``others``."""
+    """Return the metrics with the local prefix, as many as a message with ``others`` more has room for."""
     prefix = training_settings.LOCAL_PREFIX
     named: object = measured
     if isinstance(measured, Mapping):
         named = {f"{prefix}{name}": measured[name] for name in sorted(measured, key=str)}
     kept, unsent = sendable(named, max(0, message_fields.MOST_METRICS - others))
     if unsent:
-        log.warning("left out of the trained model's metrics: %s", describe_unsent(unsent))
+        log.warning("dropped metrics of the trained model: %s", describe_unsent(unsent))
     return kept

@@ -1,4 +1,4 @@
-"""Downloads of global models from S3."""
+"""Download of global models from S3, retried until the deadline of the work."""
 
 import logging
 import random
@@ -22,30 +22,30 @@ CONFIG = Config(
     read_timeout=30,
     retries={"mode": "standard", "total_max_attempts": 5},
 )
-FIRST_DELAY = 4.0  # seconds at most, between tries to download
+FIRST_DELAY = 4.0  # seconds, upper bound of the first pause between attempts
 LARGEST_DELAY = 30.0
 log = logging.getLogger(__name__)
 
 
 class ModelDownload:
-    """Downloads global models. The client is made on first use, and then kept: making it is slow.
+    """Downloads global models. Creating an S3 client is slow, so it is created on first use and kept.
 
     Args:
-        waiting: called with the reason each time a download waits for what is transient.
+        on_wait: called with the reason each time a download waits for a transient error to pass.
     """
 
-    def __init__(self, waiting: Callable[[str], None] = lambda _reason: None) -> None:
+    def __init__(self, on_wait: Callable[[str], None] = lambda _reason: None) -> None:
         self._client: S3Client | None = None
-        self._waiting = waiting
+        self._on_wait = on_wait
 
     def fetch(self, bucket: str, key: str, size: int) -> bytes:
-        """Return an object of ``size`` bytes.
+        """Return the content of an object of ``size`` bytes.
 
-        What is transient is tried again until the trainer ends the process, at the work's deadline: a
-        connection that breaks, credentials that have ended or are not there yet, a clock that is not set.
+        Transient errors (a broken connection, expired or missing credentials, a wrong clock) are retried
+        until the trainer stops this process at the deadline of the work.
 
         Raises:
-            WorkFailed: it cannot be read, or has another size; the text names it.
+            WorkFailed: the object cannot be read or has a different size; the text names it.
         """
         pauses = delays(FIRST_DELAY, LARGEST_DELAY, random.Random())  # noqa: S311 - jitter
         while True:
@@ -53,24 +53,24 @@ class ModelDownload:
                 return self._fetch(bucket, key, size)
             except AWS_ERRORS as error:
                 message = f"the model s3://{bucket}/{key} cannot be downloaded: {describe(error)}"
-                found = remedy_of(error)
-                if found is Remedy.GIVE_UP:
+                remedy = remedy_of(error)
+                if remedy is Remedy.GIVE_UP:
                     raise WorkFailed(message) from error
-                if found is Remedy.RENEW_CREDENTIALS:
+                if remedy is Remedy.RENEW_CREDENTIALS:
                     self._client = None
                 log.warning("%s; trying again", message)
-                self._waiting(message)
+                self._on_wait(message)
                 time.sleep(next(pauses))
 
     def _fetch(self, bucket: str, key: str, size: int) -> bytes:
         self._client = self._client or make_s3_client(CONFIG)
-        found = self._client.get_object(Bucket=bucket, Key=key)
-        with found["Body"] as body:
-            # Not one byte more than was announced: the memory of a device is small.
+        response = self._client.get_object(Bucket=bucket, Key=key)
+        with response["Body"] as body:
+            # One byte more reveals an oversized object without loading it into a small device's memory.
             data = body.read(size + 1)
-        length = found["ContentLength"]
+        length = response["ContentLength"]
         if len(data) < min(size, length):
-            # Reading by size, botocore takes an end that came too early for the object's.
+            # When reading by size, botocore mistakes a truncated body for the end of the object.
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
         if len(data) != size:
             message = f"the model s3://{bucket}/{key} has {length} bytes, {size} were announced"

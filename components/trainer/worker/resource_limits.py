@@ -1,7 +1,7 @@
-"""What the training may take of the machine, set upon the worker process from outside.
+"""Resource limits of the worker process, applied by the main process: threads, niceness, memory.
 
-Processor threads, niceness, memory. The machine has its own work to do: the training yields to it, and if
-memory runs out all the same, the kernel takes the training first.
+The device has other work to do: the training yields to it, and if memory runs out nevertheless, the kernel
+kills the worker first.
 """
 
 import logging
@@ -12,42 +12,52 @@ from pathlib import Path
 
 from msgspec import Struct
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-LEAST_PRIORITY = 19  # niceness
-FIRST_TO_GO = "500"  # of at most 1000, when the kernel looks for a process to end for want of memory
-MEGABYTE = 1_000_000
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LEAST_PRIORITY = 19  # the highest niceness
+_OOM_SCORE = "500"  # added to the out-of-memory score (-1000 to 1000): the kernel kills the highest first
+_MEGABYTE = 1_000_000
 log = logging.getLogger(__name__)
 
 
 class ResourceLimits(Struct, frozen=True, kw_only=True):
-    """The bounds of one worker process; they are fixed when it starts."""
+    """Limits of one worker process, fixed when it starts.
+
+    Attributes:
+        threads: of the numerical libraries.
+        niceness: added to the trainer's own niceness.
+        memory_megabytes: limit of the data segment, in units of 1,000,000 bytes; 0 is unlimited.
+    """
 
     threads: int = 1
-    niceness: int = 0  # above the trainer's own
-    memory_megabytes: int = 0  # 0: no limit
+    niceness: int = 0
+    memory_megabytes: int = 0
 
     def environment(self) -> Mapping[str, str]:
-        """Return the usual variables of the numerical libraries, which read them as they are imported."""
-        return dict.fromkeys(THREADS, str(self.threads))
+        """Return the environment variables that numerical libraries read when they are imported."""
+        return dict.fromkeys(_THREADS, str(self.threads))
 
-    def set_upon(self, process: int) -> None:
-        """Bound a process that has just been started; what cannot be set is a warning."""
+    def apply_to(self, process: int) -> None:
+        """Limit a process that has just been started; a limit that cannot be set is logged as a warning.
+
+        Args:
+            process: its process id.
+        """
         try:
             niceness = os.getpriority(os.PRIO_PROCESS, 0) + self.niceness
             os.setpriority(os.PRIO_PROCESS, process, min(niceness, LEAST_PRIORITY))
-            Path(f"/proc/{process}/oom_score_adj").write_text(FIRST_TO_GO, encoding="ascii")
+            Path(f"/proc/{process}/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
             if self.memory_megabytes:
-                limit = self.memory_megabytes * MEGABYTE
-                # RLIMIT_DATA counts what is written to. RLIMIT_AS counts addresses too, of which torch
-                # reserves gigabytes that it never uses.
+                limit = self.memory_megabytes * _MEGABYTE
+                # RLIMIT_DATA counts writable memory. RLIMIT_AS would count address space, of which torch
+                # reserves gigabytes without using them.
                 resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
         except (OSError, ValueError) as error:
-            log.warning("the training cannot be bounded as it should be: %s", error)
+            log.warning("cannot apply the resource limits to the worker: %s", error)
 
 
-def out_of_memory() -> str:
-    """Return what a work is told that had too little memory; called in the worker itself."""
+def describe_memory_error() -> str:
+    """Return the reason to report for a MemoryError; called in the worker process itself."""
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
     if limit == resource.RLIM_INFINITY:
         return "the device has not enough memory for this work"
-    return f"the work needs more memory than the device's memory_megabytes allows ({limit // MEGABYTE} MB)"
+    return f"the work needs more memory than the device's memory_megabytes allows ({limit // _MEGABYTE} MB)"

@@ -1,7 +1,10 @@
-"""SCAFFOLD in one work: what the training corrects its gradients by, what it sends and remembers for that.
+"""The client of SCAFFOLD: corrected local training, and the change of the client's control variate.
 
-The arithmetic is fedgrass/federation/aggregation/scaffold.py; the corrected training is the task's
-``fit_corrected``.
+Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020
+(https://arxiv.org/abs/1910.06378), algorithm 1 with option II. Each local gradient is corrected by c - c_i,
+where c is the server's control variate and c_i the client's; afterwards the client sends the change of c_i
+with its update. The arithmetic is in fedgrass/federation/aggregation/scaffold.py, the corrected training in
+the task's ``fit_corrected``.
 """
 
 from collections.abc import Collection
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import CorrectableTask, Fit, GradientSteps, Report, Settings, Stop, Task
-from components.trainer.worker.update_writer import CONTROL, fitting, load_memory, write_update
+from components.trainer.worker.update_writer import CONTROL, load_client_state, same_shapes_only, write_update
 from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import weights
 from fedgrass.federation.aggregation import scaffold
@@ -24,36 +27,44 @@ from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, auxili
 from fedgrass.federation.weights.trained_arrays import statistics_among
 
 
-def correctable(name: str, task: Task, carried: Carried) -> CorrectableTask:
-    """Return the task ``name``, which can do what updates are to carry.
+def correctable(name: str, task: Task, auxiliary: Carried) -> CorrectableTask:
+    """Return the task, checked to support SCAFFOLD.
+
+    Args:
+        name: of the task, for messages.
+        task: the task.
+        auxiliary: the auxiliary state that updates must carry, by kind.
 
     Raises:
-        WorkFailed: it has no corrected training, or updates are to carry what this trainer does not know.
+        WorkFailed: the task has no ``fit_corrected``, or this version does not support the auxiliary state.
     """
-    if carried.keys() != {CONTROL}:
+    if auxiliary.keys() != {CONTROL}:
         message = (
-            f"updates are to carry {', '.join(sorted(carried))}, which this trainer does not know: it knows"
-            f" only {CONTROL}, of the aggregation scaffold"
+            f"updates must carry {', '.join(sorted(auxiliary))}, which this trainer does not support: it"
+            f" supports only {CONTROL}, for the aggregation scaffold"
         )
         raise WorkFailed(message)
     if not isinstance(task, CorrectableTask):
         message = (
             f"task {name!r} cannot train for the aggregation scaffold, since it has no method fit_corrected"
-            " (docs/own_task.md): give it one, or choose another aggregation for the run"
+            " (docs/own_task.md): add one, or choose another aggregation for the run"
         )
         raise WorkFailed(message)
     return task
 
 
 def server_control(model: Layout, file: bytes | None) -> Control:
-    """Return the server's control variate, by the names of the model's arrays; an empty one is all zeros.
+    """Decode the server's control variate.
 
     Args:
         model: the layout of the model.
-        file: as it was downloaded; None while the server has none.
+        file: the downloaded safetensors file; None if the server has no control variate yet.
+
+    Returns:
+        float32 arrays by the names of the model's arrays; empty stands for zeros.
 
     Raises:
-        WorkFailed: it is not of this model.
+        WorkFailed: it does not match the model.
     """
     if file is None:
         return {}
@@ -64,16 +75,16 @@ def server_control(model: Layout, file: bytes | None) -> Control:
         message = f"the server's control variate cannot be used: {error}"
         raise WorkFailed(message) from error
     start = auxiliary_name(CONTROL, "")
-    found = weights.views(file, layout)
-    return {name.removeprefix(start): np.asarray(array, np.float32) for name, array in found.items()}
+    arrays = weights.views(file, layout)
+    return {name.removeprefix(start): np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-class Corrected:
+class ScaffoldTraining:
     """The training of one work, corrected by the control variates of the server and of the device.
 
     Args:
-        work: the work.
-        task: trains.
+        work: the announced work.
+        task: performs the corrected training.
         model: the layout of the model.
         server: the server's control variate.
     """
@@ -84,31 +95,35 @@ class Corrected:
         self._model = model
         self._server = server
         start = auxiliary_name(CONTROL, "")
-        carried = auxiliary_layout(model, [CONTROL]).arrays
-        self._shapes = {name.removeprefix(start): array.shape for name, array in carried.items()}
-        self._own = fitting(work, load_memory(work).control, self._shapes)
+        auxiliary = auxiliary_layout(model, [CONTROL]).arrays
+        self._shapes = {name.removeprefix(start): array.shape for name, array in auxiliary.items()}
+        self._own = same_shapes_only(work, load_client_state(work).control, self._shapes)
 
     def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
-        """Train as the task's own ``fit`` does, each gradient corrected."""
+        """Train as the task's ``fit`` does, with each gradient corrected by c - c_i."""
         correction = scaffold.correction(self._server, self._own)
         return self._task.fit_corrected(model, settings, report, stop, correction)
 
     def write(self, fit: Fit, start: Arrays) -> Written:
-        """Write the update with the change of the control variate behind the model's arrays.
+        """Write the update: the model's arrays, followed by the change of the device's control variate.
+
+        Args:
+            fit: the result of the training.
+            start: the global model from which it started.
 
         Raises:
-            WorkFailed: the task does not say its steps, or made what the cloud would refuse.
+            WorkFailed: the task did not report its steps, or the cloud would refuse the update.
         """
         steps = self._checked_steps(fit)
         trained = fit.trained if steps.arrays is None else steps.arrays
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite arrays are refused by name later
             change = self._change(start, fit.weights, steps, trained)
             control = scaffold.control_after(self._own, change)
-        carried = {auxiliary_name(CONTROL, name): array for name, array in change.items()}
-        zeros = {name: np.zeros_like(array) for name, array in carried.items()}
+        auxiliary = {auxiliary_name(CONTROL, name): array for name, array in change.items()}
+        zeros = {name: np.zeros_like(array) for name, array in auxiliary.items()}
         return write_update(
             self._work,
-            {**fit.weights, **carried},
+            {**fit.weights, **auxiliary},
             {**start, **zeros},
             update_layout(self._model, [CONTROL]),
             control,
@@ -119,22 +134,22 @@ class Corrected:
         steps = fit.steps
         if steps is None or steps.count < 1 or not steps.learning_rate > 0:
             message = (
-                "the task's fit_corrected has to say its steps, 1 or more, and a learning rate above 0:"
-                f" it said {steps}"
+                "the task's fit_corrected must return its steps, 1 or more, and a learning rate above 0,"
+                f" not {steps}"
             )
             raise WorkFailed(message)
         for name, shape in self._shapes.items():
             array = fit.weights.get(name)
             if array is None or array.shape != shape:
-                found = "missing" if array is None else f"of shape {array.shape}"
-                message = f"the task's fit_corrected gave array {name!r} {found}; the model's has {shape}"
+                found = "no array" if array is None else f"shape {array.shape} for array"
+                message = f"the task's fit_corrected returned {found} {name!r}; the model's shape is {shape}"
                 raise WorkFailed(message)
         return steps
 
     def _change(
         self, start: Arrays, after: Arrays, steps: GradientSteps, trained: Collection[str] | None
     ) -> Control:
-        # What no gradient moves, such as a layer's running mean, has no control: its change is zero.
+        # Arrays without gradients, such as running means, have no control variate: their change is zero.
         moved = self._shapes.keys() - statistics_among(self._shapes, trained)
         change = scaffold.control_change(
             {name: self._floats(name, start) for name in moved},
@@ -147,7 +162,7 @@ class Corrected:
 
     def _floats(self, name: str, arrays: Arrays) -> NDArray[np.float32]:
         values = arrays[name]
-        of_bits = self._model.arrays[name].dtype == "BF16" and values.dtype == weights.DTYPES["BF16"]
-        if of_bits or values.dtype == weights.BFLOAT16:
+        is_bits = self._model.arrays[name].dtype == "BF16" and values.dtype == weights.DTYPES["BF16"]
+        if is_bits or values.dtype == weights.BFLOAT16:
             return bfloat16_to_float32(values)
         return np.asarray(values, dtype=np.float32)

@@ -1,8 +1,10 @@
-"""Write the update's file, and the arrays of error feedback and SCAFFOLD that are kept with it.
+"""Writes the update of a work, and the client state that later updates of the run need.
 
-Files are whole or absent, whatever happens. Of the kept arrays, ``residual:<array>`` is the part of an
-array of the update that error feedback has not sent yet, ``control:<array>`` the device's control
-variate; all are float32. components/trainer/session/error_feedback.py describes where the files are.
+The client state is a safetensors file of float32 arrays: ``residual:<array>`` is the part of an update that
+error feedback has not sent yet (Stich et al., "Sparsified SGD with Memory", NeurIPS 2018,
+https://arxiv.org/abs/1809.07599), ``control:<array>`` the device's control variate of SCAFFOLD.
+components/trainer/session/error_feedback.py describes where the files are kept. At any moment a file is
+either complete or absent.
 """
 
 import logging
@@ -33,68 +35,73 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Remembered:
-    """What former updates of a run left behind, by the names of the arrays; what is missing is zero."""
+class ClientState:
+    """State that a device carries from update to update of a run; a missing array stands for zeros.
+
+    Attributes:
+        residual: what error feedback has not sent yet; float32 arrays by the names of the model's arrays.
+        control: the device's control variate of SCAFFOLD; float32 arrays by the same names.
+    """
 
     residual: Feedback = field(default_factory=dict)
     control: Control = field(default_factory=dict)
 
 
-def load_memory(work: Work) -> Remembered:
-    """Return what is remembered of a work's run; nothing if there is nothing, or if it is damaged."""
+def load_client_state(work: Work) -> ClientState:
+    """Return the client state of a work's run; an empty one if the file is missing or damaged."""
     try:
         data = Path(work.memory).read_bytes() if work.memory else b""
     except FileNotFoundError:
         data = b""
     except OSError as error:
-        _begin_anew(work, error)
+        _warn_of_reset(work, error)
         data = b""
     if not data:
-        return Remembered()
+        return ClientState()
     try:
         weights.check_data(data)
-        found = weights.decode(data)
-        weights.check_finite(found)
+        arrays = weights.decode(data)
+        weights.check_finite(arrays)
     except UpdateRefused as error:
-        _begin_anew(work, error)
-        return Remembered()
-    return Remembered(_of(RESIDUAL, found), _of(CONTROL, found))
+        _warn_of_reset(work, error)
+        return ClientState()
+    return ClientState(_select(RESIDUAL, arrays), _select(CONTROL, arrays))
 
 
-def fitting(
+def same_shapes_only(
     work: Work, kept: dict[str, NDArray[np.float32]], shapes: Shapes
 ) -> dict[str, NDArray[np.float32]]:
-    """Return what is remembered of arrays of these shapes; nothing if it is of others."""
+    """Return the kept arrays if their names and shapes are those of the model, else an empty dict."""
     if kept and {name: array.shape for name, array in kept.items()} != dict(shapes):
-        _begin_anew(work, f"its arrays {', '.join(sorted(kept))} are not the model's")
+        _warn_of_reset(work, f"its arrays {', '.join(sorted(kept))} are not the model's")
         return {}
     return kept
 
 
-def arrays_of(memory: Remembered) -> dict[str, Encoded]:
-    """Return the arrays of the file, as they are written."""
+def encode_client_state(state: ClientState) -> dict[str, Encoded]:
+    """Return the arrays of the client state's file by the names that they have there."""
     return {
-        auxiliary_name(what, name): weights.unencoded(array, "F32")
-        for what, kept in ((RESIDUAL, memory.residual), (CONTROL, memory.control))
+        auxiliary_name(kind, name): weights.unencoded(array, "F32")
+        for kind, kept in ((RESIDUAL, state.residual), (CONTROL, state.control))
         for name, array in kept.items()
     }
 
 
-def _of(what: str, found: weights.Arrays) -> dict[str, NDArray[np.float32]]:
-    """Return the arrays of one kind, as copies that can be written to: what is read from a file cannot."""
-    start = auxiliary_name(what, "")
+def _select(kind: str, arrays: weights.Arrays) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of one kind as writable copies: decoded arrays are read-only."""
+    start = auxiliary_name(kind, "")
     return {
         name.removeprefix(start): np.array(array, dtype=np.float32)
-        for name, array in found.items()
+        for name, array in arrays.items()
         if name.startswith(start)
     }
 
 
-def _begin_anew(work: Work, why: object) -> None:
-    log.warning("%s: what was remembered of the run is begun anew: %s", id_of(work.announcement), why)
+def _warn_of_reset(work: Work, reason: object) -> None:
+    log.warning("%s: the client state of the run is reset: %s", id_of(work.announcement), reason)
 
 
-def write_update(  # noqa: PLR0913 # it is what an update is made of
+def write_update(  # noqa: PLR0913 - the parts of an update
     work: Work,
     weights_after: Arrays,
     start: Arrays,
@@ -103,62 +110,64 @@ def write_update(  # noqa: PLR0913 # it is what an update is made of
     *,
     trained: Collection[str] | None = None,
 ) -> Written:
-    """Write the update of a work in the encoding that its announcement asks for, in the model's types.
+    """Write the update of a work in the announced encoding, with the dtypes of the model.
 
-    It gets its own name when the work is finished (finished_work.py). What top_k leaves over and the device's
-    new control variate are written beside it first; the trainer adopts them once the update is uploaded.
+    The file keeps its temporary name until the work is finished (``finish`` in
+    components/trainer/session/journal.py). The new client state (the residual of top_k, the control variate)
+    is written to a separate file first; the trainer adopts it once the update has been uploaded.
 
     Args:
-        work: the work.
+        work: the announced work.
         weights_after: the arrays of the update.
-        start: what is subtracted from them where the update is a difference.
+        start: the global model, subtracted from them if the update is sent as a difference.
         layout: of the update's arrays.
-        control: the control variate, by the names of the model's arrays, if there is one.
-        trained: the arrays that gradients move, which the update declares; None if the task does not know.
+        control: the device's new control variate by the names of the model's arrays, if there is one.
+        trained: names of the arrays with gradients, declared in the update; None if the task does not report
+            them.
 
     Raises:
-        WorkFailed: the training made what the cloud would refuse: it does not travel.
+        WorkFailed: the cloud would refuse the update, for example because an array is not finite.
     """
-    wanted = work.announcement.upload
-    memory = Remembered(control=control or {})
-    carried = {auxiliary_name(CONTROL, name) for name in memory.control}
-    statistics = statistics_among(layout.arrays.keys() - carried, trained)
-    if wanted.kind == "top_k":
+    encoding = work.announcement.upload
+    state = ClientState(control=control or {})
+    auxiliary = {auxiliary_name(CONTROL, name) for name in state.control}
+    statistics = statistics_among(layout.arrays.keys() - auxiliary, trained)
+    if encoding.kind == "top_k":
         shapes = {
             name: array.shape
             for name, array in layout.arrays.items()
             if array.dtype == "F32" and name not in statistics
         }
-        # A former version kept residuals of statistics too.
-        kept = {name: a for name, a in load_memory(work).residual.items() if name not in statistics}
-        memory.residual = fitting(work, kept, shapes)
+        # Older versions kept residuals of statistics too.
+        kept = {name: a for name, a in load_client_state(work).residual.items() if name not in statistics}
+        state.residual = same_shapes_only(work, kept, shapes)
     path = Path(work.update)
     try:
         weights.check_finite(weights_after)
         weights_after = to_model_types(layout, weights_after)
-        begun = start if wanted.difference else None
-        feedback = memory.residual if wanted.kind == "top_k" else None
+        base = start if encoding.difference else None
+        feedback = state.residual if encoding.kind == "top_k" else None
         arrays = encodings.encode(
             weights_after,
             layout,
-            wanted,
+            encoding,
             np.random.default_rng(),
             feedback,
-            begun,
+            base,
             statistics=statistics,
         )
         declared = trained_metadata(trained)
         _, written = _write(path, lambda file: weights.write(arrays, file, declared))
     except UpdateRefused as error:
-        message = f"the training made an update that cannot be used: {error}"
+        message = f"the training produced an unusable update: {error}"
         raise WorkFailed(message) from error
-    if remembered := arrays_of(memory):
+    if remembered := encode_client_state(state):
         other, _ = _write(pending_path(path), lambda file: weights.write(remembered, file))
         publish_file(other, pending_path(path))
     return written
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Written]) -> tuple[Path, Written]:
-    """Write a file under a name that nobody looks for, and return that name."""
+    """Write a file under a temporary name and return that name with what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return unfinished(path), write_unfinished(path, write)

@@ -1,4 +1,8 @@
-"""The worker process as the trainer sees it: started when there is work, kept warm, ended for certain."""
+"""The trainer's side of the worker process: starts it for work, keeps it warm, and makes sure that it ends.
+
+Requests are written to its stdin. A thread per process reads its answers and posts them to the event loop of
+the main thread, where all methods of ``WorkerProcess`` run.
+"""
 
 import logging
 import os
@@ -26,64 +30,72 @@ from components.trainer.worker.worker_protocol import (
 )
 
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
-GRACE_SECONDS = 1.0  # for the worker to end by itself once its input is closed
-# Made before any thread can: see fedgrass/federation/messages/__init__.py.
-ANSWER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_GRACE_SECONDS = 1.0  # for the worker to exit by itself once its input is closed
+# Created before any thread starts: see fedgrass/federation/messages/__init__.py.
+_ANSWER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 log = logging.getLogger(__name__)
 
 
 class WorkerProcess:
-    """A ``Worker``: a child process that talks in lines of JSON.
+    """Implements ``Worker`` with a child process that exchanges lines of JSON.
 
-    Starting it is the dear part (importing torch takes seconds), so it stays after its work until
-    :meth:`stop`. It ends by itself when its input is closed, so it never outlives the trainer.
+    Starting the process is expensive (importing torch takes seconds), so it is kept after its work until
+    :meth:`stop`. It exits when its input is closed, so it never outlives the trainer.
+
+    Args:
+        post: schedules a call on the main thread.
+        bounds: the resource limits of the process.
     """
 
     def __init__(self, post: Callable[[Call], None], bounds: ResourceLimits | None = None) -> None:
-        self.bounds = bounds or ResourceLimits()  # changed ones hold from the next work on
+        self.bounds = bounds or ResourceLimits()  # a change takes effect with the next work
         self._post = post
-        self._bounded = self.bounds  # those of the process that is there
+        self._applied = self.bounds  # the limits of the running process
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: Callable[[Answer], None] | None = None
-        self._task = ""  # of the work in hand
+        self._task = ""  # of the current work
         self._ending: list[threading.Thread] = []
 
     def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
-        """Begin ``work``, in the process that is there or in a new one."""
-        if self.bounds != self._bounded:
-            self.stop()  # they are fixed when a process starts
+        """Start ``work`` in the running process, or in a new one.
+
+        Args:
+            work: the work.
+            answer: called on the main thread with each answer about this work.
+        """
+        if self.bounds != self._applied:
+            self.stop()  # limits are fixed when a process starts
         try:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._spawn()
             self._answer, self._task = answer, work.announcement.task
-            _tell(self._process, work)
+            _send(self._process, work)
         except BrokenPipeError:
-            # It died just now. Its reader will say so, and how; nothing more to do here.
-            log.info("the worker ended before it could take its work")
+            # It has just died. The thread that reads from it will report that, and how.
+            log.info("the worker ended before it received its work")
         except OSError as error:
             reason = f"the worker cannot be started: {error}"
             self._post(lambda: answer(Failure(reason)))
 
     def finish(self, round_id: str) -> None:
-        """Ask a work to end its training and give what it has."""
-        if self._process is None:
-            return
-        try:
-            _tell(self._process, Finish(round_id))
-        except OSError as error:
-            log.info("the worker cannot be asked to finish: %s", error)  # its reader tells of its end
+        """Ask the worker to stop the training of a round and to return the partial result."""
+        self._notify(Finish(round_id))
 
     def find_credentials_at(self, address: str) -> None:
-        """Have the process that is there ask for credentials at another address; a later one inherits it."""
+        """Notify the running process of a new token exchange address; a later process inherits it."""
+        self._notify(TokenExchange(address))
+
+    def _notify(self, request: Finish | TokenExchange) -> None:
         if self._process is None:
             return
         try:
-            _tell(self._process, TokenExchange(address))
+            _send(self._process, request)
         except OSError as error:
-            log.info("the worker cannot be given the address: %s", error)  # its reader tells of its end
+            # The thread that reads from the worker reports its end.
+            log.info("cannot send a %s to the worker: %s", type(request).__name__, error)
 
     def stop(self) -> None:
-        """End the process in the background; nothing is heard of it any more."""
+        """End the process in the background and ignore any further answer of it."""
         process, self._process, self._answer = self._process, None, None
         if process is None:
             return
@@ -92,55 +104,57 @@ class WorkerProcess:
         self._ending = [*(thread for thread in self._ending if thread.is_alive()), end]
 
     def close(self) -> None:
-        """End the process and wait until it is gone: less than two seconds."""
+        """End the process and wait until it has exited, for less than two seconds."""
         self.stop()
         for thread in self._ending:
-            thread.join(GRACE_SECONDS + 0.5)
+            thread.join(_GRACE_SECONDS + 0.5)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        self._bounded = self.bounds
-        environment = {**os.environ, **self._bounded.environment()}
-        process = subprocess.Popen(  # noqa: S603 - this very interpreter and a module of ours
+        self._applied = self.bounds
+        environment = {**os.environ, **self._applied.environment()}
+        process = subprocess.Popen(  # noqa: S603 - the running interpreter and a module of this project
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
-        self._bounded.set_upon(process.pid)
+        self._applied.apply_to(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
         return process
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         for line in _output(process):
             try:
-                answer = ANSWER.decode(line)
+                answer = _ANSWER.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                # This thread has to live on: it is the one that sees the worker's end.
-                log.warning("the worker said what is no answer: %s", error)
-                answer = Failure(f"the worker gave an answer that cannot be read: {error}")
-            self._post(partial(self._heard, process, answer))
+                # Not raised: this thread has to continue, to detect the end of the worker.
+                log.warning("cannot decode an answer of the worker: %s", error)
+                answer = Failure(f"the worker sent an answer that cannot be decoded: {error}")
+            self._post(partial(self._answered, process, answer))
         exit_code = process.wait()
         _kill_group(process)
         _output(process).close()
         self._post(partial(self._ended, process, exit_code))
 
-    def _heard(self, process: subprocess.Popen[bytes], answer: Answer) -> None:
+    def _answered(self, process: subprocess.Popen[bytes], answer: Answer) -> None:
         if process is not self._process or self._answer is None:
-            return  # of work that was given up meanwhile
-        tell = self._answer
+            return  # the work has been abandoned since
+        handler = self._answer
         if not isinstance(answer, (Progress, Waiting)):
             self._answer = None
-        tell(answer)
+        handler(answer)
 
     def _ended(self, process: subprocess.Popen[bytes], exit_code: int) -> None:
         if process is not self._process:
             return
         self._process = None
-        tell, self._answer = self._answer, None
-        log.warning("the worker %s", _how(exit_code))
-        if tell:
-            whose = f"the code of task {self._task!r} may have called os._exit, or a library ended it"
-            tell(Failure(f"the worker {_how(exit_code)}" + (f": {whose}" if exit_code >= 0 else "")))
+        handler, self._answer = self._answer, None
+        log.warning("the worker %s", describe_exit(exit_code))
+        if handler:
+            cause = f"the code of task {self._task!r} may have called os._exit, or a library ended it"
+            handler(
+                Failure(f"the worker {describe_exit(exit_code)}" + (f": {cause}" if exit_code >= 0 else ""))
+            )
 
 
-def _tell(process: "subprocess.Popen[bytes]", request: Request) -> None:
+def _send(process: "subprocess.Popen[bytes]", request: Request) -> None:
     _input(process).write(msgspec.json.encode(request) + b"\n")
     _input(process).flush()
 
@@ -149,30 +163,31 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         _input(process).close()
     except BrokenPipeError:
-        log.debug("the worker had ended already")
+        log.debug("the worker had already exited")
     try:
-        process.wait(GRACE_SECONDS)
+        process.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         _kill_group(process)
-        process.wait(GRACE_SECONDS)
+        process.wait(_GRACE_SECONDS)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with all that the user's code started in it."""
+    """Kill a worker and every process that the user's code has started in it."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        log.debug("nothing is left of the worker")
+        log.debug("no process of the worker is left")
 
 
-def _how(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
+    """Return how a worker that should be running has ended, in words."""
     if exit_code == -signal.SIGKILL:
         return "was killed (SIGKILL): the system may have run out of memory"
     if exit_code < 0:
-        # The real-time signals have no names of their own.
+        # The real-time signals have no name in signal.Signals.
         known = -exit_code in set(signal.Signals)
         return f"was ended by {signal.Signals(-exit_code).name if known else f'signal {-exit_code}'}"
-    return f"ended in the middle with exit code {exit_code}"
+    return f"exited unexpectedly with exit code {exit_code}"
 
 
 def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -1,4 +1,8 @@
-"""What the trainer and its worker process say to each other: one JSON object per line."""
+"""Messages between the trainer and its worker process: one JSON object per line.
+
+Requests are Work, Finish and TokenExchange; answers are Progress, Waiting, Result and Failure. A Work is
+answered by exactly one Result or Failure, unless the worker dies first.
+"""
 
 from msgspec import Struct
 
@@ -8,34 +12,34 @@ TaskOptions = dict[str, bool | int | float | str]
 
 
 class Work(Struct, frozen=True, kw_only=True, tag="work"):
-    """Trainer to worker: what to do, with which task, and where the update goes."""
+    """Trainer to worker: train or evaluate as announced, and write the update to a file."""
 
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
-    update: str  # path of the file to write
-    memory: str = ""  # path of what is remembered of former updates of the run; there may be no such file
+    update: str  # path of the update file to write
+    memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
 
 
 class Finish(Struct, frozen=True, tag="finish"):
-    """Trainer to worker: end the training now and give what it has; other work is not meant."""
+    """Trainer to worker: stop the training of this round now and return the partial result."""
 
     round_id: str
 
 
 class TokenExchange(Struct, frozen=True, tag="token_exchange"):
-    """Trainer to worker: the token exchange service, which gives credentials, is at another address now."""
+    """Trainer to worker: the token exchange service, which issues credentials, has a new address."""
 
     address: str
 
 
 class Waiting(Struct, frozen=True, tag="waiting"):
-    """Worker to trainer: the work waits for something that is transient, and what."""
+    """Worker to trainer: the work is waiting for a transient problem to pass."""
 
     reason: str
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """Worker to trainer: so much of the training is done, 0 to 1."""
+    """Worker to trainer: the completed fraction of the training, 0 to 1."""
 
     fraction: float
 
@@ -43,18 +47,18 @@ class Progress(Struct, frozen=True, tag="progress"):
 class Result(Struct, frozen=True, kw_only=True, tag="result"):
     """Worker to trainer: the work is done. Durations are in seconds."""
 
-    bytes: int  # of the update file; 0 if the work was to evaluate only
-    checksum: str  # of the file: the xxh3-128 of its header, which vouches for the rest
-    examples: int  # that the work used
-    examples_of_task: int  # that the task has for training, for the heartbeat
+    bytes: int  # size of the update file; 0 if the work was an evaluation only
+    checksum: str  # xxh3-128 of the file's header, which holds the checksums of the arrays
+    examples: int  # used by the work
+    examples_of_task: int  # available for training, for the heartbeat
     metrics: dict[str, float]  # of evaluations
     download_seconds: float
-    evaluate_seconds: float  # of the global model, and of the trained one
+    evaluate_seconds: float  # of the global model plus the trained one
     train_seconds: float = 0.0
-    examples_evaluated: int | None = None  # None: a former version wrote this to the journal
-    train_metrics: dict[str, float] = {}  # that the training reports
-    unsent_metrics: str = ""  # that the task reported and no message takes, each with the reason
-    partial: bool = False  # the training was stopped; ``examples`` are those really seen by then
+    examples_evaluated: int | None = None  # None in the journal of an older version
+    train_metrics: dict[str, float] = {}  # reported by the training
+    unsent_metrics: str = ""  # metrics that a message cannot carry, each with the reason
+    partial: bool = False  # the training was stopped; ``examples`` counts those seen until then
 
     @property
     def reported(self) -> dict[str, float]:
@@ -63,7 +67,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
 
 
 class Failure(Struct, frozen=True, tag="failure"):
-    """Worker to trainer: the work cannot be done, and why, in one line."""
+    """Worker to trainer: the work failed; the reason is one line."""
 
     reason: str
 
@@ -73,5 +77,5 @@ Answer = Progress | Waiting | Result | Failure
 
 
 def id_of(announcement: Announcement) -> str:
-    """Return the word for the attempt at a round that an announcement is about."""
+    """Return the round id (run, round and attempt) of an announcement."""
     return round_id(announcement.run, announcement.round, announcement.attempt)

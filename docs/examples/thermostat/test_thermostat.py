@@ -1,4 +1,4 @@
-"""A component's own test: on a local core, with the faults that real cores have."""
+"""Tests a component on a local core, including a fault that occurs on real cores."""
 
 import asyncio
 import sys

@@ -1,1 +1,1 @@
-"""What ``fedgrass task new`` writes: real files, checked like all others, under the names of an example."""
+"""Templates of ``fedgrass task new``: complete files of an example task, checked like all other code."""

@@ -1,4 +1,4 @@
-"""The task `example-task` learns, and its weights are what a fleet can average."""
+"""Tests that the task `example-task` learns, and that a fleet can average its weights."""
 
 import numpy as np
 from example_task import ExampleTask

@@ -1,7 +1,7 @@
-"""A worker that is killed (SIGKILL) just before or after one of its files gets its name.
+"""A worker that is killed (SIGKILL) just before or after it renames one of its files.
 
-``python -m tests.integration.device.dying_worker NUMBER before|after``: reads a Work and a model's path as
-lines.
+``python -m tests.integration.device.dying_worker NUMBER before|after``: reads a Work and the path
+of a model as lines.
 """
 
 import os
@@ -16,12 +16,12 @@ from components.trainer.worker.worker_protocol import Work
 
 
 def die() -> None:
-    """End as the kernel ends a process that is out of memory."""
+    """End like a process killed by the kernel for lack of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
-    """Do the work, and die at the renaming that the command line names; say so if it never came."""
+    """Perform the work and die at the given renaming; print a line if it is never reached."""
     deadly, when = int(sys.argv[1]), sys.argv[2]
     work = msgspec.json.decode(sys.stdin.readline(), type=Work)
     model = Path(sys.stdin.readline().strip()).read_bytes()
@@ -36,7 +36,7 @@ def main() -> None:
         if number == deadly:
             die()
 
-    os.replace = replace  # type: ignore[assignment] # pathlib's replace ends here too
+    os.replace = replace  # type: ignore[assignment] # pathlib's replace calls it too
     WorkRunner(lambda *_: model).perform(work, lambda _: None, lambda: False)
     sys.stdout.write(f"not killed: there were {number} renamings")
 

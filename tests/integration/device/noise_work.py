@@ -1,4 +1,4 @@
-"""A work of the noise task as the cloud announces it, and the model that it starts from."""
+"""An announcement of the noise task, and the model that it starts from."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ MODEL_KEY = "models/run-a/0.safetensors"
 
 
 def announced(bucket: str, number: int = 1, **other: Any) -> Announcement:
-    """Return the announcement of round ``number`` to train from ``MODEL``, which lies in the bucket."""
+    """Return the announcement of round ``number`` to train from ``MODEL``, stored in the bucket."""
     values: dict[str, Any] = {
         "work": "train",
         "task": "noise",

@@ -1,4 +1,4 @@
-"""Tasks of the predictor's tests."""
+"""Tasks for the tests of the predictor."""
 
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ from fedgrass.federation.weights import Arrays
 
 
 class SlowNoise(Noise):
-    """Holds the evaluation of a process's second model until the process is killed, once in its life."""
+    """Blocks the second evaluation of the first process until that process is killed."""
 
     def __init__(self, entered: str) -> None:
         super().__init__()
@@ -25,4 +25,4 @@ class SlowNoise(Noise):
 
 
 class NoPredictor:
-    """A task that can train and not predict."""
+    """A task that can train but not predict."""

@@ -1,4 +1,4 @@
-"""Tasks that misbehave, loaded by the worker by their module's name."""
+"""Misbehaving tasks, loaded by the worker by module name."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from fedgrass.federation.weights import Arrays
 
 
 class Endless(Noise):
-    """Trains until it is stopped; deaf, it does not even look."""
+    """Trains until it is stopped; if deaf, it never calls ``stop``."""
 
     def __init__(self, deaf: bool = False) -> None:  # noqa: FBT001, FBT002 - an option of a configuration
         super().__init__(0.01)
@@ -48,7 +48,7 @@ class Patient(Noise):
 
 
 class Heeding(Noise):
-    """Says that it is a part if it is asked to stop."""
+    """Reports a partial result if it is asked to stop."""
 
     def __init__(self) -> None:
         super().__init__(0.01)
@@ -59,7 +59,7 @@ class Heeding(Noise):
 
 
 class Bounded(Noise):
-    """Tells in its metrics what it may take of the machine."""
+    """Reports the resource limits of its process as metrics."""
 
     def __init__(self) -> None:
         super().__init__(0.01)
@@ -77,7 +77,7 @@ class Bounded(Noise):
 
 
 class Hungry(Noise):
-    """Wants a gigabyte of memory, of numpy's or of torch's."""
+    """Allocates a gigabyte with numpy or torch."""
 
     def __init__(self, of: str = "numpy") -> None:
         super().__init__(0.01)
@@ -93,9 +93,9 @@ class Hungry(Noise):
 
 
 class Broken(Noise):
-    """Raises, as user code does, after printing to what it takes for the terminal."""
+    """Raises after printing to stdout, as user code does."""
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         sys.stdout.write("looking for the camera\n")
         sys.stdout.flush()
         os.write(1, b"a C library prints too\n")
@@ -104,7 +104,7 @@ class Broken(Noise):
 
 
 class Dying(Noise):
-    """Takes its process with it."""
+    """Kills its own process."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         os.kill(os.getpid(), 9)
@@ -112,18 +112,18 @@ class Dying(Noise):
 
 
 class Exiting(Noise):
-    """Ends its process as it likes."""
+    """Ends its process in a configurable way."""
 
     def __init__(self, code: int) -> None:
         super().__init__(0.01)
         self._code = code
 
-    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         os._exit(self._code)
 
 
 class Diverging(Noise):
-    """Makes values that are not finite."""
+    """Returns values that are not finite."""
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         fit = super().fit(weights, settings, report, stop)
@@ -131,7 +131,7 @@ class Diverging(Noise):
 
 
 class Reshaping(Noise):
-    """Gives back another model than it got."""
+    """Returns a model with other arrays than it was given."""
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         fit = super().fit(weights, settings, report, stop)
@@ -139,7 +139,7 @@ class Reshaping(Noise):
 
 
 class Forking(Noise):
-    """Lets other processes do a part, as torch's data loader with workers does."""
+    """Uses child processes, like torch's data loader with workers."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -148,26 +148,25 @@ class Forking(Noise):
 
 
 class Leaving(Noise):
-    """Dies, and leaves a child behind that writes its own process id first."""
+    """Dies and leaves a child behind, which has written its process id."""
 
     def __init__(self, note: str) -> None:
         super().__init__(0.01)
-        self._note = note
+        self._note = Path(note)
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         if os.fork() == 0:
-            with open(self._note, "w", encoding="ascii") as note:  # noqa: PTH123
-                note.write(f"{os.getpid()}\n")
+            self._note.write_text(f"{os.getpid()}\n", encoding="ascii")
             while True:
                 time.sleep(1)
-        while not os.path.exists(self._note) or not os.path.getsize(self._note):  # noqa: PTH110, PTH202
+        while not self._note.exists() or not self._note.stat().st_size:
             time.sleep(0.01)
         os.kill(os.getpid(), 9)
         return super().evaluate(weights)
 
 
 class Returning(Noise):
-    """Forks a child that comes back as if it were the worker."""
+    """Forks a child that returns as if it were the worker."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         child = os.fork()
@@ -178,7 +177,7 @@ class Returning(Noise):
 
 
 class Counting(Noise):
-    """Counts in numpy's numbers, or in whatever ``examples`` and ``all_examples`` say."""
+    """Returns counts as numpy scalars, or as any object given in ``examples`` and ``all_examples``."""
 
     def __init__(self, counted: float = 7, total: float = 9) -> None:
         super().__init__(0.01)
@@ -199,13 +198,13 @@ class _NoText(Exception):
 
 
 class Raising(Noise):
-    """Raises what is hard to tell."""
+    """Raises an exception that is hard to describe."""
 
     def __init__(self, what: str) -> None:
         super().__init__(0.01)
         self._what = what
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         raise {
             "surrogate": FileNotFoundError("no file \udcff"),
             "no text": _NoText(),
@@ -216,7 +215,7 @@ class Raising(Noise):
 
 
 class Asking(Noise):
-    """Asks somebody at the terminal."""
+    """Reads from the terminal."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         input()

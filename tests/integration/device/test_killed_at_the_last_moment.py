@@ -1,4 +1,4 @@
-"""A worker is killed between the update's last byte and its answer: the update counts if it has its name.
+"""A worker killed between the update's last byte and its answer: the update counts once it is renamed.
 
 The kill is real, at each renaming of the worker; the trainer's session is the real one, on disk.
 """
@@ -21,9 +21,7 @@ from tests.fakes.memory_device import Device, announcement
 
 MODEL = weights.encode(Noise(0.01).initial_weights(0))
 KILLS = [(number, when) for number in (1, 2, 3) for when in ("before", "after")]
-TOP_K = Encoding(
-    kind="top_k", difference=True, fraction=0.1
-)  # leaves something to be remembered: a third file
+TOP_K = Encoding(kind="top_k", difference=True, fraction=0.1)  # has a residual to keep: a third file
 OPTIONS = {"megabytes": 0.01, "device": "press-1"}
 
 
@@ -33,7 +31,7 @@ def asked(upload: Encoding) -> Announcement:
 
 
 def dies(folder: Path, work: Work, number: int, when: str) -> None:
-    """Do a work in a process that dies at a renaming."""
+    """Perform a work in a process that dies at a renaming."""
     model = folder / "model.safetensors"
     model.write_bytes(MODEL)
     ended = subprocess.run(
@@ -49,17 +47,17 @@ def dies(folder: Path, work: Work, number: int, when: str) -> None:
 
 
 def is_whole(device: Device) -> bool:
-    """Whether the update has its name."""
+    """Return whether the update has its final name."""
     return (device.folder / "updates" / "run-a-1-1.safetensors").exists()
 
 
 def check(device: Device, *, whole: bool) -> None:
-    """An update that has its name was uploaded, and one reply speaks of it; otherwise nothing was."""
+    """Check that an update with its final name was uploaded and reported once; otherwise nothing was."""
     stored = list(device.bucket.objects.values())
-    said = device.completions[:1]
-    assert all(other == said[0] for other in device.completions)  # a reply is repeated until the verdict
-    assert len(stored) == len(said) == (1 if whole else 0)
-    for data, completion in zip(stored, said, strict=True):
+    sent = device.completions[:1]
+    assert all(other == sent[0] for other in device.completions)  # a reply is repeated until the verdict
+    assert len(stored) == len(sent) == (1 if whole else 0)
+    for data, completion in zip(stored, sent, strict=True):
         weights.check_data(data)
         assert (len(data), weights.checksum(data)) == (completion.bytes, completion.checksum)
         assert completion.examples == 100
@@ -97,7 +95,7 @@ def test_the_worker_alone_is_killed(tmp_path: Path, number: int, when: str) -> N
 
 
 def test_an_update_of_another_announcement_of_that_name_is_not_taken(tmp_path: Path) -> None:
-    """A run that was deleted may come back under its name, with another model."""
+    """A deleted run may be created again with the same name and another model."""
     first = Device(tmp_path, tasks={"noise": OPTIONS})
     first.hears(asked(Encoding()))
     dies(tmp_path, first.bench.works[0], 2, "after")

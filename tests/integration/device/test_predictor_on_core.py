@@ -1,4 +1,4 @@
-"""The predictor as it is built and deployed: its recipe on a local core, the SDKs unmodified, real HTTP."""
+"""The predictor as built and deployed: its recipe on a local core, unmodified SDKs, real HTTP."""
 
 import http.client
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import awsiot.greengrasscoreipc as greengrass
+import msgspec
 import numpy as np
 import pytest
 from awsiot.greengrasscoreipc import model as ipc
@@ -41,7 +42,7 @@ PATIENCE = 40.0  # seconds
 CONFIGURATION: dict[str, object] = {
     "python": sys.executable,
     "fleet": "plant",
-    "heartbeat_seconds": "0.5",  # as the nucleus may give it
+    "heartbeat_seconds": "0.5",  # the nucleus may pass strings
     "http_port": "0",
     "tasks": {"noise": {}},
 }
@@ -53,18 +54,18 @@ ASKERS_ACCESS = {
 
 
 def documented_client(client: GreengrassCoreIPCClientV2) -> Any:
-    """Return what docs/predictor.md shows to ask the task ``noise`` with."""
+    """Return the program that docs/predictor.md shows for requests, for the task ``noise``."""
     return runpy.run_path(str(EXAMPLE))["Predictor"](client, "noise", "example")
 
 
 def biased(by: float) -> bytes:
-    """Return a model of the noise task: it adds ``by`` to a number, and its loss is ``by`` squared."""
+    """Return a model of the noise task that adds ``by`` to a number; its loss is ``by`` squared."""
     return weights.encode({"body": np.zeros(2475, np.float32), "bias": np.full(25, by, np.float32)})
 
 
 @dataclass
 class Site:
-    """A core with the predictor's build at hand, the cloud's side of its topics, and its bucket."""
+    """A core with the built predictor, the cloud's side of its topics, and its bucket."""
 
     running: CoreInThread
     build: Path
@@ -83,11 +84,11 @@ class Site:
         )
 
     def configure(self, **configuration: object) -> None:
-        """Merge into the configuration, as a deployment does it."""
+        """Merge values into the configuration, as a deployment does."""
         self.running.run(self.running.core.update_configuration(NAME, configuration))
 
     def put(self, number: int, data: bytes, *, run: str = "run-a", task: str = "noise") -> NewModel:
-        """Put a model into the bucket; return how it is announced."""
+        """Put a model into the bucket; return its announcement."""
         key = f"models/{run}/{number}.safetensors"
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=data)
         return NewModel(
@@ -125,7 +126,7 @@ class Site:
         return eventually(found, PATIENCE)[0]
 
     def serves(self, model: str, task: str = "noise") -> None:
-        """Wait until a report says that the task is served with this model, by the process that runs now."""
+        """Wait until a report of the running process names this model as the served one."""
         eventually(lambda: self.reports() and self.reports()[-1].models.get(task) == model, PATIENCE)
 
     def hears_of_models(self, task: str = "noise") -> None:
@@ -161,11 +162,11 @@ class Site:
         return found
 
     @property
-    def shelf(self) -> Path:
+    def model_folder(self) -> Path:
         return self.root / "work" / NAME / "models" / "noise"
 
     def other_component(self) -> GreengrassCoreIPCClientV2:
-        """Deploy a component that is not ours; return its own client of the nucleus."""
+        """Deploy a third-party component; return its IPC client."""
         folder = self.root.parent / "asker"
         folder.mkdir()
         content = recipe("sleep 1000", name=ASKER, configuration={"accessControl": ASKERS_ACCESS})
@@ -240,7 +241,7 @@ def test_a_new_model_is_served_over_http_and_local_topics(
         status, answer = site.predict(1)
         assert (status, answer["error"]) == (
             503,
-            "no model of the task 'noise' has come yet; try again later",
+            "no model of the task 'noise' has arrived yet; try again later",
         )
         site.announce(site.put(1, biased(0.5)))
         assert site.waits_for_event("noise: serves run-a/1") == "noise: serves run-a/1 (loss 0.25)"
@@ -313,16 +314,14 @@ def test_a_message_that_comes_twice_late_or_out_of_order_changes_nothing(site: S
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sha256": "0" * 64}, "has another SHA-256 than was announced"),
-        ({"key": "updates/evil/1.safetensors"}, "which is no model's place"),
+        ({"sha256": "0" * 64}, "has a different SHA-256 than announced"),
+        ({"key": "updates/evil/1.safetensors"}, "which is not the place of a model"),
         ({"round": 9, "key": "models/run-a/9.safetensors"}, "cannot be downloaded"),
     ],
 )
 def test_a_model_that_is_not_what_was_announced_is_not_taken(
     site: Site, change: dict[str, Any], words: str
 ) -> None:
-    import msgspec  # noqa: PLC0415
-
     site.deploy()
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
@@ -330,7 +329,7 @@ def test_a_model_that_is_not_what_was_announced_is_not_taken(
     site.announce(msgspec.structs.replace(site.put(2, biased(0.25)), **change))
     eventually(lambda: words in site.log, PATIENCE)
     assert site.predict(1)[1]["round"] == 1
-    # ... and it does not stand in the way of the next one.
+    # ... and it does not block the next one.
     site.announce(site.put(10, biased(0.25)))
     site.serves("run-a/10")
     assert "Traceback" not in site.log
@@ -343,9 +342,9 @@ def test_a_model_that_the_task_cannot_use_is_not_taken(site: Site) -> None:
     words = "noise: has no model yet: run-a/1 is not taken: the task cannot use it: KeyError"
     assert words in site.waits_for_event("noise")
     site.announce(site.put(2, biased(float("nan"))))
-    assert "run-a/2 is not taken: it is no model: array 'bias' has" in site.waits_for_event("not finite")
+    assert "run-a/2 is not taken: it is not a model: array 'bias' has" in site.waits_for_event("not finite")
     site.announce(site.put(3, b"no model at all"))
-    assert "it is no model" in site.waits_for_event("run-a/3")
+    assert "it is not a model" in site.waits_for_event("run-a/3")
     assert site.predict(1)[0] == 503
 
 
@@ -368,7 +367,7 @@ def test_a_restarted_predictor_serves_from_disk_though_nothing_can_be_reached(si
     for number in range(1, 6):
         site.announce(site.put(number, biased(0.5)))
         site.serves(f"run-a/{number}")
-    assert len(list(site.shelf.glob("*.safetensors"))) == 3
+    assert len(list(site.model_folder.glob("*.safetensors"))) == 3
     former = site.process
     site.running.run(site.running.core.cut_mqtt())
     for number in range(1, 6):
@@ -388,12 +387,12 @@ def test_a_kill_in_the_middle_of_a_swap_costs_nothing(site: Site) -> None:
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
     site.serves("run-a/1")
-    # The task holds the second evaluation of a process until it is killed.
+    # The task blocks the second evaluation of a process until it is killed.
     second = site.put(2, biased(0.25))
     site.point_to(second)
     site.announce(second)
     eventually((site.root / "entered").exists, PATIENCE)
-    assert site.predict(1)[1]["round"] == 1  # served meanwhile
+    assert site.predict(1)[1]["round"] == 1  # still served
     os.kill(site.process, signal.SIGKILL)
     site.serves("run-a/2")
     assert site.predict(1)[1]["outputs"] == [1.25]
@@ -428,7 +427,7 @@ def test_requests_are_answered_by_one_model_or_the_other_while_models_change(sit
     assert len({answer["round"] for _, answer in answers}) > 1
 
 
-def test_the_digits_are_told_apart(site: Site) -> None:
+def test_the_digits_are_classified(site: Site) -> None:
     task = Digits()
     trained = task.fit(task.initial_weights(0), {"epochs": 5, "seed": 1}, lambda _: None, lambda: False)
     site.deploy(tasks={"digits": {}})
@@ -461,7 +460,7 @@ def test_the_digits_are_told_apart(site: Site) -> None:
         ),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_told_in_one_line(
+def test_a_configuration_that_cannot_be_used_is_reported_in_one_line(
     site: Site, configuration: dict[str, Any], words: str
 ) -> None:
     if configuration.get("tasks", {}).get("noise"):
@@ -521,7 +520,7 @@ def test_fleet_and_port_change_with_no_restart(site: Site) -> None:
     other = "fedgrass/mill/clients/device-1/predictor"
     eventually(lambda: any(said.topic == other for said in site.running.broker.received), PATIENCE)
     eventually(lambda: "fedgrass/mill/models/noise" in site.running.connection.filters, PATIENCE)
-    site.announce(site.put(1, biased(0.0)))  # in the fleet that it has left
+    site.announce(site.put(1, biased(0.0)))  # in its former fleet
     model = site.put(2, biased(0.0))
     site.running.from_cloud("fedgrass/mill/models/noise", messages.encode(model))
 
@@ -570,10 +569,10 @@ def test_a_changed_configuration_that_cannot_be_used_changes_nothing_and_is_repo
 def test_a_predictor_that_is_restarted_with_a_wrong_value_works_by_the_last_configuration(
     tmp_path: Path, embedded_cloud: EmbeddedCloud
 ) -> None:
-    """The real Lite restarts the component by itself, and rolls nothing back."""
+    """The real Lite restarts the component and does not roll back."""
     with site_on(tmp_path, embedded_cloud, CLASSIC) as site:
         site.deploy()
-        eventually(site.reports, PATIENCE)  # it watches its configuration by then
+        eventually(site.reports, PATIENCE)  # by then it watches its configuration
         site.configure(tasks={"nonsense": {}})
         eventually(lambda: site.reports()[-1].configuration_error, PATIENCE)
         first = site.process
@@ -585,7 +584,7 @@ def test_a_predictor_that_is_restarted_with_a_wrong_value_works_by_the_last_conf
         assert site.process != first
 
 
-def test_local_requests_are_heard_again_after_their_subscription_has_died_silently(site: Site) -> None:
+def test_local_requests_arrive_again_after_their_subscription_has_died_silently(site: Site) -> None:
     site.deploy()
     site.hears_of_models()
     site.announce(site.put(1, biased(0.5)))
@@ -593,7 +592,7 @@ def test_local_requests_are_heard_again_after_their_subscription_has_died_silent
     operation: Any = site.running.core._ipc._service.operations["PublishToTopic"]  # type: ignore[union-attr]
     topics = operation.__self__._topics
     (dead,) = [each for each in topics._subscriptions if each.topic_filter == "fedgrass/predict/noise"]
-    dead.deliver = lambda _: None  # as on Lite after a JSON message of more than some 50 parts
+    dead.deliver = lambda _: None  # as on Lite after a JSON message of more than about 50 keys and values
     site.waits_for_event("noise: local requests did not arrive any more: subscribing to them again")
     asked = documented_client(site.other_component())
     eventually(lambda: dead not in topics._subscriptions, PATIENCE)
@@ -608,7 +607,7 @@ def test_the_documented_client_asks_with_more_numbers_than_json_carries(site: Si
     asked = documented_client(site.other_component())
     numbers: list[object] = [float(number) for number in range(200)]
     assert asked.ask(numbers, PATIENCE)["outputs"] == [number + 0.5 for number in range(200)]
-    long: list[object] = [1e-9] * 800  # short to ask, long to answer
+    long: list[object] = [1e-9] * 800  # a short request with a long answer
     assert "ask over HTTP" in str(asked.ask(long, PATIENCE)["error"])
     with pytest.raises(ValueError, match="ask over HTTP"):
         asked.ask([0.123456789] * 1000)
@@ -630,8 +629,6 @@ def test_a_reply_topic_outside_the_tasks_own_is_not_answered(site: Site) -> None
 
 
 def test_a_port_that_is_taken_is_named(site: Site) -> None:
-    import socket  # noqa: PLC0415
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         site.deploy(http_port=port)

@@ -1,4 +1,4 @@
-"""Each built-in task trained on the real data: briefly, but for real."""
+"""Each built-in task is trained briefly on its real data."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ FOLDER = Path(os.environ.get("FEDGRASS_DATA") or Path(__file__).parents[4] / "sh
 
 
 def real_data(name: str) -> Path:
-    """Return the folder of a data set; the test is skipped where it is not there."""
+    """Return the folder of a data set; the test is skipped if it is missing."""
     folder = FOLDER / name
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}: name the folder of the data sets in FEDGRASS_DATA")
@@ -51,12 +51,12 @@ def test_mnists_linear_layers_learn_from_devices_with_two_digits_each() -> None:
     weights = trained(devices, rounds=8, epochs=1, learning_rate=0.01)
     judged = devices[0].evaluate_held_out(weights).metrics["accuracy"]
     assert judged > 0.3
-    # Alone, a device with two digits can know no more than two in ten.
+    # A device with only two of the digits can recognize at most two in ten.
     alone = devices[0].evaluate_held_out(trained(devices[:1], rounds=8, epochs=1, learning_rate=0.01))
     assert alone.metrics["accuracy"] < 0.25
 
 
-def test_the_air_of_two_stations_is_told_better_than_by_its_mean() -> None:
+def test_the_air_of_two_stations_is_predicted_better_than_by_its_mean() -> None:
     folder = str(real_data("beijing_air"))
     devices = [AirQuality(folder, station) for station in ("Huairou", "Wanliu")]
     assert all(25_000 < device.examples() < 30_000 for device in devices)

@@ -1,4 +1,4 @@
-"""The worker as a real process, with boto3 unmodified, against a small S3 of HTTP."""
+"""The worker as a real process with unmodified boto3, against a small HTTP server in place of S3."""
 
 import os
 import queue
@@ -17,7 +17,7 @@ import pytest
 from components.runtime.event_loop import EventLoop
 from components.trainer.tasks.noise import Noise
 from components.trainer.worker.resource_limits import ResourceLimits
-from components.trainer.worker.worker_process import WorkerProcess, _how
+from components.trainer.worker.worker_process import WorkerProcess, describe_exit
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
@@ -40,7 +40,7 @@ Bodies = dict[str, list[bytes]]
 
 @pytest.fixture
 def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bodies]:
-    """What the small S3 answers by path: one body after the other, the last one again and again."""
+    """Bodies that the S3 stand-in returns for each path, in order; the last one is repeated."""
     served: Bodies = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,7 +53,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bodies]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -69,7 +69,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bodies]:
 
 
 class Desk:
-    """Starts works and collects their answers."""
+    """Starts works and collects the answers."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = EventLoop()
@@ -92,7 +92,7 @@ class Desk:
         self.process.start(work, self._answers.put)
 
     def answer(self) -> Answer:
-        """Return the next answer that is no progress."""
+        """Return the next answer other than a Progress."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             self.loop.run_due()
@@ -248,7 +248,7 @@ def test_a_worker_that_dies_is_a_failure_with_the_way_it_died(desk: Desk) -> Non
 def test_a_task_that_ends_the_workers_process_is_named(desk: Desk, code: int) -> None:
     desk.start("leaving", own("Exiting", code=code))
     expected = (
-        f"the worker ended in the middle with exit code {code}: the code of task 'leaving' may have called"
+        f"the worker exited unexpectedly with exit code {code}: the code of task 'leaving' may have called"
         " os._exit, or a library ended it"
     )
     assert desk.failure() == expected
@@ -257,7 +257,7 @@ def test_a_task_that_ends_the_workers_process_is_named(desk: Desk, code: int) ->
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001
+def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     desk.start("endless", own("Endless", deaf=deaf))
     desk.progressed()
     pid = desk.pid
@@ -273,7 +273,7 @@ def test_a_worker_ends_with_the_trainer(desk: Desk) -> None:
     desk.start("endless", own("Endless", deaf=True))
     desk.progressed()
     pid = desk.pid
-    # What the system does to the pipe when the trainer is no more.
+    # As the kernel does when the trainer has died.
     assert desk.process._process
     assert desk.process._process.stdin
     desk.process._process.stdin.close()
@@ -326,7 +326,7 @@ def test_an_impossible_number_of_examples_is_refused(
         ("another", r"task 'noise' failed: Another: odd"),
     ],
 )
-def test_whatever_a_task_raises_is_told_in_a_line(desk: Desk, what: str, reason: str) -> None:
+def test_whatever_a_task_raises_is_reported_in_one_line(desk: Desk, what: str, reason: str) -> None:
     desk.start(options=own("Raising", what=what))
     assert re.search(reason, desk.failure())
 
@@ -336,17 +336,17 @@ def test_a_task_that_asks_at_the_terminal_gets_no_answer_and_does_not_wait(desk:
     assert "EOFError" in desk.failure()
 
 
-def test_a_line_that_is_no_answer_does_not_hide_the_workers_end(
+def test_a_line_that_is_not_an_answer_does_not_hide_the_workers_end(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = "import sys; sys.stdin.readline(); print('hello'); sys.stdout.flush(); sys.stdin.read()"
     monkeypatch.setattr("components.trainer.worker.worker_process.COMMAND", (sys.executable, "-c", program))
     desk.start()
-    assert "cannot be read" in desk.failure()
+    assert "cannot be decoded" in desk.failure()
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
-    assert _how(-40) == "was ended by signal 40"
+def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
+    assert describe_exit(-40) == "was ended by signal 40"
 
 
 def test_a_download_that_breaks_off_is_tried_again(desk: Desk, bodies: Bodies) -> None:
@@ -356,7 +356,7 @@ def test_a_download_that_breaks_off_is_tried_again(desk: Desk, bodies: Bodies) -
 
 
 def test_the_trainer_exits_though_an_upload_hangs() -> None:
-    """As boto3 does, the upload uses a pool of threads, for which Python waits at its end."""
+    """Like boto3, the upload uses a thread pool, for which Python waits at exit."""
     program = """
 import concurrent.futures, runpy, threading
 from components.trainer import trainer_main
@@ -436,5 +436,5 @@ def test_a_training_that_wants_more_memory_than_it_may_have_fails_with_the_reaso
 
 
 def test_bounds_that_cannot_be_set_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    ResourceLimits(memory_megabytes=5).set_upon(2**22 + 1)  # there is no such process
-    assert "cannot be bounded as it should be" in caplog.text
+    ResourceLimits(memory_megabytes=5).apply_to(2**22 + 1)  # there is not a process id
+    assert "cannot apply the resource limits" in caplog.text

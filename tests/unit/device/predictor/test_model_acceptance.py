@@ -1,4 +1,4 @@
-"""Whether a new model may take the old one's place."""
+"""Which new models may replace the served one."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.predictor.model_rollout import worse
+from components.predictor.model_acceptance import reason_to_reject
 from components.predictor.predictor_configuration import Configuration
 
 NUMBERS = st.floats(-1e6, 1e6)
@@ -22,20 +22,22 @@ NUMBERS = st.floats(-1e6, 1e6)
         ({"accuracy": 0.9}, {"loss": 0.1}, ""),  # nothing to compare
         ({}, {}, ""),
         ({"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.9, "loss": math.nan}, "its loss is nan"),
-        ({"accuracy": math.nan}, {"accuracy": 0.9}, ""),  # the old one is no measure
+        ({"accuracy": math.nan}, {"accuracy": 0.9}, ""),  # not comparable with the served one
     ],
 )
 def test_accuracy_decides_or_else_loss(old: dict[str, float], new: dict[str, float], said: str) -> None:
-    found = worse(old, new, Configuration(worse_by=0.05))
+    found = reason_to_reject(old, new, Configuration(worse_by=0.05))
     assert found.startswith(said)
     assert bool(found) == bool(said)
 
 
 def test_a_metric_that_is_named_decides() -> None:
     old, new = {"accuracy": 0.9, "mae": 1.0}, {"accuracy": 0.1, "mae": 0.5}
-    assert worse(old, new, Configuration(metric="mae", lower_is_better=True)) == ""
-    assert worse(new, old, Configuration(metric="mae", lower_is_better=True)).startswith("its mae is 1,")
-    assert worse(old, new, Configuration(metric="mae")).startswith("its mae is 0.5,")
+    assert reason_to_reject(old, new, Configuration(metric="mae", lower_is_better=True)) == ""
+    assert reason_to_reject(new, old, Configuration(metric="mae", lower_is_better=True)).startswith(
+        "its mae is 1,"
+    )
+    assert reason_to_reject(old, new, Configuration(metric="mae")).startswith("its mae is 0.5,")
 
 
 @given(old=NUMBERS, new=NUMBERS, bound=st.floats(0, 1e3), lower=st.booleans())
@@ -44,10 +46,10 @@ def test_a_model_is_refused_only_if_it_is_worse_by_more_than_the_bound(
 ) -> None:
     configuration = Configuration(worse_by=bound, metric="m", lower_is_better=lower)
     by = new - old if lower else old - new
-    assert bool(worse({"m": old}, {"m": new}, configuration)) == (by > bound)
+    assert bool(reason_to_reject({"m": old}, {"m": new}, configuration)) == (by > bound)
 
 
 @given(value=NUMBERS, bound=st.floats(0, 1e3))
 def test_the_same_model_is_never_worse_than_itself(value: float, bound: float) -> None:
     for metric in ("accuracy", "loss"):
-        assert worse({metric: value}, {metric: value}, Configuration(worse_by=bound)) == ""
+        assert reason_to_reject({metric: value}, {metric: value}, Configuration(worse_by=bound)) == ""

@@ -1,4 +1,4 @@
-"""The predictor notices that local requests do not arrive, and answers with what every nucleus delivers."""
+"""The predictor detects that local requests do not arrive, and publishes only what every nucleus delivers."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ REPLIES = "fedgrass/predict/noise/replies/me"
 
 
 class Nucleus:
-    """Local topics whose subscriptions can be dead, by task."""
+    """Local topics whose subscriptions can be dead, for each task."""
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
@@ -77,10 +77,10 @@ def test_only_the_own_probe_is_an_echo() -> None:
     assert not other.check.is_echo("noise", json.dumps({"inputs": [1]}).encode())
 
 
-def test_a_probe_is_no_request() -> None:
+def test_a_probe_is_not_a_request() -> None:
     serving, topics = Serving(("noise",)), Topics()
     requests = LocalRequests(topics, serving, is_echo=lambda _, text: text == b"probe")
-    requests.hear("noise", b"probe", as_json=False)
+    requests.receive("noise", b"probe", as_json=False)
     assert requests._waiting.empty()
     assert serving.figures().failures == 0
 
@@ -92,7 +92,7 @@ def answer_to(outputs: Sequence[object], *, as_json: bool, **request: object) ->
     requests.start()
     try:
         asked = json.dumps({"inputs": [1], "reply": REPLIES, **request}).encode()
-        requests.hear("noise", asked, as_json=as_json)
+        requests.receive("noise", asked, as_json=as_json)
         eventually(lambda: topics.published)
     finally:
         requests.stop()
@@ -129,8 +129,8 @@ def test_an_id_as_long_as_a_request_ends_no_connection(*, error: bool) -> None:
     serving.serve("noise", Served(MODEL, lambda inputs: ["x" * 7_000] if error else list(inputs)))
     requests = LocalRequests(topics, serving)
     asked = {"inputs": [1], "reply": REPLIES}
-    requests.hear("noise", json.dumps({**asked, "id": "x" * 6_990}).encode(), as_json=False)
-    requests.hear("noise", json.dumps({**asked, "id": "next"}).encode(), as_json=False)
+    requests.receive("noise", json.dumps({**asked, "id": "x" * 6_990}).encode(), as_json=False)
+    requests.receive("noise", json.dumps({**asked, "id": "next"}).encode(), as_json=False)
     requests.start()
     eventually(lambda: topics.published)
     requests.stop()

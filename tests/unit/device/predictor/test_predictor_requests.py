@@ -1,4 +1,4 @@
-"""Requests for predictions: over a real HTTP connection, and what becomes of bad ones."""
+"""Requests for predictions: over a real HTTP connection, and how bad ones are refused."""
 
 import http.client
 import json
@@ -92,19 +92,19 @@ def test_inputs_are_answered_with_outputs_and_the_model_that_made_them(web: Web)
         ("POST", "/predict/noise", '{"inputs": ["one"]}', 400, "'one' is no number"),
         ("POST", "/predict/noise", '{"inputs": ["broken"]}', 500, "Error: a mistake of the task"),
         ("POST", "/predict/faces", '{"inputs": [1]}', 404, "no task 'faces' here; there are: noise, empty"),
-        ("POST", "/predict/empty", '{"inputs": [1]}', 503, "no model of the task 'empty' has come yet"),
+        ("POST", "/predict/empty", '{"inputs": [1]}', 503, "no model of the task 'empty' has arrived yet"),
         ("POST", "/elsewhere", '{"inputs": [1]}', 404, "predictions are at POST /predict/<task>"),
         ("GET", "/predict/noise", None, 404, "GET /health, or POST /predict/<task>"),
     ],
 )
-def test_a_bad_request_gets_an_error_that_says_what_is_wrong(  # noqa: PLR0913, PLR0917
+def test_a_bad_request_is_answered_by_an_error_with_the_reason(  # noqa: PLR0913, PLR0917 - the parameters of pytest
     web: Web, method: str, path: str, body: bytes | str | None, status: int, words: str
 ) -> None:
     found, answer = web.ask(method, path, body)
     assert (found, list(answer)) == (status, ["error"])
     assert words in answer["error"]
     assert "\n" not in answer["error"]
-    # The next request is none the worse for it.
+    # The next request is not affected.
     assert web.ask("POST", "/predict/noise", '{"inputs": [1]}')[0] == 200
 
 
@@ -139,7 +139,7 @@ def test_one_connection_takes_many_requests(web: Web) -> None:
     assert web.serving.figures().requests == 20
 
 
-def test_the_health_page_says_when_a_task_has_no_model(web: Web) -> None:
+def test_the_health_page_reports_a_task_without_a_model(web: Web) -> None:
     assert web.ask("GET", "/health") == (503, {"status": "no model yet"})
     web.serving.serve("empty", Served(MODEL, twice))
     assert web.ask("GET", "/health") == (200, {"status": "ok"})
@@ -178,7 +178,7 @@ def test_a_percentile_is_not_exceeded_by_so_many(numbers: list[float], percent: 
 
 
 class Topics:
-    """Local topics that keep the contract: what is published is heard, or refused."""
+    """Local topics that record what is published, or refuse it."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes, bool]] = []
@@ -201,9 +201,9 @@ def test_an_answer_that_cannot_be_published_costs_no_other_one(caplog: pytest.Lo
     serving.serve("noise", Served(MODEL, twice))
     requests = LocalRequests(topics, serving)
     topics.refusals = 1
-    requests.hear("noise", asked(1), as_json=True)
-    requests.hear("noise", b"no JSON", as_json=False)
-    requests.hear("noise", asked(2), as_json=False)
+    requests.receive("noise", asked(1), as_json=True)
+    requests.receive("noise", b"no JSON", as_json=False)
+    requests.receive("noise", asked(2), as_json=False)
     requests.start()
     eventually(lambda: topics.published)
     ((topic, text, as_json),) = topics.published
@@ -215,12 +215,12 @@ def test_more_requests_than_can_wait_are_dropped_and_counted(caplog: pytest.LogC
     serving = Serving(("noise",))
     requests = LocalRequests(Topics(), serving)
     for number in range(local_requests.MOST_WAITING + 2):
-        requests.hear("noise", asked(number), as_json=True)
+        requests.receive("noise", asked(number), as_json=True)
     assert serving.figures().failures == 2
-    assert "a request is dropped" in caplog.text
+    assert "dropped a request" in caplog.text
 
 
-# ---------------------------------------------------------------- the tasks' own part
+# ---------------------------------------------------------------- the tasks' predictors
 
 
 def test_a_task_predicts_with_the_weights_that_it_was_given_whatever_comes_next() -> None:
@@ -239,10 +239,10 @@ def test_a_task_predicts_with_the_weights_that_it_was_given_whatever_comes_next(
     [
         ([[[[0.0]]]], r"inputs\[0\] has the shape \(1, 1, 1\); the model takes \(1, 8, 8\)"),
         ([np.zeros((1, 8, 8)).tolist(), 3], r"inputs\[1\] has the shape \(\); the model takes"),
-        ([[[1], [2, 3]]], r"inputs\[0\] is no array"),
-        ([None], r"inputs\[0\] holds something that is no finite number"),
-        (["a"], r"inputs\[0\] holds something that is no finite number"),
-        ([math.inf], r"inputs\[0\] holds something that is no finite number"),
+        ([[[1], [2, 3]]], r"inputs\[0\] is not an array"),
+        ([None], r"inputs\[0\] contains something that is not a finite number"),
+        (["a"], r"inputs\[0\] contains something that is not a finite number"),
+        ([math.inf], r"inputs\[0\] contains something that is not a finite number"),
         ([10**400], r"inputs\[0\]"),
     ],
 )

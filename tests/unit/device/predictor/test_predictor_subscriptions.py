@@ -1,4 +1,4 @@
-"""The predictor's subscriptions, each kept by itself, over a nucleus in memory."""
+"""The predictor's subscriptions, each independent of the others, with a nucleus in memory."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ REQUESTS, MODELS = "fedgrass/predict/digits", "fedgrass/plant/models/digits"
 
 
 class Nucleus:
-    """A nucleus that refuses the topics that a test names."""
+    """A nucleus that refuses the topics named by a test."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -43,18 +43,18 @@ class Nucleus:
 
 
 class Kept:
-    """Subscriptions with what they heard."""
+    """Subscriptions with the messages that they received."""
 
     def __init__(self, *refused: str) -> None:
         self.clock, self.nucleus = Clock(), Nucleus()
         self.loop = EventLoop(self.clock)
         self.nucleus.refused = set(refused)
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.kept = Subscriptions(
             self.loop,
             self.nucleus,  # type: ignore[arg-type]
             random.Random(5),  # noqa: S311 - jitter
-            on_model=lambda _task, _topic, payload: self.heard.append(payload),
+            on_model=lambda _task, _topic, payload: self.received.append(payload),
             on_request=lambda _task, _text, _as_json: None,
         )
         self.kept.cover("plant", "digits")
@@ -108,4 +108,4 @@ def test_models_are_subscribed_to_again_once_nothing_was_announced_for_long() ->
     assert site.nucleus.subscribed[2:] == []
     site.passes(RENEW_SECONDS)
     site.kept.renew_silent_models()
-    assert (site.nucleus.subscribed[2:], site.heard) == ([MODELS], [b"model"])
+    assert (site.nucleus.subscribed[2:], site.received) == ([MODELS], [b"model"])

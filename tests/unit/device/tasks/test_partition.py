@@ -1,4 +1,4 @@
-"""Dealing one data set to several devices."""
+"""Partition of one data set among several devices."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def dealt(values: list[int], shares: int, **options: object) -> list[list[int]]:
 
 
 def spread(values: list[int], parts: list[list[int]]) -> float:
-    """Return the mean share that a device's most frequent class has of its examples."""
+    """Return the mean fraction of a device's examples that are of its most frequent class."""
     return sum(max(Counter(values[place] for place in part).values()) / len(part) for part in parts) / len(
         parts
     )
@@ -80,7 +80,7 @@ def test_another_seed_deals_otherwise() -> None:
 
 
 def test_the_order_is_the_one_that_every_machine_has() -> None:
-    """Written down once: a fleet's devices may have different versions of Python."""
+    """Recorded values: the devices of a fleet may run different versions of Python."""
     assert shuffled(range(10), 1) == ORDER
     assert Partition(share=3, shares=100, split="dirichlet", alpha=0.3).places(TEN_CLASSES) == DIRICHLET
 

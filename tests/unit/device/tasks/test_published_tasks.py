@@ -1,4 +1,4 @@
-"""MNIST, CIFAR-10 and Beijing's air: their files as they are published, and as they are when damaged."""
+"""MNIST, CIFAR-10 and Beijing's air quality: reading published files and damaged ones."""
 
 import gzip
 from collections.abc import Callable
@@ -39,18 +39,18 @@ def publication(folder: Path) -> Publication:
 
 
 def outcome(read: Callable[[], Read]) -> Read | str:
-    """Return what was read, or why it was refused; any other error is the reader's own."""
+    """Return what was read, or the ConfigurationError; other exceptions are bugs of the reader."""
     try:
         return read()
     except ConfigurationError as error:
         return str(error)
 
 
-# --- all of them
+# --- all tasks
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_without_a_folder_the_error_says_where_the_files_are_to_be_had(name: str, tmp_path: Path) -> None:
+def test_without_a_folder_the_error_names_where_the_files_are_published(name: str, tmp_path: Path) -> None:
     for options in ({}, {"folder": str(tmp_path)}, {"folder": str(tmp_path / "absent")}):
         with pytest.raises(
             ConfigurationError, match=f"task '{name}' .*folder.*download .* from https://|no "
@@ -81,7 +81,7 @@ def test_an_option_that_a_task_does_not_have_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnists_files_are_read_packed_or_not(tmp_path: Path, packed: bool) -> None:  # noqa: FBT001
+def test_mnists_files_are_read_packed_or_not(tmp_path: Path, packed: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     write_mnist(tmp_path, packed=packed)
     images, labels = mnist.read_examples(publication(tmp_path), "train")
     assert images.shape == (60, 1, 28, 28)
@@ -101,21 +101,21 @@ def test_mnists_models_are_the_published_ones(tmp_path: Path) -> None:
     assert parameters(mnist.make_mlp()) == 109_386
     write_mnist(tmp_path)
     assert Mnist(str(tmp_path), "mlp").initial_weights(0)["2.weight"].shape == (128, 784)
-    with pytest.raises(ConfigurationError, match="no model 'rnn': it may be cnn or mlp"):
+    with pytest.raises(ConfigurationError, match="no model 'rnn': use cnn or mlp"):
         Mnist(str(tmp_path), "rnn")
 
 
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"", "no IDX file"),
-        (b"\x00\x00\x0d\x03" + bytes(16), "no IDX file of bytes"),
-        (b"\x00\x00\x08\x03" + (2**31).to_bytes(4, "big") * 3, "has 16 bytes where its head says"),
+        (b"", "not an IDX file"),
+        (b"\x00\x00\x0d\x03" + bytes(16), "not an IDX file of bytes"),
+        (b"\x00\x00\x08\x03" + (2**31).to_bytes(4, "big") * 3, "has 16 bytes instead of"),
         (b"\x00\x00\x08\x01\x00\x00\x00\x02ab", "shapes"),
-        (b"\x00\x00\x08\x03\x00\x00", "where its head says"),
+        (b"\x00\x00\x08\x03\x00\x00", "by its header"),
     ],
 )
-def test_a_damaged_idx_file_is_named_with_what_is_wrong(tmp_path: Path, data: bytes, text: str) -> None:
+def test_a_damaged_idx_file_is_named_with_the_defect(tmp_path: Path, data: bytes, text: str) -> None:
     write_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(data))
     with pytest.raises(ConfigurationError, match=f"train-images-idx3-ubyte.gz, .*{text}.*https://"):
@@ -211,7 +211,7 @@ def test_cifars_pickles_are_not_even_opened(tmp_path: Path) -> None:
         Cifar10(str(tmp_path))
 
 
-# --- Beijing's air
+# --- air quality
 
 
 def test_one_station_is_one_device(tmp_path: Path) -> None:

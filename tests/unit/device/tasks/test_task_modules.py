@@ -1,4 +1,4 @@
-"""Users' tasks are loaded from their own files, whatever other files are called."""
+"""Users' tasks are loaded from their own files, whatever the names of other files."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ def test_two_files_of_one_name_are_two_tasks(tmp_path: Path) -> None:
         ("import spread.inner", "spread.inner.WHO"),
     ],
 )
-def test_helpers_beside_a_task_are_its_own(tmp_path: Path, statement: str, value: str) -> None:
+def test_helpers_next_to_a_task_are_its_own(tmp_path: Path, statement: str, value: str) -> None:
     for who in ("cracks", "welds"):
         files = {
             "model.py": f"{statement}\nclass Task:\n    who = {value}\n",
@@ -131,9 +131,9 @@ def test_nothing_of_a_task_can_be_imported_by_a_library(tmp_path: Path) -> None:
     assert "model" not in sys.modules
 
 
-# ---------------------------------------------------------------- a change is a new load
+# ---------------------------------------------------------------- a changed file is loaded again
 def rewrite(path: Path, text: str) -> None:
-    """Replace a file as an update does, with the same size and time of day."""
+    """Replace a file as an update does, keeping its size; its modification time changes by 1 ns."""
     times = path.stat().st_mtime_ns
     path.unlink()
     path.write_text(text)
@@ -147,15 +147,15 @@ def test_a_changed_file_is_loaded_again(tmp_path: Path, file: str) -> None:
         "helpers.py": "NUMBER = 1\n",
     }
     write(tmp_path, files)
-    workshop = WorkRunner(lambda *_: b"")
+    runner = WorkRunner(lambda *_: b"")
     options: TaskOptions = {"module": "model:Task", "path": str(tmp_path)}
-    first = workshop._task("own", options)
-    assert workshop._task("own", options) is first
+    first = runner._task("own", options)
+    assert runner._task("own", options) is first
     rewrite(tmp_path / file, files[file].replace("1", "2"))
     assert not is_current("own")
-    second: Any = workshop._task("own", options)
+    second: Any = runner._task("own", options)
     assert second.number == ((2, 1) if file == "model.py" else (1, 2))
-    assert workshop._task("own", options) is second
+    assert runner._task("own", options) is second
 
 
 def test_a_folder_that_is_another_one_now_is_loaded_again(tmp_path: Path) -> None:

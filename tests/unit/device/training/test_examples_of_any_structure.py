@@ -1,4 +1,4 @@
-"""What TorchTask takes as examples, batches, outputs, losses and models; or refuses in one sentence."""
+"""Examples, batches, outputs, losses and models that TorchTask accepts, and those that it refuses."""
 
 import re
 from collections import OrderedDict, namedtuple
@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from components.runtime.component_errors import WorkFailed
-from components.trainer.training import TorchTask, TrainingSettings
+from components.trainer.training import TorchTask, TrainingSettings, precision
 
 HERE = rf"{re.escape(str(Path(__file__)))}:\d+: "
 COUNT = 48
@@ -36,7 +36,7 @@ def net() -> nn.Module:
 
 
 def learns(task: TorchTask, **settings: Any) -> Mapping[str, float]:
-    """Train a task, check that it learns and that all examples count; return what it measures afterwards."""
+    """Train a task, check that it learns and counts all examples; return its metrics afterwards."""
     weights = task.initial_weights(0)
     before = task.evaluate(weights)
     chosen = {"epochs": 5, "learning_rate": 0.1, "seed": 1, **settings}
@@ -49,7 +49,7 @@ def learns(task: TorchTask, **settings: Any) -> Mapping[str, float]:
 
 
 class ByName(nn.Module):
-    """Takes its inputs by name."""
+    """Takes its inputs as keyword arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ def test_the_collate_of_a_data_loader_is_kept() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_data_loader_is_its_data_set_and_the_run_chooses_the_batches(shuffle: bool) -> None:  # noqa: FBT001
+def test_a_data_loader_is_its_data_set_and_the_run_chooses_the_batches(shuffle: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     task = TorchTask(net, DataLoader(PAIRS, batch_size=5, shuffle=shuffle), DataLoader(PAIRS))
     learns(task)
     assert len(task.first_batch(32)[1]) == 32
@@ -239,7 +239,7 @@ def test_a_stream_with_a_length_is_trained_on_in_its_own_order(wrap: Callable[[A
 
 
 def test_a_last_example_of_a_stream_that_would_be_alone_is_left_out() -> None:
-    model = lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))  # noqa: E731
+    model = lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))  # noqa: E731 - a model in one line
     task = TorchTask(model, CountedStream(33), CountedStream(33))
     fit = task.fit(task.initial_weights(0), {"batch_size": 32}, lambda _: None, lambda: False)
     assert fit.examples == 33
@@ -354,7 +354,7 @@ def test_the_demo_judges_by_the_test_data_else_by_the_held_out_ones() -> None:
 
 # ---------------------------------------------------------------- what is refused
 class Odd:
-    """A batch that nobody can take apart."""
+    """A batch of an unknown structure."""
 
 
 class NoLabels(Dataset[Any]):
@@ -386,7 +386,7 @@ def train(task: TorchTask, **settings: Any) -> None:
         (lambda: TorchTask(lambda: None, PAIRS, PAIRS), r"make_model returns a NoneType"),  # type: ignore[arg-type, return-value]
         (lambda: TorchTask(net, PAIRS, PAIRS, loss="mse"), r"the loss is 'mse': it has to be a function"),
         (
-            lambda: TorchTask(net, PAIRS, PAIRS, loss=type("L", (), {"__init__": lambda self, x: None})),  # noqa: ARG005
+            lambda: TorchTask(net, PAIRS, PAIRS, loss=type("L", (), {"__init__": lambda self, x: None})),  # noqa: ARG005 - the signature of the callback
             r"the loss is the class L, which needs arguments",
         ),
         (
@@ -394,7 +394,7 @@ def train(task: TorchTask, **settings: Any) -> None:
             r"the loss returns 32 values: it has to return one, the mean",
         ),
         (
-            lambda: TorchTask(net, PAIRS, PAIRS, loss=lambda outputs, targets: 0.5),  # noqa: ARG005
+            lambda: TorchTask(net, PAIRS, PAIRS, loss=lambda outputs, targets: 0.5),  # noqa: ARG005 - the signature of the callback
             HERE + "the loss returns a float: it has to return one",
         ),
         (
@@ -426,32 +426,34 @@ def train(task: TorchTask, **settings: Any) -> None:
         ),
         (
             lambda: TorchTask(net, TensorDataset(INPUTS), PAIRS),
-            HERE + "the examples have no target, .* give a `loss`, such as nn.functional.mse_loss",
+            HERE + "the examples have no target, .* pass a `loss`, such as nn.functional.mse_loss",
         ),
         (
             lambda: TorchTask(ByName, NoLabels(), PAIRS),
-            "no targets that are one tensor: give TorchTask a `loss`",
+            "the targets are not a single tensor: pass TorchTask a `loss`",
         ),
         (
-            lambda: TorchTask(net, ROWS, PAIRS, collate=lambda examples: Odd()),  # noqa: ARG005
+            lambda: TorchTask(net, ROWS, PAIRS, collate=lambda examples: Odd()),  # noqa: ARG005 - the signature of the callback
             r"a batch is a Odd: .*override split_batch",
         ),
         (
             lambda: TorchTask(ByName, TensorDataset(INPUTS, INPUTS, CLASSES, CLASSES), PAIRS),
-            HERE
-            + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry is the target",
+            HERE + r"ByName.forward cannot take a batch's inputs.*too many positional.*last entry of a tuple",
         ),
         (
             lambda: TorchTask(ByName, dicts(image=INPUTS, labels=CLASSES), PAIRS),
             HERE + r"ByName.forward cannot take a batch's inputs, \{'image': torch.float32 \(32, 4\)\}: .*",
         ),
-        (lambda: TorchTask(Tuples, PAIRS, PAIRS), r"outputs \(torch.float32 .*\): give TorchTask a `loss`"),
+        (
+            lambda: TorchTask(Tuples, PAIRS, PAIRS),
+            r"outputs are \(torch.float32 .*\): pass TorchTask a `loss`",
+        ),
         (
             lambda: TorchTask(Tuples, PAIRS, PAIRS, loss=nn.functional.cross_entropy),
             r"the model's outputs are \(torch.float32 .*, which this loss cannot take",
         ),
         (
-            lambda: TorchTask(lambda: nn.Linear(4, 2).requires_grad_(False), PAIRS, PAIRS),  # noqa: FBT003
+            lambda: TorchTask(lambda: nn.Linear(4, 2).requires_grad_(False), PAIRS, PAIRS),  # noqa: FBT003 - torch's signature
             r"Linear has no parameters to train: requires_grad is False",
         ),
         (lambda: TorchTask(nn.Identity, PAIRS, PAIRS), r"Identity has no parameters to train: it has none"),
@@ -493,7 +495,7 @@ def test_a_mask_works_by_that_way_out(how: dict[str, bool]) -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_training_that_diverges_is_told_with_the_learning_rate(batch_norm: bool) -> None:  # noqa: FBT001
+def test_a_training_that_diverges_is_reported_with_the_learning_rate(batch_norm: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     layers = [nn.Linear(4, 1), *([nn.BatchNorm1d(1)] if batch_norm else []), nn.Flatten(0)]
     wild = TensorDataset(1e25 * INPUTS, 1e30 * INPUTS[:, 0])
     task = TorchTask(lambda: nn.Sequential(*layers), wild, wild, loss=nn.MSELoss)
@@ -505,7 +507,7 @@ def test_a_training_that_diverges_is_told_with_the_learning_rate(batch_norm: boo
     assert not passes, "it ends after the first epoch that was lost"
 
 
-def test_state_that_is_no_tensor_is_named_wherever_it_is_met() -> None:
+def test_state_that_is_not_a_tensor_is_named_wherever_it_occurs() -> None:
     class Calibrated(nn.Linear):
         def get_extra_state(self) -> object:
             return {"calibration": [0.1]}
@@ -546,8 +548,6 @@ def test_batch_normalization_on_single_examples_is_explained(count: int, size: i
 def test_a_trial_of_bfloat16_that_fails_ends_no_training(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.trainer.training import precision  # noqa: PLC0415
-
     def fails(*_: object) -> float:
         raise error
 

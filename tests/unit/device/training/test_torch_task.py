@@ -26,7 +26,7 @@ def samples(count: int, seed: int = 0) -> TensorDataset:
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
-    """A data set that knows only one example at a time."""
+    """A data set that returns one example at a time."""
 
     def __init__(self, count: int) -> None:
         self._inputs, self._targets = samples(count).tensors

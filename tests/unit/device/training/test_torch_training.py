@@ -1,4 +1,4 @@
-"""What a run may ask of a training: to stop, to hold still, to weigh classes, to compute in bfloat16."""
+"""Options of a training: stopping early, FedProx, class weights, bfloat16."""
 
 import math
 from pathlib import Path
@@ -47,7 +47,7 @@ def distance(one: Arrays, other: Arrays) -> float:
 
 
 class After:
-    """Says stop once it was asked so many times: once per batch."""
+    """A stop function that returns True after ``batches`` calls, one per batch."""
 
     def __init__(self, batches: int) -> None:
         self._left = batches
@@ -57,7 +57,7 @@ class After:
         return self._left < 0
 
 
-# --- to stop
+# --- stopping
 
 
 def test_a_training_that_is_stopped_gives_what_it_has_and_what_it_saw() -> None:
@@ -89,12 +89,12 @@ def test_a_training_that_is_stopped_before_its_first_batch_has_nothing_to_give()
         linear().fit(linear().initial_weights(0), {}, silent, After(0))
 
 
-# --- to end early
+# --- early stopping
 
 
 def test_a_training_ends_when_its_held_out_loss_gets_no_better_and_keeps_the_best() -> None:
     inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    # The held-out examples say the opposite: the loss on them only grows, from the first epoch on.
+    # The held-out targets are the opposite, so the loss on them grows from the first epoch on.
     training, opposite = TensorDataset(inputs, inputs[:, :1]), TensorDataset(inputs, -inputs[:, :1])
     subject = TorchTask(lambda: nn.Linear(4, 1), training, opposite, loss=nn.functional.mse_loss)
     weights = subject.initial_weights(0)
@@ -121,7 +121,7 @@ def test_without_held_out_examples_the_loss_of_the_training_decides() -> None:
     assert subject.fit(subject.initial_weights(0), settings, silent, never).metrics["epochs"] < 30
 
 
-# --- to hold still
+# --- FedProx
 
 
 def test_the_proximal_term_keeps_the_model_near_the_global_one() -> None:
@@ -159,7 +159,7 @@ def test_one_step_with_the_proximal_term_is_the_gradient_of_loss_and_term() -> N
     assert distance(fit.weights, expected) < 1e-6
 
 
-# --- to weigh classes
+# --- class weights
 
 
 def test_balanced_weights_are_scikit_learns() -> None:
@@ -187,17 +187,17 @@ def test_a_rare_class_is_learnt_once_classes_are_weighed() -> None:
 @pytest.mark.parametrize(
     ("targets", "text"),
     [
-        (torch.zeros(40), "the targets are no classes: float32"),
-        (torch.full((40,), 3), "classes from 3 to 3; the model knows 0 to 2"),
+        (torch.zeros(40), "the targets are not classes: float32"),
+        (torch.full((40,), 3), "classes from 3 to 3; the model has classes 0 to 2"),
     ],
 )
-def test_targets_that_cannot_be_weighed_are_told(targets: Tensor, text: str) -> None:
+def test_targets_that_cannot_be_weighted_are_refused(targets: Tensor, text: str) -> None:
     subject = linear(training=TensorDataset(torch.zeros(40, 4), targets))
     with pytest.raises(WorkFailed, match=text):
         subject.fit(subject.initial_weights(0), {"class_weights": "balanced"}, silent, never)
 
 
-def test_a_loss_that_takes_no_weight_is_told() -> None:
+def test_a_loss_that_takes_no_weight_is_refused() -> None:
     def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)
 
@@ -206,7 +206,7 @@ def test_a_loss_that_takes_no_weight_is_told() -> None:
         subject.fit(subject.initial_weights(0), {"class_weights": "balanced"}, silent, never)
 
 
-# --- to compute in bfloat16
+# --- bfloat16
 
 
 def big() -> nn.Module:
@@ -277,13 +277,13 @@ def test_a_training_in_bfloat16_learns_and_its_weights_stay_float32() -> None:
         ("", False),
     ],
 )
-def test_linux_says_what_the_processor_can(tmp_path: Path, text: str, has: bool) -> None:  # noqa: FBT001
+def test_the_features_of_the_processor_are_read_from_linux(tmp_path: Path, text: str, has: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     (tmp_path / "cpuinfo").write_text(text)
     assert processor_has_bfloat16(tmp_path / "cpuinfo") is has
     assert not processor_has_bfloat16(tmp_path / "absent")
 
 
-# --- data that change, and other optimizers
+# --- changing data, and other optimizers
 
 
 def test_a_function_gives_the_data_as_they_are_before_each_work() -> None:
@@ -306,7 +306,7 @@ def test_a_function_gives_the_data_as_they_are_before_each_work() -> None:
     assert subject.fit(weights, {}, silent, never).examples == 20
 
 
-def test_a_device_that_has_no_examples_now_says_so() -> None:
+def test_a_device_without_examples_fails_the_work() -> None:
     subject = TorchTask(lambda: nn.Linear(4, 3), lambda: samples(0), lambda: samples(5))
     assert subject.examples() == 0
     with pytest.raises(WorkFailed, match="no examples"):
@@ -333,7 +333,7 @@ def test_one_method_takes_another_optimizer() -> None:
     np.testing.assert_allclose(moved, 0.001, rtol=1e-3)
 
 
-# --- what is measured
+# --- metrics
 
 
 def test_yes_and_no_have_an_accuracy() -> None:
@@ -355,5 +355,5 @@ def test_numbers_of_python_are_targets_like_any_other() -> None:
 
 def test_a_model_in_a_type_that_the_averaging_does_not_know_is_refused_by_name() -> None:
     subject = TorchTask(lambda: nn.Linear(4, 3).to(torch.float8_e5m2), samples(4), samples(4))
-    with pytest.raises(WorkFailed, match=r"array 'weight' is of torch\.float8_e5m2"):
+    with pytest.raises(WorkFailed, match=r"array 'weight' is torch\.float8_e5m2"):
         subject.initial_weights(0)

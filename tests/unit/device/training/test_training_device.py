@@ -1,7 +1,7 @@
-"""Where a training runs. There is no GPU here: ``meta``, a device without numbers, stands in for one.
+"""The device of a training. ``meta``, a device whose tensors have no values, stands in for a GPU.
 
-An operation that mixes it with tensors of the processor is refused, as with a GPU: so a tensor that was
-forgotten on the way shows. What needs the numbers themselves (a loss as a float) cannot be shown so.
+An operation that mixes its tensors with those of the CPU fails, as on a GPU, so a tensor that was not moved
+is detected. Anything that needs values, such as a loss as a float, cannot be tested this way.
 """
 
 import logging
@@ -29,7 +29,7 @@ def test_without_a_gpu_it_is_the_processor() -> None:
     assert precision.choose_device(lambda: False) == torch.device("cpu")
 
 
-def test_a_gpu_that_does_not_work_is_told_and_the_processor_does_the_work(
+def test_a_gpu_that_does_not_work_is_logged_and_the_cpu_is_used(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_a_gpu_that_does_not_work_is_told_and_the_processor_does_the_work(
     with caplog.at_level(logging.WARNING):
         assert precision.choose_device(lambda: True) == torch.device("cpu")
     reason = "CUDA error: no kernel image is available for execution on the device"
-    assert caplog.messages == [f"the GPU cannot be used, the processor is: {reason}"]
+    assert caplog.messages == [f"the GPU cannot be used, training on the CPU: {reason}"]
 
 
 def test_a_gpu_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_task_puts_its_model_and_its_batches_on_the_chosen_device(monkeypatch:
     assert {parameter.device for parameter in task._model.parameters()} == {META}
     inputs, targets = task.first_batch()
     assert (inputs.device, targets.device) == (META, META)
-    assert task._weights_of_classes(EXAMPLES).device == META
+    assert task._trainer.class_weights(EXAMPLES).device == META
     gradients = task.gradients(state_arrays(make_model()))
     assert {found.device for found in gradients.values() if found is not None} == {META}
 
@@ -79,7 +79,7 @@ def test_a_task_puts_its_model_and_its_batches_on_the_chosen_device(monkeypatch:
 def test_every_step_of_a_training_stays_on_its_device(
     samples: batches.Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.Tensor, "item", lambda _: 0.0)  # meta has no numbers to give
+    monkeypatch.setattr(torch.Tensor, "item", lambda _: 0.0)  # tensors on meta have no values
     model = make_model().to(META)
     weights = state_arrays(make_model())
     load_arrays(model, weights)

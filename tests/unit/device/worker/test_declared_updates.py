@@ -1,4 +1,4 @@
-"""The worker's updates declare what gradients move, and treat statistics apart: no feedback, no control."""
+"""The worker's updates declare which arrays have gradients; statistics have no residual and no control."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ TOP_K = Encoding(kind="top_k", difference=True, fraction=0.1)
 
 
 class Halves:
-    """Halves every array; declares what its class says."""
+    """Halves every array; declares the names in ``trained``."""
 
     trained: ClassVar[frozenset[str] | None] = TRAINED
 
@@ -40,7 +40,7 @@ class Halves:
     def evaluate(self, model: Arrays) -> Evaluation:
         return Evaluation(len(model), {"loss": 1.0})
 
-    def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         halved = {name: np.divide(array, 2, dtype=np.float32) for name, array in model.items()}
         return Fit(halved, 10, trained=self.trained)
 

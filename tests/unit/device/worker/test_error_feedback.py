@@ -1,4 +1,4 @@
-"""What updates leave unsaid: it outlives restarts, is never lost with an update, and does not pile up."""
+"""Error feedback: the residual survives restarts, is never lost with an update, and does not accumulate."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.fakes.memory_device import Device, announcement, verdict
 
 
 def trains(device: Device, remembered: bytes = b"new") -> None:
-    """Let the worker finish, as one that encodes in top_k: with something to remember beside its update."""
+    """Let the worker finish as it does with top_k: with a client state next to its update."""
     work = device.bench.works[-1]
     folder = Path(work.update).parent
     folder.mkdir(exist_ok=True)
@@ -23,7 +23,7 @@ def kept(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in found}
 
 
-def test_the_worker_is_told_where_former_updates_left_what_they_did_not_say(tmp_path: Path) -> None:
+def test_the_worker_is_given_the_path_of_the_residual_of_former_updates(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.hears(announcement())
     assert device.bench.works[-1].memory == str(tmp_path / "memory" / "run-a.safetensors")

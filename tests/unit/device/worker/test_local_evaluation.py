@@ -1,4 +1,4 @@
-"""The device's own model, evaluated after its training: what it measures, and how rounds weigh that."""
+"""Evaluation of the locally trained model: which metrics it reports, and how a round averages them."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ class Steps:
         self.evaluated.append(total)
         return Evaluation(3, {"loss": total})
 
-    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002
+    def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:  # noqa: ARG002 - the signature of tasks
         self.settings.append(settings)
         return Fit({"w": np.asarray(weights["w"], np.float32) + 1}, 70, self.metrics, partial=self.partial)
 
@@ -51,7 +51,7 @@ class Steps:
 
 
 class Spoiling(Steps):
-    """Writes over the arrays that it is given to evaluate."""
+    """Overwrites the arrays that it is given to evaluate."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         found = super().evaluate(weights)
@@ -61,7 +61,7 @@ class Spoiling(Steps):
 
 
 class Failing(Steps):
-    """Can evaluate the global model alone."""
+    """Can evaluate the global model only."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         if self.evaluated:
@@ -71,16 +71,16 @@ class Failing(Steps):
 
 
 class Diverged(Steps):
-    """Its trained model has a loss that is no number."""
+    """Its trained model has a loss of NaN."""
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         return Evaluation(3, {"loss": float("nan")}) if self.evaluated else super().evaluate(weights)
 
 
 class Talkative(Steps):
-    """Measures more than a message has room for twice, one of it by the longest name."""
+    """Reports more metrics than a message has room for twice, one with the longest allowed name."""
 
-    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: Arrays) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         return Evaluation(3, {f"m{number:02}": 0.5 for number in range(15)} | {"x" * 64: 0.5})
 
 
@@ -109,7 +109,7 @@ def test_the_trained_model_is_evaluated_on_the_same_data(
     assert (found.examples, found.examples_evaluated) == (70, 3)
 
 
-def test_the_time_of_both_evaluations_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_both_evaluations_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     class Slow(Steps):
@@ -132,7 +132,7 @@ def test_what_the_evaluation_does_to_the_arrays_is_not_uploaded(
     assert found.checksum == weights.checksum(written)
 
 
-def test_a_run_can_do_without_and_its_task_is_told_nothing_of_it(
+def test_a_run_can_disable_it_and_its_task_does_not_see_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = Steps()
@@ -165,7 +165,7 @@ def test_a_task_that_cannot_evaluate_its_own_model_has_trained_all_the_same(
     assert "no camera any more" in caplog.text
 
 
-def test_a_local_metric_that_is_no_number_is_left_out(
+def test_a_local_metric_that_is_not_a_number_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -280,7 +280,7 @@ def test_an_older_device_counts_by_the_examples_that_it_trained_on() -> None:
     )
     closed = fleet.rounds.round(opened.run, 1, 1)
     assert closed is not None
-    # The older one's train_loss stands among its other metrics.
+    # The older one's train_loss is among its other metrics.
     assert closed.metrics == pytest.approx({"accuracy": 0.75, "train_loss": 1.0})
 
 

@@ -1,4 +1,4 @@
-"""A training that was stopped, as the workshop sees it: only a run that asks for parts gets them."""
+"""A training that was stopped: only runs with ``allow_partial`` get a partial update."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def test_a_partial_training_fails_its_work_and_writes_no_update(tmp_path: Path) 
     )
     update = tmp_path / "update.safetensors"
     work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
-    workshop = WorkRunner(lambda _bucket, _key, _size: model)
+    runner = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False, False])
     with pytest.raises(WorkFailed, match="the training was stopped after 8 examples"):
-        workshop.perform(work, lambda _: None, lambda: next(answers, True))
+        runner.perform(work, lambda _: None, lambda: next(answers, True))
     assert not update.exists()
-    assert workshop.perform(work, lambda _: None, lambda: False).examples == 13
+    assert runner.perform(work, lambda _: None, lambda: False).examples == 13
     assert update.exists()
 
 
@@ -45,11 +45,11 @@ def test_a_run_that_takes_parts_gets_the_examples_that_were_seen_or_the_reason_w
     )
     update = tmp_path / "update.safetensors"
     work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
-    workshop = WorkRunner(lambda _bucket, _key, _size: model)
+    runner = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False] * seen)
 
     def perform() -> Result:
-        return workshop.perform(work, lambda _: None, lambda: next(answers, True))
+        return runner.perform(work, lambda _: None, lambda: next(answers, True))
 
     if not seen:
         with pytest.raises(WorkFailed, match="the training was stopped before its first batch"):

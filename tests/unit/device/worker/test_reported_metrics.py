@@ -1,4 +1,4 @@
-"""A metric that cannot be sent is left out, by name and with the reason, and costs no training."""
+"""A metric that cannot be sent is dropped with its name and the reason; the training is not lost."""
 
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,17 @@ class Raises:
     ],
     ids=range(16),
 )
-def test_what_is_no_finite_number_is_left_out_with_the_reason(value: object, reason: str) -> None:
+def test_a_value_that_is_not_a_finite_number_is_dropped_with_the_reason(value: object, reason: str) -> None:
     assert sendable({"odd": value, "loss": 0.5}) == ({"loss": 0.5}, {"odd": reason})
 
 
 @pytest.mark.parametrize(
     ("name", "shown", "reason"),
     [
-        ("x" * 65, "x" * 65, "a name of 65 characters, 64 is the most"),
-        ("", "", "a name with other characters"),
-        ("précision", "pr\\xe9cision", "a name with other characters"),
-        ("a\nb", "a\\nb", "a name with other characters"),
+        ("x" * 65, "x" * 65, "a name of 65 characters, at most 64 are allowed"),
+        ("", "", "a name with characters other than"),
+        ("précision", "pr\\xe9cision", "a name with characters other than"),
+        ("a\nb", "a\\nb", "a name with characters other than"),
         (3, "3", "its name is a int"),
         (None, "None", "its name is None"),
     ],
@@ -105,7 +105,7 @@ def test_metrics_beyond_the_most_are_left_out_the_loss_last_of_all() -> None:
 
 
 @pytest.mark.parametrize(("metrics", "kind"), [([0.5], "a list"), (0.5, "a float"), ("loss", "a str")])
-def test_metrics_that_are_no_dict_are_left_out(metrics: object, kind: str) -> None:
+def test_metrics_that_are_not_a_dict_are_dropped(metrics: object, kind: str) -> None:
     assert sendable(metrics) == ({}, {"metrics": f"{kind}, not a dict"})
     assert sendable(None) == ({}, {})
 
@@ -121,15 +121,15 @@ def test_the_description_fits_a_message_and_counts_what_it_has_no_room_for() -> 
 
 # ---------------------------------------------------------------- in a work, and what an operator reads
 class Task:
-    """Reports the same odd metrics from its evaluation and from its training."""
+    """Reports the same unusual metrics from its evaluation and from its training."""
 
     def __init__(self, odd: object) -> None:
         self.odd = odd
 
-    def initial_weights(self, seed: int) -> dict[str, Any]:  # noqa: ARG002
+    def initial_weights(self, seed: int) -> dict[str, Any]:  # noqa: ARG002 - the signature of tasks
         return {"w": np.zeros(3, np.float32)}
 
-    def evaluate(self, weights: object) -> Evaluation:  # noqa: ARG002
+    def evaluate(self, weights: object) -> Evaluation:  # noqa: ARG002 - the signature of tasks
         return Evaluation(10, {"loss": 0.5, "seen": self.odd})  # type: ignore[dict-item]
 
     def fit(self, *_: object) -> Fit:

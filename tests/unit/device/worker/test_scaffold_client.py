@@ -1,4 +1,4 @@
-"""SCAFFOLD on a device: work, training and memory together are the algorithm of the paper."""
+"""SCAFFOLD on a device: work, training and client state together match the algorithm of the paper."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from components.trainer.session.error_feedback import pending_path
 from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, Stop
 from components.trainer.training import Optimizer, TorchTask, TrainingSettings
-from components.trainer.worker.scaffold_client import Corrected, correctable, server_control
+from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import encodings, object_keys, weights
@@ -56,7 +56,7 @@ def gradient(device: int, w: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def reference(rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return x, c and all c_i by algorithm 1 of the paper with option II, written down plainly."""
+    """Return x, c and all c_i by a direct implementation of the paper's algorithm 1 with option II."""
     x, c, own = np.zeros(3), np.zeros(3), np.zeros((DEVICES, 3))
     for _ in range(rounds):
         models, after = np.zeros((DEVICES, 3)), np.zeros((DEVICES, 3))
@@ -70,7 +70,7 @@ def reference(rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64], ND
 
 
 class Fleet:
-    """Devices that do works in their folders, as the trainer has its worker do them, and an averager."""
+    """Devices that perform works in their folders as the trainer's worker does, and an averager."""
 
     def __init__(self, folder: Path, upload: Encoding | None = None) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Fleet:
         return self.folder / str(device) / "memory.safetensors"
 
     def perform(self, work: Work) -> Result:
-        """Do a work in a new worker: nothing is left of the last but what lies on the disk."""
+        """Perform a work in a new worker: only the files of the previous one are left."""
 
         def fetch(_bucket: str, key: str, size: int) -> bytes:
             data = self.average.bucket.objects[key]
@@ -115,7 +115,7 @@ class Fleet:
         return WorkRunner(fetch).perform(work, lambda _: None, lambda: False)
 
     def round(self) -> None:
-        """Let all devices train and upload, and make the next model."""
+        """Let all devices train and upload, and compute the next model."""
         updates = []
         for device in range(DEVICES):
             work = self.work(device)
@@ -162,7 +162,7 @@ def test_an_update_that_was_never_uploaded_leaves_the_control_as_it_was(tmp_path
     [b"no weights", weights.encode({"control:weight": np.ones(7, np.float32)})],
     ids=["no weights", "of another model"],
 )
-def test_a_control_that_cannot_be_used_is_begun_anew(
+def test_a_control_that_cannot_be_used_is_reset(
     tmp_path: Path, damaged: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = Fleet(tmp_path)
@@ -173,7 +173,7 @@ def test_a_control_that_cannot_be_used_is_begun_anew(
     fleet.memory(0).write_bytes(damaged)
     fleet.perform(fleet.work(0))
     assert Path(fleet.work(0).update).read_bytes() == expected
-    assert "begun anew" in caplog.text
+    assert "is reset" in caplog.text
 
 
 def test_a_control_of_the_server_with_another_checksum_is_not_used(tmp_path: Path) -> None:
@@ -194,15 +194,15 @@ def test_a_control_of_another_model_is_refused_by_the_array() -> None:
         server_control(weights.read_layout(file, len(file)), other)
 
 
-def test_a_task_without_a_corrected_training_fails_the_work_and_says_why() -> None:
+def test_a_task_without_a_corrected_training_fails_the_work_with_the_reason() -> None:
     with pytest.raises(
         WorkFailed, match="task 'noise' cannot train for the aggregation scaffold, since it has"
     ):
         correctable("noise", Noise(), {"control": None})
 
 
-def test_updates_that_are_to_carry_something_else_fail_the_work() -> None:
-    with pytest.raises(WorkFailed, match="updates are to carry hessian, which this trainer does not know"):
+def test_updates_that_must_carry_something_else_fail_the_work() -> None:
+    with pytest.raises(WorkFailed, match="updates must carry hessian, which this trainer does not support"):
         correctable("line", Line(), {"hessian": None})
 
 
@@ -247,7 +247,7 @@ def test_a_tasks_own_optimizer_and_its_own_fit_are_refused() -> None:
 
 
 class Idle(nn.Module):
-    """A line with a layer that has no part in the loss, one that is frozen, and one with running means."""
+    """A linear layer, an unused layer, a frozen one, and one with running means."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
     file = weights.encode(begun)
     layout = weights.read_layout(file, len(file))
     work = Work(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
-    corrected = Corrected(work, task, layout, {})
+    corrected = ScaffoldTraining(work, task, layout, {})
     fit = corrected.fit(begun, PLAIN, lambda _: None, never)
     corrected.write(fit, begun)
     sent = encodings.decode(
@@ -300,11 +300,11 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fit", "words"),
     [
-        (Fit(start(), 1), "it said None"),
-        (Fit(start(), 1, steps=GradientSteps(0, 0.1)), "has to say its steps, 1 or more"),
+        (Fit(start(), 1), ", not None"),
+        (Fit(start(), 1, steps=GradientSteps(0, 0.1)), "must return its steps, 1 or more"),
         (Fit(start(), 1, steps=GradientSteps(1, 0.0)), "a learning rate above 0"),
-        (Fit({}, 1, steps=GradientSteps(1, 0.1)), "gave array 'weight' missing"),
-        (Fit({"weight": np.zeros(2, np.float32)}, 1, steps=GradientSteps(1, 0.1)), r"of shape \(2,\)"),
+        (Fit({}, 1, steps=GradientSteps(1, 0.1)), "returned no array 'weight'"),
+        (Fit({"weight": np.zeros(2, np.float32)}, 1, steps=GradientSteps(1, 0.1)), r"returned shape \(2,\)"),
         (Fit({"weight": np.full((1, 3), np.nan, np.float32)}, 1, steps=GradientSteps(1, 0.1)), "not finite"),
         (Fit({"weight": np.ones((1, 3), np.float32)}, 1, steps=GradientSteps(1, 1e-39)), "'control:weight'"),
     ],
@@ -312,7 +312,7 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
 def test_a_fit_that_cannot_be_used_fails_the_work_with_words(tmp_path: Path, fit: Fit, words: str) -> None:
     file = weights.encode(start())
     work = Work(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
-    corrected = Corrected(work, Line(), weights.read_layout(file, len(file)), {})
+    corrected = ScaffoldTraining(work, Line(), weights.read_layout(file, len(file)), {})
     with pytest.raises(WorkFailed, match=words):
         corrected.write(fit, start())
     assert not (tmp_path / "update.safetensors").exists()

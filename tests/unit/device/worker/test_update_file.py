@@ -1,4 +1,4 @@
-"""Works in an encoding: the worker decodes what it downloads, trains from that, writes what was asked for."""
+"""Encodings: the worker decodes the downloaded model, trains it, and writes the update as announced."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ TOP_K = Encoding(kind="top_k", difference=True, fraction=0.01)
 
 
 class Shift:
-    """A task that adds the same change to whatever it is given."""
+    """A task that adds the same change to any weights."""
 
     started_from: ClassVar[Arrays] = {}
 
@@ -104,7 +104,7 @@ def test_every_encoding_is_downloaded_trained_from_and_uploaded(
     assert np.abs(np.asarray(found["w"]) - wanted).max() < 0.05
 
 
-def test_a_device_that_is_told_no_encoding_does_as_ever(tmp_path: Path) -> None:
+def test_without_an_announced_encoding_the_update_is_written_as_before(tmp_path: Path) -> None:
     perform(tmp_path, Encoding(), Encoding())
     assert update_in(tmp_path) == weights.encode({"w": MODEL["w"] + CHANGE, "batches": np.array(9)})
     update = tmp_path / "updates" / "run-a-1-1.safetensors"
@@ -137,7 +137,7 @@ def test_what_top_k_left_over_comes_with_the_next_update_once_it_is_adopted(tmp_
         lambda _: weights.encode({"residual:w": np.full(5000, np.nan, np.float32)}),
     ],
 )
-def test_a_residual_that_cannot_be_used_is_begun_anew(
+def test_a_residual_that_cannot_be_used_is_reset(
     tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     perform(tmp_path, Encoding(), TOP_K)
@@ -147,7 +147,7 @@ def test_a_residual_that_cannot_be_used_is_begun_anew(
     file.write_bytes(damage(file.read_bytes()))
     perform(tmp_path, Encoding(), TOP_K)
     assert sent(tmp_path, TOP_K).tolist() == first.tolist()
-    assert "begun anew" in caplog.text
+    assert "is reset" in caplog.text
 
 
 def test_training_that_float16_cannot_hold_fails_with_words_and_leaves_no_update(tmp_path: Path) -> None:
