@@ -10,14 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from botocore.exceptions import ClientError
 
 BROKER_CUT = "broker-cut"
 SILENT_SUBSCRIPTIONS = "silent-subscriptions"
 IPC_RESTART = "ipc-restart"
-SERVICES_DOWN: Final[Mapping[str, str]] = {
+SERVICES_DOWN: Mapping[str, str] = {
     "stream-manager-down": "aws.greengrass.StreamManager",
     "token-exchange-down": "aws.greengrass.TokenExchangeService",
 }
@@ -40,7 +39,7 @@ class Fault:
     """Whether it lasts until it is cleared, or happens once."""
 
 
-FAULTS: Final[Mapping[str, Fault]] = {
+FAULTS: Mapping[str, Fault] = {
     BROKER_CUT: Fault("the link to IoT Core breaks and stays broken"),
     SILENT_SUBSCRIPTIONS: Fault("existing subscriptions silently receive no more messages", lasts=False),
     IPC_RESTART: Fault("the IPC daemon dies and comes back: streams close, tokens change", lasts=False),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -38,7 +38,7 @@ _LARGEST_KEY_BYTES = 1024
 _RESERVED_METADATA = "$aws-gg-"
 
 # The letters of Java's DateTimeFormatter for dates and times.
-_TIMESTAMP_LETTERS: Final[dict[str, Callable[[datetime], int]]] = {
+_TIMESTAMP_LETTERS: dict[str, Callable[[datetime], int]] = {
     "y": lambda at: at.year,
     "u": lambda at: at.year,
     "Y": lambda at: at.isocalendar().year,

@@ -75,6 +75,11 @@ def test_the_command_has_its_help_in_a_folder_with_nothing_in_it(run: Run) -> No
         assert said.returncode == 0, said.stderr
 
 
+def test_the_emulator_has_a_program_too(run: Run) -> None:
+    said = run("greengrass-emulator", "--help")
+    assert (said.returncode, "inject" in said.stdout) == (0, True), said.stderr
+
+
 def test_what_it_builds_is_what_a_checkout_builds_byte_for_byte(run: Run, tmp_path: Path) -> None:
     code = (
         "import fedgrass.console, package, pathlib\n"
