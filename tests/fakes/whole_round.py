@@ -22,7 +22,7 @@ from components.runtime.event_loop import EventLoop
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
 from components.trainer.session.journal import Journal
-from components.trainer.session.restarts import ExitBudget
+from components.trainer.session.restarts import RestartBudget
 from components.trainer.tasks.noise import Noise
 from components.trainer.trainer_configuration import parse_configuration
 from components.trainer.worker.work_runner import WorkRunner
@@ -77,7 +77,7 @@ class RoundDevice:
             loop=self.loop,
             journal=Journal(folder),
             worker=LocalWorker(bucket),
-            exits=ExitBudget(folder),
+            restart_budget=RestartBudget(folder),
             uploader=lambda: LocalUploader(bucket),
             rng=random.Random(7),  # noqa: S311 - jitter
             background=lambda call: call(),
