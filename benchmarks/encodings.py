@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from components.trainer.tasks.digits import Digits
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.encodings import Feedback
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Layout
 
 _DEVICES, _ROUNDS, _EPOCHS = 6, 10, 1

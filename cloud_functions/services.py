@@ -9,7 +9,7 @@ from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.monitoring import Log, metrics_of_ended
 from fedgrass.federation import messages, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
-from fedgrass.federation.messages import RoundChange, RoundFigures, message_fields, message_versions
+from fedgrass.federation.messages import RoundChange, RoundFigures, message_fields, message_types
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
@@ -70,11 +70,11 @@ class Services:
 
     def version_for(self, device: str) -> int:
         """Return the newest version of messages that both the cloud and a device support."""
-        if len(message_versions.SPOKEN) == 1:
-            return message_versions.SPOKEN[0]  # the devices table need not be read
+        if len(message_types.SPOKEN) == 1:
+            return message_types.SPOKEN[0]  # the devices table need not be read
         found = self.devices.find(device)
-        supported = found.speaks if found else message_versions.FIRST
-        return message_versions.newest_common(supported) or message_versions.SPOKEN[-1]
+        supported = found.speaks if found else message_types.FIRST
+        return message_types.newest_common(supported) or message_types.SPOKEN[-1]
 
     def report(self, round_: Round, text: str, *, device: str = "") -> None:
         """Report a change of a round in one line: in the log, and on the run's topic."""

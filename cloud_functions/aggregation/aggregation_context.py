@@ -31,9 +31,8 @@ from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Layout, in_file_order
-from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, update_layout
+from fedgrass.federation.weights.array_roles import auxiliary_layout, count_votes, update_layout
 from fedgrass.federation.weights.slices import Slice
-from fedgrass.federation.weights.trained_arrays import count_votes
 
 _LARGEST_NORM = 1e75  # squares and products of longer changes overflow float64
 

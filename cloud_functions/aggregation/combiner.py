@@ -46,8 +46,8 @@ from cloud_functions.aggregation.weighted_sum import (
 from fedgrass.federation.aggregation import Survey
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import AggregationFailed
+from fedgrass.federation.weights.array_roles import NO_VOTES, Votes
 from fedgrass.federation.weights.slices import Kind, Slice
-from fedgrass.federation.weights.trained_arrays import NO_VOTES, Votes
 
 EXACT_BYTES = 16 * 1024**2  # of the model
 _ROWS_OF_SURVEY = 16  # updates in a block when only norms are measured

@@ -31,9 +31,8 @@ from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages import Carried, CarriedFile
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.weights import Layout, sha256
-from fedgrass.federation.weights.auxiliary_state import auxiliary_layout
+from fedgrass.federation.weights.array_roles import auxiliary_layout, averaged_arrays, is_statistic
 from fedgrass.federation.weights.slices import Slice
-from fedgrass.federation.weights.trained_arrays import averaged_arrays, is_statistic
 
 _MOST_SHOWN = 8  # arrays that a warning names
 

@@ -33,8 +33,8 @@ from fedgrass.federation.ports import LONGEST_WAIT, Bucket
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run
 from fedgrass.federation.weights import Layout, header
+from fedgrass.federation.weights.array_roles import NO_VOTES, Votes, count_votes
 from fedgrass.federation.weights.slices import Slice
-from fedgrass.federation.weights.trained_arrays import NO_VOTES, Votes, count_votes
 
 LARGEST_MANIFEST = 4 * 1024**2  # bytes: more than 10,000 devices need with the longest names and reasons
 _MANIFESTS_AT_ONCE = 16

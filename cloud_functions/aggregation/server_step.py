@@ -1,7 +1,7 @@
 """From the combined change of a slice to its new values: trained arrays are stepped, all others are averaged.
 
 A server optimizer (Reddi et al., "Adaptive Federated Optimization", 2021: FedOpt) steps only the arrays that
-gradients move, see fedgrass/federation/weights/trained_arrays.py. Statistics such as a running mean are
+gradients move, see fedgrass/federation/weights/array_roles.py. Statistics such as a running mean are
 averaged, and their server state is left as it is.
 
 Whole numbers beyond 2^53 (identifiers, hashes, clocks) do not fit into float64. A number on which all updates
@@ -24,7 +24,7 @@ from cloud_functions.aggregation.reader_threads import Readable
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Layout
-from fedgrass.federation.weights.auxiliary_state import model_array_of
+from fedgrass.federation.weights.array_roles import model_array_of
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
 
 Mask = NDArray[np.bool_]

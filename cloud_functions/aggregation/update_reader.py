@@ -40,8 +40,8 @@ from fedgrass.federation.weights import (
     in_file_order,
     read_layout_and_metadata,
 )
+from fedgrass.federation.weights.array_roles import TRAINED
 from fedgrass.federation.weights.slices import Kind, Piece, Slice
-from fedgrass.federation.weights.trained_arrays import TRAINED
 
 _SCALE_BYTES = 4
 _FIRST_READ = 64 * 1024  # bytes: most headers fit, so that one request is enough

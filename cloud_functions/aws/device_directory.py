@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from botocore.exceptions import ClientError
 
-from fedgrass.federation.messages.message_versions import parse_versions
+from fedgrass.federation.messages.message_types import parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.attribute_conditions import Value
 from fedgrass.federation.selection.sampling import anyone, sample_segments

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cloud_functions.aws.dynamodb_table import Row, Table, to_record, to_row
-from fedgrass.federation import counters
+from fedgrass.federation import round_metrics
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
@@ -121,8 +121,8 @@ class DynamoRounds:
         add: Counter[str] = Counter()
         left = []
         for part in silent:
-            moved = counters.moved(part, Participation.SILENT, {})
-            add.update(counters.difference(part, moved))
+            moved = round_metrics.moved(part, Participation.SILENT, {})
+            add.update(round_metrics.difference(part, moved))
             key = _participant_key(round_, part.device)
             left.append(self._table.update(round_.run, key, {"state": moved.state}, {"state": part.state}))
         came = [self._table.new(_asked(round_, device, batch, at)) for device in devices]
@@ -232,12 +232,12 @@ class DynamoRounds:
         """
         if part.state not in before(target):
             raise LostRace(part.device)
-        after = counters.moved(part, target, values)
+        after = round_metrics.moved(part, target, values)
         written = {"state": target, "accepted": after.accepted, **values}
         moved = self._table.update(
             round_.run, _participant_key(round_, part.device), written, {"state": part.state}
         )
-        counted = self._update_round(round_, {}, expected, counters.difference(part, after))
+        counted = self._update_round(round_, {}, expected, round_metrics.difference(part, after))
         joined = after.group and not part.group
         member = [self._table.put(_member_row(round_, after))] if joined else []
         self._table.transact([moved, counted, *member])

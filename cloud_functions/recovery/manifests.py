@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cloud_functions.selection.cohorts import Cohort
 from cloud_functions.services import Services
-from fedgrass.federation import counters, object_keys
+from fedgrass.federation import object_keys, round_metrics
 from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run
@@ -56,7 +56,7 @@ def draft_round(  # noqa: PLR0913, PLR0917 - the record of all of these
     lease, so that the draft of an averager whose lease was taken over is never kept.
     """
     closed_round = msgspec.structs.replace(
-        leased, state=State.CLOSED, **counters.tally(participants), **result
+        leased, state=State.CLOSED, **round_metrics.tally(participants), **result
     )
     more = metrics if closed_round.metrics_left_out else {}
     data = msgspec.json.encode(RoundManifest(closed_round, list(participants), run, more))

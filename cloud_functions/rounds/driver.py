@@ -23,15 +23,7 @@ import contextlib
 
 from cloud_functions.aggregation import partial_sums
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import (
-    aggregate_round,
-    announce,
-    close_round,
-    open_round,
-    publish,
-    reminders,
-    replacements,
-)
+from cloud_functions.rounds import aggregate_round, announce, close_round, open_round, publish, reminders
 from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace, NotYet, RunBehind
 from fedgrass.federation.messages import message_fields
@@ -77,7 +69,7 @@ def look_after(services: Services, reminder: Reminder) -> None:
     run = services.rounds.run(reminder.run)
     while run and run.state in LIVING and reminder.round:
         with contextlib.suppress(LostRace):  # a device replied at that moment: read the participants again
-            replacements.repeat_unaccepted(services, run, reminder)
+            announce.repeat_unaccepted(services, run, reminder)
             break
     advance(services, reminder.run)
 
@@ -121,7 +113,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
         return True
     overdue = alarm == open_round.deadline_of(round_)
     event = next_event(round_, services.now(), overdue=overdue)
-    if _could_replace(round_, event) and replacements.replace_gone(services, run, round_):
+    if _could_replace(round_, event) and announce.replace_gone(services, run, round_):
         return True
     # Only averagers hand partial sums over. If the averager that counted the last reply of one has crashed,
     # the message of that reply is delivered again, to another averager.

@@ -14,8 +14,7 @@ from cloud_functions.rounds.start import copy_to_initial, start_run
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.messages.message_fields import shorten
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import parse_settings

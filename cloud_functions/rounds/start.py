@@ -18,7 +18,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, check_training
 from fedgrass.federation.weights import sha256
-from fedgrass.federation.weights.auxiliary_state import update_layout
+from fedgrass.federation.weights.array_roles import update_layout
 
 
 def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:

@@ -1,23 +1,24 @@
-"""The predictor's configuration, validated, and the tasks that it names.
-
-A task is created with its local data, on which new models are evaluated.
-"""
+"""The predictor's configuration, and how a change of it takes effect while the predictor runs."""
 
 import logging
 import os
+import random
+import threading
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 
 from msgspec import Meta, Struct
 
 from components.runtime.component_errors import ConfigurationError
+from components.runtime.configuration_watch import ConfigurationSource, ConfigurationWatch
+from components.runtime.event_loop import EventLoop
 from components.trainer.tasks.registry import check_task, enabled_tasks, is_current, load_task
 from components.trainer.tasks.task import PredictingTask
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages.message_fields import TaskName
-from fedgrass.federation.names import FLEET_NAME, RULES
+from fedgrass.federation.messages.message_fields import FLEET_NAME, RULES, TaskName
 
 FOR_OTHERS = {"accessControl", "python"}  # keys for the nucleus and for the install step
 _MOST_TASKS = 16  # a report has room for
@@ -134,3 +135,68 @@ def _make(name: str, options: Options) -> PredictingTask:
         )
         raise ConfigurationError(message)
     return cast("PredictingTask", task)
+
+
+class Configurable(Protocol):
+    """What the configuration applies to: the predictor. The calls come on the main thread."""
+
+    configuration: Configuration
+    tasks: MadeTasks
+
+    def configure(self, configuration: Configuration, tasks: MadeTasks) -> None:
+        """Apply a configuration.
+
+        Raises:
+            ConfigurationError: it cannot be applied, and nothing has changed.
+        """
+
+    def refuse_configuration(self, reason: str) -> None:
+        """Report why a changed configuration could not be used."""
+
+
+class Reconfiguration:
+    """Creates the tasks of a changed configuration, then applies it or reports why it is refused."""
+
+    def __init__(
+        self, loop: EventLoop, source: ConfigurationSource, rng: random.Random, predictor: Configurable
+    ) -> None:
+        self._loop = loop
+        self._predictor = predictor
+        self._watch = ConfigurationWatch(
+            loop,
+            source,
+            rng,
+            parse=parse_configuration,
+            apply=self._make_in_thread,
+            refuse=predictor.refuse_configuration,
+        )
+
+    def watch(self) -> None:
+        """Begin to watch the configuration."""
+        self._watch.start()
+
+    def _make_in_thread(self, configuration: Configuration) -> None:
+        former, made = self._predictor.configuration, self._predictor.tasks
+        make = partial(self._make, self._watch.changes, configuration, former, made)
+        threading.Thread(target=make, daemon=True, name="tasks").start()
+
+    def _make(
+        self, number: int, configuration: Configuration, former: Configuration, made: MadeTasks
+    ) -> None:
+        try:
+            tasks = make_tasks(configuration, former, made)
+        except ConfigurationError as error:
+            reason = str(error)
+            self._loop.post(lambda: self._watch.refuse(reason) if number == self._watch.changes else None)
+        else:
+            self._loop.post(lambda: self._apply(number, configuration, tasks))
+
+    def _apply(self, number: int, configuration: Configuration, tasks: MadeTasks) -> None:
+        if number != self._watch.changes:
+            return
+        try:
+            self._predictor.configure(configuration, tasks)
+        except ConfigurationError as error:
+            self._watch.refuse(str(error))
+        else:
+            log.info("took up a changed configuration")

@@ -18,11 +18,11 @@ from components.predictor.model_store import ModelBucket
 from components.predictor.predictor_configuration import (
     Configuration,
     MadeTasks,
+    Reconfiguration,
     make_tasks,
     parse_configuration,
 )
 from components.predictor.predictor_nucleus import Nucleus
-from components.predictor.predictor_reconfiguration import Reconfiguration
 from components.predictor.predictor_subscriptions import EchoCheck, Subscriptions
 from components.predictor.serving import Serving
 from components.predictor.web import HOST, Server

@@ -18,7 +18,7 @@ import msgspec
 from components.runtime.atomic_file import write_atomically
 from components.runtime.event_loop import EventLoop
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 
 LOST = 75  # exit code of a process that has to be restarted: EX_TEMPFAIL of sysexits.h
 WRONG_CONFIGURATION = 78  # EX_CONFIG

@@ -14,8 +14,14 @@ from components.trainer.worker.resource_limits import LEAST_PRIORITY, ResourceLi
 from components.trainer.worker.worker_protocol import TaskOptions
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages.message_fields import AttributeName, Attributes, AttributeText, TaskName
-from fedgrass.federation.names import FLEET_NAME, RULES
+from fedgrass.federation.messages.message_fields import (
+    FLEET_NAME,
+    RULES,
+    AttributeName,
+    Attributes,
+    AttributeText,
+    TaskName,
+)
 from fedgrass.federation.selection.attribute_conditions import WORDS
 
 # Keys of the same tree for others: accessControl for the nucleus, python for the install step.

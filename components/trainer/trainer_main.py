@@ -35,7 +35,7 @@ from components.runtime.process_setup import (
 from components.trainer.connection.device_file import DEFAULT_FILE, read_device_file
 from components.trainer.session.device_context import DeviceContext, WorkTrouble
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import read_power
+from components.trainer.session.eligibility import read_power
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget, UpdateDeferral
 from components.trainer.session.session_ports import Host, Uploader

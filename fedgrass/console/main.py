@@ -9,17 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console.commands import (
-    core_commands,
-    cost_commands,
-    demo_commands,
-    deploy_commands,
-    device_commands,
-    fleet_commands,
-    queue_commands,
-    run_commands,
-    task_commands,
-)
+from fedgrass.console.commands import device_commands, laptop_commands, run_commands, stack_commands
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
 from fedgrass.federation.errors import FedgrassError
@@ -70,18 +60,18 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = made.add_subparsers(required=True, metavar="command")
-    demo_commands.add(commands)
+    laptop_commands.add_demo(commands)
     run_commands.add(commands)
-    core_commands.add(commands)
-    task_commands.add(commands)
-    queue_commands.add(commands)
-    fleet_commands.add(commands)
-    cost_commands.add(commands)
+    laptop_commands.add_core(commands)
+    laptop_commands.add_task(commands)
+    stack_commands.add_queue(commands)
+    stack_commands.add_fleet(commands)
+    stack_commands.add_costs(commands)
     deploy = commands.add_parser(
         "deploy", help="deploy the cloud and the devices of a fleet to an AWS account"
     )
     kinds = deploy.add_subparsers(required=True, metavar="what")
-    deploy_commands.add_to(kinds)
+    stack_commands.add_to(kinds)
     device_commands.add_to(kinds)
     return made
 

@@ -14,8 +14,8 @@
 Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
 """
 
-from fedgrass.federation.messages.encoding_settings import Kind
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
+from fedgrass.federation.messages.message_types import Kind
 
 
 def model(run: str, number: int) -> str:

@@ -1,13 +1,11 @@
-"""The metrics of a round's devices: bounded, combined, and judged so that no single device decides.
-
-A metric is a device's claim, as is the number of examples that it is a mean of. Claimed examples are capped
-as they are for the weights of updates (aggregation/means.py).
-"""
+"""The figures of a round: the metrics of its replies, within limits, and the counters of its participants."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from fedgrass.federation.aggregation.means import example_cap
 from fedgrass.federation.messages.message_fields import MOST_METRICS
@@ -164,3 +162,42 @@ def over_claims(participants: Iterable[Participant], cap: float, multiple: float
 
 def _evaluated(part: Participant) -> int:
     return part.examples if part.examples_evaluated is None else part.examples_evaluated
+
+
+_ACCEPTING = frozenset({Participation.ACCEPTED, Participation.REPLIED, Participation.LATE})
+
+
+def counted(part: Participant) -> dict[str, int]:
+    """Return what one participant adds to each counter of its round, by field name."""
+    state = part.state
+    return {
+        "accepted": int(part.accepted),
+        "replied": int(state in {Participation.REPLIED, Participation.REFUSED}),
+        "refused": int(state is Participation.REFUSED),
+        "declined": int(state is Participation.DECLINED),
+        "failed": int(state is Participation.FAILED),
+        "silent": int(state is Participation.SILENT),
+        "late": int(state is Participation.LATE),
+        "bytes_up": part.bytes if state is Participation.REPLIED else 0,
+    }
+
+
+def tally(parts: Iterable[Participant]) -> dict[str, int]:
+    """Return the counters of a round with these participants."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in counted(part).items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def moved(part: Participant, target: Participation, values: Mapping[str, object]) -> Participant:
+    """Return a participant moved to the state ``target``, with ``values`` in its other fields."""
+    accepted = part.accepted or target in _ACCEPTING
+    return msgspec.structs.replace(part, state=target, accepted=accepted, **values)
+
+
+def difference(old: Participant, new: Participant) -> dict[str, int]:
+    """Return by how much each counter changes when a participant changes; unchanged counters are left out."""
+    before, after = counted(old), counted(new)
+    return {name: after[name] - before[name] for name in after if after[name] != before[name]}

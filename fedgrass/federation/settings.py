@@ -16,9 +16,15 @@ from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.alarms import LONGEST_REMINDER
-from fedgrass.federation.messages.encoding_settings import Encoding, Fraction, Kind, ModelKind
-from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options, StrategyOptions, TaskName
-from fedgrass.federation.names import RULES, THING_NAME
+from fedgrass.federation.messages.message_fields import (
+    MOST_OPTIONS,
+    RULES,
+    THING_NAME,
+    Options,
+    StrategyOptions,
+    TaskName,
+)
+from fedgrass.federation.messages.message_types import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS, strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression

@@ -5,8 +5,7 @@ The recipes' access control, the IoT policy and the topic rules repeat them in t
 """
 
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages.message_fields import TextEnum
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import TextEnum, checked_name
 
 ROOT = "fedgrass"
 

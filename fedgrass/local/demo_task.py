@@ -11,7 +11,7 @@ from components.trainer.tasks.task import Task
 from fedgrass.console.options import Value
 from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.local.task_loading import explain
 
 _LOAD_SECONDS = 120.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILES = ("example_task.py", "test_example_task.py")

@@ -1,4 +1,4 @@
-"""One S3 export task: its message, the key of its object, the upload, and its status messages."""
+"""One S3 export task: its message, its object key, the upload with its retries, and its status messages."""
 
 import enum
 import logging
@@ -13,7 +13,6 @@ import msgspec
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ParamValidationError
 
-from greengrass_emulator.stream_manager.export_retries import is_transient
 from greengrass_emulator.stream_manager.stream_files import StoredMessage
 from greengrass_emulator.stream_manager.stream_protocol import (
     SMALLEST_PART_BYTES,
@@ -24,6 +23,75 @@ from greengrass_emulator.stream_manager.stream_protocol import (
     without_none,
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
+
+_SERVER_ERROR = 500
+_TRANSIENT_STATUS = frozenset({408, 429})
+
+_BUSY = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_CUT_SHORT = frozenset(
+    {
+        "BadDigest",  # what arrived is not what was sent
+        "ConditionalRequestConflict",
+        "IncompleteBody",
+        "NoSuchUpload",  # its parts were removed: the next attempt begins with the first
+        "OperationAborted",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+_WRONG_CLOCK = frozenset(
+    {
+        "InvalidSignatureException",
+        "RequestExpired",
+        "RequestInTheFuture",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    }
+)
+_RETRIED = _BUSY | _CUT_SHORT | _CREDENTIALS | _WRONG_CLOCK
+
+
+def is_transient(code: str, status: int = 0) -> bool:
+    """Return whether the same request may succeed later.
+
+    Args:
+        code: AWS's error code, such as ``SlowDown``; empty if the response had none.
+        status: the HTTP status; 0 without a response.
+    """
+    return code in _RETRIED or status == 0 or status >= _SERVER_ERROR or status in _TRANSIENT_STATUS
+
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,8 +14,8 @@ import pytest
 
 from fedgrass.federation import messages
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Message, WorkMessage, message_codec, message_versions
-from fedgrass.federation.messages.message_versions import newest_common, parse_versions
+from fedgrass.federation.messages import Message, WorkMessage, message_codec, message_types
+from fedgrass.federation.messages.message_types import newest_common, parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.filters import Requirements
 from fedgrass.federation.topics import Kind
@@ -54,7 +54,7 @@ def test_every_kind_of_message_is_kept_of_every_release() -> None:
 
 @each(GOLDEN)
 def test_messages_of_an_older_release_are_decoded(path: Path) -> None:
-    assert decoded(path).version in message_versions.SPOKEN
+    assert decoded(path).version in message_types.SPOKEN
 
 
 @each(GOLDEN)
@@ -115,7 +115,7 @@ def test_the_versions_of_a_device_are_read_from_its_heartbeat(text: str, version
 def test_the_newest_common_version_is_taken(
     monkeypatch: pytest.MonkeyPatch, cloud: tuple[int, ...], device: set[int], common: int | None
 ) -> None:
-    monkeypatch.setattr(message_versions, "SPOKEN", cloud)
+    monkeypatch.setattr(message_types, "SPOKEN", cloud)
     assert newest_common(device) == common
 
 
@@ -135,7 +135,7 @@ def test_a_device_without_a_common_version_is_not_chosen_and_the_reason_is_repor
 
 
 def test_an_old_component_is_named_as_what_to_renew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(message_versions, "SPOKEN", (3, 2))
+    monkeypatch.setattr(message_types, "SPOKEN", (3, 2))
     words = Requirements(task="digits").explain([candidate("old", 1)])
     assert words.endswith("deploy a newer version of the trainer component")
 
@@ -143,7 +143,7 @@ def test_an_old_component_is_named_as_what_to_renew(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> SmallFleet:
     """A cloud that supports one version more than the current one, with devices of both releases."""
-    monkeypatch.setattr(message_versions, "SPOKEN", (2, 1))
+    monkeypatch.setattr(message_types, "SPOKEN", (2, 1))
     made = SmallFleet(3)
     for name, speaks in zip(made.names, ({1}, {2, 1}, {3, 2}), strict=True):
         known = made.devices.seen[name]

@@ -1,4 +1,4 @@
-"""README's map of a round: one round is played and traced, and each function that the map names must be on its path."""
+"""README's map of a round: a round is played and traced; each function of the map must be on its path."""
 
 import ast
 import re
@@ -67,7 +67,9 @@ def test_the_map_is_in_the_order_in_which_a_round_reaches_its_functions(
     assert not out_of_order
 
 
-def test_a_round_crosses_no_more_files_than_a_reader_can_follow(path_of_a_round: list[tuple[str, str]]) -> None:
+def test_a_round_crosses_no_more_files_than_a_reader_can_follow(
+    path_of_a_round: list[tuple[str, str]],
+) -> None:
     files = {path for path, _ in path_of_a_round}
     assert len(files) <= MOST_FILES, sorted(files)
 

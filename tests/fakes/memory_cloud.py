@@ -11,7 +11,7 @@ import numpy as np
 from botocore.exceptions import ClientError
 
 from cloud_functions.aws.dynamodb_table import marshal, to_row
-from fedgrass.federation import counters
+from fedgrass.federation import round_metrics
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.errors import LostRace, UpdateRefused
 from fedgrass.federation.messages import Completion
@@ -313,9 +313,9 @@ class MemoryRounds:
         _expect(key in self._participants and self._participants[key].state is part.state)
         _expect(part.state in before(target))
         old = self._participants[key]
-        new = self._participants[key] = counters.moved(old, target, changes)
+        new = self._participants[key] = round_metrics.moved(old, target, changes)
         stored = self._stored(round_)
-        added = {name: getattr(stored, name) + by for name, by in counters.difference(old, new).items()}
+        added = {name: getattr(stored, name) + by for name, by in round_metrics.difference(old, new).items()}
         self._change(round_, **added)
 
 

@@ -11,7 +11,7 @@ from components.runtime.component_errors import Unavailable, UploadFailed
 from components.runtime.event_loop import Call, EventLoop
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import HostMetrics
+from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.trainer_configuration import Configuration, parse_configuration

@@ -21,8 +21,12 @@ from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import checksum, decode, dtype_of, read_layout, sha256, unencoded, write
-from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, update_layout
-from fedgrass.federation.weights.trained_arrays import statistics_among, trained_metadata
+from fedgrass.federation.weights.array_roles import (
+    auxiliary_layout,
+    statistics_among,
+    trained_metadata,
+    update_layout,
+)
 from tests.fakes.memory_cloud import (
     MemoryAlarms,
     MemoryBucket,

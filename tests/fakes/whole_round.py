@@ -1,7 +1,7 @@
 """One round in one process: the functions' handlers, a device's session and its worker, over ports in memory.
 
-Messages go the way they go on AWS: the rules' JSON into the handlers' events, announcements to the session's
-subscription. Only the SDKs at the edge (AWS, Greengrass IPC, Stream Manager) and the child process are left out.
+Messages take the path that they take on AWS: the rules' JSON into the handlers' events, announcements to the
+session's subscription. Only the SDKs (AWS, Greengrass IPC, Stream Manager) and the child process are left out.
 """
 
 import base64
@@ -106,9 +106,7 @@ class WholeRound:
         initial: Arrays = Noise(megabytes=0.001).initial_weights(seed=1)
         self.fleet = SmallFleet(len(DEVICES), initial=initial)
         monkeypatch.setattr(wiring, "services", lambda *_, **__: self.fleet.cloud)
-        self.devices = [
-            RoundDevice(thing, folder / thing, self.fleet.bucket.objects) for thing in DEVICES
-        ]
+        self.devices = [RoundDevice(thing, folder / thing, self.fleet.bucket.objects) for thing in DEVICES]
         for device, path in zip(self.devices, DEVICES, strict=True):
             (folder / path).mkdir(exist_ok=True)
             device.session.start()
@@ -161,7 +159,10 @@ class WholeRound:
 
 @contextmanager
 def reached() -> Iterator[list[tuple[str, str]]]:
-    """Yield the list of (file, qualified name) of the project's functions, in the order of their first call."""
+    """Yield a list that is filled at the end: (file, qualified name) of the project's functions.
+
+    They are in the order of their first call.
+    """
     order: dict[tuple[str, str], None] = {}
     root = str(PROJECT) + "/"
 
@@ -176,5 +177,3 @@ def reached() -> Iterator[list[tuple[str, str]]]:
     finally:
         sys.setprofile(None)
         found.extend(order)
-
-

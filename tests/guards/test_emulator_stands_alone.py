@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from fedgrass.federation import aws_errors
-from greengrass_emulator.stream_manager import export_retries
+from greengrass_emulator.stream_manager import s3_export_task
 from package import ROOT
 
 FOREIGN = {"fedgrass", "cloud_functions", "components", "package"}
 TESTS = sorted((ROOT / "tests" / "emulator").rglob("*.py"))
-TABLES = [table for module in (aws_errors, export_retries) for table in vars(module).values()]
+TABLES = [table for module in (aws_errors, s3_export_task) for table in vars(module).values()]
 CODES = {code for table in TABLES if isinstance(table, frozenset) for code in table if isinstance(code, str)}
 SOURCES = sorted((ROOT / "greengrass_emulator").rglob("*.py"))
 
@@ -56,4 +56,4 @@ def test_the_emulator_does_not_name_fedgrass(path: Path) -> None:
 def test_both_tables_of_s3_errors_agree(status: int) -> None:
     assert len(CODES) > 30
     for code in ("", "AccessDenied", "NoSuchBucket", *sorted(CODES)):
-        assert export_retries.is_transient(code, status) == aws_errors.is_transient(code, status), code
+        assert s3_export_task.is_transient(code, status) == aws_errors.is_transient(code, status), code

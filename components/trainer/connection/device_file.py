@@ -22,7 +22,7 @@ from components.runtime.atomic_file import write_atomically
 from components.runtime.component_errors import ConfigurationError
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.names import RULES, THING_NAME
+from fedgrass.federation.messages.message_fields import RULES, THING_NAME
 
 DEFAULT_FILE = Path("/etc/fedgrass/device.toml")
 _TABLES = ("connection", "trainer")

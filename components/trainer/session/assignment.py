@@ -1,12 +1,12 @@
-"""One assignment: from its announcement until its update is stored in S3, or until it has failed."""
+"""One assignment: from its announcement until its update is in S3, or it fails, or its deadline passes."""
 
 import logging
 import threading
 from collections.abc import Callable
 
 from components.runtime.component_errors import UploadFailed
+from components.runtime.event_loop import Call, EventLoop, Timer
 from components.runtime.retries import delays
-from components.trainer.session.deadline import Deadline, margin_before
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.journal import Accepted, Reply, finished
 from components.trainer.session.outbox import status
@@ -19,9 +19,63 @@ from components.trainer.worker.worker_protocol import (
     Waiting,
     Work,
     id_of,
+    margin_before,
 )
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
+
+
+class Deadline:
+    """Calls ``closing_in`` a margin before the deadline and ``overdue`` at it, each once.
+
+    Args:
+        loop: event loop whose clock counts, and in which both are called.
+        seconds: from now to the deadline.
+        margin: returns the margin in seconds, given the seconds left.
+        closing_in: None if the assignment cannot be ended early.
+        overdue: ends the assignment.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        seconds: float,
+        *,
+        margin: Callable[[float], float],
+        closing_in: Call | None,
+        overdue: Call,
+    ) -> None:
+        self._loop = loop
+        self._margin = margin
+        self._closing_in = closing_in
+        self._overdue = overdue
+        self._timers: list[Timer] = []
+        self._at = 0.0
+        self._set(seconds)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, at least 0."""
+        return max(0.0, self._at - self._loop.clock())
+
+    def bring_forward(self, seconds: float) -> None:
+        """Replace the deadline if ``seconds`` from now is earlier."""
+        if seconds < self.seconds_left:
+            self._set(seconds)
+
+    def cancel(self) -> None:
+        """Cancel both calls."""
+        for timer in self._timers:
+            timer.cancel()
+
+    def _set(self, seconds: float) -> None:
+        self.cancel()
+        self._at = self._loop.clock() + seconds
+        self._timers = [self._loop.call_later(seconds, self._overdue)]
+        if self._closing_in:
+            early = seconds - self._margin(seconds)
+            self._timers.append(self._loop.call_later(early, self._closing_in))
+
 
 UPLOAD_TRIES = 5  # after errors that are not known to be transient
 _FIRST_DELAY = 4.0  # seconds at most, between attempts: together long enough for a restart of Stream Manager

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.runtime.event_loop import Call, EventLoop
+from components.trainer.session.eligibility import HostMetrics, read_host_metrics
 from components.trainer.session.error_feedback import ErrorFeedback, pending_path
-from components.trainer.session.host_metrics import HostMetrics, read_host_metrics
 from components.trainer.session.journal import Journal, result_path
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.session.session_ports import Uploader, Worker

@@ -28,7 +28,7 @@ from fedgrass.federation.messages import (
     Message,
     Verdict,
     decode_announce,
-    message_versions,
+    message_types,
     round_id,
 )
 from fedgrass.federation.messages.message_fields import Attributes
@@ -263,7 +263,7 @@ class Session:
             configuration_error=self._configuration_error,
             work_error=self._context.trouble.reason,
             connection_error=fit_heartbeat(self._presence.trouble() or self._connection_trouble()),
-            speaks=message_versions.spoken(),
+            speaks=message_types.spoken(),
         )
 
     def _attributes(self) -> Attributes:

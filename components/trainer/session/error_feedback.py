@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 
 KEPT_SECONDS = 30 * 24 * 3600  # older arrays belong to a model that was replaced long ago
 log = logging.getLogger(__name__)

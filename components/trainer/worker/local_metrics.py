@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from components.trainer.session.deadline import margin_before
 from components.trainer.tasks.task import Evaluation
-from components.trainer.worker.worker_protocol import Result
+from components.trainer.worker.worker_protocol import Result, margin_before
 from fedgrass.federation import training_settings
 from fedgrass.federation.messages import Announcement, message_fields
 from fedgrass.federation.weights import Arrays

@@ -23,8 +23,12 @@ from fedgrass.federation.encodings.array_types import bfloat16_to_float32
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages import Carried
 from fedgrass.federation.weights import Arrays, Layout, Written
-from fedgrass.federation.weights.auxiliary_state import auxiliary_layout, auxiliary_name, update_layout
-from fedgrass.federation.weights.trained_arrays import statistics_among
+from fedgrass.federation.weights.array_roles import (
+    auxiliary_layout,
+    auxiliary_name,
+    statistics_among,
+    update_layout,
+)
 
 
 def correctable(name: str, task: Task, auxiliary: Carried) -> CorrectableTask:

@@ -26,8 +26,7 @@ from fedgrass.federation.encodings import Feedback
 from fedgrass.federation.encodings.array_types import to_model_types
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights import Arrays, Encoded, Layout, Written
-from fedgrass.federation.weights.auxiliary_state import auxiliary_name
-from fedgrass.federation.weights.trained_arrays import statistics_among, trained_metadata
+from fedgrass.federation.weights.array_roles import auxiliary_name, statistics_among, trained_metadata
 
 RESIDUAL, CONTROL = "residual", "control"
 Shapes = Mapping[str, tuple[int, ...]]

@@ -8,6 +8,10 @@ from msgspec import Struct
 
 from fedgrass.federation.messages import Announcement, round_id
 
+_SHARE = 0.1  # of the whole time is reserved for everything after the training
+_LONGEST_SHARE = 60.0  # seconds, the upper bound of that share
+_UPLOADS = 2.0  # times the duration of the previous upload: links get slower
+_MOST = 0.5  # of the whole time: at least half of it is for training
 TaskOptions = dict[str, bool | int | float | str]
 
 
@@ -79,3 +83,13 @@ Answer = Progress | Waiting | Result | Failure
 def id_of(announcement: Announcement) -> str:
     """Return the round id (run, round and attempt) of an announcement."""
     return round_id(announcement.run, announcement.round, announcement.attempt)
+
+
+def margin_before(seconds: float, upload_seconds: float) -> float:
+    """Return how many seconds before the deadline a training has to end for its update to arrive in time.
+
+    Args:
+        seconds: from now to the deadline.
+        upload_seconds: duration of the previous upload of such an update; 0 if unknown.
+    """
+    return min(seconds * _MOST, min(seconds * _SHARE, _LONGEST_SHARE) + _UPLOADS * upload_seconds)

@@ -18,7 +18,7 @@ from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError, UpdateRefused
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import parse_settings

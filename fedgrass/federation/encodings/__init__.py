@@ -11,7 +11,7 @@
 Pure: no input or output; random generators are arguments.
 """
 
-from fedgrass.federation.encodings.decoding import decode, decode_into
+from fedgrass.federation.encodings.decoding import decode, decode_into, decode_model, encode_model
 from fedgrass.federation.encodings.encoder import Feedback, encode
 from fedgrass.federation.encodings.encoding_layouts import (
     byte_range,
@@ -22,8 +22,7 @@ from fedgrass.federation.encodings.encoding_layouts import (
     is_encoded,
     model_layout,
 )
-from fedgrass.federation.encodings.model_encoding import decode_model, encode_model
-from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
+from fedgrass.federation.messages.message_types import Encoding, check_encoding
 from fedgrass.federation.weights.slices import BLOCK
 
 __all__ = [

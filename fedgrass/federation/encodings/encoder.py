@@ -19,7 +19,7 @@ from fedgrass.federation.encodings import quantization, top_k
 from fedgrass.federation.encodings.decoding import decode_into
 from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, file_layout
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.messages.encoding_settings import Encoding, check_encoding
+from fedgrass.federation.messages.message_types import Encoding, check_encoding
 from fedgrass.federation.weights.slices import BLOCK
 from fedgrass.federation.weights.weights_file import Encoded, dtype_of, layout_of, unencoded
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Arrays, Layout, check_layout

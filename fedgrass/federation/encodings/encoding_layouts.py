@@ -4,7 +4,7 @@ import math
 
 from fedgrass.federation.encodings.top_k import row_bytes
 from fedgrass.federation.errors import SettingsError, UpdateRefused
-from fedgrass.federation.messages.encoding_settings import Encoding, check_model_encoding
+from fedgrass.federation.messages.message_types import Encoding, check_model_encoding
 from fedgrass.federation.weights.slices import BLOCK, block_count, values_in
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, check_layout, in_file_order
 

@@ -11,8 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from fedgrass.federation.errors import MessageError, SettingsError
-from fedgrass.federation.messages import message_versions
-from fedgrass.federation.messages.encoding_settings import check_encoding, check_model_encoding
+from fedgrass.federation.messages import message_types
 from fedgrass.federation.messages.message_types import (
     Announcement,
     Completion,
@@ -25,6 +24,8 @@ from fedgrass.federation.messages.message_types import (
     Status,
     Verdict,
     WorkMessage,
+    check_encoding,
+    check_model_encoding,
     round_id,
 )
 
@@ -127,8 +128,8 @@ def _check_version(text: bytes, kind: type[Message] = WorkMessage) -> None:
         reason = f"the message is not JSON: {error}"
         raise MessageError(reason) from error
     # Versions are only negotiated for messages about work; others only ever gain fields.
-    if issubclass(kind, WorkMessage) and version not in message_versions.SPOKEN:
-        spoken = message_versions.spoken().replace(",", ", ")
+    if issubclass(kind, WorkMessage) and version not in message_types.SPOKEN:
+        spoken = message_types.spoken().replace(",", ", ")
         reason = f"the message has version {version}; this side supports version {spoken}"
         raise MessageError(reason)
 

@@ -1,15 +1,40 @@
-"""The types of the fields of messages and settings, and functions that shorten text to fit them.
+"""The types of message fields: names, counts, metrics and texts, each with its limits."""
 
-``TextEnum`` replaces enum.StrEnum, which needs Python 3.11: devices may run Python 3.10.
-"""
-
+import re
 from enum import Enum
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from fedgrass.federation import names
+from fedgrass.federation.errors import SettingsError
+
+# Thing names follow AWS IoT's own rule; the others are stricter, because they become parts of topics, object
+# keys and stack names.
+THING_NAME = r"^[A-Za-z0-9:_-]{1,128}\Z"
+FLEET_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
+TASK_NAME = r"^[a-z][a-z0-9_-]{0,31}\Z"
+
+RULES = {
+    "thing": (THING_NAME, "1 to 128 letters, digits, ':', '_' or '-'"),
+    "fleet": (FLEET_NAME, "1 to 32 lower-case letters, digits or '-', the first a letter"),
+    "run": (RUN_NAME, "1 to 64 letters, digits or '-', not starting with '-'"),
+    "task": (TASK_NAME, "1 to 32 lower-case letters, digits, '_' or '-', the first a letter"),
+}
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return ``name`` if it is a valid name of a ``kind`` (thing, fleet, run or task).
+
+    Raises:
+        SettingsError: The name is invalid; the message lists the allowed characters.
+    """
+    pattern, rule = RULES[kind]
+    if not re.match(pattern, name):
+        message = f"{name!r} cannot name a {kind}: it takes {rule}"
+        raise SettingsError(message)
+    return name
 
 
 class TextEnum(str, Enum):
@@ -26,8 +51,8 @@ Positive = Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
 Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
-RunName = Annotated[str, Meta(pattern=names.RUN_NAME)]
-TaskName = Annotated[str, Meta(pattern=names.TASK_NAME, description=names.RULES["task"][1])]
+RunName = Annotated[str, Meta(pattern=RUN_NAME)]
+TaskName = Annotated[str, Meta(pattern=TASK_NAME, description=RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
 # Metric names take one byte of JSON per character, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64

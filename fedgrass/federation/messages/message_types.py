@@ -1,16 +1,15 @@
-"""Every message between the cloud, the devices and the operators.
+"""The messages: one frozen, validated type per kind, and the encodings and versions that they name.
 
-In the order of a round: the cloud announces work, the device reports its status and its completion, and the
-cloud returns a verdict. Then the messages about a fleet: hello, heartbeat, changes of rounds, new models and
-the predictors' reports.
+Constraints stand in the types, so that a message that violates one is refused when it is decoded.
 """
 
+import re
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from fedgrass.federation.messages import message_versions
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
     Attributes,
@@ -28,11 +27,80 @@ from fedgrass.federation.messages.message_fields import (
     Unsent,
 )
 
+SPOKEN = (1,)  # the newest first
+FIRST = frozenset({1})  # versions of a device that lists none: one from before versions were listed
+_LIST = re.compile(r"[0-9]{1,4}(,[0-9]{1,4}){0,7}")
+
+
+def spoken() -> str:
+    """Return the supported versions as in a heartbeat: numbers separated by commas."""
+    return ",".join(map(str, SPOKEN))
+
+
+def parse_versions(text: str) -> frozenset[int]:
+    """Return the versions listed in a heartbeat; only the first one if the list is empty or malformed."""
+    return frozenset(map(int, text.split(","))) if _LIST.fullmatch(text) else FIRST
+
+
+def newest_common(theirs: Collection[int]) -> int | None:
+    """Return the newest version that both sides support, or None."""
+    return max(set(SPOKEN) & set(theirs), default=None)
+
+
+Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
+ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of downloaded models
+Fraction = Annotated[float, Meta(gt=0, le=0.5)]
+
+LARGEST_FRACTION = 0.5
+
+
+class Encoding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the float32 arrays of a model are stored in a file; all other arrays are stored unchanged.
+
+    ``difference``: the float32 arrays hold the change made by training, not the trained weights.
+    ``fraction``: the share of a block's values that ``top_k`` sends; other kinds ignore it.
+    """
+
+    kind: Kind = "float32"
+    difference: bool = False
+    fraction: Fraction = 0.01
+
+
+def check_encoding(encoding: Encoding) -> None:
+    """Check that the fields of an encoding fit together.
+
+    Raises:
+        SettingsError: The message names the field, its value and the way out.
+    """
+    if encoding.kind == "top_k" and not encoding.difference:
+        message = (
+            "the encoding 'top_k' sends the largest changes and needs difference: true;"
+            " of full weights it would drop nearly all"
+        )
+        raise SettingsError(message)
+    if not 0 < encoding.fraction <= LARGEST_FRACTION:
+        message = (
+            f"the encoding's fraction is {encoding.fraction}; it takes a number above 0 and up to"
+            f" {LARGEST_FRACTION} (beyond that, indices and values take more bytes than the whole array)"
+        )
+        raise SettingsError(message)
+
+
+def check_model_encoding(encoding: Encoding) -> None:
+    """Check that an encoding is allowed for downloaded models.
+
+    Raises:
+        SettingsError: It is an encoding for differences.
+    """
+    if encoding.kind == "top_k" or encoding.difference:
+        message = "a model cannot be downloaded as a difference: choose float32, float16, bfloat16 or int8"
+        raise SettingsError(message)
+
 
 class Message(Struct, frozen=True, kw_only=True):
     """Base class of all messages."""
 
-    version: int = message_versions.SPOKEN[0]
+    version: int = SPOKEN[0]
 
 
 class WorkMessage(Message, frozen=True, kw_only=True):

@@ -10,8 +10,15 @@
 To add a strategy, derive it from ``Strategy`` and add a line to ``SELECTIONS``.
 """
 
-from fedgrass.federation.selection.by_speed import Everybody, Fastest, Probabilistic, Uniform, WeightedBySpeed
-from fedgrass.federation.selection.by_utility import Oort, PowerOfChoice
+from fedgrass.federation.selection.by_history import (
+    Everybody,
+    Fastest,
+    Oort,
+    PowerOfChoice,
+    Probabilistic,
+    Uniform,
+    WeightedBySpeed,
+)
 from fedgrass.federation.selection.selection_strategy import Candidate, Choose, Strategy, average_turnaround
 from fedgrass.federation.strategy_registry import StrategyRegistry
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from fedgrass.federation.messages import message_versions
+from fedgrass.federation.messages import message_types
 from fedgrass.federation.selection.attribute_conditions import Expression, Value
 from fedgrass.federation.selection.selection_strategy import Candidate
 
@@ -86,7 +86,7 @@ class Requirements(Struct, frozen=True, kw_only=True):
             _Step("were seen recently enough", seen_since(self.seen_at_earliest)),
             _Step(f"of them have the task {self.task!r}", has_task(self.task), _tasks_of, _their_tasks),
             _Step(
-                f"of them speak messages of version {message_versions.spoken()}",
+                f"of them speak messages of version {message_types.spoken()}",
                 understands,
                 _versions_of,
                 _their_versions,
@@ -118,7 +118,7 @@ def has_task(task: str) -> Holds:
 
 def understands(candidate: Candidate) -> bool:
     """Return whether the device and the cloud have a message version in common."""
-    return message_versions.newest_common(candidate.speaks) is not None
+    return message_types.newest_common(candidate.speaks) is not None
 
 
 def has_examples(fewest: int) -> Holds:
@@ -166,7 +166,7 @@ def _versions_of(candidate: Candidate) -> Iterable[str]:
 
 def _their_versions(noted: Collection[str]) -> str:
     theirs = sorted(map(int, noted))
-    way_out = "the stack" if theirs[0] > max(message_versions.SPOKEN) else "the trainer component"
+    way_out = "the stack" if theirs[0] > max(message_types.SPOKEN) else "the trainer component"
     versions = ", ".join(map(str, theirs))
     return f"the others speak version {versions}: deploy a newer version of {way_out}"
 

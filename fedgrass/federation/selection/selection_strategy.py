@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from fedgrass.federation.messages.message_versions import FIRST
+from fedgrass.federation.messages.message_types import FIRST
 from fedgrass.federation.selection.attribute_conditions import Attributes
 
 NO_ATTRIBUTES: Attributes = MappingProxyType({})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from greengrass_emulator.command import emulator_command
+from greengrass_emulator import __main__
 from tests.emulator.local_core import eventually
 
 PROJECT = Path(__file__).parents[3]
@@ -64,7 +64,7 @@ class Terminal:
     def __init__(self, folder: Path, runtime: Path) -> None:
         programs = folder / "bin"
         programs.mkdir()
-        program = programs / emulator_command.PROGRAM
+        program = programs / __main__.PROGRAM
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m greengrass_emulator "$@"\n')
         program.chmod(0o755)
         (folder / "docs").symlink_to(PROJECT / "docs")
@@ -111,7 +111,7 @@ class Terminal:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                executable=self.folder / "bin" / emulator_command.PROGRAM,
+                executable=self.folder / "bin" / __main__.PROGRAM,
             )
         try:
             eventually(lambda: matches(step.output, self.output.read_text()), SECONDS)
@@ -147,9 +147,9 @@ def test_the_install_command_names_an_extra_and_a_program_that_exist() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     (extra,) = re.findall(r"\[(\w+)\]", install)
     assert extra in project["optional-dependencies"]
-    module, _, function = project["scripts"][emulator_command.PROGRAM].partition(":")
-    assert module == emulator_command.__name__
-    assert callable(getattr(emulator_command, function))
+    module, _, function = project["scripts"][__main__.PROGRAM].partition(":")
+    assert module == __main__.__name__
+    assert callable(getattr(__main__, function))
     words = [
         word.replace("python", sys.executable, 1) if word == "python" else word
         for word in shlex.split(install)

@@ -185,7 +185,7 @@ def leaves(loop: ast.While) -> bool:
 
 
 # The hours in which the operator allows training are the device's local time: they are never sent.
-HOURS = ("components/trainer/session/host_metrics.py", "datetime.now")
+HOURS = ("components/trainer/session/eligibility.py", "datetime.now")
 # Credentials expire by wall-clock time, which AWS's SDK also compares with the device's clock.
 EXPIRY = ("components/trainer/connection/iot_credentials.py", "datetime.now")
 

@@ -42,7 +42,7 @@ from cloud_functions.rounds import hellos
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.names import checked_name
+from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings

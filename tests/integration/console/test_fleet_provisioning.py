@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedgrass.console import stack
-from fedgrass.console.commands import fleet_commands
+from fedgrass.console.commands import stack_commands
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
 from fedgrass.console.main import parse
 from fedgrass.console.provisioning import thing_registry
@@ -394,4 +394,4 @@ def test_a_list_that_is_none_is_refused(names: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         parse(["fleet", "remove", "--things", names])
     assert "argument --things" in capsys.readouterr().err
-    assert fleet_commands.MOST_THINGS == 100
+    assert stack_commands.MOST_THINGS == 100

@@ -16,7 +16,7 @@ from components.trainer.tasks.noise import Noise
 from components.trainer.worker.worker_protocol import Failure, Work
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from tests.fakes.memory_device import Device, announcement
 
 MODEL = weights.encode(Noise(0.01).initial_weights(0))

@@ -30,10 +30,10 @@ from fedgrass.federation.messages import (
     WorkMessage,
     message_codec,
     message_fields,
-    message_versions,
+    message_types,
 )
-from fedgrass.federation.messages.encoding_settings import Encoding
 from fedgrass.federation.messages.message_fields import MOST_CARRIED
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.settings import LARGEST_TRAINING, RunSettings
 
 MOST = 2**53
@@ -189,7 +189,7 @@ def _is_valid(kind: type[Message], fields: Any) -> bool:
         message = msgspec.convert(fields, kind)
     except msgspec.ValidationError:
         return False
-    if isinstance(message, WorkMessage) and message.version not in message_versions.SPOKEN:
+    if isinstance(message, WorkMessage) and message.version not in message_types.SPOKEN:
         return False
     if isinstance(message, Announcement):
         upload, download = message.upload, message.download

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from fedgrass.federation import counters
+from fedgrass.federation import round_metrics
 from fedgrass.federation.rounds import (
     PARTICIPATIONS,
     TRANSITIONS,
@@ -197,9 +197,9 @@ PARTS = st.builds(
 def test_the_counters_change_by_what_a_participant_was_and_is(
     part: Participant, target: Participation, size: int
 ) -> None:
-    after = counters.moved(part, target, {"bytes": size})
-    changed = counters.difference(part, after)
-    before, now = counters.tally([part]), counters.tally([after])
+    after = round_metrics.moved(part, target, {"bytes": size})
+    changed = round_metrics.difference(part, after)
+    before, now = round_metrics.tally([part]), round_metrics.tally([after])
     assert {name: before[name] + changed.get(name, 0) for name in before} == now
     assert 0 not in changed.values()
     assert after.accepted or not part.accepted

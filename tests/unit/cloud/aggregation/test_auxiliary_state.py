@@ -13,7 +13,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, decode, read_layout, sha256
-from fedgrass.federation.weights.auxiliary_state import auxiliary_layout
+from fedgrass.federation.weights.array_roles import auxiliary_layout
 from tests.fakes.small_average import file_of
 from tests.fakes.small_fleet import RUN, SmallFleet, update_full_of
 

@@ -63,7 +63,9 @@ def test_a_round_of_few_metrics_has_them_in_its_row_alone() -> None:
 )
 def test_settings_for_which_a_row_has_no_room_are_refused_by_their_name(settings: dict[str, Any]) -> None:
     largest = next(iter(settings))
-    message = rf"settings have [0-9,]+ bytes of JSON, its {largest} alone [0-9,]+; at most {LARGEST_SETTINGS:,} are"
+    message = (
+        rf"settings have [0-9,]+ bytes of JSON, its {largest} alone [0-9,]+; at most {LARGEST_SETTINGS:,} are"
+    )
     with pytest.raises(SettingsError, match=message):
         parse_settings({"task": "digits", **settings})
 

@@ -18,7 +18,7 @@ import pytest
 from components.runtime.event_loop import EventLoop
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import read_host_metrics
+from components.trainer.session.eligibility import read_host_metrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Failure, Work

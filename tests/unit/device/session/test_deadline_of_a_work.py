@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from components.trainer.session.deadline import margin_before
-from components.trainer.worker.worker_protocol import Failure
+from components.trainer.worker.worker_protocol import Failure, margin_before
 from tests.fakes.memory_device import Device, announcement, result, verdict
 
 seconds = some.floats(0, 1e6)

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.trainer.session.host_metrics import read_power
+from components.trainer.session.eligibility import read_power
 from fedgrass.federation.messages import Heartbeat
 from tests.fakes.memory_device import Device, announcement, configure, result
 

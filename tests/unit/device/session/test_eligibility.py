@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from components.runtime.component_errors import ConfigurationError
-from components.trainer.session.eligibility import Demand, TrainWhen, objection
-from components.trainer.session.host_metrics import HostMetrics, read_host_metrics
+from components.trainer.session.eligibility import (
+    Demand,
+    HostMetrics,
+    TrainWhen,
+    objection,
+    read_host_metrics,
+)
 from components.trainer.trainer_configuration import parse_configuration
 from tests.fakes.memory_device import Device, announcement, configure
 

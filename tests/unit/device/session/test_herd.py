@@ -16,7 +16,7 @@ from components.runtime.event_loop import EventLoop
 from components.runtime.retries import delays
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.device_session import Session
-from components.trainer.session.host_metrics import HostMetrics
+from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.worker.worker_protocol import Answer, Work

@@ -7,7 +7,7 @@ import pytest
 
 from components.trainer.worker.worker_protocol import Failure, Progress
 from fedgrass.federation import messages
-from fedgrass.federation.messages import message_versions
+from fedgrass.federation.messages import message_types
 from tests.fakes.memory_device import TOPICS, Device, announcement, configure, verdict
 
 
@@ -40,7 +40,7 @@ def test_a_device_says_what_it_speaks_and_replies_in_the_version_of_the_announce
     """As one release later: a component that speaks two versions, and a cloud that has the older one."""
     (_, said, _) = device.broker.sent[-1]
     assert messages.decode(said, messages.Heartbeat).speaks == "1"
-    monkeypatch.setattr(message_versions, "SPOKEN", (2, 1))
+    monkeypatch.setattr(message_types, "SPOKEN", (2, 1))
     for version, run in ((2, "run-a"), (1, "run-b")):
         device.hears(announcement(run=run, version=version))
         device.finishes()

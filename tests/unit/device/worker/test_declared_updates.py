@@ -11,11 +11,10 @@ from components.trainer.tasks.task import Evaluation, Fit, GradientSteps, Report
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Work
 from fedgrass.federation import encodings, weights
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Arrays, read_layout_and_metadata
-from fedgrass.federation.weights.auxiliary_state import update_layout
-from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
-from fedgrass.federation.weights.trained_arrays import declared_names
+from fedgrass.federation.weights.array_roles import TRAINED as DECLARATION
+from fedgrass.federation.weights.array_roles import declared_names, update_layout
 from tests.fakes.memory_device import announcement
 
 MODEL: dict[str, Any] = {

@@ -22,9 +22,9 @@ from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import encodings, object_keys, weights
 from fedgrass.federation.messages import CarriedFile
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Arrays
-from fedgrass.federation.weights.auxiliary_state import update_layout
+from fedgrass.federation.weights.array_roles import update_layout
 from tests.fakes.memory_device import announcement
 from tests.fakes.small_average import RUN, SmallAverage
 

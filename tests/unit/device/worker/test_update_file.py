@@ -14,7 +14,7 @@ from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Sto
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, Work
 from fedgrass.federation import encodings, weights
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Arrays
 from tests.fakes.memory_device import announcement
 

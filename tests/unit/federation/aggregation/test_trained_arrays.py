@@ -14,8 +14,8 @@ from components.trainer.training import TorchTask
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.weights import read_layout_and_metadata
-from fedgrass.federation.weights.trained_arrays import TRAINED as DECLARATION
-from fedgrass.federation.weights.trained_arrays import (
+from fedgrass.federation.weights.array_roles import TRAINED as DECLARATION
+from fedgrass.federation.weights.array_roles import (
     Votes,
     averaged_arrays,
     count_votes,

@@ -8,7 +8,7 @@ import pytest
 
 from fedgrass.federation import encodings, messages, object_keys
 from fedgrass.federation.errors import MessageError, SettingsError, UpdateRefused
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import State
 from fedgrass.federation.settings import parse_settings
 from fedgrass.federation.weights import encode, sha256

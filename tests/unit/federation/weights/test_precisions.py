@@ -23,7 +23,7 @@ from fedgrass.console.runs import operator_actions
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.encodings.array_types import bfloat16_to_float32, read_task_arrays, to_model_types
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
-from fedgrass.federation.messages.encoding_settings import Encoding
+from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import State
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import BFLOAT16, Layout, read_layout

@@ -1,22 +1,55 @@
-"""Which arrays of a model gradients move: what an update declares, and how the updates of a round vote.
-
-A server optimizer treats the mean change as a gradient. That is correct for what gradients move. Running
-means and variances, counts and other buffers are statistics: a step along their momentum could make a
-variance negative. So they are averaged, whatever the strategy does with the other arrays.
-
-An update declares the arrays in the metadata of its header: ``trained``, a JSON list of names. The updates of
-a round vote, one vote each: an array is stepped if more than half of them declare it, and averaged otherwise,
-so that a minority decides nothing. An update without a declaration (from an older trainer or another
-framework) votes by the arrays' names.
-"""
+"""The roles of arrays: trained by gradients or not, and the auxiliary state that an update carries."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
+
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.weights import DTYPES, Array, Layout, in_file_order
+from fedgrass.federation.weights.weights_layout import FLOATS
+
+_BYTES = DTYPES["F32"].itemsize
+
+
+def auxiliary_name(what: str, array: str) -> str:
+    """Return the name of the array with the auxiliary state ``what`` of a model's array."""
+    return f"{what}:{array}"
+
+
+def model_array_of(name: str, model: Layout) -> str:
+    """Return the model's array that ``name`` or the auxiliary array ``name`` belongs to."""
+    return name if name in model.arrays else name.partition(":")[2]
+
+
+def auxiliary_layout(model: Layout, carried: Sequence[str], start: int = 0) -> Layout:
+    """Return the layout of the auxiliary arrays of a model's updates, the first at byte ``start``."""
+    arrays, position = {}, start
+    for what in carried:
+        for name, array in in_file_order(model).items():
+            if array.dtype in FLOATS:
+                end = position + math.prod(array.shape) * _BYTES
+                arrays[auxiliary_name(what, name)] = Array("F32", array.shape, position, end)
+                position = end
+    return Layout(arrays, 0, position - start)
+
+
+def update_layout(model: Layout, carried: Sequence[str]) -> Layout:
+    """Return the layout of an update: the model's arrays and the auxiliary ones; without a header.
+
+    Raises:
+        SettingsError: The model has an array with the name of an auxiliary one.
+    """
+    more = auxiliary_layout(model, carried, model.data_bytes)
+    for name in more.arrays.keys() & model.arrays.keys():
+        message = f"the model has an array {name!r}, the name of an auxiliary array of its updates: rename it"
+        raise SettingsError(message)
+    return Layout({**model.arrays, **more.arrays}, 0, model.data_bytes + more.data_bytes)
+
 
 TRAINED = "trained"  # the entry of the header's metadata
 # BatchNorm of PyTorch (running_mean, running_var, num_batches_tracked), Keras (moving_mean, moving_variance),
