@@ -1,7 +1,7 @@
 """One round in one process: the functions' handlers, a device's session and its worker, over ports in memory.
 
 Messages take the path that they take on AWS: the rules' JSON into the handlers' events, announcements to the
-session's subscription. Only the SDKs (AWS, Greengrass IPC, Stream Manager) and the child process are left out.
+session's subscription. Only the SDKs of AWS and Greengrass and the child process are left out.
 """
 
 import base64
