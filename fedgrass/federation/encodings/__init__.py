@@ -11,8 +11,8 @@
 Pure: no input or output; random generators are arguments.
 """
 
-from fedgrass.federation.encodings.decoding import decode, decode_into, decode_model, encode_model
-from fedgrass.federation.encodings.encoder import Feedback, encode
+from fedgrass.federation.encodings.decoding import decode, decode_into, decode_model
+from fedgrass.federation.encodings.encoder import Feedback, encode, encode_model
 from fedgrass.federation.encodings.encoding_layouts import (
     byte_range,
     check_download,

@@ -1,22 +1,12 @@
-"""Decode an encoded file to arrays; encode and decode the download of a model."""
-
-import io
+"""From the bytes of a file to float32: a whole file, or a range of an array cut at block boundaries."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgrass.federation.encodings import quantization, top_k
-from fedgrass.federation.encodings.encoder import encode
-from fedgrass.federation.encodings.encoding_layouts import (
-    ENCODED,
-    SCALE,
-    check_download,
-    check_file,
-    model_layout,
-)
+from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, check_file, model_layout
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages.message_types import Encoding
-from fedgrass.federation.weights import sha256, views, write
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Layout, read_layout
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -84,25 +74,6 @@ def _bytes_of(body: memoryview, array: Array) -> memoryview:
 
 def _number(body: memoryview, scale: Array) -> float:
     return float(np.frombuffer(_bytes_of(body, scale), "<f4")[0])
-
-
-def encode_model(model: bytes | bytearray | memoryview, encoding: Encoding) -> bytes:
-    """Return the file that devices download in place of ``model``, a model's own file.
-
-    Deterministic: the stochastic rounding is seeded with the model's SHA-256, so that all workers produce the
-    same bytes.
-
-    Raises:
-        SettingsError: This encoding is not for models, or not for this one.
-        UpdateRefused: ``model`` is not a weights file, or has values that the encoding cannot express.
-    """
-    model = memoryview(model)
-    layout = read_layout(model, len(model))
-    check_download(layout, encoding)
-    rng = np.random.default_rng(int(sha256(model), 16))
-    target = io.BytesIO()
-    write(encode(views(model, layout), layout, encoding, rng), target)
-    return target.getvalue()
 
 
 def decode_model(

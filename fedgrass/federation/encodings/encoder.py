@@ -9,6 +9,7 @@ et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2
 express is kept and added to the next one, so that sent + kept = pending, and values are only delayed.
 """
 
+import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from fedgrass.federation.encodings import quantization, top_k
 from fedgrass.federation.encodings.decoding import decode_into
-from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, file_layout
+from fedgrass.federation.encodings.encoding_layouts import ENCODED, SCALE, check_download, file_layout
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.messages.message_types import Encoding, check_encoding
+from fedgrass.federation.weights import read_layout, sha256, views, write
 from fedgrass.federation.weights.slices import BLOCK
 from fedgrass.federation.weights.weights_file import Encoded, dtype_of, layout_of, unencoded
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Arrays, Layout, check_layout
@@ -215,3 +217,22 @@ def _rounded_inward(
             return quantization.to_int8_inward(values, scale)
         case _:  # these encodings store the exact values
             return _encoded(values, encoding, placed, scale, rng)
+
+
+def encode_model(model: bytes | bytearray | memoryview, encoding: Encoding) -> bytes:
+    """Return the file that devices download in place of ``model``, a model's own file.
+
+    Deterministic: the stochastic rounding is seeded with the model's SHA-256, so that all workers produce the
+    same bytes.
+
+    Raises:
+        SettingsError: This encoding is not for models, or not for this one.
+        UpdateRefused: ``model`` is not a weights file, or has values that the encoding cannot express.
+    """
+    model = memoryview(model)
+    layout = read_layout(model, len(model))
+    check_download(layout, encoding)
+    rng = np.random.default_rng(int(sha256(model), 16))
+    target = io.BytesIO()
+    write(encode(views(model, layout), layout, encoding, rng), target)
+    return target.getvalue()
