@@ -69,6 +69,7 @@ class RoundDevice:
 
     def __init__(self, thing: str, folder: Path, bucket: dict[str, bytes]) -> None:
         self.thing = thing
+        folder.mkdir()
         self.broker = Broker()
         self.loop = EventLoop(Clock())
         context = DeviceContext(
@@ -107,8 +108,10 @@ class WholeRound:
         self.fleet = SmallFleet(len(DEVICES), initial=initial)
         monkeypatch.setattr(wiring, "services", lambda *_, **__: self.fleet.cloud)
         self.devices = [RoundDevice(thing, folder / thing, self.fleet.bucket.objects) for thing in DEVICES]
-        for device, path in zip(self.devices, DEVICES, strict=True):
-            (folder / path).mkdir(exist_ok=True)
+
+    def register(self) -> None:
+        """Start the devices' sessions and pass on their heartbeats."""
+        for device in self.devices:
             device.session.start()
             device.settle()
             self._registers(device)
@@ -167,9 +170,11 @@ def reached() -> Iterator[list[tuple[str, str]]]:
     root = str(PROJECT) + "/"
 
     def note(frame: FrameType, event: str, _argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(root):
-            order.setdefault((frame.f_code.co_filename.removeprefix(root), frame.f_code.co_qualname))
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(root) and not file.startswith(theirs):
+            order.setdefault((file.removeprefix(root), frame.f_code.co_qualname))
 
+    theirs = (root + "tests/", root + ".venv/")
     found: list[tuple[str, str]] = []
     sys.setprofile(note)
     try:
