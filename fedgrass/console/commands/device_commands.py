@@ -113,7 +113,7 @@ def _add_component(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     component.add_argument("--dry-run", action="store_true", help="only print what would be done")
     _add_common(component)
-    component.set_defaults(run=deferred("fedgrass.console.deploy.device_actions:component_command"))
+    component.set_defaults(run=deferred("fedgrass.console.deploy.component_publishing:component_command"))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     cloud.add_argument("--dry-run", action="store_true", help="only list the resources that would change")
     cloud.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="time to wait for AWS (30)")
     _add_common(cloud)
-    cloud.set_defaults(run=deferred("fedgrass.console.deploy.cloud_actions:cloud_command"))
+    cloud.set_defaults(run=deferred("fedgrass.console.deploy.deploy_cloud:cloud_command"))
     down = deploy.add_parser(
         "down",
         help="delete a stack, and with --delete-data all models and history of its fleet",
@@ -38,7 +38,7 @@ def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     down.add_argument("--delete-data", action="store_true", help="also delete models, updates and history")
     down.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="time to wait for AWS (30)")
     _add_common(down)
-    down.set_defaults(run=deferred("fedgrass.console.deploy.cloud_actions:down_command"))
+    down.set_defaults(run=deferred("fedgrass.console.deploy.teardown:down_command"))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 The artifact is uploaded under a key with its checksum, then the component version is created from the recipe.
 """
 
+import argparse
 import hashlib
 import re
 import tempfile
@@ -16,8 +17,11 @@ from botocore.exceptions import ClientError
 from msgspec import Struct
 
 import package
+from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
-from fedgrass.console.greengrass_cloud import DeploymentError, GreengrassCloud, code_of
+from fedgrass.console.greengrass_cloud import Account, DeploymentError, GreengrassCloud, code_of
+from fedgrass.console.options import FULL_NAMES
+from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
 _LARGEST_RECIPE = 16_000  # bytes
@@ -192,3 +196,14 @@ def _exists(name: str, version: str, latest: str) -> SettingsError:
         " another version with --version, or delete this one with --remove"
     )
     return SettingsError(message)
+
+
+@stack.refusals()
+def component_command(arguments: argparse.Namespace) -> None:
+    """Publish a component version, or delete one, and print a line per step."""
+    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
+    bucket = stack.outputs(arguments.stack)["BucketName"]
+    publisher = Publisher(stack.client, cloud, bucket)
+    do = publisher.remove if arguments.remove else publisher.publish
+    for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
+        say(line)

@@ -4,16 +4,18 @@ Everything that can be wrong is checked before anything is created; a deployment
 artifacts.
 """
 
+import argparse
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import package
+from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_package import Artifacts, packaged, read_template
 from fedgrass.console.deploy.deploy_stack import Report, Stack
@@ -24,6 +26,7 @@ from fedgrass.console.deploy.deployment_checks import (
     reserved_executions,
 )
 from fedgrass.console.stack import StackError, caller
+from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
 
@@ -193,3 +196,32 @@ def _build(target: Path, architecture: str, report: Report) -> None:
     except (subprocess.SubprocessError, OSError) as error:
         message = f"the functions could not be built, and nothing was deployed: {error}"
         raise StackError(message) from error
+
+
+@stack.refusals()
+def cloud_command(arguments: argparse.Namespace) -> None:
+    """Create or update a stack, and print its outputs."""
+    options = CloudOptions(
+        stack=arguments.stack,
+        parameters=_parameters(arguments.parameter),
+        account=arguments.account,
+        artifact_bucket=arguments.artifact_bucket,
+        timeout=arguments.timeout_minutes * 60,
+        dry_run=arguments.dry_run,
+    )
+    outputs = deploy_cloud(stack.client, options, say)
+    longest = max(map(len, outputs), default=0)
+    for name, value in sorted(outputs.items()):
+        say(f"{name:{longest}}  {value}")  # to be copied: never cut, never folded
+
+
+def _parameters(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``--parameter`` by name. Raises SettingsError."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            message = f"--parameter is {pair!r}; it takes NAME=VALUE, such as FleetName=garden"
+            raise SettingsError(message)
+        found[name] = value
+    return found

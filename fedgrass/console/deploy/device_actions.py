@@ -1,14 +1,12 @@
-"""Carry out ``fedgrass deploy devices`` and ``fedgrass deploy component``."""
+"""Carry out ``fedgrass deploy devices``: create or revise a deployment, and watch it."""
 
 import argparse
 import time
 
 from fedgrass.console import stack
-from fedgrass.console.deploy.component_publishing import Publisher
 from fedgrass.console.deploy.device_deployment import Limits, Rollout
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
-from fedgrass.console.options import FULL_NAMES
 from fedgrass.console.terminal import fail, say
 
 WATCH_SECONDS = 5.0  # between two requests for a deployment's progress
@@ -98,14 +96,3 @@ def _watch(cloud: GreengrassCloud, deployment: str, seconds: float) -> None:
             if state.failed:
                 say(f"  {state}")
         fail(f"the deployment is {progress.status}, {progress.failed} devices failed: {_RETRY}")
-
-
-@stack.refusals()
-def component_command(arguments: argparse.Namespace) -> None:
-    """Publish a component version, or delete one, and print a line per step."""
-    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    bucket = stack.outputs(arguments.stack)["BucketName"]
-    publisher = Publisher(stack.client, cloud, bucket)
-    do = publisher.remove if arguments.remove else publisher.publish
-    for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
-        say(line)

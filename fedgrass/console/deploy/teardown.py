@@ -1,16 +1,21 @@
 """List the resources of a stack, including those that outlive it, and delete them."""
 
+import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
 from fedgrass.console.deploy.deploy_package import Artifacts
 from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.stack import StackError
+from fedgrass.console.terminal import prompt, say
+from fedgrass.federation.errors import SettingsError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -146,8 +151,8 @@ class Removal:
         cloudformation = self._clients("cloudformation")
         deleted = cloudformation.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
         stacks = [one for page in deleted for one in page["StackSummaries"]]
-        for stack in (one["StackId"] for one in stacks if one["StackName"] == self._stack.name):
-            pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
+        for arn in (one["StackId"] for one in stacks if one["StackName"] == self._stack.name):
+            pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=arn)
             for event in (event for page in pages for event in page["StackEvents"]):
                 if event["ResourceStatus"] == "DELETE_SKIPPED" and event["LogicalResourceId"] in _KEPT:
                     yield Part(event["LogicalResourceId"], event["ResourceType"], event["PhysicalResourceId"])
@@ -215,3 +220,40 @@ def empty_bucket(s3: "S3Client", bucket: str) -> None:
         for error in response.get("Errors", []):
             message = f"{error['Key']} in the bucket {bucket} cannot be deleted: {error.get('Message', '')}"
             raise StackError(message)
+
+
+@stack.refusals()
+def down_command(arguments: argparse.Namespace) -> None:
+    """List the resources of a stack and, after confirmation, delete them."""
+    account, _ = stack.caller(stack.client, arguments.account)
+    removal = Removal(stack.client, account, arguments.stack, say, artifact_bucket=arguments.artifact_bucket)
+    found = removal.inventory()
+    if found.empty:
+        say(f"there are no resources of a stack {arguments.stack!r} in account {account}")
+        return
+    for line in removal.describe(found):
+        say(line)
+    if arguments.dry_run:
+        say("nothing was removed (--dry-run)")
+        return
+    _confirm(arguments, has_data=bool(found.data))
+    removal.remove(found, data=arguments.delete_data, timeout=arguments.timeout_minutes * 60)
+    if found.data and not arguments.delete_data:
+        say("the data were kept, and S3 and DynamoDB charge for them; to delete them as well:")
+        say(f"    fedgrass deploy down --stack {arguments.stack} --delete-data")
+    else:
+        say(f"all resources of the stack {arguments.stack!r} were removed")
+
+
+def _confirm(arguments: argparse.Namespace, *, has_data: bool) -> None:
+    """Ask the operator to type the stack's name. Raises SettingsError for any other answer."""
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        message = "nothing was removed: there is no terminal to ask for confirmation; add --yes to remove"
+        message += " what is listed"
+        raise SettingsError(message)
+    data = " AND ITS DATA, which cannot be restored," if arguments.delete_data and has_data else ""
+    if prompt(f"type {arguments.stack} to remove it{data} for good:") != arguments.stack:
+        message = f"nothing was removed: that is not {arguments.stack!r}"
+        raise SettingsError(message)
