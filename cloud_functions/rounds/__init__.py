@@ -6,12 +6,10 @@ Read in this order:
 - start: checks a new run and its initial model, and stores it
 - run_actions: what an operator, a timer or a program can request of a run
 - open_round: choose the cohort, set the deadline, store the round
-- announce: announce the round to its devices
+- announce: announce the round to its devices, and to replacements for those that are lost
 - replies: count each device's reply once, or refuse it with a reason
-- replacements: ask other devices in place of those that are lost
-- hellos: announce open work again to a device that reconnects
 - reminders: look again later at a run that waits, or that a crash may have left
-- sweep: every few minutes, look at all living runs
+- sweep: look at all living runs, every few minutes and when a device reconnects
 - aggregate_round: take the lease of a round and make its new model
 - shards: divide the making of a large model among several averagers
 - close_round: close, reopen or abandon a round, and compute its metrics

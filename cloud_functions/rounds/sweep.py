@@ -1,17 +1,17 @@
-"""The sweep: every few minutes, look at all living runs, in case every message that drives one was lost.
+"""Look at all living runs: on a schedule (the sweep), and when a device sends a hello.
 
-Deadline alarms, reminders and replies are each sent once, and a run depends on them. The sweep does not
-depend on them: EventBridge Scheduler invokes it again and again. A run that has ended is looked at once more,
-for rounds that it may have left open.
+The sweep wakes runs whose messages were lost. A hello has the device's open work announced again.
 """
 
 from collections.abc import Iterator
 
 from cloud_functions.recovery import repair
+from cloud_functions.rounds.announce import announce
 from cloud_functions.rounds.reminders import wake
+from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.rounds import Round, State, next_event
+from fedgrass.federation.rounds import Participation, Round, State, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step, skipped
 
 _ROUNDS_CHECKED = 100  # the last ones of a run that has ended
@@ -109,3 +109,30 @@ def stands_still(run: Run, round_: Round | None, now: int) -> bool:
         case End():
             return True
     return False
+
+
+_UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
+
+
+def answer_hello(services: Services, device: str) -> None:
+    """Announce to a device that has (re)connected its open work, and wake the runs that it can help.
+
+    Reads only living runs, and of each only its own row, its newest round and this device's participation.
+    """
+    for run, round_ in services.living_runs():
+        if round_ and round_.state is State.OPEN:
+            participant = services.rounds.participant(round_, device)
+            if participant and participant.state in _UNDONE:
+                announce(services, run, round_, [participant])
+                services.report(round_, "announced again after its hello", device=device)
+        if stands_still(run, round_, services.now()) or _waits_for(services, run, round_, device):
+            wake(services, run)
+
+
+def _waits_for(services: Services, run: Run, round_: Round | None, device: str) -> bool:
+    """Return whether a run waits for a device to ask, and this device meets its requirements."""
+    step = next_step(run, round_, services.now()) if run.waiting_since else None
+    if not isinstance(step, Open):
+        return False
+    found = services.devices.find(device)
+    return found is not None and candidate_search.requirements(services, run.settings, step.work).suits(found)

@@ -2,6 +2,6 @@
 
 predictor_main wires the parts together. Models take the path model_rollout, model_store, model_acceptance,
 serving; requests the path web or local_requests, serving. predictor_subscriptions and predictor_nucleus
-connect the component to the Greengrass nucleus, predictor_configuration and predictor_reconfiguration
-validate its configuration and apply changes.
+connect the component to the Greengrass nucleus, predictor_configuration
+validates its configuration and applies changes.
 """

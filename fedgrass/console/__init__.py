@@ -7,7 +7,7 @@ terminal.py           all output: lines and errors; tables.py: tables and styled
 interruption.py       Ctrl-C, SIGTERM and a closed terminal
 stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
-commands/             one module per command group
+commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
 provisioning/         things, certificates and the files of a core device
 runs/                 start and control runs, follow them, show their history

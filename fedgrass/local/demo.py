@@ -26,8 +26,8 @@ from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings, parse_settings
 from fedgrass.federation.weights import encode
-from fedgrass.local.demo_task import DemoTask
 from fedgrass.local.local_errors import FedgrassLocalError
+from fedgrass.local.task_loading import DemoTask
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import is_interruption
-from fedgrass.console.options import parse_key_values
+from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.local.task_examination import Examination
-from fedgrass.local.task_loading import Value, explain, load
+from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from components.trainer.tasks.task import Task
 from fedgrass.console.interruption import is_interruption
-from fedgrass.console.options import parse_key_values
+from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.terminal import say
 from fedgrass.federation import weights
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_examination import check_arrays, through_a_file
-from fedgrass.local.task_loading import Value, explain, load
+from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child
 
 

@@ -18,7 +18,7 @@ from greengrass_emulator.command.terminal_output import Output, printable
 from greengrass_emulator.emulator_errors import CommandLineError
 
 if TYPE_CHECKING:
-    from greengrass_emulator.control.control_messages import ControlRequest
+    from greengrass_emulator.control.control_client import ControlRequest
 
 _STOP_SECONDS = 60.0
 _DEPLOYMENT_SECONDS = 3_700.0  # longer than the core itself waits for a deployment
@@ -203,7 +203,7 @@ class _Handlers:
 
     def stop(self, arguments: argparse.Namespace) -> None:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
-        from greengrass_emulator.control.control_messages import Stop  # noqa: PLC0415 - needs msgspec
+        from greengrass_emulator.control.control_client import Stop  # noqa: PLC0415 - needs msgspec
 
         thing = control_client.chosen_core(arguments.thing)
         control_client.ask(thing, Stop())
@@ -211,7 +211,10 @@ class _Handlers:
         self._output.print_line(f"{thing} has stopped")
 
     def inject(self, arguments: argparse.Namespace) -> None:
-        from greengrass_emulator.control.control_messages import Clear, Inject  # noqa: PLC0415 - needs msgspec
+        from greengrass_emulator.control.control_client import (  # noqa: PLC0415 - needs msgspec
+            Clear,
+            Inject,
+        )
         from greengrass_emulator.faults.fault_state import FAULTS  # noqa: PLC0415 - only this action
 
         if arguments.fault is None:
@@ -233,7 +236,7 @@ class _Handlers:
             )
 
     def publish(self, arguments: argparse.Namespace) -> None:
-        from greengrass_emulator.control.control_messages import Publish  # noqa: PLC0415 - needs msgspec
+        from greengrass_emulator.control.control_client import Publish  # noqa: PLC0415 - needs msgspec
 
         given: str = arguments.payload
         payload = _content("the payload", Path(given[1:])) if given.startswith("@") else given.encode()
@@ -244,7 +247,7 @@ class _Handlers:
 
     def deploy(self, arguments: argparse.Namespace) -> None:
         from greengrass_emulator.command.foreground_core import configurations  # noqa: PLC0415 - needs boto3
-        from greengrass_emulator.control.control_messages import Deploy  # noqa: PLC0415 - needs msgspec
+        from greengrass_emulator.control.control_client import Deploy  # noqa: PLC0415 - needs msgspec
 
         if not arguments.recipe and not arguments.remove:
             message = "there is nothing to deploy: give --recipe or --remove"
@@ -260,7 +263,7 @@ class _Handlers:
         self._ask(arguments, request, _DEPLOYMENT_SECONDS)
 
     def configure(self, arguments: argparse.Namespace) -> None:
-        from greengrass_emulator.control.control_messages import Configure  # noqa: PLC0415 - needs msgspec
+        from greengrass_emulator.control.control_client import Configure  # noqa: PLC0415 - needs msgspec
 
         merge = _json_object("the configuration", arguments.config)
         self._ask(arguments, Configure(component=arguments.component, merge=merge), _DEPLOYMENT_SECONDS)

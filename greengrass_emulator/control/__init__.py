@@ -1,4 +1,4 @@
 """Control of a running core over its Unix socket.
 
-Read in this order: control_messages, control_server, control_client.
+Read in this order: control_client (with the messages), control_server.
 """

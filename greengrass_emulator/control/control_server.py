@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from greengrass_emulator.control.control_messages import (
+from greengrass_emulator.control.control_client import (
     LONGEST_LINE_BYTES,
     AnyRequest,
     Clear,

@@ -1,8 +1,8 @@
 """How the updates of a round become the next global model.
 
     aggregation_strategy.py   the base class of strategies
-    means.py                  mean, weighted mean, FedProx, q-FedAvg; the cap on claimed examples
-    server_optimizers.py      FedAvgM, FedAdagrad, FedAdam, FedYogi
+    means.py                  mean, weighted mean, FedProx, q-FedAvg; the cap on claimed examples; server
+                              optimizers: FedAvgM, FedAdagrad, FedAdam, FedYogi
     byzantine_robust.py       median, trimmed mean, Krum, Multi-Krum
     scaffold.py               SCAFFOLD, the server's part and the device's
     sharding_plan.py          how the work is divided among averagers
@@ -15,9 +15,17 @@ from collections.abc import Mapping
 
 from fedgrass.federation.aggregation.aggregation_strategy import Contribution, Strategy, Survey
 from fedgrass.federation.aggregation.byzantine_robust import Krum, Median, MultiKrum, TrimmedMean
-from fedgrass.federation.aggregation.means import FedProx, Mean, QFedAvg, WeightedMean
+from fedgrass.federation.aggregation.means import (
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedProx,
+    FedYogi,
+    Mean,
+    QFedAvg,
+    WeightedMean,
+)
 from fedgrass.federation.aggregation.scaffold import Scaffold
-from fedgrass.federation.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY, StrategyRegistry
 
 __all__ = ["STRATEGIES", "Contribution", "Strategy", "Survey", "strategy"]

@@ -1,12 +1,10 @@
 """How the float32 arrays of a model are encoded in an update, or in a model that devices download.
 
-    ../messages/encoding_settings.py   which encoding: kind, difference or full weights, fraction
-    encoding_layouts.py                the layout of an encoded file
-    encoder.py                         arrays to a file, with error feedback
-    decoding.py                        any range of a file to float32
-    model_encoding.py                  whole models, for download
-    quantization.py, top_k.py          the arithmetic of each kind
-    array_types.py                     arrays with another precision than the model's
+    encoding_layouts.py   the layout of an encoded file
+    encoder.py            arrays to a file, with error feedback; whole models for download
+    decoding.py           any range of a file to float32
+    quantization.py, top_k.py   the arithmetic of each kind
+    array_types.py        arrays with another precision than the model's
 
 Pure: no input or output; random generators are arguments.
 """

@@ -1,11 +1,9 @@
 """The messages of the protocol: frozen, versioned, and validated on arrival.
 
-    message_types.py       every message
-    message_fields.py      the types of their fields
-    encoding_settings.py   the choice of an encoding, in settings and announcements
-    message_codec.py       messages to JSON and back, with all checks
-    message_versions.py    the supported versions, and the newest common one
-    alarms.py              messages that the cloud sends to itself for later
+    message_types.py    every message, the encodings that they name, and the supported versions
+    message_fields.py   the types of their fields
+    message_codec.py    messages to JSON and back, with all checks
+    alarms.py           messages that the cloud sends to itself for later
 
 Receivers ignore unknown fields, so that newer senders may add some; they refuse unsupported versions of
 messages about work.

@@ -4,8 +4,7 @@
     filters.py                which devices are candidates: last seen, task, examples, attributes, group, ...
     attribute_conditions.py   the language of the setting ``where``
     sampling.py               a sample of a fleet that is too large to read
-    by_speed.py               all, random, fastest, and strategies by turnaround
-    by_utility.py             strategies by loss, examples and speed
+    by_history.py             all, random, fastest; strategies by turnaround, loss, examples and speed
 
 To add a strategy, derive it from ``Strategy`` and add a line to ``SELECTIONS``.
 """

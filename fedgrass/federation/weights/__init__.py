@@ -4,8 +4,7 @@
     weights_checksums.py   the checksums in its header
     weights_file.py        how a file is written
     slices.py              a model cut into slices, for averaging
-    trained_arrays.py      which arrays gradients move
-    auxiliary_state.py     arrays in updates in addition to the model's
+    array_roles.py         which arrays gradients move, and those in updates in addition to the model's
 
 This module reads the values of a file, and refuses non-finite ones.
 """

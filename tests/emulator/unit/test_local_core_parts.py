@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greengrass_emulator.child_environment import local_variables
-from greengrass_emulator.control.control_messages import parse_reply, parse_request
+from greengrass_emulator.control.control_client import parse_reply, parse_request
 from greengrass_emulator.deployment.component_dependencies import choose, in_order, recipes_in
 from greengrass_emulator.emulator_errors import ControlError, DependencyError, RecipeError
 from greengrass_emulator.faults.fault_state import Uplink

@@ -8,7 +8,7 @@ from components.runtime.component_errors import ConfigurationError
 from fedgrass.console.options import parse_key_values
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.demo import DemoOptions, _settings
-from fedgrass.local.demo_task import DemoTask
+from fedgrass.local.task_loading import DemoTask
 from tests.unit.device.tasks.published_files import write_mnist
 
 

@@ -1,0 +1,43 @@
+"""The rules of the tree: few modules per folder, no base name twice, packages that list their modules."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.guards.cloud_files import PROJECT
+
+CODE = ("cloud_functions", "components", "fedgrass", "greengrass_emulator")
+MOST_MODULES = 15  # of a folder
+PACKAGES = sorted(
+    file.parent for folder in CODE for file in (PROJECT / folder).rglob("__init__.py") if file.read_text()
+)
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.py") if not file.name.startswith("__"))
+
+
+def docstring(folder: Path) -> str:
+    return ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+
+
+def test_no_base_name_occurs_twice_in_the_code() -> None:
+    names = Counter(file.name for folder in PACKAGES for file in modules(folder))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_folder_has_few_modules_and_says_what_it_is_for(folder: Path) -> None:
+    assert len(modules(folder)) <= MOST_MODULES
+    assert docstring(folder)
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_package_that_lists_its_modules_lists_all_of_them(folder: Path) -> None:
+    text = docstring(folder)
+    stems = [file.stem for file in modules(folder)]
+    listed = [stem for stem in stems if stem in text]
+    if len(listed) > 1:
+        assert listed == stems, f"{folder.relative_to(PROJECT)}/__init__.py lists some of its modules only"
