@@ -40,7 +40,7 @@ class _Named(msgspec.Struct):
     round: Count = 0
 
 
-# Created at import, not on first use: see messages.py.
+# Created at import, not on first use: see messages/message_codec.py.
 _NAMED = msgspec.json.Decoder(_Named)
 
 

@@ -29,7 +29,7 @@ class RoundManifest(Struct, frozen=True):
     metrics: dict[str, float] = {}  # all of them, if the round's row has only some
 
 
-# Created at import, not on first use: see messages.py.
+# Created at import, not on first use: see messages/message_codec.py.
 _RUN = msgspec.json.Decoder(Run)
 _ROUND = msgspec.json.Decoder(RoundManifest)
 _COHORT = msgspec.json.Decoder(Cohort)

@@ -9,7 +9,7 @@ step handles the first of these that applies:
    (reminders.py), or end the run. ``runs.next_step`` decides which.
 4. The operator gave the open attempt up: abandon it.
 5. Devices of the round were not notified yet: announce it to them (announce.py).
-6. Devices declined or failed: ask others in their place (replacements.py).
+6. Devices declined or failed: ask others in their place (announce.py).
 7. Enough replies for a partial sum have arrived: hand it over (aggregation/partial_sums.py).
 8. The round cannot succeed any more: abandon it.
 9. The round has enough replies, or is overdue: aggregate and close it (aggregate_round.py).

@@ -31,7 +31,7 @@ class Cohort(Struct, frozen=True):
     work: Work = Work.TRAIN
 
 
-# Created at import, not on first use: see messages.py.
+# Created at import, not on first use: see messages/message_codec.py.
 _COHORT = msgspec.json.Decoder(Cohort)
 
 

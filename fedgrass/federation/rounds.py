@@ -71,7 +71,7 @@ class Work(TextEnum):
 class Round(Struct, frozen=True, kw_only=True):
     """One attempt at one round of a run.
 
-    ``fence`` grows with each lease. ``accepted`` to ``bytes_up`` always equal ``counters.tally`` of the
+    ``fence`` grows with each lease. ``accepted`` to ``bytes_up`` always equal ``round_metrics.tally`` of the
     participants. Times are in milliseconds since the epoch, by the cloud's clock.
     """
 

@@ -60,7 +60,7 @@ class Run(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     ended_at: int = 0
     reason: str = ""
-    carries: tuple[str, ...] = ()  # auxiliary state in updates, by strategy: see weights/auxiliary_state.py
+    carries: tuple[str, ...] = ()  # auxiliary state in updates, by strategy: see weights/array_roles.py
     needs: Options = {}  # training settings required by a custom strategy
     continued_from: str = ""  # key of the model that became the initial one
     wanted: int = 0  # with the schedule by_hand: rounds up to this number may be opened

@@ -1,6 +1,8 @@
 """The rules of the tree: few modules per folder, no base name twice, packages that list their modules."""
 
 import ast
+import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from tests.guards.cloud_files import PROJECT
 
 CODE = ("cloud_functions", "components", "fedgrass", "greengrass_emulator")
 MOST_MODULES = 15  # of a folder
+# Files that a user writes.
+EXAMPLES = {"cracks.py", "test_cracks.py", "helpers.py", "statistics.py", "my_module.py"}
 PACKAGES = sorted(
     file.parent for folder in CODE for file in (PROJECT / folder).rglob("__init__.py") if file.read_text()
 )
@@ -41,3 +45,23 @@ def test_a_package_that_lists_its_modules_lists_all_of_them(folder: Path) -> Non
     listed = [stem for stem in stems if stem in text]
     if len(listed) > 1:
         assert listed == stems, f"{folder.relative_to(PROJECT)}/__init__.py lists some of its modules only"
+
+
+def test_modules_that_code_and_pages_name_exist() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    existing = {Path(name).name for name in listed} | EXAMPLES
+    missing = [
+        f"{name}:{number}: {found}"
+        for name in listed
+        if name.endswith((".py", ".md", ".yaml")) and not name.startswith(("tests/", "CHANGELOG"))
+        for number, line in enumerate((PROJECT / name).read_text(encoding="utf-8").splitlines(), 1)
+        for found in re.findall(r"(?<![\w{/])([a-z_0-9]+\.py)\b", line)
+        if found not in existing
+    ]
+    assert missing == []

@@ -124,7 +124,7 @@ class CarriedFile(Struct, frozen=True, kw_only=True):
     bytes: Positive
 
 
-# By name: see weights/auxiliary_state.py. None stands for zeros, for which no file is written.
+# By name: see weights/array_roles.py. None stands for zeros, for which no file is written.
 Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CARRIED)]
 
 
