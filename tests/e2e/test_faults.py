@@ -1,6 +1,7 @@
 """Faults during a round: it continues, or ends with the reason."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_a_silent_device_does_not_stop_a_round_that_has_its_minimum(watched: Wat
     core = watched.testbed.fleet.devices["device-2"].core
     watched.testbed.fleet.call(core.cut_mqtt())
     try:
-        watched.start("silent", task="noise", deadline_seconds=5, minimum_replies=1)
+        watched.start("silent", task="noise", deadline_seconds=15, minimum_replies=1)
         assert watched.ended("silent").state is RunState.SUCCEEDED
     finally:
         watched.testbed.fleet.call(core.restore_mqtt())
@@ -99,7 +100,10 @@ def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(wa
     finally:
         watched.testbed.fleet.call(core.restore_mqtt())
     assert run.state is RunState.FAILED
-    assert "the deadline passed and too few replied (1 of 2 replied, 2 needed at least)" in run.reason
+    # On a slow machine the other device may be late as well.
+    assert re.search(
+        r"the deadline passed and too few replied \([01] of 2 replied, 2 needed at least\)", run.reason
+    )
     assert [record.round.state for record in watched.rounds("few")] == [State.ABANDONED, State.ABANDONED]
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from tests.fakes.memory_cloud import (
     CallCounter,
     Counted,
+    Crash,
     MemoryAlarms,
     MemoryBucket,
     MemoryDevices,
@@ -262,3 +263,22 @@ def update_full_of(value: float) -> dict[str, Any]:
 def message_of(said: Alarm | Reminder) -> dict[str, object]:
     """Return the message of an alarm or a reminder, as the averager receives it."""
     return {type(said).__name__.lower(): msgspec.to_builtins(said)}
+
+
+def crash_at_every_call(fleet: SmallFleet, act: Callable[[SmallFleet], object]) -> int:
+    """Repeat an action that crashes at its first call of a port, then at its second, until it succeeds.
+
+    Returns:
+        The number of crashes.
+    """
+    crashes = 0
+    while True:
+        fleet.counter.plan_crash(call=crashes + 1)
+        try:
+            act(fleet)
+        except Crash:
+            crashes += 1
+            continue
+        break
+    fleet.counter.forget_plans()
+    return crashes

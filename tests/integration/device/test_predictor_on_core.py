@@ -31,6 +31,7 @@ from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
 from package import build_component
 from tests.cloud_credentials import temporary_credentials
 from tests.emulator.local_core import CoreInThread, eventually, recipe, settings, write_recipe
+from tests.integration.device.conftest import ON_CLASSIC
 from tests.integration.device.noise_work import without_default_tasks
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "ask_predictor.py"
@@ -217,18 +218,9 @@ def site_on(folder: Path, cloud: EmbeddedCloud, profile: Profile) -> Iterator[Si
 
 
 @pytest.fixture
-def profile() -> Profile:
-    return LITE
-
-
-@pytest.fixture
 def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
     with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
-
-
-# Nucleus Lite restarts a component whose configuration a deployment has changed.
-ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 @pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])

@@ -33,6 +33,7 @@ from package import build_component
 from tests.cloud_credentials import temporary_credentials
 from tests.emulator.local_core import CoreInThread, eventually, settings
 from tests.emulator.stream_manager_server import stream_manager
+from tests.integration.device.conftest import ON_CLASSIC
 from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced, without_default_tasks
 
 NAME = "com.fedgrass.Trainer"
@@ -144,18 +145,9 @@ def site_on(
 
 
 @pytest.fixture
-def profile() -> Profile:
-    return LITE
-
-
-@pytest.fixture
 def site(tmp_path: Path, embedded_cloud: EmbeddedCloud, profile: Profile) -> Iterator[Site]:
     with site_on(tmp_path, embedded_cloud, profile) as site:
         yield site
-
-
-# Nucleus Lite restarts a component whose configuration a deployment has changed.
-ON_CLASSIC = pytest.mark.parametrize("profile", [CLASSIC], ids=["classic"])
 
 
 def work(number: int = 1, **other: Any) -> Announcement:

@@ -14,7 +14,7 @@ from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.weights import encode
 from tests.fakes.memory_cloud import Crash
-from tests.fakes.small_fleet import RUN, SmallFleet
+from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call
 
 ALL = {"runs": True, "rounds": True, "participants": True}
 
@@ -137,24 +137,12 @@ def test_a_repair_that_crashes_at_any_call_can_be_repeated() -> None:
     fleet = after_rounds(2)
     before = {key: as_paused(row) for key, row in fleet.rounds.rows().items()}
     fleet.rounds.lose(**ALL)
-    deaths = 0
-    while True:
-        fleet.counter.plan_crash(call=deaths + 1)
-        try:
-            repaired(fleet)
-        except Crash:
-            deaths += 1
-            continue
-        break
-    fleet.counter.forget_plans()
-    assert deaths > 10
+    assert crash_at_every_call(fleet, repaired) > 10
     assert fleet.rounds.rows() == before
 
 
-@pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2), ("copy_once", 1), ("copy_once", 2)])
-def test_an_averager_that_crashes_around_its_manifest_leaves_one_and_the_takeover_keeps_it(
-    name: str, call: int
-) -> None:
+def crashed_at_the_last_reply(name: str, call: int) -> SmallFleet:
+    """Return a fleet whose averager crashed in round 2, at a call of a port."""
     fleet = after_rounds(1)
     fleet.act("next")
     opened = fleet.newest()
@@ -162,6 +150,14 @@ def test_an_averager_that_crashes_around_its_manifest_leaves_one_and_the_takeove
     fleet.counter.plan_crash(name=name, call=call)
     with pytest.raises(Crash):
         fleet.reply("thing-1", opened)
+    return fleet
+
+
+@pytest.mark.parametrize(("name", "call"), [("write", 1), ("move", 2), ("copy_once", 1), ("copy_once", 2)])
+def test_an_averager_that_crashes_around_its_manifest_leaves_one_and_the_takeover_keeps_it(
+    name: str, call: int
+) -> None:
+    fleet = crashed_at_the_last_reply(name, call)
     fleet.pass_time(120)
     assert fleet.deliver({"reminder": {"run": RUN}})
     assert fleet.newest().state is State.CLOSED
@@ -178,13 +174,7 @@ def test_an_averager_that_crashes_around_its_manifest_leaves_one_and_the_takeove
 def test_a_round_that_was_drafted_but_not_closed_when_the_table_was_lost_is_made_again(
     name: str, call: int
 ) -> None:
-    fleet = after_rounds(1)
-    fleet.act("next")
-    opened = fleet.newest()
-    fleet.reply("thing-0", opened)
-    fleet.counter.plan_crash(name=name, call=call)
-    with pytest.raises(Crash):
-        fleet.reply("thing-1", opened)
+    fleet = crashed_at_the_last_reply(name, call)
     fleet.rounds.lose(**ALL)
     repaired(fleet)
     assert (fleet.newest().number, fleet.newest().state) == (2, State.ABANDONED)

@@ -17,7 +17,7 @@ from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
 from tests.fakes.memory_cloud import Crash
-from tests.fakes.small_fleet import RUN, SmallFleet, message_of
+from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call, message_of
 
 Backup = tuple[dict[Any, Any], ...]
 
@@ -137,17 +137,7 @@ def test_a_repair_that_crashes_at_any_call_is_repeated() -> None:
     fleet, backup = after_three_rounds(1)
     rows = backup_of(fleet)
     restore(fleet, backup)
-    deaths = 0
-    while True:
-        fleet.counter.plan_crash(call=deaths + 1)
-        try:
-            repaired(fleet)
-        except Crash:
-            deaths += 1
-            continue
-        break
-    fleet.counter.forget_plans()
-    assert deaths > 10
+    assert crash_at_every_call(fleet, repaired) > 10
     assert (fleet.run().round, fleet.run().state) == (4, RunState.PAUSED)
     closed = [row for row in rows[1].values() if row.state is State.CLOSED]
     assert [row for row in fleet.rounds._rounds.values() if row.state is State.CLOSED] == closed

@@ -1,43 +1,14 @@
 """Rounds that are retried, and runs that continue from a model of another run."""
 
-from typing import Any
-
 import pytest
 
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.rounds import Round, State
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.weights import encode
 from tests.fakes.small_fleet import RUN, SmallFleet, update_full_of
-
-
-def started(devices: int = 2, **settings: Any) -> SmallFleet:
-    fleet = SmallFleet(devices=devices, **settings)
-    fleet.start()
-    return fleet
-
-
-def everybody_replies(fleet: SmallFleet, value: float = 1.0) -> None:
-    opened = fleet.newest()
-    for device in fleet.names:
-        fleet.reply(device, opened, value=value)
-
-
-def failed(attempts: int = 2, **settings: Any) -> SmallFleet:
-    """Return a fleet whose run has failed at round 1."""
-    fleet = started(attempts=attempts, **settings)
-    while fleet.run().state is RunState.RUNNING:
-        fleet.pass_time(600)
-        fleet.ring()
-    assert fleet.run().state is RunState.FAILED
-    return fleet
-
-
-def stored(fleet: SmallFleet, number: int, attempt: int = 1) -> Round:
-    found = fleet.rounds.round(RUN, number, attempt)
-    assert found is not None
-    return found
+from tests.unit.cloud.rounds.fleets import everybody_replies, failed, started, stored
 
 
 # ---------------------------------------------------------------- retry

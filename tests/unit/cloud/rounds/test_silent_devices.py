@@ -1,40 +1,23 @@
 """Devices that do not accept their work: it is announced again, then given to others."""
 
 from functools import partial
-from typing import Any
 
 import pytest
 
 from cloud_functions.rounds import sweep
 from fedgrass.federation.messages.alarms import Reminder
-from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.rounds import State
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet, message_of
-
-ASKED, ACCEPTED, REPLIED = Participation.ASKED, Participation.ACCEPTED, Participation.REPLIED
-DECLINED, FAILED, SILENT = Participation.DECLINED, Participation.FAILED, Participation.SILENT
-
-
-def a_fleet(devices: int = 6, count: int = 2, **settings: Any) -> tuple[SmallFleet, list[str]]:
-    """Return a fleet whose round asks some of the devices, and their names."""
-    fleet = SmallFleet(devices=devices, selection="random", count=count, **settings)
-    fleet.start()
-    return fleet, sorted(fleet.parts())
-
-
-def first(fleet: SmallFleet) -> Round:
-    found = fleet.rounds.round(RUN, 1, 1)
-    assert found is not None
-    return found
-
-
-def newcomers(fleet: SmallFleet, cohort: list[str]) -> list[str]:
-    return sorted(set(fleet.parts(first(fleet))) - set(cohort))
-
-
-def work_heard(fleet: SmallFleet, device: str) -> list[int]:
-    """Return the rounds that were announced to a device."""
-    return [work.round for work in fleet.announced(device)]
+from tests.unit.cloud.rounds.fleets import (
+    ACCEPTED,
+    ASKED,
+    SILENT,
+    a_fleet,
+    first,
+    newcomers,
+    work_heard,
+)
 
 
 # ---------------------------------------------------------------- silent

@@ -1,6 +1,5 @@
 """Configurations are checked before deployment, and a failed deployment is not reported as done."""
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,8 @@ from hypothesis import strategies as st
 from components.predictor.predictor_configuration import parse_configuration as read_predictor
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.trainer_configuration import parse_configuration as read_trainer
-from fedgrass.console import stack
-from fedgrass.console.deploy import device_actions
 from fedgrass.console.deploy.component_configuration import check_configuration, document_parts, nulls
 from fedgrass.console.deploy.device_deployment import Wanted, merge, revision
-from fedgrass.console.main import parse
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
 from tests.unit.console.deploy.test_device_deployment import (
@@ -25,7 +21,6 @@ from tests.unit.console.deploy.test_device_deployment import (
     GROUP,
     OLD,
     PREDICTOR,
-    STACK,
     TRAINER,
     expect_executions,
     expect_group,
@@ -34,25 +29,6 @@ from tests.unit.console.deploy.test_device_deployment import (
 )
 
 JOB = {**OLD, "iotJobId": "job-1", "tags": {**OLD["tags"], "fedgrass:fleet": "plant"}}
-
-
-@pytest.fixture
-def aws() -> StubbedAws:
-    return StubbedAws()
-
-
-@pytest.fixture
-def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run ``fedgrass deploy devices`` against the stubbed cloud."""
-    monkeypatch.setattr(stack, "client", aws.client)
-    monkeypatch.setattr(stack, "outputs", lambda _name: STACK)
-    monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
-
-    def command(*words: str) -> None:
-        arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
-        arguments.run(arguments)
-
-    return command
 
 
 def expect_plan(aws: StubbedAws, old: dict[str, Any] | None, *lite: str, things: int = 2) -> None:

@@ -3,7 +3,6 @@
 The embedded cloud has no GreengrassV2: the calls are checked against the service model by botocore's Stubber.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import stack
-from fedgrass.console.deploy import device_actions
 from fedgrass.console.deploy.component_configuration import full_name
 from fedgrass.console.deploy.device_deployment import Limits, Rollout, Wanted, changes, merge, revision
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
@@ -24,11 +22,11 @@ from fedgrass.console.main import parse
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import ACCOUNT, REGION, StubbedAws
+from tests.unit.console.deploy.conftest import STACK
 
 TRAINER = "com.fedgrass.Trainer"
 PREDICTOR = "com.fedgrass.Predictor"
 GROUP = f"arn:aws:iot:{REGION}:{ACCOUNT}:thinggroup/presses"
-STACK = {"Fleet": "plant", "BucketName": "plant-bucket", "InitiatorName": "initiator"}
 DEPLOYMENT = "11111111-2222-3333-4444-555555555555"
 # By another operator: another component, other policies, a configuration of the trainer.
 OLD: dict[str, Any] = {
@@ -51,11 +49,6 @@ OLD: dict[str, Any] = {
     "iotJobConfiguration": {"timeoutConfig": {"inProgressTimeoutInMinutes": 60}},
     "tags": {"owner": "works"},
 }
-
-
-@pytest.fixture
-def aws() -> StubbedAws:
-    return StubbedAws()
 
 
 def cloud_of(aws: StubbedAws) -> GreengrassCloud:
@@ -371,20 +364,6 @@ def test_a_configuration_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ the command
-
-
-@pytest.fixture
-def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run ``fedgrass deploy devices`` against the stubbed cloud."""
-    monkeypatch.setattr(stack, "client", aws.client)
-    monkeypatch.setattr(stack, "outputs", lambda _name: STACK)
-    monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
-
-    def command(*words: str) -> None:
-        arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
-        arguments.run(arguments)
-
-    return command
 
 
 def test_a_dry_run_shows_the_changes_and_makes_none(
