@@ -9,10 +9,11 @@ from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.monitoring import Log, metrics_of_ended
 from fedgrass.federation import messages, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
-from fedgrass.federation.messages import RoundChange, RoundFigures, message_fields, message_types
+from fedgrass.federation.messages import RoundChange, RoundFigures, Verdict, message_fields, message_types
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run
+from fedgrass.federation.topics import Kind
 
 _MEMORY_AT_REST = 200 * 1024**2  # bytes: the interpreter, what it imports, buffers
 _LONGEST_END_TEXT = 512  # bytes of JSON: the figures of the round have to fit into the same message
@@ -75,6 +76,23 @@ class Services:
         found = self.devices.find(device)
         supported = found.speaks if found else message_types.FIRST
         return message_types.newest_common(supported) or message_types.SPOKEN[-1]
+
+    def send_verdict(self, round_: Round, device: str, refused: str = "") -> None:
+        """Send a device the verdict on its reply to a round: counted, or refused with a reason.
+
+        The device repeats its reply until it has the first verdict. A later refusal makes it roll back what
+        it has kept of the update.
+        """
+        verdict = Verdict(
+            version=self.version_for(device),
+            run=round_.run,
+            round=round_.number,
+            attempt=round_.attempt,
+            counted=not refused,
+            reason=message_fields.shorten(refused),
+        )
+        topic = topics.of_device(self.fleet, device, Kind.ANNOUNCE)
+        self.publisher.publish([(topic, messages.encode(verdict))])
 
     def report(self, round_: Round, text: str, *, device: str = "") -> None:
         """Report a change of a round in one line: in the log, and on the run's topic."""

@@ -15,7 +15,7 @@ from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 PROJECT = Path(__file__).parents[1]
 
-# No deadline: a slow machine is no defect. Timings belong in benchmarks/.
+# No deadline: a slow machine is not a defect. Timings belong in benchmarks/.
 hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
 # make test-fast asks for it: the same properties with fewer examples.
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
@@ -28,6 +28,8 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
         signal.signal(number, usual)
 
 
+# No test asks the metadata service of an EC2 instance, which botocore would do through a proxy too.
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 # Tests connect to 127.0.0.1; a proxy of the developer's network cannot. Both spellings are read.
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))

@@ -55,12 +55,13 @@ def reopen(services: Services, leased: Round, settled: Round) -> None:
 
 
 def refuse(services: Services, leased: Round, device: str, reason: str) -> None:
-    """Refuse the update of a device; the round continues without it.
+    """Refuse the update of a device and send it the verdict; the round continues without it.
 
     Raises:
         LostRace: another averager holds the lease.
     """
     services.rounds.refuse_update(leased, device, message_fields.shorten(reason))
+    services.send_verdict(leased, device, refused=reason)
     services.report(leased, f"update refused: {reason}", device=device)
     with services.log.about(leased.run, leased.number, device):
         services.log.measure(Metric.UPDATES_REFUSED, 1)

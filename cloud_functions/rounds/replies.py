@@ -10,9 +10,9 @@ from msgspec import Struct
 from cloud_functions.device_limits import Excess
 from cloud_functions.monitoring import Metric
 from cloud_functions.services import Services
-from fedgrass.federation import messages, round_metrics, topics
+from fedgrass.federation import messages, round_metrics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
-from fedgrass.federation.messages import Completion, Status, Verdict, message_fields
+from fedgrass.federation.messages import Completion, Status, message_fields
 from fedgrass.federation.rounds import Participant, Participation, Round, State, announced_at, before
 from fedgrass.federation.topics import Kind
 
@@ -60,7 +60,7 @@ def process(services: Services, message: DeviceMessage) -> str | None:
         services.report(round_, f"{message.kind} refused: {error}", device=message.device)
         _measure_refusal(services, message, error)
         if isinstance(decoded, Completion):
-            _send_verdict(services, round_, message.device, str(error))
+            services.send_verdict(round_, message.device, str(error))
         _count_useless(services, round_, message.device)
     # Accepting work moves no round; any other message may be the one that the round waits for.
     return None if isinstance(decoded, Status) and decoded.state not in _FINAL else decoded.run
@@ -98,7 +98,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
     """
     participant = _participant(services, round_, message.device)
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
-        _send_verdict(services, round_, message.device)
+        services.send_verdict(round_, message.device)
         _count_useless(services, round_, message.device)
         return
     if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
@@ -126,7 +126,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
     if round_.state is not State.OPEN:
         reason = f"late: this attempt is {round_.state}"
         raise LateReply(reason)
-    _send_verdict(services, round_, message.device)
+    services.send_verdict(round_, message.device)
 
 
 def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
@@ -177,20 +177,6 @@ def _read_again(services: Services, round_: Round) -> Round:
         reason = f"round {named} is gone from the table"
         raise ReplyRefused(reason)
     return found
-
-
-def _send_verdict(services: Services, round_: Round, device: str, refused: str = "") -> None:
-    """Send a device the verdict on its reply, so that it stops repeating it."""
-    verdict = Verdict(
-        version=services.version_for(device),
-        run=round_.run,
-        round=round_.number,
-        attempt=round_.attempt,
-        counted=not refused,
-        reason=message_fields.shorten(refused),
-    )
-    topic = topics.of_device(services.fleet, device, Kind.ANNOUNCE)
-    services.publisher.publish([(topic, messages.encode(verdict))])
 
 
 def _refuse_unassigned(services: Services, device: str, text: str) -> None:

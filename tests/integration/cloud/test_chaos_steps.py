@@ -74,7 +74,7 @@ class CloudFleet(SmallFleet):
         self.bucket = cast(Any, S3Bucket(s3, f"steps-{table}"))
         self.publisher = cast(Any, IotPublisher(cloud.client("iot-data")))
         made = aws_alarms(cloud)
-        self.sqs, self.queue = cloud.client("sqs"), made.queue_url
+        self.sqs, self.queue = cloud.client("sqs"), made.jobs_url
         self.alarms = cast(Any, made.port)
         self.cloud = self._worker()
         self.bucket.write(object_keys.model(RUN, 0), encode(INITIAL))

@@ -123,7 +123,7 @@ def test_a_dead_letter_whose_error_was_not_injected_is_found(monkeypatch: pytest
         raise ZeroDivisionError(message)
 
     monkeypatch.setattr(shards, "make", fail)
-    monkeypatch.setattr("cloud_functions.aggregation.partial_sums.add_up", fail)
+    monkeypatch.setattr("cloud_functions.aggregation.partial_sums.sum_group", fail)
     seeds = [seed for seed in range(40) if draw(seed).scale != SCALES[0]]
     assert "letter" in found(seeds)
 

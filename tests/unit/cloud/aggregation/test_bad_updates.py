@@ -90,6 +90,11 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_with_the_others(
     fleet.reply("thing-2", first, value=3.0)
     assert_refused(fleet, first, said)
     assert fleet.holds(1, 2.0)
+    # The device has kept error feedback or a control variate with the update, and has to roll that back.
+    counted, refused = fleet.verdicts("thing-1")
+    assert (counted.counted, refused.counted) == (True, False)
+    assert said in refused.reason
+    assert [verdict.counted for verdict in fleet.verdicts("thing-0")] == [True]
 
 
 def test_a_header_longer_than_the_models_is_refused_before_it_is_read() -> None:

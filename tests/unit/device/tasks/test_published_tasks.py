@@ -165,7 +165,7 @@ def test_whatever_a_table_holds_it_is_read_or_refused_by_name(
     tmp_path_factory: pytest.TempPathFactory, text: str, head: str
 ) -> None:
     path = tmp_path_factory.mktemp("air") / "PRSA_Data_Some_20130301-20170228.csv"
-    path.write_text(f"{head}\n{text}", errors="surrogatepass", newline="")
+    path.write_text(f"{head}\n{text}", encoding="utf-8", errors="surrogatepass", newline="")
     found = outcome(lambda: list(air_quality.read(publication(path.parent), path)))
     if isinstance(found, str):
         assert str(path) in found

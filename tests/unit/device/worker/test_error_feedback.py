@@ -152,6 +152,18 @@ def test_what_was_remembered_of_an_update_that_is_refused_is_taken_back_once(tmp
     assert kept(tmp_path) == {"run-a.safetensors": b"of round 3"}
 
 
+def test_an_update_that_was_counted_and_is_refused_in_the_aggregation_is_rolled_back(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    trains(device, b"of round 1")
+    device.hears(verdict())
+    device.hears(announcement(2))
+    trains(device, b"of round 2")
+    device.hears(verdict(2))
+    device.hears(verdict(2, counted=False, reason="not finite"))
+    assert kept(tmp_path) == {"run-a.safetensors": b"of round 1"}
+
+
 def test_the_first_update_that_is_refused_leaves_nothing_to_remember(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.hears(announcement())
