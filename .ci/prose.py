@@ -1,7 +1,8 @@
 """Find words that a reader of technical English stumbles over: `make prose`, run by `make check`.
 
-Reads docstrings and comments of every Python module, and every page. Prints each finding with what to write
-instead, then the number of findings per 1,000 words for each part of the tree. Fails above LIMIT.
+Reads the docstrings, comments and messages of every Python module, the comments of YAML files, and every
+page. Prints each finding with what to write instead, then the number of findings per 1,000 words for each
+part of the tree. Fails above LIMIT.
 
     python .ci/prose.py [--summary] [PATH ...]
 
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_FEWEST_WORDS = 3  # of a string that is taken for a message
 LIMIT = 1.0  # findings per 1,000 words, in each part
 PARTS = ("components", "cloud_functions", "greengrass_emulator", "fedgrass", "tests", "benchmarks", "docs")
 
@@ -31,7 +33,7 @@ WORDS = {
     r"one's own": "custom, its own",
     r"of (?:its|their|his|your|our|my) own": "its own X, a separate X, a dedicated X",
     r"besides?(?! \w+ing)": "next to, in addition to, along with",
-    r"(?:is|are|was|were) no (?!longer|more|less|fewer|later|earlier|larger|smaller|older)\w+": "is not a",
+    r"(?<!there )(?:is|are|was|were) no (?!longer|more|less|fewer|later|larger|smaller|older)\w+": "is not a",
     r"(?:so|as) (?:many|much) (?!as)": "that many, this number of",
     r"as long as it lasts": "while it lasts",
     r"(?:lies|lie|lay|lying) (?:in|at|on|below|under|there|beside)": "is in, is stored in",
@@ -78,18 +80,35 @@ _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def passages(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (first line, text) of all prose in a file: docstrings and comments, or a page's text."""
+    """Yield (first line, text) of all prose in a file."""
     text = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
+    if path.suffix == ".py":
+        yield from _strings(ast.parse(text), messages="tests" not in path.parts)
+        yield from _comments(text)
+    elif path.suffix == ".yaml":
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.lstrip().startswith(("#", "Description:", "AlarmDescription:")):
+                yield number, line
+    else:
         yield 1, _FENCE.sub(lambda found: "\n" * found.group().count("\n"), text)
-        return
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
+
+
+def _strings(tree: ast.Module, *, messages: bool) -> Iterator[tuple[int, str]]:
+    """Yield docstrings and, if asked, the other strings that have several words."""
+    docstrings = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                value = first.value.value
-                if isinstance(value, str):
-                    yield first.lineno, value
+                docstrings.add(first.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            is_message = messages and len(node.value.split()) >= _FEWEST_WORDS
+            if node in docstrings or is_message:
+                yield node.lineno, node.value
+
+
+def _comments(text: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:")):
             yield token.start[0], token.string
@@ -130,7 +149,9 @@ def main() -> int:
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    files = [ROOT / name for name in listed if name.endswith((".py", ".md")) and "CHANGELOG" not in name]
+    files = [
+        ROOT / name for name in listed if name.endswith((".py", ".md", ".yaml")) and "CHANGELOG" not in name
+    ]
     found: dict[str, int] = {}
     words: dict[str, int] = {}
     for path in files:

@@ -17,7 +17,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import parse_settings
 from fedgrass.local.testbed import open_testbed
 from tests.e2e.processes import wait_until
-from tests.plain_device import Operator
+from tests.mqtt_device import Operator
 
 NAME = "com.fedgrass.Predictor"
 FLEET = "orchard"

@@ -1,7 +1,5 @@
 """The embedded cloud: what it deploys and refuses, and that it leaves nothing behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -214,7 +212,7 @@ def test_a_schedule_fires_within_seconds_of_its_time(cloud: EmbeddedCloud, outpu
     )
     began = time.monotonic()
     assert receive(cloud, outputs["Results"]) == "due"
-    assert time.monotonic() - began < 5  # MiniStack's default tick would take up to 10 s
+    assert time.monotonic() - began < 9  # MiniStack's default tick would take up to 10 s
 
 
 def test_a_transaction_that_comes_again_is_not_made_again_and_no_other_has_its_token(

@@ -21,7 +21,7 @@ from components.trainer.connection.mqtt_connection import HEALTHY_SECONDS, MqttC
 from fedgrass.federation.messages import Heartbeat, decode
 from tests.emulator.local_core import eventually
 from tests.fakes.scripted_mqtt_broker import GRANTED, TAKEN_OVER, ScriptedBroker
-from tests.plain_device import PATIENCE
+from tests.mqtt_device import PATIENCE
 
 QUOTA_EXCEEDED = 0x97
 THING = "press-1"

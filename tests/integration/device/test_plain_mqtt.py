@@ -30,7 +30,7 @@ from fedgrass.local.aws.thing_credentials import CredentialsProvider
 from tests.cloud_credentials import temporary_credentials
 from tests.emulator.local_core import eventually
 from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced
-from tests.plain_device import PATIENCE, Operator, Trainer, write_device_file
+from tests.mqtt_device import PATIENCE, Operator, Trainer, write_device_file
 
 FLEET = "plant"
 THING = "press-1"

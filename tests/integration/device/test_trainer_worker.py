@@ -264,7 +264,7 @@ def test_a_worker_in_the_middle_of_a_training_can_be_ended(desk: Desk, deaf: boo
     started = time.monotonic()
     desk.process.close()
     assert gone(pid)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < PATIENCE  # the training would last far longer
     desk.start()
     assert isinstance(desk.answer(), Result)
 

@@ -1,7 +1,5 @@
 """A device without Greengrass for tests: its trainer as a process, over the embedded cloud's real broker."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -24,7 +22,7 @@ PATIENCE = 40.0  # seconds
 
 
 class Operator:
-    """The cloud's side of a fleet's topics: hears everything, says what a test says."""
+    """The cloud's side of a fleet's topics: receives everything, publishes what a test asks for."""
 
     def __init__(self, cloud: EmbeddedCloud, fleet: str) -> None:
         self._cloud = cloud
@@ -41,7 +39,7 @@ class Operator:
         eventually(self._echo, PATIENCE)
 
     def said(self, topic: str) -> list[bytes]:
-        """Return what was said on a topic below ``fedgrass/<fleet>/``."""
+        """Return what was published on a topic below ``fedgrass/<fleet>/``."""
         with self._lock:
             return [payload for on, payload in self._heard if on == f"fedgrass/{self._fleet}/{topic}"]
 
