@@ -1,8 +1,8 @@
-"""The new global model of a round and the server state: drafted under a lease, kept once the round closed.
+"""Makes a round's new global model and server state, as drafts under the averager's lease.
 
-``make`` reads top to bottom what an aggregation does: open the updates, combine them slice by slice, step
-each slice, write it to the draft. Slices are written as they come, so the memory does not grow with the
-model. ``keep`` later copies the drafts to their final keys.
+``make`` opens the updates, combines them slice by slice, computes the new values of each slice and writes
+them to the drafts. So the memory does not grow with the model. Once the round is closed, ``keep_model`` in
+rounds/publish.py copies the drafts to their final keys.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -38,7 +38,7 @@ _MOST_SHOWN = 8  # arrays that a warning names
 
 
 class FinishedModel(Struct, frozen=True):
-    """The model of a closed round, from which the next round starts."""
+    """The model that a round ends with, and the next one starts from."""
 
     sha256: str
     bytes: int

@@ -52,7 +52,7 @@ def draft_round(  # noqa: PLR0913, PLR0917 - the record of all of these
 ) -> None:
     """Write the draft of the manifest of a round that is about to be closed with ``result``.
 
-    It is written before the round is closed, so that every closed round has one, and under the number of the
+    It is written before the round is closed, so that every closed round has one, and under the name of the
     lease, so that the draft of an averager whose lease was taken over is never kept.
     """
     closed_round = msgspec.structs.replace(

@@ -1,8 +1,8 @@
-"""Step three of a round: average the good updates into the new global model.
+"""Averages the good updates of a round into the new global model.
 
-One averager at a time holds the lease of a round. Its files are drafts, stored under ``drafts/`` by the
-number of its lease (the round's ``fence``), until the round is closed under that same number. An averager
-whose lease was taken over can therefore write drafts, and nothing else.
+One averager at a time holds the lease of a round. Its files are drafts, stored under ``drafts/`` by the name
+of its lease (``Round.lease``), until the round is closed under that lease. An averager whose lease was taken
+over can therefore write drafts, and nothing else.
 """
 
 import msgspec
@@ -55,7 +55,7 @@ def aggregate(services: Services, run: Run, round_: Round, event: Event, *, over
     )
     services.report(leased, f"aggregating: {explain(round_, event)}")
     try:
-        return _close(services, run, leased, overdue=overdue)
+        return _aggregate_leased(services, run, leased, overdue=overdue)
     except (LostRace, NotYet):
         raise
     except Exception as error:
@@ -82,8 +82,8 @@ def note_failure(services: Services, leased: Round, error: Exception) -> None:
         error.add_note(f"and it could not be noted in the round: {other}")
 
 
-def _close(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
-    """Aggregate a round under its lease, or abandon it; return whether that is done."""
+def _aggregate_leased(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
+    """Average or evaluate a leased round and close it, or abandon it; return whether that is done."""
     if behind := manifests.why_behind(services, leased.run, leased.number):
         close_round.abandon(services, leased, Event.AGGREGATION_FAILED, behind)
         raise RunBehind(behind)  # for the driver, which pauses the run

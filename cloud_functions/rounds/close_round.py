@@ -1,7 +1,7 @@
 """The end of a round: refuse bad updates; close, reopen or abandon the round; compute its metrics.
 
-The caller holds the round's lease or acts for its holder: each step is a conditional write on the lease's
-number. The next step publishes the result (publish.py).
+Each step is a conditional write on the round's state and fence, so a caller whose lease was taken over
+changes nothing. The next step publishes the result (publish.py).
 """
 
 import math

@@ -1,7 +1,7 @@
 """The driver: advances a run until it has to wait for a device, a timer or another worker.
 
 ``advance`` repeats a single step while there is something to do; ``look_after`` does so for a reminder. A
-step handles the first of these that applies:
+step first does 1, if it applies, and then the first of the others that applies:
 
 1. A round has closed: publish its model (publish.py).
 2. The run has ended: abandon the round that it left open.
@@ -14,9 +14,9 @@ step handles the first of these that applies:
 8. The round cannot succeed any more: abandon it.
 9. The round has enough replies, or is overdue: aggregate and close it (aggregate_round.py).
 
-Any worker may call ``advance`` at any time, any number of times, also concurrently. Each step is one
-conditional write, and what follows a write is repeated until the next write, so the next call completes what
-a crash between two steps left undone.
+Any worker may call ``advance`` at any time, any number of times, also concurrently. Each step takes effect by
+a conditional write; whatever else it does can be repeated. So the next call completes what a crash left
+undone.
 """
 
 import contextlib

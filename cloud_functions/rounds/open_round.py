@@ -1,6 +1,6 @@
-"""Step one of a round: choose the cohort, set the deadline's alarm, store the round.
+"""Opens a round: choose the cohort, store its devices, set the deadline's alarm, store the round.
 
-The round is announced by the next step (announce.py).
+The cohort is asked by the next step (announce.py).
 """
 
 from typing import NamedTuple

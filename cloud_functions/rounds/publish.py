@@ -1,6 +1,6 @@
 """Publish what a round produced: keep its model, then announce it as the task's latest.
 
-While a round is averaged, its files are drafts under the number of the averager's lease. Once the round is
+While a round is averaged, its files are drafts under the name of the averager's lease. Once the round is
 closed under that lease, its drafts are copied to their permanent keys. Every function here can be repeated;
 nothing that was published is overwritten, and the pointer to a task's latest model never moves backwards.
 """

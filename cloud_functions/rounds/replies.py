@@ -1,4 +1,4 @@
-"""Step two of a round: process the messages of devices.
+"""Processes the messages of devices about a round.
 
 A completion is counted once, or refused with a reason that is published on the run's topic and to the device.
 A status moves the device's participation. Messages that change nothing count against the device's limit.
@@ -180,7 +180,7 @@ def _read_again(services: Services, round_: Round) -> Round:
 
 
 def _refuse_unassigned(services: Services, device: str, text: str) -> None:
-    """Refuse a message that names no round.
+    """Refuse a message that belongs to no known round.
 
     Only the first few within a minute, and the one that reaches the limit, are reported on runs' topics.
     """

@@ -124,8 +124,8 @@ def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
     return run
 
 
-def open_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
-    """Open the next round now, regardless of the schedule."""
+def allow_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
+    """Let the next round open now, whatever the schedule."""
     return _change(services, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
 
 
@@ -140,7 +140,7 @@ ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
     "resume": resume,
     "cancel": cancel,
     "retry": retry,
-    "next": open_next,
+    "next": allow_next,
     "status": status,
 }
 

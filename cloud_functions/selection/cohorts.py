@@ -46,7 +46,7 @@ class _Past(Struct, frozen=True):
 
 
 def choose_once(services: Services, run: Run, step: Open) -> Cohort | None:
-    """Choose the devices of a round, once: the first worker's choice is stored, and others use it.
+    """Choose the devices of a round and store them; if another worker's choice is stored, return that.
 
     Returns:
         The stored cohort, which is empty if the attempt was given up for lack of devices; None if no device

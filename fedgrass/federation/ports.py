@@ -45,7 +45,7 @@ class RoundStore(Protocol):
     def ask(self, round_: Round, devices: Sequence[str]) -> None:
         """Store the participants of a round about to be opened, ASKED at the round's ``opened_at``.
 
-        Participants already stored stay unchanged.
+        Participants already stored stay unchanged. Nothing is sent to the devices.
         """
 
     def open_round(self, run: Run, round_: Round, progress: Progress) -> None:
@@ -63,7 +63,7 @@ class RoundStore(Protocol):
     def replace(
         self, round_: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int
     ) -> None:
-        """Ask ``devices`` in place of lost ones, as a separate batch that is still to be announced.
+        """Store ``devices`` as participants in place of lost ones, a separate batch still to be announced.
 
         ``replaced`` is the number of the round's losses that this makes up for, ``at`` the current time in
         milliseconds. Participants in ``silent``, which never accepted, become SILENT and are counted as

@@ -1,9 +1,10 @@
 """The round: its states, the events that move it, and what has to happen next.
 
     OPEN         devices were asked; their replies are counted
-    AGGREGATING  one averager holds the lease and makes the new global model; further replies are late
-    CLOSED       the new global model is in the bucket
-    ABANDONED    too few devices replied; no model was made, and the reason is recorded
+    AGGREGATING  one averager holds the lease and makes the new global model; further replies wait
+    CLOSED       the result is stored: the model as a draft that is yet to be published, or the evaluations
+    ABANDONED    no model was made: too few replies, a failed aggregation, or the operator; the reason is
+                 recorded
 
 ``TRANSITIONS`` is complete; the diagram in docs/round.md is drawn from it. Nothing here reads a clock:
 ``now`` is an argument, in milliseconds since the epoch, always from the cloud's clock. Of two closed rounds,
@@ -36,10 +37,10 @@ class Event(TextEnum):
     DEADLINE_TOO_FEW = "the deadline passed and too few replied"
     MINIMUM_OUT_OF_REACH = "too few devices are left to reach the minimum"
     LEASE_EXPIRED = "the averager did not finish within its lease"
-    TOO_FEW_GOOD_UPDATES = "so many updates were refused that the threshold is not met any more"
+    TOO_FEW_GOOD_UPDATES = "too few good updates are left to close the round"
     SHARDS_MADE = "all shards of the new global model were made"
     MODEL_WRITTEN = "the new global model was written"
-    EVALUATED = "the devices' evaluations were put together"
+    EVALUATED = "the devices' evaluations were combined"
     AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
@@ -79,7 +80,7 @@ class Round(Struct, frozen=True, kw_only=True):
     number: int
     attempt: int
     state: State
-    asked: int  # devices in the cohort
+    asked: int  # devices that were asked, with replacements
     needed: int  # good replies that close the round at once
     minimum: int  # good replies that close the round at the deadline
     opened_at: int
@@ -290,8 +291,10 @@ def explain(round_: Round, event: Event) -> str:
         )
         if count
     ]
-    if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH, Event.TOO_FEW_GOOD_UPDATES}:
+    if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
         counts.append(f"{round_.minimum} needed at least")
+    if event is Event.TOO_FEW_GOOD_UPDATES:
+        counts.append(f"{round_.needed} needed, {round_.minimum} at the deadline")
     return f"{event} ({', '.join(counts)})"
 
 

@@ -63,7 +63,7 @@ class Run(Struct, frozen=True, kw_only=True):
     carries: tuple[str, ...] = ()  # auxiliary state in updates, by strategy: see weights/array_roles.py
     needs: Options = {}  # training settings required by a custom strategy
     continued_from: str = ""  # key of the model that became the initial one
-    wanted: int = 0  # with the schedule by_hand: rounds up to this number may be opened
+    wanted: int = 0  # rounds up to this number may open, whatever the schedule: set by the action ``next``
     granted_attempts: int = 0  # attempts at ``granted_round`` granted by ``retry``, beyond the settings'
     granted_round: int = 0
     published: int = 0  # the latest round whose end was processed: its model is its task's latest

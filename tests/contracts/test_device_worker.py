@@ -11,7 +11,7 @@ import pytest
 from components.runtime.event_loop import EventLoop
 from components.trainer.session.session_ports import Worker
 from components.trainer.worker.worker_process import WorkerProcess
-from components.trainer.worker.worker_protocol import Answer, Failure, Result, TaskOptions, Work, id_of
+from components.trainer.worker.worker_protocol import Answer, Failure, Result, TaskOptions, WorkOrder, id_of
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.cloud_credentials import act_as_owner
 from tests.emulator.local_core import eventually
@@ -35,10 +35,10 @@ class Side:
     answers: list[Answer] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def start(self, number: int, options: TaskOptions, **announcement: object) -> Work:
+    def start(self, number: int, options: TaskOptions, **announcement: object) -> WorkOrder:
         """Start round ``number``; its answers replace those of the one before."""
         values = {"allow_partial": True, **announcement}
-        work = Work(
+        work = WorkOrder(
             announcement=announced(BUCKET, number, **values),
             options=options,
             update=str(self.folder / f"{number}.safetensors"),
@@ -127,19 +127,19 @@ def test_an_assignment_that_cannot_be_done_ends_with_one_failure_in_one_line(sid
 
 def test_a_training_that_is_asked_to_finish_returns_a_partial_result(side: Side) -> None:
     work = side.start(1, PATIENT)
-    side.worker.finish(id_of(work.announcement))
+    side.worker.stop_early(id_of(work.announcement))
     answer = side.last()
     assert isinstance(answer, Result)
     assert answer.partial
 
 
 def test_finishing_another_round_changes_nothing(side: Side) -> None:
-    side.worker.finish("run-a/1/1")  # no assignment was started
+    side.worker.stop_early("run-a/1/1")  # no assignment was started
     work = side.start(2, PATIENT)
-    side.worker.finish("run-a/1/1")
+    side.worker.stop_early("run-a/1/1")
     side.turn()
     assert not [answer for answer in side.answers if isinstance(answer, (Result, Failure))]
-    side.worker.finish(id_of(work.announcement))
+    side.worker.stop_early(id_of(work.announcement))
     assert isinstance(side.last(), Result)
 
 

@@ -15,7 +15,7 @@ from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.trainer_configuration import Configuration, parse_configuration
-from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, Work
+from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, WorkOrder
 from fedgrass.federation.messages import (
     Announcement,
     Completion,
@@ -152,16 +152,16 @@ class Bench:
     """A Worker whose answers the test gives."""
 
     def __init__(self) -> None:
-        self.works: list[Work] = []
+        self.works: list[WorkOrder] = []
         self.stops = 0
         self.to_finish: list[str] = []
         self._answer: Callable[[Answer], None] | None = None
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         self.works.append(work)
         self._answer = answer
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         self.to_finish.append(round_id)
 
     def stop(self) -> None:

@@ -26,7 +26,7 @@ from components.trainer.session.restarts import RestartBudget
 from components.trainer.tasks.noise import Noise
 from components.trainer.trainer_configuration import parse_configuration
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Answer, Work
+from components.trainer.worker.worker_protocol import Answer, WorkOrder
 from fedgrass.federation import object_keys, topics
 from fedgrass.federation.messages import Heartbeat, decode
 from fedgrass.federation.topics import Kind
@@ -44,10 +44,10 @@ class LocalWorker:
     def __init__(self, bucket: dict[str, bytes]) -> None:
         self._runner = WorkRunner(lambda _bucket, key, _size: bucket[key])
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         answer(self._runner.perform(work, lambda _fraction: None, lambda: False))
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         """Nothing is in progress once ``start`` has returned."""
 
     def stop(self) -> None:

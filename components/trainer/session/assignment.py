@@ -8,7 +8,7 @@ from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
 from components.runtime.retries import delays
 from components.trainer.session.device_context import DeviceContext
-from components.trainer.session.journal import Accepted, Reply, finished
+from components.trainer.session.journal import Accepted, Reply, published_result
 from components.trainer.session.outbox import status
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -17,7 +17,7 @@ from components.trainer.worker.worker_protocol import (
     Result,
     TaskOptions,
     Waiting,
-    Work,
+    WorkOrder,
     id_of,
     margin_before,
 )
@@ -116,17 +116,17 @@ class Assignment:
         return self._deadline.seconds_left
 
     def begin(self, options: TaskOptions) -> None:
-        """Start the worker."""
+        """Record the assignment in the journal and pass it to the worker, which answers to ``_answered``."""
         self._training = True
         self._context.journal.take(Accepted(self.announcement))
-        run, memory = self.announcement.run, self._context.error_feedback
+        run, feedback = self.announcement.run, self._context.error_feedback
         if self.announcement.work == "train":
-            memory.sweep(run)
-        work = Work(
+            feedback.sweep(run)
+        work = WorkOrder(
             announcement=self.announcement,
             options=options,
             update=str(self._context.update_path(self.announcement)),
-            memory=str(memory.path(run)),
+            memory=str(feedback.path(run)),
         )
         self._context.worker.start(work, self._answered)
 
@@ -156,7 +156,7 @@ class Assignment:
     def _closing_in(self) -> None:
         if self._training:
             log.info("%s: the deadline is near: requesting a partial result", self.name)
-            self._context.worker.finish(self.name)
+            self._context.worker.stop_early(self.name)
 
     def _overdue(self) -> None:
         doing = "training" if self._training else "uploading"
@@ -177,13 +177,13 @@ class Assignment:
             return
         self._training = False
         if isinstance(answer, Failure):
-            written = finished(self._context.update_path(self.announcement), self.announcement)
+            written = published_result(self._context.update_path(self.announcement), self.announcement)
             if written is None:
                 self._fail(answer.reason)
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
-        self._context.journal.finish(self.announcement, answer)
+        self._context.journal.record_result(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
         if self.announcement.work == "evaluate":

@@ -79,7 +79,7 @@ class DeviceContext:
 
     @property
     def error_feedback(self) -> ErrorFeedback:
-        """The arrays kept from earlier updates, in a folder next to that of the updates."""
+        """The client state of each run, in a folder next to that of the updates."""
         return ErrorFeedback(self.folder.parent / "memory")
 
     def sweep(self, keep: Path | None = None) -> None:
@@ -92,7 +92,7 @@ class DeviceContext:
         self.error_feedback.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of an assignment that is over, with the arrays that were to be kept with it."""
+        """Remove the update of an assignment that is over, with the client state that it was to leave."""
         path = self.update_path(announcement)
         for file in (path, pending_path(path), result_path(path)):
             file.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
     start         subscribe, publish a hello and heartbeats (presence.py)
     announcement  accept or decline (eligibility.py); train and upload (assignment.py)
-    reply         publish a completion or a failure until its verdict arrives (outbox.py)
+    reply         publish a completion until its verdict arrives, a failure once (outbox.py)
 
 All of it runs in the thread of the event loop.
 """
@@ -14,7 +14,7 @@ from components.runtime.event_loop import Timer
 from components.trainer.session.assignment import Assignment
 from components.trainer.session.device_context import DeviceContext, fit_heartbeat
 from components.trainer.session.eligibility import demand_of, objection
-from components.trainer.session.journal import Accepted, Reply, finished, known_metrics
+from components.trainer.session.journal import Accepted, Reply, known_metrics, published_result
 from components.trainer.session.outbox import Outbox, Replies, status
 from components.trainer.session.presence import Presence, PresenceCallbacks
 from components.trainer.session.session_ports import Messaging
@@ -135,10 +135,10 @@ class Session:
         """Return the recorded assignment with its result, even if the journal lacks that."""
         if work is None or work.result:
             return work
-        made = finished(self._context.update_path(work.announcement), work.announcement)
+        made = published_result(self._context.update_path(work.announcement), work.announcement)
         if made is None:
             return work
-        self._context.journal.finish(work.announcement, made)
+        self._context.journal.record_result(work.announcement, made)
         return self._context.journal.state.work
 
     def _on_message(self, payload: bytes) -> None:
@@ -162,60 +162,64 @@ class Session:
         elif not self._replies.judge(verdict):
             log.info("%s: dropped a verdict on an unknown reply", name)
 
-    def _on_announcement(self, work: Announcement) -> None:
-        name = id_of(work)
+    def _on_announcement(self, announcement: Announcement) -> None:
+        name = id_of(announcement)
         if self._assignment and self._assignment.name == name:
             log.info("%s: announced again while in progress", name)
-            self._assignment.hurry(work.deadline_seconds)
+            self._assignment.hurry(announcement.deadline_seconds)
         elif reply := self._context.journal.reply_to(name):
-            self._replies.again(reply, work.deadline_seconds)
-        elif self._is_stale(work):
+            self._replies.again(reply, announcement.deadline_seconds)
+        elif self._is_stale(announcement):
             log.info("%s: dropped: the run has moved on", name)
-        elif reason := self._refusal(work):
+        elif reason := self._refusal(announcement):
             log.info("%s: declined: %s", name, reason)
-            self._send(status(work, "declined", reason))
+            self._send(status(announcement, "declined", reason))
         else:
-            self._accept(work)
+            self._accept(announcement)
 
-    def _is_stale(self, work: Announcement) -> bool:
+    def _is_stale(self, announcement: Announcement) -> bool:
         """Return whether a later round or attempt of the same run is known."""
         known = [reply.announcement for reply in self._context.journal.state.replies]
         known += [self._assignment.announcement] if self._assignment else []
         return any(
-            other.run == work.run and (other.round, other.attempt) > (work.round, work.attempt)
+            other.run == announcement.run
+            and (other.round, other.attempt) > (announcement.round, announcement.attempt)
             for other in known
         )
 
-    def _refusal(self, work: Announcement) -> str:
+    def _refusal(self, announcement: Announcement) -> str:
         """Return why the assignment is declined; empty if it is accepted."""
-        if work.task not in self._configuration.tasks:
+        if announcement.task not in self._configuration.tasks:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
-        if self._assignment and self._assignment.announcement.run != work.run:
+        if self._assignment and self._assignment.announcement.run != announcement.run:
             return f"busy with {self._assignment.name}"
         return objection(
             self._configuration.train_when,
             self._context.host_metrics(self._context.folder),
             self._attributes(),
-            demand_of(work),
+            demand_of(announcement),
             self._configuration.memory_megabytes,
         )
 
-    def _accept(self, work: Announcement) -> None:
-        self._drop(f"replaced by {id_of(work)}")
-        self._replies.supersede(work)
+    def _accept(self, announcement: Announcement) -> None:
+        self._drop(f"replaced by {id_of(announcement)}")
+        self._replies.supersede(announcement)
         self._context.sweep()
         if self._idle_timer:
             self._idle_timer.cancel()
-        log.info("%s: accepted: %s %s", id_of(work), work.work, work.task)
+        log.info("%s: accepted: %s %s", id_of(announcement), announcement.work, announcement.task)
         self._last_progress = self._context.loop.clock()
-        self._assignment = self._assign(work)
+        self._assignment = self._assign(announcement)
         # The worker first: it starts while the message is being sent.
-        self._assignment.begin(self._configuration.tasks[work.task])
-        self._send(status(work, "accepted"))
+        self._assignment.begin(self._configuration.tasks[announcement.task])
+        self._send(status(announcement, "accepted"))
 
-    def _assign(self, work: Announcement) -> Assignment:
+    def _assign(self, announcement: Announcement) -> Assignment:
         return Assignment(
-            self._context, work, self._finished, progress=lambda fraction: self._progressed(work, fraction)
+            self._context,
+            announcement,
+            self._finished,
+            progress=lambda fraction: self._progressed(announcement, fraction),
         )
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:
@@ -243,11 +247,11 @@ class Session:
         self._context.worker.stop()
         self._context.sweep()
 
-    def _progressed(self, work: Announcement, fraction: float) -> None:
+    def _progressed(self, announcement: Announcement, fraction: float) -> None:
         now = self._context.loop.clock()
         if now - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = now
-            message = status(work, "progress", progress=fraction)
+            message = status(announcement, "progress", progress=fraction)
             self._outbox.offer(self._presence.topic(Kind.STATUS), message)
 
     def _heartbeat(self) -> Heartbeat:

@@ -138,10 +138,13 @@ class Demand(Struct, frozen=True):
     memory: int
 
 
-def demand_of(work: Announcement) -> Demand:
+def demand_of(announcement: Announcement) -> Demand:
     """Return what an assignment needs: its update on disk, and the copies of its model in memory."""
-    trains = work.work == "train"
-    return Demand(work.model_bytes if trains else 0, work.model_bytes * (_COPIES_OF_MODEL if trains else 2))
+    trains = announcement.work == "train"
+    return Demand(
+        announcement.model_bytes if trains else 0,
+        announcement.model_bytes * (_COPIES_OF_MODEL if trains else 2),
+    )
 
 
 def objection(

@@ -1,4 +1,4 @@
-"""Error feedback on disk: the arrays that a device keeps from its updates, across rounds and restarts.
+"""The client state on disk: the arrays that a device keeps from its updates, across rounds and restarts.
 
     memory/<run>.safetensors         after all updates that were uploaded
     memory/<update>.before           before the latest of them, until the next training begins
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def pending_path(update: Path) -> Path:
-    """Return where the worker writes the arrays that become valid with an update."""
+    """Return where the worker writes the client state that becomes valid with an update."""
     return update.with_name(update.name + ".memory")
 
 
@@ -39,11 +39,11 @@ class ErrorFeedback:
         self._now = now  # the clock that also dates the files, compared with no other clock
 
     def path(self, run: str) -> Path:
-        """Return the path of a run's arrays, which may not exist."""
+        """Return the path of a run's client state, which may not exist."""
         return self._folder / f"{checked_name('run', run)}.safetensors"
 
     def adopt(self, update: Path, run: str) -> None:
-        """Make the pending arrays of an uploaded update valid. Repeating it does no harm."""
+        """Make the pending client state of an uploaded update valid. Repeating it does no harm."""
         pending = pending_path(update)
         if not pending.exists():
             return
@@ -58,13 +58,13 @@ class ErrorFeedback:
                 write_atomically(before, b"")  # read as: nothing is kept
             publish_file(pending, own)
         except OSError as error:
-            # The next update starts from the arrays before: it sends a part of the residual twice.
+            # The next update starts from the state before: it sends a part of the residual twice.
             log.warning("%s cannot be kept: %s", pending, error)
 
     def take_back(self, update: Path, run: str) -> None:
-        """Roll back the arrays of an uploaded update that the cloud refused. Repeating it does no harm.
+        """Roll back the client state of an uploaded update that the cloud refused. Repeating it does no harm.
 
-        Once the next training has started from them, they stay.
+        Once the next training has started from it, it stays.
         """
         before = self._before(update)
         if not before.exists():
@@ -72,9 +72,9 @@ class ErrorFeedback:
         try:
             publish_file(before, self.path(run))
         except OSError as error:
-            log.warning("the arrays kept from %s cannot be rolled back: %s", update.name, error)
+            log.warning("the client state cannot be rolled back to that before %s: %s", update.name, error)
         else:
-            log.info("the arrays kept from %s are rolled back", update.name)
+            log.info("the client state is rolled back to that before %s", update.name)
 
     def _before(self, update: Path) -> Path:
         return self._folder / f"{update.stem}.before"

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from components.runtime.atomic_file import publish_file, unfinished, write_atomically
-from components.trainer.worker.worker_protocol import Result, Work, id_of
+from components.trainer.worker.worker_protocol import Result, WorkOrder, id_of
 from fedgrass.federation import training_settings
 from fedgrass.federation.messages import Announcement, Completion, Status
 
@@ -92,7 +92,7 @@ class Journal:
         """Record the assignment in progress; None if it ended without a reply."""
         self._save(msgspec.structs.replace(self.state, work=work))
 
-    def finish(self, announcement: Announcement, result: Result) -> None:
+    def record_result(self, announcement: Announcement, result: Result) -> None:
         """Record the result of an assignment in one write, because the next restart relies on it."""
         task, trained = announcement.task, announcement.work == "train"
         state = self.state
@@ -136,7 +136,7 @@ class Journal:
             log.warning("%s cannot be written: %s", self._path, error)
 
 
-# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _FINISHED = msgspec.json.Decoder(Accepted)
 
 
@@ -145,7 +145,7 @@ def result_path(update: Path) -> Path:
     return update.with_name(update.name + ".result")
 
 
-def finish(work: Work, result: Result) -> Result:
+def publish_result(work: WorkOrder, result: Result) -> Result:
     """Write the result file of an assignment, then rename its update; return the result.
 
     An evaluation, which has no update, leaves no file.
@@ -158,7 +158,7 @@ def finish(work: Work, result: Result) -> Result:
     return result
 
 
-def finished(update: Path, announcement: Announcement) -> Result | None:
+def published_result(update: Path, announcement: Announcement) -> Result | None:
     """Return the result of an assignment with a complete update; None if it has to be repeated."""
     try:
         kept = _FINISHED.decode(result_path(update).read_bytes())

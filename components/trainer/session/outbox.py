@@ -1,7 +1,7 @@
 """Outgoing messages: the queue that publishes them in order, and replies that wait for a verdict.
 
-The outbox retries until the connection accepts a message. A reply is published again until the cloud has sent
-its verdict on it.
+The outbox retries until the connection accepts a message. A completion is published again until the cloud has
+sent its verdict on it, or its deadline has passed; a failure is published once.
 """
 
 import logging
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 
 def status(
-    work: Announcement,
+    announcement: Announcement,
     state: Literal["accepted", "declined", "progress", "failed"],
     reason: str = "",
     progress: float = 0.0,
 ) -> Status:
     """Return the status of an assignment; a reason that is too long for a message is cut."""
     return Status(
-        version=work.version,
-        run=work.run,
-        round=work.round,
-        attempt=work.attempt,
+        version=announcement.version,
+        run=announcement.run,
+        round=announcement.round,
+        attempt=announcement.attempt,
         state=state,
         reason=shorten(reason),
         progress=progress,

@@ -31,7 +31,7 @@ RECHECK_SECONDS = 30.0
 _FIRST_PAUSES = (30.0, 300.0)  # seconds, between requests to watch updates
 _LARGEST_PAUSE = 24 * 3600.0
 log = logging.getLogger(__name__)
-# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _TIMES = msgspec.json.Decoder(list[float])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.trainer.worker.worker_protocol import Answer, Work
+from components.trainer.worker.worker_protocol import Answer, WorkOrder
 
 AT_MOST_ONCE = 0  # MQTT's quality of service 0: while offline, refused or lost instead of stored
 AT_LEAST_ONCE = 1
@@ -96,10 +96,10 @@ class Uploader(Protocol):
 class Worker(Protocol):
     """Runs one assignment at a time in a separate process."""
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         """Start ``work``; ``answer`` is called in the event loop, with a result or a failure at the end."""
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         """Request an early end of the training for ``round_id``, with a partial result.
 
         Does nothing if the worker is busy with another round.

@@ -50,8 +50,8 @@ class TorchTask(Hooks):
         make_model: returns the module with fresh weights; or a module, with whose weights every run starts.
         training: the examples to train on: a map-style data set, a list, a tuple (inputs, targets) of arrays
             with n rows each, a ``DataLoader``, or an ``IterableDataset`` with a length. If the local data
-            change from round to round, a function that returns one of these; it is called before each work.
-            ``split_batch`` describes the examples.
+            change from round to round, a function that returns one of these; it is called before each
+            assignment. ``split_batch`` describes the examples.
         held_out: local examples that are never trained on, for the evaluation; the same types.
         defaults: settings of the training that a run does not choose.
         loss: a function of a batch's outputs and targets that returns their mean loss, a tensor of one value.

@@ -56,7 +56,7 @@ class Upload(Struct, frozen=True):
     upload_id: str
 
 
-# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _UPLOAD = msgspec.json.Decoder(Upload)
 
 

@@ -38,7 +38,7 @@ class Outcome(Struct, frozen=True):
     transient: bool = False
 
 
-# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _OUTCOME = msgspec.json.Decoder(Outcome)
 
 

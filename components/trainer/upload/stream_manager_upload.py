@@ -74,7 +74,7 @@ class Export(Struct, frozen=True):
     modified: int = 0  # of the file, in ns: an older file of the same name is another update
 
 
-# Created before any thread exists: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _EXPORT = msgspec.json.Decoder(Export)
 
 

@@ -23,13 +23,13 @@ from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
-    Finish,
     Progress,
     Request,
     Result,
+    StopEarly,
     TokenExchange,
     Waiting,
-    Work,
+    WorkOrder,
     id_of,
 )
 from fedgrass.federation.errors import FedgrassError
@@ -38,13 +38,13 @@ from fedgrass.federation.messages.message_fields import shorten
 _GRACE_SECONDS = 0.8  # for a training to stop by itself; the trainer kills the worker shortly afterwards
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REPORT_STEP = 0.01  # smallest change of the completed fraction that is reported
-# Created before any thread starts: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _REQUEST: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 log = logging.getLogger(__name__)
 
 
 class Channel:
-    """Writes the answers about one piece of work to the trainer."""
+    """Writes the answers about one assignment to the trainer."""
 
     def __init__(self, output: BinaryIO) -> None:
         self._output = output
@@ -71,25 +71,25 @@ class Inbox:
 
     def __init__(self, lines: BinaryIO) -> None:
         self._lines = lines
-        self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[WorkOrder | None] = queue.SimpleQueue()
         self.closed = threading.Event()
         self.finished = threading.Event()
-        self._to_finish = ""  # round id of the work to stop early, keeping what it has trained
+        self._to_stop = ""  # round id of the assignment to stop early, keeping what it has trained
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
 
-    def next(self) -> Work | None:
-        """Return the next work; None once the input has ended."""
+    def next(self) -> WorkOrder | None:
+        """Return the next assignment; None once the input has ended."""
         return self._work.get()
 
-    def should_stop(self, work: Work) -> bool:
-        """Return whether a work should stop soon: the input is closed, or a Finish names it."""
-        return self.closed.is_set() or self._to_finish == id_of(work.announcement)
+    def should_stop(self, work: WorkOrder) -> bool:
+        """Return whether an assignment should stop soon: the input is closed, or a StopEarly names it."""
+        return self.closed.is_set() or self._to_stop == id_of(work.announcement)
 
     def _read(self) -> None:
         for line in self._lines:
             request = _REQUEST.decode(line)
-            if isinstance(request, Finish):
-                self._to_finish = request.round_id
+            if isinstance(request, StopEarly):
+                self._to_stop = request.round_id
             elif isinstance(request, TokenExchange):
                 os.environ[ADDRESS] = request.address  # read each time credentials are requested
             else:
@@ -104,8 +104,10 @@ class Inbox:
         os._exit(0)
 
 
-def perform(runner: WorkRunner, work: Work, channel: Channel, stop: Callable[[], bool]) -> Result | Failure:
-    """Perform one work; every exception, including those of the user's task, becomes a Failure."""
+def perform(
+    runner: WorkRunner, work: WorkOrder, channel: Channel, stop: Callable[[], bool]
+) -> Result | Failure:
+    """Perform an assignment; every exception, including those of the user's task, becomes a Failure."""
     try:
         return runner.perform(work, channel.report, stop)
     except FedgrassError as error:
@@ -126,7 +128,7 @@ def _encodable(reason: str) -> str:
 
 
 def main() -> None:
-    """Perform work until the input ends."""
+    """Perform assignments until the input ends."""
     # The trainer decides when this process ends: a Ctrl-C or a signal to the whole process group must not
     # look like a failed training.
     for number in _ENDING_SIGNALS:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import CorrectableTask, Fit, GradientSteps, Report, Settings, Stop, Task
 from components.trainer.worker.update_writer import CONTROL, load_client_state, same_shapes_only, write_update
-from components.trainer.worker.worker_protocol import Work
+from components.trainer.worker.worker_protocol import WorkOrder
 from fedgrass.federation import weights
 from fedgrass.federation.aggregation import scaffold
 from fedgrass.federation.aggregation.scaffold import Control
@@ -84,16 +84,16 @@ def server_control(model: Layout, file: bytes | None) -> Control:
 
 
 class ScaffoldTraining:
-    """The training of one work, corrected by the control variates of the server and of the device.
+    """The training of one assignment, corrected by the control variates of the server and of the device.
 
     Args:
-        work: the announced work.
+        work: the assignment.
         task: performs the corrected training.
         model: the layout of the model.
         server: the server's control variate.
     """
 
-    def __init__(self, work: Work, task: CorrectableTask, model: Layout, server: Control) -> None:
+    def __init__(self, work: WorkOrder, task: CorrectableTask, model: Layout, server: Control) -> None:
         self._work = work
         self._task = task
         self._model = model

@@ -1,4 +1,4 @@
-"""Writes the update of a work, and the client state that later updates of the run need.
+"""Writes the update of an assignment, and the client state that later updates of the run need.
 
 The client state is a safetensors file of float32 arrays: ``residual:<array>`` is the part of an update that
 error feedback has not sent yet (Stich et al., "Sparsified SGD with Memory", NeurIPS 2018,
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from components.runtime.atomic_file import publish_file, unfinished, write_unfinished
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.error_feedback import pending_path
-from components.trainer.worker.worker_protocol import Work, id_of
+from components.trainer.worker.worker_protocol import WorkOrder, id_of
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.aggregation.scaffold import Control
 from fedgrass.federation.encodings import Feedback
@@ -46,8 +46,8 @@ class ClientState:
     control: Control = field(default_factory=dict)
 
 
-def load_client_state(work: Work) -> ClientState:
-    """Return the client state of a work's run; an empty one if the file is missing or damaged."""
+def load_client_state(work: WorkOrder) -> ClientState:
+    """Return the client state of an assignment's run; an empty one if the file is missing or damaged."""
     try:
         data = Path(work.memory).read_bytes() if work.memory else b""
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def load_client_state(work: Work) -> ClientState:
 
 
 def same_shapes_only(
-    work: Work, kept: dict[str, NDArray[np.float32]], shapes: Shapes
+    work: WorkOrder, kept: dict[str, NDArray[np.float32]], shapes: Shapes
 ) -> dict[str, NDArray[np.float32]]:
     """Return the kept arrays if their names and shapes are those of the model, else an empty dict."""
     if kept and {name: array.shape for name, array in kept.items()} != dict(shapes):
@@ -96,12 +96,12 @@ def _select(kind: str, arrays: weights.Arrays) -> dict[str, NDArray[np.float32]]
     }
 
 
-def _warn_of_reset(work: Work, reason: object) -> None:
+def _warn_of_reset(work: WorkOrder, reason: object) -> None:
     log.warning("%s: the client state of the run is reset: %s", id_of(work.announcement), reason)
 
 
 def write_update(  # noqa: PLR0913 - the parts of an update
-    work: Work,
+    work: WorkOrder,
     weights_after: Arrays,
     start: Arrays,
     layout: Layout,
@@ -109,15 +109,15 @@ def write_update(  # noqa: PLR0913 - the parts of an update
     *,
     trained: Collection[str] | None = None,
 ) -> Written:
-    """Write the update of a work in the announced encoding, with the dtypes of the model.
+    """Write the update of an assignment in the announced encoding, with the dtypes of the model.
 
-    The file keeps its temporary name until the work is finished (``finish`` in
+    The file keeps its temporary name until the result is published (``publish_result`` in
     components/trainer/session/journal.py). The new client state (the residual of top_k, the control variate)
     is written to a separate file first; the trainer adopts it once the update has been uploaded.
 
     Args:
-        work: the announced work.
-        weights_after: the arrays of the update.
+        work: the assignment.
+        weights_after: the weights after the training (with SCAFFOLD, plus the change of the control variate).
         start: the global model, subtracted from them if the update is sent as a difference.
         layout: of the update's arrays.
         control: the device's new control variate by the names of the model's arrays, if there is one.

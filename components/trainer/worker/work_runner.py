@@ -1,4 +1,7 @@
-"""Performs one work in the worker process: download, check, evaluate, train, write the update."""
+"""Performs assignments in the worker process.
+
+For each: download and check the model, evaluate it, train, write the update.
+"""
 
 import logging
 import time
@@ -9,13 +12,13 @@ from pathlib import Path
 import msgspec
 
 from components.runtime.component_errors import WorkFailed
-from components.trainer.session.journal import finish
+from components.trainer.session.journal import publish_result
 from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.update_writer import CONTROL, write_update
-from components.trainer.worker.worker_protocol import Result, TaskOptions, Work, id_of
+from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
 from fedgrass.federation.encodings.array_types import to_task_types
 from fedgrass.federation.messages import Announcement, message_fields
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkRunner:
-    """Performs one work after another, and keeps the tasks it has created, with their data, for the next.
+    """Performs assignments one after another, and keeps the tasks that it has created, with their data.
 
     Args:
         fetch: downloads an object from S3.
@@ -40,11 +43,11 @@ class WorkRunner:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
 
-    def perform(self, work: Work, report: Report, stop: Stop) -> Result:
-        """Perform one work and return the result to report to the cloud.
+    def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
+        """Perform an assignment and return the result to report to the cloud.
 
         Args:
-            work: the announced work.
+            work: the assignment.
             report: called with the completed fraction of the training, 0 to 1.
             stop: returns whether the training should stop soon.
 
@@ -52,9 +55,9 @@ class WorkRunner:
             WorkFailed: the model is not available, or the task returned something unusable.
             ConfigurationError: the task does not exist, or does not accept its options.
         """
-        return finish(work, self._perform(work, report, stop))
+        return publish_result(work, self._perform(work, report, stop))
 
-    def _perform(self, work: Work, report: Report, stop: Stop) -> Result:
+    def _perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         announcement = work.announcement
         arrived_at = time.monotonic()
         # First, because creating a task may import torch, which must not count as time of the download.
@@ -101,7 +104,7 @@ class WorkRunner:
         seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
         return with_local_metrics(result, fit.weights, task.evaluate, announcement, seconds_left)
 
-    def _scaffold(self, work: Work, task: Task, model: Layout) -> ScaffoldTraining:
+    def _scaffold(self, work: WorkOrder, task: Task, model: Layout) -> ScaffoldTraining:
         """Download the server's control variate and return the training that uses it."""
         announcement = work.announcement
         able = correctable(announcement.task, task, announcement.carried)

@@ -21,17 +21,17 @@ from components.trainer.worker.resource_limits import ResourceLimits
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
-    Finish,
     Progress,
     Request,
+    StopEarly,
     TokenExchange,
     Waiting,
-    Work,
+    WorkOrder,
 )
 
 COMMAND = (sys.executable, "-m", "components.trainer.worker")
 _GRACE_SECONDS = 1.0  # for the worker to exit by itself once its input is closed
-# Created before any thread starts: see fedgrass/federation/messages/__init__.py.
+# Created before any thread starts: see fedgrass/federation/messages/message_codec.py.
 _ANSWER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,12 @@ class WorkerProcess:
         self._task = ""  # of the current work
         self._ending: list[threading.Thread] = []
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         """Start ``work`` in the running process, or in a new one.
 
         Args:
-            work: the work.
-            answer: called on the main thread with each answer about this work.
+            work: the assignment.
+            answer: called on the main thread with each answer about it.
         """
         if self.bounds != self._applied:
             self.stop()  # limits are fixed when a process starts
@@ -77,15 +77,15 @@ class WorkerProcess:
             reason = f"the worker cannot be started: {error}"
             self._post(lambda: answer(Failure(reason)))
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         """Ask the worker to stop the training of a round and to return the partial result."""
-        self._notify(Finish(round_id))
+        self._notify(StopEarly(round_id))
 
     def find_credentials_at(self, address: str) -> None:
         """Notify the running process of a new token exchange address; a later process inherits it."""
         self._notify(TokenExchange(address))
 
-    def _notify(self, request: Finish | TokenExchange) -> None:
+    def _notify(self, request: StopEarly | TokenExchange) -> None:
         if self._process is None:
             return
         try:

@@ -1,7 +1,7 @@
 """Messages between the trainer and its worker process: one JSON object per line.
 
-Requests are Work, Finish and TokenExchange; answers are Progress, Waiting, Result and Failure. A Work is
-answered by exactly one Result or Failure, unless the worker dies first.
+Requests are WorkOrder, StopEarly and TokenExchange; answers are Progress, Waiting, Result and Failure. A
+WorkOrder is answered by exactly one Result or Failure, unless the worker dies first.
 """
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ _MOST = 0.5  # of the whole time: at least half of it is for training
 TaskOptions = dict[str, bool | int | float | str]
 
 
-class Work(Struct, frozen=True, kw_only=True, tag="work"):
+class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
     """Trainer to worker: train or evaluate as announced, and write the update to a file."""
 
     announcement: Announcement
@@ -24,7 +24,7 @@ class Work(Struct, frozen=True, kw_only=True, tag="work"):
     memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
 
 
-class Finish(Struct, frozen=True, tag="finish"):
+class StopEarly(Struct, frozen=True, tag="finish"):
     """Trainer to worker: stop the training of this round now and return the partial result."""
 
     round_id: str
@@ -76,7 +76,7 @@ class Failure(Struct, frozen=True, tag="failure"):
     reason: str
 
 
-Request = Work | Finish | TokenExchange
+Request = WorkOrder | StopEarly | TokenExchange
 Answer = Progress | Waiting | Result | Failure
 
 

@@ -1,6 +1,6 @@
 """A worker that is killed (SIGKILL) just before or after it renames one of its files.
 
-``python -m tests.integration.device.dying_worker NUMBER before|after``: reads a Work and the path
+``python -m tests.integration.device.dying_worker NUMBER before|after``: reads a WorkOrder and the path
 of a model as lines.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Work
+from components.trainer.worker.worker_protocol import WorkOrder
 
 
 def die() -> None:
@@ -21,9 +21,9 @@ def die() -> None:
 
 
 def main() -> None:
-    """Perform the work and die at the given renaming; print a line if it is never reached."""
+    """Perform the assignment and die at the given renaming; print a line if it is never reached."""
     deadly, when = int(sys.argv[1]), sys.argv[2]
-    work = msgspec.json.decode(sys.stdin.readline(), type=Work)
+    work = msgspec.json.decode(sys.stdin.readline(), type=WorkOrder)
     model = Path(sys.stdin.readline().strip()).read_bytes()
     rename, number = os.replace, 0
 

@@ -13,7 +13,7 @@ import pytest
 
 import package
 from components.trainer.tasks.noise import Noise
-from components.trainer.worker.worker_protocol import Failure, Work
+from components.trainer.worker.worker_protocol import Failure, WorkOrder
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.message_types import Encoding
@@ -30,8 +30,8 @@ def asked(upload: Encoding) -> Announcement:
     return announcement(task="noise", model_sha256=digest, model_bytes=len(MODEL), upload=upload)
 
 
-def dies(folder: Path, work: Work, number: int, when: str) -> None:
-    """Perform a work in a process that dies at a renaming."""
+def dies(folder: Path, work: WorkOrder, number: int, when: str) -> None:
+    """Perform an assignment in a process that dies at a renaming."""
     model = folder / "model.safetensors"
     model.write_bytes(MODEL)
     ended = subprocess.run(

@@ -25,7 +25,7 @@ from components.trainer.worker.worker_protocol import (
     Result,
     TaskOptions,
     Waiting,
-    Work,
+    WorkOrder,
 )
 from fedgrass.federation import weights
 from tests.fakes.memory_device import announcement
@@ -84,7 +84,7 @@ class Desk:
             "model_bytes": len(MODEL),
             **announced,
         }
-        work = Work(
+        work = WorkOrder(
             announcement=announcement(task=task, **values),  # type: ignore[arg-type]
             options=NOISE if options is None else options,
             update=str(self.update),
@@ -373,8 +373,8 @@ runpy.run_module("components.trainer.__main__")
 def test_a_training_that_is_asked_for_what_it_has_gives_a_part(desk: Desk) -> None:
     desk.start("patient", own("Patient"), allow_partial=True)
     desk.progressed()
-    desk.process.finish("another/1/1")
-    desk.process.finish("run-a/1/1")
+    desk.process.stop_early("another/1/1")
+    desk.process.stop_early("run-a/1/1")
     answer = desk.answer()
     assert isinstance(answer, Result)
     assert (answer.partial, answer.examples, answer.examples_of_task) == (True, 7, 9)
@@ -384,14 +384,14 @@ def test_a_training_that_is_asked_for_what_it_has_gives_a_part(desk: Desk) -> No
 def test_a_part_that_the_run_does_not_take_is_a_failure(desk: Desk) -> None:
     desk.start("patient", own("Patient"))
     desk.progressed()
-    desk.process.finish("run-a/1/1")
+    desk.process.stop_early("run-a/1/1")
     assert desk.failure() == "the training was stopped after 7 examples"
 
 
 def test_the_work_after_one_that_was_asked_to_finish_is_done_in_full(desk: Desk) -> None:
     desk.start("patient", own("Patient"), allow_partial=True)
     desk.progressed()
-    desk.process.finish("run-a/1/1")
+    desk.process.stop_early("run-a/1/1")
     assert isinstance(desk.answer(), Result)
     desk.start(options=own("Heeding"), allow_partial=True, number=2)
     answer = desk.answer()

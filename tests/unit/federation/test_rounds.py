@@ -167,7 +167,9 @@ def test_an_explanation_is_one_line_with_the_numbers(current: Round, event: Even
         count = getattr(current, name)
         assert (f", {count} {name}" in text.partition("(")[2]) == bool(count)
     abandons = event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}
-    assert not abandons or f"{current.minimum} needed at least" in text
+    assert abandons == (f"{current.minimum} needed at least" in text)
+    reopens = event is Event.TOO_FEW_GOOD_UPDATES
+    assert reopens == (f"{current.needed} needed, {current.minimum} at the deadline" in text)
 
 
 @given(rounds(), st.integers(0, 12))

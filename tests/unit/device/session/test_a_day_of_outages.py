@@ -21,7 +21,7 @@ from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import read_host_metrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
-from components.trainer.worker.worker_protocol import Answer, Failure, Work
+from components.trainer.worker.worker_protocol import Answer, Failure, WorkOrder
 from fedgrass.federation.messages import Completion, Message, Status, Verdict, decode, encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure, result
 
@@ -39,20 +39,20 @@ class Trainings:
     def __init__(self, loop: EventLoop, rng: random.Random) -> None:
         self._loop = loop
         self._rng = rng
-        self._current: Work | None = None
+        self._current: WorkOrder | None = None
         self.done: list[str] = []
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         self._current = work
         self._loop.call_later(self._rng.uniform(5, 240), lambda: self._end(work, answer))
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         """Ignore it."""
 
     def stop(self) -> None:
         self._current = None
 
-    def _end(self, work: Work, answer: Callable[[Answer], None]) -> None:
+    def _end(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:
         if work is not self._current:
             return
         self._current = None

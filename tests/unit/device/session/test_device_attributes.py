@@ -69,7 +69,7 @@ def test_metrics_of_an_evaluation_alone_are_not_taken_for_all(tmp_path: Path) ->
 def test_metrics_that_fit_no_heartbeat_are_not_said_in_part(tmp_path: Path) -> None:
     device = Device(tmp_path, tasks={"digits": {}})
     measured = dict.fromkeys((f"{number:064}" for number in range(9)), 0.5)
-    device.context.journal.finish(announcement(), msgspec.structs.replace(result(), metrics=measured))
+    device.context.journal.record_result(announcement(), msgspec.structs.replace(result(), metrics=measured))
     assert newest(device).metrics == ""
 
 

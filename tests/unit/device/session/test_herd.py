@@ -19,7 +19,7 @@ from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
-from components.trainer.worker.worker_protocol import Answer, Work
+from components.trainer.worker.worker_protocol import Answer, WorkOrder
 from fedgrass.federation.messages import encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure
 
@@ -35,10 +35,10 @@ class Downloads:
     def __init__(self, note: Callable[[], None]) -> None:
         self._note = note
 
-    def start(self, work: Work, answer: Callable[[Answer], None]) -> None:  # noqa: ARG002
+    def start(self, work: WorkOrder, answer: Callable[[Answer], None]) -> None:  # noqa: ARG002
         self._note()
 
-    def finish(self, round_id: str) -> None:
+    def stop_early(self, round_id: str) -> None:
         """Have nothing to finish."""
 
     def stop(self) -> None:

@@ -237,7 +237,7 @@ def test_a_heartbeat_that_cannot_be_sent_does_not_end_the_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = msgspec.structs.replace(result(), examples_of_task=-5)
-    Device(tmp_path).context.journal.finish(announcement(work="evaluate"), wrong)
+    Device(tmp_path).context.journal.record_result(announcement(work="evaluate"), wrong)
     device = Device(tmp_path)
     assert device.said("hello")
     assert device.exit_code is None

@@ -16,7 +16,7 @@ from components.runtime.greengrass_ipc import GreengrassIpc
 from components.trainer.session.assignment import UPLOAD_TRIES
 from components.trainer.session.device_context import WorkTrouble
 from components.trainer.worker.worker_process import WorkerProcess
-from components.trainer.worker.worker_protocol import Answer, Failure, Progress, Waiting, Work
+from components.trainer.worker.worker_protocol import Answer, Failure, Progress, Waiting, WorkOrder
 from fedgrass.federation import messages
 from fedgrass.federation.messages import Heartbeat
 from tests.fakes.memory_device import Device, announcement
@@ -179,7 +179,7 @@ def test_a_worker_that_is_there_already_learns_the_new_address(
             (moved if isinstance(answer, Waiting) else ended).set()
 
         asked = announcement(model_bytes=8, task="noise")  # the one that needs no torch
-        work = Work(announcement=asked, options={}, update=str(tmp_path / "update"))
+        work = WorkOrder(announcement=asked, options={}, update=str(tmp_path / "update"))
         worker.start(work, answered)
         try:
             assert moved.wait(60)

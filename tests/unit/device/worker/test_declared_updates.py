@@ -9,7 +9,7 @@ import pytest
 from components.trainer.session.error_feedback import pending_path
 from components.trainer.tasks.task import Evaluation, Fit, GradientSteps, Report, Settings, Stop
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Work
+from components.trainer.worker.worker_protocol import WorkOrder
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Arrays, read_layout_and_metadata
@@ -58,7 +58,7 @@ def update(
     folder: Path, monkeypatch: pytest.MonkeyPatch, trained: frozenset[str] | None, **said: Any
 ) -> Path:
     monkeypatch.setattr(Halves, "trained", trained)
-    work = Work(
+    work = WorkOrder(
         announcement=announcement(
             task="halves", model_bytes=len(FILE), model_sha256=weights.sha256(FILE), **said
         ),

@@ -13,7 +13,7 @@ from components.trainer.session.journal import known_metrics
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker import work_runner
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, TaskOptions, Work
+from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder
 from fedgrass.federation import messages, weights
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion, message_fields
@@ -96,7 +96,9 @@ def perform(
         "model_bytes": len(MODEL),
         **announced,
     }
-    work = Work(announcement=announcement(**values), options={}, update=str(folder / "update.safetensors"))
+    work = WorkOrder(
+        announcement=announcement(**values), options={}, update=str(folder / "update.safetensors")
+    )
     return WorkRunner(lambda *_: MODEL).perform(work, lambda _part: None, lambda: stopped)
 
 
@@ -237,7 +239,7 @@ def test_heartbeats_name_what_can_be_a_target_and_no_metric_of_local_models(tmp_
         download_seconds=0.1,
         evaluate_seconds=0.2,
     )
-    device.context.journal.finish(announcement(), measured)
+    device.context.journal.record_result(announcement(), measured)
     assert known_metrics(device.context.journal.state, ["digits"]) == "local_temperature,loss,train_loss"
 
 

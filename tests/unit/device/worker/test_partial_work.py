@@ -7,7 +7,7 @@ import pytest
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.digits import Digits
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, Work
+from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.federation import weights
 from tests.fakes.memory_device import announcement
 
@@ -21,7 +21,7 @@ def test_a_partial_training_fails_its_work_and_writes_no_update(tmp_path: Path) 
         settings={"batch_size": 4},
     )
     update = tmp_path / "update.safetensors"
-    work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
+    work = WorkOrder(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
     runner = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False, False])
     with pytest.raises(WorkFailed, match="the training was stopped after 8 examples"):
@@ -44,7 +44,7 @@ def test_a_run_that_takes_parts_gets_the_examples_that_were_seen_or_the_reason_w
         allow_partial=True,
     )
     update = tmp_path / "update.safetensors"
-    work = Work(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
+    work = WorkOrder(announcement=announced, options={"share": 0, "shares": 100}, update=str(update))
     runner = WorkRunner(lambda _bucket, _key, _size: model)
     answers = iter([False] * seen)
 

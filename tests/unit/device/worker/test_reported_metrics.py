@@ -10,7 +10,7 @@ import torch
 from components.trainer.tasks.task import Evaluation, Fit
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, Work
+from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import weights
@@ -145,7 +145,7 @@ def do_work(odd: object, folder: Path, **announced: Any) -> Result:
     shop = WorkRunner(lambda *_: file)
     shop._tasks["own"] = ({}, task)
     told = announcement(task="own", model_sha256=weights.sha256(file), model_bytes=len(file), **announced)
-    work = Work(announcement=told, options={}, update=str(folder / "update.safetensors"))
+    work = WorkOrder(announcement=told, options={}, update=str(folder / "update.safetensors"))
     return shop.perform(work, lambda _: None, lambda: False)
 
 

@@ -19,7 +19,7 @@ from components.trainer.tasks.task import Fit, GradientSteps, Report, Settings, 
 from components.trainer.training import Optimizer, TorchTask, TrainingSettings
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, Work
+from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.federation import encodings, object_keys, weights
 from fedgrass.federation.messages import CarriedFile
 from fedgrass.federation.messages.message_types import Encoding
@@ -77,7 +77,7 @@ class Fleet:
         self.upload = upload or Encoding()
         self.average = SmallAverage(start(), encoding=self.upload, **SCAFFOLD)
 
-    def work(self, device: int, **changes: object) -> Work:
+    def work(self, device: int, **changes: object) -> WorkOrder:
         base = self.average.number
         model = self.average.bucket.objects[object_keys.model(RUN, base)]
         key = object_keys.state(RUN, base, "control")
@@ -93,19 +93,19 @@ class Fleet:
             "carried": {"control": control},
             **changes,
         }
-        work = Work(
+        work = WorkOrder(
             announcement=announcement(base + 1, run=RUN, **words),  # type: ignore[arg-type]
             options={"module": f"{__name__}:Line", "number": device},
             update=str(self.folder / str(device) / "updates" / "update.safetensors"),
             memory=str(self.memory(device)),
         )
-        return msgspec.json.decode(msgspec.json.encode(work), type=Work)  # as it travels to the worker
+        return msgspec.json.decode(msgspec.json.encode(work), type=WorkOrder)  # as it travels to the worker
 
     def memory(self, device: int) -> Path:
         return self.folder / str(device) / "memory.safetensors"
 
-    def perform(self, work: Work) -> Result:
-        """Perform a work in a new worker: only the files of the previous one are left."""
+    def perform(self, work: WorkOrder) -> Result:
+        """Perform an assignment in a new worker: only the files of the previous one are left."""
 
         def fetch(_bucket: str, key: str, size: int) -> bytes:
             data = self.average.bucket.objects[key]
@@ -283,7 +283,7 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
     begun = task.initial_weights(0)
     file = weights.encode(begun)
     layout = weights.read_layout(file, len(file))
-    work = Work(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
+    work = WorkOrder(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
     corrected = ScaffoldTraining(work, task, layout, {})
     fit = corrected.fit(begun, PLAIN, lambda _: None, never)
     corrected.write(fit, begun)
@@ -311,7 +311,7 @@ def test_what_no_gradient_moves_has_a_control_of_zero(tmp_path: Path) -> None:
 )
 def test_a_fit_that_cannot_be_used_fails_the_work_with_words(tmp_path: Path, fit: Fit, words: str) -> None:
     file = weights.encode(start())
-    work = Work(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
+    work = WorkOrder(announcement=announcement(), options={}, update=str(tmp_path / "update.safetensors"))
     corrected = ScaffoldTraining(work, Line(), weights.read_layout(file, len(file)), {})
     with pytest.raises(WorkFailed, match=words):
         corrected.write(fit, start())

@@ -12,7 +12,7 @@ from components.trainer.session.error_feedback import pending_path
 from components.trainer.session.journal import result_path
 from components.trainer.tasks.task import Evaluation, Fit, Report, Settings, Stop
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, Work
+from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Arrays
@@ -52,7 +52,7 @@ class Shift:
 
 def perform(folder: Path, download: Encoding, upload: Encoding, **settings: float) -> Result:
     file = encodings.encode_model(FILE, download)
-    work = Work(
+    work = WorkOrder(
         announcement=announcement(
             task="shift",
             model_bytes=len(file),
@@ -66,7 +66,7 @@ def perform(folder: Path, download: Encoding, upload: Encoding, **settings: floa
         memory=str(folder / "run-a.safetensors"),
     )
     # As it travels to the worker.
-    work = msgspec.json.decode(msgspec.json.encode(work), type=Work)
+    work = msgspec.json.decode(msgspec.json.encode(work), type=WorkOrder)
     return WorkRunner(lambda *_: file).perform(work, lambda _: None, lambda: False)
 
 

@@ -18,7 +18,7 @@ from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Fit
 from components.trainer.training import TorchTask, load_arrays, state_arrays
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import Result, Work
+from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.console.runs import operator_actions
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.encodings.array_types import bfloat16_to_float32, read_task_arrays, to_model_types
@@ -95,7 +95,7 @@ def perform(folder: Path, task: TorchTask, file: bytes, **announced: Any) -> tup
     shop = WorkRunner(lambda *_: file)
     shop._tasks["own"] = ({}, task)
     update = folder / "updates" / "update.safetensors"
-    work = Work(
+    work = WorkOrder(
         announcement=announcement(
             task="own", model_sha256=weights.sha256(file), model_bytes=len(file), **announced
         ),
