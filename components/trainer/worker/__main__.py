@@ -18,7 +18,7 @@ import msgspec
 
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
-from components.trainer.worker.resource_limits import describe_memory_error
+from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
 from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -110,11 +110,11 @@ def perform(
     """Perform an assignment; every exception, including those of the user's task, becomes a Failure."""
     try:
         return runner.perform(work, channel.report, stop)
-    except FedgrassError as error:
-        return _failure(str(error))
-    except MemoryError:
-        return Failure(describe_memory_error())
     except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
+        if is_memory_error(error):
+            return Failure(describe_memory_error())
+        if isinstance(error, FedgrassError):
+            return _failure(str(error))
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
 
 

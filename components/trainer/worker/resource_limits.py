@@ -4,6 +4,7 @@ The device has other work to do: the training yields to it, and if memory runs o
 kills the worker first.
 """
 
+import errno
 import logging
 import os
 import resource
@@ -53,6 +54,20 @@ class ResourceLimits(Struct, frozen=True, kw_only=True):
                 resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
         except (OSError, ValueError) as error:
             log.warning("cannot apply the resource limits to the worker: %s", error)
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Return whether an exception, or one that caused it, came of too little memory.
+
+    The dynamic linker reports it as an ImportError: "failed to map segment from shared object".
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def describe_memory_error() -> str:
