@@ -17,7 +17,7 @@ from typing import Any
 
 from cloud_functions import wiring
 from cloud_functions.aws.sqs_batch import each_record
-from cloud_functions.device_limits import Excess
+from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import run_actions, sweep
@@ -64,7 +64,7 @@ def _hello(services: Services, body: str) -> None:
         if services.hellos.ignores(device, now):
             services.log.measure(Metric.MESSAGES_IGNORED, 1)
             return
-        if services.hellos.useless(device, now) is Excess.REACHED:
+        if services.hellos.count_useless(device, now) is Reaction.IGNORE:
             services.log(f"{device}: hellos are {services.hellos.reason}", "WARNING")
         try:
             messages.decode(base64.b64decode(message["payload"]), messages.Hello)
