@@ -20,7 +20,7 @@ from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
-from cloud_functions.rounds import run_actions, sweep
+from cloud_functions.rounds import hellos, run_actions
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
@@ -71,4 +71,4 @@ def _hello(services: Services, body: str) -> None:
         except MessageError as error:
             services.log(f"{device}: hello refused: {error}", "WARNING")
             return
-        sweep.answer_hello(services, device)
+        hellos.answer_hello(services, device)

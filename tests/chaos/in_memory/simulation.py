@@ -19,7 +19,7 @@ import numpy as np
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.recovery import repair
-from cloud_functions.rounds import run_actions, sweep
+from cloud_functions.rounds import hellos, run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale
@@ -525,7 +525,7 @@ class Simulation:
         with contextlib.suppress(
             Crash, InjectedError
         ):  # its message is delivered again; there are other hellos
-            sweep.answer_hello(self.initiator, self.dice.choice(self.names))
+            hellos.answer_hello(self.initiator, self.dice.choice(self.names))
 
     # ------------------------------------------------------------ the judge
     def _closes(self, closed: Round) -> None:
