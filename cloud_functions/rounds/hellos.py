@@ -1,4 +1,4 @@
-"""The hellos of devices that have (re)connected: announce their open work, and wake the runs they can help."""
+"""The hellos of devices that have (re)connected: announce their open work, wake runs that they can help."""
 
 from cloud_functions.rounds import sweep
 from cloud_functions.rounds.announce import announce
