@@ -33,7 +33,7 @@ class Services:
     now: Callable[[], int]  # milliseconds since the epoch
     log: Log
     lease_seconds: float  # the longest time that the calling worker can still run
-    averages: bool = True  # whether this worker may read updates and drafts, and so average
+    can_average: bool = True  # whether this worker may read updates and drafts, and so average
     scale: Scale = field(default_factory=Scale)  # the sizes from which averaging is divided
     memory_bytes: int = 10_240 * 1024**2  # of this worker
     useless_messages: DeviceLimits = field(default_factory=DeviceLimits.of_messages)

@@ -102,7 +102,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         _count_useless(services, round_, message.device)
         return
     if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
-        reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
+        reason = f"the device is already {participant.state} {participant.reason}".rstrip()
         raise ReplyRefused(reason)
     _check_not_averaging(round_)
     announced = announced_at(round_, participant)
@@ -190,7 +190,7 @@ def _refuse_unassigned(services: Services, device: str, text: str) -> None:
         case Reaction.IGNORE:
             _report_to_runs(services, device, services.useless_messages.reason)
         case Reaction.LOG_ONLY:
-            services.log(f"{device}: {text}")
+            services.log(text)
 
 
 def _count_useless(services: Services, round_: Round, device: str) -> None:
@@ -207,4 +207,4 @@ def _report_to_runs(services: Services, device: str, text: str) -> None:
             services.report(open_round, text, device=device)
             reported = True
     if not reported:
-        services.log(f"{device}: {text}")
+        services.log(text)

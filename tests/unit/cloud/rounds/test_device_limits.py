@@ -114,7 +114,10 @@ def test_repeated_hellos_cost_no_reads_once_their_limit_is_reached(fleet: SmallF
 
     flood()
     assert reads(fleet, flood) == 0
-    assert any(f"{FLOODER}: hellos are ignored for 60 s" in line for line in fleet.log)
+    assert any(
+        about == ("", 0, FLOODER) and text.startswith("hellos are ignored for 60 s")
+        for about, _, text in fleet.journal.entries
+    )
     fleet.now += 61_000
     before = len(fleet.announced(FLOODER))
     hello(fleet)
