@@ -123,9 +123,8 @@ class Services:
 
     def publish_change(self, change: RoundChange) -> None:
         """Log a change and publish it on the run's topic."""
-        who = f" {change.device}:" if change.device else ""
         with self.log.about(change.run, change.round, change.device):
-            self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+            self.log(f"{messages.round_id(change.run, change.round, change.attempt)} {change.text}")
         self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
 
 
