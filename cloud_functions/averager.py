@@ -30,7 +30,7 @@ from fedgrass.federation.messages.message_fields import Count, RunName
 from fedgrass.federation.rounds import State
 from fedgrass.federation.topics import Kind
 
-_TRIES_OF_A_JOB = 5  # while other workers move its round
+_JOB_ATTEMPTS = 5  # while other workers change its round
 
 
 class _Named(msgspec.Struct):
@@ -45,15 +45,15 @@ _NAMED = msgspec.json.Decoder(_Named)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Process a batch of messages, then drive on once each run whose replies it has counted."""
+    """Process a batch of messages, then advance each run that received a reply, once."""
     services = wiring.services(context)
     return each_record(
-        event, services.log, partial(take, services), partial(drive, services), wiring.postpone
+        event, services.log, partial(take, services), partial(advance, services), wiring.postpone
     )
 
 
 def take(services: Services, body: str) -> str | None:
-    """Process a message; return the run that is still to be driven on because of it, if any."""
+    """Process a message; return the run to advance afterwards, if any."""
     message = json.loads(body)
     if "alarm" in message:
         alarm = msgspec.convert(message["alarm"], Alarm)
@@ -76,8 +76,8 @@ def take(services: Services, body: str) -> str | None:
     return None
 
 
-def drive(services: Services, run: str) -> None:
-    """Drive a run on until it has to wait."""
+def advance(services: Services, run: str) -> None:
+    """Advance a run until it has to wait."""
     with services.log.about(run):
         driver.advance(services, run)
 
@@ -92,7 +92,7 @@ def _reply(services: Services, body: dict[str, Any]) -> str | None:
     )
     named = _named(message.payload)
     with services.log.about(named.run, named.round, message.device):
-        services.log(f"{message.device}: {message.kind} of {len(message.payload)} bytes")
+        services.log(f"{message.kind} of {len(message.payload)} bytes")
         return replies.process(services, message)
 
 
@@ -105,12 +105,12 @@ def _named(payload: bytes) -> _Named:
 
 
 def do_job(services: Services, job: Job) -> None:
-    """Do a job, and drive the run on if the job may have closed the round.
+    """Do a job, and advance the run if the job may have closed the round.
 
     Raises:
-        NotYet: other workers keep moving the round; the message has to be delivered again.
+        NotYet: other workers keep changing the round; the message has to be delivered again.
     """
-    for _ in range(_TRIES_OF_A_JOB):
+    for _ in range(_JOB_ATTEMPTS):
         try:
             (partial_sums.sum_group if job.kind == "group" else shards.make)(services, job)
         except LostRace:
@@ -118,12 +118,13 @@ def do_job(services: Services, job: Job) -> None:
         except NotYet:
             raise
         except Exception as error:
-            _note_failure_of_job(services, job, error)
+            _record_job_failure(services, job, error)
             raise
         break
     else:
         message = (
-            f"{job.kind} {job.number} of round {job.round} of run {job.run}: others keep moving the round"
+            f"{job.kind} {job.number} of round {job.round} of run {job.run}: gave up after"
+            f" {_JOB_ATTEMPTS} attempts: other workers keep changing the round"
         )
         raise NotYet(message)
     if job.kind == "shard":
@@ -131,7 +132,7 @@ def do_job(services: Services, job: Job) -> None:
             driver.advance(services, job.run)
 
 
-def _note_failure_of_job(services: Services, job: Job, error: Exception) -> None:
+def _record_job_failure(services: Services, job: Job, error: Exception) -> None:
     """Store in the round why a shard cannot be made. The updates of a missing partial sum are read later."""
     round_ = services.rounds.round(job.run, job.round, job.attempt)
     if round_ and round_.state is State.AGGREGATING and job.kind == "shard":

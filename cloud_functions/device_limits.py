@@ -16,12 +16,12 @@ _REPORTED = 8
 _MOST_DEVICES = 10_000  # counted by one function; a thing name has at most 128 characters
 
 
-class Excess(Enum):
-    """Where a device is relative to its limit after a useless message."""
+class Reaction(Enum):
+    """How to react to a useless message."""
 
-    NONE = "none"  # many, but not yet at the limit: reported only in the log
-    FEW = "few"  # within this window so far: each is reported on the topics of runs
-    REACHED = "reached"  # the limit, with this message: the device is ignored from now on
+    REPORT = "report"  # on the topics of runs: it is one of the first few within this window
+    LOG_ONLY = "log only"  # there were many, but not yet as many as the limit
+    IGNORE = "ignore from now on"  # with this message the device has reached its limit
 
 
 class DeviceLimits:
@@ -55,8 +55,8 @@ class DeviceLimits:
         ends, count = self._counts.get(device, (0.0, 0))
         return count >= self._most and now < ends
 
-    def useless(self, device: str, now: float) -> Excess:
-        """Count a useless message of a device at ``now`` (milliseconds)."""
+    def count_useless(self, device: str, now: float) -> Reaction:
+        """Count a useless message of a device at ``now`` (milliseconds); return how to react to it."""
         ends, count = self._counts.pop(device, (0.0, 0))
         if now >= ends:
             ends, count = now + self._window, 0
@@ -67,5 +67,5 @@ class DeviceLimits:
         if len(self._counts) > _MOST_DEVICES:
             self._counts.popitem(last=False)
         if count == self._most:
-            return Excess.REACHED
-        return Excess.FEW if count <= _REPORTED else Excess.NONE
+            return Reaction.IGNORE
+        return Reaction.REPORT if count <= _REPORTED else Reaction.LOG_ONLY

@@ -17,10 +17,10 @@ from typing import Any
 
 from cloud_functions import wiring
 from cloud_functions.aws.sqs_batch import each_record
-from cloud_functions.device_limits import Excess
+from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
-from cloud_functions.rounds import run_actions, sweep
+from cloud_functions.rounds import hellos, run_actions
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
@@ -29,7 +29,7 @@ from fedgrass.federation.errors import FedgrassError, MessageError
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Perform an action on a run, or process a batch of hellos."""
-    services = wiring.services(context, averages=False)
+    services = wiring.services(context, can_average=False)
     if "Records" in event:
         return each_record(event, services.log, lambda body: _hello(services, body))
     action = _with_id(event, context.aws_request_id)
@@ -37,12 +37,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         return _perform(services, action)
 
 
-def _with_id(event: dict[str, Any], request: str) -> dict[str, Any]:
+def _with_id(event: dict[str, Any], request_id: str) -> dict[str, Any]:
     """Return the action of an event, with the id by which it is performed once."""
     detail = event.get("detail")
     if "detail-type" in event and isinstance(detail, dict):  # in the form in which EventBridge delivers it
         event = {"id": event.get("id", ""), **detail}
-    return event if event.get("id") else {**event, "id": request}
+    return event if event.get("id") else {**event, "id": request_id}
 
 
 def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +64,11 @@ def _hello(services: Services, body: str) -> None:
         if services.hellos.ignores(device, now):
             services.log.measure(Metric.MESSAGES_IGNORED, 1)
             return
-        if services.hellos.useless(device, now) is Excess.REACHED:
-            services.log(f"{device}: hellos are {services.hellos.reason}", "WARNING")
+        if services.hellos.count_useless(device, now) is Reaction.IGNORE:
+            services.log(f"hellos are {services.hellos.reason}", "WARNING")
         try:
             messages.decode(base64.b64decode(message["payload"]), messages.Hello)
         except MessageError as error:
-            services.log(f"{device}: hello refused: {error}", "WARNING")
+            services.log(f"hello refused: {error}", "WARNING")
             return
-        sweep.answer_hello(services, device)
+        hellos.answer_hello(services, device)

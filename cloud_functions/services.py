@@ -33,7 +33,7 @@ class Services:
     now: Callable[[], int]  # milliseconds since the epoch
     log: Log
     lease_seconds: float  # the longest time that the calling worker can still run
-    averages: bool = True  # whether this worker may read updates and drafts, and so average
+    can_average: bool = True  # whether this worker may read updates and drafts, and so average
     scale: Scale = field(default_factory=Scale)  # the sizes from which averaging is divided
     memory_bytes: int = 10_240 * 1024**2  # of this worker
     useless_messages: DeviceLimits = field(default_factory=DeviceLimits.of_messages)
@@ -123,9 +123,8 @@ class Services:
 
     def publish_change(self, change: RoundChange) -> None:
         """Log a change and publish it on the run's topic."""
-        who = f" {change.device}:" if change.device else ""
         with self.log.about(change.run, change.round, change.device):
-            self.log(f"{messages.round_id(change.run, change.round, change.attempt)}{who} {change.text}")
+            self.log(f"{messages.round_id(change.run, change.round, change.attempt)} {change.text}")
         self.publisher.publish([(topics.of_run(self.fleet, change.run), messages.encode(change))])
 
 

@@ -45,12 +45,12 @@ class LambdaContext(Protocol):
         """Return how long this invocation may still take, in milliseconds."""
 
 
-def services(context: LambdaContext, *, averages: bool = True) -> Services:
+def services(context: LambdaContext, *, can_average: bool = True) -> Services:
     """Return the services on AWS for one invocation of a function, as its environment configures them.
 
     Args:
-        context: the invocation's context. A lease that it takes expires when Lambda has ended it.
-        averages: whether the function may read updates.
+        context: of this invocation; leases expire when its time is up.
+        can_average: whether the function may read updates and drafts, and so average.
     """
     bucket, rounds, devices, publisher, alarms = _ports()
     useless_messages, hellos = _limits()
@@ -64,7 +64,7 @@ def services(context: LambdaContext, *, averages: bool = True) -> Services:
         alarms=alarms,
         now=lambda: time.time_ns() // 1_000_000,
         log=_log(),
-        averages=averages,
+        can_average=can_average,
         scale=Scale(
             group=int(os.environ["GROUP_SIZE"]),
             grouped_bytes=int(os.environ["GROUPED_MEGABYTES"]) * _MEGABYTE,

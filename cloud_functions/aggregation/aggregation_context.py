@@ -127,12 +127,8 @@ def changes(
 ) -> Generator[Change]:
     """Yield the combined changes of replies and partial sums, slice by slice.
 
-    Args:
-        context: of the aggregation.
-        combined: the combiner of the replies' updates.
-        step: knows which arrays are averaged.
-        replies: whose updates are read.
-        groups: partial sums of the other updates.
+    ``combined`` is the combiner of the updates of ``replies``, and ``groups`` are partial sums of the other
+    updates; ``step`` knows which arrays are averaged.
 
     Raises:
         BadUpdates: some updates must not enter the average.

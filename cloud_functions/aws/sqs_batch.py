@@ -15,20 +15,20 @@ def each_record(
     event: dict[str, Any],
     log: Log,
     take: Callable[[str], str | None],
-    drive: Callable[[str], None] | None = None,
+    advance: Callable[[str], None] | None = None,
     postpone: Callable[[Mapping[str, Any], int], None] | None = None,
 ) -> dict[str, Any]:
     """Process each record of a batch; return the response to Lambda that names the failed ones.
 
     A failed message is delivered again, with exponential back-off, until its last try puts it into the
-    dead-letter queue. The other messages of the batch are not repeated. If driving a run fails, the last of
+    dead-letter queue. The other messages of the batch are not repeated. If advancing a run fails, the last of
     the messages that named the run is delivered again.
 
     Args:
         event: the event with the records.
         log: the log.
         take: processes the body of a record; returns the run that may continue because of it, if any.
-        drive: drives a run on; called once for each run, after all messages were processed.
+        advance: advances a run; called once for each run, after all messages were processed.
         postpone: makes a record visible again after some seconds; without it, the queue's visibility time-out
             applies.
     """
@@ -38,8 +38,8 @@ def each_record(
         if run := batch.attempt(record, take, record["body"]):
             ready[run] = record
     for run, record in ready.items():
-        if drive:
-            batch.attempt(record, drive, run)
+        if advance:
+            batch.attempt(record, advance, run)
     return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.failed]}
 
 

@@ -45,11 +45,8 @@ class _Base(Struct, frozen=True):
 def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Attempt]:
     """Return every attempt at every round of a run, in order.
 
-    Args:
-        services: the ports.
-        origin: the run as it was at any time.
-        run: its row, if it exists. It names the newest attempt; objects of a later attempt belong to one that
-            was about to be opened.
+    ``origin`` is the run as it was at any time, ``run`` its row, if it exists. The row names the newest
+    attempt; objects of a later attempt belong to one that was about to be opened.
 
     Raises:
         SettingsError: the bucket has no objects of a round that the run had.

@@ -88,7 +88,7 @@ def _write(services: Services, name: str, plan: Plan) -> None:
     reminders.look_again_later(services, name)
     if plan.run:
         services.rounds.restore_run(plan.run, plan.over)
-    with contextlib.suppress(NotYet):  # a round is being averaged: its averager drives the run on
+    with contextlib.suppress(NotYet):  # a round is being averaged: its averager advances the run
         driver.advance(services, name)
 
 

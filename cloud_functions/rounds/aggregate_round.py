@@ -29,12 +29,8 @@ def aggregate(services: Services, run: Run, round_: Round, event: Event, *, over
     the same bytes. The round is reopened if refused updates leave it with too few, and abandoned if the
     strategy fails.
 
-    Args:
-        services: the ports.
-        run: the run.
-        round_: its round, OPEN or with an expired lease.
-        event: why the round is aggregated now.
-        overdue: whether the alarm of its deadline has fired.
+    The round is OPEN or has an expired lease. ``event`` is why it is aggregated now; it is ``overdue`` if the
+    alarm of its deadline has fired.
 
     Returns:
         Whether the round was closed, reopened or abandoned; False if it was divided among other averagers,

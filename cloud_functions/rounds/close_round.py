@@ -43,7 +43,7 @@ def _replied(participants: Iterable[Participant]) -> list[Participant]:
 
 
 def is_enough(settled: Round, now: int, *, overdue: bool) -> bool:
-    """Return whether a round that would be OPEN with the counts of ``settled`` could be closed."""
+    """Return whether the replies in ``settled`` are enough to close the round."""
     event = next_event(settled, now, overdue=overdue)
     return event in {Event.ENOUGH_REPLIES, Event.DEADLINE_WITH_MINIMUM}
 

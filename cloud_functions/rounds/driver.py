@@ -48,12 +48,12 @@ def advance(services: Services, name: str, alarm: Alarm | None = None) -> None:
         run = services.rounds.run(name)
         if run is None:
             if manifests.is_kept(services, name):
-                services.log(f"{name}: the run's row is lost; `fedgrass repair {name}` rebuilds it", "ERROR")
+                services.log(f"the run's row is lost; `fedgrass repair {name}` rebuilds it", "ERROR")
             return
         round_ = services.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and round_ is None:  # opening round 1 again would damage the models that exist
             lost = f"the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it"
-            services.log(f"{name}: {lost}", "ERROR")
+            services.log(lost, "ERROR")
             return
         try:
             more = _step(services, run, round_, alarm)
@@ -77,7 +77,9 @@ def look_after(services: Services, reminder: Reminder) -> None:
 def _step(services: Services, run: Run, round_: Round | None, alarm: Alarm | None) -> bool:
     """Take one step; return whether there may be another."""
     if round_ and run.published < round_.number:
-        if round_.state is State.CLOSED and not services.averages:  # publishing takes access to the drafts
+        if (
+            round_.state is State.CLOSED and not services.can_average
+        ):  # publishing requires access to the drafts
             return _leave_to_averager(services, run)
         published = _publish(services, run, round_)
         if published is None:
@@ -118,7 +120,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
     # Only averagers hand partial sums over. If the averager that counted the last reply of one has crashed,
     # the message of that reply is delivered again, to another averager.
     is_open = event is None and round_.state is State.OPEN
-    if is_open and services.averages and partial_sums.begin_full_group(services, run, round_):
+    if is_open and services.can_average and partial_sums.begin_full_group(services, run, round_):
         return True
     if event is None:
         if round_.state is State.AGGREGATING:
@@ -128,7 +130,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
     if event in {Event.DEADLINE_TOO_FEW, Event.MINIMUM_OUT_OF_REACH}:
         close_round.abandon(services, round_, event)
         return True
-    if not services.averages:
+    if not services.can_average:
         return _leave_to_averager(services, run)
     return aggregate_round.aggregate(services, run, round_, event, overdue=overdue)
 
@@ -174,7 +176,7 @@ def _end_without_model(services: Services, run: Run, closed_round: Round, lost: 
         f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
         f" from the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
-    services.log(f"{run.name}: {reason}", "ERROR")
+    services.log(reason, "ERROR")
     if run.state is RunState.CANCELLED:
         return services.rounds.change_run(run, published=closed_round.number)
     if run.state in LIVING:
@@ -193,7 +195,7 @@ def _wind_up(services: Services, run: Run, round_: Round | None, alarm: Alarm | 
 
 def _pause(services: Services, run: Run, round_: Round | None, reason: str) -> bool:
     """Pause a run that only the operator can put right, and report why; return whether to read it again."""
-    services.log(f"{run.name}: {reason}", "ERROR")
+    services.log(reason, "ERROR")
     if run.state in LIVING and (run.state, run.reason) != (RunState.PAUSED, reason):
         try:
             services.rounds.change_run(run, state=RunState.PAUSED, reason=reason, waiting_since=0)
@@ -206,6 +208,6 @@ def _pause(services: Services, run: Run, round_: Round | None, reason: str) -> b
 
 def _end(services: Services, run: Run, round_: Round | None, state: RunState, reason: str) -> None:
     services.rounds.change_run(run, state=state, reason=reason, ended_at=services.now())
-    services.log(f"{run.name} {state}: {reason}")
+    services.log(f"run {state}: {reason}")
     if round_:
         services.report(round_, f"run {state}: {reason}")

@@ -65,7 +65,7 @@ def keep_model(services: Services, run: Run, closed_round: Round) -> str:
     try:
         names = guarded_strategy.load(run.settings).state
     except SettingsError as error:  # a custom strategy that is no longer deployed: the next round reports it
-        services.log(f"{run.name}: the server's state of round {number} is not kept: {error}")
+        services.log(f"the server's state of round {number} is not kept: {error}")
         names = ()
     for name in names:
         carried = closed_round.carried.get(name)
@@ -82,12 +82,7 @@ def keep_model(services: Services, run: Run, closed_round: Round) -> str:
 def _keep_once(services: Services, closed_round: Round, source: str, target: str, expected: str) -> bool:
     """Copy a draft to its permanent key, unless it was copied before; return False if it is lost.
 
-    Args:
-        services: the ports.
-        closed_round: the round.
-        source: the key of the draft.
-        target: its permanent key.
-        expected: the SHA-256 of the file; empty if it is not known.
+    ``source`` is the key of the draft; ``expected`` is the SHA-256 of the file, empty if it is not known.
 
     Raises:
         RunBehind: there is another file at the permanent key.

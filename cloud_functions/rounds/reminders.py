@@ -2,7 +2,7 @@
 
 A run that waits for its schedule or for a device has a chain of reminders, each of which sends the next, at
 most one a minute. The run's row stores the time of the next one (``look_at``), so there is a single chain
-however often the run is driven; if the chain breaks, any other event of the run starts it again.
+however often the run is advanced; if the chain breaks, any other event of the run starts it again.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ def look_again_later(services: Services, name: str) -> None:
 
 
 def look_now(services: Services, name: str) -> None:
-    """Have an averager drive a run on now."""
+    """Have an averager advance a run now."""
     services.alarms.remind(Reminder(run=name), 0)
 
 
 def wake(services: Services, run: Run) -> None:
-    """Have a run driven on now by a separate message, so that an error in one run does not affect others.
+    """Have a run advanced now by a separate message, so that an error in one run does not affect others.
 
     The message takes the place of the next reminder of the run's chain, so the run is looked at once.
     """

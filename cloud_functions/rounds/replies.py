@@ -7,7 +7,7 @@ A status moves the device's participation. Messages that change nothing count ag
 import msgspec
 from msgspec import Struct
 
-from cloud_functions.device_limits import Excess
+from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.services import Services
 from fedgrass.federation import messages, round_metrics
@@ -102,7 +102,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         _count_useless(services, round_, message.device)
         return
     if participant.state not in before(Participation.REPLIED) | {Participation.LATE}:
-        reason = f"the device's part is {participant.state} already {participant.reason}".rstrip()
+        reason = f"the device is already {participant.state} {participant.reason}".rstrip()
         raise ReplyRefused(reason)
     _check_not_averaging(round_)
     announced = announced_at(round_, participant)
@@ -184,18 +184,18 @@ def _refuse_unassigned(services: Services, device: str, text: str) -> None:
 
     Only the first few within a minute, and the one that reaches the limit, are reported on runs' topics.
     """
-    match services.useless_messages.useless(device, services.now()):
-        case Excess.FEW:
+    match services.useless_messages.count_useless(device, services.now()):
+        case Reaction.REPORT:
             _report_to_runs(services, device, text)
-        case Excess.REACHED:
+        case Reaction.IGNORE:
             _report_to_runs(services, device, services.useless_messages.reason)
-        case Excess.NONE:
-            services.log(f"{device}: {text}")
+        case Reaction.LOG_ONLY:
+            services.log(text)
 
 
 def _count_useless(services: Services, round_: Round, device: str) -> None:
     """Count a message that changed nothing; report on the run's topic when the device reaches its limit."""
-    if services.useless_messages.useless(device, services.now()) is Excess.REACHED:
+    if services.useless_messages.count_useless(device, services.now()) is Reaction.IGNORE:
         services.report(round_, services.useless_messages.reason, device=device)
 
 
@@ -207,4 +207,4 @@ def _report_to_runs(services: Services, device: str, text: str) -> None:
             services.report(open_round, text, device=device)
             reported = True
     if not reported:
-        services.log(f"{device}: {text}")
+        services.log(text)

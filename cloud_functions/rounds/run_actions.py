@@ -57,10 +57,10 @@ def _check_task(services: Services, old: str, name: str, task: str) -> None:
     """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        services.log(f"{name} continues from run {old!r}, whose task is not known")
+        services.log(f"continues from run {old!r}, whose task is not known")
     elif source.settings.task != task:
         message = (
-            f"run {old!r} trained the task {source.settings.task!r}, and {name!r} is to train {task!r}: "
+            f"run {old!r} trained the task {source.settings.task!r}, but {name!r} trains {task!r}: "
             "continue from a run of the same task, or set the task to that one"
         )
         raise SettingsError(message)
@@ -111,8 +111,12 @@ def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
         return running
 
     def refuse(round_: Round | None) -> NoReturn:
-        state = round_.state if round_ else "not there"
-        message = f"the newest round of run {name!r} is {state}: retry is for open and abandoned ones"
+        message = f"run {name!r} has no round to retry"
+        if round_:
+            message = (
+                f"round {round_.number} of run {name!r} is {round_.state}: only OPEN and ABANDONED rounds can"
+                " be retried"
+            )
         raise SettingsError(message)
 
     retried_rounds: list[Round] = []
@@ -197,16 +201,16 @@ def _change(
     allowed: set[RunState],
     changes: Callable[[Run], dict[str, object]],
 ) -> Run:
-    """Change a run that is in one of the ``allowed`` states, once per action, and drive it on.
+    """Change a run that is in one of the ``allowed`` states, once per action, and advance it.
 
-    A copy of an action that was performed still drives the run on: the first worker may have crashed before
-    it did so.
+    A copy of an action that was performed still advances the run: the first worker may have crashed before it
+    did so.
     """
     action = _action_id(event)
     while True:
         run = _known(services, name)
         if run.has_done(action):
-            services.log(f"{name}: the action {action} was done already")
+            services.log(f"ignored action {action}: already performed")
             changed = run
             break
         _check_state(run, allowed)
@@ -217,7 +221,7 @@ def _change(
         except LostRace:
             continue  # it moved on at that moment, or this write itself succeeded: read it again
         break
-    with contextlib.suppress(NotYet):  # a round is being averaged: its averager drives the run on
+    with contextlib.suppress(NotYet):  # a round is being averaged: its averager advances the run
         driver.advance(services, name)
     return services.rounds.run(name) or changed
 
@@ -225,5 +229,5 @@ def _change(
 def _check_state(run: Run, allowed: set[RunState]) -> None:
     if run.state not in allowed:
         states = " or ".join(sorted(allowed))
-        message = f"run {run.name!r} is {run.state}; this action needs it to be {states}"
+        message = f"run {run.name!r} is {run.state}; this action requires {states}"
         raise SettingsError(message)

@@ -24,13 +24,8 @@ from fedgrass.federation.weights.array_roles import update_layout
 def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
-    Starting the same run with the same settings again changes nothing.
-
-    Args:
-        services: the ports.
-        name: the run's name.
-        settings: the run's settings.
-        continued_from: the key of the model of another run that was copied to the initial model, if any.
+    Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
+    model of another run that was copied to the initial model, if any.
 
     Returns:
         The run as it is after its first steps.
@@ -68,7 +63,7 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     except LostRace as error:
         stored = services.rounds.run(name)
         if stored is None or stored.settings != settings:
-            message = f"there is a run {name!r} with other settings already: choose another name"
+            message = f"run {name!r} already exists with different settings: choose another name"
             raise SettingsError(message) from error
     with contextlib.suppress(NotYet):  # the run was started before, and an averager is working on it
         driver.advance(services, name)
@@ -138,11 +133,11 @@ def _write_for_download(
 
 
 def copy_to_initial(services: Services, source: str, name: str) -> None:
-    """Copy the model of another run to the initial model of a run, unless it has been copied already.
+    """Copy the model of another run to the initial model of a run, unless it has already been copied.
 
     Raises:
         KeyError: the model does not exist.
-        SettingsError: the run has another initial model, or the model is too large to be copied here.
+        SettingsError: the run has a different initial model, or the model is too large to be copied here.
         UpdateRefused: the model is not a weights file.
     """
     target, found = object_keys.model(name, 0), fingerprint(services.bucket, source)
@@ -154,5 +149,5 @@ def copy_to_initial(services: Services, source: str, name: str) -> None:
     if data is not None and services.bucket.write_over(target, data, None):
         return
     if fingerprint(services.bucket, target).sha256 != found.sha256:
-        message = f"run {name!r} has another initial model already: choose another name"
+        message = f"run {name!r} already has a different initial model: choose another name"
         raise SettingsError(message)

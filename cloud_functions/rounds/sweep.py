@@ -1,17 +1,12 @@
-"""Look at all living runs: on a schedule (the sweep), and when a device sends a hello.
-
-The sweep wakes runs whose messages were lost. A hello has the device's open work announced again.
-"""
+"""The sweep: on a schedule, look at all living runs and wake those whose messages were lost."""
 
 from collections.abc import Iterator
 
 from cloud_functions.recovery import repair
-from cloud_functions.rounds.announce import announce
 from cloud_functions.rounds.reminders import wake
-from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.rounds import Participation, Round, State, next_event
+from fedgrass.federation.rounds import Round, State, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step, skipped
 
 _ROUNDS_CHECKED = 100  # the last ones of a run that has ended
@@ -23,12 +18,14 @@ def sweep(services: Services) -> None:
     Reads the living runs and the list of all runs.
     """
     for name in services.rounds.living():
-        found = _read(services, name)
-        if found and found[0].state in LIVING and stands_still(*found, services.now()):
-            services.log(f"{name} stands still at round {found[0].round}: it is driven on")
-            wake(services, found[0])
+        with services.log.about(name):
+            found = _read(services, name)
+            if found and found[0].state in LIVING and is_stuck(*found, services.now()):
+                services.log(f"the run is stuck at round {found[0].round}: waking it")
+                wake(services, found[0])
     for name in services.rounds.unsettled():
-        _settle(services, name)
+        with services.log.about(name):
+            _settle(services, name)
 
 
 def _read(services: Services, name: str) -> tuple[Run, Round | None] | None:
@@ -36,7 +33,7 @@ def _read(services: Services, name: str) -> tuple[Run, Round | None] | None:
     run = services.rounds.run(name)
     round_ = services.rounds.round(name, run.round, run.attempt) if run and run.round else None
     if run is None or (run.round and round_ is None):
-        services.log(f"{name}: rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
+        services.log(f"rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
         return None
     return run, round_
 
@@ -52,19 +49,19 @@ def _settle(services: Services, name: str) -> None:
         return
     if not is_settled(*found):
         services.log(
-            f"{name} has ended, but its round {found[0].round} has not been published or abandoned: it is"
-            " driven on"
+            f"the run has ended, but its round {found[0].round} has not been published or abandoned:"
+            " waking the run"
         )
         wake(services, found[0])
         return
     if left := list(_left_open(services, found[0])):
         services.log(
-            f"{name} has ended, but {', '.join(left)} is still in progress: it is repaired", "WARNING"
+            f"the run has ended, but {', '.join(left)} is still in progress: repairing the run", "WARNING"
         )
         try:
             repair.act(services, {"run": name})
         except FedgrassError as error:
-            services.log(f"{name}: it cannot be repaired: {error}", "ERROR")
+            services.log(f"the run cannot be repaired: {error}", "ERROR")
             return
     services.rounds.settle(name)
 
@@ -88,10 +85,10 @@ def is_settled(run: Run, round_: Round | None) -> bool:
     return False
 
 
-def stands_still(run: Run, round_: Round | None, now: int) -> bool:
-    """Return whether a run could continue at ``now`` by itself, with no sign of a worker driving it.
+def is_stuck(run: Run, round_: Round | None, now: int) -> bool:
+    """Return whether a run could continue at ``now`` by itself, with no sign of a worker advancing it.
 
-    Waking a run that a worker does drive has no effect, like any message that is delivered twice.
+    Waking a run that a worker does advance has no effect, like any message that is delivered twice.
     """
     if round_ and round_.state is State.OPEN and run.has_given_up(round_):
         return True
@@ -109,30 +106,3 @@ def stands_still(run: Run, round_: Round | None, now: int) -> bool:
         case End():
             return True
     return False
-
-
-_UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
-
-
-def answer_hello(services: Services, device: str) -> None:
-    """Announce to a device that has (re)connected its open work, and wake the runs that it can help.
-
-    Reads only living runs, and of each only its own row, its newest round and this device's participation.
-    """
-    for run, round_ in services.living_runs():
-        if round_ and round_.state is State.OPEN:
-            participant = services.rounds.participant(round_, device)
-            if participant and participant.state in _UNDONE:
-                announce(services, run, round_, [participant])
-                services.report(round_, "announced again after its hello", device=device)
-        if stands_still(run, round_, services.now()) or _waits_for(services, run, round_, device):
-            wake(services, run)
-
-
-def _waits_for(services: Services, run: Run, round_: Round | None, device: str) -> bool:
-    """Return whether a run waits for a device to ask, and this device meets its requirements."""
-    step = next_step(run, round_, services.now()) if run.waiting_since else None
-    if not isinstance(step, Open):
-        return False
-    found = services.devices.find(device)
-    return found is not None and candidate_search.requirements(services, run.settings, step.work).suits(found)

@@ -77,14 +77,9 @@ def draw(
     rng: random.Random,
     known: Collection[str] = (),
 ) -> list[Candidate]:
-    """Draw devices that meet the requirements at random.
+    """Draw devices that meet the requirements at random, without those in ``known``.
 
-    Args:
-        services: the ports.
-        needs: the requirements.
-        wanted: how many devices to draw at least, if that many exist; None for all of them.
-        rng: the source of randomness.
-        known: names of devices to leave out.
+    At least ``wanted`` devices are drawn, if that many exist; with None, all of them.
     """
 
     def suits(device: Candidate) -> bool:

@@ -8,10 +8,10 @@
     ├── ReplyRefused        the device: a well-formed reply that the round cannot count
     │   └── LateReply       ... because the round has ended or is at another attempt
     ├── RunBehind           the table, restored from a backup: the run's row lacks existing rounds
-    ├── LostRace            none: another worker moved the round first; read it again
-    └── NotYet              none: another worker is doing the same work; retry later
+    ├── LostRace            nobody: another worker moved the round first; read it again
+    └── NotYet              nobody: another worker is doing the same work; retry later
 
-Each message names the object, the value and the way out; it is shown to operators unchanged.
+Each message names the object, the value and the remedy; it is shown to operators unchanged.
 """
 
 

@@ -75,9 +75,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     minimum_examples: Annotated[int, Meta(ge=0, le=2**53)] = 0
     where: Annotated[str, Meta(max_length=1000)] = ""  # on attributes in heartbeats: "version >= '1.2'"
     thing_group: ThingGroupName = ""  # of AWS IoT: only its things are asked
-    cool_down_rounds: Annotated[int, Meta(ge=0, le=1000)] = (
-        0  # rounds for which an asked device is left alone
-    )
+    # Rounds for which a device that was asked is left alone.
+    cool_down_rounds: Annotated[int, Meta(ge=0, le=1000)] = 0
     over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.0  # factor of devices asked, against stragglers
     # How many replies close a round before its deadline: a fraction of the wanted devices or a count.
     threshold: Share | None = None

@@ -70,7 +70,7 @@ def test_bad_messages_are_refused_by_name_and_the_round_goes_on(
     assert (closed.asked, closed.replied, closed.refused) == (2, 2, 0)
 
     handmade.say("complete", handmade.completion(good, work, checksum="0" * 32))
-    watched.wait_for_line("messages", "handmade", "refused", "REPLIED already")
+    watched.wait_for_line("messages", "handmade", "refused", "already REPLIED")
 
 
 def test_a_reply_to_a_closed_round_is_late_and_counted_as_such(

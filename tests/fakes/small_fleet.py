@@ -218,8 +218,8 @@ class SmallFleet:
 
     def deliver(self, body: Mapping[str, object]) -> bool:
         event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
-        drive = partial(averager.drive, self.cloud)
-        answer = each_record(event, self.journal, partial(averager.take, self.cloud), drive)
+        advance = partial(averager.advance, self.cloud)
+        answer = each_record(event, self.journal, partial(averager.take, self.cloud), advance)
         failures = [line for line in self.log if line.startswith("failed:")]
         assert not failures, failures
         return answer == {"batchItemFailures": []}

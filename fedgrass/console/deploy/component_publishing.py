@@ -58,7 +58,7 @@ class Publisher:
         """Build and publish a component version; yield a line per step.
 
         Raises:
-            SettingsError: the version is invalid, or exists already.
+            SettingsError: the version is invalid, or already exists.
             DeploymentError: Greengrass refused the component; the artifact was deleted.
         """
         if not _VERSION.fullmatch(version):
@@ -106,7 +106,7 @@ class Publisher:
             yield f"deleted s3://{self._bucket}/{key}"
 
     def _upload(self, built: Built) -> bool:
-        """Upload the artifact; return False if it exists already, with the same content by its key."""
+        """Upload the artifact; return False if it already exists, with the same content by its key."""
         checksum = b64encode(hashlib.sha256(built.artifact).digest()).decode()
         try:
             self._s3.put_object(
@@ -192,7 +192,7 @@ def _keys(recipe: bytes, bucket: str) -> list[str]:
 
 def _exists(name: str, version: str, latest: str) -> SettingsError:
     message = (
-        f"{name} {version} exists already, and versions are immutable (the latest is {latest}): publish"
+        f"{name} {version} already exists, and versions are immutable (the latest is {latest}): publish"
         " another version with --version, or delete this one with --remove"
     )
     return SettingsError(message)

@@ -122,7 +122,7 @@ def start(arguments: argparse.Namespace) -> None:
     else:
         run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
     if known:  # starting is idempotent: an operator who means a second run has to know
-        say(f"run {run.name} exists already, with the same settings; choose another name for another run")
+        say(f"run {run.name} already exists, with the same settings; choose another name for another run")
     show_run(operator, run)
 
 

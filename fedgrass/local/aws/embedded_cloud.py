@@ -183,7 +183,7 @@ class EmbeddedCloud:
         ]
         try:
             if made.check() != "CREATE":
-                message = f"the stack {stack!r} exists already"
+                message = f"the stack {stack!r} already exists"
                 raise DeploymentError(message)
             artifacts.prepare()
             url = artifacts.upload_template(packaged(template, lambda_zip, artifacts.upload))

@@ -19,7 +19,7 @@ import numpy as np
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.recovery import repair
-from cloud_functions.rounds import run_actions, sweep
+from cloud_functions.rounds import hellos, run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale
@@ -178,9 +178,9 @@ class Simulation:
         self._redrives = disturbances.redrives
         self._averagers_die = disturbances.chances is not CALM
         self.given_up = False  # by the operator, who cancelled the run because no repair helped
-        self.averager, self.initiator = self._worker(averages=True), self._worker(averages=False)
+        self.averager, self.initiator = self._worker(can_average=True), self._worker(can_average=False)
 
-    def _worker(self, *, averages: bool) -> Services:
+    def _worker(self, *, can_average: bool) -> Services:
         ports: list[Any] = [
             Disturbed(port, self.disturber)
             for port in (self.rounds, self.bucket, self.publisher, self.alarms)
@@ -196,7 +196,7 @@ class Simulation:
             now=lambda: self.clock.now,
             log=self.journal,
             lease_seconds=LEASE_SECONDS,
-            averages=averages,
+            can_average=can_average,
             scale=self.scale,
         )
 
@@ -269,7 +269,7 @@ class Simulation:
                 event,
                 self.journal,
                 partial(averager.take, self.averager),
-                partial(averager.drive, self.averager),
+                partial(averager.advance, self.averager),
             )
         except Crash:
             return KILLED
@@ -525,7 +525,7 @@ class Simulation:
         with contextlib.suppress(
             Crash, InjectedError
         ):  # its message is delivered again; there are other hellos
-            sweep.answer_hello(self.initiator, self.dice.choice(self.names))
+            hellos.answer_hello(self.initiator, self.dice.choice(self.names))
 
     # ------------------------------------------------------------ the judge
     def _closes(self, closed: Round) -> None:

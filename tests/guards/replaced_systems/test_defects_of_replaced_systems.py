@@ -38,7 +38,7 @@ import numpy as np
 import pytest
 
 from cloud_functions.aggregation.reader_threads import SMALLEST_BUFFERS
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
@@ -198,7 +198,7 @@ def test_a_command_that_a_device_missed_is_repeated_when_it_comes_back() -> None
     fleet = SmallFleet(devices=1)
     fleet.start()
     fleet.publisher.published.clear()
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert [type(message) for message in fleet.heard("thing-0")] == [Announcement]
 
 

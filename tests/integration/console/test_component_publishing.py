@@ -103,7 +103,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
     aws: StubbedAws, embedded_cloud: EmbeddedCloud, bucket: str, publisher: Publisher
 ) -> None:
     expect_versions(aws, "0.4.0", "0.3.0")
-    with pytest.raises(SettingsError, match=r"0\.3\.0 exists already.*latest is 0\.4\.0.*--version"):
+    with pytest.raises(SettingsError, match=r"0\.3\.0 already exists.*latest is 0\.4\.0.*--version"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == []
     aws.all_came()
@@ -112,7 +112,7 @@ def test_a_version_that_exists_already_is_refused_before_anything_is_uploaded(
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        ("ConflictException", SettingsError, "exists already"),
+        ("ConflictException", SettingsError, "already exists"),
         ("ValidationException", DeploymentError, "refused the recipe"),
         ("AccessDeniedException", ClientError, "AccessDenied"),
     ],
@@ -165,7 +165,7 @@ def test_an_artifact_that_another_publication_needs_is_not_deleted(
     if first:
         recipe = {"recipe": built.recipe, "recipeOutputFormat": "YAML"}
         aws.expect("greengrassv2", "get_component", recipe, arn=VERSION_ARN, recipeOutputFormat="YAML")
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         list(publisher.publish(TRAINER, "0.3.0"))
     assert stored(embedded_cloud, bucket) == [built.key]
     aws.all_came()

@@ -113,7 +113,7 @@ def test_a_run_whose_alarms_are_lost_is_advanced_by_the_sweep() -> None:
 
 
 def test_a_run_that_is_never_advanced_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "stands_still", lambda *_: False)
+    monkeypatch.setattr(sweep, "is_stuck", lambda *_: False)
     assert any("stuck" in problem for problem in problems_without_messages_and_alarms())
 
 

@@ -1,4 +1,4 @@
-"""A batch from SQS: messages are processed one by one, then each run is driven on once."""
+"""A batch from SQS: messages are processed one by one, then each run is advanced once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tests.guards.cloud_files import template
 
 
 class Worker:
-    """Processes messages ``<run>`` and ``<run>!``, of which the second fail; drives all runs except some."""
+    """Processes messages ``<run>`` and ``<run>!``, of which the second fail; advances runs, except some."""
 
     def __init__(self, stuck: Sequence[str] = (), error: Exception | None = None) -> None:
         self.done: list[str] = []
@@ -27,37 +27,37 @@ class Worker:
             raise ValueError(body)
         return body or None
 
-    def drive(self, run: str) -> None:
-        self.done.append(f"drove {run}")
+    def advance(self, run: str) -> None:
+        self.done.append(f"advanced {run}")
         if run in self._stuck:
             raise self._error
 
     def batch(self, *bodies: str) -> list[str]:
         """Return the numbers of the failed messages."""
         records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
-        answer = each_record({"Records": records}, self._journal, self.take, self.drive)
+        answer = each_record({"Records": records}, self._journal, self.take, self.advance)
         return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
 
 
-def test_a_run_is_driven_once_when_all_messages_of_a_batch_were_taken() -> None:
+def test_a_run_is_advanced_once_when_all_messages_of_a_batch_were_taken() -> None:
     worker = Worker()
     assert worker.batch("a", "b", "a", "") == []
-    assert worker.done == ["took a", "took b", "took a", "took ", "drove a", "drove b"]
+    assert worker.done == ["took a", "took b", "took a", "took ", "advanced a", "advanced b"]
 
 
 def test_a_message_that_fails_is_retried_and_delays_no_other() -> None:
     worker = Worker()
     assert worker.batch("a!", "a") == ["0"]
-    assert worker.done == ["took a!", "took a", "drove a"]
+    assert worker.done == ["took a!", "took a", "advanced a"]
 
 
 @pytest.mark.parametrize("error", [NotYet("soon"), RuntimeError("broken")])
-def test_one_message_of_a_run_that_could_not_be_driven_is_retried_and_other_runs_are_driven(
+def test_one_message_of_a_run_that_could_not_be_advanced_is_retried_and_other_runs_are_advanced(
     error: Exception,
 ) -> None:
     worker = Worker(["a"], error)
     assert worker.batch("a", "a", "b") == ["1"]
-    assert worker.done[-1] == "drove b"
+    assert worker.done[-1] == "advanced b"
     assert str(error) in worker.log[-1]
 
 

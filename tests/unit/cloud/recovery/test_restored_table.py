@@ -153,7 +153,7 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
     before = published(fleet)
     restore(fleet, backup)
     fleet.deliver(message_of(alarm))
-    assert fleet.log[-1] == "run-1: the run's row is lost; `fedgrass repair run-1` rebuilds it"
+    assert fleet.log[-1] == "the run's row is lost; `fedgrass repair run-1` rebuilds it"
     with pytest.raises(SettingsError, match="the row of run 'run-1' is lost: `fedgrass repair run-1`"):
         fleet.act("status")
     with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):

@@ -71,7 +71,7 @@ def test_a_retry_that_crashed_anywhere_and_is_delivered_again_costs_one_attempt(
         fleet.act("retry", id="click-1")
     except Crash:
         fleet.counter.forget_plans()
-        fleet.remind()  # another worker may drive the run on before the retry
+        fleet.remind()  # another worker may advance the run before the retry
         fleet.act("retry", id="click-1")
     assert (fleet.run().attempt, fleet.newest().state) == (2, State.OPEN)
     states = [of.state for of in fleet.rounds._rounds.values()]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_functions import initiator
-from cloud_functions.device_limits import DeviceLimits, Excess
+from cloud_functions.device_limits import DeviceLimits, Reaction
 from cloud_functions.monitoring import Metric
 from fedgrass.federation.messages import Hello, encode
 from fedgrass.federation.rounds import Participation, State
@@ -114,7 +114,10 @@ def test_repeated_hellos_cost_no_reads_once_their_limit_is_reached(fleet: SmallF
 
     flood()
     assert reads(fleet, flood) == 0
-    assert any(f"{FLOODER}: hellos are ignored for 60 s" in line for line in fleet.log)
+    assert any(
+        about == ("", 0, FLOODER) and text.startswith("hellos are ignored for 60 s")
+        for about, _, text in fleet.journal.entries
+    )
     fleet.now += 61_000
     before = len(fleet.announced(FLOODER))
     hello(fleet)
@@ -129,8 +132,8 @@ def test_a_device_is_ignored_only_after_its_limit_and_not_indefinitely(most: int
         if limits.ignores("thing", now):
             continue
         sent += 1
-        excess = limits.useless("thing", now)
-        if excess is Excess.REACHED:
+        reaction = limits.count_useless("thing", now)
+        if reaction is Reaction.IGNORE:
             assert limits.ignores("thing", now)
             assert not limits.ignores("thing", now + 60_000)
     assert sent >= min(len(pauses), most)
@@ -140,5 +143,5 @@ def test_a_device_is_ignored_only_after_its_limit_and_not_indefinitely(most: int
 def test_the_memory_of_devices_is_bounded() -> None:
     limits = DeviceLimits(2)
     for number in range(25_000):
-        limits.useless(f"thing-{number}", 0)
+        limits.count_useless(f"thing-{number}", 0)
     assert len(limits._counts) == 10_000

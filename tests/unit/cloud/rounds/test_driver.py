@@ -208,7 +208,9 @@ def test_a_hello_of_a_device_without_open_work_is_answered_with_nothing() -> Non
 def test_a_bad_hello_is_refused_in_the_log() -> None:
     fleet = SmallFleet()
     _hello(fleet, "thing-0", b"bm8=")
-    assert fleet.log[-1].startswith("thing-0: hello refused: the message is not JSON")
+    about, _, text = fleet.journal.entries[-1]
+    assert about == ("", 0, "thing-0")
+    assert text.startswith("hello refused: the message is not JSON")
 
 
 def _hello(fleet: SmallFleet, device: str, payload: bytes = b"eyJ2ZXJzaW9uIjogMX0=") -> None:

@@ -46,6 +46,7 @@ def test_an_overdue_round_with_the_minimum_is_closed_with_what_came() -> None:
     assert sweep(fleet) == 0
     assert fleet.newest().state is State.OPEN
     assert sweep(fleet) == 1
+    assert (("run-1", 0, ""), "INFO", "the run is stuck at round 1: waking it") in fleet.journal.entries
     assert (fleet.run().state, fleet.newest().good) == (RunState.SUCCEEDED, 1)
     assert fleet.holds(1, 3.0)
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from fedgrass.federation import object_keys, topics
 from fedgrass.federation.messages import NewModel, decode
 from fedgrass.federation.messages.alarms import Reminder
@@ -93,7 +93,7 @@ def test_a_hello_is_answered_with_the_open_work_of_every_living_run() -> None:
     fleet.act("cancel", "digits-a")
     fleet.act("pause", "poems")
     fleet.publisher.published.clear()
-    sweep.answer_hello(fleet.cloud, "thing-1")
+    hellos.answer_hello(fleet.cloud, "thing-1")
     assert sorted(work.run for work in fleet.announced("thing-1")) == ["digits-b", "poems"]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages.alarms import LONGEST_REMINDER, Reminder
 from fedgrass.federation.rounds import State
@@ -261,10 +261,10 @@ def test_a_hello_wakes_a_run_whose_alarm_and_reminder_were_both_lost() -> None:
     fleet.reply("thing-0")
     fleet.alarms.cancel(fleet.alarms.standing()[0])
     fleet.alarms.reminders.clear()
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert fleet.alarms.reminders == []  # it is too early
     fleet.pass_time(601)
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert [seconds for _, seconds in fleet.alarms.reminders] == [0]
     fleet.remind()
     assert fleet.newest().number == 2
@@ -277,7 +277,7 @@ def test_a_hello_wakes_a_run_whose_deadline_alarm_was_lost() -> None:
     fleet.alarms.cancel(fleet.alarms.standing()[0])
     fleet.alarms.reminders.clear()
     fleet.pass_time(601)
-    sweep.answer_hello(fleet.cloud, "stranger")
+    hellos.answer_hello(fleet.cloud, "stranger")
     fleet.remind()
     assert (fleet.newest().number, fleet.newest().state) == (2, State.OPEN)
 
@@ -288,7 +288,7 @@ def test_a_hello_of_a_device_that_could_be_asked_opens_the_round_at_once() -> No
     fleet.now += 10_000
     fleet.devices.heartbeat("thing-7", fleet.now)
     fleet.alarms.reminders.clear()
-    sweep.answer_hello(fleet.cloud, "thing-7")
+    hellos.answer_hello(fleet.cloud, "thing-7")
     fleet.remind()
     assert fleet.announced("thing-7")[-1].round == 2
 
@@ -299,7 +299,7 @@ def test_a_hello_of_a_device_that_could_not_be_asked_looks_for_none() -> None:
     before = list(fleet.alarms.reminders)
     made = len(fleet.counter.calls)
     for device in ("poet", "unknown"):
-        sweep.answer_hello(fleet.cloud, device)
+        hellos.answer_hello(fleet.cloud, device)
     assert fleet.alarms.reminders == before
     assert set(fleet.counter.calls[made:]) == {"living", "run", "round", "find"}
 
@@ -309,7 +309,7 @@ def test_a_hello_wakes_no_run_whose_round_was_lost() -> None:
     fleet.start()
     fleet.rounds.lose_round(fleet.newest())
     fleet.alarms.reminders.clear()
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert fleet.alarms.reminders == []
 
 
@@ -321,5 +321,5 @@ def test_a_hello_reads_no_run_that_has_ended() -> None:
         fleet.act("cancel", f"old-{number}")
     fleet.start()
     made = len(fleet.counter.calls)
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     assert fleet.counter.calls[made:] == ["living", "run", "round", "participant", "publish", "publish"]

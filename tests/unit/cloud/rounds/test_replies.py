@@ -152,7 +152,9 @@ def test_the_further_connections_of_a_classic_nucleus_are_the_same_device(fleet:
 
 def test_a_bad_message_of_a_device_of_no_run_is_at_least_in_the_log(fleet: SmallFleet) -> None:
     fleet.say(STRANGER, Kind.COMPLETE, b"no")
-    assert fleet.log[-1].startswith("stranger: complete refused: the message is not JSON")
+    about, _, text = fleet.journal.entries[-1]
+    assert about == ("", 0, STRANGER)
+    assert text.startswith("complete refused: the message is not JSON")
 
 
 @pytest.mark.parametrize("state", ["finished", "", None])
@@ -183,7 +185,7 @@ def test_the_same_reply_twice_is_counted_once_and_answered_twice(fleet: SmallFle
 def test_another_reply_of_a_device_that_was_counted_is_refused(fleet: SmallFleet) -> None:
     fleet.reply("thing-0")
     line = refused_reply(fleet, "thing-0", good(fleet, checksum="f" * 32))
-    assert "the device's part is REPLIED already" in line
+    assert "the device is already REPLIED" in line
     assert fleet.newest().replied == 1
 
 

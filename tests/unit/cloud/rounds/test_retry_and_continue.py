@@ -63,21 +63,21 @@ def test_a_run_that_failed_between_two_rounds_for_want_of_devices_can_be_retried
 def test_a_retry_of_a_run_that_waits_for_its_next_round_is_refused() -> None:
     fleet = started(schedule="by_hand")
     everybody_replies(fleet)
-    with pytest.raises(SettingsError, match="newest round of run 'run-1' is CLOSED: retry is for open and"):
+    with pytest.raises(SettingsError, match="round 1 of run 'run-1' is CLOSED: only OPEN and ABANDONED"):
         fleet.act("retry")
 
 
 def test_a_retry_of_a_run_that_succeeded_is_refused() -> None:
     fleet = started(rounds=1)
     everybody_replies(fleet)
-    with pytest.raises(SettingsError, match="is SUCCEEDED; this action needs it to be FAILED or RUNNING"):
+    with pytest.raises(SettingsError, match="is SUCCEEDED; this action requires FAILED or RUNNING"):
         fleet.act("retry")
 
 
 def test_a_round_that_closes_at_the_moment_of_its_retry_stays_closed() -> None:
     fleet = started(devices=1, schedule="by_hand")
     fleet.counter.plan(lambda: fleet.reply("thing-0"), name="change_run")
-    with pytest.raises(SettingsError, match="is CLOSED: retry is for open and abandoned ones"):
+    with pytest.raises(SettingsError, match="is CLOSED: only OPEN and ABANDONED rounds can be retried"):
         fleet.act("retry")
     assert (fleet.newest().state, fleet.newest().attempt) == (State.CLOSED, 1)
 
@@ -121,7 +121,7 @@ def test_a_model_of_another_task_is_refused_with_both_tasks(known_by: str) -> No
     fleet.tasks = "digits,poetry"
     fleet.heartbeats()
     source = {"run": RUN, "round": 1}
-    with pytest.raises(SettingsError, match="run 'run-1' trained the task 'digits', and 'poems' is to train"):
+    with pytest.raises(SettingsError, match="run 'run-1' trained the task 'digits', but 'poems' trains"):
         fleet.act("start", "poems", settings={"task": "poetry"}, continue_from=source)
     assert object_keys.model("poems", 0) not in fleet.bucket.objects
     started_run = fleet.act("start", "more", settings={"task": "digits"}, continue_from=source)
@@ -131,7 +131,7 @@ def test_a_model_of_another_task_is_refused_with_both_tasks(known_by: str) -> No
 def test_a_model_of_a_run_whose_row_and_manifest_are_gone_is_accepted_and_logged() -> None:
     fleet, _model = with_an_old_model()
     fleet.act("start", settings={"task": "digits"}, continue_from={"run": OLD, "round": 4})
-    assert "run-1 continues from run 'older', whose task is not known" in fleet.log
+    assert "continues from run 'older', whose task is not known" in fleet.log
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,7 @@ def test_a_model_that_cannot_be_continued_from_is_refused(source: object, said: 
 def test_a_run_that_has_another_initial_model_cannot_continue_from_one() -> None:
     fleet, _model = with_an_old_model()
     fleet.bucket.write(object_keys.model(RUN, 0), encode(update_full_of(9.0)))
-    with pytest.raises(SettingsError, match="'run-1' has another initial model already: choose another name"):
+    with pytest.raises(
+        SettingsError, match="'run-1' already has a different initial model: choose another name"
+    ):
         fleet.act("start", settings={"task": "digits"}, continue_from={"run": OLD, "round": 4})

@@ -122,22 +122,22 @@ def test_a_run_whose_round_is_being_averaged_can_be_asked_to(action: str) -> Non
 @pytest.mark.parametrize(
     ("action", "state", "said"),
     [
-        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; this action needs it to be PAUSED"),
-        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
-        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be RUNNING"),
-        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; this action needs it to be FAILED or RUNNING"),
-        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be RUNNING"),
+        ("resume", RunState.RUNNING, "run 'run-1' is RUNNING; this action requires PAUSED"),
+        ("pause", RunState.PAUSED, "run 'run-1' is PAUSED; this action requires RUNNING"),
+        ("next", RunState.PAUSED, "run 'run-1' is PAUSED; this action requires RUNNING"),
+        ("retry", RunState.PAUSED, "run 'run-1' is PAUSED; this action requires FAILED or RUNNING"),
+        ("pause", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action requires RUNNING"),
         (
             "cancel",
             RunState.CANCELLED,
-            "run 'run-1' is CANCELLED; this action needs it to be PAUSED or RUNNING",
+            "run 'run-1' is CANCELLED; this action requires PAUSED or RUNNING",
         ),
         (
             "retry",
             RunState.CANCELLED,
-            "run 'run-1' is CANCELLED; this action needs it to be FAILED or RUNNING",
+            "run 'run-1' is CANCELLED; this action requires FAILED or RUNNING",
         ),
-        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action needs it to be PAUSED"),
+        ("resume", RunState.CANCELLED, "run 'run-1' is CANCELLED; this action requires PAUSED"),
     ],
 )
 def test_what_does_not_fit_the_state_of_a_run_is_refused_and_changes_nothing(
@@ -219,7 +219,7 @@ def test_an_operators_request_never_averages_and_sends_for_the_averager_instead(
     fleet = started(devices=2, minimum_replies=1)
     fleet.reply("thing-0")
     fleet.now = fleet.newest().deadline_at
-    asked = dataclasses.replace(fleet.cloud, averages=False)
+    asked = dataclasses.replace(fleet.cloud, can_average=False)
     run_actions.act(asked, {"action": "pause", "run": "run-1"})
     assert fleet.newest().state is State.OPEN
     assert fleet.alarms.reminders[-1] == (Reminder(run="run-1"), 0)
@@ -237,7 +237,7 @@ def test_an_operators_request_leaves_the_publishing_of_a_model_to_the_averager()
         everybody_replies(fleet)
     assert fleet.newest().state is State.CLOSED
     before = len(fleet.counter.calls)
-    run_actions.act(dataclasses.replace(fleet.cloud, averages=False), {"action": "pause", "run": "run-1"})
+    run_actions.act(dataclasses.replace(fleet.cloud, can_average=False), {"action": "pause", "run": "run-1"})
     assert "copy_once" not in fleet.counter.calls[before:]
     assert fleet.run().published == 0
     assert fleet.alarms.reminders[-1] == (Reminder(run="run-1"), 0)

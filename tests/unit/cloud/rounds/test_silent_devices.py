@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import State
 from tests.fakes.memory_cloud import Crash
@@ -256,5 +256,5 @@ def test_a_device_that_came_back_late_is_not_asked_again_by_its_hello_in_a_part_
     fleet.remind()
     fleet.remind()
     before = len(work_heard(fleet, cohort[0]))
-    sweep.answer_hello(fleet.cloud, cohort[0])
+    hellos.answer_hello(fleet.cloud, cohort[0])
     assert len(work_heard(fleet, cohort[0])) == before

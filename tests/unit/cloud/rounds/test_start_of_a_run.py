@@ -99,7 +99,7 @@ def test_starting_again_while_a_round_is_averaged_is_not_an_error() -> None:
 def test_a_run_of_the_same_name_with_other_settings_is_refused() -> None:
     fleet = SmallFleet()
     fleet.start()
-    with pytest.raises(SettingsError, match=r"run 'run-1' with other settings already"):
+    with pytest.raises(SettingsError, match=r"run 'run-1' already exists with different settings"):
         start_run(fleet.cloud, RUN, parse_settings({"task": "digits", "rounds": 99}))
 
 

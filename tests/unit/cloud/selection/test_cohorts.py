@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from cloud_functions.selection import cohorts
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, Work
@@ -263,9 +263,9 @@ def test_the_hello_of_a_held_out_device_wakes_the_evaluation_that_waits_for_it()
     fleet.reply("thing-0")
     assert fleet.run().waiting_since
     fleet.alarms.reminders = []
-    sweep.answer_hello(fleet.cloud, "thing-0")
+    hellos.answer_hello(fleet.cloud, "thing-0")
     fleet.devices.heartbeat("thing-1", fleet.now)
-    sweep.answer_hello(fleet.cloud, "thing-1")
+    hellos.answer_hello(fleet.cloud, "thing-1")
     fleet.remind()
     assert (fleet.newest().work, asked(fleet)) == (Work.EVALUATE, ["thing-1"])
 

@@ -467,7 +467,7 @@ def test_starting_an_existing_run_is_reported(
 ) -> None:
     monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: Fleet([], runs))
     operator_actions.start(parse(["run", "start", "run-1", "task=digits"]))
-    assert capsys.readouterr().out.count("run run-1 exists already") == told
+    assert capsys.readouterr().out.count("run run-1 already exists") == told
 
 
 def test_a_device_that_did_not_reply_has_no_turnaround() -> None:

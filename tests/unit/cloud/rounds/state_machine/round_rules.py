@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import event
 from hypothesis.stateful import precondition, rule
 
-from cloud_functions.rounds import sweep
+from cloud_functions.rounds import hellos
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import LIVING, RunState
@@ -66,7 +66,7 @@ class Rules(Laws):
 
     @rule(number=device_numbers)
     def a_device_says_hello(self, number: int) -> None:
-        sweep.answer_hello(self.fleet.cloud, self.fleet.names[number])
+        hellos.answer_hello(self.fleet.cloud, self.fleet.names[number])
 
     # ------------------------------------------------------------ what the cloud's workers do
     @precondition(lambda self: self.fleet.sent)
@@ -177,7 +177,7 @@ class Rules(Laws):
             if self.fleet.settings.schedule == "by_hand":
                 self._ask("next")
             if self.fleet.lost:  # then any message of the run drives it on
-                sweep.answer_hello(self.fleet.cloud, self.fleet.names[0])
+                hellos.answer_hello(self.fleet.cloud, self.fleet.names[0])
         self._deliver_all()
         self.a_reply_counts_at_most_once_and_every_loss_is_counted()
         self.a_closed_round_has_one_model_that_is_the_mean_of_the_accepted_replies()
