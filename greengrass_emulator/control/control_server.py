@@ -44,6 +44,10 @@ from greengrass_emulator.recipe.recipe_reader import read_recipe
 _REQUEST_SECONDS = 10.0
 """How long a client may take to send its line."""
 
+_DEPLOYMENT_SECONDS = 3_600.0
+
+_log = logging.getLogger(__name__)
+
 
 class ControlServer:
     """Serves one request, a line of JSON, per connection.
@@ -126,9 +130,6 @@ class ControlServer:
         except Exception as error:  # noqa: BLE001 - the core continues, the client gets the error
             self._log.exception("a request of the control socket failed inside the core")
             return Reply(error=f"the core failed on this request: {type(error).__name__}: {error}")
-
-
-_DEPLOYMENT_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,6 @@ class CoreControl:
             message = f"{what}: {ended.outcome or ended.status}: {ended.reason}"
             raise CoreError(message)
         return Reply(said=f"{what}: {ended.outcome}")
-
-
-_log = logging.getLogger(__name__)
 
 
 class CorePresence:

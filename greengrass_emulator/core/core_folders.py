@@ -25,6 +25,8 @@ _SUFFIX = ".socket"
 _THING_NAME = re.compile(r"[A-Za-z0-9:_-]{1,128}")
 _READABLE_CHARACTERS = 24
 
+_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,-]*")
+
 
 def runtime_folder() -> Path:
     """Return the folder of the control sockets: below XDG_RUNTIME_DIR or, if unset, the temporary folder.
@@ -147,9 +149,6 @@ def remove_stale(path: Path) -> bool:
     except ControlError:
         return False
     return True
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,-]*")
 
 
 def folder_name(thing_name: str) -> str:

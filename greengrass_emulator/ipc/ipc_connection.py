@@ -28,6 +28,9 @@ _UNREAD_BYTES = 2 * event_stream.LARGEST_FRAME_BYTES
 """A client that leaves more than this unread is disconnected, since it would fill the memory."""
 _OPEN_STREAMS = 1_000
 
+_FLUSH_SECONDS = 1.0
+"""How long a client may take to read pending output when the server stops."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -217,10 +220,6 @@ def _token(payload: bytes) -> str:
         message = "the authToken is not a string"
         raise FrameError(message)
     return token
-
-
-_FLUSH_SECONDS = 1.0
-"""How long a client may take to read pending output when the server stops."""
 
 
 class IpcServer:

@@ -24,6 +24,9 @@ from greengrass_emulator.ipc.ipc_operations import Components, authorize
 from greengrass_emulator.ipc.ipc_stream import Call, Operation
 from greengrass_emulator.recipe.access_control import IOT_CORE, LOCAL_TOPICS, topic_matches
 
+_ENVELOPE_PARTS = 6
+"""Topic, type and message, in which Nucleus Lite wraps the content."""
+
 
 @dataclass(eq=False)
 class LocalSubscription:
@@ -35,10 +38,6 @@ class LocalSubscription:
     deliver: Callable[[Mapping[str, object]], None]
     lose: Callable[[], None]
     """Called instead of ``deliver`` for an event that the nucleus cannot decode."""
-
-
-_ENVELOPE_PARTS = 6
-"""Topic, type and message, in which Nucleus Lite wraps the content."""
 
 
 class LocalTopics:

@@ -30,6 +30,8 @@ from greengrass_emulator.recipe.recipe_platform import RecipeVariables
 
 _ALIVE = frozenset({STARTING, RUNNING})
 
+_LOG_TAIL_BYTES = 2_000
+
 
 class DependencyWatch:
     """Stops components whose HARD dependency has died. Methods are called in the core's event loop.
@@ -109,9 +111,6 @@ class DependencyWatch:
         await process.stop(INSTALLED)
         await self._back[dependency].wait()
         process.start()
-
-
-_LOG_TAIL_BYTES = 2_000
 
 
 class ComponentRegistry:

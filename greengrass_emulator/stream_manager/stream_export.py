@@ -37,10 +37,18 @@ from greengrass_emulator.stream_manager.stream_store import StreamStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _LONGEST_RETRY_SECONDS = 300.0
 _MOST_DOUBLINGS = 60
 
 _worker_log = logging.getLogger(__name__)
+
+EXPORT_THREADS = 5
+_CANCELED = "The stream or its export was deleted."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -169,15 +177,6 @@ class ExportWorker:
             exported_messages_count=before.exported_messages_count + handled,
         )
         lane.stream.save_cursor(lane.export.identifier, after)
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-EXPORT_THREADS = 5
-_CANCELED = "The stream or its export was deleted."
-
-_log = logging.getLogger(__name__)
 
 
 class StreamExporter:

@@ -30,9 +30,14 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _CONNECT_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 5.0
 
 
 class Connection:
@@ -142,12 +147,6 @@ class Connection:
         await asyncio.gather(*self._reads, return_exceptions=True)
         self._writer.close()
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-_STOP_SECONDS = 5.0
 
 
 class StreamManager:

@@ -8,6 +8,10 @@ from fedgrass.console.options import add_account, add_stack, number_between, who
 
 _MINUTES = number_between(0.1, 1440)
 
+MOST_THINGS = 100  # larger fleets use provisioning by claim
+
+_MEGABYTES = number_between(0.001, 100_000)
+
 
 def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add both commands to the group ``fedgrass deploy``."""
@@ -50,9 +54,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="BUCKET",
         help="your own bucket for the artifacts (fedgrass-artifacts-<account>-<region>, created on demand)",
     )
-
-
-MOST_THINGS = 100  # larger fleets use provisioning by claim
 
 
 def add_fleet(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -123,9 +124,6 @@ def add_queue(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     redrive.set_defaults(run=deferred("fedgrass.console.runs.dead_letters:redrive_command"))
     for action in (show, redrive):
         add_stack(action)
-
-
-_MEGABYTES = number_between(0.001, 100_000)
 
 
 def add_costs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
