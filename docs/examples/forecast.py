@@ -2,8 +2,8 @@
 
     fedgrass task check forecast:Forecast --path docs/examples --option file=/var/log/sensor.csv
 
-The CSV file has one number per line and grows over time, so it is read before each work. The latest tenth is
-held out: a model must not be evaluated on values older than those it was trained on.
+The CSV file has one number per line and grows over time, so it is read before each assignment. The latest
+tenth is held out: a model must not be evaluated on values older than those it was trained on.
 """
 
 from pathlib import Path
