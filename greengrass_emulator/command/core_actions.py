@@ -96,7 +96,7 @@ class _Parsers:
             "--profile",
             choices=["classic", "lite"],
             default="classic",
-            help="which nucleus to imitate (classic)",
+            help="which nucleus to emulate (classic)",
         )
         run.add_argument(
             "--root", type=Path, metavar="FOLDER", help="the core's folder (greengrass-core/<thing>)"
@@ -301,7 +301,7 @@ def _json_object(what: str, given: str) -> dict[str, Any]:
         message = f"{what} {_shortened(given)} is not valid JSON: {error}"
         raise CommandLineError(message) from error
     if not isinstance(value, dict):
-        message = f"{what} {_shortened(given)} has to be a JSON object, not {_shortened(value)}"
+        message = f"{what} {_shortened(given)} must be a JSON object, not {_shortened(value)}"
         raise CommandLineError(message)
     return value
 
@@ -311,7 +311,7 @@ def _secrets(given: str) -> dict[str, str]:
     found = _json_object("--secrets", given)
     for name, secret in found.items():
         if not isinstance(secret, str):
-            message = f'--secrets: {name} has to be a string, as in {{"{name}": "..."}}'
+            message = f'--secrets: {name} must be a string, as in {{"{name}": "..."}}'
             raise CommandLineError(message)
     return found
 

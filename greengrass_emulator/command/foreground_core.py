@@ -176,7 +176,10 @@ async def _run(options: RunOptions, print_line: Callable[[str], None]) -> int:
     following = asyncio.create_task(follower.follow())
     try:
         await core.start()
-        print_line(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
+        print_line(
+            f"core {options.thing} ({options.profile}) is running in {core.core.root};"
+            " press Ctrl-C to stop it"
+        )
         await core.deploy(sources)
         return await _wait(core, once=options.once)
     finally:

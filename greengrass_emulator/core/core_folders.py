@@ -67,7 +67,7 @@ def socket_of(thing_name: str) -> Path:
         ControlError: the thing name is not valid, or the path is too long for a socket.
     """
     if not _THING_NAME.fullmatch(thing_name):
-        message = f"thing name {thing_name!r} has to be 1 to 128 letters, digits, - _ :"
+        message = f"thing name {thing_name!r} must be 1 to 128 letters, digits, - _ :"
         raise ControlError(message)
     # A thing name may be longer than a socket's address.
     digest = hashlib.sha256(thing_name.encode()).hexdigest()[:12]

@@ -42,7 +42,7 @@ class Change:
     old_tree: Mapping[str, object]
     new: DeployedComponent | None
     restart_is_due: bool = False
-    """Whether the component still has to be restarted with its changed configuration."""
+    """Whether the component must still be restarted with its changed configuration."""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class ComponentChanges:
 
     Args:
         registry: the components of the core.
-        profile: the nucleus that is imitated.
+        profile: the nucleus that is emulated.
         faults: those of the core.
         on_begin: called with a component's name just before the component changes.
     """

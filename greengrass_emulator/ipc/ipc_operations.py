@@ -109,7 +109,7 @@ class ComponentOperations:
         request = parse(UpdateConfigurationRequest, call.body)
         path, value = request.key_path or [], request.value_to_merge
         if not path and not isinstance(value, Mapping):
-            message = "valueToMerge has to be a map where no keyPath is given"
+            message = "valueToMerge must be a map where no keyPath is given"
             raise InvalidArgumentsError(message)
         if path[:1] == [_ACCESS_CONTROL] or (
             not path and isinstance(value, Mapping) and _ACCESS_CONTROL in value

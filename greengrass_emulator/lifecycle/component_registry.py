@@ -203,7 +203,7 @@ class ComponentRegistry:
 
         Args:
             name: the component.
-            settle_seconds: how long it has to run.
+            settle_seconds: how long it must run.
             seconds: how long to wait.
 
         Raises:

@@ -37,9 +37,6 @@ from greengrass_emulator.stream_manager.stream_store import StreamStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 _LONGEST_RETRY_SECONDS = 300.0
 _MOST_DOUBLINGS = 60
 

@@ -85,7 +85,7 @@ class Connection:
 
     def _connect(self, operation: int, fields: dict[str, Any]) -> dict[str, Any]:
         if operation != Operation.CONNECT:
-            message = f"The first operation has to be Connect ({Operation.CONNECT}), not {operation}."
+            message = f"The first operation must be Connect ({Operation.CONNECT}), not {operation}."
             return {"status": ResponseStatus.UNEXPECTED_OPERATION, "errorMessage": message}
         request = parse(fields, ConnectRequest)
         offered = [request.protocol_version, *(request.other_supported_protocol_versions or [])]
@@ -102,7 +102,7 @@ class Connection:
             request.auth_token and self._is_component_token(request.auth_token)
         ):
             message = (
-                "The token belongs to no component: AWS_CONTAINER_AUTHORIZATION_TOKEN has to be its SVCUID."
+                "The token belongs to no component: AWS_CONTAINER_AUTHORIZATION_TOKEN must be its SVCUID."
             )
             return {**answer, "status": ResponseStatus.UNAUTHORIZED, "errorMessage": message}
         return {**answer, "status": ResponseStatus.SUCCESS, "protocolVersion": common}

@@ -300,8 +300,8 @@ def test_without_a_cloud_credentials_are_refused_with_a_reason(laptop: Laptop) -
         (["run", "--recipe", "absent.yaml"], "recipe absent.yaml: No such file"),
         (["run", "--recipe", "RECIPE", "--config", "{no"], "--config '{no' is not valid JSON"),
         (["run", "--recipe", "RECIPE", "--config", "absent.json"], "absent.json cannot be read"),
-        (["run", "--recipe", "RECIPE", "--secrets", '{"door": 1}'], "door has to be a string"),
-        (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' has to be"),
+        (["run", "--recipe", "RECIPE", "--secrets", '{"door": 1}'], "door must be a string"),
+        (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' must be"),
         (
             ["run", "--recipe", "RECIPE", "--root", "/proc/none"],
             "/proc/none, the core's folder, cannot be created",
