@@ -56,6 +56,7 @@ class _Parsers:
         self._parser("list", self.handlers.list_cores, "show the cores that run on this machine")
         stop = self._parser("stop", self.handlers.stop, "stop a core and its components")
         stop.add_argument("thing", nargs="?", help="thing name of the core (default: the only one running)")
+        stop.add_argument("--thing", dest="named", metavar="NAME", help="the same")
         self._add_inject()
         publish = self._parser(
             "publish", self.handlers.publish, "publish a message to a core's components as IoT Core would"
@@ -205,7 +206,7 @@ class _Handlers:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
         from greengrass_emulator.control.control_client import Stop  # noqa: PLC0415 - needs msgspec
 
-        thing = control_client.chosen_core(arguments.thing)
+        thing = control_client.chosen_core(arguments.named or arguments.thing)
         control_client.ask(thing, Stop())
         control_client.wait_until_gone(thing, _STOP_SECONDS)
         self._output.print_line(f"{thing} has stopped")
@@ -217,6 +218,10 @@ class _Handlers:
         )
         from greengrass_emulator.faults.fault_state import FAULTS  # noqa: PLC0415 - only this action
 
+        options = (arguments.clear or None, arguments.amount, arguments.seconds)
+        if arguments.fault is None and any(option is not None for option in options):
+            message = "--clear, --amount and --seconds need a fault: `list` shows those that are injected"
+            raise CommandLineError(message)
         if arguments.fault is None:
             rows = [
                 (

@@ -202,7 +202,8 @@ class CoreControl:
             raise CoreError(str(error)) from error
         qos = cast("Literal[0, 1]", request.qos)
         await self._host.publish(IotMessage(request.topic, request.payload, qos, request.retain))
-        return Reply(said=f"{len(request.payload)} bytes published to {request.topic}")
+        count = len(request.payload)
+        return Reply(said=f"{count} {'byte' if count == 1 else 'bytes'} published to {request.topic}")
 
     async def _deploy(self, request: Deploy) -> Reply:
         files = [Path(file) for file in request.recipes]

@@ -21,6 +21,7 @@ from greengrass_emulator.deployment.component_dependencies import (
 from greengrass_emulator.deployment.deployment_records import ComponentSource
 from greengrass_emulator.emulator_errors import CoreError
 from greengrass_emulator.faults.fault_state import Faults
+from greengrass_emulator.lifecycle.component_lifecycle import BROKEN
 from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import (
     Configuration,
@@ -149,7 +150,9 @@ class ComponentChanges:
             if changed:
                 self._on_begin(name)
             return Change(component, tree, component, restart_is_due=bool(changed))
-        if component.process and component.scripts and rendered.run != component.scripts.run:
+        is_broken = component.process is not None and component.process.state == BROKEN
+        is_changed = component.scripts is not None and rendered.run != component.scripts.run
+        if component.process and (is_changed or is_broken):
             self._on_begin(name)
             await component.process.restart()
         return Change(component, tree, component)

@@ -82,6 +82,8 @@ class ComponentLifecycle:
         async with self._turn:
             await self._stop(INSTALLED)
             self._failures.clear()
+            if self.state in {ERRORED, BROKEN}:
+                self._enter(INSTALLED)  # a caller that waits for the outcome must not see the earlier failure
             self.start()
 
     def report(self, state: str) -> None:

@@ -30,7 +30,8 @@ from greengrass_emulator.recipe.recipe_platform import RecipeVariables
 
 _ALIVE = frozenset({STARTING, RUNNING})
 
-_LOG_TAIL_BYTES = 2_000
+_LOG_TAIL_BYTES = 800
+"""With the rest of the message it must fit into a printed line, whose end would be cut."""
 
 
 class DependencyWatch:

@@ -225,6 +225,8 @@ def _explain(message: str) -> str:
         return f"{message}: nucleus lite has the phases {', '.join(_PHASES)}"
     if unknown and unknown[1] == "Lifecycle":
         return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
+    if unknown and unknown[1].lower() == "skipif":
+        return f"{message}: let the script itself test the condition, Skipif is not supported here"
     return message
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from fedgrass.console.deferred import deferred
 from fedgrass.console.options import add_account, add_stack, number_between, whole_number
 
-_MINUTES = number_between(0.1, 1440)
-
 MOST_THINGS = 100  # larger fleets use provisioning by claim
 
+_MINUTES = number_between(0.1, 1440)
 _MEGABYTES = number_between(0.001, 100_000)
 
 

@@ -81,7 +81,7 @@ class Laptop:
                 stdin=subprocess.DEVNULL,
             )
         try:
-            self.wait_for_line(" runs in ", process)
+            self.wait_for_line(" is running in ", process)
             yield process
         finally:
             if process.poll() is None:
@@ -308,6 +308,8 @@ def test_without_a_cloud_credentials_are_refused_with_a_reason(laptop: Laptop) -
         ),
         (["stop"], "no core is running here: start one"),
         (["stop", "absent"], "no core absent is running here: there are none"),
+        (["stop", "--thing", "absent"], "no core absent is running here: there are none"),
+        (["inject", "--clear"], "--clear, --amount and --seconds need a fault"),
         (["deploy"], "there is nothing to deploy"),
         (["publish", "a/+", "x", "--thing", "absent"], "no core absent"),
     ],

@@ -92,6 +92,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
         ({"Manifests": []}, r"`\$.Manifests`"),
         ({"Lifecycle": {}}, "write the lifecycle into each manifest"),
         ({"lifecycle": {"Install": "x"}}, "unknown field `Install`.*spell it `install`"),
+        ({"lifecycle": {"install": {"Script": "x", "Skipif": "onpath x"}}}, "Skipif is not supported here"),
         ({"lifecycle": {"Startup": "x"}}, "has the phases install, run, shutdown"),
         ({"lifecycle": {"install": {"Script": "x", "Timeout": 0}}}, r"Lifecycle.install.Timeout`"),
         ({"lifecycle": {"install": {"Timeout": 5}}}, "missing required field `Script`"),
