@@ -383,10 +383,7 @@ def train(task: TorchTask, **settings: Any) -> None:
     ("make", "text"),
     [
         (lambda: TorchTask(3, PAIRS, PAIRS), r"make_model must be a function or an nn.Module, not a int"),  # type: ignore[arg-type]
-        (
-            lambda: TorchTask(lambda: None, PAIRS, PAIRS),
-            r"make_model must return an nn.Module, not a NoneType",
-        ),  # type: ignore[arg-type, return-value]
+        (lambda: TorchTask(lambda: None, PAIRS, PAIRS), r"must return an nn.Module, not a NoneType"),  # type: ignore[arg-type, return-value]
         (lambda: TorchTask(net, PAIRS, PAIRS, loss="mse"), r"the loss is 'mse': it must be a function"),
         (
             lambda: TorchTask(net, PAIRS, PAIRS, loss=type("L", (), {"__init__": lambda self, x: None})),  # noqa: ARG005 - the signature of the callback
