@@ -12,6 +12,10 @@ from pathlib import Path
 
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_NO_PROXY = "no_proxy"
+
 
 def local_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a child process needs, given the environment of this process.
@@ -23,11 +27,6 @@ def local_variables(environment: Mapping[str, str]) -> dict[str, str]:
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
     exempt = ",".join(dict.fromkeys([*hosts, *_LOOPBACK_NAMES]))
     return {"NO_PROXY": exempt, "no_proxy": exempt, "PYTHONUTF8": "1"}
-
-
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_NO_PROXY = "no_proxy"
 
 
 def base_environment(operator: Mapping[str, str], home: Path, user: str) -> dict[str, str]:

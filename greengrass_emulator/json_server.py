@@ -13,6 +13,9 @@ import h11
 
 Answer = tuple[int, Mapping[str, object]]
 
+_REQUEST_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+
 
 async def read_request(protocol: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
     """Return the request, or None if the client closed the connection before it was complete."""
@@ -41,10 +44,6 @@ def encode_answer(protocol: h11.Connection, answer: Answer) -> bytes:
         protocol.send(h11.EndOfMessage()),
     )
     return b"".join(part or b"" for part in parts)
-
-
-_REQUEST_SECONDS = 30.0
-_STOP_SECONDS = 5.0
 
 
 class JsonServer:

@@ -143,7 +143,7 @@ def _make_here(context: AggregationContext, replies: list[Participant]) -> new_m
             context.services.report(context.round, text)
         try:
             return new_model.make(context, rest, partial_sums.sums_of(context, sums))
-        except BadPartialSums as bad:  # the loop ends: each time there is a partial sum less
+        except BadPartialSums as bad:  # the loop ends: each pass has at least one partial sum fewer
             found = {n: bad.refused[group.key] for n, group in sums.items() if group.key in bad.refused}
             for number, reason in found.items():
                 context.services.report(

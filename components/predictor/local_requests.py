@@ -141,7 +141,7 @@ def _check_reply(task: str, reply: str) -> None:
     """
     prefix = f"{topic_of(task)}/"
     if not (reply.startswith(prefix) and _REPLIES.match(reply, len(prefix))):
-        message = f"its reply topic is {reply[:200]!r}; it has to be {prefix}replies/<anything>"
+        message = f"its reply topic is {reply[:200]!r}; it must be {prefix}replies/<anything>"
         raise RequestRefused(message)
 
 

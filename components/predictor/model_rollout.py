@@ -42,7 +42,7 @@ class TaskModels:
         pending: the announced model that is to be rolled out.
         rejected: the last model that was evaluated and rejected.
         bucket: of the last known model.
-        reads_pointer: whether the pointer in the bucket has to be read.
+        reads_pointer: whether the pointer in the bucket must be read.
         has_read_pointer: whether it has been read before; every newer model should have been announced.
     """
 

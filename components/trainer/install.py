@@ -48,7 +48,7 @@ CHECK = f"""
 import importlib.util, sys
 if sys.version_info < {OLDEST_CONFIGURED}:
     oldest = "{OLDEST_CONFIGURED[0]}.{OLDEST_CONFIGURED[1]}"
-    sys.exit("it is Python " + sys.version.split()[0] + ", and has to be " + oldest + " or newer")
+    sys.exit("Python " + oldest + " or newer is required, this is " + sys.version.split()[0])
 missing = [name for name in {MODULES} if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit("it does not have: " + ", ".join(missing))
@@ -88,7 +88,7 @@ def checked(configured: str) -> Path:
     key = "the configuration's python"
     python = Path(configured)
     if not (PYTHON_PATH.fullmatch(configured) and python.is_file() and os.access(str(python), os.X_OK)):
-        message = f"{key} is {configured!r}; it has to be the absolute path of an interpreter, or empty"
+        message = f"{key} is {configured!r}; it must be the absolute path of an interpreter, or empty"
         raise InstallError(message)
     _run([str(python), "-c", CHECK], _CHECK_SECONDS, f"{key}, {python}, cannot run the trainer")
     return python

@@ -58,11 +58,11 @@ def main(words: Sequence[str] = ()) -> int:
         log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return WRONG_CONFIGURATION
     except (ConnectionLost, Unavailable) as error:
-        log.error("%s: exiting, to be started again", error)  # noqa: TRY400 - as above
+        log.error("%s: exiting, to be started again", error)  # noqa: TRY400 - one line without a traceback
         code = LOST
     except ComponentError as error:
         # Only the operator can correct it, and sees it once the nucleus marks the component BROKEN.
-        log.error("%s", error)  # noqa: TRY400 - as above
+        log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return LOST
     return (
         _leave(RestartBudget(Path.cwd()))
@@ -86,14 +86,14 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 def _connect_to_nucleus(lost: Callable[[str], None]) -> Host:
     # Imported here, and below: a device has the packages of only one of the two.
-    from components.runtime.greengrass_ipc import GreengrassIpc  # noqa: PLC0415 - see above
+    from components.runtime.greengrass_ipc import GreengrassIpc  # noqa: PLC0415 - only on devices with Greengrass
 
     return GreengrassIpc.connect(lost)
 
 
 def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
-    from components.trainer.connection.device_file import use_certificate  # noqa: PLC0415 - as above
-    from components.trainer.connection.mqtt_connection import MqttConnection  # noqa: PLC0415 - as above
+    from components.trainer.connection.device_file import use_certificate  # noqa: PLC0415 - only with --mqtt
+    from components.trainer.connection.mqtt_connection import MqttConnection  # noqa: PLC0415 - only with --mqtt
 
     file = file.absolute()
     connection, _ = read_device_file(file)
@@ -261,7 +261,7 @@ class Uploaders:
 
     def _stream_uploader(self) -> Uploader:
         # Imported here: a device without Greengrass has no SDK of Stream Manager.
-        from components.trainer.upload.stream_manager_upload import StreamUploader  # noqa: PLC0415 - see above
+        from components.trainer.upload.stream_manager_upload import StreamUploader  # noqa: PLC0415 - only with Greengrass
 
         return StreamUploader(self._folder)
 

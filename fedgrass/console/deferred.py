@@ -1,6 +1,6 @@
 """Import what carries out a command only when that command runs.
 
-``fedgrass --help`` has to build the parsers of all commands. boto3, numpy and rich would make it take a
+``fedgrass --help`` must build the parsers of all commands. boto3, numpy and rich would make it take a
 second, so the command modules name their actions as ``module:function`` without importing them.
 """
 

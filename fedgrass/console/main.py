@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
         "deploy", help="deploy the cloud and the devices of a fleet to an AWS account"
     )
     kinds = deploy.add_subparsers(required=True, metavar="what")
-    stack_commands.add_to(kinds)
-    device_commands.add_to(kinds)
+    stack_commands.add_cloud(kinds)
+    device_commands.add_deployments(kinds)
     return made
 
 

@@ -62,8 +62,8 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     """Train a model on a fleet of local cores; return the exit code.
 
     0: every round closed and, with the default settings, the model reaches 95 % accuracy on held-out data; 1:
-    the run failed; 2: an error of the operator, printed in one line; 130: interrupted. In each case only
-    ``runs/<run>`` remains.
+    the run failed; 2: invalid options or an environment problem, printed in one line; 130: interrupted. In
+    each case only ``runs/<run>`` remains.
     """
     try:
         with (
@@ -235,9 +235,7 @@ def _verdict(
     defaults = chosen == (_DEFAULT_DEVICES, 0, _DEFAULT_ROUNDS, _DEFAULT_TASK) and not options.run_settings
     console.print(styled("accuracy of the global model on held-out data: ", (f"{accuracy:.1%}", "bold")))
     if defaults and accuracy < _TARGET_ACCURACY:
-        console.print(
-            styled((f"less than the expected {_TARGET_ACCURACY:.0%} of the default settings", "red"))
-        )
+        console.print(styled((f"below the {_TARGET_ACCURACY:.0%} expected with the default settings", "red")))
         return 1
     return 0
 

@@ -155,7 +155,7 @@ class Fleet:
     def start(self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]) -> None:
         """Start a core per thing name, and deploy the component to it with the thing's configuration.
 
-        Returns when every component is running. Raises the first error; the caller still has to call
+        Returns when every component is running. Raises the first error; the caller must still call
         ``stop``.
         """
         self.call(self._start_all(build, configurations), _START_SECONDS)

@@ -24,8 +24,8 @@ Found = TypeVar("Found")
 if TYPE_CHECKING:  # tasks without PyTorch are checked without importing it
     from components.trainer.training import TorchTask
 
-_EPOCHS = 10  # within which the loss has to fall
-_STOP_SECONDS = 10.0  # within which a training has to end after a request to stop
+_EPOCHS = 10  # within which the loss must fall
+_STOP_SECONDS = 10.0  # within which training must end after a request to stop
 
 
 class CheckFailed(FedgrassError):
@@ -35,7 +35,7 @@ class CheckFailed(FedgrassError):
 def expect(found: object, kind: type[Found], method: str) -> Found:
     """Return the result of a method. Raises CheckFailed if it is not of the right type."""
     if not isinstance(found, kind):
-        message = f"{method}() returns a {type(found).__name__}; it has to return a {kind.__name__}"
+        message = f"{method}() returns a {type(found).__name__}; it must return a {kind.__name__}"
         raise CheckFailed(message)
     return found
 

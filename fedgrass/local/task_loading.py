@@ -35,6 +35,9 @@ _LIBRARIES = tuple(
 _TASKS = str(_PROJECT / "components" / "trainer" / "tasks") + "/"
 _METHODS = ("initial_weights", "evaluate", "fit", "examples")
 
+_LOAD_SECONDS = 120.0
+_SHARE, _SHARES = "share", "shares"
+
 
 def explain(error: BaseException) -> str:
     """Return an error and its place in the user's file, as ``file:line: Type: text``."""
@@ -98,10 +101,6 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
         message = f"{name} has no method {missing[0]!r}; a task needs {', '.join(_METHODS)}"
         raise SettingsError(message)
     return task
-
-
-_LOAD_SECONDS = 120.0
-_SHARE, _SHARES = "share", "shares"
 
 
 class DemoTask:

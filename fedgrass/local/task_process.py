@@ -71,8 +71,8 @@ def _read_steps(reading: int) -> list[str]:
 def _describe_end(exit_code: int) -> str:
     if exit_code >= 0:
         return (
-            f"ended its process with exit code {exit_code}, by os._exit or in a library: it has to return or"
-            " to raise an error"
+            f"ended its process with exit code {exit_code}, by os._exit or in a library: it must return or"
+            " raise an error"
         )
     known = -exit_code in set(signal.Signals)
     name = signal.Signals(-exit_code).name if known else f"signal {-exit_code}"

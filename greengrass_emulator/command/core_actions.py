@@ -56,6 +56,7 @@ class _Parsers:
         self._parser("list", self.handlers.list_cores, "show the cores that run on this machine")
         stop = self._parser("stop", self.handlers.stop, "stop a core and its components")
         stop.add_argument("thing", nargs="?", help="thing name of the core (default: the only one running)")
+        stop.add_argument("--thing", dest="named", metavar="NAME", help="the same")
         self._add_inject()
         publish = self._parser(
             "publish", self.handlers.publish, "publish a message to a core's components as IoT Core would"
@@ -96,7 +97,7 @@ class _Parsers:
             "--profile",
             choices=["classic", "lite"],
             default="classic",
-            help="which nucleus to imitate (classic)",
+            help="which nucleus to emulate (classic)",
         )
         run.add_argument(
             "--root", type=Path, metavar="FOLDER", help="the core's folder (greengrass-core/<thing>)"
@@ -205,7 +206,7 @@ class _Handlers:
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
         from greengrass_emulator.control.control_client import Stop  # noqa: PLC0415 - needs msgspec
 
-        thing = control_client.chosen_core(arguments.thing)
+        thing = control_client.chosen_core(arguments.named or arguments.thing)
         control_client.ask(thing, Stop())
         control_client.wait_until_gone(thing, _STOP_SECONDS)
         self._output.print_line(f"{thing} has stopped")
@@ -217,6 +218,10 @@ class _Handlers:
         )
         from greengrass_emulator.faults.fault_state import FAULTS  # noqa: PLC0415 - only this action
 
+        options = (arguments.clear or None, arguments.amount, arguments.seconds)
+        if arguments.fault is None and any(option is not None for option in options):
+            message = "--clear, --amount and --seconds need a fault: `list` shows those that are injected"
+            raise CommandLineError(message)
         if arguments.fault is None:
             rows = [
                 (
@@ -301,7 +306,7 @@ def _json_object(what: str, given: str) -> dict[str, Any]:
         message = f"{what} {_shortened(given)} is not valid JSON: {error}"
         raise CommandLineError(message) from error
     if not isinstance(value, dict):
-        message = f"{what} {_shortened(given)} has to be a JSON object, not {_shortened(value)}"
+        message = f"{what} {_shortened(given)} must be a JSON object, not {_shortened(value)}"
         raise CommandLineError(message)
     return value
 
@@ -311,7 +316,7 @@ def _secrets(given: str) -> dict[str, str]:
     found = _json_object("--secrets", given)
     for name, secret in found.items():
         if not isinstance(secret, str):
-            message = f'--secrets: {name} has to be a string, as in {{"{name}": "..."}}'
+            message = f'--secrets: {name} must be a string, as in {{"{name}": "..."}}'
             raise CommandLineError(message)
     return found
 

@@ -24,8 +24,14 @@ from greengrass_emulator.deployment.deployment_records import ComponentSource
 from greengrass_emulator.emulator_errors import CommandLineError, NoCloudError
 from greengrass_emulator.recipe.recipe_reader import read_recipe
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _POLL_SECONDS = 0.2
 _PIECE_BYTES = 1 << 20
+
+_LIFE = timedelta(hours=1)
+"""Boto3 does not disclose when credentials expire. SDKs ask again before the time that they are given."""
 
 
 class LogFollower:
@@ -58,13 +64,6 @@ class LogFollower:
             self._rests[file] = rest
             for line in lines:
                 self._show(f"{file.stem} | {line.decode(errors='replace')}")
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-_LIFE = timedelta(hours=1)
-"""Boto3 does not disclose when credentials expire. SDKs ask again before the time that they are given."""
 
 
 def own_access() -> AwsAccess:
@@ -177,7 +176,10 @@ async def _run(options: RunOptions, print_line: Callable[[str], None]) -> int:
     following = asyncio.create_task(follower.follow())
     try:
         await core.start()
-        print_line(f"core {options.thing} ({options.profile}) runs in {core.core.root}; Ctrl-C ends it")
+        print_line(
+            f"core {options.thing} ({options.profile}) is running in {core.core.root};"
+            " press Ctrl-C to stop it"
+        )
         await core.deploy(sources)
         return await _wait(core, once=options.once)
     finally:

@@ -13,6 +13,9 @@ from greengrass_emulator.emulator_errors import ControlError
 
 LONGEST_LINE_BYTES = 4 * 1024 * 1024
 
+_ANSWER_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+
 
 class ControlRequest(msgspec.Struct, tag_field="do", forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Base of all requests."""
@@ -117,10 +120,6 @@ def parse_reply(line: bytes) -> Reply:
     except (msgspec.DecodeError, RecursionError) as error:
         message = f"the core's reply is not valid: {error}; is it another version of the emulator?"
         raise ControlError(message) from error
-
-
-_ANSWER_SECONDS = 30.0
-_POLL_SECONDS = 0.05
 
 
 def ask(thing_name: str, request: ControlRequest, seconds: float = _ANSWER_SECONDS) -> Reply:

@@ -44,6 +44,10 @@ from greengrass_emulator.recipe.recipe_reader import read_recipe
 _REQUEST_SECONDS = 10.0
 """How long a client may take to send its line."""
 
+_DEPLOYMENT_SECONDS = 3_600.0
+
+_log = logging.getLogger(__name__)
+
 
 class ControlServer:
     """Serves one request, a line of JSON, per connection.
@@ -128,9 +132,6 @@ class ControlServer:
             return Reply(error=f"the core failed on this request: {type(error).__name__}: {error}")
 
 
-_DEPLOYMENT_SECONDS = 3_600.0
-
-
 @dataclass(frozen=True)
 class HostHooks:
     """Callbacks of a core's control socket into the program that runs the core."""
@@ -201,7 +202,8 @@ class CoreControl:
             raise CoreError(str(error)) from error
         qos = cast("Literal[0, 1]", request.qos)
         await self._host.publish(IotMessage(request.topic, request.payload, qos, request.retain))
-        return Reply(said=f"{len(request.payload)} bytes published to {request.topic}")
+        count = len(request.payload)
+        return Reply(said=f"{count} {'byte' if count == 1 else 'bytes'} published to {request.topic}")
 
     async def _deploy(self, request: Deploy) -> Reply:
         files = [Path(file) for file in request.recipes]
@@ -221,9 +223,6 @@ class CoreControl:
             message = f"{what}: {ended.outcome or ended.status}: {ended.reason}"
             raise CoreError(message)
         return Reply(said=f"{what}: {ended.outcome}")
-
-
-_log = logging.getLogger(__name__)
 
 
 class CorePresence:

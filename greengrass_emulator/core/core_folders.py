@@ -25,6 +25,8 @@ _SUFFIX = ".socket"
 _THING_NAME = re.compile(r"[A-Za-z0-9:_-]{1,128}")
 _READABLE_CHARACTERS = 24
 
+_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,-]*")
+
 
 def runtime_folder() -> Path:
     """Return the folder of the control sockets: below XDG_RUNTIME_DIR or, if unset, the temporary folder.
@@ -65,7 +67,7 @@ def socket_of(thing_name: str) -> Path:
         ControlError: the thing name is not valid, or the path is too long for a socket.
     """
     if not _THING_NAME.fullmatch(thing_name):
-        message = f"thing name {thing_name!r} has to be 1 to 128 letters, digits, - _ :"
+        message = f"thing name {thing_name!r} must be 1 to 128 letters, digits, - _ :"
         raise ControlError(message)
     # A thing name may be longer than a socket's address.
     digest = hashlib.sha256(thing_name.encode()).hexdigest()[:12]
@@ -147,9 +149,6 @@ def remove_stale(path: Path) -> bool:
     except ControlError:
         return False
     return True
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9/._+@=,-]*")
 
 
 def folder_name(thing_name: str) -> str:

@@ -33,11 +33,17 @@ class Profile:
     unpacks_local_archives: bool
     """Whether a local deployment unpacks the archives among a component's artifacts."""
     reads_every_attribute: bool
-    """Whether any attribute of a platform may exclude a manifest, or only runtime, os and architecture."""
+    """Whether any attribute of a platform may exclude a manifest.
+
+    Otherwise only runtime, os and architecture may.
+    """
     quotes_setenv: bool
     """Whether a value of Setenv may contain spaces."""
     binds_hard_dependencies: bool
-    """Whether a component whose HARD dependency dies stays stopped, or is started again after it."""
+    """Whether a component stays stopped after its HARD dependency died (systemd's BindsTo).
+
+    Otherwise it is started again.
+    """
     rolls_back: bool
     """Whether a failed deployment restores the previous components."""
     configuration_restart_seconds: float | None
@@ -82,7 +88,7 @@ class Profile:
     outbound_limit: int
     """The largest payload that a component may publish, unless its packet exceeds its limit first."""
     oversize_closes_connection: bool
-    """Whether a larger payload closes the component's IPC connection, or is refused with ServiceError."""
+    """Whether a larger payload closes the component's IPC connection; otherwise it gets a ServiceError."""
     in_flight_messages: int
     """How many QoS 1 messages are sent before IoT Core has acknowledged the first."""
     unacknowledged_messages: int | None
@@ -94,7 +100,7 @@ class Profile:
     keeps_retain: bool
     """Whether the retain flag is passed on, in both directions."""
     answers_wrong_token: bool
-    """Whether a client with a wrong token gets an answer, or its connection is just closed."""
+    """Whether a client with a wrong token gets an answer; otherwise its connection is just closed."""
     reads_classic_lifecycles: bool
     """Whether lifecycle steps may be in any case and include `bootstrap`, `startup` and `recover`."""
     reads_dependencies: bool

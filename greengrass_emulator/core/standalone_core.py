@@ -28,6 +28,8 @@ from greengrass_emulator.stream_manager.stream_server import StreamManager
 
 _PIECE_BYTES = 256 * 1024
 
+_WAIT_SECONDS = 60.0
+
 
 class S3Folder:
     """An S3 client, as far as Stream Manager's exports need one, that writes to a folder."""
@@ -68,9 +70,6 @@ class S3Folder:
 
     def close(self) -> None:
         """Do nothing: no connection is open between uploads."""
-
-
-_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

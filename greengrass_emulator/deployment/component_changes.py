@@ -21,6 +21,7 @@ from greengrass_emulator.deployment.component_dependencies import (
 from greengrass_emulator.deployment.deployment_records import ComponentSource
 from greengrass_emulator.emulator_errors import CoreError
 from greengrass_emulator.faults.fault_state import Faults
+from greengrass_emulator.lifecycle.component_lifecycle import BROKEN
 from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import (
     Configuration,
@@ -42,7 +43,7 @@ class Change:
     old_tree: Mapping[str, object]
     new: DeployedComponent | None
     restart_is_due: bool = False
-    """Whether the component still has to be restarted with its changed configuration."""
+    """Whether the component must still be restarted with its changed configuration."""
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class ComponentChanges:
 
     Args:
         registry: the components of the core.
-        profile: the nucleus that is imitated.
+        profile: the nucleus that is emulated.
         faults: those of the core.
         on_begin: called with a component's name just before the component changes.
     """
@@ -149,7 +150,9 @@ class ComponentChanges:
             if changed:
                 self._on_begin(name)
             return Change(component, tree, component, restart_is_due=bool(changed))
-        if component.process and component.scripts and rendered.run != component.scripts.run:
+        is_broken = component.process is not None and component.process.state == BROKEN
+        is_changed = component.scripts is not None and rendered.run != component.scripts.run
+        if component.process and (is_changed or is_broken):
             self._on_begin(name)
             await component.process.restart()
         return Change(component, tree, component)

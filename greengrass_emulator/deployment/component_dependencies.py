@@ -23,6 +23,8 @@ _PROVIDED = frozenset(
 )
 """Components that the emulator itself provides."""
 
+_SUFFIXES = (".yaml", ".yml", ".json")
+
 
 def hard_dependencies(recipe: Recipe) -> set[str]:
     """Return the HARD dependencies of a component, without those that the emulator provides."""
@@ -68,9 +70,6 @@ def check_policies(component: DeployedComponent, deployed: Mapping[str, Deployed
         if policy in taken:
             message = f"{component.name}: policy id {policy} is already used by {taken[policy]}"
             raise RecipeError(message)
-
-
-_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def recipes_in(folder: Path) -> dict[Path, Recipe]:

@@ -24,7 +24,7 @@ from greengrass_emulator.lifecycle.component_registry import ComponentRegistry
 from greengrass_emulator.lifecycle.configuration_tree import merge_trees
 
 _SETTLE_SECONDS = 5.0
-"""How long a component has to run without failing for its deployment to succeed."""
+"""How long a component must run without failing for its deployment to succeed."""
 _COMPONENT_SECONDS = 3_600.0
 """How long a component may take until it runs, has finished or is BROKEN."""
 _KEPT_RECORDS = 100
@@ -156,7 +156,7 @@ class Deployments:
                     *(partial(self._changes.configure, name, merge) for name, merge in merges.items()),
                 )
                 for step in steps:
-                    changes.append(await step())  # noqa: PERF401 - what was done has to be known if one fails
+                    changes.append(await step())  # noqa: PERF401 - what was done must be known if one fails
                 asked |= {change.name for change in changes if change.new is not change.old}
             except BaseException as error:
                 if self._profile.rolls_back:

@@ -112,6 +112,7 @@ def _amount(name: str, fault: Fault, amount: int | None) -> int | None:
         return None
     value = fault.default if amount is None else amount
     if value is None or not fault.least <= value <= fault.largest:
-        message = f"fault {name} needs an amount in {fault.unit}, {fault.least} or more, not {value}"
+        given = "" if value is None else f", not {value}"
+        message = f"fault {name} needs an amount in {fault.unit}, {fault.least} or more{given}"
         raise InjectionError(message)
     return value

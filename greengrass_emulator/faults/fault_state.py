@@ -36,16 +36,16 @@ class Fault:
     least: int = 1
     largest: int = 1 << 40
     lasts: bool = True
-    """Whether it lasts until it is cleared, or happens once."""
+    """Whether it lasts until it is cleared; otherwise it happens once."""
 
 
 FAULTS: Mapping[str, Fault] = {
     BROKER_CUT: Fault("the link to IoT Core breaks and stays broken"),
     SILENT_SUBSCRIPTIONS: Fault("existing subscriptions silently receive no more messages", lasts=False),
     IPC_RESTART: Fault("the IPC daemon dies and comes back: streams close, tokens change", lasts=False),
-    "stream-manager-down": Fault("the process of Stream Manager dies; cleared, it is started again"),
+    "stream-manager-down": Fault("Stream Manager's process dies; restarted when the fault is cleared"),
     "token-exchange-down": Fault(
-        "the process of the token exchange service dies; cleared, it is started again"
+        "the token exchange service's process dies; restarted when the fault is cleared"
     ),
     "duplicates": Fault("every message to and from IoT Core is delivered twice", "duplicates"),
     "oversize": Fault("messages above this size are too large", "payload_limit", "bytes", 0, 0),

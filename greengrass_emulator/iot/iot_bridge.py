@@ -116,7 +116,7 @@ class IotBridge:
             if self._is_subscribed(subscription.topic_filter):
                 return
             await self._unsubscribe_at_iot_core(subscription.topic_filter)
-        # Filters that this one has covered now have to be subscribed to.
+        # Filters that this one has covered must now be subscribed to.
         for other in list(self._subscriptions):
             async with self._lock(other.topic_filter):
                 if other in self._subscriptions and not self._is_closed:
@@ -264,8 +264,7 @@ def check_topic(topic: str, *, wildcards: bool = False) -> None:
         or topic.count("/") > _MOST_SLASHES
     ):
         text = (
-            f"topic {topic!r} has to have 1 to {_LONGEST_TOPIC_BYTES} bytes"
-            f" and at most {_MOST_SLASHES} slashes"
+            f"topic {topic!r} must have 1 to {_LONGEST_TOPIC_BYTES} bytes and at most {_MOST_SLASHES} slashes"
         )
         raise InvalidArgumentsError(text)
     levels = topic.split("/")
@@ -273,5 +272,5 @@ def check_topic(topic: str, *, wildcards: bool = False) -> None:
         text = f"topic {topic!r} contains a wildcard: a message is published to one topic"
         raise InvalidArgumentsError(text)
     if any(len(level) > 1 and ("+" in level or "#" in level) for level in levels) or "#" in levels[:-1]:
-        text = f"topic filter {topic!r} is not valid: + has to be a whole level, # the whole last level"
+        text = f"topic filter {topic!r} is not valid: + must be a whole level, # the whole last level"
         raise InvalidArgumentsError(text)

@@ -19,6 +19,15 @@ from paho.mqtt.properties import Properties
 
 from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, QualityOfService
 
+if TYPE_CHECKING:
+    from paho.mqtt.reasoncodes import ReasonCode
+
+_KEEP_ALIVE_SECONDS = 60
+_FIRST_RETRY_SECONDS = 1
+_LONGEST_RETRY_SECONDS = 30
+_SESSION_SECONDS = 3_600
+"""How long IoT Core keeps a persistent session by default."""
+
 
 class LinkFault:
     """Breaks a connection that belongs to another thread. Every method may be called from any thread.
@@ -66,16 +75,6 @@ class LinkFault:
         if self._duplicate is not None:
             self._duplicate.close()
             self._duplicate = None
-
-
-if TYPE_CHECKING:
-    from paho.mqtt.reasoncodes import ReasonCode
-
-_KEEP_ALIVE_SECONDS = 60
-_FIRST_RETRY_SECONDS = 1
-_LONGEST_RETRY_SECONDS = 30
-_SESSION_SECONDS = 3_600
-"""How long IoT Core keeps a persistent session by default."""
 
 
 class PahoListener(Protocol):

@@ -20,6 +20,18 @@ _LARGEST_HEADERS_BYTES = 128 * 1024
 
 HeaderValue = bool | int | bytes | str | UUID
 
+_PRELUDE = struct.Struct(">III")
+_LENGTH = struct.Struct(">H")
+# Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
+_INTEGERS = {
+    2: struct.Struct(">b"),
+    3: struct.Struct(">h"),
+    4: struct.Struct(">i"),
+    5: struct.Struct(">q"),
+    8: struct.Struct(">q"),
+}
+_UUID_BYTES = 16
+
 
 class MessageType(IntEnum):
     """The type of a frame, from its `:message-type` header."""
@@ -71,19 +83,6 @@ class Frame:
             text = f"header {name} is {value!r}, not a string"
             raise FrameError(text)
         return value
-
-
-_PRELUDE = struct.Struct(">III")
-_LENGTH = struct.Struct(">H")
-# Header types 2, 3, 4, 5 and 8 (a timestamp in milliseconds) are signed integers of these sizes.
-_INTEGERS = {
-    2: struct.Struct(">b"),
-    3: struct.Struct(">h"),
-    4: struct.Struct(">i"),
-    5: struct.Struct(">q"),
-    8: struct.Struct(">q"),
-}
-_UUID_BYTES = 16
 
 
 def encode(frame: Frame) -> bytes:

@@ -168,7 +168,7 @@ class DeploymentOperations:
 def _merge_of(name: str, update: Mapping[str, object]) -> Mapping[str, object]:
     merge = update.get("MERGE", {})
     if not isinstance(merge, Mapping) or set(update) - {"MERGE"}:
-        message = f"componentToConfiguration of {name} has to be a map with the one key MERGE, a map itself"
+        message = f"componentToConfiguration of {name} must be a map with the one key MERGE, a map itself"
         raise InvalidArgumentsError(message)
     return cast("Mapping[str, object]", merge)
 

@@ -28,6 +28,9 @@ _UNREAD_BYTES = 2 * event_stream.LARGEST_FRAME_BYTES
 """A client that leaves more than this unread is disconnected, since it would fill the memory."""
 _OPEN_STREAMS = 1_000
 
+_FLUSH_SECONDS = 1.0
+"""How long a client may take to read pending output when the server stops."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -37,7 +40,7 @@ class Service:
     operations: Mapping[str, Operation]
     log: logging.Logger
     answers_wrong_token: bool = True
-    """Whether a client with a wrong token gets an answer, or its connection is just closed."""
+    """Whether a client with a wrong token gets an answer; otherwise its connection is just closed."""
     names_errors: bool = True
     """Whether the text of an error is in the field that the SDK reads."""
     packet_limit: int | None = None
@@ -96,7 +99,7 @@ class IpcConnection:
     async def _shake_hands(self) -> None:
         frame = await self._read_frame(_HANDSHAKE_BYTES)
         if frame.integer(":message-type") != MessageType.CONNECT:
-            message = "the first message has to be CONNECT"
+            message = "the first message must be CONNECT"
             raise FrameError(message)
         if (version := frame.text(":version")) != _PROTOCOL_VERSION:
             message = f"protocol version {version!r} is not supported, only {_PROTOCOL_VERSION}"
@@ -217,10 +220,6 @@ def _token(payload: bytes) -> str:
         message = "the authToken is not a string"
         raise FrameError(message)
     return token
-
-
-_FLUSH_SECONDS = 1.0
-"""How long a client may take to read pending output when the server stops."""
 
 
 class IpcServer:

@@ -24,6 +24,9 @@ from greengrass_emulator.ipc.ipc_operations import Components, authorize
 from greengrass_emulator.ipc.ipc_stream import Call, Operation
 from greengrass_emulator.recipe.access_control import IOT_CORE, LOCAL_TOPICS, topic_matches
 
+_ENVELOPE_PARTS = 6
+"""Topic, type and message, in which Nucleus Lite wraps the content."""
+
 
 @dataclass(eq=False)
 class LocalSubscription:
@@ -35,10 +38,6 @@ class LocalSubscription:
     deliver: Callable[[Mapping[str, object]], None]
     lose: Callable[[], None]
     """Called instead of ``deliver`` for an event that the nucleus cannot decode."""
-
-
-_ENVELOPE_PARTS = 6
-"""Topic, type and message, in which Nucleus Lite wraps the content."""
 
 
 class LocalTopics:
@@ -146,7 +145,7 @@ class MessagingOperations:
             return cast("QualityOfService", int(text))
         if text == "2" and not self._profile.checks_mqtt_requests:
             return None
-        message = f'qos {text!r} has to be "0" or "1"'
+        message = f'qos {text!r} must be "0" or "1"'
         raise InvalidArgumentsError(message)
 
     async def _publish_to_topic(self, call: Call) -> Mapping[str, object]:
@@ -194,5 +193,5 @@ def _event(topic: str, message: PublishMessage) -> Mapping[str, object]:
             return {"binaryMessage": {"message": encoded, "context": context}}
         case PublishMessage(json_message=json_message, binary_message=None) if json_message is not None:
             return {"jsonMessage": {"message": json_message.message, "context": context}}
-    text = "publishMessage has to have either a jsonMessage or a binaryMessage"
+    text = "publishMessage must have either a jsonMessage or a binaryMessage"
     raise InvalidArgumentsError(text)

@@ -34,6 +34,9 @@ from greengrass_emulator.recipe.access_control import SECRETS, is_allowed
 _ACCESS_CONTROL = "accessControl"
 _STREAM_MANAGER = "aws.greengrass.StreamManager"
 
+_SECRET_VERSION = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, not a secret
+_SECRET_STAGE = "AWSCURRENT"  # noqa: S105 - a label, not a secret
+
 
 class Components(Protocol):
     """The part of the core that the operations need."""
@@ -106,7 +109,7 @@ class ComponentOperations:
         request = parse(UpdateConfigurationRequest, call.body)
         path, value = request.key_path or [], request.value_to_merge
         if not path and not isinstance(value, Mapping):
-            message = "valueToMerge has to be a map where no keyPath is given"
+            message = "valueToMerge must be a map where no keyPath is given"
             raise InvalidArgumentsError(message)
         if path[:1] == [_ACCESS_CONTROL] or (
             not path and isinstance(value, Mapping) and _ACCESS_CONTROL in value
@@ -149,10 +152,6 @@ class ComponentOperations:
             message = "the token belongs to no component"
             raise InvalidTokenError(message)
         return {"isValid": True}
-
-
-_SECRET_VERSION = "00000000-0000-4000-8000-000000000001"  # noqa: S105 - a number, not a secret
-_SECRET_STAGE = "AWSCURRENT"  # noqa: S105 - a label, not a secret
 
 
 class SecretOperations:

@@ -23,9 +23,10 @@ STOPPING = "STOPPING"
 ERRORED = "ERRORED"
 BROKEN = "BROKEN"
 FINISHED = "FINISHED"
+STATES = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
+
 _BOOTSTRAP_SUCCESS = (0, 100, 101)
 """Exit codes of a successful bootstrap; 100 and 101 request a restart of nucleus or machine."""
-STATES = frozenset({NEW, INSTALLED, STARTING, RUNNING, STOPPING, ERRORED, BROKEN, FINISHED})
 
 
 class ComponentLifecycle:
@@ -81,6 +82,8 @@ class ComponentLifecycle:
         async with self._turn:
             await self._stop(INSTALLED)
             self._failures.clear()
+            if self.state in {ERRORED, BROKEN}:
+                self._enter(INSTALLED)  # a caller that waits for the outcome must not see the earlier failure
             self.start()
 
     def report(self, state: str) -> None:

@@ -30,6 +30,9 @@ from greengrass_emulator.recipe.recipe_platform import RecipeVariables
 
 _ALIVE = frozenset({STARTING, RUNNING})
 
+_LOG_TAIL_BYTES = 800
+"""With the rest of the message it must fit into a printed line, whose end would be cut."""
+
 
 class DependencyWatch:
     """Stops components whose HARD dependency has died. Methods are called in the core's event loop.
@@ -109,9 +112,6 @@ class DependencyWatch:
         await process.stop(INSTALLED)
         await self._back[dependency].wait()
         process.start()
-
-
-_LOG_TAIL_BYTES = 2_000
 
 
 class ComponentRegistry:
@@ -204,7 +204,7 @@ class ComponentRegistry:
 
         Args:
             name: the component.
-            settle_seconds: how long it has to run.
+            settle_seconds: how long it must run.
             seconds: how long to wait.
 
         Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GUARD = (
-    # SIGTERM goes to the whole group when a script is stopped: the guard has to ignore it from the start.
+    # SIGTERM goes to the whole group when a script is stopped: the guard must ignore it from the start.
     "trap '' TERM INT HUP; exec 3<&0 0</dev/null; "
     "(exec 0<&3 3<&- >/dev/null 2>&1; read -r _; kill -KILL 0) & "
     "trap - TERM INT HUP; "

@@ -107,12 +107,12 @@ def check_access_control(access_control: object) -> None:
                 or not all(isinstance(value, str) for value in values)
             ):
                 where = f"accessControl {service} {policy_id} {key}"
-                message = f"{where} has to be a list of strings, not {values!r}"
+                message = f"{where} must be a list of strings, not {values!r}"
                 raise InvalidAccessControlError(message)
 
 
 def policy_ids(access_control: object) -> list[str]:
-    """Return the ids of all policies, which have to be unique on the device."""
+    """Return the ids of all policies, which must be unique on the device."""
     return [policy_id for _, policy_id, _ in _policies(access_control)]
 
 
@@ -124,6 +124,6 @@ def _policies(access_control: object) -> Iterator[tuple[str, str, Mapping[str, o
 
 def _map(where: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        message = f"{where} has to be a map, not {value!r}"
+        message = f"{where} must be a map, not {value!r}"
         raise InvalidAccessControlError(message)
     return value

@@ -139,6 +139,6 @@ def environment(setenv: Mapping[str, object], variables: RecipeVariables) -> dic
     """
     for name, value in setenv.items():
         if not isinstance(value, str | int | float):
-            message = f"Setenv {name} has to be a string or a number, not {value!r}"
+            message = f"Setenv {name} must be a string or a number, not {value!r}"
             raise RecipeError(message)
     return {name: variables.fill(_as_text(value)) for name, value in setenv.items()}

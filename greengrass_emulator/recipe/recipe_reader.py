@@ -15,6 +15,15 @@ from msgspec import Meta
 from greengrass_emulator.emulator_errors import InvalidAccessControlError, RecipeError
 from greengrass_emulator.recipe.access_control import check_access_control
 
+_DEFAULT_PHASE_SECONDS = 120
+_PHASES = ("install", "run", "shutdown")
+_CLASSIC_PHASES = ("bootstrap", "recover", "startup")
+"""Steps that exist on the classic nucleus only."""
+
+LARGEST_RECIPE_BYTES = 16_000
+_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
 
 def load_yaml(raw: bytes, *, scalars_are_strings: bool = False) -> object:
     """Read a YAML or JSON document. Raises yaml.YAMLError, UnicodeDecodeError or RecursionError."""
@@ -41,12 +50,6 @@ class _Loader(yaml.SafeLoader):
 
 class _StringLoader(_Loader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - as above
-
-
-_DEFAULT_PHASE_SECONDS = 120
-_PHASES = ("install", "run", "shutdown")
-_CLASSIC_PHASES = ("bootstrap", "recover", "startup")
-"""Steps that exist on the classic nucleus only."""
 
 
 class RecipeMap(msgspec.Struct, rename="pascal", forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -97,11 +100,6 @@ def _manifest(manifest: object) -> object:
         # A step that is given twice, in two spellings, stays as it is and is refused as unknown later.
         steps[key if name in steps else name] = step
     return {**manifest, "Lifecycle": steps}
-
-
-LARGEST_RECIPE_BYTES = 16_000
-_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 class Permission(RecipeMap, frozen=True):
@@ -227,6 +225,8 @@ def _explain(message: str) -> str:
         return f"{message}: nucleus lite has the phases {', '.join(_PHASES)}"
     if unknown and unknown[1] == "Lifecycle":
         return f"{message}: write the lifecycle into each manifest, the global form is not supported here"
+    if unknown and unknown[1].lower() == "skipif":
+        return f"{message}: let the script itself test the condition, Skipif is not supported here"
     return message
 
 

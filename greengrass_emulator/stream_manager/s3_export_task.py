@@ -24,6 +24,9 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _SERVER_ERROR = 500
 _TRANSIENT_STATUS = frozenset({408, 429})
 
@@ -82,20 +85,6 @@ _WRONG_CLOCK = frozenset(
 )
 _RETRIED = _BUSY | _CUT_SHORT | _CREDENTIALS | _WRONG_CLOCK
 
-
-def is_transient(code: str, status: int = 0) -> bool:
-    """Return whether the same request may succeed later.
-
-    Args:
-        code: AWS's error code, such as ``SlowDown``; empty if the response had none.
-        status: the HTTP status; 0 without a response.
-    """
-    return code in _RETRIED or status == 0 or status >= _SERVER_ERROR or status in _TRANSIENT_STATUS
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 # The rules that the SDK checks before it sends a task.
 _BUCKET = (
     r"\A(?!(\d+\.)+\d+\Z)(([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\.)*([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\Z"
@@ -118,6 +107,20 @@ _TIMESTAMP_LETTERS: dict[str, Callable[[datetime], int]] = {
     "s": lambda at: at.second,
 }
 _YEAR_LETTERS = "yuY"
+
+_S3_TASK_EVENT = 0
+
+_log = logging.getLogger(__name__)
+
+
+def is_transient(code: str, status: int = 0) -> bool:
+    """Return whether the same request may succeed later.
+
+    Args:
+        code: AWS's error code, such as ``SlowDown``; empty if the response had none.
+        status: the HTTP status; 0 without a response.
+    """
+    return code in _RETRIED or status == 0 or status >= _SERVER_ERROR or status in _TRANSIENT_STATUS
 
 
 class ExportTask(ProtocolMap, frozen=True):
@@ -238,11 +241,6 @@ def is_final(error: Exception) -> bool:
         return not is_transient(code, error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
     unreadable = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     return isinstance(error, (TaskError, ParamValidationError, *unreadable))
-
-
-_S3_TASK_EVENT = 0
-
-_log = logging.getLogger(__name__)
 
 
 class TaskStatus(enum.IntEnum):

@@ -42,6 +42,11 @@ _MOST_DOUBLINGS = 60
 
 _worker_log = logging.getLogger(__name__)
 
+EXPORT_THREADS = 5
+_CANCELED = "The stream or its export was deleted."
+
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class Lane:
@@ -169,15 +174,6 @@ class ExportWorker:
             exported_messages_count=before.exported_messages_count + handled,
         )
         lane.stream.save_cursor(lane.export.identifier, after)
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-EXPORT_THREADS = 5
-_CANCELED = "The stream or its export was deleted."
-
-_log = logging.getLogger(__name__)
 
 
 class StreamExporter:

@@ -12,6 +12,14 @@ import msgspec
 
 from greengrass_emulator.stream_manager.stream_protocol import without_none
 
+SEGMENT_SUFFIX = ".segment"
+
+_HEAD = struct.Struct(">II")
+_MARKS = struct.Struct(">Qq")
+RECORD_OVERHEAD_BYTES = _HEAD.size + _MARKS.size
+
+_log = logging.getLogger(__name__)
+
 
 def write_file(path: Path, content: object, *, sync: bool) -> None:
     """Write a JSON file atomically; with ``sync`` it is on the disk when this returns."""
@@ -33,15 +41,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-SEGMENT_SUFFIX = ".segment"
-
-_HEAD = struct.Struct(">II")
-_MARKS = struct.Struct(">Qq")
-RECORD_OVERHEAD_BYTES = _HEAD.size + _MARKS.size
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _EXPORTS_FILE = "exports.json"
 
 _log = logging.getLogger(__name__)
 
+DEFINITION_FILE = "definition.json"
+
 
 class ExportCursor(ProtocolMap, frozen=True):
     """The progress of an export; -1 before its first message. Times are milliseconds since 1970."""
@@ -89,9 +91,6 @@ def _read_cursors(path: Path) -> dict[str, ExportCursor]:
         # Without fsync the file may be lost in a power cut. Exporting again is safe; failing to start is not.
         _log.warning("%s cannot be read, the stream is exported again: %s", path, error)
         return {}
-
-
-DEFINITION_FILE = "definition.json"
 
 
 class Stream:

@@ -22,6 +22,14 @@ LARGEST_FRAME_BYTES = 1 << 30
 _PREFIX = struct.Struct(">i")
 _HEAD = struct.Struct(">ib")
 
+SMALLEST_PART_BYTES = 5 * 1024 * 1024
+
+# `\Z`, not `$`, which would allow a newline at the end.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[\w ,.\-]*\Z")]
+_RequestId = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[\w ,.\-]*\Z")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+_LARGEST_MILLISECONDS = 9_223_372_036_854
+
 
 class Operation(enum.IntEnum):
     """The operation of a request or a response."""
@@ -160,15 +168,6 @@ def decode_body(body: bytes) -> tuple[int, dict[str, Any]]:
             ResponseStatus.INVALID_REQUEST, "The frame is not a CBOR map with text keys."
         )
     return int.from_bytes(body[:1], signed=True), fields
-
-
-SMALLEST_PART_BYTES = 5 * 1024 * 1024
-
-# `\Z`, not `$`, which would allow a newline at the end.
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[\w ,.\-]*\Z")]
-_RequestId = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[\w ,.\-]*\Z")]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
-_LARGEST_MILLISECONDS = 9_223_372_036_854
 
 
 class StatusConfig(ProtocolMap, frozen=True):

@@ -30,9 +30,14 @@ from greengrass_emulator.stream_manager.stream_protocol import (
 )
 from greengrass_emulator.stream_manager.stream_store import StreamStore
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _CONNECT_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 5.0
 
 
 class Connection:
@@ -80,7 +85,7 @@ class Connection:
 
     def _connect(self, operation: int, fields: dict[str, Any]) -> dict[str, Any]:
         if operation != Operation.CONNECT:
-            message = f"The first operation has to be Connect ({Operation.CONNECT}), not {operation}."
+            message = f"The first operation must be Connect ({Operation.CONNECT}), not {operation}."
             return {"status": ResponseStatus.UNEXPECTED_OPERATION, "errorMessage": message}
         request = parse(fields, ConnectRequest)
         offered = [request.protocol_version, *(request.other_supported_protocol_versions or [])]
@@ -97,7 +102,7 @@ class Connection:
             request.auth_token and self._is_component_token(request.auth_token)
         ):
             message = (
-                "The token belongs to no component: AWS_CONTAINER_AUTHORIZATION_TOKEN has to be its SVCUID."
+                "The token belongs to no component: AWS_CONTAINER_AUTHORIZATION_TOKEN must be its SVCUID."
             )
             return {**answer, "status": ResponseStatus.UNAUTHORIZED, "errorMessage": message}
         return {**answer, "status": ResponseStatus.SUCCESS, "protocolVersion": common}
@@ -142,12 +147,6 @@ class Connection:
         await asyncio.gather(*self._reads, return_exceptions=True)
         self._writer.close()
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
-
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-_STOP_SECONDS = 5.0
 
 
 class StreamManager:

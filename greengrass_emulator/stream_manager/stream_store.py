@@ -25,6 +25,9 @@ _READABLE_CHARACTERS = 40
 _UNFINISHED = "."
 _UNSERVED_EXPORTS = ("http", "iot_analytics", "kinesis", "iot_sitewise")
 
+# Built at import: msgspec 0.22 crashes if several threads are the first to use a type.
+_DEFINITION_DECODER = msgspec.json.Decoder(StreamDefinition)
+
 
 class StreamStore:
     """Creates, finds and deletes streams. Thread-safe."""
@@ -191,10 +194,6 @@ def _lock(root: Path) -> int:
         message = f"{root} is used by another Stream Manager: stop it, or choose another folder."
         raise StreamManagerError(ResponseStatus.UNKNOWN_FAILURE, message) from error
     return descriptor
-
-
-# Built at import: msgspec 0.22 crashes if several threads are the first to use a type.
-_DEFINITION_DECODER = msgspec.json.Decoder(StreamDefinition)
 
 
 def _read_definition(path: Path) -> StreamDefinition:

@@ -30,7 +30,7 @@ _ADDRESS = (
 )
 _FILES = "PRSA_Data_*_20130301-20170228.csv"
 # Mean and standard deviation of each column over all stations until the end of 2016, rounded. Constants, not
-# computed per device: they are part of the model, so every device has to use the same values.
+# computed per device: they are part of the model, so every device must use the same values.
 _COLUMNS = {
     "PM10": (104, 90),
     "SO2": (15.5, 21),

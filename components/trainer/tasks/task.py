@@ -75,7 +75,7 @@ class GradientSteps:
 
 @dataclass(frozen=True)
 class Fit:
-    """Result of a training.
+    """The result of one call of ``fit``.
 
     Attributes:
         weights: the trained weights, with the names and shapes of the initial ones.
@@ -111,7 +111,7 @@ class Task(Protocol):
     def evaluate(self, weights: Arrays) -> Evaluation:
         """Evaluate a model on local data that is never trained on.
 
-        Called with the global model and, after a training, with the weights that ``fit`` returned.
+        Called with the global model and, after training, with the weights that ``fit`` returned.
 
         Args:
             weights: the model; read-only.

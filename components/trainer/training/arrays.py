@@ -89,7 +89,7 @@ def check_finite_state(model: nn.Module, arrays: Arrays, advice: str, before: Ar
         model: the model.
         arrays: its state, by name.
         advice: ends the message about a parameter, or about a buffer that the training has changed.
-        before: the state before the training; None without a training.
+        before: the state before the training; None if there was none.
 
     Raises:
         WorkFailed: an array is not finite; the text names the first one and gives advice.

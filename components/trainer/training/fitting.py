@@ -1,4 +1,4 @@
-"""One epoch of a training: forward and backward passes, corrections of the gradients, and early stopping."""
+"""One epoch of training: forward and backward passes, corrections of the gradients, and early stopping."""
 
 import copy
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Fitting:
         scheduler: called after each step.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a training, each optional
+    def __init__(  # noqa: PLR0913 - the parts of training, each optional
         self,
         model: nn.Module,
         loss: Loss,

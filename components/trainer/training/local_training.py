@@ -41,7 +41,7 @@ class LocalTraining:
         location: of the task in the user's file, for messages.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a training
+    def __init__(  # noqa: PLR0913 - the parts of training
         self,
         model: nn.Module,
         loss: Loss,
@@ -164,7 +164,7 @@ class LocalTraining:
         )
 
     def _optimizer(self, chosen: TrainingSettings) -> Optimizer:
-        """Return the task's optimizer; torch.optim.SGD if a scheduler has to change its learning rate."""
+        """Return the task's optimizer; torch.optim.SGD if a scheduler must change its learning rate."""
         parameters = trained_parameters(self._model, self._location)
         optimizer = self._hooks.make_optimizer(parameters, chosen)
         if isinstance(optimizer, Sgd) and type(self._hooks).make_scheduler is not Hooks.make_scheduler:

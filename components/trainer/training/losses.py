@@ -59,7 +59,7 @@ def as_loss(loss: Any, location: str = "") -> Loss:
         WorkFailed: it is not callable, or its class requires arguments.
     """
     if not callable(loss):
-        message = f"the loss is {loss!r}: it has to be a function of outputs and targets"
+        message = f"the loss is {loss!r}: it must be a function of outputs and targets"
         raise work_failed(message, location)
     if not isinstance(loss, type):
         found: Loss = loss
@@ -106,7 +106,7 @@ def loss_of(loss: Loss, outputs: Any, targets: Any, weight: Tensor | None = None
     found = loss(outputs, targets) if weight is None else loss(outputs, targets, weight=weight)
     if not isinstance(found, Tensor) or found.numel() != 1:
         kind = f"{found.numel()} values" if isinstance(found, Tensor) else structures.describe(found)
-        message = f"the loss returns {kind}: it has to return one, the mean over the batch (reduction='mean')"
+        message = f"the loss returns {kind}: it must return one, the mean over the batch (reduction='mean')"
         raise work_failed(message, loss)
     return found if found.ndim == 0 else found.reshape(())
 

@@ -1,4 +1,4 @@
-"""Device and precision of a training: CPU or GPU, float32 or bfloat16.
+"""Device and precision of training: CPU or GPU, float32 or bfloat16.
 
 bfloat16 is used where a measurement shows that it is faster. Models whose parameters are float16, bfloat16 or
 float64 accept float32 inputs.
@@ -32,8 +32,8 @@ def choose(
     """Return the dtype for torch's autocast; None for plain float32.
 
     With the setting ``auto``, a GPU that supports bfloat16 uses it. On a CPU that supports it, both
-    precisions are measured on ``first_batch()``, except in a run with a ``seed``: its result has to be
-    reproducible and must not depend on a measurement.
+    precisions are measured on ``first_batch()``, except in a run with a ``seed``: its result must be
+    reproducible and not depend on a measurement.
 
     Args:
         model: is not changed.

@@ -1,4 +1,4 @@
-"""The settings of a training, stochastic gradient descent, and the plain steps that SCAFFOLD requires.
+"""The settings of training, stochastic gradient descent, and the plain steps that SCAFFOLD requires.
 
 SCAFFOLD's control variates (Karimireddy et al., ICML 2020, https://arxiv.org/abs/1910.06378) are mean
 gradients only if each step is the learning rate times the gradient. Momentum or an adaptive optimizer would
@@ -25,7 +25,7 @@ from fedgrass.federation.weights import Arrays
 
 
 class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of a training: one round on one device. docs/own_task.md describes them for users.
+    """The settings of training: one round on one device. docs/own_task.md describes them for users.
 
     Attributes:
         epochs: passes over the training examples per round.
@@ -162,5 +162,5 @@ def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter
 
 
 def plain_steps(model: nn.Module, count: int, chosen: TrainingSettings) -> GradientSteps:
-    """Return the ``count`` steps of a training in the form that a ``Fit`` reports."""
+    """Return the ``count`` steps of training in the form that a ``Fit`` reports."""
     return GradientSteps(count, chosen.learning_rate, trained_arrays(model))

@@ -130,7 +130,7 @@ class TorchTask(Hooks):
             torch.manual_seed(seed)
             model = self._make_model()
         arrays = state_arrays(model)
-        check_finite_state(model, arrays, "the initial model has to be finite")
+        check_finite_state(model, arrays, "the initial model must be finite")
         return arrays
 
     def evaluate(self, weights: Arrays) -> Evaluation:
@@ -287,13 +287,13 @@ def _module_factory(make_model: Any, location: str) -> Callable[[], nn.Module]:
     if isinstance(make_model, nn.Module):
         return lambda: copy.deepcopy(make_model)
     if not callable(make_model):
-        message = f"make_model is {structures.describe(make_model)}: it has to be a function, or an nn.Module"
+        message = f"make_model must be a function or an nn.Module, not {structures.describe(make_model)}"
         raise work_failed(message, location)
 
     def make() -> nn.Module:
         made: object = make_model()
         if not isinstance(made, nn.Module):
-            message = f"make_model returns {structures.describe(made)}: it has to return an nn.Module"
+            message = f"make_model must return an nn.Module, not {structures.describe(made)}"
             raise work_failed(message, make_model, location)
         return made
 

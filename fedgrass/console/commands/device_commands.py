@@ -8,8 +8,8 @@ from fedgrass.console.deferred import deferred
 from fedgrass.console.options import FULL_NAMES, add_account, add_stack, number_between, whole_number
 
 
-def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add both commands to the group ``fedgrass deploy``."""
+def add_deployments(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``deploy devices`` and ``deploy component``."""
     _add_devices(deploy)
     _add_component(deploy)
 

@@ -13,7 +13,7 @@ from greengrass_emulator.emulator_errors import EmulatorError
 
 
 def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the ``fedgrass`` command."""
+    """Add ``demo``."""
     demo = commands.add_parser(
         "demo",
         allow_abbrev=False,
@@ -79,7 +79,7 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def add_task(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands to the ``fedgrass`` command."""
+    """Add ``task new``, ``task check`` and ``task weights``."""
     tasks = commands.add_parser("task", help="create a task of your own, or check one")
     kinds = tasks.add_subparsers(required=True, metavar="action")
     new = kinds.add_parser("new", help="create the file of a task and its test from a template")
@@ -104,7 +104,7 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--examples", type=whole_number(1, 10**9), default=256, help="examples of a TorchTask to use (256)"
     )
     check.add_argument(
-        "--seconds", type=whole_number(1, 10**6), default=60, help="time limit of a training (60)"
+        "--seconds", type=whole_number(1, 10**6), default=60, help="time limit of the training (60)"
     )
     check.set_defaults(run=deferred("fedgrass.local.task_check:check_command"))
 
@@ -138,7 +138,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def add_core(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``core`` to the ``fedgrass`` command."""
+    """Add ``core`` and its actions, those of the emulator's own command."""
     core = commands.add_parser("core", help="run Greengrass components on this machine, without a cloud")
     actions = core.add_subparsers(required=True, metavar="action")
     add_actions(actions, Output(say, _show_table))

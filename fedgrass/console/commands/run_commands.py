@@ -17,7 +17,7 @@ _SIMPLE_ACTIONS = {
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands to the ``fedgrass`` command."""
+    """Add ``run``, ``runs``, ``devices`` and ``repair``."""
     runs = commands.add_parser("runs", help="list the runs of a deployed stack")
     add_stack(runs)
     runs.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_runs"))

@@ -6,11 +6,14 @@ from pathlib import Path
 from fedgrass.console.deferred import deferred
 from fedgrass.console.options import add_account, add_stack, number_between, whole_number
 
+MOST_THINGS = 100  # larger fleets use provisioning by claim
+
 _MINUTES = number_between(0.1, 1440)
+_MEGABYTES = number_between(0.001, 100_000)
 
 
-def add_to(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add both commands to the group ``fedgrass deploy``."""
+def add_cloud(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``deploy cloud`` and ``deploy down``."""
     cloud = deploy.add_parser(
         "cloud",
         help="create or update the stack of a fleet",
@@ -52,11 +55,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-MOST_THINGS = 100  # larger fleets use provisioning by claim
-
-
 def add_fleet(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands to the ``fedgrass`` command."""
+    """Add ``fleet provision`` and ``fleet remove``."""
     fleet = commands.add_parser("fleet", help="provision devices in AWS IoT, or remove them")
     actions = fleet.add_subparsers(required=True, metavar="action")
     provision = actions.add_parser(
@@ -109,7 +109,7 @@ def _names(text: str) -> list[str]:
 
 
 def add_queue(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands to the ``fedgrass`` command."""
+    """Add ``queue show`` and ``queue redrive``."""
     queue = commands.add_parser("queue", help="list the stack's dead letters, or send them back")
     actions = queue.add_subparsers(required=True, metavar="action")
     show = actions.add_parser("show", help="list the messages that could not be processed")
@@ -125,11 +125,8 @@ def add_queue(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         add_stack(action)
 
 
-_MEGABYTES = number_between(0.001, 100_000)
-
-
 def add_costs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the ``fedgrass`` command."""
+    """Add ``costs``."""
     costs = commands.add_parser(
         "costs",
         allow_abbrev=False,

@@ -1,7 +1,7 @@
 """Check a component's configuration before it is deployed, with the component's own parser.
 
 Nucleus Lite does not roll back a failed deployment, and a device that refuses a value only reports it, so an
-invalid value has to be found before it reaches a device. The Python interpreter in a configuration is checked
+invalid value must be found before it reaches a device. The Python interpreter in a configuration is checked
 too, because the install step on the device runs it.
 """
 
@@ -57,7 +57,7 @@ def check_python(component: str, configuration: Any) -> None:
     if value == "" or (isinstance(value, str) and PYTHON_PATH.fullmatch(value)):
         return
     message = (
-        f"the configuration of {component} has python {shown(value)}: it has to be empty or the absolute path"
+        f"the configuration of {component} has python {shown(value)}: it must be empty or the absolute path"
         " of an interpreter on the device, with letters, digits, spaces and _./+@:,=~- only"
     )
     raise SettingsError(message)

@@ -81,7 +81,7 @@ class Publisher:
             if uploaded and not self._is_needed(name, version, built.key):
                 self._s3.delete_object(Bucket=self._bucket, Key=built.key)
             raise
-        yield f"{name} {version} is published; deploy it by `fedgrass deploy devices --group GROUP`"
+        yield f"{name} {version} is published; deploy it with `fedgrass deploy devices --group GROUP`"
 
     def remove(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
         """Delete a component version and its artifacts; yield a line per step. Raises SettingsError."""

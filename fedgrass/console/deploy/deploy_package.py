@@ -141,7 +141,7 @@ class Artifacts:
         region = answer.get("BucketRegion", self._region)
         if region != self._region:
             message = (
-                f"the bucket {self.bucket!r} is in {region}, and artifacts have to be in the stack's region"
+                f"the bucket {self.bucket!r} is in {region}, and artifacts must be in the stack's region"
                 f" {self._region}: choose another --artifact-bucket, or omit it"
             )
             raise StackError(message)

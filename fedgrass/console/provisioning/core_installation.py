@@ -38,6 +38,56 @@ _LITE_USER = "gg_component:gg_component"  # runs components; ggcore owns the pri
 _PRIVATE = 0o600
 _PRIVATE_FOLDER = 0o700
 
+_CLASSIC = """\
+#!/bin/sh
+# Installs the Greengrass nucleus {version} on {thing}. Needs Java 11 or later, curl and unzip.
+# Run it as root in its folder:   sudo sh install.sh
+# Undo:   systemctl disable --now greengrass.service
+#         rm -r /greengrass/v2 /etc/systemd/system/greengrass.service
+set -eu
+cd "$(dirname "$0")"
+for program in java curl unzip; do
+    command -v "$program" >/dev/null || {{ echo "install $program first" >&2; exit 1; }}
+done
+install -d -m 755 /greengrass/v2
+install -m 600 private.key /greengrass/v2/private.key
+install -m 644 certificate.pem /greengrass/v2/certificate.pem
+curl --fail --silent --show-error --output /greengrass/v2/AmazonRootCA1.pem {root_ca}
+unpacked="$(mktemp -d)"
+trap 'rm -rf "$unpacked"' EXIT
+curl --fail --silent --show-error --output "$unpacked/nucleus.zip" {releases}/greengrass-{version}.zip
+unzip -q "$unpacked/nucleus.zip" -d "$unpacked/nucleus"
+java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$unpacked/nucleus/lib/Greengrass.jar" \\
+    --init-config config.yaml --component-default-user ggc_user:ggc_group --setup-system-service true
+"""
+
+_LITE = r"""#!/bin/sh
+# Configures Greengrass Nucleus Lite, which must be installed, for {thing}.
+# Run it as root in its folder:   sudo sh install.sh
+# Undo:   systemctl stop greengrass-lite.target; rm -r {lite_configuration} /var/lib/greengrass/*
+#         (this does not restore the posixUser of other files in config.d)
+set -eu
+cd "$(dirname "$0")"
+getent passwd ggcore >/dev/null || {{ echo "install Greengrass Nucleus Lite first" >&2; exit 1; }}
+install -d -o ggcore -g ggcore -m 700 /var/lib/greengrass/credentials
+install -o ggcore -g ggcore -m 600 private.key certificate.pem /var/lib/greengrass/credentials/
+curl --fail --silent --show-error --output /var/lib/greengrass/credentials/AmazonRootCA1.pem {root_ca}
+chmod 644 /var/lib/greengrass/credentials/AmazonRootCA1.pem
+systemctl stop greengrass-lite.target
+rm -f /var/lib/greengrass/config.db
+# The files of config.d are read after config.yaml, in unspecified order, and the last one wins. The file of
+# the Debian package runs components as ggcore, the owner of the private key, so all files must name the
+# same user.
+install -d /etc/greengrass/config.d
+for other in /etc/greengrass/config.yaml /etc/greengrass/config.d/*; do
+    [ -f "$other" ] || continue
+    sed -i 's/^\([[:space:]]*posixUser:\).*/\1 "{lite_user}"/' "$other"
+done
+install -m 644 config.yaml {lite_configuration}
+getent passwd gg_component >/dev/null || useradd --system --user-group --no-create-home gg_component
+systemctl start greengrass-lite.target
+"""
+
 
 def policy_name(fleet: str, thing: str) -> str:
     """Return the name of a core device's policy, which is unique for each thing."""
@@ -151,54 +201,3 @@ def write_device_files(folder: Path, device: CoreDevice) -> None:
     text = yaml.safe_dump(configuration(device), sort_keys=False)
     write_private(folder / CONFIGURATION, text.encode())
     write_private(folder / INSTALLER, installer(device).encode())
-
-
-_CLASSIC = """\
-#!/bin/sh
-# Installs the Greengrass nucleus {version} on {thing}. Needs Java 11 or later, curl and unzip.
-# Run it as root in its folder:   sudo sh install.sh
-# Undo:   systemctl disable --now greengrass.service
-#         rm -r /greengrass/v2 /etc/systemd/system/greengrass.service
-set -eu
-cd "$(dirname "$0")"
-for program in java curl unzip; do
-    command -v "$program" >/dev/null || {{ echo "install $program first" >&2; exit 1; }}
-done
-install -d -m 755 /greengrass/v2
-install -m 600 private.key /greengrass/v2/private.key
-install -m 644 certificate.pem /greengrass/v2/certificate.pem
-curl --fail --silent --show-error --output /greengrass/v2/AmazonRootCA1.pem {root_ca}
-unpacked="$(mktemp -d)"
-trap 'rm -rf "$unpacked"' EXIT
-curl --fail --silent --show-error --output "$unpacked/nucleus.zip" {releases}/greengrass-{version}.zip
-unzip -q "$unpacked/nucleus.zip" -d "$unpacked/nucleus"
-java -Droot=/greengrass/v2 -Dlog.store=FILE -jar "$unpacked/nucleus/lib/Greengrass.jar" \\
-    --init-config config.yaml --component-default-user ggc_user:ggc_group --setup-system-service true
-"""
-
-_LITE = r"""#!/bin/sh
-# Configures Greengrass Nucleus Lite, which must be installed, for {thing}.
-# Run it as root in its folder:   sudo sh install.sh
-# Undo:   systemctl stop greengrass-lite.target; rm -r {lite_configuration} /var/lib/greengrass/*
-#         (this does not restore the posixUser of other files in config.d)
-set -eu
-cd "$(dirname "$0")"
-getent passwd ggcore >/dev/null || {{ echo "install Greengrass Nucleus Lite first" >&2; exit 1; }}
-install -d -o ggcore -g ggcore -m 700 /var/lib/greengrass/credentials
-install -o ggcore -g ggcore -m 600 private.key certificate.pem /var/lib/greengrass/credentials/
-curl --fail --silent --show-error --output /var/lib/greengrass/credentials/AmazonRootCA1.pem {root_ca}
-chmod 644 /var/lib/greengrass/credentials/AmazonRootCA1.pem
-systemctl stop greengrass-lite.target
-rm -f /var/lib/greengrass/config.db
-# The files of config.d are read after config.yaml, in unspecified order, and the last one wins. The file of
-# the Debian package runs components as ggcore, the owner of the private key, so all files must name the
-# same user.
-install -d /etc/greengrass/config.d
-for other in /etc/greengrass/config.yaml /etc/greengrass/config.d/*; do
-    [ -f "$other" ] || continue
-    sed -i 's/^\([[:space:]]*posixUser:\).*/\1 "{lite_user}"/' "$other"
-done
-install -m 644 config.yaml {lite_configuration}
-getent passwd gg_component >/dev/null || useradd --system --user-group --no-create-home gg_component
-systemctl start greengrass-lite.target
-"""

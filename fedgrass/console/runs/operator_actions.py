@@ -110,18 +110,18 @@ def list_devices(arguments: argparse.Namespace) -> None:
 
 @stack.refusals()
 def start(arguments: argparse.Namespace) -> None:
-    """Start a run from a new model, a model file, or a model of another run."""
-    settings = parse_settings(_settings(arguments))
-    details: dict[str, Any] = {}
+    """Start a run from a model file, a model of another run, or the initial model in the bucket."""
+    given = _settings(arguments)
+    settings = parse_settings(given)
     operator = _operator(arguments)
-    if arguments.continue_from:
-        details["continue_from"] = _parse_run_and_round(arguments.continue_from)
+    source = _parse_run_and_round(arguments.continue_from) if arguments.continue_from else None
     known = arguments.name in operator.runs()
     if arguments.model:
         run = operator.start(arguments.name, settings, _model(arguments.model))
     else:
-        run = operator.act("start", arguments.name, settings=_settings(arguments), **details)
-    if known:  # starting is idempotent: an operator who means a second run has to know
+        continued = {"continue_from": source} if source else {}
+        run = operator.act("start", arguments.name, settings=given, **continued)
+    if known:  # starting is idempotent: an operator who means a second run must know
         say(f"run {run.name} already exists, with the same settings; choose another name for another run")
     show_run(operator, run)
 

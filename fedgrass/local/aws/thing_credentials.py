@@ -48,7 +48,7 @@ class CredentialsProvider:
     Args:
         alias: the only role alias.
         device_ca: file of the CA certificate of the things (PEM).
-        folder: folder for the certificate of the server, ``server.pem``, which clients have to trust.
+        folder: folder for the certificate of the server, ``server.pem``, which clients must trust.
         log: logger for failed requests.
     """
 

@@ -81,7 +81,7 @@ class Laptop:
                 stdin=subprocess.DEVNULL,
             )
         try:
-            self.wait_for_line(" runs in ", process)
+            self.wait_for_line(" is running in ", process)
             yield process
         finally:
             if process.poll() is None:
@@ -300,14 +300,16 @@ def test_without_a_cloud_credentials_are_refused_with_a_reason(laptop: Laptop) -
         (["run", "--recipe", "absent.yaml"], "recipe absent.yaml: No such file"),
         (["run", "--recipe", "RECIPE", "--config", "{no"], "--config '{no' is not valid JSON"),
         (["run", "--recipe", "RECIPE", "--config", "absent.json"], "absent.json cannot be read"),
-        (["run", "--recipe", "RECIPE", "--secrets", '{"door": 1}'], "door has to be a string"),
-        (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' has to be"),
+        (["run", "--recipe", "RECIPE", "--secrets", '{"door": 1}'], "door must be a string"),
+        (["run", "--recipe", "RECIPE", "--thing", "a/b"], "thing name 'a/b' must be"),
         (
             ["run", "--recipe", "RECIPE", "--root", "/proc/none"],
             "/proc/none, the core's folder, cannot be created",
         ),
         (["stop"], "no core is running here: start one"),
         (["stop", "absent"], "no core absent is running here: there are none"),
+        (["stop", "--thing", "absent"], "no core absent is running here: there are none"),
+        (["inject", "--clear"], "--clear, --amount and --seconds need a fault"),
         (["deploy"], "there is nothing to deploy"),
         (["publish", "a/+", "x", "--thing", "absent"], "no core absent"),
     ],

@@ -1,11 +1,13 @@
 """Deployments to a core: new versions, merged configurations, and rollback."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from greengrass_emulator.core.profiles import PROFILES, Profile
 from greengrass_emulator.deployment.deployment_records import ComponentSource, Deployment
 from greengrass_emulator.emulator_errors import (
     ArtifactError,
@@ -129,6 +131,29 @@ def test_a_merge_that_breaks_the_component_is_undone(tmp_path: Path) -> None:
         await device.reach("RUNNING")
 
     on_device(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_a_merge_repairs_a_broken_component(tmp_path: Path, profile: Profile) -> None:
+    """Its run step is the same before and after the merge: a script reads what the merge repairs."""
+    soon = dataclasses.replace(
+        profile,
+        configuration_restart_seconds=None if profile.configuration_restart_seconds is None else 0.1,
+    )
+
+    async def scenario(device: Device) -> None:
+        settle_soon(device)
+        repaired = tmp_path / "repaired"
+        failing = await device.deploy(recipe(f"test -e {repaired} && sleep 1000"))
+        assert (await outcome(device, failing))[0] == "FAILED"
+        repaired.touch()
+
+        merged = await device.core.update_configuration(COMPONENT, {"word": "good"})
+
+        assert await outcome(device, merged) == ("SUCCEEDED", "SUCCESSFUL")
+        assert device.core.component_state(COMPONENT) == "RUNNING"
+
+    on_device(tmp_path, scenario, profile=soon)
 
 
 def test_a_merge_that_the_run_step_does_not_read_restarts_nothing(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_a_full_disk_refuses_deployments_and_stops_nothing(faulty: Faulty) -> No
     [
         ("earthquake", None, None, "no fault 'earthquake': choose one of broker-cut"),
         ("duplicates", 3, None, "has no amount, it was given 3"),
-        ("slow-uplink", None, None, "needs an amount in bytes/s, 1 or more, not None"),
+        ("slow-uplink", None, None, "needs an amount in bytes/s, 1 or more$"),
         ("slow-uplink", 0, None, "1 or more, not 0"),
         ("s3-errors", 200, None, "400 or more, not 200"),
         ("ipc-restart", None, 5.0, "it happens once"),

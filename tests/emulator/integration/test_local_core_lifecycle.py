@@ -529,7 +529,7 @@ def test_a_policy_id_that_another_component_has_is_refused(tmp_path: Path) -> No
         await device.deploy(recipe("true", name="com.example.First", configuration=configuration))
         with pytest.raises(RecipeError, match=r"policy id same:1 is already used by com.example.First"):
             await device.deploy(recipe("true", configuration=configuration))
-        with pytest.raises(InvalidAccessControlError, match="accessControl x has to be a map"):
+        with pytest.raises(InvalidAccessControlError, match="accessControl x must be a map"):
             await device.core.update_configuration("com.example.First", {"accessControl": {"x": 1}})
 
     on_device(tmp_path, scenario)

@@ -83,7 +83,7 @@ class Terminal:
             ended = subprocess.run(  # noqa: S602 - the README's own commands
                 step.command,
                 shell=True,
-                cwd=self.folder,
+                cwd=PROJECT if "pytest" in step.command else self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -143,7 +143,7 @@ def test_every_command_prints_the_output_of_the_readme(tmp_path: Path, runtime: 
 
 
 def test_the_install_command_names_an_extra_and_a_program_that_exist() -> None:
-    (install,) = [step.command for step in steps() if "pip install" in step.command]
+    install, *_ = [step.command for step in steps() if "pip install" in step.command]
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     (extra,) = re.findall(r"\[(\w+)\]", install)
     assert extra in project["optional-dependencies"]

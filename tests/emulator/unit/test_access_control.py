@@ -99,12 +99,12 @@ def test_a_topic_filter_matches_by_the_rules_of_mqtt(topic_filter: str, topic: s
 @pytest.mark.parametrize(
     ("access_control", "complaint"),
     [
-        ([], "accessControl has to be a map"),
-        ({IOT_CORE: []}, "mqttproxy has to be a map"),
-        ({IOT_CORE: {"id": {"resources": ["*"]}}}, "id operations has to be a list of strings, not None"),
+        ([], "accessControl must be a map"),
+        ({IOT_CORE: []}, "mqttproxy must be a map"),
+        ({IOT_CORE: {"id": {"resources": ["*"]}}}, "id operations must be a list of strings, not None"),
         (
             {IOT_CORE: {"id": {"operations": ["*"], "resources": "*"}}},
-            "id resources has to be a list of strings",
+            "id resources must be a list of strings",
         ),
     ],
 )

@@ -92,6 +92,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
         ({"Manifests": []}, r"`\$.Manifests`"),
         ({"Lifecycle": {}}, "write the lifecycle into each manifest"),
         ({"lifecycle": {"Install": "x"}}, "unknown field `Install`.*spell it `install`"),
+        ({"lifecycle": {"install": {"Script": "x", "Skipif": "onpath x"}}}, "Skipif is not supported here"),
         ({"lifecycle": {"Startup": "x"}}, "has the phases install, run, shutdown"),
         ({"lifecycle": {"install": {"Script": "x", "Timeout": 0}}}, r"Lifecycle.install.Timeout`"),
         ({"lifecycle": {"install": {"Timeout": 5}}}, "missing required field `Script`"),
@@ -99,7 +100,7 @@ def test_a_phase_without_a_timeout_has_greengrass_s_two_minutes() -> None:
             {"lifecycle": {"install": {"Script": "x", "RequiresPrivilege": "true"}}},
             "install has RequiresPrivilege",
         ),
-        ({"configuration": {"accessControl": {"s": {"p": {}}}}}, "s p operations has to be a list"),
+        ({"configuration": {"accessControl": {"s": {"p": {}}}}}, "s p operations must be a list"),
     ],
 )
 def test_a_mistake_is_refused_by_name(changes: dict[str, Any], complaint: str) -> None:
@@ -235,5 +236,5 @@ def test_setenv_takes_strings_and_numbers_and_refuses_the_rest() -> None:
         "B": "3",
         "C": "true",
     }
-    with pytest.raises(RecipeError, match="Setenv D has to be a string or a number"):
+    with pytest.raises(RecipeError, match="Setenv D must be a string or a number"):
         environment({"D": ["x"]}, VARIABLES)

@@ -37,7 +37,7 @@ def test_an_interpreter_that_has_everything_is_taken(tmp_path: Path) -> None:
 def test_what_is_no_interpreter_is_refused_by_name(tmp_path: Path, python: str) -> None:
     done = run(tmp_path, python)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"the configuration's python is '{python}'; it has to be")
+    assert done.stderr.startswith(f"the configuration's python is '{python}'; it must be")
     assert not (tmp_path / "interpreter").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_configured_interpreter_may_be_a_version_older() -> None:
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
         )
-        assert ("has to be 3.10 or newer" in done.stderr) == refused == (done.returncode == 1)
+        assert ("Python 3.10 or newer is required" in done.stderr) == refused == (done.returncode == 1)
 
 
 @pytest.mark.parametrize("given", ["", sys.executable])
@@ -173,12 +173,12 @@ def test_the_configured_python_may_come_as_input(given: str, tmp_path: Path) -> 
     if given:
         assert (tmp_path / "interpreter").read_text() == f"{given}\n"
     else:
-        assert done.stderr.startswith("the configuration's python is 'relative/python'; it has to be")
+        assert done.stderr.startswith("the configuration's python is 'relative/python'; it must be")
 
 
 @pytest.mark.parametrize("value", ["/usr/bin/python3; id", "/usr/bin/$(id)", "/usr/bin/python3\nid", "/a'b"])
 def test_what_is_no_path_is_refused_without_being_run(value: str) -> None:
-    with pytest.raises(install.InstallError, match="it has to be the absolute path"):
+    with pytest.raises(install.InstallError, match="it must be the absolute path"):
         install.checked(value)
 
 

@@ -347,5 +347,5 @@ def test_stopping_the_core_ends_the_trainer_and_a_worker_that_is_deaf(site: Site
 def test_a_missing_interpreter_is_told_by_the_install_step(site: Site) -> None:
     site.deploy(python="/no/such/python")
     eventually(lambda: site.running.core.component_state(NAME) == "BROKEN", PATIENCE)
-    assert "the configuration's python is '/no/such/python'; it has to be" in site.log
+    assert "the configuration's python is '/no/such/python'; it must be" in site.log
     assert "Traceback" not in site.log

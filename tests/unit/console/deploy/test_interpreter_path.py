@@ -40,7 +40,7 @@ def test_the_rule_is_that_of_the_install_step() -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("short", FULL_NAMES)
 def test_what_is_no_path_is_refused_before_it_is_deployed(short: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=r"python .*it has to be empty or the absolute path"):
+    with pytest.raises(SettingsError, match=r"python .*it must be empty or the absolute path"):
         check_configuration(full_name(short), {"python": value})
 
 

@@ -382,20 +382,20 @@ def train(task: TorchTask, **settings: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: TorchTask(3, PAIRS, PAIRS), r"make_model is a int: it has to be a function"),  # type: ignore[arg-type]
-        (lambda: TorchTask(lambda: None, PAIRS, PAIRS), r"make_model returns a NoneType"),  # type: ignore[arg-type, return-value]
-        (lambda: TorchTask(net, PAIRS, PAIRS, loss="mse"), r"the loss is 'mse': it has to be a function"),
+        (lambda: TorchTask(3, PAIRS, PAIRS), r"make_model must be a function or an nn.Module, not a int"),  # type: ignore[arg-type]
+        (lambda: TorchTask(lambda: None, PAIRS, PAIRS), r"must return an nn.Module, not a NoneType"),  # type: ignore[arg-type, return-value]
+        (lambda: TorchTask(net, PAIRS, PAIRS, loss="mse"), r"the loss is 'mse': it must be a function"),
         (
             lambda: TorchTask(net, PAIRS, PAIRS, loss=type("L", (), {"__init__": lambda self, x: None})),  # noqa: ARG005 - the signature of the callback
             r"the loss is the class L, which needs arguments",
         ),
         (
             lambda: TorchTask(net, PAIRS, PAIRS, loss=nn.CrossEntropyLoss(reduction="none")),
-            r"the loss returns 32 values: it has to return one, the mean",
+            r"the loss returns 32 values: it must return one, the mean",
         ),
         (
             lambda: TorchTask(net, PAIRS, PAIRS, loss=lambda outputs, targets: 0.5),  # noqa: ARG005 - the signature of the callback
-            HERE + "the loss returns a float: it has to return one",
+            HERE + "the loss returns a float: it must return one",
         ),
         (
             lambda: TorchTask(net, PAIRS, PAIRS, loss=lambda outputs, _: outputs.detach().mean()),
