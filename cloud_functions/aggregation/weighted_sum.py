@@ -1,7 +1,7 @@
 """The weighted sum of many updates, added while they are read, and the search for updates that spoil it.
 
 The places of the updates alone fix the order of the additions, whatever the number of reader threads: place p
-of a wave of ``WAVE`` updates belongs to leaf p mod ``LEAVES``; a leaf adds ``TOGETHER`` updates at a time by
+of a wave of ``WAVE`` updates belongs to leaf p mod ``LEAVES``; a leaf adds ``_TOGETHER`` updates at a time by
 one matrix-vector product; a tree adds the leaves pairwise (Higham, "The Accuracy of Floating Point
 Summation", 1993: the error grows with the depth of the tree, not with the number of terms); float64 adds the
 waves.
@@ -28,11 +28,11 @@ from fedgrass.federation.weights import Layout, not_finite
 from fedgrass.federation.weights.slices import Piece, Slice
 
 LEAVES = 8  # of the tree, and the most lanes that can share it: a power of two
-TOGETHER = 4  # updates in one product: their rows stay in the cache
-_IN_LEAF = 4 * TOGETHER
+_TOGETHER = 4  # updates in one product: their rows stay in the cache
+_IN_LEAF = 4 * _TOGETHER
 WAVE = LEAVES * _IN_LEAF  # updates
 # The most times that a value is rounded on its way into a sum: its weight, in its product, leaf, and tree.
-ROUNDINGS = 1 + (TOGETHER + 1) + (_IN_LEAF // TOGETHER - 1) + (LEAVES.bit_length() - 1)
+ROUNDINGS = 1 + (_TOGETHER + 1) + (_IN_LEAF // _TOGETHER - 1) + (LEAVES.bit_length() - 1)
 # Rows are padded to a multiple of this number of values: BLAS may round the last few values of a row
 # differently from the others, and a slice may end anywhere.
 _PADDING = 64
@@ -58,7 +58,7 @@ def bytes_per_value(lanes: int, read: int, added: int) -> int:
         read: bytes of a value as it is read.
         added: bytes of a value as it is added.
     """
-    rows = TOGETHER * (read + (added if added != read else 0))
+    rows = _TOGETHER * (read + (added if added != read else 0))
     return lanes * (rows + added * (AHEAD + 1 + _levels(lanes)))
 
 
@@ -97,7 +97,7 @@ class WeightedSum:
         self._count = len(lanes)
 
         values, levels = _padded(length), _levels(self._count)
-        wide, others = values * TOGETHER * read, levels + 1 + AHEAD
+        wide, others = values * _TOGETHER * read, levels + 1 + AHEAD
 
         def block() -> tuple[Bytes, list[Bytes]]:
             """Return a lane's rows and its other buffers, in one block so that numpy requests huge pages."""
@@ -169,8 +169,8 @@ class WeightedSum:
 
     def _leaf(self, lane: int, wave: _Wave, places: range, target: NDArray[Any]) -> bool:
         """Add the updates of one leaf into ``target``; return whether it has any."""
-        for first in range(0, len(places), TOGETHER):
-            some = places[first : first + TOGETHER]
+        for first in range(0, len(places), _TOGETHER):
+            some = places[first : first + _TOGETHER]
             rows = self._read(lane, wave, some)
             weights = wave.weights[some.start : some.stop : some.step].astype(wave.added)
             product = _of_type(self._spares[lane][0], wave) if first else target
@@ -180,7 +180,7 @@ class WeightedSum:
         return bool(places)
 
     def _read(self, lane: int, wave: _Wave, places: range) -> NDArray[Any]:
-        """Return the rows of up to ``TOGETHER`` updates, padded with zeros to a multiple of ``_PADDING``."""
+        """Return the rows of up to ``_TOGETHER`` updates, padded with zeros to a multiple of ``_PADDING``."""
         length, padded = wave.part.length, _padded(wave.part.length)
         raw = self._rows[lane][: len(places) * padded * wave.read.itemsize]
         rows: NDArray[Any] = raw.view(wave.read).reshape(len(places), padded)

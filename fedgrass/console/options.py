@@ -14,7 +14,7 @@ from typing import Any
 
 from fedgrass.federation.errors import SettingsError
 
-LARGEST_TEXT = 4 * 1024**2  # bytes of a file of settings, a configuration or a recipe
+_LARGEST_TEXT = 4 * 1024**2  # bytes of a file of settings, a configuration or a recipe
 # Python's float() also takes underscores, surrounding spaces and digits of other scripts.
 _FLOAT = re.compile(r"[-+0-9.eE]+", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a refused number
@@ -54,7 +54,7 @@ def read(path: Path, largest: int, *, named: str = "") -> bytes:
 
 def read_text(path: Path, *, named: str = "") -> str:
     """Return the text of a file. Raises SettingsError if it cannot be read, is too large or is not UTF-8."""
-    content = read(path, LARGEST_TEXT, named=named)
+    content = read(path, _LARGEST_TEXT, named=named)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

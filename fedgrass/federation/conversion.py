@@ -88,7 +88,7 @@ def _either(kinds: Sequence[types.Type]) -> str:
 
 
 LONGEST_VALUE = 60  # characters of a value in an error message
-PLAIN_NAME = r"^[A-Za-z0-9_-]{1,60}\Z"
+_PLAIN_NAME = r"^[A-Za-z0-9_-]{1,60}\Z"
 AnyStruct = TypeVar("AnyStruct", bound=Struct)
 
 
@@ -131,7 +131,7 @@ def shown(value: object) -> str:
 
 def shown_key(key: object) -> str:
     """Return a key unchanged if it is a plain name, otherwise quoted and shortened."""
-    return key if isinstance(key, str) and re.match(PLAIN_NAME, key) else shown(key)
+    return key if isinstance(key, str) and re.match(_PLAIN_NAME, key) else shown(key)
 
 
 class _Short(reprlib.Repr):

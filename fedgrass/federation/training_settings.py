@@ -13,13 +13,13 @@ from fedgrass.federation.conversion import shown, shown_key
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import Options
 
-LOCAL_EVALUATION = "local_evaluation"  # a setting of `training`; true unless set to false
+_LOCAL_EVALUATION = "local_evaluation"  # a setting of `training`; true unless set to false
 LOCAL_PREFIX = "local_"  # of metrics of a device's own model; metrics without it are of the global model
 
 
 def wants_local_evaluation(training: Options) -> bool:
     """Return whether devices evaluate their own model after training."""
-    return training.get(LOCAL_EVALUATION, True) is not False
+    return training.get(_LOCAL_EVALUATION, True) is not False
 
 
 def without_local_metrics(names: Collection[str]) -> set[str]:
@@ -33,7 +33,7 @@ def without_local_metrics(names: Collection[str]) -> set[str]:
 
 def task_settings(training: Options) -> Options:
     """Return the training settings for the task: all except ``local_evaluation``."""
-    return {name: value for name, value in training.items() if name != LOCAL_EVALUATION}
+    return {name: value for name, value in training.items() if name != _LOCAL_EVALUATION}
 
 
 def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
@@ -47,9 +47,9 @@ def check_sendable(training: Options, by_round: Mapping[str, Options]) -> None:
             message = f"the run's training_by_round has the round {shown(number)}; rounds are numbered from 1"
             raise SettingsError(message)
     for place, options in _places(training, by_round):
-        evaluated = options.get(LOCAL_EVALUATION, True)
+        evaluated = options.get(_LOCAL_EVALUATION, True)
         if not isinstance(evaluated, bool):
-            message = f"the run's {place}.{LOCAL_EVALUATION} is {shown(evaluated)}: it takes true or false"
+            message = f"the run's {place}.{_LOCAL_EVALUATION} is {shown(evaluated)}: it takes true or false"
             raise SettingsError(message)
         for name, value in options.items():
             _check_option(f"{place}.{shown_key(name)}", name, value)

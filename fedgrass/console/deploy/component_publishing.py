@@ -26,7 +26,7 @@ from fedgrass.federation.errors import SettingsError
 
 _LARGEST_RECIPE = 16_000  # bytes
 _ARTIFACTS = "components/"  # prefix that the role of the devices may read
-WAIT_SECONDS = 120.0  # for a version to become deployable
+_WAIT_SECONDS = 120.0  # for a version to become deployable
 LOOK_SECONDS = 2.0  # between two requests for its state
 _VERSION = re.compile(r"(0|[1-9]\d{0,5})(\.(0|[1-9]\d{0,5})){2}(-[0-9A-Za-z.-]{1,40})?")
 
@@ -143,7 +143,7 @@ class Publisher:
             raise
 
     def _wait(self, name: str, version: str, arn: str) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + _WAIT_SECONDS
         while True:
             status = self._greengrass.describe_component(arn=arn)["status"]
             if status["componentState"] == "DEPLOYABLE":
@@ -151,7 +151,7 @@ class Publisher:
             if status["componentState"] == "FAILED":
                 break
             if time.monotonic() > deadline:
-                status = {"message": f"it was not deployable within {WAIT_SECONDS:.0f} s"}
+                status = {"message": f"it was not deployable within {_WAIT_SECONDS:.0f} s"}
                 break
             time.sleep(LOOK_SECONDS)
         self._greengrass.delete_component(arn=arn)

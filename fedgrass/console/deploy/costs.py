@@ -36,25 +36,25 @@ PRICES: Mapping[str, float] = {
 # Data transfer to the internet: (up to this number of gigabytes a month, price per gigabyte).
 EGRESS = ((10_240, 0.09), (51_200, 0.085), (153_600, 0.07), (math.inf, 0.05))
 
-GIGABYTE = 1000  # megabytes
-MONTH_MINUTES = 730 * 60
-AVERAGER_GIGABYTES = 1.769  # of memory
-READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
+_GIGABYTE = 1000  # megabytes
+_MONTH_MINUTES = 730 * 60
+_AVERAGER_GIGABYTES = 1.769  # of memory
+_READ_MEGABYTES_PER_SECOND = 75  # of one function, from S3
 ROWS = 64  # of float32 in an averager: eight reader threads of eight rows
-LEAST_BUFFERS = 50  # megabytes of all rows; a larger model needs its own size
-LARGEST_RANGE = 2  # megabytes
-PART_MEGABYTES = 5  # of a multipart upload
-KEPT_DAYS = 7  # of updates, until the lifecycle rule deletes them
+_LEAST_BUFFERS = 50  # megabytes of all rows; a larger model needs its own size
+_LARGEST_RANGE = 2  # megabytes
+_PART_MEGABYTES = 5  # of a multipart upload
+_KEPT_DAYS = 7  # of updates, until the lifecycle rule deletes them
 MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # accepted: statuses; complete: replies and turnarounds
-SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
+_SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
 WRITES = 2 + 4 + 4 + 1  # announcement and reply in transactions, which cost double; the turnaround
 READS = 4 + 3 / 10  # round and participant, twice; run and round once per ten replies; consistent reads
-QUERIED = 4 / 10  # when announced, and when the round closes; ten participants per unit
-WRITES_OF_GROUPS = 2  # the group of a reply, in the transaction that counts the reply
-READS_OF_GROUPS = 1 + 1 / 30  # the participant, and its group
-WIDE = 2  # a partial sum is float64
-REPLY_SECONDS = 0.03  # of a function, per message of a device
+_QUERIED = 4 / 10  # when announced, and when the round closes; ten participants per unit
+_WRITES_OF_GROUPS = 2  # the group of a reply, in the transaction that counts the reply
+_READS_OF_GROUPS = 1 + 1 / 30  # the participant, and its group
+_WIDE = 2  # a partial sum is float64
+_REPLY_SECONDS = 0.03  # of a function, per message of a device
 CALLS = 2 / 10  # of the averager, per message; it receives messages in batches of ten
 _NAMES = {"s3": "S3", "rounds": "DynamoDB", "lambda": "Lambda"}  # as in docs/costs.md
 
@@ -79,27 +79,27 @@ def count(devices: int, up: float, down: float, model: float | None = None) -> d
     """
     model = model or down
     size = group_size(Scale(), Mean(), devices, round(model * 1e6))
-    grouped, sums = int(size > 0), devices / size * WIDE * model if size else 0.0
-    puts = devices * (math.ceil(up / PART_MEGABYTES) + (2 if up > PART_MEGABYTES else 0))
-    puts += math.ceil(sums / PART_MEGABYTES)
-    range_ = min(LARGEST_RANGE, max(LEAST_BUFFERS, model) / ROWS)
+    grouped, sums = int(size > 0), devices / size * _WIDE * model if size else 0.0
+    puts = devices * (math.ceil(up / _PART_MEGABYTES) + (2 if up > _PART_MEGABYTES else 0))
+    puts += math.ceil(sums / _PART_MEGABYTES)
+    range_ = min(_LARGEST_RANGE, max(_LEAST_BUFFERS, model) / ROWS)
     gets = devices * (1 + 1 + math.ceil(up / range_)) + math.ceil(sums / range_)
-    seconds = devices * (up / READ_MEGABYTES_PER_SECOND + 2 * REPLY_SECONDS)
-    seconds += 2 * sums / READ_MEGABYTES_PER_SECOND  # written and read
-    writes, reads = WRITES + grouped * WRITES_OF_GROUPS, READS + QUERIED + grouped * READS_OF_GROUPS
+    seconds = devices * (up / _READ_MEGABYTES_PER_SECOND + 2 * _REPLY_SECONDS)
+    seconds += 2 * sums / _READ_MEGABYTES_PER_SECOND  # written and read
+    writes, reads = WRITES + grouped * _WRITES_OF_GROUPS, READS + _QUERIED + grouped * _READS_OF_GROUPS
     return {
-        "egress": egress(devices * down / GIGABYTE),
+        "egress": egress(devices * down / _GIGABYTE),
         "s3": puts * PRICES["s3_put"]
         + gets * PRICES["s3_get"]
-        + devices * up / GIGABYTE * PRICES["s3_gigabyte_month"] * KEPT_DAYS / 30,
+        + devices * up / _GIGABYTE * PRICES["s3_gigabyte_month"] * _KEPT_DAYS / 30,
         "messages": devices
         * (
             MESSAGES * PRICES["iot_message"]
             + 2 * RULES * PRICES["iot_rule"]
-            + SQS_REQUESTS * PRICES["sqs_request"]
+            + _SQS_REQUESTS * PRICES["sqs_request"]
         ),
         "rounds": devices * (writes * PRICES["dynamodb_write"] + reads * PRICES["dynamodb_read"]),
-        "lambda": seconds * AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
+        "lambda": seconds * _AVERAGER_GIGABYTES * PRICES["lambda_gigabyte_second"]
         + devices * CALLS * PRICES["lambda_request"],
     }
 
@@ -108,8 +108,8 @@ def standing(devices: int, seconds: float) -> float:
     """Return the dollars of ``devices`` connections for a month, each with a heartbeat every ``seconds``."""
     # Published, and delivered back to its device; one rule writes one row of at most 1 KB.
     heartbeat = 2 * PRICES["iot_message"] + 2 * PRICES["iot_rule"] + PRICES["dynamodb_write"]
-    minutes = MONTH_MINUTES * PRICES["iot_connected_minute"]
-    return devices * (MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
+    minutes = _MONTH_MINUTES * PRICES["iot_connected_minute"]
+    return devices * (_MONTH_MINUTES * 60 / seconds * heartbeat + minutes)
 
 
 def standing_table() -> str:
@@ -161,7 +161,7 @@ def month(fleet: Fleet) -> list[tuple[str, float, float]]:
     parts = count(asked, up, down, fleet.model_megabytes)
     found = [(_NAMES.get(name, name), cost, cost * fleet.rounds_per_month) for name, cost in parts.items()]
     # The price steps apply to all downloads of a month.
-    total = egress(asked * down / GIGABYTE * fleet.rounds_per_month)
+    total = egress(asked * down / _GIGABYTE * fleet.rounds_per_month)
     found[0] = ("egress", parts["egress"], total)
     return [*found, ("heartbeats", 0.0, standing(fleet.devices, fleet.heartbeat_seconds))]
 

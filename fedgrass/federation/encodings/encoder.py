@@ -26,7 +26,7 @@ from fedgrass.federation.weights.slices import BLOCK
 from fedgrass.federation.weights.weights_file import Encoded, dtype_of, layout_of, unencoded
 from fedgrass.federation.weights.weights_layout import DTYPES, Array, Arrays, Layout, check_layout
 
-PIECE = 64 * BLOCK  # values encoded at a time: 1 MB
+_PIECE = 64 * BLOCK  # values encoded at a time: 1 MB
 _LARGEST = {"float16": quantization.LARGEST_FLOAT16, "bfloat16": quantization.LARGEST_BFLOAT16}
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -44,9 +44,9 @@ class PendingValues:
     inward: bool = False  # round differences towards zero: start + difference never exceeds the value
 
     def pieces(self) -> Iterator[tuple[slice, Row]]:
-        """Yield each piece's place in the array and its pending values, of shape (at most ``PIECE``,)."""
-        for first in range(0, len(self.values), PIECE):
-            place = slice(first, min(first + PIECE, len(self.values)))
+        """Yield each piece's place in the array and its pending values, of shape (at most ``_PIECE``,)."""
+        for first in range(0, len(self.values), _PIECE):
+            place = slice(first, min(first + _PIECE, len(self.values)))
             pending = self.values[place]
             with np.errstate(over="ignore", invalid="ignore"):  # ``checked`` refuses non-finite values
                 if self.start is not None:

@@ -53,15 +53,15 @@ def from_bfloat16(raw: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
     np.left_shift(raw, _BITS_DROPPED, out=out.view(np.uint32), dtype=np.uint32)
 
 
-LEVELS = 127
+_LEVELS = 127
 
 
 def scale_of(largest: float) -> np.float32:
     """Return the int8 scale of an array whose largest magnitude is ``largest``; 0 for an array of zeros."""
-    scale: np.float32 = np.float32(largest / LEVELS)
+    scale: np.float32 = np.float32(largest / _LEVELS)
     # Rounded up: a smaller scale would clip the largest value, and bias its rounding.
     above: np.float32 = np.float32(np.nextafter(scale, np.float32(np.inf)))
-    return above if float(scale) * LEVELS < largest else scale
+    return above if float(scale) * _LEVELS < largest else scale
 
 
 def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -72,7 +72,7 @@ def to_int8(values: NDArray[np.float32], scale: np.float32, rng: np.random.Gener
     below = np.floor(multiples)
     np.subtract(multiples, below, out=multiples)
     below += rng.random(values.shape, dtype=np.float32) < multiples
-    rounded: NDArray[np.int8] = np.clip(below, -LEVELS, LEVELS, out=below).astype(np.int8)
+    rounded: NDArray[np.int8] = np.clip(below, -_LEVELS, _LEVELS, out=below).astype(np.int8)
     return rounded
 
 
@@ -80,7 +80,7 @@ def to_int8_inward(values: NDArray[np.float32], scale: np.float32) -> NDArray[np
     """Return float32 ``values`` as multiples of ``scale``, int8 of the same shape, rounded towards zero."""
     if scale == 0:
         return np.zeros(values.shape, np.int8)
-    multiples = np.clip(np.trunc(values / scale), -LEVELS, LEVELS)
+    multiples = np.clip(np.trunc(values / scale), -_LEVELS, _LEVELS)
     # The division may have rounded up to an integer.
     multiples -= np.where(np.abs(multiples * scale) > np.abs(values), np.sign(multiples), 0)
     return np.asarray(multiples.astype(np.int8))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.weights.slices import BLOCK, block_count
 
-INDEX_BYTES = 2
-ENTRY_BYTES = INDEX_BYTES + 4
+_INDEX_BYTES = 2
+_ENTRY_BYTES = _INDEX_BYTES + 4
 
 
 def entries_of(values: int, fraction: float) -> int:
@@ -26,7 +26,7 @@ def entries_of(values: int, fraction: float) -> int:
 
 def row_bytes(values: int, fraction: float) -> int:
     """Return the size in bytes of one encoded block of an array of ``values`` values."""
-    return entries_of(min(values, BLOCK), fraction) * ENTRY_BYTES
+    return entries_of(min(values, BLOCK), fraction) * _ENTRY_BYTES
 
 
 def to_top_k(values: NDArray[np.float32], fraction: float, row: int) -> NDArray[np.uint8]:
@@ -42,14 +42,14 @@ def to_top_k(values: NDArray[np.float32], fraction: float, row: int) -> NDArray[
 
 def _fill(rows: NDArray[np.uint8], blocks: NDArray[np.float32], fraction: float) -> None:
     """Write each block's largest values; unused entries have index 0 and value 0."""
-    count, room = entries_of(blocks.shape[1], fraction), rows.shape[1] // ENTRY_BYTES
+    count, room = entries_of(blocks.shape[1], fraction), rows.shape[1] // _ENTRY_BYTES
     chosen = np.argpartition(np.abs(blocks), -count, axis=1)[:, -count:]
     chosen.sort(axis=1)
     indices, values = np.zeros((len(rows), room), "<u2"), np.zeros((len(rows), room), "<f4")
     indices[:, :count] = chosen
     values[:, :count] = np.take_along_axis(blocks, chosen, axis=1)
-    rows[:, : room * INDEX_BYTES] = indices.view(np.uint8)
-    rows[:, room * INDEX_BYTES :] = values.view(np.uint8)
+    rows[:, : room * _INDEX_BYTES] = indices.view(np.uint8)
+    rows[:, room * _INDEX_BYTES :] = values.view(np.uint8)
 
 
 def from_top_k(raw: memoryview, out: NDArray[np.float32]) -> None:
@@ -66,13 +66,13 @@ def from_top_k(raw: memoryview, out: NDArray[np.float32]) -> None:
     count = block_count(len(out))
     if not count and not len(raw):
         return
-    if not count or not len(raw) or len(raw) % (count * ENTRY_BYTES):
-        message = f"{len(raw)} bytes of top_k cannot be {count} blocks of entries of {ENTRY_BYTES} bytes"
+    if not count or not len(raw) or len(raw) % (count * _ENTRY_BYTES):
+        message = f"{len(raw)} bytes of top_k cannot be {count} blocks of entries of {_ENTRY_BYTES} bytes"
         raise UpdateRefused(message)
     rows = np.frombuffer(raw, np.uint8).reshape(count, -1)
-    room = rows.shape[1] // ENTRY_BYTES
-    indices = np.ascontiguousarray(rows[:, : room * INDEX_BYTES]).view("<u2")
-    values = np.ascontiguousarray(rows[:, room * INDEX_BYTES :]).view("<f4")
+    room = rows.shape[1] // _ENTRY_BYTES
+    indices = np.ascontiguousarray(rows[:, : room * _INDEX_BYTES]).view("<u2")
+    values = np.ascontiguousarray(rows[:, room * _INDEX_BYTES :]).view("<f4")
     _check_indices(indices, len(out))
     places = indices + np.arange(0, count * BLOCK, BLOCK, dtype=np.int64)[:, np.newaxis]
     with np.errstate(over="ignore", invalid="ignore"):  # the sum detects non-finite values, which are refused

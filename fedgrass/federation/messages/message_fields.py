@@ -13,14 +13,14 @@ from fedgrass.federation.errors import SettingsError
 # keys and stack names.
 THING_NAME = r"^[A-Za-z0-9:_-]{1,128}\Z"
 FLEET_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
-TASK_NAME = r"^[a-z][a-z0-9_-]{0,31}\Z"
+_RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
+_TASK_NAME = r"^[a-z][a-z0-9_-]{0,31}\Z"
 
 RULES = {
     "thing": (THING_NAME, "1 to 128 letters, digits, ':', '_' or '-'"),
     "fleet": (FLEET_NAME, "1 to 32 lower-case letters, digits or '-', the first a letter"),
-    "run": (RUN_NAME, "1 to 64 letters, digits or '-', not starting with '-'"),
-    "task": (TASK_NAME, "1 to 32 lower-case letters, digits, '_' or '-', the first a letter"),
+    "run": (_RUN_NAME, "1 to 64 letters, digits or '-', not starting with '-'"),
+    "task": (_TASK_NAME, "1 to 32 lower-case letters, digits, '_' or '-', the first a letter"),
 }
 
 
@@ -51,8 +51,8 @@ Positive = Annotated[int, Meta(ge=1, le=LARGEST_NUMBER)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]
 Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
-RunName = Annotated[str, Meta(pattern=RUN_NAME)]
-TaskName = Annotated[str, Meta(pattern=TASK_NAME, description=RULES["task"][1])]
+RunName = Annotated[str, Meta(pattern=_RUN_NAME)]
+TaskName = Annotated[str, Meta(pattern=_TASK_NAME, description=RULES["task"][1])]
 Reason = Annotated[str, Meta(max_length=512)]
 # Metric names take one byte of JSON per character, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64

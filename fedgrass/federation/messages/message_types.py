@@ -51,7 +51,7 @@ Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
 ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of downloaded models
 Fraction = Annotated[float, Meta(gt=0, le=0.5)]
 
-LARGEST_FRACTION = 0.5
+_LARGEST_FRACTION = 0.5
 
 
 class Encoding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,10 +78,10 @@ def check_encoding(encoding: Encoding) -> None:
             " of full weights it would drop nearly all"
         )
         raise SettingsError(message)
-    if not 0 < encoding.fraction <= LARGEST_FRACTION:
+    if not 0 < encoding.fraction <= _LARGEST_FRACTION:
         message = (
             f"the encoding's fraction is {encoding.fraction}; it takes a number above 0 and up to"
-            f" {LARGEST_FRACTION} (beyond that, indices and values take more bytes than the whole array)"
+            f" {_LARGEST_FRACTION} (beyond that, indices and values take more bytes than the whole array)"
         )
         raise SettingsError(message)
 

@@ -32,7 +32,7 @@ Condition = Callable[[Attributes], Truth]
 # Reserved words of the language: they cannot be attribute names.
 WORDS = frozenset({"and", "or", "not", "in", "true", "false"})
 
-COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
+_COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -91,7 +91,7 @@ def membership(name: str, values: Sequence[Value]) -> Condition:
 
 def comparison(name: str, sign: str, value: Value) -> Condition:
     """Return a condition that is true if the attribute compares to the value as ``sign`` demands."""
-    compare = COMPARISONS[sign]
+    compare = _COMPARISONS[sign]
     kind, order = _kind(value), _same if sign in {"==", "!="} else _order
     key = order(value)
 
@@ -213,7 +213,7 @@ class _Parser:
             self._refuse("an attribute's name, 'not' or '('")
         name = self._advance().text
         self.attributes.add(name)
-        if self._next.text in COMPARISONS and self._next.kind == "sign":
+        if self._next.text in _COMPARISONS and self._next.kind == "sign":
             return comparison(name, self._advance().text, self._value())
         if self._take("not"):
             self._expect("in")

@@ -14,7 +14,7 @@ from msgspec import Struct
 from fedgrass.federation.messages.message_types import FIRST
 from fedgrass.federation.selection.attribute_conditions import Attributes
 
-NO_ATTRIBUTES: Attributes = MappingProxyType({})
+_NO_ATTRIBUTES: Attributes = MappingProxyType({})
 
 # A device asked this often and never measured is assumed not to answer.
 SILENT_AFTER = 3
@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True):
     last_seen: int  # milliseconds since the epoch, by the cloud's clock
     tasks: frozenset[str] = frozenset()
     examples: int = 0
-    attributes: Attributes = NO_ATTRIBUTES  # of its heartbeat: battery, network, version, ...
+    attributes: Attributes = _NO_ATTRIBUTES  # of its heartbeat: battery, network, version, ...
     average_seconds: float | None = None  # average turnaround; see average_turnaround
     loss: float | None = None  # mean over its examples, as last reported
     rounds_since_measured: int | None = None  # since the reply that updated the average and the loss

@@ -26,7 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-PUBLIC_PATHS = ("/_ministack/ready", "/_ministack/iot/ca.pem")
+_PUBLIC_PATHS = ("/_ministack/ready", "/_ministack/iot/ca.pem")
 _OWN_API = ("/_ministack", "/_localstack", "/health")
 _STREAMING_SIGNATURE = "STREAMING-AWS4-HMAC-SHA256"
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
@@ -51,7 +51,7 @@ class RequestGuard:
         if scope["type"] == "http":
             request = _Request.of(scope)
             refusal = self._foreign(request) or self._closed(request)
-            if refusal is None and request.path not in PUBLIC_PATHS:
+            if refusal is None and request.path not in _PUBLIC_PATHS:
                 if request.signs_its_body:
                     request, receive = await _with_body(request, receive)
                 refusal = self._unauthenticated(request)
@@ -72,7 +72,7 @@ class RequestGuard:
     def _closed(request: "_Request") -> str | None:
         if not request.path.startswith(_OWN_API):
             return None
-        if request.method == "GET" and request.path in PUBLIC_PATHS:
+        if request.method == "GET" and request.path in _PUBLIC_PATHS:
             return None
         return "this part of MiniStack's own API is closed"
 
