@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,8 +28,6 @@ from fedgrass.local.local_errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from mypy_boto3_iot import IoTClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
