@@ -37,7 +37,7 @@ test: $(VENV)/.for-tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
 test-fast: $(VENV)/.for-tests
-	$(BIN)/python -m pytest tests/unit tests/documents tests/guards tests/emulator/unit -m "not slow" --hypothesis-profile=fast $(OPTIONS)
+	$(BIN)/python -m pytest tests/unit tests/emulator/unit -m "not slow" --hypothesis-profile=fast $(OPTIONS)
 
 check: $(VENV)/.for-tests
 	$(BIN)/ruff check
