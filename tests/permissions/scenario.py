@@ -144,7 +144,7 @@ def _count_the_devices(watched: Watched) -> None:
             cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
         return len(censuses(cloud.log)) > 0
 
-    wait_until(counted, "the devices were not counted")
+    wait_until(counted, "the devices were not counted", patience=180.0)
 
 
 def censuses(log: Path) -> list[list[float]]:
