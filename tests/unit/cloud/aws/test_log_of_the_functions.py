@@ -1,5 +1,6 @@
 """The functions' log: JSON lines with run, round and device, and metrics for CloudWatch."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -211,3 +212,17 @@ def test_a_message_that_fails_is_an_error_in_the_log(monkeypatch: pytest.MonkeyP
     answer = averager.handler({"Records": [{"messageId": "7", "body": "no JSON"}]}, Context())
     assert answer == {"batchItemFailures": [{"itemIdentifier": "7"}]}
     assert fleet.journal.entries[-1][1] == "ERROR"
+
+
+def test_the_count_of_devices_is_written_before_its_invocation_ends(
+    monkeypatch: pytest.MonkeyPatch, log: PowertoolsLog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lambda freezes the function after it; a metric that is written later is late or lost."""
+    fleet = SmallFleet()
+    fleet.start()
+    services = dataclasses.replace(fleet.cloud, log=log)
+    monkeypatch.setattr(wiring, "services", lambda *_, **__: services)
+    event = {"Records": [{"messageId": "1", "body": '{"census": true}'}]}
+    assert averager.handler(event, Context()) == {"batchItemFailures": []}
+    (line,) = measured(capsys)
+    assert line["DevicesSeen"] == [3.0]
