@@ -19,6 +19,8 @@ from fedgrass.federation.weights import Arrays, sha256
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 GROUPS = Scale(group=3, grouped_bytes=0)
 SHARDS = Scale(sharded_bytes=2 * 4 * 4096)
 DEVICES = 8

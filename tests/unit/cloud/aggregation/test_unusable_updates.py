@@ -16,6 +16,8 @@ from fedgrass.federation.topics import Kind
 from tests.fakes.small_average import RUN, SmallAverage
 from tests.fakes.small_fleet import SmallFleet, update_full_of
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 Arrays = dict[str, NDArray[Any]]
 DEVICES, BAD = 5, 3
 LOSSES: list[dict[str, float]] = [{"loss": 0.5}] * DEVICES

@@ -17,6 +17,8 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.topics import Kind
 from tests.fakes.small_fleet import RUN, SmallFleet
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 READS = {"run", "living", "round", "participant", "participants", "find", "read", "runs"}
 FLOODER = "thing-0"
 

@@ -22,6 +22,8 @@ from fedgrass.federation.messages import Heartbeat
 from tests.fakes.memory_device import Device, announcement
 from tests.fakes.stubbed_device_cloud import device_cloud
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 
 class Outage:
     """An Uploader whose service is down for a number of tries."""

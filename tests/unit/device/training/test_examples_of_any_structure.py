@@ -23,6 +23,8 @@ from torch.utils.data import (
 from components.runtime.component_errors import WorkFailed
 from components.trainer.training import TorchTask, TrainingSettings, precision
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 HERE = rf"{re.escape(str(Path(__file__)))}:\d+: "
 COUNT = 48
 INPUTS = torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(0))

@@ -18,6 +18,7 @@ from flwr.serverapp import strategy as flower
 
 from tests.fakes.flower import FlowerRun
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
 ROUNDS = 4
 CLIENTS = 8
 EXAMPLES = [10, 40, 25, 90, 5, 60, 33, 71]

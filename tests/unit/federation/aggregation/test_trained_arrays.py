@@ -25,6 +25,8 @@ from fedgrass.federation.weights.array_roles import (
 )
 from tests.fakes.small_average import SmallAverage, file_of
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 Arrays = dict[str, NDArray[Any]]
 TRAINED = frozenset({"w"})
 LOSSES = [{"loss": 0.5}] * 6

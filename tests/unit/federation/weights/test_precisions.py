@@ -33,6 +33,8 @@ from tests.fakes.memory_device import announcement
 from tests.fakes.small_average import SmallAverage
 from tests.fakes.small_fleet import RUN, SmallFleet
 
+pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
+
 Arrays = dict[str, NDArray[Any]]
 PRECISIONS = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64
