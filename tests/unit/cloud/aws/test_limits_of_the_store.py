@@ -18,6 +18,8 @@ from fedgrass.federation.settings import LARGEST_SETTINGS, parse_settings
 from tests.fakes.memory_cloud import LARGEST_ROW, Crash, row_size
 from tests.fakes.small_fleet import RUN, SmallFleet
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 
 def test_a_round_of_many_metrics_closes_and_its_manifest_has_all_of_them() -> None:
     fleet = SmallFleet(devices=600, rounds=1, threshold=1.0, target_metric="zeal", target_value=9.0)

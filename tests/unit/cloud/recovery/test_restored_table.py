@@ -19,6 +19,8 @@ from fedgrass.federation.runs import RunState
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call, message_of
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 Backup = tuple[dict[Any, Any], ...]
 
 

@@ -30,6 +30,8 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 WORK: dict[str, Any] = {"run": "run-1", "round": 1, "attempt": 1}
 
 

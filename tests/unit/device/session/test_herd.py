@@ -23,6 +23,8 @@ from components.trainer.worker.worker_protocol import Answer, WorkOrder
 from fedgrass.federation.messages import encode
 from tests.fakes.memory_device import Broker, Bucket, Clock, announcement, configure
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 DEVICES = 200
 INTERVAL = 60.0
 STEP = 0.05  # seconds, of the clock

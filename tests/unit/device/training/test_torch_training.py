@@ -17,6 +17,8 @@ from components.trainer.training.losses import Measures, balanced_weights
 from components.trainer.training.precision import choose, processor_has_bfloat16
 from fedgrass.federation.weights import Arrays
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 
 def never() -> bool:
     return False

@@ -28,6 +28,8 @@ from fedgrass.federation.weights.array_roles import update_layout
 from tests.fakes.memory_device import announcement
 from tests.fakes.small_average import RUN, SmallAverage
 
+pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
+
 DEVICES, EXAMPLES, STEPS, RATE, ROUNDS = 3, 12, 8, 0.05, 4
 INPUTS = np.random.default_rng(5).standard_normal((DEVICES, EXAMPLES, 3)).astype(np.float32)
 # Each device's data follow another line: their optima differ.
