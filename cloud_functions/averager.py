@@ -66,8 +66,7 @@ def take(services: Services, body: str) -> str | None:
     elif "sweep" in message:
         sweep.sweep(services)
     elif "census" in message:
-        with services.log.about():  # whose end writes the metric, before the function may be frozen
-            candidate_search.count_devices(services)
+        candidate_search.count_devices(services)
     elif "job" in message:
         job = msgspec.convert(message["job"], Job)
         with services.log.about(job.run, job.round):

@@ -56,7 +56,9 @@ class _Batch:
     ) -> str | None:
         """Call ``do`` for a record; return its result, or None if it failed."""
         try:
-            return do(argument)
+            # Its end writes the metrics that were recorded: Lambda may freeze the function afterwards.
+            with self._log.about():
+                return do(argument)
         except NotYet as error:
             self._fail(record)
             self._log(f"retried later: {error}", "WARNING")

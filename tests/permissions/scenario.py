@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -127,24 +126,12 @@ def _pause_and_cancel(watched: Watched) -> None:
         watched.wait_for_line("open", thing, "late: this attempt is ABANDONED")
 
 
-RESEND_SECONDS = 10.0
-
-
 def _count_the_devices(watched: Watched) -> None:
     """Send the hourly event of the template, and wait until the devices were counted."""
     cloud = watched.testbed.cloud
     queue = watched.testbed.stack["AlarmsQueueUrl"]
-    sent_at = 0.0
-
-    def counted() -> bool:
-        # Sent again as the schedule does: a line of the log may be cut by another process's line.
-        nonlocal sent_at
-        if time.monotonic() - sent_at > RESEND_SECONDS:
-            sent_at = time.monotonic()
-            cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
-        return len(censuses(cloud.log)) > 0
-
-    wait_until(counted, "the devices were not counted", patience=180.0)
+    cloud.client("sqs").send_message(QueueUrl=queue, MessageBody='{"census": true}')
+    wait_until(lambda: len(censuses(cloud.log)) > 0, "the devices were not counted")
 
 
 def censuses(log: Path) -> list[list[float]]:
