@@ -1,7 +1,6 @@
 """Faults during a round: it continues, or ends with the reason."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,16 +93,13 @@ def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(wa
     watched.testbed.fleet.call(core.cut_mqtt())
     try:
         watched.start(
-            "few", task="noise", deadline_seconds=5, minimum_replies=2, on_abandoned="retry", attempts=2
+            "few", task="noise", deadline_seconds=15, minimum_replies=2, on_abandoned="retry", attempts=2
         )
         run = watched.ended("few")
     finally:
         watched.testbed.fleet.call(core.restore_mqtt())
     assert run.state is RunState.FAILED
-    # On a slow machine the other device may be late as well.
-    assert re.search(
-        r"the deadline passed and too few replied \([01] of 2 replied, 2 needed at least\)", run.reason
-    )
+    assert "the deadline passed and too few replied (1 of 2 replied, 2 needed at least)" in run.reason
     assert [record.round.state for record in watched.rounds("few")] == [State.ABANDONED, State.ABANDONED]
 
 
