@@ -7,10 +7,12 @@ functions for files that are complete long before they get their name, such as u
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
+_PUBLIC = 0o666  # minus the umask, like open()
 
 
 def unfinished(path: Path) -> Path:
@@ -18,17 +20,22 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".unfinished")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = _PUBLIC) -> None:
     """Create or replace the file ``path`` with ``data``.
+
+    Args:
+        path: the file.
+        data: all of its bytes.
+        mode: permissions of the new file, before the umask.
 
     Raises:
         OSError: it could not be written; the former file, if there was one, is unchanged.
     """
-    write_unfinished(path, lambda file: file.write(data))
+    write_unfinished(path, lambda file: file.write(data), mode=mode)
     publish_file(unfinished(path), path)
 
 
-def write_unfinished(path: Path, write: Callable[[BinaryIO], T]) -> T:
+def write_unfinished(path: Path, write: Callable[[BinaryIO], T], *, mode: int = _PUBLIC) -> T:
     """Write the temporary file of ``path`` and flush it to the disk; return what ``write`` returned.
 
     Raises:
@@ -36,7 +43,7 @@ def write_unfinished(path: Path, write: Callable[[BinaryIO], T]) -> T:
     """
     temporary = unfinished(path)
     try:
-        with temporary.open("wb") as file:
+        with _create(temporary, mode) as file:
             written = write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +51,14 @@ def write_unfinished(path: Path, write: Callable[[BinaryIO], T]) -> T:
         temporary.unlink(missing_ok=True)  # a full disk gets its space back
         raise
     return written
+
+
+def _create(path: Path, mode: int) -> BinaryIO:
+    try:
+        return open(path, "xb", opener=partial(os.open, mode=mode))
+    except FileExistsError:
+        path.unlink()  # left by a killed process, possibly with other permissions
+        return _create(path, mode)
 
 
 def publish_file(source: Path, target: Path) -> None:

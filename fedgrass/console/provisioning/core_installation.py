@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
+from components.runtime.atomic_file import write_atomically
 from fedgrass.federation.errors import SettingsError
-from fedgrass.safe_write import write_atomically
 
 _LONGEST_NAME = 128  # of an IoT policy
 LARGEST_DOCUMENT = 2048  # of an IoT policy, in characters without white space

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from components.runtime.atomic_file import write_atomically
 from fedgrass.console import tables
 from fedgrass.console.deferred import deferred
 from fedgrass.console.runs.fleet_operator import RoundRecord
@@ -16,7 +17,6 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.training_settings import LOCAL_PREFIX
-from fedgrass.safe_write import write_atomically
 
 Evaluations = Mapping[int, Mapping[str, float]]  # global model number -> metrics on held-out data
 _draw = deferred("fedgrass.console.runs.history_picture:draw")  # matplotlib takes a second to import

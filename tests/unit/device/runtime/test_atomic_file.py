@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,11 @@ def counted(name, call):
         return call(*arguments, **options)
     return run
 
-os.fsync, os.open = counted("fsync", os.fsync), counted("open folder", os.open)
+create, open_folder = counted("create", os.open), counted("open folder", os.open)
+os.open = lambda path, flags, *mode, **named: (
+    (create if flags & os.O_CREAT else open_folder)(path, flags, *mode, **named)
+)
+os.fsync = counted("fsync", os.fsync)
 Path.replace = counted("rename", Path.replace)
 
 def write(file):
@@ -42,7 +47,7 @@ atomic_file.write_unfinished(path, write)
 atomic_file.publish_file(atomic_file.unfinished(path), path)
 print(",".join(steps))
 """
-STEPS = ("write", "write", "fsync", "rename", "open folder", "fsync")
+STEPS = ("create", "write", "write", "fsync", "rename", "open folder", "fsync")
 
 
 def write_in_process(path: Path, last: int = 0) -> subprocess.CompletedProcess[str]:
@@ -102,3 +107,30 @@ def test_a_complete_file_gets_its_name_later(tmp_path: Path) -> None:
     publish_file(unfinished(update), update)
     assert update.read_bytes() == NEW
     assert list(tmp_path.iterdir()) == [update]
+
+
+def test_a_file_is_created_with_its_permissions(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "key", b"secret", mode=0o600)
+    assert (tmp_path / "key").read_bytes() == b"secret"
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file.unfinished").write_bytes(b"of a killed process")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
