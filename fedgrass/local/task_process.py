@@ -28,7 +28,6 @@ _child()
 _DONE = "done "
 _PIPE_BYTES = 1 << 16  # more than the names of all steps
 _TERMINATE_SECONDS = 5.0
-Note = Callable[[str], None]
 
 
 def run_in_child(function: str, options: object, report: Callable[[str], None]) -> int:

@@ -30,10 +30,6 @@ class InvalidArgumentsError(IpcError):
     """The request breaks a rule of the operation."""
 
 
-class ConflictError(IpcError):
-    """The update conflicts with the current configuration."""
-
-
 class FailedUpdateConditionCheckError(IpcError):
     """The current value is later than the update."""
 
