@@ -26,6 +26,8 @@ hypothesis.settings.load_profile("fedgrass")
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+# As Ctrl-C: fixtures end what they have started. By default `timeout 300 pytest` would leave it running.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 # No test asks the metadata service of an EC2 instance, which botocore would do through a proxy too.
