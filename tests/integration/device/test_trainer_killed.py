@@ -35,7 +35,10 @@ class GatedSite(Site):
     def kill_trainer(self) -> None:
         """End the main process as a crash would, and wait for the hello of the next one."""
         hellos = len(self.said("hello"))
-        (main,) = [pid for pid in self.processes if psutil.Process(pid).cmdline()[-1] == "components.trainer"]
+        # A child that was just forked has its parent's command line until it executes its own.
+        found = [psutil.Process(pid) for pid in self.processes]
+        named = [process for process in found if process.cmdline()[-1] == "components.trainer"]
+        (main,) = [process.pid for process in named if process.parent() not in named]
         os.kill(main, signal.SIGKILL)
         self.waits_for("hello", hellos + 1)
 
