@@ -24,7 +24,8 @@ from fedgrass.console.tables import show, styled
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.task_loading import DemoTask

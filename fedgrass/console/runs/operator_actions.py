@@ -21,7 +21,7 @@ from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.selection import Candidate
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
 _MOST_ROUNDS = 100_000  # of a run
