@@ -16,6 +16,7 @@ from fedgrass.federation.selection import strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.training_settings import check_sendable, not_plain
+from fedgrass.federation.whole_update_settings import whole_contradictions
 
 LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
 LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
@@ -89,6 +90,7 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             " true, or choose another upload_encoding"
         )
     yield from _aggregation_contradictions(settings)
+    yield from whole_contradictions(settings)
     yield from _evaluation_contradictions(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': set every_minutes to the number of minutes"
