@@ -1,8 +1,8 @@
 """Updates that are read as a whole: for strategies whose models grow, such as ``tree_bagging``.
 
-The updates of a round have other lengths than the model, so they cannot be cut into slices. Each is read once,
-as one object, and checked: its size, the checksums of its header and of its data, then its contents by the
-strategy. A bad update is refused by name, and the others are merged without it.
+The updates of a round have other lengths than the model, so they cannot be cut into slices. Each is read
+once, as one object, and checked: its size, the checksums of its header and of its data, then its contents by
+the strategy. A bad update is refused by name, and the others are merged without it.
 
 The memory is bounded by the strategy's ``largest_bytes`` whatever the number of devices: the base model and
 the updates that were read are together at most as large as the new model may be, or the aggregation ends. The
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.aggregation_context import AggregationContext, usable
-from cloud_functions.aggregation.model_files import ModelWriter, Stored, readable, whole
+from cloud_functions.aggregation.model_files import Fingerprint, ModelWriter, Stored, readable, whole
 from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys, weights
@@ -37,7 +37,7 @@ Pieces = Mapping[str, Sequence[NDArray[Any]]]
 
 
 def check_start(
-    services: Services, name: str, settings: RunSettings, strategy: Strategy, layout: Layout, version: str
+    services: Services, name: str, settings: RunSettings, strategy: Strategy, model: Fingerprint
 ) -> None:
     """Check that a strategy and the initial model of a run fit each other.
 
@@ -46,31 +46,32 @@ def check_start(
         name: of the run.
         settings: of the run.
         strategy: of the run.
-        layout: of the initial model.
-        version: of the object of the initial model.
+        model: the initial model.
 
     Raises:
         SettingsError: the strategy needs another kind of model, or the model another strategy.
     """
     if not isinstance(strategy, WholeStrategy):
-        if is_ensemble(layout):
+        if is_ensemble(model.layout):
             message = (
-                f"the initial model is an ensemble of trees, which {settings.aggregation!r} cannot average: set"
-                " the run's aggregation to 'tree_bagging'"
+                f"the initial model is an ensemble of trees, which {settings.aggregation!r} cannot average:"
+                " set the run's aggregation to 'tree_bagging'"
             )
             raise SettingsError(message)
         return
     key = object_keys.model(name, 0)
+    if model.bytes > services.largest_held:
+        raise SettingsError(services.too_large(_held_by(settings), model.bytes))
     try:
-        if layout.data_bytes > services.largest_held:
-            raise UpdateRefused(
-                services.too_large(f"aggregation {settings.aggregation!r}", layout.file_bytes)
-            )
-        data = whole(services.bucket, key, layout.file_bytes, version)
-        strategy.check_model(layout, weights.views(data, layout))
+        data = whole(services.bucket, key, model.bytes, model.version)
+        strategy.check_model(model.layout, weights.views(data, model.layout))
     except UpdateRefused as error:
         message = f"the initial model {key} does not fit the aggregation {settings.aggregation!r}: {error}"
         raise SettingsError(message) from error
+
+
+def _held_by(settings: RunSettings) -> str:
+    return f"the run's aggregation is {settings.aggregation!r}"
 
 
 def check_room(settings: RunSettings, strategy: Strategy, layout: Layout, cohort: int) -> None:
@@ -95,9 +96,9 @@ def check_room(settings: RunSettings, strategy: Strategy, layout: Layout, cohort
     ]
     if why := strategy.full(layout, expected):
         message = (
-            f"the run's {settings.rounds} rounds of {cohort} devices do not fit its aggregation_options: {why};"
-            " choose fewer rounds, fewer devices (selection 'random' with count), fewer trees per round, or"
-            " higher limits"
+            f"the run's {settings.rounds} rounds of {cohort} devices do not fit its aggregation_options:"
+            f" {why}; choose fewer rounds, fewer devices (selection 'random' with count), fewer trees per"
+            " round, or higher limits"
         )
         raise SettingsError(message)
 
@@ -154,7 +155,7 @@ def _base_model(context: AggregationContext) -> Arrays:
     """Return the arrays of the model that the round started from. Raises AggregationFailed."""
     key, size = object_keys.model(context.run.name, context.round.base), context.layout.file_bytes
     if size > context.services.largest_held:
-        raise AggregationFailed(context.services.too_large(f"aggregation {context.guarded.name!r}", size))
+        raise AggregationFailed(context.services.too_large(_held_by(context.run.settings), size))
     with readable(key):
         data = whole(context.services.bucket, key, size)
         return weights.views(data, context.layout)

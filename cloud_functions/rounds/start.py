@@ -37,7 +37,7 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     """
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
-    whole_updates.check_start(services, name, settings, strategy, model.layout, model.version)
+    whole_updates.check_start(services, name, settings, strategy, model)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)

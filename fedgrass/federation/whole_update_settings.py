@@ -29,8 +29,8 @@ def whole_contradictions(settings: RunSettings) -> Iterator[str]:
     for field, plain in _NEEDS_FIXED_SHAPES.items():
         if (value := getattr(settings, field)) != plain:
             yield (
-                f"the run's {field} is {shown(value)}, which needs updates with the model's shapes; the updates"
-                f" of the aggregation {settings.aggregation!r} have their own: leave {field} out"
+                f"the run's {field} is {shown(value)}, which needs updates with the model's shapes; the"
+                f" updates of the aggregation {settings.aggregation!r} have their own: leave {field} out"
             )
     if isinstance(chosen, TreeBagging):
         yield from _tree_contradictions(settings)

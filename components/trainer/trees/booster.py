@@ -161,9 +161,9 @@ def _load(ensemble: Ensemble, objective: Mapping[str, Any], base_score: str, thr
     groups, several = ensemble.groups, ensemble.groups > 1
     model = {
         "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
-        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(len(trees))},
+        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(trees.total)},
         # One boosting round for each tree: their groups may be in any order.
-        "iteration_indptr": list(range(len(trees) + 1)),
+        "iteration_indptr": list(range(trees.total + 1)),
         "tree_info": trees.group.tolist(),
         "trees": _xgboost_trees(trees, ensemble.features),
     }

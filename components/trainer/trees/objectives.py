@@ -15,6 +15,7 @@ from components.runtime.component_errors import WorkFailed
 
 Margins = NDArray[np.float32]
 Floats = NDArray[np.float64]
+_FEWEST_CLASSES = 3  # of multi:softprob
 _SMALLEST = 1e-16  # probability, as in XGBoost's logloss
 
 
@@ -137,11 +138,11 @@ _OBJECTIVES: Mapping[str, Callable[[int], Objective]] = {
     "binary:logistic": lambda _: Objective("binary:logistic", 2, sigmoid, _binary_metrics, _logit, 0.5),
     "multi:softprob": lambda classes: Objective(
         "multi:softprob",
-        classes if classes >= 3 else 1,
+        classes if classes >= _FEWEST_CLASSES else 1,
         softmax,
         _class_metrics,
         _identity,
-        0.0,  # noqa: PLR2004
+        0.0,
     ),
     "reg:squarederror": lambda _: Objective("reg:squarederror", 0, _first, _number_metrics, _identity, 0.0),
     "count:poisson": lambda _: Objective("count:poisson", 0, _exponential, _count_metrics, math.log, 1.0),

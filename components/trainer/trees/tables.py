@@ -45,7 +45,8 @@ def read_table(source: Source, what: str) -> Table:
         message = f"{what} must be a pair of arrays (X, y) of numbers: {error}"
         raise WorkFailed(message) from error
     if table.ndim != 2 or target.shape != table.shape[:1]:  # noqa: PLR2004 - rows and columns
-        message = f"{what} has X of shape {table.shape} and y of shape {target.shape}; it takes (n, features) and (n,)"
+        message = f"{what} has X of shape {table.shape} and y of shape {target.shape}; it takes"
+            " (n, features) and (n,)"
         raise WorkFailed(message)
     check_inputs(table, f"{what}: X")
     if not np.isfinite(target).all():
@@ -61,8 +62,8 @@ def check_inputs(table: NDArray[np.float64], what: str) -> None:
     if bad.any():
         row, column = (int(index) for index in np.unravel_index(int(np.argmax(bad)), table.shape))
         message = (
-            f"{what} has the value {table[row, column]} in row {row}, column {column}: it takes finite numbers"
-            " of float32, and NaN for a missing value"
+            f"{what} has the value {table[row, column]} in row {row}, column {column}: it takes finite"
+            " numbers of float32, and NaN for a missing value"
         )
         raise WorkFailed(message)
 

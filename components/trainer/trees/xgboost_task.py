@@ -139,7 +139,7 @@ class XGBoostTask:
         progress = _Progress(report, stop, chosen.trees_per_round)
         new = trees_in(
             xgboost.train(
-                self._parameters(chosen, len(model.trees)),
+                self._parameters(chosen, model.trees.total),
                 matrix,
                 num_boost_round=chosen.trees_per_round,
                 callbacks=[progress],
@@ -150,7 +150,7 @@ class XGBoostTask:
         return Fit(
             grown.arrays(),
             len(table),
-            {"trees": float(len(grown.trees))},
+            {"trees": float(grown.trees.total)},
             partial=progress.stopped,
             update=new.arrays(),
         )

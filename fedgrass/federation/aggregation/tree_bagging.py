@@ -86,9 +86,9 @@ class TreeBagging(WholeStrategy, frozen=True):
         check_layout_of_trees(layout, TREE_ARRAYS)
         trees, groups = trees_of(update), len(model["base_score"])
         most = _trees_per_round(training) * groups
-        if not 1 <= len(trees) <= most:
+        if not 1 <= trees.total <= most:
             message = (
-                f"the update has {len(trees)} trees; with {TREES_PER_ROUND} {_trees_per_round(training)} and"
+                f"the update has {trees.total} trees; with {TREES_PER_ROUND} {_trees_per_round(training)} and"
                 f" {groups} groups it takes 1 to {most}"
             )
             raise UpdateRefused(message)

@@ -67,8 +67,9 @@ class Trees(NamedTuple):
     right: Whole
     missing_left: NDArray[np.uint8]
 
-    def __len__(self) -> int:
-        """Return the number of trees."""
+    @property
+    def total(self) -> int:
+        """The number of trees, T."""
         return len(self.nodes)
 
     @property
@@ -133,8 +134,8 @@ def check_layout_of_trees(layout: Layout, expected: Mapping[str, str]) -> None:
             message = f"array {name!r} of {_what(expected)} is missing"
         elif found.dtype != dtype or len(found.shape) != 1:
             message = (
-                f"array {name!r} is {found.dtype} of shape {found.shape}; {_what(expected)} has {dtype} of one"
-                " dimension"
+                f"array {name!r} is {found.dtype} of shape {found.shape}; {_what(expected)} has {dtype}"
+                " of one dimension"
             )
         else:
             continue
@@ -169,9 +170,7 @@ def ensemble_of(arrays: Arrays) -> Ensemble:
         )
         raise UpdateRefused(message)
     if not (np.abs(base_score) <= _LARGEST_LEAF).all():
-        message = (
-            f"array 'base_score' is {base_score.tolist()}: it has a value that is too large, or not finite"
-        )
+        message = f"array 'base_score' is {base_score.tolist()}: a value is too large, or not finite"
         raise UpdateRefused(message)
     if len(features) != 1 or int(features[0]) < 1:
         message = f"array 'features' is {features.tolist()}; it takes one number, of at least 1"
