@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.trees.booster import full_booster, margin_booster, margins, trees_in
+from components.trainer.trees.example_table import Source, Table, check_classes, check_inputs, read_table
 from components.trainer.trees.objectives import find_objective
-from components.trainer.trees.tables import Source, Table, check_classes, check_inputs, read_table
 from components.trainer.trees.tree_settings import TreeSettings, parse_tree_settings
 from fedgrass.federation import weights as weight_files
 from fedgrass.federation.errors import UpdateRefused

@@ -45,8 +45,8 @@ def read_table(source: Source, what: str) -> Table:
         message = f"{what} must be a pair of arrays (X, y) of numbers: {error}"
         raise WorkFailed(message) from error
     if table.ndim != 2 or target.shape != table.shape[:1]:  # noqa: PLR2004 - rows and columns
-        message = f"{what} has X of shape {table.shape} and y of shape {target.shape}; it takes"
-            " (n, features) and (n,)"
+        shapes = f"X of shape {table.shape} and y of shape {target.shape}"
+        message = f"{what} has {shapes}; it takes (n, features) and (n,)"
         raise WorkFailed(message)
     check_inputs(table, f"{what}: X")
     if not np.isfinite(target).all():
