@@ -64,6 +64,22 @@ def find_objective(name: str, classes: int) -> Objective:
     return found
 
 
+def margin_of(objective: Objective, base_score: float) -> float:
+    """Return the margin of a base score.
+
+    Raises:
+        WorkFailed: the base score is out of the range of the objective's predictions.
+    """
+    try:
+        margin = float(objective.margin(base_score))
+    except (ValueError, ZeroDivisionError, TypeError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        message = f"the base_score {base_score} is out of the range of the objective {objective.name!r}"
+        raise WorkFailed(message)
+    return margin
+
+
 def sigmoid(margins: Margins) -> Floats:
     """Return the probability of class 1, float64 array of shape (n,)."""
     wide = margins[:, 0].astype(np.float64)

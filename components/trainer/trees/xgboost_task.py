@@ -14,7 +14,7 @@ from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, InputRefused, Predict, Report, Settings, Stop
 from components.trainer.trees.booster import full_booster, margin_booster, margins, trees_in
 from components.trainer.trees.example_table import Source, Table, check_classes, check_inputs, read_table
-from components.trainer.trees.objectives import find_objective
+from components.trainer.trees.objectives import find_objective, margin_of
 from components.trainer.trees.tree_settings import TreeSettings, parse_tree_settings
 from fedgrass.federation import weights as weight_files
 from fedgrass.federation.errors import UpdateRefused
@@ -86,11 +86,7 @@ class XGBoostTask:
         given = params if isinstance(params, TreeSettings) else TreeSettings()
         self._defaults = parse_tree_settings({} if isinstance(params, TreeSettings) else params or {}, given)
         self._base_score = self._objective.base_score if base_score is None else base_score
-        try:
-            self._margin = float(self._objective.margin(self._base_score))
-        except (ValueError, ZeroDivisionError) as error:
-            message = f"the base_score {self._base_score} is out of the range of the objective {objective!r}"
-            raise WorkFailed(message) from error
+        self._margin = margin_of(self._objective, self._base_score)
         self._features = features
         self._threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -271,7 +267,11 @@ def _rows(rows: Sequence[object], features: int) -> NDArray[np.float32]:
                     f"inputs[{number}][{column}] is {value!r}; it takes a number, or null if it is missing"
                 )
                 raise InputRefused(message)
-            table[number, column] = math.nan if value is None else value
+            try:
+                table[number, column] = math.nan if value is None else value
+            except OverflowError as error:
+                message = f"inputs[{number}][{column}] is too large for a float"
+                raise InputRefused(message) from error
     try:
         check_inputs(table, "inputs")
     except WorkFailed as error:
