@@ -30,7 +30,6 @@ from fedgrass.federation.ports import LONGEST_WAIT
 from fedgrass.federation.rounds import Participant, State
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import DTYPES, Array, Arrays, Layout, in_file_order
-from fedgrass.federation.weights.tree_ensemble import is_ensemble
 
 _LARGEST_HEADER = 64 * 1024  # bytes: the trainer's has some 2 KB
 Pieces = Mapping[str, Sequence[NDArray[Any]]]
@@ -46,25 +45,23 @@ def check_start(
         name: of the run.
         settings: of the run.
         strategy: of the run.
-        model: the initial model.
+        model: the initial model; an ensemble of trees unless the strategy reads whole updates.
 
     Raises:
         SettingsError: the strategy needs another kind of model, or the model another strategy.
     """
     if not isinstance(strategy, WholeStrategy):
-        if is_ensemble(model.layout):
-            message = (
-                f"the initial model is an ensemble of trees, which {settings.aggregation!r} cannot average:"
-                " set the run's aggregation to 'tree_bagging'"
-            )
-            raise SettingsError(message)
-        return
+        message = (
+            f"the initial model is an ensemble of trees, which {settings.aggregation!r} cannot average: set"
+            " the run's aggregation to 'tree_bagging'"
+        )
+        raise SettingsError(message)
     key = object_keys.model(name, 0)
     if model.bytes > services.largest_held:
         raise SettingsError(services.too_large(_held_by(settings), model.bytes))
     try:
         data = whole(services.bucket, key, model.bytes, model.version)
-        strategy.check_model(model.layout, weights.views(data, model.layout))
+        strategy.check_model(model.layout, weights.views(memoryview(data), model.layout))
     except UpdateRefused as error:
         message = f"the initial model {key} does not fit the aggregation {settings.aggregation!r}: {error}"
         raise SettingsError(message) from error
@@ -74,7 +71,7 @@ def _held_by(settings: RunSettings) -> str:
     return f"the run's aggregation is {settings.aggregation!r}"
 
 
-def check_room(settings: RunSettings, strategy: Strategy, layout: Layout, cohort: int) -> None:
+def check_room(settings: RunSettings, strategy: WholeStrategy, layout: Layout, cohort: int) -> None:
     """Check that the model has room for all rounds of a run.
 
     Args:
@@ -86,8 +83,6 @@ def check_room(settings: RunSettings, strategy: Strategy, layout: Layout, cohort
     Raises:
         SettingsError: it may become larger than the strategy's options allow; the message has the numbers.
     """
-    if not isinstance(strategy, WholeStrategy):
-        return
     firsts = sorted({1, *(int(number) for number in settings.training_by_round)})
     ends = [*firsts[1:], settings.rounds + 1]
     expected = [
@@ -158,7 +153,7 @@ def _base_model(context: AggregationContext) -> Arrays:
         raise AggregationFailed(context.services.too_large(_held_by(context.run.settings), size))
     with readable(key):
         data = whole(context.services.bucket, key, size)
-        return weights.views(data, context.layout)
+        return weights.views(memoryview(data), context.layout)
 
 
 def _read(
@@ -235,11 +230,11 @@ def _read_one(  # noqa: PLR0913, PLR0917 - what an update is checked against
         message = f"there is no object {key} in the bucket"
         raise UpdateRefused(message) from error
     if len(data) != reply.bytes:
-        message = f"object {key} has {len(data)} bytes; the completion says {reply.bytes}"
+        message = f"object {key} has {len(data)} bytes; the completion states {reply.bytes}"
         raise UpdateRefused(message)
     weights.header_size(data, len(data), _LARGEST_HEADER)
     if (actual := weights.header_checksum(data)) != reply.checksum:
-        message = f"the checksum of {key} is {actual}; the completion says {reply.checksum}"
+        message = f"the checksum of {key} is {actual}; the completion states {reply.checksum}"
         raise UpdateRefused(message)
     layout = weights.read_layout(data, len(data))
     weights.check_data(data)

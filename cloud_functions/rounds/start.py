@@ -14,12 +14,14 @@ from cloud_functions.rounds import driver, reminders
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
+from fedgrass.federation.aggregation import WholeStrategy
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import check_training
 from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
+from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
 def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
@@ -37,14 +39,16 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     """
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
-    whole_updates.check_start(services, name, settings, strategy, model)
+    if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
+        whole_updates.check_start(services, name, settings, strategy, model)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
     if services.rounds.run(name) is None:
         cohort = _check_candidates(services, settings)
-        whole_updates.check_room(settings, strategy, model.layout, cohort)
+        if isinstance(strategy, WholeStrategy):
+            whole_updates.check_room(settings, strategy, model.layout, cohort)
     download = _write_for_download(services, name, settings, model)
     run = Run(
         name=name,

@@ -90,7 +90,6 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
             " true, or choose another upload_encoding"
         )
     yield from _aggregation_contradictions(settings)
-    yield from whole_contradictions(settings)
     yield from _evaluation_contradictions(settings)
     if settings.schedule == "every" and not settings.every_minutes:
         yield "the run's schedule is 'every': set every_minutes to the number of minutes"
@@ -124,6 +123,8 @@ def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    if chosen and chosen.reads == "whole":
+        yield from whole_contradictions(settings, chosen)
     if 0 < settings.examples_cap < 1:
         yield (
             f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"

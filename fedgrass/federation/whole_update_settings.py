@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation import Strategy
 from fedgrass.federation.aggregation.tree_bagging import (
     MOST_PER_ROUND,
     TREES_PER_ROUND,
@@ -21,11 +21,8 @@ _NEEDS_FIXED_SHAPES = {
 }
 
 
-def whole_contradictions(settings: RunSettings) -> Iterator[str]:
-    """Yield a message on each setting that does not fit a strategy that reads whole updates."""
-    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    if chosen is None or chosen.reads != "whole":
-        return
+def whole_contradictions(settings: RunSettings, chosen: Strategy) -> Iterator[str]:
+    """Yield a message on each setting that does not fit ``chosen``, a strategy that reads whole updates."""
     for field, plain in _NEEDS_FIXED_SHAPES.items():
         if (value := getattr(settings, field)) != plain:
             yield (

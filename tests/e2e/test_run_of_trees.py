@@ -36,7 +36,8 @@ class Trained:
 
     def file(self, key: str) -> bytes:
         found = self.testbed.cloud.client("s3").get_object(Bucket=self.testbed.stack["BucketName"], Key=key)
-        return found["Body"].read()
+        body: bytes = found["Body"].read()
+        return body
 
     def model(self, number: int) -> Arrays:
         return safetensors.numpy.load(self.file(f"models/{RUN}/{number}.safetensors"))
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("testbed")
     table = np.column_stack(load_breast_cancer(return_X_y=True))
     np.savetxt(folder / "table.csv", table, delimiter=",")
-    options = {
+    options: dict[str, bool | int | float | str] = {
         "module": "boosted_trees:BoostedTrees",
         "path": str(EXAMPLES),
         "file": str(folder / "table.csv"),

@@ -9,6 +9,7 @@ A booster made here has the weights of the trees multiplied into their leaves, a
 training (gains, covers), which predictions do not use.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,14 +127,15 @@ def full_booster(ensemble: Ensemble, parameters: Mapping[str, Any], threads: int
     if (base != base[0]).any():
         message = f"the base scores {base.tolist()} of the groups differ; a booster has one for all"
         raise WorkFailed(message)
-    untrained = xgboost.Booster({**parameters, "nthread": threads, "base_score": 0.5})
     empty = xgboost.DMatrix(np.zeros((1, ensemble.features), np.float32), label=np.zeros(1))
     template = xgboost.train({**parameters, "base_score": 0.5}, empty, num_boost_round=0)
     objective = msgspec.json.decode(bytes(template.save_raw("json")))["learner"]["objective"]
-    del untrained
-    space = {"binary:logistic": lambda m: 1 / (1 + np.exp(-m)), "count:poisson": np.exp}
-    convert = space.get(ensemble.objective, lambda m: m)
-    score = _decimals(np.array([convert(np.float64(base[0]))], np.float32)).decode()
+    start = float(base[0])
+    if ensemble.objective == "binary:logistic":
+        start = 1 / (1 + math.exp(-start))
+    elif ensemble.objective == "count:poisson":
+        start = math.exp(start)
+    score = _decimals(np.array([start], np.float32)).decode()
     return _load(ensemble, objective, score.strip("[]"), threads)
 
 

@@ -29,8 +29,6 @@ from fedgrass.federation.weights.tree_ensemble import (
     no_trees,
 )
 
-Callback = xgboost.callback.TrainingCallback
-
 
 class XGBoostTask:
     """A task for XGBoost and a table of numbers; its runs need the aggregation ``tree_bagging``.
@@ -220,7 +218,7 @@ class XGBoostTask:
         return table.inputs
 
 
-class _Progress(Callback):
+class _Progress(xgboost.callback.TrainingCallback):  # type: ignore[misc] # XGBoost's types are not read
     """Reports the completed fraction of a training, and ends it on request."""
 
     def __init__(self, report: Callable[[float], None], stop: Stop, rounds: int) -> None:

@@ -38,7 +38,9 @@ def send(fleet: SmallFleet, device: str, trees: Trees | bytes, **changes: object
 def values(fleet: SmallFleet, number: int) -> list[float]:
     """Return the upper leaf of each tree of a model, times its weight: the trees are stumps."""
     model = fleet.model(number)
-    return (model["node_value"][2::3] * model["tree_weight"]).tolist()
+    leaves, factors = (model[name].astype(np.float64) for name in ("node_value", "tree_weight"))
+    found: list[float] = (leaves[2::3] * factors).tolist()
+    return found
 
 
 def test_each_round_appends_the_devices_trees_in_the_order_of_their_names() -> None:
@@ -82,7 +84,7 @@ def test_the_margin_of_the_new_model_is_that_of_the_old_one_plus_the_mean_of_the
         send(fleet, f"thing-{number}", tree)
     inputs = rng.normal(size=(20, 4)).astype(np.float32)
     alone = [walked(ensemble(tree).arrays(), inputs) for tree in trees]
-    np.testing.assert_allclose(walked(fleet.model(1), inputs), np.mean(alone, axis=0), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(walked(fleet.model(1), inputs), np.mean(alone, axis=0), atol=1e-5)
 
 
 def test_the_examples_of_a_device_count_up_to_the_cap() -> None:
@@ -165,8 +167,8 @@ def test_an_update_that_is_replaced_or_missing_is_refused() -> None:
     opened = fleet.newest()
     data = file_of_trees(stump())
     fleet.say("thing-3", Kind.COMPLETE, fleet.completion(opened, data, "thing-3"))
-    assert "the completion says" in fleet.part("thing-1", first).reason
-    assert "bytes; the completion says 7" in fleet.part("thing-2", first).reason
+    assert "the completion states" in fleet.part("thing-1", first).reason
+    assert "bytes; the completion states 7" in fleet.part("thing-2", first).reason
     assert "there is no object updates/thing-3/" in fleet.part("thing-3", first).reason
     assert values(fleet, 1) == [1.0]
 
@@ -265,7 +267,7 @@ def test_a_run_whose_trees_would_not_fit_is_refused_at_its_start() -> None:
 
 
 def test_the_trees_of_each_round_count_for_the_bound() -> None:
-    more = {"training_by_round": {"3": {"trees_per_round": 4}}}
+    more: dict[str, Any] = {"training_by_round": {"3": {"trees_per_round": 4}}}
     with pytest.raises(SettingsError, match="would add 18"):
         fleet_of_trees(aggregation_options={"most_trees": 17}, **more).start()
     fleet_of_trees(aggregation_options={"most_trees": 18}, **more).start()

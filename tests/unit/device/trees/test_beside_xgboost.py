@@ -1,10 +1,10 @@
-"""Federated trees beside XGBoost alone, on the same rows of scikit-learn's data sets.
+"""Federated trees compared with XGBoost alone, on the same rows of scikit-learn's data sets.
 
     python -m tests.unit.device.trees.test_beside_xgboost     prints the figures
 
-Five devices train through the averager's code. ``pooled`` is XGBoost with all rows and as many boosting
-rounds, ``trees`` XGBoost with all rows and as many trees as the federated model, ``alone`` the mean of the
-devices' own models, each with as many rounds. All are means over three divisions of the rows (digits: one).
+Five devices train through the averager's code. ``pooled`` is XGBoost with all rows and the same number of
+boosting rounds, ``trees`` XGBoost with all rows and the same number of trees, ``alone`` the mean of the
+devices' own models after the same rounds. All are means over three divisions of the rows (digits: one).
 """
 
 from typing import Any, NamedTuple
@@ -100,7 +100,8 @@ def test_the_fleets_trees_are_better_than_each_devices_own_and_near_the_pooled_d
 
 def main() -> None:
     """Print the figures as a table."""
-    print("| data | metric | split | federated | pooled | as many trees | device alone | update | model |")  # noqa: T201
+    heading = ["data", "metric", "split", *Figures._fields]
+    print(f"| {' | '.join(heading)} |")  # noqa: T201
     for data in DATA:
         for split in SPLITS:
             *figures, update, model = measure(data, split)

@@ -36,7 +36,7 @@ def table(rows: int = 200, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[
 def test_a_booster_predicts_the_same_bits_after_the_way_through_named_arrays(params: dict[str, Any]) -> None:
     inputs, targets = table()
     groups = int(params.get("num_class", 1))
-    targets = np.arange(len(targets)) % groups if groups > 1 else targets
+    targets = (np.arange(len(targets)) % groups).astype(np.float32) if groups > 1 else targets
     matrix = xgboost.DMatrix(inputs, label=targets)
     start = 1.0 if params["objective"] == "count:poisson" else 0.5
     alone = xgboost.train({**params, "base_score": start}, matrix, num_boost_round=7)

@@ -13,7 +13,7 @@ from components.trainer.tasks.task import Fit, InputRefused
 from components.trainer.trees import TreeSettings, XGBoostTask
 from components.trainer.trees.tree_settings import parse_tree_settings
 from components.trainer.worker.work_runner import WorkRunner
-from components.trainer.worker.worker_protocol import WorkOrder
+from components.trainer.worker.worker_protocol import TaskOptions, WorkOrder
 from fedgrass.federation import weights
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
@@ -85,7 +85,7 @@ def test_several_trees_of_a_round_are_those_of_several_rounds() -> None:
     at_once = fit(own, trees_per_round=4).weights
     step = own.initial_weights(0)
     for _ in range(4):
-        step = dict(fit(own, step, trees_per_round=1).weights)  # type: ignore[arg-type]
+        step = dict(fit(own, step, trees_per_round=1).weights)
     assert all(np.array_equal(at_once[name], step[name]) for name in at_once)
 
 
@@ -353,7 +353,7 @@ class Small(XGBoostTask):
 def order(folder: Path, **said: Any) -> tuple[WorkOrder, bytes]:
     model = weights.encode(Small().initial_weights(0))
     announced = announcement(task="small", model_bytes=len(model), model_sha256=weights.sha256(model), **said)
-    options = {"module": f"{__name__}:Small"}
+    options: TaskOptions = {"module": f"{__name__}:Small"}
     return WorkOrder(
         announcement=announced, options=options, update=str(folder / "update.safetensors")
     ), model

@@ -36,7 +36,8 @@ def test_a_model_survives_a_file() -> None:
     assert is_ensemble(layout(model.arrays()))
     back = ensemble_of(arrays)
     assert (back.objective, back.features, back.groups) == ("reg:squarederror", FEATURES, 1)
-    assert all(np.array_equal(one, other) for one, other in zip(back.trees, model.trees, strict=True))
+    found = back.trees.arrays()
+    assert all(np.array_equal(found[name], array) for name, array in model.trees.arrays().items())
 
 
 def test_no_trees_are_an_ensemble_too() -> None:
