@@ -129,7 +129,7 @@ def _finish(
         "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
-        "collapse": collapse_check.warning(services, run, leased, means),
+        "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
     }
     if stored:  # if its row was lost a moment ago, the model shows `repair` that the round was closed
         manifests.draft_round(services, stored, leased, participants, result, means)

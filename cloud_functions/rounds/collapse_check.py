@@ -33,7 +33,7 @@ def warning(services: Services, run: Run, leased: Round, after: Mapping[str, flo
     Args:
         services: the ports.
         run: the run.
-        leased: the round, under its lease.
+        leased: the round, under its lease; it did not start from the initial model.
         after: the metrics of the model from which it started.
     """
     made = _round_that_made(services, run, leased)
@@ -49,14 +49,14 @@ def warning(services: Services, run: Run, leased: Round, after: Mapping[str, flo
 
 
 def _round_that_made(services: Services, run: Run, round_: Round) -> Round | None:
-    """Return the round that made the model from which another one started; None for the initial model.
+    """Return the round that made the model from which another one started, if its row is still there.
 
-    Also None if other devices than those that train have evaluated the model: their data may differ.
+    None if other devices than those that train have evaluated the model: their data may differ.
     """
     if round_.work is Work.EVALUATE and run.settings.held_out:
         return None
     attempt = 1
-    while round_.base and (found := services.rounds.round(run.name, round_.base, attempt)):
+    while found := services.rounds.round(run.name, round_.base, attempt):
         if found.state is State.CLOSED:
             return found
         attempt += 1
