@@ -253,6 +253,16 @@ def test_a_run_whose_rows_were_lost_is_rebuilt_and_continues() -> None:
     assert len(values(fleet, 3)) == 6
 
 
+def test_an_ensemble_that_is_far_worse_than_the_devices_own_is_told_without_measuring_updates() -> None:
+    fleet = fleet_of_trees(devices=2)
+    fleet.start()
+    for loss in (0.7, 9.0):
+        for device in ("thing-0", "thing-1"):
+            send(fleet, device, stump(), metrics={"loss": loss, "local_loss": 0.1})
+    assert any("model 1 is far worse than the local models" in change.text for change in fleet.told())
+    assert not any("cannot be measured" in line for line in fleet.log)
+
+
 # ---------------------------------------------------------------- the bounds of the model
 
 
@@ -381,3 +391,9 @@ def test_a_large_cohort_is_not_summed_in_groups_nor_a_large_model_in_shards() ->
         send(fleet, f"thing-{number}", stump())
     assert fleet.work() == 0
     assert len(values(fleet, 1)) == 6
+
+
+def test_a_custom_strategy_cannot_read_whole_updates() -> None:
+    message = "its reads is 'whole'; it must be one of 'sums', 'columns'"
+    with pytest.raises(SettingsError, match=message):
+        fleet_of_trees(aggregation="tests.own_strategies:ReadsWhole").start()

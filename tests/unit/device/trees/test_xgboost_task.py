@@ -8,13 +8,16 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
-from components.runtime.component_errors import WorkFailed
+from components.predictor.serving import Request, Served, Serving
+from components.runtime.component_errors import RequestRefused, WorkFailed
 from components.trainer.tasks.task import Fit, InputRefused
 from components.trainer.trees import TreeSettings, XGBoostTask
 from components.trainer.trees.tree_settings import parse_tree_settings
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import TaskOptions, WorkOrder
 from fedgrass.federation import weights
+from fedgrass.federation.encodings.array_types import read_task_arrays
+from fedgrass.federation.messages import NewModel
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 from tests.fakes.memory_device import announcement
@@ -232,6 +235,23 @@ def test_an_input_that_is_no_row_is_refused_by_name(rows: list[object], message:
     own = task()
     with pytest.raises(InputRefused, match=message):
         own.predictor(own.initial_weights(0))(rows)
+
+
+def test_the_predictor_component_serves_a_model_of_the_bucket() -> None:
+    own = task()
+    file = weights.encode(fit(own, trees_per_round=2).weights)
+    model = NewModel(
+        task="pumps", run="run-1", round=1, bucket="b", key="k", sha256=weights.sha256(file), bytes=len(file),
+        closed_at=1,
+    )  # fmt: skip
+    serving = Serving(("pumps",))
+    arrays = read_task_arrays(file)
+    weights.check_finite(arrays)
+    serving.serve("pumps", Served(model, own.predictor(arrays)))
+    answer = serving.answer("pumps", Request(inputs=[[0.5, None, 1, 2]]))
+    assert 0 < answer["outputs"][0] < 1
+    with pytest.raises(RequestRefused, match="the model takes a list of 4 numbers"):
+        serving.answer("pumps", Request(inputs=[[0.5]]))
 
 
 # ---------------------------------------------------------------- mistakes
