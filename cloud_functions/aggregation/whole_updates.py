@@ -4,14 +4,15 @@ The updates of a round have other lengths than the model, so they cannot be cut 
 once, as one object, and checked: its size, the checksums of its header and of its data, then its contents by
 the strategy. A bad update is refused by name, and the others are merged without it.
 
-The memory is bounded by the strategy's ``largest_bytes`` whatever the number of devices: the base model and
-the updates that were read are together at most as large as the new model may be, or the aggregation ends. The
-new model is written piece by piece and never held. Updates are merged in the order of their devices' names:
-the same set of updates gives the same bytes.
+The memory does not grow with the number of devices. The base model and the updates that were read are
+together at most as large as the new model may be (``largest_bytes``), or the aggregation ends; up to 32 MB of
+updates are being read, or one; checking one takes some four times its size. The new model is written piece by
+piece and never held. Updates are merged in the order of their devices' names: the same set of updates gives
+the same bytes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +33,7 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import DTYPES, Array, Arrays, Layout, in_file_order
 
 _LARGEST_HEADER = 64 * 1024  # bytes: the trainer's has some 2 KB
+_BYTES_AT_ONCE = 32 * 1024**2  # of updates that are being read
 Pieces = Mapping[str, Sequence[NDArray[Any]]]
 
 
@@ -172,23 +174,25 @@ def _read(
     largest = strategy.largest_update(context.layout, training)
     held, refused, updates = context.layout.data_bytes, dict[str, str](), list[Arrays]()
 
-    def read(reply: Participant) -> tuple[Layout, Arrays] | str:
+    def read(reply: Participant) -> bytes | UpdateRefused:
         try:
-            return _read_one(context, strategy, reply, largest, base, training)
+            return _read_one(context, reply, largest)
         except UpdateRefused as error:
-            return str(error)
+            return error
 
-    lanes = max(1, context.services.bucket.lanes)
-    with ThreadPoolExecutor(lanes, thread_name_prefix="update") as pool:
-        for start in range(0, len(replies), lanes):
+    with ThreadPoolExecutor(max(1, context.services.bucket.lanes), thread_name_prefix="update") as pool:
+        for few in _batches(replies, context.services.bucket.lanes):
             _check_lease(context)
-            few = replies[start : start + lanes]
             for reply, found in zip(few, pool.map(read, few, timeout=LONGEST_WAIT), strict=True):
-                if isinstance(found, str):
-                    refused[reply.device] = found
-                    continue
-                held += found[0].data_bytes
-                updates.append(found[1])
+                try:
+                    layout, update = _contents(found)
+                    strategy.check_update(layout, update, base, training)
+                except UpdateRefused as error:
+                    refused[reply.device] = str(error)
+                else:
+                    held += layout.data_bytes
+                    # Copies, so that the file is freed: its header may be longer than its arrays.
+                    updates.append({name: array.copy() for name, array in update.items()})
             if refused:  # they will be read again without these: until then only bad ones are looked for
                 updates = []
             elif why := strategy.full(_holding(context.layout, held)):
@@ -196,6 +200,20 @@ def _read(
     if refused:
         raise BadUpdates(refused)
     return updates
+
+
+def _batches(replies: Sequence[Participant], lanes: int) -> Iterator[Sequence[Participant]]:
+    """Yield the replies whose updates are read at the same time: few, and of limited size together."""
+    few: list[Participant] = []
+    size = 0
+    for reply in replies:
+        if few and (len(few) >= lanes or size + reply.bytes > _BYTES_AT_ONCE):
+            yield few
+            few, size = [], 0
+        few.append(reply)
+        size += reply.bytes
+    if few:
+        yield few
 
 
 def _check_lease(context: AggregationContext) -> None:
@@ -209,15 +227,8 @@ def _holding(layout: Layout, data_bytes: int) -> Layout:
     return Layout(layout.arrays, layout.header_bytes, data_bytes)
 
 
-def _read_one(  # noqa: PLR0913, PLR0917 - what an update is checked against
-    context: AggregationContext,
-    strategy: WholeStrategy,
-    reply: Participant,
-    largest: int,
-    base: Arrays,
-    training: Options,
-) -> tuple[Layout, Arrays]:
-    """Read the update of a reply as one object, and check it. Raises UpdateRefused."""
+def _read_one(context: AggregationContext, reply: Participant, largest: int) -> bytes:
+    """Read the update of a reply as one object, and check its size and its header's. Raises UpdateRefused."""
     round_ = context.round
     key = object_keys.update(reply.device, round_.run, round_.number, round_.attempt)
     most = largest + _LARGEST_HEADER
@@ -236,11 +247,16 @@ def _read_one(  # noqa: PLR0913, PLR0917 - what an update is checked against
     if (actual := weights.header_checksum(data)) != reply.checksum:
         message = f"the checksum of {key} is {actual}; the completion states {reply.checksum}"
         raise UpdateRefused(message)
+    return data
+
+
+def _contents(data: bytes | UpdateRefused) -> tuple[Layout, Arrays]:
+    """Return layout and arrays of an update, checked against its checksums. Raises UpdateRefused."""
+    if isinstance(data, UpdateRefused):
+        raise data
     layout = weights.read_layout(data, len(data))
     weights.check_data(data)
-    update = weights.views(data, layout)
-    strategy.check_update(layout, update, base, training)
-    return layout, update
+    return layout, weights.views(data, layout)
 
 
 def _layout(base: Layout, pieces: Pieces) -> Layout:

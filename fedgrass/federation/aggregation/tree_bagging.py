@@ -75,7 +75,7 @@ class TreeBagging(WholeStrategy, frozen=True):
     def largest_update(self, model: Layout, training: Options) -> int:
         """Return the most bytes of data that an update may have."""
         trees = self._trees_of_update(model, training)
-        return trees * (BYTES_OF_TREE + self.most_nodes * BYTES_OF_NODE)
+        return min(self.largest_bytes, trees * (BYTES_OF_TREE + self.most_nodes * BYTES_OF_NODE))
 
     def check_update(self, layout: Layout, update: Arrays, model: Arrays, training: Options) -> None:
         """Check the trees of an update.

@@ -332,6 +332,26 @@ def test_a_round_with_too_many_trees_is_abandoned_by_name() -> None:
     assert "--continue-from" in fleet.run().reason
 
 
+def test_no_more_updates_are_read_than_the_new_model_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"largest_bytes": 65_536, "most_trees": 1_000}
+    fleet = fleet_of_trees(devices=40, aggregation_options=options, on_abandoned="fail")
+    fleet.start()
+    tree = file_of_trees(random_tree(np.random.default_rng(0), 500))
+    reads: list[str] = []
+    read = fleet.bucket.read
+
+    def counted(key: str, largest: int) -> bytes:
+        reads.append(key)
+        return read(key, largest)
+
+    monkeypatch.setattr(fleet.bucket, "read", counted)
+    for device in list(fleet.parts()):
+        send(fleet, device, tree)
+    assert "bytes; 65536 is the most (largest_bytes)" in fleet.run().reason
+    # Four of them fit; the last of the lanes that read at the same time come on top.
+    assert 4 <= sum(key.startswith("updates/") for key in reads) <= 4 + fleet.bucket.lanes
+
+
 # ---------------------------------------------------------------- what does not fit is refused at the start
 
 
