@@ -105,7 +105,7 @@ def merge(context: AggregationContext, replies: Sequence[Participant], key: str)
 
     Args:
         context: of the aggregation, with a ``WholeStrategy``.
-        replies: whose updates are merged.
+        replies: whose updates are merged, in the order of their devices' names.
         key: of the file to write.
 
     Returns:
@@ -119,9 +119,8 @@ def merge(context: AggregationContext, replies: Sequence[Participant], key: str)
     assert isinstance(strategy, WholeStrategy)  # noqa: S101 - the caller has looked at ``reads``
     training = context.run.settings.training_of(context.round.number, context.run.needs)
     base = _base_model(context)
-    ordered = sorted(replies, key=lambda reply: reply.device)
-    contributions = usable(context, ordered)
-    updates = _read(context, strategy, ordered, base, training)
+    contributions = usable(context, replies)
+    updates = _read(context, strategy, replies, base, training)
     shares = context.guarded.weigh(contributions, None)
     pieces = strategy.merge(base, updates, shares)
     layout = _layout(context.layout, pieces)
@@ -231,12 +230,8 @@ def _read_one(context: AggregationContext, reply: Participant, largest: int) -> 
     """Read the update of a reply as one object, and check its size and its header's. Raises UpdateRefused."""
     round_ = context.round
     key = object_keys.update(reply.device, round_.run, round_.number, round_.attempt)
-    most = largest + _LARGEST_HEADER
-    if reply.bytes > most:
-        message = f"object {key} has {reply.bytes} bytes; {most} is the most it may have"
-        raise UpdateRefused(message)
     try:
-        data = context.services.bucket.read(key, most)
+        data = context.services.bucket.read(key, largest + _LARGEST_HEADER)
     except KeyError as error:
         message = f"there is no object {key} in the bucket"
         raise UpdateRefused(message) from error

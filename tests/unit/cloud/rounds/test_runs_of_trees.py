@@ -145,6 +145,18 @@ def test_a_bad_update_is_refused_by_name_and_the_round_closes_with_the_others(
     assert values(fleet, 1) == [0.5, 1.5]
 
 
+def test_a_header_that_is_far_longer_than_the_trainers_is_refused_before_it_is_parsed() -> None:
+    good = file_of_trees(stump())
+    end = 8 + int.from_bytes(good[:8], "little")
+    header = good[8:end] + b" " * 2**16
+    fleet = fleet_of_trees(devices=2, minimum_replies=1, aggregation_options={"most_nodes": 65_535})
+    fleet.start()
+    first = fleet.newest()
+    send(fleet, "thing-0", len(header).to_bytes(8, "little") + header + good[end:])
+    send(fleet, "thing-1", stump())
+    assert "at most 65536 are allowed" in fleet.part("thing-0", first).reason
+
+
 def test_all_bad_updates_are_refused_in_one_pass() -> None:
     fleet = fleet_of_trees(devices=6, minimum_replies=1)
     fleet.start()
