@@ -14,6 +14,7 @@ from cloud_functions.rounds import driver, reminders
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
+from fedgrass.federation.buffered_settings import carried_refusal, fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -37,6 +38,8 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     """
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
+    if settings.is_buffered and (refusal := carried_refusal(settings.aggregation, strategy.carried)):
+        raise SettingsError(refusal)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)
@@ -78,6 +81,8 @@ def _check_candidates(services: Services, settings: RunSettings) -> None:
         raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
+    if refusal := fleet_contradiction(settings, found.count):
+        raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
