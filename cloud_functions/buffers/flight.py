@@ -55,9 +55,7 @@ def in_flight(services: Services, run: Run, number: int) -> list[Assigned]:
     return [each for each in assigned(services, run, number) if each.part.state in IN_FLIGHT]
 
 
-def begin_once(
-    services: Services, run: Run, step: Open, training: Sequence[Assigned]
-) -> Cohort | None:
+def begin_once(services: Services, run: Run, step: Open, training: Sequence[Assigned]) -> Cohort | None:
     """Return the cohort of a buffer about to be opened, which aims at its size but names no device.
 
     Args:

@@ -145,6 +145,19 @@ class BufferedMachine(Rules):
         assert max(Counter(part.device for part in training).values(), default=0) <= 1
 
     @invariant()
+    def an_open_buffer_knows_how_many_devices_train(self) -> None:
+        for buffer in self.fleet.stored_rounds():
+            if buffer.state is State.OPEN and buffer.in_flight:
+                training = [
+                    part
+                    for of in self.fleet.stored_rounds()
+                    for part in self.fleet.rounds.participants(of)
+                    if part.state in IN_FLIGHT
+                    and buffer.number - of.number <= self.fleet.settings.max_staleness + 1
+                ]
+                assert buffer.outstanding == len(training)
+
+    @invariant()
     def whoever_was_asked_later_hears_of_its_own_time_alone(self) -> None:
         for of in self.fleet.stored_rounds():
             for part in self.fleet.rounds.participants(of):
