@@ -8,6 +8,7 @@ how long the run has lasted: devices whose model is older than ``max_staleness``
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from cloud_functions.monitoring import Metric
 from cloud_functions.selection import cohorts
 from cloud_functions.selection.cohorts import Cohort
 from cloud_functions.services import Services
@@ -120,6 +121,7 @@ def _end_if_over(services: Services, run: Run, buffer: Round, who: Assigned) -> 
     if reason := too_stale(run, buffer, who.part):
         end(services, buffer, who, Participation.STALE, reason=shorten(reason))
         services.report(buffer, f"given up: {reason}", device=device)
+        services.log.measure(Metric.UPDATES_STALE, 1)
         if held:
             services.send_verdict(buffer, device, reason, answers=who.answers)
     elif held:
