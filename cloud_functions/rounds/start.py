@@ -15,6 +15,7 @@ from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
+from fedgrass.federation.buffered_settings import carried_refusal, fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -41,6 +42,8 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
         whole_updates.check_start(services, name, settings, strategy, model)
+    if settings.is_buffered and (refusal := carried_refusal(settings.aggregation, strategy.carried)):
+        raise SettingsError(refusal)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)
@@ -88,6 +91,8 @@ def _check_candidates(services: Services, settings: RunSettings) -> int:
         raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
+    if refusal := fleet_contradiction(settings, found.count):
+        raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
