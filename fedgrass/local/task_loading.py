@@ -33,7 +33,7 @@ _LIBRARIES = tuple(
 )
 # Built-in tasks count as files of the user.
 _TASKS = str(_PROJECT / "components" / "trainer" / "tasks") + "/"
-_METHODS = ("initial_weights", "evaluate", "fit", "examples")
+METHODS = ("initial_weights", "evaluate", "fit", "examples")
 
 _LOAD_SECONDS = 120.0
 _SHARE, _SHARES = "share", "shares"
@@ -97,8 +97,8 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
         if is_interruption(error):
             raise
         raise SettingsError(explain(error)) from error
-    if missing := [method for method in _METHODS if not callable(getattr(task, method, None))]:
-        message = f"{name} has no method {missing[0]!r}; a task needs {', '.join(_METHODS)}"
+    if missing := [method for method in METHODS if not callable(getattr(task, method, None))]:
+        message = f"{name} has no method {missing[0]!r}; a task needs {', '.join(METHODS)}"
         raise SettingsError(message)
     return task
 
