@@ -41,6 +41,13 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--task-path", type=Path, metavar="FOLDER", help="folder of the module of your own task"
     )
     demo.add_argument(
+        "--task-include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="data files below this folder that your module reads, as in `task publish --include`",
+    )
+    demo.add_argument(
         "--task-option",
         dest="task_options",
         action="append",
@@ -128,8 +135,8 @@ def _add_publish(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     publish = kinds.add_parser(
         "publish",
         help="publish a task's code as a Greengrass component",
-        description="Check the task, pin its requirements, make a component of its files and publish it to the"
-        " stack's account, or write it to a folder with --output. Deploy it with"
+        description="Check the task, pin its requirements, make a component of its files and publish it to"
+        " the stack's account, or write it to a folder with --output. Deploy it with"
         " `fedgrass deploy devices --group GROUP --task NAME`.",
     )
     _add_task(publish)
