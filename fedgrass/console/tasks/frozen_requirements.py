@@ -80,7 +80,7 @@ def resolve(wanted: Sequence[Requirement], targets: Sequence[Target]) -> dict[Ta
         SettingsError: they cannot be met on a target, or conflict with the trainer's; the text has the names.
     """
     own = trainer_pins()
-    found = {}
+    found: dict[Target, Pins] = {}
     with tempfile.TemporaryDirectory(prefix="fedgrass-requirements-") as name:
         folder = Path(name)
         (folder / "wanted.in").write_text("".join(f"{one}\n" for one in wanted), encoding="utf-8")
@@ -88,7 +88,7 @@ def resolve(wanted: Sequence[Requirement], targets: Sequence[Target]) -> dict[Ta
         (folder / "trainer.txt").write_text(pins, encoding="utf-8")
         for target in targets:
             text = _compiled(folder, target)
-            lines = {canonicalize_name(one["name"]): one[0] for one in _PIN.finditer(text)}
+            lines = {str(canonicalize_name(one["name"])): one[0] for one in _PIN.finditer(text)}
             found[target] = {package: line for package, line in lines.items() if package not in own}
     return found
 
