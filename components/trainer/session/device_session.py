@@ -177,10 +177,9 @@ class Session:
         elif self._is_stale(announcement):
             log.info("%s: dropped: the run has moved on", name)
         elif reason := self._refusal(announcement):
-            log.info("%s: declined: %s", name, reason)
-            self._send(status(announcement, "declined", reason))
+            self._decline(announcement, reason)
         else:
-            self._accept(announcement)
+            self._begin(announcement)
 
     def _is_stale(self, announcement: Announcement) -> bool:
         """Return whether a later round or attempt of the same run is known."""
@@ -198,10 +197,6 @@ class Session:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
         if self._assignment and self._assignment.announcement.run != announcement.run:
             return f"busy with {self._assignment.name}"
-        try:
-            self._readiness.ready(announcement.task, self._configuration.tasks[announcement.task])
-        except ConfigurationError as error:
-            return str(error)
         return objection(
             self._configuration.train_when,
             self._context.host_metrics(self._context.folder),
@@ -210,10 +205,21 @@ class Session:
             self._configuration.memory_megabytes,
         )
 
-    def _accept(self, announcement: Announcement) -> None:
-        options, packages = self._readiness.ready(
-            announcement.task, self._configuration.tasks[announcement.task]
-        )
+    def _decline(self, announcement: Announcement, reason: str) -> None:
+        log.info("%s: declined: %s", id_of(announcement), reason)
+        self._send(status(announcement, "declined", reason))
+
+    def _begin(self, announcement: Announcement) -> None:
+        """Accept the assignment if the code of its task is there, or decline it."""
+        name = announcement.task
+        try:
+            options, packages = self._readiness.ready(name, self._configuration.tasks[name])
+        except ConfigurationError as error:
+            self._decline(announcement, str(error))
+        else:
+            self._accept(announcement, options, packages)
+
+    def _accept(self, announcement: Announcement, options: TaskOptions, packages: str) -> None:
         self._drop(f"replaced by {id_of(announcement)}")
         self._replies.supersede(announcement)
         self._context.sweep()

@@ -20,6 +20,7 @@ from fedgrass.federation.messages.message_fields import shorten
 
 _MOST_ATTRIBUTES = 16  # of a heartbeat
 _LONGEST_ATTRIBUTE = 32  # characters of its name
+_MOST_LETTERS = 240  # of all versions together, so that a heartbeat fits its message
 _VERSION = "version_of_"  # prefix of the attribute that has a task's version
 Tasks = Mapping[str, TaskOptions]
 log = logging.getLogger(__name__)
@@ -82,12 +83,17 @@ class TaskReadiness:
             tasks: those of the configuration.
             room: the number of other attributes in the heartbeat.
         """
-        found = {
-            attribute_of(name): self._in_force[name].version
-            for name in self.present(tasks)
-            if name in self._in_force
-        }
-        return dict(list(found.items())[: max(0, _MOST_ATTRIBUTES - room)])
+        found: dict[str, str] = {}
+        size = 0
+        for name in self.present(tasks):
+            if name not in self._in_force:
+                continue
+            attribute, version = attribute_of(name), self._in_force[name].version
+            size += len(attribute) + len(version)
+            if len(found) + room >= _MOST_ATTRIBUTES or size > _MOST_LETTERS:
+                break  # the log has all of them
+            found[attribute] = version
+        return found
 
     def _resolved(self, name: str, options: TaskOptions) -> tuple[TaskOptions, str]:
         component = component_of(name, options)
