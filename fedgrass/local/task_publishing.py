@@ -141,7 +141,7 @@ def _check(arguments: argparse.Namespace, code: TaskCode, folder: Path) -> None:
         options = {
             "name": code.module,
             "path": str(staged),
-            "shown": str(arguments.path),
+            "shown": str(arguments.path.absolute()),
             "options": parse_key_values("--option", arguments.option),
             "full": arguments.check == "full",
         }
