@@ -18,6 +18,7 @@ from components.trainer.tasks.task_release import (
 from components.trainer.worker.worker_protocol import TaskOptions
 from fedgrass.federation.messages.message_fields import shorten
 
+_LONGEST_REASON = 300  # characters, with room in a status for the version and the component
 _MOST_ATTRIBUTES = 16  # of a heartbeat
 _LONGEST_ATTRIBUTE = 32  # characters of its name
 _MOST_LETTERS = 240  # of all versions together, so that a heartbeat fits its message
@@ -51,16 +52,18 @@ class TaskReadiness:
         return found, packages
 
     def cannot_be_loaded(self, name: str, options: TaskOptions, reason: str) -> None:
-        """Decline a task from now on, until its code or its options change.
+        """Decline a task from now on, until another version of its component comes or its options change.
+
+        A task without a component is tried again with each assignment: its files may be mended in place.
 
         Args:
             name: of the task.
             options: those that ``ready`` returned.
             reason: why its class could not be imported or does not take its options.
         """
-        release = self._in_force.get(name)
-        which = f" (version {release.version} of {release.component})" if release else ""
-        self._broken[name] = (options, shorten(f"{reason}{which}"))
+        if release := self._in_force.get(name):
+            version = f" (version {release.version} of {release.component})"
+            self._broken[name] = (options, shorten(reason, _LONGEST_REASON) + version)
 
     def present(self, tasks: Tasks) -> list[str]:
         """Return the names of the tasks whose code is on the device, sorted."""

@@ -123,6 +123,22 @@ def test_a_work_that_fails_for_another_reason_is_tried_again(device: Device, rel
     assert len(device.bench.works) == 2
 
 
+def test_a_task_without_a_component_is_tried_again(device: Device) -> None:
+    """Its files may have been mended in place."""
+    device.hears(announcement(1, task="noise"))
+    device.bench.says(Failure("no module named noise", unloadable=True))
+    device.hears(announcement(2, task="noise"))
+    assert len(device.bench.works) == 2
+
+
+def test_a_long_reason_leaves_room_for_the_version(device: Device, releases: Releases) -> None:
+    releases.install("1.2.0")
+    device.hears(announcement(1, task="cracks"))
+    device.bench.says(Failure("x" * 500, unloadable=True))
+    device.hears(announcement(2, task="cracks"))
+    assert declined(device).endswith(f"(version 1.2.0 of {COMPONENT})")
+
+
 def test_changed_options_give_a_broken_task_another_try(releases: Releases) -> None:
     readiness = TaskReadiness(releases.find)
     releases.install("1.2.0")
