@@ -82,6 +82,9 @@ class Author:
         completion = self.site.waits_for("complete", completions)
         return {completion.train_metrics[name] for name in ("version", "late", "mark")}
 
+    def has_failed(self, times: int) -> None:
+        eventually(lambda: [one.state for one in self.site.said("status")].count("failed") == times, PATIENCE)
+
     def last_status(self, state: str) -> Any:
         eventually(lambda: any(one.state == state for one in self.site.said("status")), PATIENCE)
         return [one for one in self.site.said("status") if one.state == state][-1]
@@ -166,8 +169,5 @@ def test_data_that_are_missing_fail_one_work_and_no_later_one(site: Site, tmp_pa
     site.waits_for("hello")
     for number in (1, 2):
         author.asks(number)
-        eventually(
-            lambda number=number: len([s for s in site.said("status") if s.state == "failed"]) == number,
-            PATIENCE,
-        )
+        author.has_failed(number)
     assert not [one for one in site.said("status") if one.state == "declined"]

@@ -24,7 +24,7 @@ PYTHON = ".".join(map(str, sys.version_info[:2]))
 def install(work: Path, **other: Any) -> Path:
     """Write what the install step of a component leaves."""
     folder = work / COMPONENT
-    code = folder / "releases" / other.get("version", "1.2.0")
+    code = folder / "releases" / str(other.get("version", "1.2.0"))
     code.mkdir(parents=True, exist_ok=True)
     values = {
         "component": COMPONENT,
