@@ -100,16 +100,15 @@ def is_current(name: str) -> bool:
 
     True for tasks that were not loaded from a folder: installed modules are never loaded again.
     """
-    release = _releases.get(name)
-    if release is not None and _is_replaced(name, release):
-        return False
     folder = _loaded_from.get(name)
-    return folder is None or folder.is_current()
+    return not has_new_release(name) and (folder is None or folder.is_current())
 
 
-def _is_replaced(name: str, release: Release) -> bool:
+def has_new_release(name: str) -> bool:
+    """Return whether another release of a task's component is installed than the one it was loaded from."""
+    release = _releases.get(name)
     try:
-        return installed_release(name, release.component) != release
+        return release is not None and installed_release(name, release.component) != release
     except ConfigurationError:
         return False  # what is loaded goes on working
 
