@@ -23,7 +23,7 @@ from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import decode
 
 _FAR = 2**62  # milliseconds: the lease never expires

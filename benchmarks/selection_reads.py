@@ -13,7 +13,7 @@ from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Open, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone, sample_segments
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 
 NOW = 1_700_000_000_000
 _LOST = 5  # devices to replace

@@ -17,7 +17,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 

@@ -16,7 +16,8 @@ from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import RunSettings, check_training
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import check_training
 from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
 

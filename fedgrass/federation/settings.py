@@ -1,23 +1,18 @@
-"""The settings of a run: what the operator may choose, validated before anything starts.
+"""The settings of a run: what the operator may choose, each field with its range.
 
-``RunSettings`` declares each field with its range. ``parse_settings`` also checks what no single field can
-express: options of strategies, sizes, and settings that contradict each other.
+``settings_parser.parse_settings`` creates them from JSON and checks what no single field can express.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation import aggregation
 from fedgrass.federation.aggregation import STRATEGIES
-from fedgrass.federation.conversion import convert, shown
-from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.alarms import LONGEST_REMINDER
 from fedgrass.federation.messages.message_fields import (
-    MOST_OPTIONS,
     RULES,
     THING_NAME,
     Options,
@@ -26,10 +21,8 @@ from fedgrass.federation.messages.message_fields import (
 )
 from fedgrass.federation.messages.message_types import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.round_metrics import TargetBy
-from fedgrass.federation.selection import SELECTIONS, strategy
-from fedgrass.federation.selection.attribute_conditions import parse_expression
+from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
-from fedgrass.federation.training_settings import check_sendable, not_plain
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -57,9 +50,6 @@ AggregationName = Annotated[
 TrainingByRound = Annotated[
     dict[str, Options], Meta(description="an object of round numbers, each with an object as for training")
 ]
-
-LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
-LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,147 +169,3 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             if int(first) <= number:
                 chosen.update(self.training_by_round[first])
         return chosen
-
-
-def parse_settings(values: object) -> RunSettings:
-    """Return the settings that ``values``, a decoded JSON object, describes.
-
-    Raises:
-        SettingsError: A field is unknown, missing, of the wrong type or out of its range, or contradicts
-            another one; the message names the field and what it accepts.
-    """
-    settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
-    strategy(settings.selection, settings.selection_options)
-    aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    if settings.where:
-        parse_expression(settings.where)
-    check_sendable(settings.training, settings.training_by_round)
-    check_training(settings)
-    for complaint in _contradictions(settings):
-        raise SettingsError(complaint)
-    _check_size(settings)
-    return settings
-
-
-def _check_size(settings: RunSettings) -> None:
-    """Check that the settings fit into the run's row, next to everything else that it stores."""
-    size = len(msgspec.json.encode(settings))
-    if size > LARGEST_SETTINGS:
-        sizes = {
-            field: len(msgspec.json.encode(value))
-            for field, value in msgspec.structs.asdict(settings).items()
-        }
-        largest = max(sizes, key=lambda field: sizes[field])
-        message = (
-            f"the run's settings have {size:,} bytes of JSON, its {largest} alone {sizes[largest]:,};"
-            f" at most {LARGEST_SETTINGS:,} are allowed"
-        )
-        raise SettingsError(message)
-
-
-def check_training(settings: RunSettings, needs: Options | None = None) -> None:
-    """Check that the training settings of every round, including the strategy's, fit into an announcement.
-
-    Raises:
-        SettingsError: They do not; the message names the round.
-    """
-    including = f" with what the aggregation {settings.aggregation!r} adds" if needs else ""
-    for number in ("1", *settings.training_by_round):
-        chosen = settings.training_of(int(number), needs)
-        if (length := len(msgspec.json.encode(chosen))) > LARGEST_TRAINING:
-            message = (
-                f"the run's training and training_by_round{including} have {length:,} bytes of JSON in round"
-                f" {number}; at most {LARGEST_TRAINING:,} are allowed"
-            )
-            raise SettingsError(message)
-        if len(chosen) > MOST_OPTIONS:
-            message = (
-                f"the run's training and training_by_round{including} have {len(chosen)} settings in round"
-                f" {number}; at most {MOST_OPTIONS} are allowed"
-            )
-            raise SettingsError(message)
-
-
-def _contradictions(settings: RunSettings) -> Iterator[str]:
-    """Yield a message on each contradiction, naming the fields."""
-    yield from _cohort_contradictions(settings)
-    if settings.upload_encoding == "top_k" and not settings.upload_difference:
-        yield (
-            "the run's upload_encoding is 'top_k', which sends the largest changes: set upload_difference to"
-            " true, or choose another upload_encoding"
-        )
-    yield from _aggregation_contradictions(settings)
-    yield from _evaluation_contradictions(settings)
-    if settings.schedule == "every" and not settings.every_minutes:
-        yield "the run's schedule is 'every': set every_minutes to the number of minutes"
-    finite = ("target_value", "smallest_improvement", "clip_norm", "largest_norm", "aggregation_seconds")
-    for field in (*finite, "examples_cap"):
-        value = getattr(settings, field)
-        if value is not None and not math.isfinite(value):
-            yield f"the run's {field} is {value}: it takes a finite number"
-    for option, value in settings.aggregation_options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"the run's aggregation_options.{option} is {value}: it takes a finite number"
-    if settings.every_minutes and settings.schedule in {"at_once", "by_hand"}:
-        yield (
-            f"the run's every_minutes is {settings.every_minutes:g}, but its schedule is"
-            f" {settings.schedule!r}: set schedule to 'every' or 'adaptive', or leave every_minutes out"
-        )
-    metric_fields = {
-        "target_value": None,
-        "patience": 0,
-        "smallest_improvement": 0.0,
-        "lower_is_better": False,
-        "target_by": "trimmed_mean",
-    }
-    for field, unset in metric_fields.items():
-        if (value := getattr(settings, field)) != unset and not settings.target_metric:
-            named = str(value).lower() if isinstance(value, bool) else value
-            yield f"the run's {field} is {named}: name the metric in target_metric, such as 'accuracy'"
-
-
-def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
-    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    without = chosen.without if chosen else ()
-    yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
-    if 0 < settings.examples_cap < 1:
-        yield (
-            f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"
-            " round's claims, or 0 for no cap"
-        )
-
-
-def _cohort_contradictions(settings: RunSettings) -> Iterator[str]:
-    if settings.fraction is not None and settings.count is not None:
-        yield f"the run has both fraction {settings.fraction} and count {settings.count}: give one of them"
-    for field in ("fraction", "count"):
-        if settings.selection == "all" and (value := getattr(settings, field)) is not None:
-            yield (
-                f"the run's {field} is {value}, but its selection 'all' asks every device: leave {field} out,"
-                " or choose 'random'"
-            )
-    if settings.threshold is not None and settings.threshold_count is not None:
-        yield (
-            f"the run has both threshold {settings.threshold} and"
-            f" threshold_count {settings.threshold_count}: give one of them"
-        )
-    for field in ("threshold_count", "minimum_replies"):
-        value = getattr(settings, field)
-        if value is not None and settings.count is not None and value > settings.count:
-            yield f"the run's {field} is {value}, above its cohort of {settings.count} (count)"
-
-
-def _evaluation_contradictions(settings: RunSettings) -> Iterator[str]:
-    given = {}
-    for field, unset in (("held_out", []), ("evaluate_count", None), ("evaluate_fraction", 1.0)):
-        if (value := getattr(settings, field)) != unset:
-            given[field] = shown(value)
-    if given and not settings.evaluate_every and not settings.evaluate_last:
-        field, value = next(iter(given.items()))
-        yield (
-            f"the run's {field} is {value}, which chooses who evaluates, but no model is evaluated: set"
-            " evaluate_every, or evaluate_last to true"
-        )
-    if len(given) > 1:
-        both = " and ".join(f"{field} {value}" for field, value in given.items())
-        yield f"the run has both {both}, which choose who evaluates: give one of them"

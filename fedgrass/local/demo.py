@@ -24,7 +24,8 @@ from fedgrass.console.tables import show, styled
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
@@ -127,7 +128,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 report(line)
-        for line in history.unsent_metrics(summaries):
+        for line in [*history.unsent_metrics(summaries), *history.collapse(summaries)]:
             report(line)
         history.write(output, run, summaries, model, evaluations)
         if line := history.last_evaluation(summaries):

@@ -4,7 +4,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 
 # The size of a run's model determines how its rounds are averaged: world.py has the stacks' limits.
 MEGABYTES: Mapping[str, float] = {"by one": 0.02, "in groups": 0.3, "in shards": 1.2}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedgrass.federation.aggregation import STRATEGIES
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from tests.documents.documented_fields import field_words
 from tests.documents.test_documents import ROOT, rows, spelled
 from tests.fakes.small_average import average

@@ -15,7 +15,7 @@ from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.runs.live_view import Watcher
 from fedgrass.federation.messages import RoundChange
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import decode, encode
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice

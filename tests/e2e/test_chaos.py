@@ -17,7 +17,7 @@ from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import Arrays, checksum, encode
 from tests.chaos.audit import Evidence, Findings, audit
 from tests.chaos.pace import measured_stretch

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.rounds import Participation, State
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from tests.e2e.conftest import Watched
 from tests.e2e.processes import wait_until
 

@@ -14,7 +14,7 @@ from fedgrass import __version__
 from fedgrass.federation import weights
 from fedgrass.federation.messages import PredictorReport, decode
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import open_testbed
 from tests.e2e.processes import wait_until
 from tests.mqtt_device import Operator

@@ -16,7 +16,7 @@ from components.trainer.tasks.digits import Digits
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.e2e.processes import listening_ports, wait_until
 

@@ -13,7 +13,7 @@ import pytest
 from components.trainer.tasks.noise import Noise
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import decode
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.local_fleet import Fleet

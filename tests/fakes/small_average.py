@@ -19,7 +19,7 @@ from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import checksum, decode, dtype_of, read_layout, sha256, unencoded, write
 from fedgrass.federation.weights.array_roles import (
     auxiliary_layout,

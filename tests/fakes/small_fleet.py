@@ -22,7 +22,8 @@ from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Participant, Participation, Round, announced_at
 from fedgrass.federation.runs import Run
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from tests.fakes.memory_cloud import (

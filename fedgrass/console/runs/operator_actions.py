@@ -21,7 +21,7 @@ from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.selection import Candidate
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import check_finite, encode, read_layout, views
 
 _MOST_ROUNDS = 100_000  # of a run
@@ -199,7 +199,11 @@ def show_run(operator: Operator, run: Run) -> None:
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         show(history.table(summaries))
-    for line in [*history.reasons(summaries), *history.unsent_metrics(summaries)]:
+    for line in [
+        *history.reasons(summaries),
+        *history.unsent_metrics(summaries),
+        *history.collapse(summaries),
+    ]:
         say(line)
 
 

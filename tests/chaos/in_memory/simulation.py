@@ -28,7 +28,7 @@ from fedgrass.federation.messages import Announcement, Completion, NewModel, Sta
 from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.rounds import Event, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances, Disturbed, Disturber, InjectedError

@@ -9,7 +9,7 @@ import pytest
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding, encode_model
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from tests.chaos.audit import _distance, _lost
 from tests.chaos.drawing import OPTIONS

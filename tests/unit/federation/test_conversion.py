@@ -15,7 +15,8 @@ from components.trainer.training import TrainingSettings
 from fedgrass.federation.conversion import LONGEST_VALUE, convert, nearest, shown, words
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection import SELECTIONS, strategy
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 
 
 class Inner(Struct, forbid_unknown_fields=True):

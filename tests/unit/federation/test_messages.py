@@ -34,7 +34,8 @@ from fedgrass.federation.messages import (
 )
 from fedgrass.federation.messages.message_fields import MOST_CARRIED
 from fedgrass.federation.messages.message_types import Encoding
-from fedgrass.federation.settings import LARGEST_TRAINING, RunSettings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import LARGEST_TRAINING
 
 MOST = 2**53
 RUN = "r" * 64

@@ -11,7 +11,7 @@ from fedgrass.federation.messages.message_fields import MOST_METRICS
 from fedgrass.federation.round_metrics import Report, TargetBy, bounded, bounded_reply, is_share, judged
 from fedgrass.federation.rounds import Participation
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from tests.fakes.small_fleet import SmallFleet
 

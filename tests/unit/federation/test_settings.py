@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.settings import RunSettings, parse_settings
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import parse_settings
 
 GOOD: dict[str, Any] = {"task": "digits"}
 

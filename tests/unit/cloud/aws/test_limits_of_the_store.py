@@ -14,7 +14,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_METRICS
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import LARGEST_SETTINGS, parse_settings
+from fedgrass.federation.settings_parser import LARGEST_SETTINGS, parse_settings
 from tests.fakes.memory_cloud import LARGEST_ROW, Crash, row_size
 from tests.fakes.small_fleet import RUN, SmallFleet
 

@@ -8,7 +8,7 @@ from cloud_functions.recovery import repair
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import checksum
 from tests.fakes.small_fleet import RUN, SmallFleet
 

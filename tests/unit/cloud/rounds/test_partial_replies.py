@@ -6,7 +6,7 @@ import pytest
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion, decode
 from fedgrass.federation.rounds import State
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from tests.fakes.small_fleet import SmallFleet
 
 

@@ -15,7 +15,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.selection import Candidate, strategy
 from fedgrass.federation.selection.by_history import Uniform
 from fedgrass.federation.selection.filters import Requirements
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from tests.fakes.small_fleet import SmallFleet
 
 

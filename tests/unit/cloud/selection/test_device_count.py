@@ -6,7 +6,7 @@ from typing import Any
 from cloud_functions.monitoring import Metric
 from cloud_functions.rounds.start import start_run
 from fedgrass.federation import object_keys
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from tests.fakes.small_fleet import INITIAL, SmallFleet
 from tests.guards.cloud_files import template

@@ -17,7 +17,7 @@ from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkO
 from fedgrass.federation import messages, weights
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion, message_fields
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import Arrays
 from tests.fakes.memory_device import Device, announcement
 from tests.fakes.small_fleet import SmallFleet

@@ -14,7 +14,7 @@ from fedgrass.federation.aggregation.means import example_cap
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from tests.fakes.small_average import average
 from tests.fakes.small_fleet import RUN, SmallFleet
 

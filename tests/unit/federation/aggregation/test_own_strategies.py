@@ -13,7 +13,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import encode
 from tests import own_strategies

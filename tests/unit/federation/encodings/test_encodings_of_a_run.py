@@ -10,7 +10,7 @@ from fedgrass.federation import encodings, messages, object_keys
 from fedgrass.federation.errors import MessageError, SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import State
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode, sha256
 from tests.fakes.memory_device import announcement
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
