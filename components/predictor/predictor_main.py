@@ -88,7 +88,7 @@ def _predictor(event_loop: EventLoop, nucleus: Nucleus) -> "Predictor | None":
     """Return a predictor with the current configuration or, if that is invalid, with the last valid one.
 
     Waits for the components of its tasks: exits would make the nucleus give up on this one. Returns None if
-    the process is asked to end meanwhile.
+    the process is asked to end in the meantime.
 
     Raises:
         ConfigurationError: both are invalid.

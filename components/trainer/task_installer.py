@@ -31,6 +31,7 @@ _STEP_SECONDS = 870.0  # a little less than the recipe's own time-out, so that t
 _CHECK_SECONDS = 60.0
 _STARTED = time.monotonic()
 _FROM_INPUT = "-"
+_PART_BYTES = 1 << 20
 
 
 class InstallError(Exception):
@@ -65,7 +66,7 @@ def install(archive: Path, into: str = "", python: str = "") -> "dict[str, str]"
     Raises:
         InstallError: the requirements cannot be installed.
     """
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:12]
+    digest = _digest(archive)
     with zipfile.ZipFile(archive) as content:
         manifest = json.loads(content.read(MANIFEST).decode("utf-8"))
         work = (Path(into) / manifest["component"] if into else Path()).absolute()
@@ -90,6 +91,15 @@ def install(archive: Path, into: str = "", python: str = "") -> "dict[str, str]"
         os.utime(packages)
         _clean(Path(packages))
     return described
+
+
+def _digest(archive: Path) -> str:
+    """Return the start of the SHA-256 of a file, which may be larger than the memory."""
+    found = hashlib.sha256()
+    with archive.open("rb") as file:
+        for part in iter(lambda: file.read(_PART_BYTES), b""):
+            found.update(part)
+    return found.hexdigest()[:12]
 
 
 def _unpack(content: zipfile.ZipFile, prefix: str, folder: Path) -> None:
@@ -120,7 +130,7 @@ def _packages(content: zipfile.ZipFile, work: Path, python: str) -> "tuple[str, 
     tools = work / "tools"
     for old in (unfinished, tools):
         shutil.rmtree(str(old), ignore_errors=True)
-    # pip comes from an environment of its own: Debian refuses it outside of one, and the trainer's
+    # pip comes from a separate environment: Debian refuses it outside of one, and the trainer's
     # interpreter may have none.
     unfinished.mkdir(parents=True)
     _run(

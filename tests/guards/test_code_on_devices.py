@@ -1,6 +1,6 @@
 """Only components bring code to a device: no message, and no object of a run.
 
-Code is imported where the component's configuration says so. Nothing that arrives from the cloud chooses a
+Code is imported from the places in the component's configuration. Nothing that arrives from the cloud chooses a
 module, a folder or a file name that Python would import.
 """
 

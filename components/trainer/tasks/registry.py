@@ -110,7 +110,7 @@ def has_new_release(name: str) -> bool:
     try:
         return release is not None and installed_release(name, release.component) != release
     except ConfigurationError:
-        return False  # what is loaded goes on working
+        return False  # what is loaded continues to work
 
 
 def _folder_of(options: Options) -> "TaskFolder | None":

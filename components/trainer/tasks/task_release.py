@@ -1,7 +1,7 @@
 """The code of a task that came as a Greengrass component: which release of it is installed on this device.
 
 ``fedgrass task publish`` makes a component of a task's files. Its install step (task_installer.py) unpacks
-each version into a folder of its own in its work folder, and then replaces ``release.json``, which names the
+each version into a separate folder of its work folder, and then replaces ``release.json``, which names the
 current one. The trainer's configuration has ``tasks: {cracks: {component: com.fedgrass.task.cracks}}``: the
 work folders of components are siblings, so the trainer finds the file next to its own work folder.
 """

@@ -43,7 +43,7 @@ def read_requirements(file: Path) -> list[Requirement]:
     """Return the requirements in a file.
 
     Raises:
-        SettingsError: a line is no requirement of an index, or conflicts with a package of the trainer.
+        SettingsError: a line does not name a package of an index, or conflicts with a package of the trainer.
     """
     pins = trainer_pins()
     wanted = []
@@ -66,7 +66,7 @@ def read_requirements(file: Path) -> list[Requirement]:
         if pinned and not requirement.specifier.contains(pinned, prereleases=True):
             message = (
                 f"{place} conflicts with the trainer, which has {requirement.name} {pinned}: allow that"
-                " version, or run the trainer with an interpreter of your own (its setting `python`)"
+                " version, or run the trainer with another interpreter (its setting `python`)"
             )
             raise SettingsError(message)
         wanted.append(requirement)
