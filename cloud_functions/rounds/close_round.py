@@ -98,6 +98,7 @@ def close_evaluation(services: Services, run: Run, leased: Round) -> None:
         leased.base_download_sha256,
         leased.base_download_bytes,
         leased.base_carried,
+        leased.full,
     )
     closed_round, participants = _finish(services, run, leased, Event.EVALUATED, made)
     metrics = _metrics_text(closed_round, participants)
@@ -120,6 +121,7 @@ def _finish(
         "closed_at": services.now(),
         "model_sha256": made.sha256,
         "model_bytes": made.bytes,
+        "full": message_fields.shorten(made.full),
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,

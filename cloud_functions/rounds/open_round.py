@@ -119,6 +119,7 @@ def _new_round(
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
         base_carried=base.carried,
+        full=previous.full if previous and step.work is Work.EVALUATE else "",
         group_size=_group_size(services, run, step.work, len(cohort.devices), base.bytes),
     )
 

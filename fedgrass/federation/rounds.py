@@ -114,6 +114,7 @@ class Round(Struct, frozen=True, kw_only=True):
     reason: str = ""
     model_sha256: str = ""
     model_bytes: int = 0
+    full: str = ""  # why that model has no room for another round of training; empty if it has
     download_sha256: str = ""  # of the model in the run's download_encoding; empty: it does not exist
     download_bytes: int = 0
     carried: Carried = {}  # server state of the new model that devices of the next round need

@@ -16,6 +16,7 @@ from fedgrass.federation.selection import strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.training_settings import check_sendable, not_plain
+from fedgrass.federation.whole_update_settings import whole_contradictions
 
 LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
 LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
@@ -122,6 +123,8 @@ def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    if chosen and chosen.reads == "whole":
+        yield from whole_contradictions(settings, chosen)
     if 0 < settings.examples_cap < 1:
         yield (
             f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"

@@ -17,7 +17,7 @@ from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
-from components.trainer.worker.update_writer import CONTROL, write_update
+from components.trainer.worker.update_writer import CONTROL, write_update, write_whole_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
 from fedgrass.federation.encodings.array_types import to_task_types
@@ -97,6 +97,8 @@ class WorkRunner:
             scaffold.write(fit, model)
             if scaffold
             else write_update(work, fit.weights, model, layout, trained=fit.trained)
+            if fit.update is None
+            else write_whole_update(work, fit.update)
         )
         trained_at = time.monotonic()
         result = _training_result(result, fit, written, trained_at - evaluated_at, unsent)
