@@ -13,7 +13,7 @@ import msgspec
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
-from components.trainer.tasks.registry import is_current, load_task
+from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
@@ -42,6 +42,7 @@ class WorkRunner:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
+        self.unloadable = False  # whether the class of the task could not be imported or given its options
 
     def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         """Perform an assignment and return the result to report to the cloud.
@@ -55,6 +56,7 @@ class WorkRunner:
             WorkFailed: the model is not available, or the task returned something unusable.
             ConfigurationError: the task does not exist, or does not accept its options.
         """
+        self.unloadable = False
         return publish_result(work, self._perform(work, report, stop))
 
     def _perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
@@ -135,7 +137,11 @@ class WorkRunner:
             return kept[1]
         if kept is not None:
             log.info("task %r is created again: its options or its files have changed", name)
-        task = load_task(name, options)
+        try:
+            task = load_task(name, options)
+        except BaseException:
+            self.unloadable = not is_imported(name)
+            raise
         self._tasks[name] = (options, task)
         return task
 
