@@ -28,7 +28,7 @@ from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace, NotYet, RunBehind
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.messages.alarms import Alarm, Reminder
-from fedgrass.federation.rounds import Event, Round, State, next_event
+from fedgrass.federation.rounds import Event, Round, State, Work, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 
 
@@ -173,7 +173,9 @@ def _end_without_model(services: Services, run: Run, closed_round: Round, lost: 
     """
     base = f"{run.name}/{closed_round.base}"
     reason = message_fields.shorten(
-        f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
+        f"the statistics of round {closed_round.number} are lost: {lost}. Start them again under another name"
+        if closed_round.work is Work.STATISTICS
+        else f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
         f" from the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
     services.log(reason, "ERROR")

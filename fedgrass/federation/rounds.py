@@ -41,6 +41,7 @@ class Event(TextEnum):
     SHARDS_MADE = "all shards of the new global model were made"
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were combined"
+    MERGED = "the devices' statistics were merged"
     AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
@@ -57,6 +58,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.SHARDS_MADE): State.AGGREGATING,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
+        (State.AGGREGATING, Event.MERGED): State.CLOSED,
         (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
     }
 )
@@ -67,6 +69,7 @@ class Work(TextEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"  # the global model, on the device's data; no new model is made
+    STATISTICS = "statistics"  # of the device's data; the "model" is the query, see statistics/
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -231,6 +234,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     partial: bool = False  # the deadline cut its training short; ``examples`` counts those really seen
     reason: str = ""
     group: int = 0  # the partial sum that includes its update, from 1; 0: none
+    answer: str = ""  # of a round of statistics, if it is small enough for the completion: base64
 
     @property
     def reported(self) -> dict[str, float]:

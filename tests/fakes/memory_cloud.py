@@ -193,6 +193,7 @@ class MemoryRounds:
                 upload_seconds=reply.upload_seconds,
                 partial=reply.partial,
                 group=round_.next_group,
+                answer=reply.answer,
             )
 
     def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
+from components.trainer.worker.statistics_work import StatisticsDeclined
 from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -113,6 +114,8 @@ def perform(
     except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
         if is_memory_error(error):
             return Failure(describe_memory_error())
+        if isinstance(error, StatisticsDeclined):
+            return Failure(_encodable(str(error)), declined=True)
         if isinstance(error, FedgrassError):
             return _failure(str(error))
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")

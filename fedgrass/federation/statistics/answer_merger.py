@@ -290,4 +290,3 @@ class _MergedLabels:
 
     def _ranked(self) -> list[tuple[str, _Label]]:
         return sorted(self._labels.items(), key=lambda pair: (-pair[1].count, pair[0]))
-

@@ -8,6 +8,7 @@ it: the serialized form is documented with the library (kll_sketch.hpp).
 
 import importlib
 import importlib.util
+import itertools
 import math
 import struct
 from collections.abc import Sequence
@@ -97,7 +98,9 @@ class QuantileSketch:
     @property
     def rank_error(self) -> float:
         """How far the rank of a quantile may be from the one asked for, in 99 of 100 cases."""
-        return float(self._sketch.normalized_rank_error(False)) if self._sketch.is_estimation_mode() else 0.0
+        if not self._sketch.is_estimation_mode():
+            return 0.0
+        return float(self._sketch.normalized_rank_error(False))  # noqa: FBT003 - of ranks, not of a histogram
 
     def quantiles(self, ranks: Sequence[float]) -> list[float]:
         """Return the quantiles at ranks from 0 to 1."""
@@ -143,7 +146,7 @@ def _check_levels(data: bytes, k: int) -> None:
     if len(data) < begin:
         _damaged(f"it has {len(data)} bytes and {levels} levels")
     offsets = [*struct.unpack_from(f"<{levels}I", data, _LEVELS), capacity(k, levels)]
-    sizes = [after - before for before, after in zip(offsets, offsets[1:], strict=False)]
+    sizes = [after - before for before, after in itertools.pairwise(offsets)]
     if min(sizes) < 0 or len(data) != begin + 8 * sum(sizes):
         _damaged("its levels do not fit its length")
     if sum(size << level for level, size in enumerate(sizes)) != count:

@@ -171,10 +171,9 @@ def _sums(name: str, answer: FeatureAnswer) -> tuple[int | None, int | None]:
         squares = None if answer.squares is None else exact_sums.unpack(answer.squares, squares=True)
     except ValueError as error:
         _refuse(name, f"has a sum that no finite values have: {error}")
-    if squares is not None:
-        # The inequality of Cauchy and Schwarz holds exactly, since the sums are exact.
-        if total is None or squares < 0 or total * total > answer.count * squares:
-            _refuse(name, "has sums that contradict each other")
+    # The inequality of Cauchy and Schwarz holds exactly, since the sums are exact.
+    if squares is not None and (total is None or squares < 0 or total * total > answer.count * squares):
+        _refuse(name, "has sums that contradict each other")
     if total is not None and abs(total) > answer.count * exact_sums.scaled(_LARGEST_FLOAT):
         _refuse(name, "has an infinite sum")
     return total, squares

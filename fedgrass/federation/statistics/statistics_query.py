@@ -106,8 +106,8 @@ def _contradictions(query: StatisticsQuery) -> Iterator[str]:
         yield f"the query's epsilon is {query.epsilon}: it takes a finite number"
     if query.epsilon and query.rounds > 1:
         yield (
-            f"the query's epsilon is {query.epsilon:g}, and histograms of it need edges: quantile sketches, by"
-            " which edges are agreed, cannot have noise. Name the features and give edges for each"
+            f"the query's epsilon is {query.epsilon:g}, and its histograms lack edges: these are agreed by"
+            " quantile sketches, which cannot have noise. Name the features, and give edges for each"
         )
 
 
