@@ -173,10 +173,10 @@ def _end_without_model(services: Services, run: Run, closed_round: Round, lost: 
     """
     base = f"{run.name}/{closed_round.base}"
     reason = message_fields.shorten(
-        f"the statistics of round {closed_round.number} are lost: {lost}. Start them again under another name"
+        f"the statistics of round {closed_round.number} are lost: {lost}; start them again in another run"
         if closed_round.work is Work.STATISTICS
-        else f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
-        f" from the model before it: `fedgrass run start NAME --continue-from {base}`"
+        else f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again."
+        f" Continue from the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
     services.log(reason, "ERROR")
     if run.state is RunState.CANCELLED:

@@ -65,7 +65,7 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
 
 
 def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
-    """Return a run of statistics, whose query is stored in place of an initial model. Raises SettingsError."""
+    """Return a run of statistics, with its query in place of an initial model. Raises SettingsError."""
     if services.rounds.run(name) is None:
         _check_candidates(services, settings)
         manifests.check_not_lost(services, name)

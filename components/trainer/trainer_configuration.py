@@ -26,7 +26,12 @@ from fedgrass.federation.selection.attribute_conditions import WORDS
 
 # Keys of the same tree for others: accessControl for the nucleus, python for the install step.
 FOR_OTHERS = {"accessControl", "python"}
-MERGED = ("tasks", "attributes", "train_when", "statistics")  # objects whose keys a deployment merges one by one
+MERGED = (
+    "tasks",
+    "attributes",
+    "train_when",
+    "statistics",
+)  # objects whose keys a deployment merges one by one
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
 LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 _MOST_ATTRIBUTES = 14

@@ -213,9 +213,7 @@ class Session:
         self._last_progress = self._context.loop.clock()
         self._assignment = self._assign(announcement)
         # The worker first: it starts while the message is being sent.
-        self._assignment.begin(
-            self._configuration.tasks[announcement.task], self._configuration.statistics
-        )
+        self._assignment.begin(self._configuration.tasks[announcement.task], self._configuration.statistics)
         self._send(status(announcement, "accepted"))
 
     def _assign(self, announcement: Announcement) -> Assignment:

@@ -22,8 +22,12 @@ class StatisticsPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     allowed: bool = True
     minimum_examples: Annotated[int, Meta(ge=0, le=2**53)] = 10  # fewer are not answered about
-    minimum_devices: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # queries with a smaller minimum are declined
-    noise: Annotated[float, Meta(ge=0, le=1000)] = 0.0  # epsilon of an answer: the smaller, the more noise; 0: none
+    minimum_devices: Annotated[int, Meta(ge=0, le=1_000_000)] = (
+        0  # queries with a smaller minimum are declined
+    )
+    noise: Annotated[float, Meta(ge=0, le=1000)] = (
+        0.0  # epsilon of an answer: the smaller, the more noise; 0: none
+    )
 
 
 class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):

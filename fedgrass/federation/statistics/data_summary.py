@@ -97,8 +97,11 @@ class DataSummary:
 
     def _begin(self, wanted: Mapping[str, NDArray[Any]]) -> None:
         if len(wanted) > MOST_FEATURES:
-            message = f"the task has {len(wanted)} of these features, at most {MOST_FEATURES} are answered:"
-            raise UnusableFeatures(f"{message} name fewer in the query's features")
+            message = (
+                f"the task has {len(wanted)} of these features, and at most {MOST_FEATURES} are answered:"
+                " name fewer in the query's features"
+            )
+            raise UnusableFeatures(message)
         for name in wanted:
             if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
                 message = f"feature {name!r} needs a printable name of at most {LONGEST_NAME} characters"
@@ -171,7 +174,7 @@ class _Feature:
 
     @property
     def noisy_vectors(self) -> int:
-        """The number of vectors of counts that need noise: counts of values, and histogram or label counts."""
+        """The number of vectors that need noise: counts of values, histogram, label counts."""
         return 1 + (self._edges is not None) + self._computes("labels")
 
     def add(self, array: NDArray[Any]) -> None:
@@ -260,8 +263,8 @@ class _Feature:
 def _noisy_labels(labels: LabelCounts, scale: float, rng: np.random.Generator) -> LabelCounts:
     """Add noise to label counts; labels that could be those of a single example join the rest.
 
-    That a label occurs at all would tell of an example, whatever its count (Korolova et al., "Releasing search
-    queries and clicks privately", WWW 2009).
+    That a label occurs at all would tell of an example, whatever its count (Korolova et al., "Releasing
+    search queries and clicks privately", WWW 2009).
     """
     exact = np.array([*labels.counts.values(), labels.rest], dtype=np.int64)
     *counts, rest = with_noise(exact, scale, rng).tolist()

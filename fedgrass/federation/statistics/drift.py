@@ -1,9 +1,10 @@
 """Two results compared: how much the distribution of each feature has changed.
 
 The population stability index compares shares of bins (Siddiqi, "Credit Risk Scorecards", 2006); the
-Kolmogorov-Smirnov distance is the largest difference of the distribution functions, here of quantile sketches.
+Kolmogorov-Smirnov distance is the largest difference of the distribution functions, here of sketches.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -139,7 +140,7 @@ def _index_of_sketches(before: Quantiles, after: Quantiles) -> float | None:
     shares = []
     for sketch in (first, second):
         ranks = [0.0, *(sketch.rank(cut) for cut in cuts), 1.0]
-        shares.append([high - low for low, high in zip(ranks, ranks[1:], strict=False)])
+        shares.append([high - low for low, high in itertools.pairwise(ranks)])
     return stability_index(*shares)
 
 

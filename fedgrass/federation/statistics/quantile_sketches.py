@@ -78,7 +78,7 @@ class QuantileSketch:
 
     def merge(self, other: "QuantileSketch") -> None:
         """Add the values of another sketch."""
-        self._sketch.merge(other._sketch)
+        self._sketch.merge(other._sketch)  # noqa: SLF001 - another one of the class
 
     @property
     def count(self) -> int:

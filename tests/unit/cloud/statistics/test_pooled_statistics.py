@@ -26,9 +26,8 @@ def data_of(number: int) -> list[Batch]:
     labels = rng.integers(0, 3 + number % 5, count)
     whole = {"pressure": pressure, "table": table, "labels": labels}
     cut = count // 3
-    return [{name: array[:cut] for name, array in whole.items()}] + [
-        {name: array[cut:] for name, array in whole.items()}
-    ]
+    parts = (slice(None, cut), slice(cut, None))
+    return [{name: array[part] for name, array in whole.items()} for part in parts]
 
 
 def pooled(name: str, column: int | None = None) -> np.ndarray:
