@@ -56,10 +56,10 @@ class StatisticsFleet(SmallFleet):
         answer, _ = summarize(self.data(number), self.announced_query(device), np.random.default_rng(number))
         return answer
 
-    def answers(self, device: str, answer: StatisticsAnswer | bytes | None = None, **changes: object) -> bool:
+    def answers(self, device: str, made: StatisticsAnswer | bytes | None = None, **changes: object) -> bool:
         """Send a device's answer: in the completion, or uploaded if it is large."""
         of: Round = self.newest()
-        found = answer if answer is not None else self.answer_of(device)
+        found = made if made is not None else self.answer_of(device)
         data = found if isinstance(found, bytes) else encode_answer(found)
         inline = len(data) <= LARGEST_INLINE
         if not inline:

@@ -31,6 +31,7 @@ _RARE = 20.0  # times the scale of the noise: a single example exceeds it once i
 _NOISE = "noise is added to counts, histograms and label counts only"
 _AGREEING = "the first round only agrees the edges of histograms"
 _TEXT_KINDS = "USO"  # of numpy: str, bytes, objects
+_NUMBER_KINDS = "iufb"  # whole numbers, floats, truth values
 Batch = Mapping[str, Any]
 
 
@@ -182,11 +183,10 @@ class _Feature:
         if self.is_labels:
             self._add_labels(array.reshape(-1))
             return
-        try:
-            values = np.asarray(array, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError) as error:
+        if array.dtype.kind not in _NUMBER_KINDS:
             message = f"feature {self._name!r} has the type {array.dtype}: it takes numbers, texts or labels"
-            raise UnusableFeatures(message) from error
+            raise UnusableFeatures(message)
+        values = np.asarray(array, dtype=np.float64).reshape(-1)
         missing = np.isnan(values)
         finite = values[np.isfinite(values)]
         self._missing += int(missing.sum())

@@ -134,8 +134,8 @@ def _check_feature(
             _refuse(name, "has noise and statistics that cannot have any")
         return CheckedFeature(answer)
     total, squares = _sums(name, answer)
-    sketch = _sketch(name, answer, query) if answer.sketch is not None else None
     _check_extremes(name, answer, total, squares)
+    sketch = _sketch(name, answer, query) if answer.sketch is not None else None
     return CheckedFeature(answer, total or 0, squares or 0, sketch)
 
 
