@@ -3,6 +3,8 @@
 It is the query of the second round, which devices may read, or the merged statistics, which they may not.
 """
 
+import msgspec
+
 from cloud_functions.recovery import manifests
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
@@ -28,6 +30,17 @@ def kept_key(run: Run, closed_round: Round) -> str:
     """Return the permanent key of what a round leaves."""
     key = object_keys.statistics if is_last(run, closed_round) else object_keys.query
     return key(run.name, closed_round.number)
+
+
+def forget_answers(services: Services, closed_round: Round) -> None:
+    """Remove the answers of single devices from the table; their round was merged, and its file is kept."""
+    answered = [
+        msgspec.structs.replace(participant, answer="")
+        for participant in services.rounds.participants(closed_round)
+        if participant.answer
+    ]
+    if answered:
+        services.rounds.restore_participants(closed_round, answered, over=True)
 
 
 def keep_file(services: Services, run: Run, closed_round: Round) -> str:

@@ -11,5 +11,6 @@ exact sums, and sketches are merged by their library. Read the modules in this o
 - data_summary: a device's answer, computed from batches of its data
 - statistics_result: the merged statistics of a round
 - answer_merger: many answers become one result, in memory that does not grow with their number
+- statistics_settings: the settings of a run that apply to statistics
 - drift: two results compared
 """

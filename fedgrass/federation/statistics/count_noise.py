@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST_SCALE = 1e6
-# P(|z| > 50 * scale) is below e^-50: a count further below zero is no count with noise.
+# P(|z| > 50 * scale) is below e^-50: noise does not explain a count further below zero.
 _DEEPEST = 50.0
 
 
@@ -22,7 +22,7 @@ def with_noise(counts: NDArray[np.int64], scale: float, rng: np.random.Generator
     Args:
         counts: int64 array of shape (n,).
         scale: of the noise, above 0.
-        rng: random numbers that nobody can predict.
+        rng: unpredictable random numbers.
     """
     success = -math.expm1(-1.0 / scale)
     return counts + rng.geometric(success, counts.shape) - rng.geometric(success, counts.shape)

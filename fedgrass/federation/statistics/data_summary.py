@@ -263,7 +263,7 @@ class _Feature:
 def _noisy_labels(labels: LabelCounts, scale: float, rng: np.random.Generator) -> LabelCounts:
     """Add noise to label counts; labels that could be those of a single example join the rest.
 
-    That a label occurs at all would tell of an example, whatever its count (Korolova et al., "Releasing
+    That a label occurs at all would reveal an example, whatever its count (Korolova et al., "Releasing
     search queries and clicks privately", WWW 2009).
     """
     exact = np.array([*labels.counts.values(), labels.rest], dtype=np.int64)

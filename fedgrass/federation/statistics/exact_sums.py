@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _SCALE = 1074  # 2^-1074 is the smallest positive float64
 _MANTISSA = 53  # bits
 _HALF = 27  # bits of the lower part of a mantissa or a product
-_AT_ONCE = 2**20  # values: sums of as many halves are below 2^53, and thus exact in float64
+_AT_ONCE = 2**20  # values: sums of that many halves are below 2^53, and thus exact in float64
 _LOW = np.int64(2**_HALF - 1)
 LONGEST = 600  # bytes of a mantissa: squares need 2 * (1024 + 1074) bits, and 64 bits for their number
 
@@ -56,7 +56,7 @@ def _split(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def _shifted(numbers: NDArray[np.int64], shifts: NDArray[np.int64]) -> int:
     """Return the sum of number * 2^shift as a whole number, arrays of shape (n,).
 
-    A negative shift occurs for values below 2^-1022 only, whose mantissas end with as many zeros.
+    A negative shift occurs for values below 2^-1022 only, whose mantissas end with that many zeros.
     """
     if not len(numbers):
         return 0

@@ -52,7 +52,7 @@ class QuantileSketch:
         """Return the sketch in ``data``, which has to be one with this ``k``.
 
         Raises:
-            SketchDamaged: it is not; the text says what is wrong.
+            SketchDamaged: it is not; the text names what is wrong.
         """
         check_sketch(data, k)
         made = cls(k)

@@ -19,13 +19,13 @@ from fedgrass.federation.errors import SettingsError
 
 Statistic = Literal["mean", "variance", "min", "max", "histogram", "quantiles", "labels"]
 ALL: tuple[Statistic, ...] = ("mean", "variance", "min", "max", "histogram", "quantiles", "labels")
-LEAST_DEVICES = 3  # a result of two devices tells each of them the other's data
+LEAST_DEVICES = 3  # a result of two devices shows each of them the other's data
 MOST_FEATURES = 256  # of a device
 MOST_EDGES = 257
 LARGEST_QUERY = 4 * 1024**2  # bytes of JSON: 256 features with 257 edges each
 LABELS = "labels"  # the column of class labels
 LONGEST_NAME = 64  # characters of a feature's name
-_CUT_OFF = 0.005  # of the values lies below the first agreed edge, and as many above the last one
+_CUT_OFF = 0.005  # of the values are below the first agreed edge, the same share above the last one
 
 FeatureName = Annotated[
     str,

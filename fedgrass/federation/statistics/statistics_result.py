@@ -48,7 +48,7 @@ class Labels(Struct, frozen=True, kw_only=True):
 
 
 class FeatureStatistics(Struct, frozen=True, kw_only=True):
-    """The statistics of one feature over all devices; ``withheld`` says why one is missing."""
+    """The statistics of one feature over all devices; ``withheld`` has the reason why one is missing."""
 
     devices: int
     count: int | None = None  # of finite values

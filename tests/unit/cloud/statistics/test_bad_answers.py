@@ -1,4 +1,4 @@
-"""Answers that contradict themselves or the query are refused by name, and the round goes on without them."""
+"""Answers that contradict themselves or the query are refused by name, and the round continues without them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -208,6 +208,18 @@ def test_labels_beyond_the_most_frequent_are_a_rest_and_what_may_be_incomplete_i
     assert labels.counts[0].count == 50 * 40
     total = sum(count.count for count in labels.counts) + labels.rest
     assert total == made.result(1).features["labels"].count
+
+
+def test_no_answer_of_a_single_device_is_kept_once_it_was_merged() -> None:
+    made = fleet()
+    made.answers(BAD)
+    assert made.part(BAD).answer
+    for device in made.names[1:]:
+        made.answers(device)
+    assert [made.part(device).answer for device in made.names] == [""] * 6
+    assert set(made.parts().values()) == {Participation.REPLIED}
+    manifest = made.bucket.objects[object_keys.round_manifest(RUN, 1)]
+    assert b'"answer":"g' not in manifest
 
 
 def test_a_negative_count_is_only_possible_with_noise_and_within_it() -> None:
