@@ -109,7 +109,7 @@ def _answer_of(services: Services, round_: Round, reply: Participant) -> bytes:
             message = f"there is no object {key} in the bucket"
             raise UpdateRefused(message) from error
     if (actual := xxhash.xxh3_128_hexdigest(data)) != reply.checksum:
-        message = f"the checksum of the answer is {actual}; the completion says {reply.checksum}"
+        message = f"the checksum of the answer is {actual}; that in the completion is {reply.checksum}"
         raise UpdateRefused(message)
     return data
 

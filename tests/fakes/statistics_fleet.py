@@ -37,7 +37,7 @@ class StatisticsFleet(SmallFleet):
         data: Callable[[int], list[Batch]],
         devices: int = 6,
         query: Mapping[str, object] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         super().__init__(devices=devices, statistics=query or {}, rounds=5, **settings)
         self.data = data

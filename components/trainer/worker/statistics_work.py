@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class StatisticsDeclined(FedgrassError):
-    """The device's configuration does not allow the answer; the text says which part of it."""
+    """The device's configuration does not allow the answer; the text names which part of it."""
 
 
 def answer_query(work: WorkOrder, task: Task, data: bytes, download_seconds: float) -> Result:

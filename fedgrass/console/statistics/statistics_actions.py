@@ -117,7 +117,7 @@ def result_of(operator: Operator, name: str) -> StatisticsResult:
     """Return the result of a run of statistics. Raises SettingsError if it has none (yet)."""
     run = operator.run(name)
     if run.settings.statistics is None:
-        message = f"run {name!r} is no run of statistics: list those with `fedgrass stats list`"
+        message = f"run {name!r} is not a run of statistics: list those with `fedgrass stats list`"
         raise SettingsError(message)
     key = object_keys.statistics(name, run.settings.rounds)
     try:

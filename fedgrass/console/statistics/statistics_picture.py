@@ -70,7 +70,7 @@ def _draw_feature(axes: Axes, name: str, feature: FeatureStatistics) -> None:
 
 
 def _draw_histogram(axes: Axes, feature: FeatureStatistics) -> None:
-    """Draw the bins, the values beyond the edges beside them in another colour, and the mean."""
+    """Draw the bins, the values beyond the edges next to them in another colour, and the mean."""
     histogram = feature.histogram
     if histogram is None:
         return

@@ -27,8 +27,8 @@ def tables(result: StatisticsResult) -> Iterator[Table]:
         names = ("feature", "devices", "values", "missing", "infinite", "mean", "deviation")
         yield table(*names, "min", "quartiles", "max", rows=rows)
     if labels:
-        names = ("feature", "devices", "labels", "missing", "counts")
-        yield table(*names, rows=[_labels(name, feature) for name, feature in labels.items()])
+        rows = [_labels(name, feature) for name, feature in labels.items()]
+        yield table("feature", "devices", "labels", "missing", "counts", rows=rows)
 
 
 def _numbers(name: str, feature: FeatureStatistics) -> tuple[object, ...]:

@@ -56,7 +56,7 @@ class AnswerMerger:
         self._noise = False
 
     def add(self, answer: StatisticsAnswer) -> None:
-        """Merge an answer, or nothing of it.
+        """Merge an answer, or no part of it.
 
         Raises:
             UpdateRefused: it contradicts itself or the query, or has too many features.

@@ -1,4 +1,4 @@
-"""Answers that contradict themselves or the query are refused by name, and the round continues without them."""
+"""Answers that contradict themselves or the query are refused; the round continues without them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -137,7 +137,7 @@ def test_an_answer_that_is_missing_or_altered_is_refused() -> None:
     first = made.rounds.round(RUN, 1, 1)
     assert first is not None
     assert "there is no object updates/thing-0/" in made.part(BAD, first).reason
-    assert "the completion says 0000" in made.part("thing-1", first).reason
+    assert "that in the completion is 0000" in made.part("thing-1", first).reason
     # Four answers are left of the five that the query needs.
     assert (first.state, made.newest().attempt) == (State.ABANDONED, 2)
 
