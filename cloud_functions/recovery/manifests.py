@@ -59,7 +59,7 @@ def draft_round(  # noqa: PLR0913, PLR0917 - the record of all of these
         leased, state=State.CLOSED, **round_metrics.tally(participants), **result
     )
     more = metrics if closed_round.metrics_left_out else {}
-    data = msgspec.json.encode(RoundManifest(closed_round, _without_answers(participants), run, more))
+    data = msgspec.json.encode(RoundManifest(closed_round, list(participants), run, more))
     services.bucket.write(_draft_of(closed_round), data)
 
 
@@ -97,11 +97,11 @@ def _from_table(services: Services, closed_round: Round) -> bytes:
     stored = services.rounds.round(closed_round.run, closed_round.number, closed_round.attempt)
     if run is None or stored is None or not is_same(closed_round, stored):  # the table was replaced since
         raise LostRace(closed_round.run)
-    participants = _without_answers(services.rounds.participants(closed_round))
+    participants = without_answers(services.rounds.participants(closed_round))
     return msgspec.json.encode(RoundManifest(closed_round, participants, run))
 
 
-def _without_answers(participants: Iterable[Participant]) -> list[Participant]:
+def without_answers(participants: Iterable[Participant]) -> list[Participant]:
     """Return participants without what each of them answered: manifests are kept, answers expire."""
     return [msgspec.structs.replace(part, answer="") if part.answer else part for part in participants]
 

@@ -122,8 +122,7 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
 
 def _merge_statistics(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
     """Merge the answers of the replies and close the round, or reopen it if too few can be merged."""
-    replies = close_round.counted_replies(services, leased)
-    merged = merge_round.merge_answers(services, leased, replies)
+    merged = merge_round.merge_answers(services, leased)
     for device, reason in sorted(merged.refused.items()):
         close_round.refuse(services, leased, device, reason)
     settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + len(merged.refused))
@@ -174,9 +173,9 @@ def make_again(services: Services, run: Run, closed_round: Round) -> bool:
 
     They have if the bucket still has all updates: the same updates make the same bytes.
     """
-    replies = close_round.counted_replies(services, closed_round)
     if closed_round.work is Work.STATISTICS:
-        return merge_round.merged_again(services, run, closed_round, replies)
+        return merge_round.merged_again(services, run, closed_round)
+    replies = close_round.counted_replies(services, closed_round)
     try:
         context = aggregation_context.begin(services, run, closed_round)
         if cut := shards.of(context):

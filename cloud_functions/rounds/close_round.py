@@ -117,7 +117,7 @@ def _finish(
     services: Services, run: Run, leased: Round, event: Event, made: FinishedModel
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
-    participants, settings = list(services.rounds.participants(leased)), run.settings
+    participants, settings = manifests.without_answers(services.rounds.participants(leased)), run.settings
     stored = services.rounds.run(leased.run)
     reports = round_metrics.reports(participants, settings.examples_cap)
     means = round_metrics.mean_metrics(reports)

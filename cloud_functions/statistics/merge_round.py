@@ -5,7 +5,7 @@ leaves the query of the second. An answer that contradicts itself or the query i
 name, and the round continues without it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from cloud_functions.statistics.statistics_files import draft_key
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.ports import LONGEST_WAIT
-from fedgrass.federation.rounds import Participant, Round
+from fedgrass.federation.rounds import Participant, Participation, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.statistics import quantile_sketches
 from fedgrass.federation.statistics.answer_merger import AnswerMerger
@@ -42,8 +42,8 @@ class Merged(NamedTuple):
     refused: dict[str, str]  # reasons by device
 
 
-def merge_answers(services: Services, round_: Round, replies: Sequence[Participant]) -> Merged:
-    """Merge the answers of some replies, in their order.
+def merge_answers(services: Services, round_: Round) -> Merged:
+    """Merge the answers of a round's replies, by device name; only a few of them are held at a time.
 
     Raises:
         AggregationFailed: the query is missing, or sketches cannot be merged in this process.
@@ -53,6 +53,7 @@ def merge_answers(services: Services, round_: Round, replies: Sequence[Participa
         message = "the package datasketches is missing in the functions: deploy the cloud again"
         raise AggregationFailed(message)
     merger, refused = AnswerMerger(query), dict[str, str]()
+    replies = (p for p in services.rounds.participants(round_) if p.state is Participation.REPLIED)
     for reply, found in _read(services, round_, replies):
         if isinstance(found, UpdateRefused):
             refused[reply.device] = str(found)
@@ -124,10 +125,10 @@ def draft(services: Services, run: Run, leased: Round, merged: Merged) -> Finish
     return FinishedModel(sha256(data), len(data), "", 0, {})
 
 
-def merged_again(services: Services, run: Run, closed_round: Round, replies: Sequence[Participant]) -> bool:
+def merged_again(services: Services, run: Run, closed_round: Round) -> bool:
     """Write the lost draft of a closed round again; return whether it has the same bytes as before.
 
     Merged sketches choose their values at random, so with quantiles it seldom has.
     """
-    found = draft(services, run, closed_round, merge_answers(services, closed_round, replies))
+    found = draft(services, run, closed_round, merge_answers(services, closed_round))
     return found.sha256 == closed_round.model_sha256
