@@ -105,11 +105,13 @@ def _check_candidates(services: Services, settings: RunSettings) -> None:
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
     cohort = settings.cohort(found.count)
+    minimum = settings.statistics.minimum_devices if settings.statistics else 0
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
         if value is not None and value > cohort:
+            named = "statistics.minimum_devices" if settings.statistics and value == minimum else field
             message = (
-                f"the run's {field} is {value}, but a round would ask {cohort} of the "
+                f"the run's {named} is {value}, but a round would ask {cohort} of the "
                 f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)

@@ -55,7 +55,7 @@ def test_a_run_of_statistics_is_asked_merged_shown_and_compared(
     assert any(line.startswith("labels") and "stable" in line for line in compared)
     assert [line.split()[0] for line in _stats(watched, "list")] == ["run", "look", "small"]
     refused = _stats(watched, "start", "five", "--task", "noise", check=False)
-    assert "minimum_replies is 5, but a round would ask 4 of the 4 devices" in refused[-1]
+    assert "statistics.minimum_devices is 5, but a round would ask 4 of the 4 devices" in refused[-1]
 
 
 def _stats(watched: Watched, *arguments: str, check: bool = True) -> list[str]:

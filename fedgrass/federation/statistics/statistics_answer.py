@@ -128,6 +128,8 @@ def _check_feature(
 ) -> CheckedFeature:
     if not query.wants(name):
         _refuse(name, "was not asked for")
+    if answer.sketch is not None and not (query.asks("quantiles") or query.agree):
+        _refuse(name, "has a sketch that was not asked for")
     _check_counts(name, answer, query, noise_scale)
     if noise_scale:
         if answer.total or answer.squares or answer.sketch or answer.smallest is not None:

@@ -150,7 +150,7 @@ def test_edges_of_the_query_that_do_not_ascend_are_refused_before_the_run() -> N
 
 
 def test_a_run_of_fewer_devices_than_its_minimum_is_refused_at_the_start() -> None:
-    with pytest.raises(SettingsError, match="minimum_replies is 5, but a round would ask 4"):
+    with pytest.raises(SettingsError, match=r"statistics\.minimum_devices is 5, but a round would ask 4"):
         StatisticsFleet(data, 4, QUERY).start()
     with pytest.raises(SettingsError, match="whole number from 3"):
         StatisticsFleet(data, 4, {"minimum_devices": 2})
@@ -183,6 +183,25 @@ def test_a_feature_or_a_label_of_too_few_devices_is_withheld() -> None:
     assert labels is not None
     assert [(count.label, count.count) for count in labels.counts] == [("all", 58)]
     assert labels.rest == 2
+
+
+def test_a_sketch_that_was_not_asked_for_is_refused() -> None:
+    made = StatisticsFleet(data, 6, {"statistics": ["mean"]})
+    made.start()
+    made.answers(BAD, changed(made, sketch=sketch_of(list(range(10)))))
+    for device in made.names[1:]:
+        made.answers(device)
+    assert "has a sketch that was not asked for" in made.part(BAD).reason
+
+
+def test_a_run_of_statistics_continues_from_no_model() -> None:
+    made = StatisticsFleet(data, 6, QUERY)
+    with pytest.raises(SettingsError, match="has no model: leave continue_from out"):
+        made.act(
+            "start",
+            settings=msgspec.to_builtins(made.settings),
+            continue_from={"run": "other", "round": 1},
+        )
 
 
 def test_a_copy_of_an_answer_counts_once() -> None:
