@@ -105,7 +105,7 @@ def _answer_of(services: Services, round_: Round, reply: Participant) -> bytes:
             message = f"the answer has {reply.bytes:,} bytes; {LARGEST_ANSWER:,} are allowed"
             raise UpdateRefused(message)
         try:
-            data = services.bucket.read(key, LARGEST_ANSWER)
+            data = services.bucket.read(key, reply.bytes)  # a larger object is refused
         except KeyError as error:
             message = f"there is no object {key} in the bucket"
             raise UpdateRefused(message) from error

@@ -126,6 +126,7 @@ def test_an_object_that_is_larger_than_the_completion_says_is_refused() -> None:
     for device in made.names[1:]:
         made.answers(device)
     assert made.part(BAD).state is Participation.REFUSED
+    assert "has 33554433 bytes; 5 is the most it may have" in made.part(BAD).reason
 
 
 def test_an_answer_that_is_missing_or_altered_is_refused() -> None:
@@ -192,6 +193,23 @@ def test_a_sketch_that_was_not_asked_for_is_refused() -> None:
     for device in made.names[1:]:
         made.answers(device)
     assert "has a sketch that was not asked for" in made.part(BAD).reason
+
+
+@pytest.mark.parametrize(("change", "reason"), [(b"{}", "the SHA-256 of the query"), (None, "is missing")])
+def test_a_query_that_was_altered_or_removed_abandons_the_round_by_name(
+    change: bytes | None, reason: str
+) -> None:
+    made = fleet(attempts=1)
+    answers = {device: made.answer_of(device) for device in made.names}
+    key = object_keys.query(RUN, 0)
+    if change is None:
+        del made.bucket.objects[key]
+    else:
+        made.bucket.write(key, change)
+    for device, answer in answers.items():
+        made.answers(device, answer)
+    assert made.run().state is RunState.FAILED
+    assert reason in made.newest().reason
 
 
 def test_a_run_of_statistics_continues_from_no_model() -> None:
