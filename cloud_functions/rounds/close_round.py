@@ -27,6 +27,8 @@ from fedgrass.federation.rounds import (
     Work,
     explain,
     next_event,
+    staleness_of,
+    update_of,
 )
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
@@ -64,7 +66,8 @@ def refuse(services: Services, leased: Round, device: str, reason: str) -> None:
         LostRace: another averager holds the lease.
     """
     services.rounds.refuse_update(leased, device, message_fields.shorten(reason))
-    services.send_verdict(leased, device, refused=reason)
+    part = services.rounds.participant(leased, device) if leased.in_flight else None
+    services.send_verdict(leased, device, refused=reason, answers=update_of(leased, part) if part else None)
     services.report(leased, f"update refused: {reason}", device=device)
     with services.log.about(leased.run, leased.number, device):
         services.log.measure(Metric.UPDATES_REFUSED, 1)
@@ -89,7 +92,13 @@ def close(services: Services, run: Run, leased: Round, made: FinishedModel, good
     closed_round, participants = _finish(services, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     metrics = _metrics_text(closed_round, participants)
-    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{metrics}")
+    ages = ""
+    if closed_round.in_flight:
+        ages = (
+            f" that started {closed_round.staleness_mean:.3g} models before the newest on average,"
+            f" {closed_round.staleness_max} at most"
+        )
+    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{ages}{metrics}")
 
 
 def close_evaluation(services: Services, run: Run, leased: Round) -> None:
@@ -100,6 +109,7 @@ def close_evaluation(services: Services, run: Run, leased: Round) -> None:
         leased.base_download_sha256,
         leased.base_download_bytes,
         leased.base_carried,
+        leased.full,
     )
     closed_round, participants = _finish(services, run, leased, Event.EVALUATED, made)
     metrics = _metrics_text(closed_round, participants)
@@ -131,6 +141,7 @@ def _finish(
         "closed_at": services.now(),
         "model_sha256": made.sha256,
         "model_bytes": made.bytes,
+        "full": message_fields.shorten(made.full),
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,
@@ -142,6 +153,9 @@ def _finish(
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
         "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
     }
+    if leased.in_flight:
+        ages = [staleness_of(leased, reply) for reply in replies] or [0]
+        result |= {"staleness_mean": math.fsum(ages) / len(ages), "staleness_max": max(ages)}
     if stored:  # if its row was lost a moment ago, the model shows `repair` that the round was closed
         manifests.draft_round(services, stored, leased, participants, result, means)
     closed_round = services.rounds.move(leased, event, **result)
@@ -170,6 +184,8 @@ def _metrics_text(closed_round: Round, participants: Iterable[Participant]) -> s
     measured: dict[str, list[str]] = {}
     for name, value in sorted(closed_round.metrics.items()):
         subject = f"model {closed_round.base}"
+        if closed_round.staleness_max:
+            subject = f"models {closed_round.base - closed_round.staleness_max} to {closed_round.base}"
         if name in trained:
             subject = "the training"
         elif name.startswith(training_settings.LOCAL_PREFIX):

@@ -7,7 +7,7 @@ is encoded for download, or copied from another run, is held in memory as a whol
 import contextlib
 from typing import NamedTuple
 
-from cloud_functions.aggregation import guarded_strategy
+from cloud_functions.aggregation import guarded_strategy, whole_updates
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
@@ -15,6 +15,8 @@ from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from cloud_functions.statistics.query_file import write_first_query
 from fedgrass.federation import encodings, object_keys
+from fedgrass.federation.aggregation import WholeStrategy
+from fedgrass.federation.buffered_settings import carried_refusal, fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -22,6 +24,7 @@ from fedgrass.federation.settings_parser import check_training
 from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
+from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
 def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
@@ -41,12 +44,18 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
+    if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
+        whole_updates.check_start(services, name, settings, strategy, model)
+    if settings.is_buffered and (refusal := carried_refusal(settings.aggregation, strategy.carried)):
+        raise SettingsError(refusal)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
     if services.rounds.run(name) is None:
-        _check_candidates(services, settings)
+        cohort = _check_candidates(services, settings)
+        if isinstance(strategy, WholeStrategy):
+            whole_updates.check_room(settings, strategy, model.layout, cohort)
     download = _write_for_download(services, name, settings, model)
     run = Run(
         name=name,
@@ -97,13 +106,19 @@ def _store_and_advance(services: Services, run: Run) -> Run:
     return services.rounds.run(name) or run
 
 
-def _check_candidates(services: Services, settings: RunSettings) -> None:
-    """Check that the fleet has devices for a run, and enough of them. Raises SettingsError."""
+def _check_candidates(services: Services, settings: RunSettings) -> int:
+    """Check that the fleet has enough devices for a run; return how many a round would want.
+
+    Raises:
+        SettingsError: it has not.
+    """
     found = candidate_search.survey(services, settings)
     if not found.count:
         raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
+    if refusal := fleet_contradiction(settings, found.count):
+        raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
     minimum = settings.statistics.minimum_devices if settings.statistics else 0
     for field in ("threshold_count", "minimum_replies"):
@@ -115,6 +130,7 @@ def _check_candidates(services: Services, settings: RunSettings) -> None:
                 f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)
+    return cohort
 
 
 class _Download(NamedTuple):

@@ -9,6 +9,7 @@ stack.py              the deployed stack: its outputs and AWS clients (typed in 
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
 commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
+tasks/                the components of tasks: files, requirements, recipe
 provisioning/         things, certificates and the files of a core device
 statistics/           federated statistics: start them, show and compare results
 runs/                 start and control runs, follow them, show their history

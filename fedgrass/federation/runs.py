@@ -166,6 +166,10 @@ def _finished(run: Run, closed_round: Round) -> End | None:
         reason = f"{metric} did not improve on {best} for {progress.rounds_since_best} rounds"
         return End(RunState.SUCCEEDED, reason)
     trained = _trained_rounds(closed_round, progress)
+    if closed_round.full and not _wants_evaluation(settings, closed_round, progress):
+        return End(
+            RunState.SUCCEEDED, f"{trained} rounds closed, and no further one fits: {closed_round.full}"
+        )
     if trained >= settings.rounds and not _wants_evaluation(settings, closed_round, progress):
         return End(RunState.SUCCEEDED, f"all {settings.rounds} rounds closed")
     return None
@@ -205,7 +209,8 @@ def _wants_evaluation(settings: RunSettings, closed_round: Round, progress: Prog
     if closed_round.work is not Work.TRAIN:
         return False
     trained, every = _trained_rounds(closed_round, progress), settings.evaluate_every
-    is_last = trained >= settings.rounds and settings.evaluate_last and bool(closed_round.metrics)
+    ends = trained >= settings.rounds or bool(closed_round.full)
+    is_last = ends and settings.evaluate_last and bool(closed_round.metrics)
     return is_last or (bool(every) and trained % every == 0)
 
 

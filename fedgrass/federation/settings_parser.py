@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.buffered_settings import buffered_contradictions
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options
@@ -17,6 +18,7 @@ from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.statistics.statistics_settings import with_statistics
 from fedgrass.federation.training_settings import check_sendable, not_plain
+from fedgrass.federation.whole_update_settings import whole_contradictions
 
 LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
 LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
@@ -85,6 +87,7 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield a message on each contradiction, naming the fields."""
+    yield from buffered_contradictions(settings)
     yield from _cohort_contradictions(settings)
     if settings.upload_encoding == "top_k" and not settings.upload_difference:
         yield (
@@ -125,6 +128,8 @@ def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
+    if chosen and chosen.reads == "whole":
+        yield from whole_contradictions(settings, chosen)
     if 0 < settings.examples_cap < 1:
         yield (
             f"the run's examples_cap is {settings.examples_cap:g}: it takes 1 or more times the median of the"

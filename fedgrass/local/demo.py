@@ -28,6 +28,7 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from fedgrass.local.local_errors import FedgrassLocalError
+from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
@@ -51,6 +52,7 @@ class DemoOptions:
     task: str = _DEFAULT_TASK
     task_path: Path | None = None
     task_options: Sequence[str] = ()
+    task_include: Sequence[str] = ()
     run_settings: Sequence[str] = ()
     profile: str = "classic"
     keep: bool = False
@@ -89,6 +91,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         options.task_path,
         count,
         parse_key_values("--task-option", options.task_options),
+        options.task_include,
     )
     settings = _settings(options, task.name)
     configurations = {
@@ -98,12 +101,14 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     started, report = time.monotonic(), _speaker(console)
     if warning := task.shared_data_warning():
         report(f"note: {warning}")
+    components = _task_components(task, folder / "task")
     with (
         _output_folder(options.output, task.name) as output,
         open_testbed(
             folder,
             {thing: configurations[thing] for thing in things},
             plain={thing: configurations[thing] for thing in plain},
+            tasks=components,
             fleet_name=_FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
@@ -136,6 +141,12 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             console.print("the cloud and the fleet keep running until Ctrl-C", highlight=False)
             _wait_for_interrupt()
         return code
+
+
+def _task_components(task: DemoTask, folder: Path) -> list[ComponentBuild]:
+    """Build the component of a user's task, which the cores get by a deployment."""
+    name = task.build_component(folder)
+    return [ComponentBuild(name, folder / "recipes" / f"{name}.yaml", folder / "artifacts")] if name else []
 
 
 def _settings(options: DemoOptions, task: str) -> RunSettings:

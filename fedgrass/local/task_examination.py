@@ -15,6 +15,7 @@ import numpy as np
 from components.trainer.tasks.task import Evaluation, Fit, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from fedgrass.federation import weights
+from fedgrass.federation.aggregation.tree_bagging import MOST_PER_ROUND, TREES_PER_ROUND, TreeBagging
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_loading import explain
@@ -82,9 +83,19 @@ def encode_update(fit: Fit, model: Arrays) -> bytes:
     weights.check_finite(fit.weights)
     base = weights.encode(model)
     layout = weights.read_layout(base, len(base))
+    if fit.update is not None:
+        return _encode_trees(fit.update, model)
     update = weights.encode(fit.weights)
     weights.check_layout(weights.read_layout(update, len(update)), layout)
     return update
+
+
+def _encode_trees(update: Arrays, model: Arrays) -> bytes:
+    """Return the file of new trees. Raises UpdateRefused if no run would take them."""
+    data = weights.encode(update)
+    most: dict[str, bool | int | float | str] = {TREES_PER_ROUND: MOST_PER_ROUND}
+    TreeBagging().check_update(weights.read_layout(data, len(data)), update, model, most)
+    return data
 
 
 def unsendable(metrics: object) -> str:
@@ -231,7 +242,8 @@ class Examination:
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
             update, unsent = encode_update(fit, self._model), unsendable(fit.metrics)
-            trained, count, self._update_bytes = read_arrays(update), count + 1, len(update)
+            trained = read_arrays(update) if fit.update is None else through_a_file(fit.weights)
+            count, self._update_bytes = count + 1, len(update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before and unsent:

@@ -6,7 +6,7 @@ The certificate of the observer lets a developer on this machine subscribe to th
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,7 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     profile: str = "classic",
     ports: tuple[int, int] = (0, 0),
     plain: Mapping[str, Mapping[str, object]] | None = None,
+    tasks: Sequence[ComponentBuild] = (),
     parameters: Mapping[str, str] | None = None,
     enforces: bool = False,
     report: Callable[[str], None] = lambda _: None,
@@ -120,6 +121,7 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         profile: nucleus that the cores emulate, ``classic`` or ``lite``.
         ports: ports of the cloud's AWS API and of its MQTT broker; 0: any free port.
         plain: the trainer's configuration of devices without Greengrass, by thing name.
+        tasks: components of tasks, deployed before the trainer.
         parameters: further parameters of the template.
         enforces: whether IAM and IoT policies are enforced, as on AWS.
         report: called with a line per step.
@@ -146,10 +148,10 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         started = time.monotonic()
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
         common = {"fleet": fleet_name, "python": sys.executable}
-        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()})
+        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()}, tasks)
         without = {thing: {"fleet": fleet_name, **chosen} for thing, chosen in (plain or {}).items()}
         if without:
-            fleet.start_plain(without)
+            fleet.start_plain(without, tasks)
         operator = Operator(cloud.client, outputs)
         _wait_for_devices(operator, len(configurations) + len(without), check)
         also = f", {len(without)} devices without Greengrass run it with plain MQTT," if without else ""

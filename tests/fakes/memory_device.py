@@ -14,6 +14,7 @@ from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
+from components.trainer.session.task_readiness import TaskReadiness
 from components.trainer.trainer_configuration import Configuration, parse_configuration
 from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, WorkOrder
 from fedgrass.federation.messages import (
@@ -217,6 +218,7 @@ class Device:
         online: bool = True,
         clock: Clock | None = None,
         refused: Mapping[str, Exception] | None = None,
+        readiness: TaskReadiness | None = None,
         **configuration: object,
     ) -> None:
         self.clock = clock or Clock()
@@ -246,7 +248,12 @@ class Device:
             host_metrics=lambda _folder: self.host_metrics,
         )
         self.session = Session(
-            self.context, self.broker, configure(**configuration), "1.2.3", ready=self._ready
+            self.context,
+            self.broker,
+            configure(**configuration),
+            "1.2.3",
+            ready=self._ready,
+            readiness=readiness,
         )
         self.session.start()
         self.settle()

@@ -93,12 +93,14 @@ class Assignment:
         announcement: Announcement,
         finished: Callable[[Reply, float], None],
         progress: Callable[[float], None],
+        unloadable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.announcement = announcement
         self.name = id_of(announcement)
         self._context = context
         self._finished = finished
         self._progress = progress
+        self._unloadable = unloadable  # called with the reason if the class of the task cannot be used
         self._cancelled = threading.Event()
         self._deadline = Deadline(
             context.loop,
@@ -116,8 +118,19 @@ class Assignment:
         """Seconds until the deadline, at least 0."""
         return self._deadline.seconds_left
 
-    def begin(self, options: TaskOptions, statistics: StatisticsPolicy = StatisticsPolicy()) -> None:  # noqa: B008 - frozen
-        """Record the assignment in the journal and pass it to the worker, which answers to ``_answered``."""
+    def begin(
+        self,
+        options: TaskOptions,
+        packages: str = "",
+        statistics: StatisticsPolicy = StatisticsPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        """Record the assignment in the journal and pass it to the worker, which answers to ``_answered``.
+
+        Args:
+            options: of the task, with the place of its code.
+            packages: the folder of the task's own requirements; empty if it has none.
+            statistics: what the device answers to queries of statistics.
+        """
         self._training = True
         self._context.journal.take(Accepted(self.announcement))
         run, feedback = self.announcement.run, self._context.error_feedback
@@ -126,6 +139,7 @@ class Assignment:
         work = WorkOrder(
             announcement=self.announcement,
             options=options,
+            packages=packages,
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
             statistics=statistics,
@@ -181,6 +195,8 @@ class Assignment:
         if isinstance(answer, Failure):
             written = published_result(self._context.update_path(self.announcement), self.announcement)
             if written is None:
+                if answer.unloadable:
+                    self._unloadable(answer.reason)
                 self._fail(answer.reason, declined=answer.declined)
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)

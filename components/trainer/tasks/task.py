@@ -86,6 +86,8 @@ class Fit:
         steps: how the weights were trained; required of ``fit_corrected`` only.
         trained: names of the arrays that have gradients. Server optimizers step these and average all others,
             such as running means. None: determined from the names of the arrays.
+        update: what is sent in place of the weights, in runs whose aggregation reads whole updates
+            (``tree_bagging``): named arrays of any shapes. None: the weights are sent.
     """
 
     weights: Arrays
@@ -94,6 +96,7 @@ class Fit:
     partial: bool = False
     steps: GradientSteps | None = None
     trained: frozenset[str] | None = None
+    update: Arrays | None = None
 
 
 class Task(Protocol):

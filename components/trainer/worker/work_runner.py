@@ -13,12 +13,12 @@ import msgspec
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
-from components.trainer.tasks.registry import is_current, load_task
+from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.statistics_work import answer_query
-from components.trainer.worker.update_writer import CONTROL, write_update
+from components.trainer.worker.update_writer import CONTROL, write_update, write_whole_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
 from fedgrass.federation.encodings.array_types import to_task_types
@@ -43,6 +43,7 @@ class WorkRunner:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
+        self.unloadable = False  # whether the class of the task could not be imported or given its options
 
     def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         """Perform an assignment and return the result to report to the cloud.
@@ -56,6 +57,7 @@ class WorkRunner:
             WorkFailed: the model is not available, or the task returned something unusable.
             ConfigurationError: the task does not exist, or does not accept its options.
         """
+        self.unloadable = False
         return publish_result(work, self._perform(work, report, stop))
 
     def _perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
@@ -98,6 +100,8 @@ class WorkRunner:
             scaffold.write(fit, model)
             if scaffold
             else write_update(work, fit.weights, model, layout, trained=fit.trained)
+            if fit.update is None
+            else write_whole_update(work, fit.update)
         )
         trained_at = time.monotonic()
         result = _training_result(result, fit, written, trained_at - evaluated_at, unsent)
@@ -144,7 +148,11 @@ class WorkRunner:
             return kept[1]
         if kept is not None:
             log.info("task %r is created again: its options or its files have changed", name)
-        task = load_task(name, options)
+        try:
+            task = load_task(name, options)
+        except BaseException:
+            self.unloadable = not is_imported(name)
+            raise
         self._tasks[name] = (options, task)
         return task
 

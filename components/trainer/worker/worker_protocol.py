@@ -35,6 +35,7 @@ class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
 
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
+    packages: str = ""  # folder of the task's own requirements, after the trainer's; empty: none
     update: str  # path of the update file to write
     statistics: StatisticsPolicy = StatisticsPolicy()  # what the device answers to a query of statistics
     memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
@@ -91,6 +92,7 @@ class Failure(Struct, frozen=True, tag="failure"):
     """Worker to trainer: the work failed, or is declined; the reason is one line."""
 
     reason: str
+    unloadable: bool = False  # the class of the task cannot be imported, or does not take its options
     declined: bool = False  # by the device's configuration
 
 

@@ -29,6 +29,13 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="trainer, predictor or a full name; the latest version if none is given (trainer)",
     )
     devices.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME[=VERSION]",
+        help="a task that `fedgrass task publish` has published; the latest version if none is given",
+    )
+    devices.add_argument(
         "--configuration",
         type=Path,
         metavar="FILE",

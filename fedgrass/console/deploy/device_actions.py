@@ -52,7 +52,8 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     )
     return Asked(
         group=arguments.group,
-        components=arguments.component or ["trainer"],
+        components=arguments.component or ([] if arguments.task else ["trainer"]),
+        tasks=arguments.task,
         configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
         reset=arguments.reset,
         checked=not arguments.unchecked,
