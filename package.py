@@ -60,7 +60,14 @@ COMPONENTS = {
 }
 FUNCTIONS = ("cloud_functions", *FEDERATION)
 # What the functions import beyond boto3, which Lambda's own runtime has.
-FUNCTION_DEPENDENCIES = ("aws-lambda-powertools", "msgspec", "numpy", "safetensors", "xxhash")
+FUNCTION_DEPENDENCIES = (
+    "aws-lambda-powertools",
+    "datasketches",
+    "msgspec",
+    "numpy",
+    "safetensors",
+    "xxhash",
+)
 LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load

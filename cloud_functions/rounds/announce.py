@@ -53,7 +53,8 @@ def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, bat
 
 def _announcement(services: Services, run: Run, open_round: Round, at: int, version: int) -> bytes:
     """Return the announcement of a round in one version of the messages; ``at`` is the time of the batch."""
-    download, key = Encoding(), object_keys.model(run.name, open_round.base)
+    asks = open_round.work is Work.STATISTICS
+    download, key = Encoding(), (object_keys.query if asks else object_keys.model)(run.name, open_round.base)
     if open_round.base_download_sha256:  # a round that was rebuilt has none: devices download the model
         download = run.settings.download
         key = object_keys.encoded_model(run.name, open_round.base, download.kind)

@@ -66,7 +66,9 @@ def open_next(services: Services, run: Run, previous: Round | None, step: Open) 
             new_round, f"opened: {len(training)} devices in flight, {new_round.needed} replies needed"
         )
         return True
-    aim = f" to evaluate model {new_round.base}" if new_round.work is Work.EVALUATE else ""
+    aim = {Work.EVALUATE: f" to evaluate model {new_round.base}", Work.STATISTICS: " for statistics"}.get(
+        new_round.work, ""
+    )
     services.report(
         new_round, f"opened: {new_round.asked} devices asked{aim}, {new_round.needed} replies needed"
     )
@@ -198,7 +200,7 @@ def _base(run: Run, previous: Round | None) -> _Base:
             run.initial_download_bytes,
             dict.fromkeys(run.carries),
         )
-    if previous.state is State.CLOSED and previous.work is Work.TRAIN:
+    if previous.state is State.CLOSED and previous.work is not Work.EVALUATE:
         return _Base(
             previous.model_sha256,
             previous.model_bytes,

@@ -11,6 +11,7 @@ from cloud_functions.aggregation.new_model import draft
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
+from cloud_functions.statistics.statistics_files import forget_answers, keep_file
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.errors import MessageError, RunBehind, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
@@ -33,6 +34,11 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
     if closed_round.work is Work.TRAIN and (lost := keep_model(services, run, closed_round)):
         return lost
     manifests.keep_round(services, closed_round)
+    if closed_round.work is Work.STATISTICS:  # a manifest may precede it: `repair` publishes the round again
+        if lost := keep_file(services, run, closed_round):
+            return lost
+        forget_answers(services, closed_round)
+        return ""
     if closed_round.work is Work.EVALUATE:
         return ""
     model = NewModel(

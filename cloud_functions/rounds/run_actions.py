@@ -17,6 +17,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
@@ -25,22 +26,25 @@ _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its ti
 def start(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Start a run, with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
     settings = parse_settings(event.get("settings", {}))
-    continued_from = _continued_from(services, name, event, settings.task)
+    continued_from = _continued_from(services, name, event, settings)
     return start_run(services, name, settings, continued_from)
 
 
-def _continued_from(services: Services, name: str, event: Mapping[str, object], task: str) -> str:
+def _continued_from(services: Services, name: str, event: Mapping[str, object], settings: RunSettings) -> str:
     """Copy the model that a run continues from to its initial model; return its key, or an empty string."""
     source = event.get("continue_from")
     if source is None:
         return ""
+    if settings.statistics:
+        message = "a run of statistics has no model: leave continue_from out"
+        raise SettingsError(message)
     match source:
         case {"run": str(old), "round": int(number)} if not isinstance(number, bool) and number >= 0:
             key = object_keys.model(old, number)
         case _:
             message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
             raise SettingsError(message)
-    _check_task(services, old, name, task)
+    _check_task(services, old, name, settings.task)
     try:
         copy_to_initial(services, key, name)
     except KeyError as error:

@@ -13,6 +13,7 @@ from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
+from cloud_functions.statistics.query_file import write_first_query
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
 from fedgrass.federation.buffered_settings import carried_refusal, fleet_contradiction
@@ -20,6 +21,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import check_training
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
@@ -38,6 +40,8 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         SettingsError: the initial model or a device for the task is missing, or the name is taken.
         UpdateRefused: the initial model is not a file of finite weights.
     """
+    if settings.statistics:
+        return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
     model = _read_initial(services, name)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
@@ -66,6 +70,28 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         needs=needs,
         continued_from=continued_from,
     )
+    return _store_and_advance(services, run)
+
+
+def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
+    """Return a run of statistics, with its query in place of an initial model. Raises SettingsError."""
+    if services.rounds.run(name) is None:
+        _check_candidates(services, settings)
+        manifests.check_not_lost(services, name)
+    file = write_first_query(services, name, query)
+    return Run(
+        name=name,
+        state=RunState.RUNNING,
+        settings=settings,
+        started_at=services.now(),
+        initial_sha256=file.sha256,
+        initial_bytes=file.bytes,
+    )
+
+
+def _store_and_advance(services: Services, run: Run) -> Run:
+    """Store a new run and take its first steps. Raises SettingsError if another one has its name."""
+    name, settings = run.name, run.settings
     manifests.check_not_lost(services, name)
     reminders.look_again_later(services, name)
     try:
@@ -94,11 +120,13 @@ def _check_candidates(services: Services, settings: RunSettings) -> int:
     if refusal := fleet_contradiction(settings, found.count):
         raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
+    minimum = settings.statistics.minimum_devices if settings.statistics else 0
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
         if value is not None and value > cohort:
+            named = "statistics.minimum_devices" if settings.statistics and value == minimum else field
             message = (
-                f"the run's {field} is {value}, but a round would ask {cohort} of the "
+                f"the run's {named} is {value}, but a round would ask {cohort} of the "
                 f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)

@@ -11,6 +11,7 @@ commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 provisioning/         things, certificates and the files of a core device
+statistics/           federated statistics: start them, show and compare results
 runs/                 start and control runs, follow them, show their history
 """
 

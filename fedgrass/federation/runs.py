@@ -125,7 +125,7 @@ def next_step(run: Run, latest: Round | None, now: int) -> Open | Wait | End | N
     if run.state is not RunState.RUNNING:
         return None
     if latest is None:
-        return Open(1, 1)
+        return Open(1, 1, _usual_work(run.settings))
     if latest.state is State.CLOSED or skipped(run, latest):
         return _finished(run, latest) or _due(run, latest, now)
     if latest.state is State.ABANDONED:
@@ -180,13 +180,19 @@ def _due(run: Run, closed_round: Round, now: int) -> Open | Wait:
     number, settings = closed_round.number + 1, run.settings
     if _wants_evaluation(settings, closed_round, progress_after(run, closed_round)):
         return Open(number, 1, Work.EVALUATE)
+    work = _usual_work(settings)
     if settings.schedule == "by_hand":
-        return Open(number, 1) if run.wanted >= number else Wait(number, None)
+        return Open(number, 1, work) if run.wanted >= number else Wait(number, None)
     seconds = settings.every_minutes * 60 if settings.schedule in {"every", "adaptive"} else 0.0
     if settings.schedule == "adaptive":
         seconds = max(seconds, progress_after(run, closed_round).usual_seconds)
     due = closed_round.opened_at + round(seconds * 1000)
-    return Open(number, 1) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
+    return Open(number, 1, work) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
+
+
+def _usual_work(settings: RunSettings) -> Work:
+    """Return what the rounds of a run ask of the devices, except for those that evaluate."""
+    return Work.TRAIN if settings.statistics is None else Work.STATISTICS
 
 
 def _trained_rounds(closed_round: Round, progress: Progress) -> int:

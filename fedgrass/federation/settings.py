@@ -22,6 +22,7 @@ from fedgrass.federation.messages.message_fields import (
 from fedgrass.federation.messages.message_types import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
 
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -111,6 +112,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+    # A run of federated statistics: what the devices compute over their data, instead of training.
+    statistics: StatisticsQuery | None = None
     # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from
     # whichever model each device started. See docs/buffered_rounds.md.
     mode: Literal["synchronous", "buffered"] = "synchronous"

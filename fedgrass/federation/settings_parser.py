@@ -16,6 +16,7 @@ from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options
 from fedgrass.federation.selection import strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.statistics.statistics_settings import with_statistics
 from fedgrass.federation.training_settings import check_sendable, not_plain
 from fedgrass.federation.whole_update_settings import whole_contradictions
 
@@ -31,6 +32,8 @@ def parse_settings(values: object) -> RunSettings:
             another one; the message names the field and what it accepts.
     """
     settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
+    if settings.statistics:
+        settings = with_statistics(settings, settings.statistics)
     strategy(settings.selection, settings.selection_options)
     aggregation.strategy(settings.aggregation, settings.aggregation_options)
     if settings.where:

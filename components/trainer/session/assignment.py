@@ -15,6 +15,7 @@ from components.trainer.worker.worker_protocol import (
     Failure,
     Progress,
     Result,
+    StatisticsPolicy,
     TaskOptions,
     Waiting,
     WorkOrder,
@@ -117,12 +118,18 @@ class Assignment:
         """Seconds until the deadline, at least 0."""
         return self._deadline.seconds_left
 
-    def begin(self, options: TaskOptions, packages: str = "") -> None:
+    def begin(
+        self,
+        options: TaskOptions,
+        packages: str = "",
+        statistics: StatisticsPolicy = StatisticsPolicy(),  # noqa: B008 - frozen
+    ) -> None:
         """Record the assignment in the journal and pass it to the worker, which answers to ``_answered``.
 
         Args:
             options: of the task, with the place of its code.
             packages: the folder of the task's own requirements; empty if it has none.
+            statistics: what the device answers to queries of statistics.
         """
         self._training = True
         self._context.journal.take(Accepted(self.announcement))
@@ -135,6 +142,7 @@ class Assignment:
             packages=packages,
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
+            statistics=statistics,
         )
         self._context.worker.start(work, self._answered)
 
@@ -189,14 +197,14 @@ class Assignment:
             if written is None:
                 if answer.unloadable:
                     self._unloadable(answer.reason)
-                self._fail(answer.reason)
+                self._fail(answer.reason, declined=answer.declined)
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
         self._context.journal.record_result(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
-        if self.announcement.work == "evaluate":
+        if not answer.bytes:
             self._complete(answer, 0.0)
             return
         self._upload(answer)
@@ -271,12 +279,13 @@ class Assignment:
             train_seconds=result.train_seconds,
             upload_seconds=upload_seconds,
             partial=result.partial,
+            answer=result.answer,
         )
         self._end(Reply(announcement=announcement, completion=completion))
 
-    def _fail(self, reason: str) -> None:
-        log.warning("%s: failed: %s", self.name, reason)
-        failed = status(self.announcement, "failed", reason)
+    def _fail(self, reason: str, *, declined: bool = False) -> None:
+        log.warning("%s: %s: %s", self.name, "declined" if declined else "failed", reason)
+        failed = status(self.announcement, "declined" if declined else "failed", reason)
         self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
 
     def _end(self, reply: Reply) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from components.trainer.training.losses import Measures, as_loss, default_loss, 
 from components.trainer.training.precision import accept_float32, choose_device
 from components.trainer.training.sgd import TrainingSettings, parse_plain_settings, parse_training_settings
 from components.trainer.training.source_location import caller_location, work_failed
+from components.trainer.training.torch_features import batch_features
 from components.trainer.training.torch_predictor import make_predict
 from fedgrass.federation.weights import Arrays
 
@@ -225,6 +226,17 @@ class TorchTask(Hooks):
             read_held_out=lambda: self._read(self._held_out),
             correction=correction,
         )
+
+    def features(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the training examples as features, in batches; see ``tasks.task.StatisticsTask``.
+
+        Inputs are named ``x`` (several ones ``x0``, ``x1``, ..., those of a dict by their keys). Targets that
+        are one whole number or truth value per example are ``labels``, other ones the feature ``target``.
+        Override it to give the features names of their own.
+        """
+        samples = self._read(self._training)
+        for inputs, targets in batches.in_order(samples, torch.device("cpu"), loading=self._loading):
+            yield batch_features(inputs, targets)
 
     def predictor(self, weights: Arrays) -> Predict:
         """Return a function from inputs to outputs, both as nested lists; it has its own copy of the model.

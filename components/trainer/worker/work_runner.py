@@ -17,6 +17,7 @@ from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
+from components.trainer.worker.statistics_work import answer_query
 from components.trainer.worker.update_writer import CONTROL, write_update, write_whole_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
@@ -65,6 +66,8 @@ class WorkRunner:
         # First, because creating a task may import torch, which must not count as time of the download.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
+        if announcement.work == "statistics":
+            return self._answer_query(work, task)
         started_at = time.monotonic()
         data = self._download(
             announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
@@ -107,6 +110,14 @@ class WorkRunner:
         # After the update has been written: whatever the evaluation does to the arrays cannot change it.
         seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
         return with_local_metrics(result, fit.weights, task.evaluate, announcement, seconds_left)
+
+    def _answer_query(self, work: WorkOrder, task: Task) -> Result:
+        """Download the query of a round of statistics and answer it."""
+        announcement, started_at = work.announcement, time.monotonic()
+        data = self._download(
+            announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
+        )
+        return answer_query(work, task, data, time.monotonic() - started_at)
 
     def _scaffold(self, work: WorkOrder, task: Task, model: Layout) -> ScaffoldTraining:
         """Download the server's control variate and return the training that uses it."""

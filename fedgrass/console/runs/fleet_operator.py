@@ -118,6 +118,10 @@ class Operator:
                 yield RoundRecord(found, list(self._rounds.participants(found)))
                 attempt += 1
 
+    def read(self, key: str, largest: int) -> bytes:
+        """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""
+        return self._bucket.read(key, largest)
+
     def model(self, name: str, number: int) -> bytes:
         """Return global model ``number``, which the round of that number made, as a safetensors file."""
         return self._bucket.read(object_keys.model(name, number), LARGEST_MODEL)

@@ -137,7 +137,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"{arguments.settings_file} contains {shown(settings)} instead of a JSON object of settings"
             )
             raise SettingsError(message)
-    for pair in arguments.settings:
+    return {**settings, **parse_pairs(arguments.settings)}
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return settings given as ``setting=value``: JSON values or text. Raises SettingsError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             message = f"{pair!r} is not a setting; it takes setting=value, such as rounds=10"

@@ -61,6 +61,8 @@ LONGEST_UNSENT = 200  # characters
 Unsent = Annotated[str, Meta(max_length=LONGEST_UNSENT)]
 MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
+LONGEST_ANSWER = 2732  # characters: 2,048 bytes in base64
+Answer = Annotated[str, Meta(max_length=LONGEST_ANSWER, pattern=r"^[A-Za-z0-9+/=]*\Z")]
 # No quotation marks, backslashes or control characters, so that a run's `where` can express every text.
 AttributeName = Annotated[
     str,

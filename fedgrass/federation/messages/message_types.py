@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    Answer,
     Attributes,
     Count,
     Metrics,
@@ -131,7 +132,7 @@ Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CA
 class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
     """Cloud to device: work to do. The completion returns ``announced_at`` unchanged."""
 
-    work: Literal["train", "evaluate"]
+    work: Literal["train", "evaluate", "statistics"]  # of statistics, the "model" is the query
     task: TaskName
     announced_at: Milliseconds
     deadline_seconds: Seconds  # time left in the round; a duration, since clocks are never compared
@@ -170,6 +171,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     train_seconds: Seconds = 0.0
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
+    answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):
