@@ -41,7 +41,7 @@ class Marked:
     def fit(self, weights: Arrays, _settings: Settings, report: Report, _stop: Stop) -> Fit:
         report(1.0)
         moved = ("body.weight", f"{self._head}.weight")
-        after = {name: np.asarray(weights[name] + np.float32(1), np.float32) for name in moved}
+        after = {name: np.asarray(weights[name], np.float32) + np.float32(1) for name in moved}
         return Fit({**weights, **after}, 10, {"train_loss": 1.0})
 
     def examples(self) -> int:
