@@ -7,7 +7,7 @@ the results of those before it.
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard, TypeVar
 
@@ -107,6 +107,7 @@ class Finding(NamedTuple):
 
     kind: Literal["ok", "note"]
     text: str
+    lines: Sequence[str] = ()  # further lines, each printed by itself
 
 
 class Examination:
@@ -195,7 +196,7 @@ class Examination:
         check_frozen(self._task, found.arrays)
         if found.roles.all_shared:
             return Finding("ok", "all arrays are shared: they are in the run's model")
-        return Finding("ok", "\n".join([describe_roles(found), *array_lines(found)]))
+        return Finding("ok", describe_roles(found), array_lines(found))
 
     def _check_gradients(self) -> Finding:
         if not _is_torch(self._task):
@@ -264,10 +265,8 @@ class Examination:
     def _moved_frozen(self, fit: Fit) -> str:
         """Return the first frozen array that a training has changed; empty if there is none."""
         frozen = self._roles.select(self._model, Role.FROZEN)
-        changed = (
-            name for name in frozen if not np.array_equal(fit.weights.get(name, frozen[name]), frozen[name])
-        )
-        return next(changed, "")
+        after = {**frozen, **fit.weights}
+        return next((name for name in frozen if not np.array_equal(after[name], frozen[name])), "")
 
     def _with_frozen(self, fit: Fit) -> Fit:
         """Return a training with the frozen arrays as they were, as a device continues."""

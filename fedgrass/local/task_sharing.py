@@ -122,17 +122,10 @@ def describe_roles(model: InitialModel) -> str:
 
 def array_lines(model: InitialModel) -> list[str]:
     """Return a line per array: its role, type, shape, bytes and name, in aligned columns."""
-    rows = [
-        (
-            str(role),
-            dtype_of(name, model.arrays[name]),
-            str(model.arrays[name].shape),
-            model.arrays[name].nbytes,
-        )
-        for name, role in model.roles.of.items()
-    ]
-    width = max((len(row[2]) for row in rows), default=0)
+    shapes = {name: str(array.shape) for name, array in model.arrays.items()}
+    width = max(map(len, shapes.values()), default=0) + 2
     return [
-        f"      {role:8}{dtype:5}{shape:{width + 2}}{size:>14,} bytes  {name}"
-        for name, (role, dtype, shape, size) in zip(model.roles.of, rows, strict=True)
+        f"      {role:9}{dtype_of(name, array):6}{shapes[name]:{width}}{array.nbytes:>14,} bytes  {name}"
+        for name, role in model.roles.of.items()
+        for array in [model.arrays[name]]
     ]

@@ -56,7 +56,7 @@ def freeze(model: nn.Module, sharing: Sharing) -> None:
     roles = roles_of(array_names(model), sharing)
     for name, parameter in canonical(model, model.named_parameters(remove_duplicate=False)).items():
         if roles.of[name] is Role.FROZEN:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)  # noqa: FBT003 - its only form
 
 
 def array_names(model: nn.Module) -> list[str]:
