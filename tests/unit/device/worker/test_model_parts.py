@@ -106,8 +106,16 @@ def test_the_task_gets_all_arrays_and_the_update_has_the_shared_ones(desk: Desk)
     assert result.note == ""
 
 
-def test_nothing_of_an_update_names_or_holds_a_private_array(desk: Desk) -> None:
-    desk.perform(desk.announced())
+def test_a_training_may_leave_the_frozen_arrays_out(desk: Desk) -> None:
+    desk.options = {"lean": True}
+    result = desk.perform(desk.announced())
+    assert (result.metrics["local_head"], result.metrics["local_base"]) == (1, 1)
+    assert desk.update().keys() == {"body.weight", "body.bias"}
+
+
+@pytest.mark.parametrize("carried", [{}, {"control": None}], ids=["plain", "scaffold"])
+def test_nothing_of_an_update_names_or_holds_a_private_array(desk: Desk, carried: dict[str, None]) -> None:
+    desk.perform(desk.announced(carried=carried))
     data = (desk.folder / "updates" / "run-a-1-1.safetensors").read_bytes()
     assert b"body.weight" in data
     for hidden in (b"head", b"base", PRIVATE_MARK, FROZEN_MARK):
