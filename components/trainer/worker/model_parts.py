@@ -24,6 +24,7 @@ from components.runtime.array_files import (
     ROUND,
     PrivateArrays,
     completed,
+    frozen_file_of,
     mismatch,
     read_frozen,
     read_private,
@@ -313,8 +314,7 @@ def _remove_unused(folder: Path, current: Path) -> None:
     used = set()
     for kept in folder.parent.glob("private/*/*.safetensors"):
         try:
-            data = kept.read_bytes()
-            used.add(weights.read_layout_and_metadata(data, len(data))[1].get(FROZEN_FILE, ""))
+            used.add(frozen_file_of(kept))
         except UpdateRefused as error:
             log.warning("%s is damaged: %s", kept, error)
     for file in folder.iterdir():

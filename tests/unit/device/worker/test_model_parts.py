@@ -332,6 +332,22 @@ def test_frozen_arrays_that_no_run_uses_are_removed_when_others_arrive(desk: Des
     assert {one.stem for one in folder.iterdir()} == {"2" * 64, file.sha256}
 
 
+def test_frozen_arrays_that_a_run_uses_are_kept_when_others_arrive(desk: Desk) -> None:
+    first = frozen_object(desk)
+    desk.perform(desk.announced(frozen=first))
+    stored = desk.folder / "frozen" / f"{first.sha256}.safetensors"
+    os.utime(stored, (0, 0))
+    other = initial_model(Marked(base=3), 0)
+    second = frozen_object(desk, other.frozen_file())
+    asked = desk.announced(run="run-b", frozen=second, frozen_sha256=other.frozen_sha256)
+    desk.perform(asked)
+    assert stored.exists()
+    (desk.folder / "private" / "marked" / "run-a.safetensors").unlink()
+    (desk.folder / "frozen" / f"{second.sha256}.safetensors").unlink()
+    desk.perform(asked)
+    assert not stored.exists()
+
+
 def test_a_task_that_shares_everything_is_not_asked_for_its_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
