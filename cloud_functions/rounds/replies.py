@@ -115,6 +115,8 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
             services.rounds.count_reply(round_, participant, kept, message.received_at)
             if left_out:  # the participant's row has them too
                 services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+            if reply.note:
+                services.report(round_, f"note: {reply.note}", device=message.device)
             turnaround = max(0, message.received_at - announced) / 1000
             services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import driver, reminders
+from cloud_functions.rounds import driver, reminders, shared_arrays
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
@@ -22,11 +22,17 @@ from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
 
 
-def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
+def start_run(
+    services: Services,
+    name: str,
+    settings: RunSettings,
+    continued_from: str = "",
+    former: Run | None = None,
+) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
-    model of another run that was copied to the initial model, if any.
+    model of another run that was copied to the initial model, if any; ``former`` is that run.
 
     Returns:
         The run as it is after its first steps.
@@ -36,6 +42,8 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         UpdateRefused: the initial model is not a file of finite weights.
     """
     model = _read_initial(services, name)
+    shared_arrays.check_model(model.layout, settings)
+    frozen = shared_arrays.frozen_file(services, name, settings, model.layout, former)
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
@@ -56,6 +64,7 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         carries=strategy.carried,
         needs=needs,
         continued_from=continued_from,
+        frozen=frozen,
     )
     manifests.check_not_lost(services, name)
     reminders.look_again_later(services, name)

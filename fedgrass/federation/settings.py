@@ -15,7 +15,9 @@ from fedgrass.federation.messages.alarms import LONGEST_REMINDER
 from fedgrass.federation.messages.message_fields import (
     RULES,
     THING_NAME,
+    ArrayPatterns,
     Options,
+    Sha256,
     StrategyOptions,
     TaskName,
 )
@@ -111,6 +113,10 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+    # Partial models: which of the arrays that the task shares are in the run's model (empty: all of them),
+    # and the fingerprint of the arrays that the task has frozen. See docs/partial_models.md.
+    shared: ArrayPatterns = []
+    frozen_sha256: Sha256 | None = None
 
     @property
     def upload(self) -> Encoding:

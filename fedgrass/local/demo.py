@@ -26,9 +26,9 @@ from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.weights import encode
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.task_loading import DemoTask
+from fedgrass.local.task_sharing import initial_model
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder
@@ -183,19 +183,21 @@ def _watch_run(
     testbed: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it ends; return it with the metrics of its global models by number."""
-    initial = task.get().initial_weights(seed=0)
-    evaluations = {0: task.evaluate(encode(initial))}
+    initial = initial_model(task.get(), 0, settings.shared)
+    model = initial.file()
+    evaluations = {0: task.evaluate(initial.complete(model))}
     view = LiveView(console, name, settings.rounds)
     watcher = Watcher(_FLEET, testbed.observer, view.receive)
     deadline, latest = time.monotonic() + _RUN_SECONDS, 0
     with view, watcher:
-        run = testbed.operator.start(name, settings, initial)
+        run = testbed.operator.start(name, initial.settings(settings), model)
         while True:
             run = testbed.operator.run(name)
             ended = run.state is not RunState.RUNNING
             for number in _new_models(testbed, run, latest, ended=ended):
                 latest = number
-                evaluations[number] = task.evaluate(testbed.operator.model(name, number))
+                model = testbed.operator.model(name, number)
+                evaluations[number] = task.evaluate(initial.complete(model))
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
             if ended:

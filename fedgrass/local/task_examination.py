@@ -15,6 +15,7 @@ import numpy as np
 from components.trainer.tasks.task import Evaluation, Fit, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from fedgrass.federation import weights
+from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
 from fedgrass.local.task_loading import explain
@@ -66,15 +67,6 @@ def through_a_file(arrays: Arrays) -> Arrays:
             message = f"array {name!r} ({array.dtype}) changes when it is written to a file and read again"
             raise CheckFailed(message)
     return back
-
-
-def read_arrays(data: bytes) -> Arrays:
-    """Return the arrays of a safetensors file, with type BFLOAT16 for bfloat16."""
-    layout = weights.read_layout(data, len(data))
-    return {
-        name: array.view(weights.BFLOAT16) if layout.arrays[name].dtype == "BF16" else array
-        for name, array in weights.decode(data).items()
-    }
 
 
 def encode_update(fit: Fit, model: Arrays) -> bytes:

@@ -3,6 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Literal
+
+from msgspec import UNSET
 
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
@@ -23,6 +26,7 @@ from components.trainer.worker.worker_protocol import (
 )
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
+from fedgrass.federation.messages.message_fields import shorten
 
 
 class Deadline:
@@ -127,6 +131,7 @@ class Assignment:
             options=options,
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
+            **self._context.private_arrays.order(self.announcement),
         )
         self._context.worker.start(work, self._answered)
 
@@ -179,7 +184,7 @@ class Assignment:
         if isinstance(answer, Failure):
             written = published_result(self._context.update_path(self.announcement), self.announcement)
             if written is None:
-                self._fail(answer.reason)
+                self._fail(answer.reason, "declined" if answer.declined else "failed")
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
@@ -235,9 +240,9 @@ class Assignment:
             return
         seconds = self._context.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._context.error_feedback.adopt(
-            self._context.update_path(self.announcement), self.announcement.run
-        )
+        update, run = self._context.update_path(self.announcement), self.announcement.run
+        self._context.error_feedback.adopt(update, run)
+        self._context.private_arrays.adopt(update, self.announcement.task, run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
@@ -261,12 +266,13 @@ class Assignment:
             train_seconds=result.train_seconds,
             upload_seconds=upload_seconds,
             partial=result.partial,
+            note=shorten(result.note) or UNSET,
         )
         self._end(Reply(announcement=announcement, completion=completion))
 
-    def _fail(self, reason: str) -> None:
-        log.warning("%s: failed: %s", self.name, reason)
-        failed = status(self.announcement, "failed", reason)
+    def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
+        log.warning("%s: %s: %s", self.name, state, reason)
+        failed = status(self.announcement, state, reason)
         self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
 
     def _end(self, reply: Reply) -> None:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
@@ -114,7 +115,7 @@ def perform(
         if is_memory_error(error):
             return Failure(describe_memory_error())
         if isinstance(error, FedgrassError):
-            return _failure(str(error))
+            return Failure(_encodable(str(error)), declined=isinstance(error, WorkDeclined))
         return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
 
 

@@ -16,6 +16,7 @@ from components.trainer.session.journal import publish_result
 from components.trainer.tasks.registry import is_current, load_task
 from components.trainer.tasks.task import Fit, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
+from components.trainer.worker.model_parts import Download, TaskArrays, open_parts
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.update_writer import CONTROL, write_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
@@ -42,6 +43,7 @@ class WorkRunner:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
+        self._task_arrays: dict[str, tuple[Task, TaskArrays]] = {}
 
     def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         """Perform an assignment and return the result to report to the cloud.
@@ -68,8 +70,10 @@ class WorkRunner:
             announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
         )
         model, layout = encodings.decode_model(data, announcement.download)
+        parts = open_parts(work, self._arrays(announcement.task, task), layout, self._file_of(announcement))
         scaffold = self._scaffold(work, task, layout) if trains and announcement.carried else None
         given = to_task_types(model, layout)
+        given = parts.complete(given) if parts else given
         downloaded_at = time.monotonic()
         evaluation = task.evaluate(given)
         evaluated_at = time.monotonic()
@@ -83,6 +87,7 @@ class WorkRunner:
             examples_evaluated=_checked_count(evaluation.examples, "evaluated on"),
             download_seconds=downloaded_at - started_at,
             evaluate_seconds=evaluated_at - downloaded_at,
+            note=parts.note if parts else "",
         )
         if not trains:
             return msgspec.structs.replace(result, unsent_metrics=_describe(unsent))
@@ -91,10 +96,11 @@ class WorkRunner:
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
+        update = parts.split(fit) if parts else fit
         written = (
-            scaffold.write(fit, model)
+            scaffold.write(update, model)
             if scaffold
-            else write_update(work, fit.weights, model, layout, trained=fit.trained)
+            else write_update(work, update.weights, model, layout, trained=update.trained)
         )
         trained_at = time.monotonic()
         result = _training_result(result, fit, written, trained_at - evaluated_at, unsent)
@@ -102,15 +108,25 @@ class WorkRunner:
             return result
         # After the update has been written: whatever the evaluation does to the arrays cannot change it.
         seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
-        return with_local_metrics(result, fit.weights, task.evaluate, announcement, seconds_left)
+        after = parts.after(fit) if parts else fit.weights
+        return with_local_metrics(result, after, task.evaluate, announcement, seconds_left)
 
     def _scaffold(self, work: WorkOrder, task: Task, model: Layout) -> ScaffoldTraining:
         """Download the server's control variate and return the training that uses it."""
         announcement = work.announcement
         able = correctable(announcement.task, task, announcement.carried)
         state = announcement.carried[CONTROL]
-        file = self._download(announcement, state.key, state.sha256, state.bytes) if state else None
+        file = self._file_of(announcement)(state) if state else None
         return ScaffoldTraining(work, able, model, server_control(model, file))
+
+    def _file_of(self, announcement: Announcement) -> Download:
+        return lambda file: self._download(announcement, file.key, file.sha256, file.bytes)
+
+    def _arrays(self, name: str, task: Task) -> TaskArrays:
+        """Return the arrays of a task, kept as long as the task itself."""
+        if name not in self._task_arrays or self._task_arrays[name][0] is not task:
+            self._task_arrays[name] = (task, TaskArrays(task))
+        return self._task_arrays[name][1]
 
     def _download(self, announcement: Announcement, key: str, sha256: str, size: int) -> bytes:
         """Return an object of the announcement's bucket, checked against its announced SHA-256."""

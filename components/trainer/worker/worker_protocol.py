@@ -22,6 +22,9 @@ class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
     options: TaskOptions  # of the task, from the component's configuration
     update: str  # path of the update file to write
     memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
+    private: str = ""  # path of the run's private arrays after earlier updates; the file may be missing
+    private_before: str = ""  # the same of the run that this one continues
+    frozen: str = ""  # folder of the frozen arrays, each file named by its SHA-256
 
 
 class StopEarly(Struct, frozen=True, tag="finish"):
@@ -63,6 +66,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     train_metrics: dict[str, float] = {}  # reported by the training
     unsent_metrics: str = ""  # metrics that a message cannot carry, each with the reason
     partial: bool = False  # the training was stopped; ``examples`` counts those seen until then
+    note: str = ""  # what the operator should know, such as private arrays that were dropped
 
     @property
     def reported(self) -> dict[str, float]:
@@ -74,6 +78,7 @@ class Failure(Struct, frozen=True, tag="failure"):
     """Worker to trainer: the work failed; the reason is one line."""
 
     reason: str
+    declined: bool = False  # the device cannot do it, whatever it tries
 
 
 Request = WorkOrder | StopEarly | TokenExchange

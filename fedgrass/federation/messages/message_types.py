@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    ArrayPatterns,
     Attributes,
     Count,
     Metrics,
@@ -144,6 +145,11 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     upload: Encoding = Encoding()  # required of the update
     allow_partial: bool = False  # whether a training cut short by the deadline may send its result
     carried: Carried = {}  # the server's auxiliary state, whose change the update has to contain
+    # Of partial models (weights/array_sharing.py), and left out of all other announcements.
+    shared: ArrayPatterns | UnsetType = UNSET  # narrow the arrays that the task shares
+    frozen_sha256: Sha256 | UnsetType = UNSET  # fingerprint of the frozen arrays
+    frozen: CarriedFile | UnsetType = UNSET  # file with the frozen arrays, if the task does not bring them
+    continues: RunName | UnsetType = UNSET  # the run whose private arrays this one starts from
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -170,6 +176,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     train_seconds: Seconds = 0.0
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
+    note: Reason | UnsetType = UNSET  # what the operator should know of this reply
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@
     weights_file.py        how a file is written
     slices.py              a model cut into slices, for averaging
     array_roles.py         which arrays gradients move, and those in updates in addition to the model's
+    array_sharing.py       which arrays travel, stay on the device, or are frozen
 
 This module reads the values of a file, and refuses non-finite ones.
 """
