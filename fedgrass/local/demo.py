@@ -4,11 +4,12 @@ Read ``_demo`` first: it starts the testbed, follows the run, and writes its his
 """
 
 import argparse
+import json
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from components.runtime.component_errors import ComponentError
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.options import parse_key_values
+from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.runs import history
 from fedgrass.console.runs.live_view import LiveView, Watcher
 from fedgrass.console.tables import console as plain_console
@@ -149,10 +150,20 @@ def _settings(options: DemoOptions, task: str) -> RunSettings:
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"
             raise SettingsError(message)
-    run_settings = {name: value for name, value in chosen.items() if name in RunSettings.__struct_fields__}
+    run_settings = {
+        name: _parsed(value) for name, value in chosen.items() if name in RunSettings.__struct_fields__
+    }
     training = {name: value for name, value in chosen.items() if name not in run_settings}
     base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
+
+
+def _parsed(value: Value) -> object:
+    """Return a value of the command line; a JSON list or object as such, as `fedgrass run start` reads it."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from components.runtime.array_files import completed
-from components.trainer.tasks.task import PartialTask, Task
+from components.trainer.tasks.task import Task
+from components.trainer.worker.model_parts import sharing_of
 from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.weights import Arrays, encode
+from fedgrass.federation.weights import Arrays, dtype_of, encode
 from fedgrass.federation.weights.array_sharing import (
-    ALL_SHARED,
     FROZEN_SHA256,
     Role,
     Roles,
@@ -84,8 +84,7 @@ def initial_model(task: Task, seed: int, narrowed: Sequence[str] = ()) -> Initia
         UpdateRefused: a frozen array has a type that weights files do not support.
     """
     arrays: Arrays = task.initial_weights(seed)
-    sharing = task.sharing() if isinstance(task, PartialTask) else ALL_SHARED
-    roles = roles_of(arrays, sharing, narrowed)
+    roles = roles_of(arrays, sharing_of(task), narrowed)
     return InitialModel(arrays, roles, frozen_fingerprint(roles.select(arrays, Role.FROZEN)))
 
 
@@ -99,8 +98,7 @@ def check_frozen(task: Task, arrays: Arrays) -> None:
     Raises:
         SettingsError: one does, so that two devices could have different ones; the text names it.
     """
-    sharing = task.sharing() if isinstance(task, PartialTask) else ALL_SHARED
-    frozen = roles_of(arrays, sharing).names(Role.FROZEN)
+    frozen = roles_of(arrays, sharing_of(task)).names(Role.FROZEN)
     others = task.initial_weights(_OTHER_SEED) if frozen else {}
     for name in frozen:
         if name not in others or not np.array_equal(arrays[name], others[name]):
@@ -120,3 +118,14 @@ def describe_roles(model: InitialModel) -> str:
         if (names := model.roles.names(role))
         for size in [sum(model.arrays[name].nbytes for name in names)]
     )
+
+
+def array_lines(model: InitialModel) -> list[str]:
+    """Return a line per array: its role, type, shape, bytes and name, in aligned columns."""
+    shapes = {name: str(array.shape) for name, array in model.arrays.items()}
+    width = max(map(len, shapes.values()), default=0) + 2
+    return [
+        f"      {role:9}{dtype_of(name, array):6}{shapes[name]:{width}}{array.nbytes:>14,} bytes  {name}"
+        for name, role in model.roles.of.items()
+        for array in [model.arrays[name]]
+    ]

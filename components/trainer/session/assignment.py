@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec import UNSET
+import msgspec
+from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
@@ -26,6 +27,7 @@ from components.trainer.worker.worker_protocol import (
 )
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
+from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
 from fedgrass.federation.messages.message_fields import shorten
 
 
@@ -266,9 +268,8 @@ class Assignment:
             train_seconds=result.train_seconds,
             upload_seconds=upload_seconds,
             partial=result.partial,
-            note=shorten(result.note) or UNSET,
         )
-        self._end(Reply(announcement=announcement, completion=completion))
+        self._end(Reply(announcement=announcement, completion=_with_note(completion, result.note)))
 
     def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
         log.warning("%s: %s: %s", self.name, state, reason)
@@ -279,6 +280,16 @@ class Assignment:
         seconds_left = self.seconds_left
         self.cancel()
         self._finished(reply, seconds_left)
+
+
+def _with_note(completion: Completion, note: str) -> Completion:
+    """Return a completion with a note for the operator, as long as the message has room for it."""
+    if not note:
+        return completion
+    noted = replace(completion, note=shorten(note))
+    if len(msgspec.json.encode(noted)) > LARGEST_MESSAGE:  # its metrics are worth more; the log has the note
+        return completion
+    return noted
 
 
 def _measured(result: Result) -> str:

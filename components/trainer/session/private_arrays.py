@@ -2,6 +2,7 @@
 
     private/<task>/<run>.safetensors   after all updates that were uploaded
     private/<task>/<update>.before     before the latest of them
+    private/<task>/<run>.dropped       those that did not fit the task any more, after an upgrade
     updates/<update>.private           pending: valid once that update is uploaded
 
 An update that never reaches the cloud changes nothing: the next training starts from the arrays before it. If
@@ -95,7 +96,8 @@ class PrivateStore:
     def sweep(self) -> None:
         """Remove the arrays of runs that nobody has used for long, and unused frozen arrays."""
         for task in self._folders():
-            files = sorted(task.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+            kept = [*task.glob("*.safetensors"), *task.glob("*.dropped")]
+            files = sorted(kept, key=lambda file: file.stat().st_mtime, reverse=True)
             for place, file in enumerate(files):
                 age = self._now() - file.stat().st_mtime
                 if age > KEPT_SECONDS or place >= MOST_RUNS:

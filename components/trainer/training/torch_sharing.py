@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from components.trainer.training.arrays import canonical_name, wrapper_prefixes
+from components.trainer.training.arrays import canonical, canonical_name, wrapper_prefixes
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.weights.array_sharing import Sharing, roles_of
+from fedgrass.federation.weights.array_sharing import Role, Sharing, roles_of
 
 TRAINABLE, NO_BATCH_NORM, BODY = "trainable", "no_batch_norm", "body"
 CHOICES = (TRAINABLE, NO_BATCH_NORM, BODY)
@@ -49,6 +49,14 @@ def sharing_of(model: nn.Module, shared: Patterns, private: Patterns, frozen: Pa
         found = _of_choice(shared, model, found)
     roles_of(names, found)
     return found
+
+
+def freeze(model: nn.Module, sharing: Sharing) -> None:
+    """Leave frozen parameters out of the training: what it made of them would be dropped after each round."""
+    roles = roles_of(array_names(model), sharing)
+    for name, parameter in canonical(model, model.named_parameters(remove_duplicate=False)).items():
+        if roles.of[name] is Role.FROZEN:
+            parameter.requires_grad_(False)  # noqa: FBT003 - its only form
 
 
 def array_names(model: nn.Module) -> list[str]:

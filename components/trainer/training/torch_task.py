@@ -22,7 +22,7 @@ from components.trainer.training.precision import accept_float32, choose_device
 from components.trainer.training.sgd import TrainingSettings, parse_plain_settings, parse_training_settings
 from components.trainer.training.source_location import caller_location, work_failed
 from components.trainer.training.torch_predictor import make_predict
-from components.trainer.training.torch_sharing import Patterns, sharing_of
+from components.trainer.training.torch_sharing import Patterns, freeze, sharing_of
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.array_sharing import Sharing
@@ -102,6 +102,7 @@ class TorchTask(Hooks):
             self._sharing = sharing_of(self._model, shared, private, frozen)
         except SettingsError as error:
             raise work_failed(str(error), self._location) from error
+        freeze(self._model, self._sharing)
         self._counted: Samples | None = None  # the data set that examples() has counted, for the next fit
         self._trainer = LocalTraining(
             self._model,

@@ -63,7 +63,7 @@ class TaskArrays:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self.sharing = task.sharing() if isinstance(task, PartialTask) else ALL_SHARED
+        self.sharing = sharing_of(task)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._kept: dict[str, NDArray[np.generic]] = {}
         self._fingerprint: str | None = None
@@ -97,6 +97,19 @@ class TaskArrays:
         if self._fingerprint is None:
             self._fingerprint = frozen_fingerprint(self.initial(frozen))
         return self._fingerprint
+
+
+def sharing_of(task: Task) -> Sharing:
+    """Return the roles that a task chooses; all arrays are shared by default.
+
+    Raises:
+        WorkFailed: its ``sharing`` returns something else.
+    """
+    found: object = task.sharing() if isinstance(task, PartialTask) else ALL_SHARED
+    if not isinstance(found, Sharing):
+        message = f"the task's sharing() returns a {type(found).__name__}; it must return a Sharing"
+        raise WorkFailed(message)
+    return found
 
 
 def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -54,6 +54,17 @@ class Sharing(Struct, frozen=True):
     frozen: tuple[str, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check the patterns, which come from a user's task. Raises SettingsError."""
+        for role in Role:
+            found: object = getattr(self, role)
+            if not isinstance(found, tuple) or not all(isinstance(one, str) and one for one in found):
+                message = (
+                    f"sharing() has {role}={shorten(repr(found), _LONGEST_NAME)}: it takes a tuple of"
+                    " patterns, such as ('head.*',)"
+                )
+                raise SettingsError(message)
+
 
 ALL_SHARED = Sharing()
 
