@@ -72,11 +72,12 @@ def _harmonics(shaft: NDArray[np.intp], turns: Array, random: np.random.Generato
 def _impulses(
     place: str, bearing: NDArray[np.intp], speed: Array, times: Array, random: np.random.Generator
 ) -> Array:
-    """Return the vibration of bearings, shape (count, SAMPLES); an inner ring turns into and out of the load."""
+    """Return the vibration of bearings, shape (count, SAMPLES); an inner ring turns through the load."""
     count = len(bearing)
     rate = speed * np.maximum(_IMPULSES[bearing], 1.0)[:, None]  # impulses per second
     since = ((times + random.uniform(0, 1, (count, 1))) * rate) % 1 / rate
-    ring = np.exp(-_DECAY * since) * np.sin(2 * np.pi * random.uniform(*_RESONANCES[place], (count, 1)) * since)
+    resonance = random.uniform(*_RESONANCES[place], (count, 1))
+    ring = np.exp(-_DECAY * since) * np.sin(2 * np.pi * resonance * since)
     load = 0.5 + 0.5 * np.sin(2 * np.pi * speed * times + random.uniform(0, 2 * np.pi, (count, 1)))
     ring *= np.where(bearing[:, None] == _INNER, load, 1.0) * (bearing > 0)[:, None]
     strong: Array = ring * random.uniform(0.7, 1.3, (count, 1))

@@ -13,6 +13,7 @@ To adapt a model of your own: load it in ``make_model``, replace layers by ``Ada
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -63,6 +64,10 @@ class Vibration(TorchTask):
         """Return AdamW, which adapters need: the gradients of their two factors differ in size."""
         return torch.optim.AdamW(parameters, lr=settings.learning_rate)
 
+    def make_scheduler(self, optimizer: Any, settings: TrainingSettings, steps: int) -> Any:  # noqa: ARG002 - a hook's signature
+        """Return cosine annealing within each round: every round ends with small steps."""
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
 
 def make_model(base: Path | None, rank: int) -> nn.Module:
     """Return the model of a task: the base with a new last layer and, if ``rank`` is not 0, with adapters.
@@ -72,8 +77,8 @@ def make_model(base: Path | None, rank: int) -> nn.Module:
     """
     model = Transformer(CLASSES)
     if base:
-        found = load_file(base)
-        model.load_state_dict({**found, **{n: a for n, a in model.state_dict().items() if n.startswith(HEAD)}})
+        last_layer = {name: array for name, array in model.state_dict().items() if name.startswith(HEAD)}
+        model.load_state_dict({**load_file(base), **last_layer})
     if rank:
         model.requires_grad_(requires_grad=False)
         model.head.requires_grad_(requires_grad=True)
