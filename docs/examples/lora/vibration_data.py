@@ -30,9 +30,9 @@ _CLASSES = {  # index of the shaft, index of the bearing
     "plant": np.array([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]),
 }
 CLASSES = 6  # of either place
-_SPEEDS = {"bench": (20, 60), "plant": (30, 70)}  # revolutions per second
-_RESONANCES = {"bench": (600, 800), "plant": (500, 700)}  # Hz
-_NOISE = {"bench": 0.15, "plant": 0.25}
+_SPEEDS = {"bench": (20, 70), "plant": (30, 70)}  # revolutions per second
+_RESONANCES = {"bench": (500, 800), "plant": (450, 700)}  # Hz
+_NOISE = {"bench": 0.20, "plant": 0.25}
 _DECAY = 250.0  # of an impulse, per second
 
 
