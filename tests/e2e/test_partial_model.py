@@ -9,10 +9,10 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.task_sharing import initial_model
 from fedgrass.local.testbed import open_testbed, thing_names
-from tests.e2e.partial_task import Marked
 from tests.e2e.processes import wait_until
+from tests.fakes.partial_task import Marked
 
-TASK = {"module": "tests.e2e.partial_task:Marked", "path": str(Path(__file__).parents[2])}
+TASK = {"module": "tests.fakes.partial_task:Marked", "path": str(Path(__file__).parents[2])}
 
 
 def test_a_run_of_a_partial_model_has_only_its_shared_arrays(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_run_of_a_partial_model_has_only_its_shared_arrays(tmp_path: Path) -> 
         assert run.state is RunState.SUCCEEDED, run.reason
         model = safetensors.numpy.load(testbed.operator.model("partial", 2))
         records = list(testbed.operator.rounds(run))
-    assert model.keys() == {"body.weight"}
+    assert model.keys() == {"body.weight", "body.bias"}
     np.testing.assert_array_equal(model["body.weight"], np.full(4, 5, np.float32))
     heads = [[reply.metrics["head"] for reply in record.participants] for record in records]
     assert heads == [[0, 0], [1, 1], [2, 2]]
