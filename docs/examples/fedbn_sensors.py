@@ -4,9 +4,9 @@
     fedgrass demo --task pumps=fedbn_sensors:PumpState --task-path docs/examples --rounds 20
 
 Every pump has the same four sensors, but no two sensors agree: each has a gain, an offset and noise of its
-own. Averaged statistics of such inputs fit no device. With ``shared="no_batch_norm"`` the weights of all other
-layers travel, and each device keeps its normalizations: Li et al., "FedBN: Federated Learning on Non-IID
-Features via Local Batch Normalization", ICLR 2021 (https://arxiv.org/abs/2102.07623).
+own. Averaged statistics of such inputs fit no device. With ``shared="no_batch_norm"``, the weights of all
+other layers travel, and each device keeps its normalizations: Li et al., "FedBN: Federated Learning on
+Non-IID Features via Local Batch Normalization", ICLR 2021 (https://arxiv.org/abs/2102.07623).
 
 The readings are generated: replace ``read_pump`` by reading your own sensors.
 """

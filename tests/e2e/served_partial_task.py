@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from components.trainer.tasks.task import Predict
 from fedgrass.federation.weights import Arrays
-from tests.e2e.partial_task import Marked
+from tests.fakes.partial_task import Marked
 
 
 class Served(Marked):

@@ -1,6 +1,6 @@
 """Trains the base model of the task ``vibration_task`` on data of a test bench, once, on one machine.
 
-    python docs/examples/lora/pretrain_base.py [--out base.safetensors] [--steps 400]
+    python docs/examples/lora/pretrain_base.py [--out base.safetensors] [--steps 500]
 
 It takes half a minute on one processor core. All devices need the same file: publish it with the task. A run
 whose devices have different bases is refused by its fingerprint.
@@ -44,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base.safetensors")
-    parser.add_argument("--steps", type=int, default=400, help="batches of 64 windows (default: 400)")
+    parser.add_argument("--steps", type=int, default=500, help="batches of 64 windows (default: 500)")
     options = parser.parse_args()
     accuracy = pretrain(options.out, options.steps)
     print(f"wrote {options.out} ({options.out.stat().st_size:,} bytes): accuracy {accuracy:.1%} on the bench")

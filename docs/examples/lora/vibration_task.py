@@ -46,7 +46,7 @@ class Vibration(TorchTask):
         rank: int = 4,
         base: str = "base.safetensors",
         share: int = 0,
-        windows: int = 120,
+        windows: int = 100,
         held_out: int = 200,
     ) -> None:
         file = Path(__file__).parent / base if base else None
@@ -54,7 +54,7 @@ class Vibration(TorchTask):
             lambda: make_model(file, rank),
             training=TensorDataset(*read_windows("plant", windows, seed=100 + share)),
             held_out=TensorDataset(*read_windows("plant", held_out, seed=10_000 + share)),
-            defaults=TrainingSettings(epochs=2, learning_rate=0.01 if rank else 0.001),
+            defaults=TrainingSettings(epochs=2, learning_rate=0.01 if rank else 0.0005),
             shared="trainable" if rank else (),
         )
 

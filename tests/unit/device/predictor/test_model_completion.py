@@ -17,14 +17,18 @@ from components.runtime.component_errors import ModelRefused
 from fedgrass.federation import weights
 from fedgrass.federation.messages import CarriedFile, NewModel
 from fedgrass.federation.weights.array_sharing import frozen_fingerprint
-from tests.e2e.partial_task import FROZEN_MARK, PRIVATE_MARK, Marked
+from tests.fakes.partial_task import FROZEN_MARK, PRIVATE_MARK, Marked, marked
 
-BASE = {"base.weight": np.full(3, 1, np.float32), "base.mark": FROZEN_MARK}
-SHARED = {"body.weight": np.full(4, 7, np.float32)}
+BASE = {"base.weight": np.full(3, 1, np.float32), "base.mark": marked(FROZEN_MARK)}
+SHARED = {"body.weight": np.full(4, 7, np.float32), "body.bias": np.zeros(2, np.float32)}
 
 
 def head(value: float, size: int = 2, name: str = "head") -> dict[str, Any]:
-    return {f"{name}.weight": np.full(size, value, np.float32), f"{name}.mark": PRIVATE_MARK}
+    return {
+        f"{name}.weight": np.full(size, value, np.float32),
+        f"{name}.count": np.zeros((), np.int64),
+        f"{name}.mark": marked(PRIVATE_MARK),
+    }
 
 
 def model(run: str = "run-a", number: int = 3, **partial: Any) -> NewModel:
@@ -69,7 +73,7 @@ def test_shared_private_and_frozen_arrays_make_one_model(tmp_path: Path) -> None
     np.testing.assert_array_equal(found.arrays["head.weight"], np.full(2, 5))
     np.testing.assert_array_equal(found.arrays["base.weight"], np.full(3, 1))
     assert found.note == "private arrays of round 2"
-    assert set(found.private) == {"head.weight", "head.mark"}
+    assert set(found.private) == {"head.weight", "head.count", "head.mark"}
 
 
 def test_a_device_that_has_not_trained_serves_initial_private_arrays_and_says_so(tmp_path: Path) -> None:
@@ -139,8 +143,14 @@ def test_a_damaged_file_of_private_arrays_is_refused(tmp_path: Path) -> None:
     ("shared", "reason"),
     [
         ({**SHARED, "head.weight": np.zeros(2, np.float32)}, "'head.weight', which is private here"),
-        ({"trunk.weight": np.zeros(4, np.float32)}, "'trunk.weight', which the task here does not have"),
-        ({"body.weight": np.zeros(5, np.float32)}, r"'body.weight' has the shape \(5,\) in the run's model"),
+        (
+            {**SHARED, "trunk.weight": np.zeros(4, np.float32)},
+            "'trunk.weight', which the task here",
+        ),
+        (
+            {**SHARED, "body.weight": np.zeros(5, np.float32)},
+            r"'body.weight' has the shape \(5,\)",
+        ),
     ],
 )
 def test_a_model_with_other_shared_arrays_is_refused_by_name(

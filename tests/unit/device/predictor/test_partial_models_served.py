@@ -17,7 +17,7 @@ from fedgrass.federation import weights
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.array_sharing import frozen_fingerprint
-from tests.e2e.partial_task import Marked
+from tests.fakes.partial_task import Marked
 from tests.unit.device.predictor.test_model_completion import file_of, head, keep, model
 
 
@@ -64,7 +64,7 @@ class Site:
 
     def announce(self, number: int, **partial: Any) -> None:
         """Announce a model whose body is its number, and let the rollout work."""
-        data = file_of({"body.weight": np.full(4, number, np.float32)})
+        data = file_of({"body.weight": np.full(4, number, np.float32), "body.bias": np.zeros(2, np.float32)})
         announced = model(number=number, **partial)
         self.files[announced.key] = data
         found = {"sha256": weights.sha256(data), "bytes": len(data), "closed_at": number}
