@@ -11,7 +11,8 @@ updates are averaged by examples, as ``weighted_mean`` does.
   ``lora_bytes`` are the larger of the files of a model and of an update, per device and round.
   ``lora_random_base_accuracy`` shows what adapters reach without the base.
 - FedBN: 6 devices whose sensors differ, with the batch normalizations private, or averaged like all arrays,
-  and (without --quick) each device alone; accuracies are means over the devices' held-out data, of three seeds.
+  and (without --quick) each device alone; accuracies are means over the devices' held-out data, for three
+  seeds.
 - Without --quick, both LoRA runs also take one round on 2 Greengrass cores with the embedded cloud. ``cloud``
   has the sizes of all objects that the run has in S3, which the devices downloaded and uploaded.
 """
