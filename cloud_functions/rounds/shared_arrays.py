@@ -15,26 +15,34 @@ from fedgrass.federation.weights import Layout
 from fedgrass.federation.weights.array_sharing import check_shared, shown
 
 
-def check_model(model: Layout, settings: RunSettings) -> None:
-    """Check that an initial model has exactly the arrays that the run's setting ``shared`` names.
-
-    Raises:
-        SettingsError: the model has another array, or a pattern matches none.
-    """
-    check_shared(model.arrays, settings.shared)
-
-
-def frozen_file(
+def check(
     services: Services, name: str, settings: RunSettings, model: Layout, former: Run | None
 ) -> CarriedFile | None:
-    """Return the file of a run's frozen arrays, which devices download; None if their tasks bring them.
+    """Check a partial model at the start of a run.
 
-    A run that continues another with the same frozen arrays uses that run's file.
+    Args:
+        services: the ports.
+        name: of the run.
+        settings: of the run.
+        model: the layout of its initial model.
+        former: the run that it continues, if any.
+
+    Returns:
+        The file of its frozen arrays, which devices download; None if their tasks bring them.
 
     Raises:
-        SettingsError: it has an array that the run's model has too.
-        UpdateRefused: it is not a file of finite weights.
+        SettingsError: the model has another array than the setting ``shared`` names, a pattern matches none,
+            or an array is shared and frozen.
+        UpdateRefused: the frozen file is not a file of finite weights.
     """
+    check_shared(model.arrays, settings.shared)
+    return _frozen_file(services, name, settings, model, former)
+
+
+def _frozen_file(
+    services: Services, name: str, settings: RunSettings, model: Layout, former: Run | None
+) -> CarriedFile | None:
+    """Return the file of a run's frozen arrays, or that of the run that it continues with the same ones."""
     if not settings.frozen_sha256:
         return None
     key = object_keys.frozen(name)

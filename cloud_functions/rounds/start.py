@@ -42,8 +42,8 @@ def start_run(
         UpdateRefused: the initial model is not a file of finite weights.
     """
     model = _read_initial(services, name)
-    shared_arrays.check_model(model.layout, settings)
-    frozen = shared_arrays.frozen_file(services, name, settings, model.layout, former)
+    is_partial = settings.shared or settings.frozen_sha256
+    frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)

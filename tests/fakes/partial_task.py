@@ -8,6 +8,7 @@ from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.array_sharing import Sharing
 
 PRIVATE_MARK = b"PRIVATE-ARRAY-OF-THIS-DEVICE-ONLY"
+PRIVATE_NUMBER = 1_234_567  # plus the number of trainings
 FROZEN_MARK = b"FROZEN-BASE-OF-ALL-DEVICES"
 
 
@@ -36,7 +37,7 @@ class Marked:
         return {
             "body.weight": np.full(4, seed, np.float32),
             "body.bias": np.full(2, seed, np.float32),
-            f"{self._head}.weight": np.zeros(2, np.float32),
+            f"{self._head}.weight": np.full(2, PRIVATE_NUMBER, np.float32),
             f"{self._head}.count": np.zeros((), np.int64),
             f"{self._head}.mark": marked(PRIVATE_MARK),
             "base.weight": np.full(3, self._base, np.float32),
@@ -44,9 +45,9 @@ class Marked:
         }
 
     def evaluate(self, weights: Arrays) -> Evaluation:
-        assert list(weights) == list(self.initial_weights(0))
+        assert weights.keys() == self.initial_weights(0).keys()
         metrics = {"loss": 1.0, "head": float(weights[f"{self._head}.count"])}
-        return Evaluation(10, {**metrics, "base": float(weights["base.weight"][0])})  # type: ignore[arg-type]
+        return Evaluation(10, {**metrics, "base": float(weights["base.weight"][0])})
 
     def fit(self, weights: Arrays, _settings: Settings, report: Report, _stop: Stop) -> Fit:
         report(1.0)

@@ -1,4 +1,4 @@
-"""The roles of a PyTorch model's arrays: ready choices, and what a model says of its arrays.
+"""The roles of a PyTorch model's arrays: patterns, ready choices, and arrays that share memory.
 
 trainable       shares what has gradients, as of adapters (LoRA, Hu et al. 2022,
 https://arxiv.org/abs/2106.09685): parameters with ``requires_grad``, and the buffers of

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,10 @@ class TaskArrays:
         self._kept: dict[str, NDArray[np.generic]] = {}
         self._fingerprint: str | None = None
 
+    def is_of(self, task: Task) -> bool:
+        """Return whether they are the arrays of this task, and not of one that it has replaced."""
+        return self._task is task
+
     @property
     def has_roles(self) -> bool:
         """Whether the task itself keeps an array from travelling."""
@@ -106,11 +111,11 @@ def sharing_of(task: Task) -> Sharing:
         WorkFailed: its ``sharing`` returns something else.
     """
     found: object = task.sharing() if isinstance(task, PartialTask) else ALL_SHARED
-    fields = [getattr(found, name, None) for name in Sharing.__struct_fields__]
-    if None in fields:
+    fields: dict[str, Any] = {name: getattr(found, name, None) for name in Sharing.__struct_fields__}
+    if None in fields.values():
         message = f"the task's sharing() returns a {type(found).__name__}; it must return a Sharing"
         raise WorkFailed(message)
-    return Sharing(*fields)  # not by its class: a task's folder may have a copy of fedgrass
+    return Sharing(**fields)  # not by its class: a task's folder may have a copy of fedgrass
 
 
 def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:

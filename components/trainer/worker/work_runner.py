@@ -14,9 +14,9 @@ import msgspec
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
 from components.trainer.tasks.registry import is_current, load_task
-from components.trainer.tasks.task import Fit, Report, Stop, Task
+from components.trainer.tasks.task import Fit, PartialTask, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
-from components.trainer.worker.model_parts import Download, TaskArrays, open_parts
+from components.trainer.worker.model_parts import Download, ModelParts, TaskArrays, open_parts
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.update_writer import CONTROL, write_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
@@ -43,7 +43,7 @@ class WorkRunner:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
-        self._task_arrays: dict[str, tuple[Task, TaskArrays]] = {}
+        self._task_arrays: dict[str, TaskArrays] = {}
 
     def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         """Perform an assignment and return the result to report to the cloud.
@@ -70,7 +70,7 @@ class WorkRunner:
             announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
         )
         model, layout = encodings.decode_model(data, announcement.download)
-        parts = open_parts(work, self._arrays(announcement.task, task), layout, self._file_of(announcement))
+        parts = self._parts(work, task, layout)
         scaffold = self._scaffold(work, task, layout) if trains and announcement.carried else None
         given = to_task_types(model, layout)
         given = parts.complete(given) if parts else given
@@ -122,11 +122,15 @@ class WorkRunner:
     def _file_of(self, announcement: Announcement) -> Download:
         return lambda file: self._download(announcement, file.key, file.sha256, file.bytes)
 
-    def _arrays(self, name: str, task: Task) -> TaskArrays:
-        """Return the arrays of a task, kept as long as the task itself."""
-        if name not in self._task_arrays or self._task_arrays[name][0] is not task:
-            self._task_arrays[name] = (task, TaskArrays(task))
-        return self._task_arrays[name][1]
+    def _parts(self, work: WorkOrder, task: Task, layout: Layout) -> ModelParts | None:
+        """Return what this device adds to the run's model; None if the whole model travels."""
+        announcement = work.announcement
+        if not (isinstance(task, PartialTask) or announcement.shared or announcement.frozen_sha256):
+            return None
+        known = self._task_arrays.get(announcement.task)
+        if known is None or not known.is_of(task):
+            known = self._task_arrays[announcement.task] = TaskArrays(task)
+        return open_parts(work, known, layout, self._file_of(announcement))
 
     def _download(self, announcement: Announcement, key: str, sha256: str, size: int) -> bytes:
         """Return an object of the announcement's bucket, checked against its announced SHA-256."""

@@ -7,8 +7,7 @@
 Patterns are those of shell file names (``fnmatch``, case-sensitive): ``head.*``, ``*.bn?.*``. ``*`` also
 matches dots. Where patterns of several roles match an array, private wins over shared, and shared over
 frozen: ``shared=("*lora*",), frozen=("*",)`` freezes everything else. An array that no pattern matches is
-shared if there are no patterns for ``shared``, otherwise private: what nobody shares does not leave the
-device.
+shared if there are no patterns for ``shared``, otherwise private: only what is chosen leaves the device.
 """
 
 import difflib

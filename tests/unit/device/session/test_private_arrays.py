@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from components.trainer.session.private_arrays import (
@@ -12,8 +13,9 @@ from components.trainer.session.private_arrays import (
     PrivateStore,
     pending_private,
 )
+from components.trainer.worker.worker_protocol import Failure
 from fedgrass.federation.messages import CarriedFile
-from tests.fakes.memory_device import Device, announcement, verdict
+from tests.fakes.memory_device import Device, announcement, result, verdict
 
 
 def trains(device: Device, left: bytes = b"new") -> None:
@@ -148,3 +150,32 @@ def test_frozen_arrays_to_download_count_as_demand(tmp_path: Path) -> None:
     device.hears(announcement(frozen=CarriedFile(key="k", sha256="0" * 64, bytes=2000)))
     assert device.states == ["declined"]
     assert "for the update" in device.statuses[0].reason
+
+
+def test_work_that_the_device_cannot_do_is_declined_after_it_was_accepted(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    device.bench.says(Failure("another version of the frozen base", declined=True))
+    device.settle()
+    assert device.states == ["accepted", "declined"]
+    assert device.statuses[-1].reason == "another version of the frozen base"
+    device.hears(announcement())  # repeated, as after a hello: it is not trained again
+    assert len(device.bench.works) == 1
+
+
+@pytest.mark.parametrize(("metrics", "sent"), [(1, True), (24, False)])
+def test_a_note_travels_with_the_reply_as_long_as_the_message_has_room(
+    tmp_path: Path, *, metrics: int, sent: bool
+) -> None:
+    device = Device(tmp_path)
+    device.hears(announcement())
+    update = Path(device.bench.works[-1].update)
+    update.parent.mkdir(exist_ok=True)
+    update.write_bytes(b"x" * 8)
+    values = {f"{number:064}": 0.123456789 for number in range(metrics)}
+    done = msgspec.structs.replace(result(), metrics=values, note="\x01" * 500)
+    device.bench.says(done)
+    device.settle()
+    (completion,) = device.completions[:1]
+    assert completion.metrics == values
+    assert bool(completion.note) is sent

@@ -123,7 +123,7 @@ def test_tied_weights_have_one_role_and_stay_tied() -> None:
     [
         lambda model: torch.compile(model, backend="eager"),
         nn.DataParallel,
-        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),  # type: ignore[arg-type]
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),  # type: ignore[type-var]
     ],
     ids=["compile", "DataParallel", "both"],
 )
@@ -134,16 +134,16 @@ def test_wrappers_do_not_change_the_names_of_arrays(wrap: Callable[[nn.Module], 
     assert by_role(wrapped)["private"] == LAST
     fit = wrapped.fit(weights, {"epochs": 1, "seed": 1}, lambda _: None, lambda: False)
     assert list(fit.weights) == list(weights)
-    assert fit.trained == {*FIRST, *NORM[:2], *LAST}
+    assert set(fit.trained or ()) == {*FIRST, *NORM[:2], *LAST}
     plain = task(shared="body").fit(weights, {"epochs": 1, "seed": 1}, lambda _: None, lambda: False)
     for name, array in plain.weights.items():
-        np.testing.assert_allclose(array, fit.weights[name], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(np.asarray(array, float), np.asarray(fit.weights[name], float), atol=1e-6)
 
 
 def test_a_wrapper_inside_the_model_does_not_change_the_names_of_arrays() -> None:
     def make() -> nn.Module:
         model = net()
-        model[0] = nn.DataParallel(model[0])  # type: ignore[index] # a Sequential
+        model[0] = nn.DataParallel(model[0])  # type: ignore[index,operator] # a Sequential
         return model
 
     assert list(task(make).initial_weights(0)) == array_names(net())
@@ -175,7 +175,7 @@ def test_frozen_parameters_are_not_trained() -> None:
     frozen = task(frozen="0.*")
     weights = frozen.initial_weights(0)
     fit = frozen.fit(weights, {"epochs": 1, "seed": 1}, lambda _: None, lambda: False)
-    assert fit.trained == {*NORM[:2], *LAST}
+    assert set(fit.trained or ()) == {*NORM[:2], *LAST}
     for name in FIRST:
         np.testing.assert_array_equal(fit.weights[name], weights[name])
 

@@ -58,7 +58,7 @@ class Desk:
         data = weights.encode(INITIAL.shared if model is None else model)
         key = f"models/{run}/{number - 1}.safetensors"
         self.objects[key] = data
-        words: dict[str, object] = {"frozen_sha256": FROZEN, **other}
+        words: dict[str, Any] = {"frozen_sha256": FROZEN, **other}
         return announcement(
             number, run=run, task="marked", model_sha256=weights.sha256(data), model_bytes=len(data), **words
         )
