@@ -26,7 +26,7 @@ from components.trainer.training import TorchTask, TrainingSettings
 
 WIDTH, BLOCKS, HEADS, PATCH = 96, 3, 4, 16
 PATCHES = SAMPLES // PATCH
-HEAD = "head."  # the arrays of the last layer, which every task has its own of
+HEAD = "head."  # prefix of the last layer's arrays, which no base has
 SCALE = 2.0  # of an adapter's output
 
 
@@ -76,9 +76,8 @@ def make_model(base: Path | None, rank: int) -> nn.Module:
     ``shared="trainable"``; all others are frozen.
     """
     model = Transformer(CLASSES)
-    if base:
-        last_layer = {name: array for name, array in model.state_dict().items() if name.startswith(HEAD)}
-        model.load_state_dict({**load_file(base), **last_layer})
+    last_layer = {name: array for name, array in model.state_dict().items() if name.startswith(HEAD)}
+    model.load_state_dict({**(load_file(base) if base else random_base()), **last_layer})
     if rank:
         model.requires_grad_(requires_grad=False)
         model.head.requires_grad_(requires_grad=True)
@@ -86,6 +85,14 @@ def make_model(base: Path | None, rank: int) -> nn.Module:
             block.query = Adapted(block.query, rank)
             block.value = Adapted(block.value, rank)
     return model
+
+
+def random_base() -> dict[str, Tensor]:
+    """Return the state of an untrained base."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # frozen arrays are the same on all devices and in all runs
+        state = Transformer(CLASSES).state_dict()
+    return {name: array for name, array in state.items() if not name.startswith(HEAD)}
 
 
 class Adapted(nn.Module):
