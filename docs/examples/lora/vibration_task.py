@@ -75,6 +75,9 @@ def make_model(base: Path | None, rank: int) -> nn.Module:
     Only adapters and the last layer get gradients then, so they are the shared arrays of
     ``shared="trainable"``; all others are frozen.
     """
+    if base and not base.exists():
+        message = f"{base} does not exist: pretrain_base.py writes it"
+        raise FileNotFoundError(message)
     model = Transformer(CLASSES)
     last_layer = {name: array for name, array in model.state_dict().items() if name.startswith(HEAD)}
     model.load_state_dict({**(load_file(base) if base else random_base()), **last_layer})
