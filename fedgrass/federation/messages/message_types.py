@@ -270,6 +270,11 @@ class NewModel(Message, frozen=True, kw_only=True):
     sha256: str
     bytes: Count
     closed_at: Milliseconds = 0  # when the round that made it was closed
+    # Of partial models, as in an announcement: by them a predictor adds the device's own arrays.
+    shared: ArrayPatterns | UnsetType = UNSET
+    frozen_sha256: Sha256 | UnsetType = UNSET
+    frozen: CarriedFile | UnsetType = UNSET
+    continues: RunName | UnsetType = UNSET
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):
