@@ -62,7 +62,7 @@ def make(
         BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
-    combined = combiner(context, context.open_updates(replies))
+    combined = combiner(context, context.open_updates(replies), replies)
     step = step_of(context, combined, groups)
     changes = aggregation_context.changes(context, combined, step, replies, groups)
     files = write(context, changes, step, lambda file: draft(context.round, file), counted=len(replies))

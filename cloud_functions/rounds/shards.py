@@ -140,7 +140,7 @@ def _make(
 def _write(context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, then mark it as made. Raises BadUpdates."""
     key_of = partial(_shard_key, context.round, replies, number)
-    combined = aggregation_context.combiner(context, _opened(context, replies), shard)
+    combined = aggregation_context.combiner(context, _opened(context, replies), replies, shard)
     step = new_model.step_of(context, combined)
     changes = aggregation_context.changes(context, combined, step, replies)
     files = new_model.write(context, changes, step, key_of, counted=len(replies), bare=True)

@@ -231,6 +231,9 @@ class Participant(Struct, frozen=True, kw_only=True):
     partial: bool = False  # the deadline cut its training short; ``examples`` counts those really seen
     reason: str = ""
     group: int = 0  # the partial sum that includes its update, from 1; 0: none
+    from_round: int = 0  # in a buffered run, the round of the announcement that it answers; 0: this round
+    from_attempt: int = 0
+    base: int | None = None  # number of the model that it started from; None: the round's base
 
     @property
     def reported(self) -> dict[str, float]:
@@ -250,6 +253,21 @@ def announced_at(round_: Round, participant: Participant) -> int:
     have stored the participant long before.
     """
     return max(participant.announced_at, round_.opened_at)
+
+
+def update_of(round_: Round, participant: Participant) -> tuple[int, int]:
+    """Return the round and the attempt that the object key of a participant's update names."""
+    return participant.from_round or round_.number, participant.from_attempt or round_.attempt
+
+
+def started_from(round_: Round, participant: Participant) -> int:
+    """Return the number of the model that a participant started from."""
+    return round_.base if participant.base is None else participant.base
+
+
+def staleness_of(round_: Round, participant: Participant) -> int:
+    """Return how many models were made between the one that a participant started from and the round's."""
+    return round_.base - started_from(round_, participant)
 
 
 def before(target: Participation) -> frozenset[Participation]:

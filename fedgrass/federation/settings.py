@@ -111,6 +111,14 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+    # Buffered runs; see docs/settings.md.
+    mode: Literal["synchronous", "buffered"] = "synchronous"
+    buffer_size: Count | None = None
+    in_flight: Count | None = None
+    max_staleness: Annotated[int, Meta(ge=0, le=1000)] = 10
+    staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"
+    staleness_exponent: Annotated[float, Meta(ge=0, le=100)] = 0.5
+    staleness_slack: Annotated[int, Meta(ge=0, le=1000)] = 4
 
     @property
     def upload(self) -> Encoding:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation.staleness import why_not_buffered
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options
@@ -121,6 +122,8 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
 def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
+    if chosen and settings.mode == "buffered" and (why := why_not_buffered(settings.aggregation, chosen)):
+        yield why
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
     if 0 < settings.examples_cap < 1:
         yield (
