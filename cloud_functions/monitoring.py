@@ -32,6 +32,7 @@ class Metric(StrEnum):
     ACCURACY = "Accuracy"  # of the global model before the round, on the devices' own data
     LOSS = "Loss"  # of the same model on the same data
     AVERAGING_SECONDS = "AveragingSeconds"
+    MODELS_COLLAPSED = "ModelsCollapsed"  # far worse than the local models they were made of
     BYTES_UPLOADED = "BytesUploaded"
     BYTES_DOWNLOADED = "BytesDownloaded"
 
@@ -61,6 +62,8 @@ def metrics_of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
     yield Metric.AVERAGING_SECONDS, max(0.0, ended.averaging_seconds)
     if ended.work is Work.TRAIN:
         yield Metric.UPDATES_ACCEPTED, ended.good
+    if ended.collapse:
+        yield Metric.MODELS_COLLAPSED, 1
     for metric, name in ((Metric.ACCURACY, "accuracy"), (Metric.LOSS, "loss")):
         if name in ended.metrics:
             yield metric, ended.metrics[name]

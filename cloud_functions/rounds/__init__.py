@@ -14,5 +14,6 @@ Read in this order:
 - aggregate_round: take the lease of a round and make its new model
 - shards: divide the making of a large model among several averagers
 - close_round: close, reopen or abandon a round, and compute its metrics
+- collapse_check: warn if the model that a round started from is a collapsed average
 - publish: keep the model of a closed round and announce it as the task's latest
 """

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from cloud_functions.aggregation.new_model import FinishedModel
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import manifests
+from cloud_functions.rounds import collapse_check
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys, round_metrics, training_settings
@@ -128,12 +129,15 @@ def _finish(
         "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
+        "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
     }
     if stored:  # if its row was lost a moment ago, the model shows `repair` that the round was closed
         manifests.draft_round(services, stored, leased, participants, result, means)
     closed_round = services.rounds.move(leased, event, **result)
     for device, text in sorted(over.items())[:_MOST_REPORTED]:
         services.report(closed_round, text, device=device)
+    for line in closed_round.collapse.splitlines():
+        services.report(closed_round, f"warning: {line}")
     return closed_round, participants
 
 

@@ -125,6 +125,7 @@ class Round(Struct, frozen=True, kw_only=True):
     choosing_at: int = 0  # when the selection of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was published
     averaging_seconds: float = 0.0
+    collapse: str = ""  # lines that warn of a collapsed average, the base: see collapsed_average.py
 
     @property
     def announced(self) -> bool:

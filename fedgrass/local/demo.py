@@ -123,7 +123,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         if run.state is not RunState.SUCCEEDED:
             for line in history.reasons(summaries):
                 report(line)
-        for line in history.unsent_metrics(summaries):
+        for line in [*history.unsent_metrics(summaries), *history.collapse(summaries)]:
             report(line)
         history.write(output, run, summaries, model, evaluations)
         if line := history.last_evaluation(summaries):

@@ -15,7 +15,7 @@ from tests.guards.cloud_files import PROJECT, template
 WRITTEN = {
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
     "UpdatesRefused", "UpdatesLate", "MessagesIgnored", "DevicesAsked", "DevicesFailed", "DevicesSeen",
-    "Accuracy", "Loss", "AveragingSeconds",
+    "Accuracy", "Loss", "AveragingSeconds", "ModelsCollapsed",
     "BytesUploaded", "BytesDownloaded",
 }  # fmt: skip
 
@@ -130,6 +130,7 @@ def test_there_are_alarms_for_what_an_operator_has_to_know() -> None:
         "RoundsClosed",
         "DevicesSeen",
         "UpdatesRefused",
+        "ModelsCollapsed",
         "ApproximateNumberOfMessagesVisible",
         "ApproximateAgeOfOldestMessage",
         "Errors",

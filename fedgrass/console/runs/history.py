@@ -69,6 +69,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "judged": round_.judged,
         "example_cap": round_.example_cap,
         "capped": round_.capped,
+        "collapse": round_.collapse,
         "held_out": dict(evaluations.get(round_.number, {})) if closed else {},
         "devices": [_device(p, round_.example_cap) for p in record.participants],
     }
@@ -157,6 +158,16 @@ def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
                     devices.setdefault(unsent, []).append(part["device"])
             attempt = f"round {line['round']}.{line['attempt']}"
             return [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
+    return []
+
+
+def collapse(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the latest warning of a collapsed average, with its likely causes: a line for each."""
+    for line in reversed(summaries):
+        if line.get("collapse"):
+            attempt = f"round {line['round']}.{line['attempt']}"
+            first, *causes = line["collapse"].splitlines()
+            return [f"{attempt} warning: {first}", *(f"  {cause}" for cause in causes)]
     return []
 
 

@@ -199,7 +199,11 @@ def show_run(operator: Operator, run: Run) -> None:
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
     if summaries:
         show(history.table(summaries))
-    for line in [*history.reasons(summaries), *history.unsent_metrics(summaries)]:
+    for line in [
+        *history.reasons(summaries),
+        *history.unsent_metrics(summaries),
+        *history.collapse(summaries),
+    ]:
         say(line)
 
 

@@ -378,6 +378,16 @@ def finished_run() -> Run:
     )
 
 
+def test_the_latest_warning_of_a_collapsed_average_is_shown_with_its_causes() -> None:
+    quiet, warned = history.summarize(record(), {}), history.summarize(record(), {})
+    assert history.collapse([quiet]) == []
+    warned["collapse"] = "model 1 is far worse\nlikely cause: label skew"
+    assert history.collapse([warned, quiet]) == [
+        "round 2.1 warning: model 1 is far worse",
+        "  likely cause: label skew",
+    ]
+
+
 @pytest.mark.slow
 def test_a_run_is_written_with_its_model_history_and_picture(tmp_path: Path) -> None:
     summaries = [history.summarize(record(), {2: {"accuracy": 0.9, "loss": 0.1}})]
