@@ -158,18 +158,26 @@ class VirtualFleet:
             lease_seconds=60,
         )
 
-    def play(self, longest: float) -> list[Made]:
-        """Run until the run ends, at most ``longest`` virtual seconds; return the models in order."""
+    def play(self, longest: float, updates: int) -> list[Made]:
+        """Play the run; return the models in order.
+
+        Args:
+            longest: virtual seconds to play at most.
+            updates: ends the play once the models have counted this number of updates.
+        """
         model = self._learner.initial()
         self._bucket.write(object_keys.model(RUN, 0), encode(model))
         self._heartbeats()
         start_run(self._services, RUN, self._settings)
         until = _START + round(longest * 1000)
-        while self.clock.now < until and self.is_running():
+        while self.clock.now < until and self.is_running() and self._counted() < updates:
             self.clock.run_until(min(until, self.clock.now + 10_000), most=1_000_000)
         if self._log.errors:
             raise RuntimeError(self._log.errors[0])
         return self.made
+
+    def _counted(self) -> int:
+        return self.made[-1].updates if self.made else 0
 
     def is_running(self) -> bool:
         """Return whether the run is still to make models."""
@@ -198,7 +206,7 @@ class VirtualFleet:
             closed = next((one for one in attempts if one is None or one.state is State.CLOSED), None)
             if closed is None:
                 return
-            counted = sum(made.updates for made in self.made[-1:]) + closed.good
+            counted = self._counted() + closed.good
             model: Model = dict(decode(self._bucket.objects[object_keys.model(RUN, number)]))
             seconds = (closed.closed_at - _START) / 1000
             staleness = getattr(closed, "staleness_mean", 0.0)
