@@ -26,6 +26,7 @@ class Metric(StrEnum):
     UPDATES_REFUSED = "UpdatesRefused"  # because the update or its completion was bad
     MESSAGES_IGNORED = "MessagesIgnored"  # from devices that sent too many useless ones: device_limits.py
     UPDATES_LATE = "UpdatesLate"  # received after their round had ended
+    UPDATES_STALE = "UpdatesStale"  # of buffered runs: started from too old a model
     DEVICES_ASKED = "DevicesAsked"
     DEVICES_FAILED = "DevicesFailed"  # of those asked: declined, failed or silent
     DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked: see selection/candidate_search.py

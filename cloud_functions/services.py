@@ -77,17 +77,22 @@ class Services:
         supported = found.speaks if found else message_types.FIRST
         return message_types.newest_common(supported) or message_types.SPOKEN[-1]
 
-    def send_verdict(self, round_: Round, device: str, refused: str = "") -> None:
+    def send_verdict(
+        self, round_: Round, device: str, refused: str = "", *, answers: tuple[int, int] | None = None
+    ) -> None:
         """Send a device the verdict on its reply to a round: counted, or refused with a reason.
+
+        ``answers`` is the round and the attempt of the announcement that it answers, if not of this round.
 
         The device repeats its reply until it has the first verdict. A later refusal makes it roll back what
         it has kept of the update.
         """
+        number, attempt = answers or (round_.number, round_.attempt)
         verdict = Verdict(
             version=self.version_for(device),
             run=round_.run,
-            round=round_.number,
-            attempt=round_.attempt,
+            round=number,
+            attempt=attempt,
             counted=not refused,
             reason=message_fields.shorten(refused),
         )

@@ -188,10 +188,22 @@ class Table:
 
     def query(self, run: str, prefix: str = "") -> Iterator[Row]:
         """Return the rows of a partition whose ``item`` begins with ``prefix``, in order."""
-        condition, names, values = "#run = :run", {"#run": "run"}, {":run": run}
         if prefix:
-            condition += " AND begins_with(#item, :prefix)"
-            names["#item"], values[":prefix"] = "item", prefix
+            yield from self._query("begins_with(#item, :prefix)", {":run": run, ":prefix": prefix})
+        else:
+            yield from self._query("", {":run": run})
+
+    def between(self, run: str, first: str, last: str) -> Iterator[Row]:
+        """Return the rows of a partition whose ``item`` is from ``first`` to ``last``, in order."""
+        yield from self._query(
+            "#item BETWEEN :first AND :last", {":run": run, ":first": first, ":last": last}
+        )
+
+    def _query(self, items: str, values: Mapping[str, object]) -> Iterator[Row]:
+        condition, names = "#run = :run", {"#run": "run"}
+        if items:
+            condition += f" AND {items}"
+            names["#item"] = "item"
         pages = self._client.get_paginator("query").paginate(
             TableName=self._name,
             KeyConditionExpression=condition,

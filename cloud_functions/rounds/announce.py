@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from cloud_functions.buffers import flight
 from cloud_functions.selection import cohorts
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
@@ -21,6 +22,8 @@ def announce_all(services: Services, run: Run, open_round: Round) -> None:
         if participant.state is Participation.ASKED and participant.batch in unaccepted:
             unaccepted[participant.batch].append(participant)
     for batch, participants in unaccepted.items():
+        if open_round.in_flight and not participants:
+            continue
         announce(services, run, open_round, participants)
         remind_of_unaccepted(services, run, open_round, batch=batch, turn=1)
     services.rounds.mark_announced(open_round, services.now())
@@ -63,7 +66,7 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             work=open_round.work.value,
             task=run.settings.task,
             announced_at=at,
-            deadline_seconds=max(0.0, (open_round.deadline_at - services.now()) / 1000),
+            deadline_seconds=max(0.0, (_deadline_at(run, open_round, at) - services.now()) / 1000),
             bucket=services.bucket.name,
             model_key=key,
             model_sha256=open_round.base_download_sha256 or open_round.base_sha256,
@@ -75,6 +78,11 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             carried=open_round.base_carried if open_round.work is Work.TRAIN else {},
         )
     )
+
+
+def _deadline_at(run: Run, open_round: Round, at: int) -> int:
+    """Return when the work announced at ``at`` is overdue: in a buffered run each device has its own time."""
+    return at + run.settings.deadline_seconds * 1000 if open_round.in_flight else open_round.deadline_at
 
 
 _MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
@@ -107,6 +115,8 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
     From the second reminder on, other devices are asked in their place; the announcement is repeated only to
     those that cannot be replaced.
     """
+    if run.settings.is_buffered and _repeat_in_flight(services, run, reminder):
+        return
     open_round = _read_open(services, reminder)
     if open_round is None:
         return
@@ -125,6 +135,26 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         announce(services, run, open_round, silent)
         services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
+
+
+def _repeat_in_flight(services: Services, run: Run, reminder: Reminder) -> bool:
+    """Announce the work again to devices of a buffered run that have not accepted it.
+
+    From the second reminder on, devices for which there is another are given up: the next step of the run
+    asks others in the vacant places. Return False if the round of the reminder is no buffer.
+    """
+    announced = services.rounds.round(reminder.run, reminder.round, reminder.attempt)
+    if announced is None or not announced.in_flight:
+        return False
+    silent = flight.unaccepted(services, run, announced, reminder.batch)
+    newest = services.rounds.round(run.name, run.round, run.attempt)
+    if reminder.turn > 1 and silent and newest and newest.state is State.OPEN and newest.in_flight:
+        silent = flight.give_up_silent(services, run, newest, silent)
+    if silent:
+        announce(services, run, announced, [each.part for each in silent])
+        services.report(announced, f"announced again to {len(silent)} devices that have not accepted")
+        remind_of_unaccepted(services, run, announced, batch=reminder.batch, turn=reminder.turn + 1)
+    return True
 
 
 def _read_open(services: Services, reminder: Reminder) -> Round | None:

@@ -25,6 +25,8 @@ from fedgrass.federation.rounds import (
     Round,
     explain,
     next_event,
+    staleness_of,
+    update_of,
 )
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
@@ -62,7 +64,8 @@ def refuse(services: Services, leased: Round, device: str, reason: str) -> None:
         LostRace: another averager holds the lease.
     """
     services.rounds.refuse_update(leased, device, message_fields.shorten(reason))
-    services.send_verdict(leased, device, refused=reason)
+    part = services.rounds.participant(leased, device) if leased.in_flight else None
+    services.send_verdict(leased, device, refused=reason, answers=update_of(leased, part) if part else None)
     services.report(leased, f"update refused: {reason}", device=device)
     with services.log.about(leased.run, leased.number, device):
         services.log.measure(Metric.UPDATES_REFUSED, 1)
@@ -131,6 +134,9 @@ def _finish(
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
         "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
     }
+    if leased.in_flight:
+        ages = [staleness_of(leased, reply) for reply in replies] or [0]
+        result |= {"staleness_mean": math.fsum(ages) / len(ages), "staleness_max": max(ages)}
     if stored:  # if its row was lost a moment ago, the model shows `repair` that the round was closed
         manifests.draft_round(services, stored, leased, participants, result, means)
     closed_round = services.rounds.move(leased, event, **result)

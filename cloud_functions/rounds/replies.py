@@ -7,6 +7,7 @@ A status moves the device's participation. Messages that change nothing count ag
 import msgspec
 from msgspec import Struct
 
+from cloud_functions.buffers import buffer_replies
 from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.services import Services
@@ -96,6 +97,9 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
     Two copies at once: both read ASKED, and both write "REPLIED if still ASKED, and replied + 1" in one
     transaction. One of the transactions fails; that copy reads again, and finds the completion counted.
     """
+    if round_.in_flight:
+        _count_in_buffer(services, round_, message, reply)
+        return
     participant = _participant(services, round_, message.device)
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
         services.send_verdict(round_, message.device)
@@ -129,6 +133,15 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
     services.send_verdict(round_, message.device)
 
 
+def _count_in_buffer(services: Services, round_: Round, message: DeviceMessage, reply: Completion) -> None:
+    """Count a completion that answers an announcement of a buffered run."""
+    kept, left_out = _bounded(reply)
+    if not buffer_replies.count(services, round_, message.device, kept, message.received_at):
+        _count_useless(services, round_, message.device)
+    elif left_out:
+        services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+
+
 def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
     """Return a completion without impossible metrics, and what was left out; its update still counts."""
     metrics, train_metrics, left_out = round_metrics.bounded_reply(reply.metrics, reply.train_metrics)
@@ -145,8 +158,14 @@ def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
 
 def _note(services: Services, round_: Round, device: str, status: Status) -> None:
     """Note that a device accepted the work, or that it will not reply and why."""
-    participant = _participant(services, round_, device)
     target = _FINAL.get(status.state, Participation.ACCEPTED)
+    if round_.in_flight:
+        if not buffer_replies.note(services, round_, device, target, status.reason):
+            _count_useless(services, round_, device)
+        elif status.state in _FINAL:
+            services.report(round_, f"{status.state}: {status.reason}", device=device)
+        return
+    participant = _participant(services, round_, device)
     if participant.state not in before(target):
         _count_useless(services, round_, device)  # a copy, or the reply itself arrived first
         return

@@ -14,6 +14,7 @@ from cloud_functions.rounds import driver, reminders
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import encodings, object_keys
+from fedgrass.federation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -78,6 +79,8 @@ def _check_candidates(services: Services, settings: RunSettings) -> None:
         raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
+    if refusal := fleet_contradiction(settings, found.count):
+        raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)

@@ -111,14 +111,30 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
-    # Buffered runs; see docs/settings.md.
+    # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from
+    # whichever model each device started. See docs/buffered_rounds.md.
     mode: Literal["synchronous", "buffered"] = "synchronous"
-    buffer_size: Count | None = None
-    in_flight: Count | None = None
-    max_staleness: Annotated[int, Meta(ge=0, le=1000)] = 10
-    staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"
-    staleness_exponent: Annotated[float, Meta(ge=0, le=100)] = 0.5
-    staleness_slack: Annotated[int, Meta(ge=0, le=1000)] = 4
+    buffer_size: Count | None = None  # replies that make a new model
+    in_flight: Annotated[int, Meta(ge=1, le=10_000)] | None = None  # devices that train at the same time
+    max_staleness: Annotated[int, Meta(ge=0, le=1000)] = 10  # models; replies from older ones are refused
+    staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"  # the weight of stale replies
+    staleness_exponent: Annotated[float, Meta(ge=0, le=10)] = 0.5
+    staleness_slack: Annotated[float, Meta(ge=0, le=1000)] = 4.0  # of "hinge": models without a penalty
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether devices train at their own pace."""
+        return self.mode == "buffered"
+
+    @property
+    def buffer(self) -> int:
+        """How many replies make a new model in a buffered run."""
+        return self.buffer_size or 1
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many devices train at the same time in a buffered run; twice the buffer if not set."""
+        return self.in_flight if self.in_flight is not None else 2 * self.buffer
 
     @property
     def upload(self) -> Encoding:
@@ -139,6 +155,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         round: a run over a hundred of a million devices must not end with a million downloads.
         """
         if self.evaluate_count is None and self.evaluate_fraction == 1 and not self.evaluate_every:
+            if self.is_buffered:
+                return self.buffer, 1.0
             return self.count, self.fraction or 1.0
         return self.evaluate_count, self.evaluate_fraction
 

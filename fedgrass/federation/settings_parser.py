@@ -10,6 +10,7 @@ import msgspec
 
 from fedgrass.federation import aggregation
 from fedgrass.federation.aggregation.staleness import why_not_buffered
+from fedgrass.federation.buffered_settings import buffered_contradictions
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options
@@ -83,6 +84,7 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield a message on each contradiction, naming the fields."""
+    yield from buffered_contradictions(settings)
     yield from _cohort_contradictions(settings)
     if settings.upload_encoding == "top_k" and not settings.upload_difference:
         yield (

@@ -174,31 +174,72 @@ class MemoryRounds:
     def count_reply(self, round_: Round, part: Participant, reply: Completion, received_at: int) -> None:
         with self._lock:
             self._in_state(round_, State.OPEN)
-            self._move(
-                round_,
-                part,
-                Participation.REPLIED,
-                announced_at=reply.announced_at,
-                received_at=received_at,
-                bytes=reply.bytes,
-                checksum=reply.checksum,
-                examples=reply.examples,
-                metrics=reply.metrics,
-                examples_evaluated=reply.examples_evaluated,
-                train_metrics=reply.train_metrics,
-                unsent_metrics=reply.unsent_metrics,
-                download_seconds=reply.download_seconds,
-                evaluate_seconds=reply.evaluate_seconds,
-                train_seconds=reply.train_seconds,
-                upload_seconds=reply.upload_seconds,
-                partial=reply.partial,
-                group=round_.next_group,
-            )
+            fields = round_metrics.reply_fields(reply, received_at)
+            self._move(round_, part, Participation.REPLIED, **fields, group=round_.next_group)
 
     def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:
         with self._lock:
             self._in_state(round_, State.OPEN)
             self._move(round_, part, target, reason=reason)
+
+    def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:
+        with self._lock:
+            stored = self._in_state(round_, State.OPEN)
+            _expect(stored.batches == round_.batches)
+            _expect(not any((*_key(round_), device) in self._participants for device in devices))
+            batch = stored.batches + 1
+            for device in devices:
+                self._participants[*_key(round_), device] = Participant(
+                    device=device,
+                    state=Participation.ASKED,
+                    announced_at=at,
+                    batch=batch,
+                    base=round_.base,
+                )
+            changes = {"asked": stored.asked + len(devices), "batches": batch} if devices else {}
+            self._change(round_, unfilled=unfilled, **changes)
+
+    def participants_from(self, run: str, first: int, last: int) -> Iterator[tuple[int, int, Participant]]:
+        with self._lock:
+            found = [
+                (number, attempt, part)
+                for (name, number, attempt, _), part in sorted(self._participants.items())
+                if name == run and first <= number <= last
+            ]
+        self.items_read += len(found)
+        yield from found
+
+    def carry(
+        self,
+        round_: Round,
+        part: Participant,
+        origin: tuple[int, int],
+        target: Participation,
+        values: Mapping[str, object],
+    ) -> None:
+        with self._lock:
+            stored = self._in_state(round_, State.OPEN)
+            left, there = (round_.run, *origin, part.device), (*_key(round_), part.device)
+            _expect(left in self._participants and self._participants[left].state is part.state)
+            _expect(part.state in before(Participation.CARRIED) and there not in self._participants)
+            row = round_metrics.carried_over(origin, part, target, values)
+            self._participants[left] = msgspec.structs.replace(
+                self._participants[left],
+                state=Participation.CARRIED,
+                to_round=round_.number,
+                to_attempt=round_.attempt,
+            )
+            self._participants[there] = row
+            added = Counter(round_metrics.tally([row]))
+            added["in_flight_before"] += part.state is Participation.SILENT
+            self._change(round_, **{name: getattr(stored, name) + by for name, by in added.items()})
+
+    def move_later(
+        self, round_: Round, part: Participant, target: Participation, values: Mapping[str, object]
+    ) -> None:
+        with self._lock:
+            self._in_state(round_, round_.state)
+            self._move(round_, part, target, **values)
 
     def refuse_update(self, round_: Round, device: str, reason: str) -> None:
         with self._lock:
