@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import UNSET
 
 from cloud_functions.device_limits import DeviceLimits
@@ -136,7 +137,7 @@ class Services:
 def _figures(round_: Round) -> RoundFigures:
     # The message of one device has at most 24 metrics, but all devices together may report more names.
     metrics = dict(sorted(round_.metrics.items())[: message_fields.MOST_METRICS])
-    return RoundFigures(
+    figures = RoundFigures(
         asked=round_.asked,
         accepted=round_.accepted,
         declined=round_.declined,
@@ -153,4 +154,15 @@ def _figures(round_: Round) -> RoundFigures:
         metrics=metrics,
         metrics_left_out=round_.metrics_left_out + len(round_.metrics) - len(metrics),
         capped=round_.capped or UNSET,
+    )
+    if not round_.in_flight:
+        return figures
+    return msgspec.structs.replace(
+        figures,
+        in_flight_before=round_.in_flight_before,
+        overdue=round_.overdue,
+        stale=round_.stale,
+        wasted=round_.wasted,
+        staleness_mean=round_.staleness_mean,
+        staleness_max=round_.staleness_max,
     )

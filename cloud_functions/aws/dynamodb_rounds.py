@@ -184,16 +184,18 @@ class DynamoRounds:
             raise LostRace(part.device)
         row = round_metrics.carried_over(origin, part, target, values)
         left = {"state": Participation.CARRIED, "to_round": round_.number, "to_attempt": round_.attempt}
-        key = f"participant/{origin[0]:06}/{origin[1]:03}/{part.device}"
+        key = _row_key(*origin, part.device)
         add = Counter(round_metrics.tally([row]))
-        add["in_flight_before"] += part.state is Participation.SILENT
-        self._table.transact(
-            [
-                self._table.update(round_.run, key, left, {"state": part.state}),
-                self._table.new(_participant_row(round_, row)),
-                self._update_round(round_, {}, {"state": State.OPEN}, +add),
-            ]
-        )
+        actions = [
+            self._table.update(round_.run, key, left, {"state": part.state}),
+            self._table.new(_participant_row(round_, row)),
+        ]
+        if part.state is Participation.SILENT:
+            add["in_flight_before"] += 1
+            silent_in = _round_key(*origin)
+            actions.append(self._table.update(round_.run, silent_in, {}, add={"silent": -1}))
+        actions.append(self._update_round(round_, {}, {"state": State.OPEN}, +add))
+        self._table.transact(actions)
 
     def move_later(
         self, round_: Round, part: Participant, target: Participation, values: Mapping[str, object]
@@ -349,4 +351,8 @@ def _member_key(round_: Round, group: int, device: str) -> str:
 
 
 def _participant_key(round_: Round, device: str) -> str:
-    return f"participant/{round_.number:06}/{round_.attempt:03}/{device}"
+    return _row_key(round_.number, round_.attempt, device)
+
+
+def _row_key(number: int, attempt: int, device: str) -> str:
+    return f"participant/{number:06}/{attempt:03}/{device}"

@@ -266,8 +266,21 @@ class Table:
         expected: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
     ) -> "TransactWriteItemTypeDef":
-        """Return an update that sets ``values`` and adds to counters if the row has the expected values."""
+        """Return an update that sets ``values`` and adds to counters if the row has the expected values.
+
+        In a transaction, an update that changes nothing only checks that the row has these values.
+        """
         expressions = update_expression(values, expected or {}, add or {})
+        if not values and not add:
+            return {
+                "ConditionCheck": {
+                    "TableName": self._name,
+                    "Key": marshal({"run": run, "item": item}),
+                    "ConditionExpression": expressions["ConditionExpression"],
+                    "ExpressionAttributeNames": expressions["ExpressionAttributeNames"],
+                    "ExpressionAttributeValues": expressions["ExpressionAttributeValues"],
+                }
+            }
         return {
             "Update": {
                 "TableName": self._name,

@@ -159,12 +159,13 @@ def note(services: Services, announced: Round, device: str, target: Participatio
     """
     for _ in range(_TRIES):
         now = _read(services, announced, device)
-        if now.part.state not in before(target) or now.part.state is Participation.HELD:
+        held = now.part.state is Participation.HELD
+        if now.part.state not in before(target) or held or now.is_given_up(services):
             return False
         try:
             if target is Participation.ACCEPTED:
-                # A device that was given up in an earlier round keeps no place: its reply still counts.
-                if now.part.state is Participation.ASKED or now.home.state is State.OPEN:
+                # A silent device has lost its place in flight to another one: only its reply counts.
+                if now.part.state is Participation.ASKED:
                     services.rounds.move_later(now.home, now.part, target, {"reason": reason})
             elif now.newest.state is State.AGGREGATING:
                 named = messages.round_id(now.newest.run, now.newest.number, now.newest.attempt)

@@ -8,6 +8,7 @@ how long the run has lasted: devices whose model is older than ``max_staleness``
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from cloud_functions.monitoring import Metric
 from cloud_functions.selection import cohorts
 from cloud_functions.selection.cohorts import Cohort
 from cloud_functions.services import Services
@@ -55,20 +56,23 @@ def in_flight(services: Services, run: Run, number: int) -> list[Assigned]:
     return [each for each in assigned(services, run, number) if each.part.state in IN_FLIGHT]
 
 
-def begin_once(services: Services, run: Run, step: Open, training: int) -> Cohort | None:
+def begin_once(services: Services, run: Run, step: Open, training: Sequence[Assigned]) -> Cohort | None:
     """Return the cohort of a buffer about to be opened, which aims at its size but names no device.
 
     Args:
         services: the ports.
         run: the run.
         step: which round and attempt to open.
-        training: how many devices are in flight.
+        training: the devices in flight; those that are overdue are given up once the buffer is open.
 
     Returns:
         The cohort; one that wants no device if another worker gave the attempt up; None if no device trains
         and none can be asked.
     """
-    if not training and not cohorts.choose_in_flight(services, run, set(), 1, (step.number, step.attempt)):
+    may_reply = any(
+        each.part.state is Participation.HELD or not is_overdue(services, run, each.part) for each in training
+    )
+    if not may_reply and not cohorts.choose_in_flight(services, run, set(), 1, (step.number, step.attempt)):
         return None
     return cohorts.store_once(services, run, step, Cohort([], run.settings.buffer, step.work))
 
@@ -117,6 +121,7 @@ def _end_if_over(services: Services, run: Run, buffer: Round, who: Assigned) -> 
     if reason := too_stale(run, buffer, who.part):
         end(services, buffer, who, Participation.STALE, reason=shorten(reason))
         services.report(buffer, f"given up: {reason}", device=device)
+        services.log.measure(Metric.UPDATES_STALE, 1)
         if held:
             services.send_verdict(buffer, device, reason, answers=who.answers)
     elif held:

@@ -36,6 +36,7 @@ class Plan:
 
     lines: list[str] = field(default_factory=list)
     participants: list[tuple[Attempt, list[Participant]]] = field(default_factory=list)
+    moved: list[tuple[Round, list[Participant]]] = field(default_factory=list)  # counted in later buffers
     rounds: list[Attempt] = field(default_factory=list)
     left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run continues without them
     run: Run | None = None  # if its row or its entry in a list is missing or behind
@@ -45,7 +46,7 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether nothing has to be done."""
-        return not (self.participants or self.rounds or self.left_open or self.run)
+        return not (self.participants or self.moved or self.rounds or self.left_open or self.run)
 
 
 def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
 def _write(services: Services, name: str, plan: Plan) -> None:
     for attempt, participants in plan.participants:
         services.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
+    for round_, participants in plan.moved:
+        services.rounds.restore_participants(round_, participants, over=True)
     for attempt in plan.rounds:
         services.rounds.restore_round(attempt.round, attempt.over)
     for round_ in plan.left_open:
@@ -157,6 +160,9 @@ def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
     if attempt.participants:
         plan.participants.append((attempt, attempt.participants))
         plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
+    if attempt.moved:
+        plan.moved.append((round_, list(attempt.moved)))
+        plan.lines.append(f"{where}: {_participants(len(attempt.moved))} as counted in later buffers")
     if attempt.unknown:
         more = "; `fedgrass run retry` retries it" if round_.state in {State.OPEN, State.AGGREGATING} else ""
         plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")

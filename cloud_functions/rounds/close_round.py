@@ -90,7 +90,13 @@ def close(services: Services, run: Run, leased: Round, made: FinishedModel, good
     closed_round, participants = _finish(services, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     metrics = _metrics_text(closed_round, participants)
-    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{metrics}")
+    ages = ""
+    if closed_round.in_flight:
+        ages = (
+            f" that started {closed_round.staleness_mean:.3g} models before the newest on average,"
+            f" {closed_round.staleness_max} at most"
+        )
+    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{ages}{metrics}")
 
 
 def close_evaluation(services: Services, run: Run, leased: Round) -> None:
@@ -165,6 +171,8 @@ def _metrics_text(closed_round: Round, participants: Iterable[Participant]) -> s
     measured: dict[str, list[str]] = {}
     for name, value in sorted(closed_round.metrics.items()):
         subject = f"model {closed_round.base}"
+        if closed_round.staleness_max:
+            subject = f"models {closed_round.base - closed_round.staleness_max} to {closed_round.base}"
         if name in trained:
             subject = "the training"
         elif name.startswith(training_settings.LOCAL_PREFIX):

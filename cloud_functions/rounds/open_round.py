@@ -42,7 +42,7 @@ def open_next(services: Services, run: Run, previous: Round | None, step: Open) 
     buffered = run.settings.is_buffered and step.work is Work.TRAIN
     training = flight.in_flight(services, run, step.number) if buffered else []
     if buffered:
-        cohort = flight.begin_once(services, run, step, len(training))
+        cohort = flight.begin_once(services, run, step, training)
     else:
         cohort = cohorts.choose_once(services, run, step)
     cohort = cohort or reminders.wait_for_devices(services, run, step)

@@ -231,7 +231,10 @@ class MemoryRounds:
             )
             self._participants[there] = row
             added = Counter(round_metrics.tally([row]))
-            added["in_flight_before"] += part.state is Participation.SILENT
+            if part.state is Participation.SILENT:
+                added["in_flight_before"] += 1
+                silent_in = self._rounds[round_.run, *origin]
+                self._change(silent_in, silent=silent_in.silent - 1)
             self._change(round_, **{name: getattr(stored, name) + by for name, by in added.items()})
 
     def move_later(

@@ -229,6 +229,13 @@ class RoundFigures(Struct, frozen=True, kw_only=True):
     metrics: Metrics = {}
     capped: Count | UnsetType = UNSET  # devices that claimed more examples than count, if any
     metrics_left_out: Count = 0  # a message has room for 24, the first ones by name
+    # Of buffered runs:
+    in_flight_before: Count | UnsetType = UNSET  # devices that were training when the buffer opened
+    overdue: Count | UnsetType = UNSET  # given up because their own deadline had passed
+    stale: Count | UnsetType = UNSET  # given up, or refused, because their model was too old
+    wasted: Count | UnsetType = UNSET  # trainings that are of no use: late or stale
+    staleness_mean: Seconds | UnsetType = UNSET  # in models, of the counted replies
+    staleness_max: Count | UnsetType = UNSET
 
 
 class RoundChange(Message, frozen=True, kw_only=True):
