@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits  # type: ignore[import-untyped] # it has no types
+from sklearn.datasets import load_digits
 
 Floats = NDArray[np.float32]
 Model = dict[str, NDArray[Any]]
@@ -122,9 +122,8 @@ def _digits() -> tuple[Examples, Examples]:
 
 
 def _mnist(folder: Path) -> tuple[Examples, Examples]:
-    inputs, labels = _idx(folder, "train")
-    tested, answers = _idx(folder, "t10k")
-    return (inputs, labels), (tested[:_MOST_TESTED], answers[:_MOST_TESTED])
+    images, answers = _idx(folder, "t10k")
+    return _idx(folder, "train"), (images[:_MOST_TESTED], answers[:_MOST_TESTED])
 
 
 def _idx(folder: Path, part: str) -> Examples:
@@ -133,4 +132,4 @@ def _idx(folder: Path, part: str) -> Examples:
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     answers = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     pixels = np.frombuffer(images, np.uint8, offset=16).reshape(len(answers), -1)
-    return pixels.astype(np.float32) / 255, answers
+    return pixels.astype(np.float32) / np.float32(255), answers

@@ -29,15 +29,15 @@ from fedgrass.federation.runs import LIVING
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, decode, encode
-from tests.chaos.in_memory.simulated_queue import Clockwork
-from tests.fakes.memory_cloud import (
+from fedgrass.local.in_memory.memory_bucket import MemoryBucket
+from fedgrass.local.in_memory.memory_ports import (
     MemoryAlarms,
-    MemoryBucket,
     MemoryDevices,
     MemoryPublisher,
-    MemoryRounds,
     MemoryThingGroups,
 )
+from fedgrass.local.in_memory.memory_rounds import MemoryRounds
+from fedgrass.local.in_memory.virtual_clock import VirtualClock
 
 FLEET, RUN, TASK = "virtual", "run", "images"
 _START = 1_700_000_000_000  # milliseconds since the epoch
@@ -133,7 +133,7 @@ class VirtualFleet:
     def __init__(
         self, learner: ImageLearner, speeds: list[Speed], rate: float, seed: int, settings: dict[str, Any]
     ) -> None:
-        self.clock = Clockwork(_START)
+        self.clock = VirtualClock(_START)
         self.made: list[Made] = []
         self.rounds = MemoryRounds()
         self._learner = learner

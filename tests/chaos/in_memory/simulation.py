@@ -6,6 +6,7 @@ The functions are the real ones. Time is a list of due actions, so hours pass in
 import base64
 import contextlib
 import hashlib
+import math
 import random
 import re
 from collections import defaultdict
@@ -31,8 +32,9 @@ from fedgrass.federation.runs import LIVING, Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import Arrays, checksum, decode, encode
+from fedgrass.local.in_memory.virtual_clock import VirtualClock
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances, Disturbed, Disturber, InjectedError
-from tests.chaos.in_memory.simulated_queue import Body, Clockwork, Queue
+from tests.chaos.in_memory.simulated_queue import Body, Queue
 from tests.fakes.memory_cloud import (
     Crash,
     MemoryAlarms,
@@ -163,7 +165,7 @@ class Simulation:
     def __init__(self, seed: int, disturbances: Disturbances, scale: Scale, settings: dict[str, Any]) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - repeatable
         self.wrong = disturbances
-        self.clock = Clockwork(START)
+        self.clock = VirtualClock(START)
         self.queue = Queue(self.clock, self.dice, self._take)
         self.disturber = Disturber(self.dice, self._stall, self._lose_a_draft)
         self.rounds, self.bucket = WatchedRounds(self._closes), WatchedBucket()
@@ -508,6 +510,7 @@ class Simulation:
         if keys:
             key = self.dice.choice(keys)
             self._lost[key] = self.bucket.objects.pop(key)
+            self.newest = (0, "") if key == object_keys.latest_model(TASK) else self.newest
 
     def _lose_a_draft(self) -> None:
         """Lose one of the newest drafts, which an averager may be about to publish."""
@@ -576,7 +579,11 @@ class Simulation:
     def _weight_of_age(self, age: int) -> float:
         """Return the weight of a stale update, by the definitions of Xie et al. (2019)."""
         a, b = self.settings.staleness_exponent, self.settings.staleness_slack
-        weights = {"constant": 1.0, "polynomial": (age + 1.0) ** (-a), "hinge": 1 / (a * max(0, age - b) + 1)}
+        weights = {
+            "constant": 1.0,
+            "polynomial": math.exp(-a * math.log(age + 1)),
+            "hinge": 1 / (a * max(0, age - b) + 1),
+        }
         return weights[self.settings.staleness]
 
     def _count_once(self, closed: Round, parts: Sequence[Participant]) -> None:

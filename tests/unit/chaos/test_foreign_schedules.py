@@ -8,10 +8,11 @@ import pytest
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import shards, sweep
 from fedgrass.federation.rounds import Participation
+from fedgrass.local.in_memory.virtual_clock import VirtualClock
 from tests.chaos.in_memory import foreign_schedules
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances, Disturber
 from tests.chaos.in_memory.foreign_schedules import SCALES, Played, draw, play
-from tests.chaos.in_memory.simulated_queue import Clockwork, Queue
+from tests.chaos.in_memory.simulated_queue import Queue
 from tests.chaos.in_memory.simulation import KILLED, Disturbances, Simulation, is_stated
 from tests.fakes.memory_cloud import MemoryBucket, MemoryRounds
 
@@ -139,7 +140,7 @@ def test_a_dead_letter_is_explained_only_by_injected_faults() -> None:
 
 
 def test_a_queue_redelivers_a_message_and_finally_gives_up() -> None:
-    clock, dice = Clockwork(0), random.Random(1)  # noqa: S311 - repeatable, not a secret
+    clock, dice = VirtualClock(0), random.Random(1)  # noqa: S311 - repeatable, not a secret
     queue = Queue(clock, dice, lambda _body: "no")
     queue.send({"sweep": True})
     queue.send({"job": {}})
