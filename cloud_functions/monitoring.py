@@ -64,10 +64,10 @@ def metrics_of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
     yield Metric.AVERAGING_SECONDS, max(0.0, ended.averaging_seconds)
     if ended.work is Work.TRAIN:
         yield Metric.UPDATES_ACCEPTED, ended.good
-    if ended.collapse:
-        yield Metric.MODELS_COLLAPSED, 1
     if ended.in_flight:
         yield Metric.STALENESS, ended.staleness_mean
+    if ended.collapse:
+        yield Metric.MODELS_COLLAPSED, 1
     for metric, name in ((Metric.ACCURACY, "accuracy"), (Metric.LOSS, "loss")):
         if name in ended.metrics:
             yield metric, ended.metrics[name]

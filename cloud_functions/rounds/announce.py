@@ -141,7 +141,7 @@ def _repeat_in_flight(services: Services, run: Run, reminder: Reminder) -> bool:
     """Announce the work again to devices of a buffered run that have not accepted it.
 
     From the second reminder on, devices for which there is another are given up: the next step of the run
-    asks others in the vacant places. Return False if the round of the reminder is no buffer.
+    asks others in the vacant places. Return False if the round of the reminder is not a buffer.
     """
     announced = services.rounds.round(reminder.run, reminder.round, reminder.attempt)
     if announced is None or not announced.in_flight:

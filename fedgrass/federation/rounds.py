@@ -130,7 +130,7 @@ class Round(Struct, frozen=True, kw_only=True):
     averaging_seconds: float = 0.0
     collapse: str = ""  # lines that warn of a collapsed average, the base: see collapsed_average.py
     # Of buffered runs:
-    in_flight: int = 0  # the most devices that train at the same time; 0: the round is no buffer
+    in_flight: int = 0  # the most devices that train at the same time; 0: not a buffer
     in_flight_before: int = 0  # devices that were training when it opened, since earlier rounds
     origins: tuple[str, ...] = ()  # round ids (number-attempt) of their announcements
     unfilled: int = 0  # of the places in flight, for how many the last search found no device
@@ -170,7 +170,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def is_worth_filling(self) -> bool:
-        """Whether a buffer has so many vacant places that a search for devices is worth its reads.
+        """Whether a buffer has enough vacant places for a search for devices to be worth its reads.
 
         A search reads all devices in flight. One search for every tenth of them keeps the reads per reply
         independent of their number.

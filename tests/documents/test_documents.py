@@ -153,3 +153,10 @@ def test_the_diagram_in_the_docs_is_drawn_from_the_table() -> None:
     page = (DOCS / "round.md").read_text()
     assert drawn(page) == page
     assert "OPEN --> ABANDONED" in page
+
+
+def test_the_diagram_of_a_device_in_a_buffered_run_is_drawn_from_the_table() -> None:
+    drawn = runpy.run_path(str(DOCS / "draw_round.py"))["drawn_buffers"]
+    page = (DOCS / "buffered_rounds.md").read_text()
+    assert drawn(page) == page
+    assert "HELD --> CARRIED" in page

@@ -92,11 +92,15 @@ class Watcher:
         client.subscribe(self._filter, qos=1)
 
 
+_COUNTS = (
+    *("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped"),
+    *("overdue", "stale", "wasted"),
+)
+
+
 def _line_of(figures: RoundFigures) -> str:
     """Return the figures of a closed or abandoned round in one line, without counts of zero."""
-    names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped")
-    names += ("overdue", "stale", "wasted")
-    counts = [f"{getattr(figures, name)} {name}" for name in names if getattr(figures, name)]
+    counts = [f"{getattr(figures, name)} {name}" for name in _COUNTS if getattr(figures, name)]
     ages = ""
     if figures.staleness_mean is not UNSET:
         ages = f"; {figures.staleness_mean:.3g} models old on average, {figures.staleness_max} at most"

@@ -43,7 +43,7 @@ def test_a_device_whose_model_is_too_old_is_given_up_and_its_reply_refused_by_na
     reason = "it started from model 0, which is 3 models older than model 3; 2 is the most (max_staleness)"
     assert [(verdict.counted, verdict.reason) for verdict in fleet.verdicts(slow)] == [(False, reason)] * 2
     assert (fleet.newest().stale, fleet.newest().late, fleet.newest().wasted) == (0, 1, 1)
-    assert fleet.journal.measured[Metric.UPDATES_STALE] == [1]
+    assert fleet.journal.values(Metric.UPDATES_STALE) == [1]
     close(fleet)
     assert fleet.announced(slow)[-1].round == 5  # the newest model, in the next buffer
 
