@@ -2,9 +2,12 @@
 
 import random
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
+from cloud_functions.aggregation import aggregation_context
+from cloud_functions.aggregation.combiner import Factors
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import shards, sweep
 from fedgrass.federation.rounds import Participation
@@ -97,6 +100,52 @@ def test_a_reply_counted_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(MemoryRounds, "count_reply", twice)
     assert "twice" in found(range(10))
+
+
+BUFFERED = range(1, 60, 2)  # odd seeds
+
+
+def test_stale_updates_are_in_the_models_of_buffered_runs() -> None:
+    assert sum(play(seed).stale for seed in BUFFERED) > 50
+
+
+def test_a_model_without_the_weights_of_its_stale_updates_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregation_context, "staleness_weight", lambda *_: 1.0)
+    assert found(BUFFERED) == {"wrong"}
+
+
+def test_a_change_relative_to_the_newest_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregation_context, "started_from", lambda round_, _: round_.base)
+    assert found(BUFFERED) == {"wrong"}
+
+
+def test_weights_that_are_normalised_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = aggregation_context._stale
+
+    def normalised(context: Any, replies: Any, factors: Any) -> Any:
+        stale = original(context, replies, factors)
+        return Factors(stale.model / stale.model.mean(), stale.carried)
+
+    monkeypatch.setattr(aggregation_context, "_stale", normalised)
+    assert found(BUFFERED) == {"wrong"}
+
+
+def test_a_reply_counted_in_two_buffers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = MemoryRounds.carry
+
+    def carry(self: MemoryRounds, of: Any, part: Any, origin: Any, *rest: Any) -> None:
+        original(self, of, part, origin, *rest)
+        self._participants[of.run, *origin, part.device] = part  # in flight again, instead of CARRIED
+
+    monkeypatch.setattr(MemoryRounds, "carry", carry)
+    assert "twice" in found(BUFFERED)
+
+
+# Each has found a defect of buffered runs: a device in flight twice after a restore, a round whose replies
+# another averager had refused.
+@pytest.mark.parametrize("seed", [465, 563, 2157, 3061])
+def test_schedules_of_buffered_runs_that_once_found_a_defect(seed: int) -> None:
+    assert play(seed, buffered=True).problems == []
 
 
 def problems_without_messages_and_alarms() -> list[str]:
