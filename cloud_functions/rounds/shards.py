@@ -112,7 +112,11 @@ def _join(context: AggregationContext, replies: Sequence[Participant], cut: Sequ
         files = _joined(joining_context, replies, len(cut))
     except KeyError as error:  # a shard is marked as made, but its file is gone
         services.log(f"{error} is lost: its shard is made again", "WARNING")
-        _make_lost(joining_context, replies, cut)
+        try:
+            _make_lost(joining_context, replies, cut)
+        except BadUpdates as bad:  # an update was replaced since
+            _refuse(joining_context, bad.refused, cut)
+            return
         files = _joined(joining_context, replies, len(cut))
     close_round.close(services, context.run, joining, new_model.finish(joining_context, files), len(replies))
 

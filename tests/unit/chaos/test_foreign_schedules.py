@@ -142,8 +142,8 @@ def test_a_reply_counted_in_two_buffers_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 # Each has found a defect of buffered runs: a device in flight twice after a restore, a round whose replies
-# another averager had refused.
-@pytest.mark.parametrize("seed", [465, 563, 2157, 3061])
+# another averager had refused, replies counted in a table that was restored, a shard lost with its update.
+@pytest.mark.parametrize("seed", [465, 563, 2157, 3061, 6163, 7039, 7671])
 def test_schedules_of_buffered_runs_that_once_found_a_defect(seed: int) -> None:
     assert play(seed, buffered=True).problems == []
 
