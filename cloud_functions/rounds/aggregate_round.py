@@ -105,6 +105,8 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
         services.now(),
         overdue=overdue,
     ):
+        if not replies:
+            _check_lease(services, leased)
         try:
             made = _make(aggregation_context.begin(services, run, leased), replies)
         except BadUpdates as bad:
@@ -131,6 +133,20 @@ def _merge_statistics(services: Services, run: Run, leased: Round, *, overdue: b
     else:
         close_round.reopen(services, leased, settled)
     return True
+
+
+def _check_lease(services: Services, leased: Round) -> None:
+    """Find out why a leased round has no reply to average.
+
+    Raises:
+        LostRace: the lease was taken over, and the other averager has refused the replies.
+        AggregationFailed: the table has lost them.
+    """
+    stored = services.rounds.round(leased.run, leased.number, leased.attempt)
+    if stored is None or (stored.state, stored.fence) != (leased.state, leased.fence):
+        raise LostRace(leased.run)
+    message = f"the round counts {leased.good} good replies, and none of them is stored"
+    raise AggregationFailed(message)
 
 
 def _make(context: AggregationContext, replies: list[Participant]) -> new_model.FinishedModel | None:

@@ -16,7 +16,7 @@ from cloud_functions.services import Services
 from cloud_functions.statistics.query_file import write_first_query
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
-from fedgrass.federation.buffered_settings import carried_refusal, fleet_contradiction
+from fedgrass.federation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -54,8 +54,6 @@ def start_run(
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
         whole_updates.check_start(services, name, settings, strategy, model)
-    if settings.is_buffered and (refusal := carried_refusal(settings.aggregation, strategy.carried)):
-        raise SettingsError(refusal)
     needs = guarded_strategy.training_needs(settings, strategy)
     check_training(settings, needs)
     updates = update_layout(model.layout, strategy.carried)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation.staleness import why_not_buffered
 from fedgrass.federation.buffered_settings import buffered_contradictions
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
@@ -138,6 +139,8 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
 def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
+    if chosen and settings.mode == "buffered" and (why := why_not_buffered(settings.aggregation, chosen)):
+        yield why
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
     if chosen and chosen.reads == "whole":
         yield from whole_contradictions(settings, chosen)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from components.runtime.array_folders import frozen_folder, private_file, private_folder
 from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
@@ -33,6 +34,14 @@ def pending_private(update: Path) -> Path:
     return update.with_name(update.name + ".private")
 
 
+class StorePaths(TypedDict):
+    """The paths of a WorkOrder that concern a model's private and frozen arrays."""
+
+    private: str
+    private_before: str
+    frozen: str
+
+
 class PrivateStore:
     """The private arrays of a device, one file per task and run, and the frozen arrays that it downloaded.
 
@@ -45,7 +54,7 @@ class PrivateStore:
         self._folder = work_folder
         self._now = now
 
-    def order(self, announcement: Announcement) -> dict[str, str]:
+    def order(self, announcement: Announcement) -> StorePaths:
         """Return the paths that a WorkOrder has: where the worker finds the arrays of an assignment."""
         task, continues = announcement.task, announcement.continues
         return {
