@@ -51,6 +51,7 @@ class DemoOptions:
     task_path: Path | None = None
     task_options: Sequence[str] = ()
     run_settings: Sequence[str] = ()
+    strategies: Sequence[Path] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -106,6 +107,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             fleet_name=_FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
+            strategies=options.strategies,
             report=report,
             enforces=True,
             check=task.raise_if_failed,
