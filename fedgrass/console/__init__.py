@@ -9,6 +9,8 @@ stack.py              the deployed stack: its outputs and AWS clients (typed in 
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
 commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
+device_options/       options of tasks for single things
+strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device
 runs/                 start and control runs, follow them, show their history
 """

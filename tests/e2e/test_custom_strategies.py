@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from components.trainer.tasks.noise import Noise
 from fedgrass.console.deploy.deploy_cloud import CloudOptions, deploy_cloud
@@ -81,10 +82,13 @@ def step_of(testbed: Testbed, run: str) -> float:
         object_keys.update(participant.device, run, 1, record.round.attempt)
         for participant in record.participants
     ]
-    updates = [decode(s3.get_object(Bucket=bucket, Key=key)["Body"].read())["body"] for key in keys]
-    before, after = (decode(testbed.operator.model(run, number))["body"] for number in (0, 1))
-    mean = np.mean([np.asarray(update, np.float64) for update in updates], axis=0)
-    return float(np.mean(after - before) / np.mean(mean - before))
+    updates = [body_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
+    before, after = (body_of(testbed.operator.model(run, number)) for number in (0, 1))
+    return float(np.mean(after - before) / np.mean(np.mean(updates, axis=0) - before))
+
+
+def body_of(model: bytes) -> NDArray[np.float64]:
+    return np.asarray(decode(model)["body"], np.float64)
 
 
 def test_a_run_with_the_operators_own_strategy_makes_its_models(testbed: Testbed, strategy: Path) -> None:

@@ -6,8 +6,10 @@ import time
 from fedgrass.console import stack
 from fedgrass.console.deploy.device_deployment import Limits, Rollout
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
+from fedgrass.console.device_options.options_command import deploy_options
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
 from fedgrass.console.terminal import fail, say
+from fedgrass.federation.errors import SettingsError
 
 WATCH_SECONDS = 5.0  # between two requests for a deployment's progress
 _MOST_STATES = 50  # devices to list
@@ -16,7 +18,15 @@ _RETRY = "fix what they report, then send the deployment again by the same comma
 
 @stack.refusals()
 def devices_command(arguments: argparse.Namespace) -> None:
-    """Create or revise the deployment of a thing group, and print what changes."""
+    """Create or revise the deployment of a thing group, or of single things, and print what changes."""
+    if arguments.thing or arguments.options_table:
+        deploy_options(arguments)
+        return
+    if not arguments.group:
+        message = (
+            "deploy devices needs --group GROUP, or --thing or --options-table for options of single things"
+        )
+        raise SettingsError(message)
     asked = _asked(arguments)
     cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
     plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
@@ -54,6 +64,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         group=arguments.group,
         components=arguments.component or ["trainer"],
         configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
+        options=arguments.option,
         reset=arguments.reset,
         checked=not arguments.unchecked,
         limits=limits,
