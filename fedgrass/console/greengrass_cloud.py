@@ -198,7 +198,10 @@ class GreengrassCloud:
 
     def progress(self, deployment: str) -> Progress:
         """Return the progress of a deployment."""
-        found = self._greengrass.get_deployment(deploymentId=deployment)
+        return self.progress_of(self.deployment(deployment))
+
+    def progress_of(self, found: Mapping[str, Any]) -> Progress:
+        """Return the progress of a deployment that was read already."""
         if "iotJobId" not in found:
             return Progress(status=found["deploymentStatus"])
         job = self._iot.describe_job(jobId=found["iotJobId"])["job"]

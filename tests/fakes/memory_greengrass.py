@@ -169,14 +169,31 @@ class MemoryGreengrass:
         target = given["targetArn"]
         self.deployments[deployment] = {
             **given, "deploymentId": deployment, "creationTimestamp": number, "revisionId": str(number),
-            "deploymentStatus": "ACTIVE",
+            "deploymentStatus": "ACTIVE", "iotJobId": deployment,
         }  # fmt: skip
         self.latest[target] = deployment
         return deployment
 
     def _status(self, deployment: Mapping[str, Any]) -> str:
         target: str = deployment["targetArn"]
-        return "ACTIVE" if ":thinggroup/" in target else self.finishes(target.rpartition("/")[2])
+        if ":thinggroup/" in target:
+            return "ACTIVE"
+        # A job is completed when its only device has ended it, in whichever state.
+        return "ACTIVE" if self.finishes(target.rpartition("/")[2]) == "ACTIVE" else "COMPLETED"
+
+    def _DescribeJob(self, jobId: str) -> dict[str, Any]:  # noqa: N802, N803
+        thing = self.deployments[jobId]["targetArn"].rpartition("/")[2]
+        kind = {"ACTIVE": "Queued", "COMPLETED": "Succeeded", "FAILED": "Failed"}[self.finishes(thing)]
+        return {"job": {"jobId": jobId, "jobProcessDetails": {f"numberOf{kind}Things": 1}}}
+
+    def _ListJobExecutionsForJob(self, jobId: str, **_: Any) -> dict[str, Any]:  # noqa: N802, N803
+        target = self.deployments[jobId]["targetArn"]
+        status = {"COMPLETED": "SUCCEEDED"}.get(self.finishes(target.rpartition("/")[2]), "FAILED")
+        return {"executionSummaries": [{"thingArn": target, "jobExecutionSummary": {"status": status}}]}
+
+    def _ListEffectiveDeployments(self, coreDeviceThingName: str, **_: Any) -> dict[str, Any]:  # noqa: N802, N803
+        deployment = self.latest[self.thing_arn(coreDeviceThingName)]
+        return {"effectiveDeployments": [{"deploymentId": deployment, "reason": "the disk is full"}]}
 
     def _GetDeployment(self, deploymentId: str) -> dict[str, Any]:  # noqa: N802, N803
         found = self.deployments[deploymentId]

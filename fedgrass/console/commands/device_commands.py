@@ -74,7 +74,9 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--remove", action="store_true", help="remove the components, or all options of the things, instead"
     )
     devices.add_argument(
-        "--again", action="store_true", help="send the deployment again even if nothing changes"
+        "--again",
+        action="store_true",
+        help="send the deployment again even if nothing changes; of single things, to those where it failed",
     )
     devices.add_argument("--name", default="", help="name of the deployment")
     limits = devices.add_argument_group("resources of the components on a device")

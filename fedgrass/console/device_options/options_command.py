@@ -67,10 +67,11 @@ def deploy_options(arguments: argparse.Namespace) -> None:
     if arguments.watch is not None:
         states = rollout.watch(arguments.watch * 60)
         if states.failed:
-            listed = ", ".join(states.failed[:_SHOWN])
+            for line in rollout.reasons(states):
+                say(f"  {line}")
             fail(
-                f"the deployment failed on {len(states.failed):,} things, among them {listed}: the Greengrass"
-                " console has their reasons; send it again by the same command with --again"
+                f"the deployment failed on {len(states.failed):,} things: fix what they report, then send it"
+                " to them again by the same command with --again"
             )
 
 

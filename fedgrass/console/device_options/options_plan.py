@@ -7,8 +7,15 @@ from typing import Any
 from msgspec import Struct
 
 from components.runtime.device_options import COMPONENT
-from fedgrass.console.deploy.component_configuration import check_configuration
-from fedgrass.console.deploy.device_deployment import Rollout, Wanted, changes, merge, revision
+from fedgrass.console.deploy.component_configuration import MOST_PARTS, check_configuration, document_parts
+from fedgrass.console.deploy.device_deployment import (
+    Rollout,
+    Wanted,
+    changes,
+    configurations,
+    merge,
+    revision,
+)
 from fedgrass.console.deploy.task_options import check_option, is_checked, typed_value
 from fedgrass.console.device_options.options_component import (
     LARGEST_OPTIONS,
@@ -34,7 +41,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     cleared: Sequence[str] = ()  # things whose options are all removed
     rollout: Rollout = Rollout()
     name: str = ""
-    again: bool = False  # whether to deploy to things for which nothing changes too
+    again: bool = False  # whether to deploy again to things on which the same deployment failed
 
 
 class Revision(Struct, frozen=True, kw_only=True):
@@ -69,9 +76,8 @@ def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
     """
     things = [*dict.fromkeys([*(row.thing for row in asked.rows), *asked.cleared])]
     found = find_groups(cloud, things)
-    wrong = [
-        f"{place}: {found.problems[thing]}" for thing, place in _places(asked) if thing in found.problems
-    ]
+    problems = {**found.problems, **_confused_names(found, things)}
+    wrong = [f"{place}: {problems[thing]}" for thing, place in _places(asked) if thing in problems]
     if wrong:
         raise WrongRows(asked.source, wrong)
     before = _deployments(cloud, things)
@@ -80,15 +86,28 @@ def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
         _of_thing(cloud.account.thing(thing), thing, before.get(thing, {}), options[thing], stack, asked)
         for thing in things
     ]
-    changed = [one for one in revisions if one.changes or asked.again]
+    changed = [
+        one
+        for one in revisions
+        if one.changes or (asked.again and cloud.progress_of(before[one.name]).failed)
+    ]
     versions = cloud.versions(COMPONENT)
     return Plan(
         publishes=bool(changed) and VERSION not in versions,
-        groups=[*_of_groups(found, stack, asked)] if changed else [],
+        groups=[*_of_groups(found, stack)] if changed else [],
         things=changed,
         unchanged=len(revisions) - len(changed),
         notes=[*_notes(found, options)],
     )
+
+
+def _confused_names(found: FoundGroups, things: Sequence[str]) -> dict[str, str]:
+    """Return a reason for each thing with the name of its group, where Nucleus Lite takes both for one."""
+    return {
+        group.name: f"its group is {group.name!r} too, and Nucleus Lite would confuse their deployments"
+        for group in found.groups
+        if group.lite and group.name in group.members and group.name in things
+    }
 
 
 def _places(asked: Asked) -> Iterator[tuple[str, str]]:
@@ -217,23 +236,39 @@ def _of_thing(  # noqa: PLR0913, PLR0917 - what a revision is made of
     return Revision(name=thing, arguments=arguments, changes=changes(old, arguments))
 
 
-def _of_groups(found: FoundGroups, stack: Mapping[str, str], asked: Asked) -> Iterator[Revision]:
+def _of_groups(found: FoundGroups, stack: Mapping[str, str]) -> Iterator[Revision]:
     """Yield a revision of each group that does not have the component.
 
     Nucleus Lite keeps the components of a thing's deployment only until the next deployment to a group of the
     thing, unless the group has them too.
+
+    Raises:
+        SettingsError: the deployment of a group would exceed the capacity of Nucleus Lite.
     """
     for group in found.groups:
         if COMPONENT in group.deployment["components"]:
             continue
-        wanted = Wanted(
-            components={COMPONENT: VERSION}, rollout=asked.rollout, tags={"fedgrass:fleet": stack["Fleet"]}
-        )
+        wanted = Wanted(components={COMPONENT: VERSION}, tags={"fedgrass:fleet": stack["Fleet"]})
+        merged = configurations(group.deployment["components"])
+        parts = document_parts({**dict.fromkeys([*group.deployment["components"], COMPONENT]), **merged})
+        if group.lite and parts > MOST_PARTS:
+            message = (
+                f"with {COMPONENT} the deployment to {group.name} would have about {parts} values, and"
+                f" Nucleus Lite, which {group.lite} of its devices run, refuses more than {MOST_PARTS}:"
+                " configure fewer values for the group"
+            )
+            raise SettingsError(message)
         arguments = revision(group.target, group.name, group.deployment, wanted)
         yield Revision(name=group.name, arguments=arguments, changes=changes(group.deployment, arguments))
 
 
 def _notes(found: FoundGroups, options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
+    for group in found.groups:
+        if group.lite and COMPONENT not in group.deployment["components"]:
+            yield (
+                f"devices of {group.name} with Nucleus Lite ({group.lite:,}) restart their trainer once,"
+                " as at each deployment to their group"
+            )
     both = Counter[tuple[str, str]]()
     unchecked = set[str]()
     for thing, given in options.items():

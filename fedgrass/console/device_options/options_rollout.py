@@ -4,7 +4,7 @@ An interrupted roll-out is continued by the same command: deployments that exist
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from botocore.exceptions import ClientError
 from msgspec import Struct
@@ -18,6 +18,7 @@ _THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException", "Limi
 _ATTEMPTS = 6
 _PAUSE_SECONDS = 2.0  # doubled at each attempt
 _REPORTED_EVERY = 100  # things
+_REASONS = 5  # failed things whose reason is read
 _FEW = 20  # deployments that are requested one by one
 
 
@@ -64,6 +65,7 @@ class Rollout:
         self._sleep = sleep
         self._clock = clock
         self._created: dict[str, str] = {}  # id of the deployment, by thing
+        self._failed: dict[str, bool] = {}  # whether it failed, by id; only of finished deployments
         self._unfinished = 0  # at most so many of the created ones
 
     def run(self, revisions: Sequence[Revision]) -> None:
@@ -110,6 +112,12 @@ class Rollout:
                 return states
             self._sleep(WATCH_SECONDS)
 
+    def reasons(self, states: States) -> Iterator[str]:
+        """Yield the first failed things, each with the reason that its device reported."""
+        for thing in states.failed[:_REASONS]:
+            for state in self._cloud.states(self._created[thing]):
+                yield str(state)
+
     def _create(self, one: Revision) -> str:
         for attempt in range(_ATTEMPTS):
             try:
@@ -150,23 +158,26 @@ class Rollout:
             self._sleep(WATCH_SECONDS)
 
     def _states(self) -> States:
-        ids = {deployment: thing for thing, deployment in self._created.items()}
-        succeeded, in_progress, failed = 0, 0, []
-        for deployment, status in self._statuses(ids):
-            if status == "ACTIVE":
-                in_progress += 1
-            elif status == "COMPLETED":
-                succeeded += 1
-            elif status in {"FAILED", "CANCELED"}:
-                failed.append(ids[deployment])
-        return States(succeeded, in_progress, failed)
+        for deployment in self._newly_finished():
+            # A deployment is COMPLETED whether it succeeded or failed on its device; its job has the outcome.
+            progress = self._cloud.progress(deployment)
+            self._failed[deployment] = progress.failed > 0 or progress.status in {"FAILED", "CANCELED"}
+        failed = [thing for thing, deployment in self._created.items() if self._failed.get(deployment)]
+        return States(
+            succeeded=len(self._failed) - len(failed),
+            in_progress=len(self._created) - len(self._failed),
+            failed=failed,
+        )
 
-    def _statuses(self, ids: Iterable[str]) -> list[tuple[str, str]]:
-        wanted = set(ids)
+    def _newly_finished(self) -> list[str]:
+        wanted = set(self._created.values()) - self._failed.keys()
         if len(wanted) <= _FEW:
-            return [(one, str(self._cloud.deployment(one)["deploymentStatus"])) for one in sorted(wanted)]
-        return [
-            (summary["deploymentId"], summary["deploymentStatus"])
+            found = {one: self._cloud.deployment(one)["deploymentStatus"] for one in sorted(wanted)}
+            return [one for one, status in found.items() if status != "ACTIVE"]
+        # A deployment that another one has replaced since is not listed: it counts as finished.
+        active = {
+            summary["deploymentId"]
             for summary in self._cloud.latest_deployments()
-            if summary["deploymentId"] in wanted
-        ]
+            if summary["deploymentStatus"] == "ACTIVE"
+        }
+        return sorted(wanted - active)

@@ -109,7 +109,10 @@ def _folders() -> dict[str, str]:
 def _classes(module: str, result: Mapping[str, Any] | None) -> list[str]:
     found = result or {"error": "it was not imported"}
     if missing := found.get("missing"):
-        message = f"--strategy: {module} imports {missing!r}, which is not there: {_HAS}"
+        message = (
+            f"--strategy: {module} imports {missing!r}, which is not there: {_HAS}; modules of your own go"
+            " into the folder of one package"
+        )
         raise SettingsError(message)
     if error := found.get("error"):
         message = f"--strategy: {module} cannot be imported: {error}"

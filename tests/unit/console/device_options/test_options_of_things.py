@@ -51,7 +51,24 @@ def test_repeating_the_command_changes_nothing(
     assert cloud.deployments == before
     assert capsys.readouterr().out.endswith("things that change: 0; up to date: 1\n")
     run(*words, "--again")
-    assert len(cloud.deployments) == len(before) + 1
+    assert cloud.deployments == before, "it did not fail"
+
+
+def test_a_failed_deployment_is_sent_again_to_the_things_where_it_failed(
+    cloud: MemoryGreengrass, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = table(tmp_path, "press-1,digits.share,3", "press-2,digits.share,4")
+    cloud.finishes = lambda thing: "FAILED" if thing == "press-2" else "COMPLETED"
+    with pytest.raises(SystemExit, match="failed on 1 things: fix what they report"):
+        run("--options-table", file, "--watch", "1")
+    assert "FAILED      press-2: the disk is full" in capsys.readouterr().out
+    before = dict(cloud.deployments)
+    run("--options-table", file)
+    assert cloud.deployments == before
+    with pytest.raises(SystemExit):
+        run("--options-table", file, "--again", "--watch", "1")
+    (new,) = cloud.deployments.keys() - before.keys()
+    assert cloud.deployments[new]["targetArn"] == cloud.thing_arn("press-2")
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(
@@ -230,6 +247,54 @@ def test_what_spreadsheets_write_is_read(content: str, run: Run, options: Option
     (tmp_path / "devices.csv").write_bytes(content.encode())
     run("--options-table", str(tmp_path / "devices.csv"))
     assert options("press-1") == {"digits": {"share": 3}}
+
+
+def test_a_thing_with_the_name_of_its_group_is_refused_on_lite(
+    cloud: MemoryGreengrass, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.add_group("lathe", {"lathe"}, trainer(tasks={"digits": {}}))
+    run("--thing", "lathe", "--option", "digits.shares=3", "--dry-run")
+    cloud.lite = {"lathe"}
+    with pytest.raises(SystemExit):
+        run("--thing", "lathe", "--option", "digits.shares=3")
+    assert "its group is 'lathe' too, and Nucleus Lite would confuse" in capsys.readouterr().err
+
+
+def test_a_group_whose_deployment_would_be_too_large_for_lite_is_refused(
+    cloud: MemoryGreengrass, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attributes = {f"a{number}": number for number in range(14)}
+    tasks = {"digits": {"share": 0}, **{f"t{n}": {"module": "a:B", "x": 1, "y": 2} for n in range(24)}}
+    cloud.add_group("lathes", {"lathe-1"}, trainer(tasks=tasks, attributes=attributes))
+    words = ("--thing", "lathe-1", "--option", "digits.shares=3", "--dry-run")
+    run(*words)
+    cloud.lite = {"lathe-1"}
+    with pytest.raises(SettingsError, match=r"the deployment to lathes would have about \d+ values"):
+        run(*words)
+    capsys.readouterr()
+
+
+def test_policies_of_the_roll_out_to_things_do_not_change_the_groups(
+    cloud: MemoryGreengrass, run: Run
+) -> None:
+    run(
+        "--thing",
+        "press-1",
+        "--option",
+        "digits.share=3",
+        "--on-failure",
+        "DO_NOTHING",
+        "--timeout-minutes",
+        "9",
+    )
+    group, thing = (
+        cloud.deployments[cloud.latest[target]]
+        for target in (cloud.group_arn("presses"), cloud.thing_arn("press-1"))
+    )
+    assert thing["deploymentPolicies"]["failureHandlingPolicy"] == "DO_NOTHING"
+    assert thing["iotJobConfiguration"]["timeoutConfig"] == {"inProgressTimeoutInMinutes": 9}
+    assert group["deploymentPolicies"]["failureHandlingPolicy"] == "ROLLBACK"
+    assert "iotJobConfiguration" not in group
 
 
 CONTRADICTIONS = [

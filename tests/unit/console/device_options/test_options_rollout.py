@@ -123,6 +123,8 @@ def test_watching_ends_with_the_last_device_or_the_time(cloud: MemoryGreengrass,
         "2 succeeded, 0 failed, 0 in progress",
     ]
     cloud.finishes = lambda _thing: "ACTIVE"
+    running = rollout(cloud, clock, said)
+    running.run(revisions(cloud, 2))
     assert running.watch(60).in_progress == 2
     assert said[-1] == "devices that are offline receive their options when they reconnect"
 
