@@ -73,17 +73,19 @@ def test_changed_options_are_read_within_the_interval_and_once(tmp_path: Path) -
 def test_a_read_that_is_retried_is_not_put_off_by_the_next_look(tmp_path: Path) -> None:
     device, nucleus = Device(tmp_path), MemoryHost({"fleet": "plant", "tasks": {"digits": {}}})
     applied: list[object] = []
-    ConfigurationWatch(
+    watch = ConfigurationWatch(
         device.loop,
         nucleus,
         random.Random(5),  # noqa: S311 - jitter
         parse=dict,
         apply=applied.append,
         refuse=lambda _: None,
-    ).start()
+    )
+    watch.start()
     nucleus.options_changed, nucleus.failures = True, 8
     for _ in range(600):
         device.passes(1)
         nucleus.options_changed = not applied  # a failed read does not take them up
     assert len(applied) == 1
     assert nucleus.reads == 9
+    assert watch.changes == 1
