@@ -86,6 +86,7 @@ def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Map
             cannot be used, or AWS refused the deployment.
     """
     _check_name(options.stack)
+    given_strategies = checked([read_strategy(path) for path in options.strategies])
     account, _ = caller(clients, options.account)
     cloudformation = clients("cloudformation")
     stack = Stack(cloudformation, options.stack, report, options.poll_seconds)
@@ -111,7 +112,7 @@ def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Map
         check_concurrency(clients, reserved, most_concurrent(document, chosen), report)
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
     artifacts.check()
-    strategies = _strategies(clients, options, before, report)
+    strategies = _strategies(clients, given_strategies, options.without_strategies, before, report)
     architecture = _chosen("Architecture", known, given, before)
     with tempfile.TemporaryDirectory(prefix="fedgrass-deploy-") as folder:
         code = Path(folder) / "cloud_functions.zip"
@@ -198,17 +199,23 @@ def _pseudo_parameters(clients: Clients, account: str) -> dict[str, str]:
 
 
 def _strategies(
-    clients: Clients, options: CloudOptions, before: Mapping[str, Any], report: Report
+    clients: Clients,
+    given: Sequence[CustomStrategy],
+    without: Sequence[str],
+    before: Mapping[str, Any],
+    report: Report,
 ) -> dict[str, CustomStrategy]:
     """Return the custom strategies to deploy, and report each.
 
     Raises:
-        SettingsError: one cannot be used, or a living run would lose the one that it uses.
+        SettingsError: they contradict each other, or a living run would lose the one that it uses.
+        StackError: those that are deployed cannot be read.
     """
-    given = checked([read_strategy(path) for path in options.strategies])
     outputs = outputs_of(before)
-    deployed = deployed_strategies(clients, outputs["AveragerName"]) if before else {}
-    chosen = chosen_strategies(deployed, given, options.without_strategies)
+    # A stack that lacks the output is older than custom strategies.
+    averager = outputs.get("AveragerName", "")
+    deployed = deployed_strategies(clients, averager) if averager else {}
+    chosen = chosen_strategies(deployed, given, without)
     if any(chosen.get(name) != one for name, one in deployed.items()):
         check_uses(living_uses(clients, outputs), deployed, chosen)
     for name, one in chosen.items():

@@ -22,11 +22,6 @@ def devices_command(arguments: argparse.Namespace) -> None:
     if arguments.thing or arguments.options_table:
         deploy_options(arguments)
         return
-    if not arguments.group:
-        message = (
-            "deploy devices needs --group GROUP, or --thing or --options-table for options of single things"
-        )
-        raise SettingsError(message)
     asked = _asked(arguments)
     cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
     plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
@@ -50,6 +45,18 @@ def devices_command(arguments: argparse.Namespace) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
+    """Return the options of a deployment to a group. Raises SettingsError if they contradict each other."""
+    if not arguments.group:
+        message = (
+            "deploy devices needs --group GROUP, or --thing or --options-table for options of single things"
+        )
+        raise SettingsError(message)
+    if arguments.at_once:
+        message = "--at-once goes with --thing or --options-table: use --rate for a group"
+        raise SettingsError(message)
+    if arguments.remove and arguments.option:
+        message = "--remove removes the components from the group: omit --option, or --remove"
+        raise SettingsError(message)
     limits = Limits(
         posix_user=arguments.user, cpus=arguments.cpus, memory_megabytes=arguments.memory_megabytes
     )

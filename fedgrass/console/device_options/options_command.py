@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from components.runtime.device_options import COMPONENT
 from fedgrass.console import stack
@@ -36,10 +37,7 @@ def deploy_options(arguments: argparse.Namespace) -> None:
     """
     asked = _asked(arguments)
     cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    try:
-        plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
-    except WrongRows as error:
-        _fail(error)
+    plan = _plan(cloud, stack.outputs(arguments.stack), asked)
     _print(plan)
     if not plan.things:
         return
@@ -65,14 +63,29 @@ def deploy_options(arguments: argparse.Namespace) -> None:
         raise
     say(f"deployments created: {len(plan.things):,}")
     if arguments.watch is not None:
-        states = rollout.watch(arguments.watch * 60)
-        if states.failed:
-            for line in rollout.reasons(states):
-                say(f"  {line}")
-            fail(
-                f"the deployment failed on {len(states.failed):,} things: fix what they report, then send it"
-                " to them again by the same command with --again"
-            )
+        _watch(rollout, arguments.watch * 60)
+
+
+def _plan(cloud: GreengrassCloud, outputs: Mapping[str, str], asked: Asked) -> Plan:
+    count = len({row.thing for row in asked.rows})
+    if count > _SHOWN:
+        say(f"comparing the options of {count:,} things with their deployments")
+    try:
+        return make_plan(cloud, outputs, asked)
+    except WrongRows as error:
+        _fail(error)
+
+
+def _watch(rollout: Rollout, seconds: float) -> None:
+    """Follow the progress; exit with an error if a device has failed."""
+    states = rollout.watch(seconds)
+    if states.failed:
+        for line in rollout.reasons(states):
+            say(f"  {line}")
+        fail(
+            f"the deployment failed on {len(states.failed):,} things: fix what they report, then send it"
+            " to them again by the same command with --again"
+        )
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
@@ -137,7 +150,7 @@ def _print_changes(lines: Sequence[str]) -> None:
         say(f"  {line}")
 
 
-def _fail(error: WrongRows) -> None:
+def _fail(error: WrongRows) -> NoReturn:
     for line in error.lines:
         complain(f"  {line}")
     fail(error)

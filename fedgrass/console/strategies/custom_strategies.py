@@ -66,10 +66,13 @@ def read_strategy(path: Path) -> CustomStrategy:
         SettingsError: the path is neither, its name cannot be imported or is taken, or it is too large.
     """
     path = path.absolute()
-    if not path.exists():
-        message = f"--strategy {path}: there is no such file or folder"
-        raise SettingsError(message)
-    if path.is_file() and path.suffix != ".py":
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        message = f"--strategy {path} cannot be read: {reason}"
+        raise SettingsError(message) from error
+    if not path.is_dir() and (path.suffix != ".py" or not path.is_file()):
         message = f"--strategy {path} is not a Python file: give a .py file, or the folder of a package"
         raise SettingsError(message)
     if path.name == "__init__.py":

@@ -299,6 +299,8 @@ def test_policies_of_the_roll_out_to_things_do_not_change_the_groups(
 
 CONTRADICTIONS = [
     ((), "deploy devices needs --group GROUP, or --thing or --options-table"),
+    (("--group", "presses", "--at-once", "9"), "--at-once goes with --thing or --options-table"),
+    (("--group", "presses", "--remove", "--option", "digits.share=1"), "--remove removes the components"),
     (("--thing", "press-1"), "--thing needs --option TASK.OPTION=VALUE, or --remove"),
     (("--thing", "press-1", "--group", "presses", "--option", "digits.share=1"), "--group does not go with"),
     (("--thing", "press-1", "--component", "trainer", "--remove"), "--component does not go with --thing"),

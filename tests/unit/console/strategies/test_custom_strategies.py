@@ -105,8 +105,10 @@ def test_what_cannot_be_a_module_of_the_averager_is_refused(tmp_path: Path, name
 
 
 def test_a_missing_path_a_part_of_a_package_and_compiled_code_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no such file or folder"):
+    with pytest.raises(SettingsError, match=r"half\.py cannot be read: No such file"):
         read_strategy(tmp_path / "half.py")
+    with pytest.raises(SettingsError, match="is not a Python file"):
+        read_strategy(Path("/dev/null"))
     init = module(tmp_path / "steps", "__init__.py")
     with pytest.raises(SettingsError, match=f"give its folder, {init.parent}"):
         read_strategy(init)
