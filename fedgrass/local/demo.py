@@ -56,6 +56,7 @@ class DemoOptions:
     task_options: Sequence[str] = ()
     task_include: Sequence[str] = ()
     run_settings: Sequence[str] = ()
+    strategies: Sequence[Path] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -114,6 +115,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             fleet_name=_FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
+            strategies=options.strategies,
             report=report,
             enforces=True,
             check=task.raise_if_failed,

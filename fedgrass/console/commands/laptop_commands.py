@@ -64,6 +64,15 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
     )
     demo.add_argument(
+        "--strategy",
+        dest="strategies",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
+    )
+    demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="nucleus to emulate (classic)"
     )
     demo.add_argument("--keep", action="store_true", help="keep the cloud and the fleet running until Ctrl-C")
