@@ -1,8 +1,12 @@
 """Build the component of a task: its name, its artifact and its recipe, for both nuclei.
 
-The component has an install step only. Nucleus Lite completes all install steps of a deployment before it
-starts a component; the classic nucleus orders components by their dependencies alone, and the trainer's
-recipe cannot name the tasks of its users. So the trainer waits for a task whose component is not there yet.
+The install step does everything. Nucleus Lite completes all install steps of a deployment before it starts a
+component; the classic nucleus orders components by their dependencies alone, and the trainer's recipe cannot
+name the tasks of its users. So the trainer waits for a task whose component is not there yet.
+
+The run step ends at once, and the component is FINISHED. Without one, Nucleus Lite (read in its source,
+July 2026: gghealthd knows the unit of the run step only) would wait 300 s for a state that never comes, and
+the deployment would fail.
 """
 
 import json
@@ -53,6 +57,8 @@ _MANIFEST = """\
           python3 -I "{{artifacts:path}}/{archive}" --python - <<'END_OF_PYTHON'
           {{configuration:/python}}
           END_OF_PYTHON
+      run:
+        Script: exit 0
     Artifacts:
       - URI: "s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/{archive}"
 """
