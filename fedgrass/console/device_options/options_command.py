@@ -22,7 +22,6 @@ _OF_GROUPS: Mapping[str, object] = {
     "component": [],
     "configuration": None,
     "reset": [],
-    "unchecked": False,
     "user": None,
     "cpus": None,
     "memory_megabytes": None,
@@ -105,6 +104,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
             update_seconds=arguments.update_seconds,
         ),
         name=arguments.name,
+        checked=not arguments.unchecked,
         again=arguments.again,
     )
 

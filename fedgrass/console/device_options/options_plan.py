@@ -41,6 +41,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     cleared: Sequence[str] = ()  # things whose options are all removed
     rollout: Rollout = Rollout()
     name: str = ""
+    checked: bool = True  # whether to check the names and values of options
     again: bool = False  # whether to deploy again to things on which the same deployment failed
 
 
@@ -144,7 +145,7 @@ def _new_options(
     options: dict[str, dict[str, dict[str, Any]]] = {}
     wrong: list[str] = []
     places: dict[str, str] = dict(_places(asked))
-    known = _KnownTasks(found)
+    known = _KnownTasks(found, checked=asked.checked)
     for thing in asked.cleared:
         options[thing] = {}
     refused: set[str] = set()
@@ -169,8 +170,9 @@ def _new_options(
 class _KnownTasks:
     """Checks options against the tasks of things; things with equal groups and options are checked once."""
 
-    def __init__(self, found: FoundGroups) -> None:
+    def __init__(self, found: FoundGroups, *, checked: bool) -> None:
         self._found = found
+        self._checked = checked
         self._values: dict[tuple[str, ...], Mapping[str, Any]] = {}
         self._answers: dict[tuple[tuple[str, ...], str], str] = {}
 
@@ -182,6 +184,8 @@ class _KnownTasks:
         if not isinstance(given, Mapping):
             return f"{row.thing} has no task {row.task!r}: {nearest(row.task, sorted(tasks))}"
         into[row.option] = typed_value(row.task, row.option, row.text or "")
+        if not self._checked:
+            return ""
         try:
             check_option(row.task, row.option, into[row.option], given)
         except SettingsError as error:
@@ -192,6 +196,8 @@ class _KnownTasks:
         """Return why a thing's options cannot be used together, or ``""``."""
         if (size := size_of(options)) > LARGEST_OPTIONS:
             return f"its options take {size:,} bytes, and a device has room for {LARGEST_OPTIONS:,}"
+        if not self._checked:
+            return ""
         key = (self._key(thing), str(options))
         if key not in self._answers:
             self._answers[key] = self._refusal(thing, options)

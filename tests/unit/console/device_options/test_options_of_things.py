@@ -249,6 +249,14 @@ def test_what_spreadsheets_write_is_read(content: str, run: Run, options: Option
     assert options("press-1") == {"digits": {"share": 3}}
 
 
+def test_options_of_a_newer_version_can_be_deployed_unchecked(run: Run, options: Options) -> None:
+    words = ("--thing", "press-1", "--option", "digits.newer=3")
+    with pytest.raises(SystemExit):
+        run(*words)
+    run(*words, "--unchecked")
+    assert options("press-1") == {"digits": {"newer": 3}}
+
+
 def test_a_thing_with_the_name_of_its_group_is_refused_on_lite(
     cloud: MemoryGreengrass, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
