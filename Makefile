@@ -69,6 +69,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.selection $(OPTIONS)
 	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
+	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from msgspec import UNSET
+
 from cloud_functions.buffers import flight
 from cloud_functions.selection import cohorts
 from cloud_functions.services import Services
@@ -77,6 +79,10 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,
             carried=open_round.base_carried if open_round.work is Work.TRAIN else {},
+            shared=run.settings.shared or UNSET,
+            frozen_sha256=run.settings.frozen_sha256 or UNSET,
+            frozen=run.frozen or UNSET,
+            continues=object_keys.run_of_model(run.continued_from) or UNSET,
         )
     )
 

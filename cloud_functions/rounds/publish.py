@@ -5,6 +5,8 @@ closed under that lease, its drafts are copied to their permanent keys. Every fu
 nothing that was published is overwritten, and the pointer to a task's latest model never moves backwards.
 """
 
+from msgspec import UNSET
+
 from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.aggregation.new_model import draft
@@ -50,6 +52,10 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
         sha256=closed_round.model_sha256,
         bytes=closed_round.model_bytes,
         closed_at=closed_round.closed_at,
+        shared=run.settings.shared or UNSET,
+        frozen_sha256=run.settings.frozen_sha256 or UNSET,
+        frozen=run.frozen or UNSET,
+        continues=object_keys.run_of_model(run.continued_from) or UNSET,
     )
     if make_latest(services, model):
         topic = topics.of_models(services.fleet, run.settings.task)

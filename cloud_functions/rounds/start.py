@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cloud_functions.aggregation import guarded_strategy, whole_updates
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import driver, reminders
+from cloud_functions.rounds import driver, reminders, shared_arrays
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from cloud_functions.statistics.query_file import write_first_query
@@ -27,11 +27,17 @@ from fedgrass.federation.weights.array_roles import update_layout
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
-def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
+def start_run(
+    services: Services,
+    name: str,
+    settings: RunSettings,
+    continued_from: str = "",
+    former: Run | None = None,
+) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
-    model of another run that was copied to the initial model, if any.
+    model of another run that was copied to the initial model, if any; ``former`` is that run.
 
     Returns:
         The run as it is after its first steps.
@@ -43,6 +49,8 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
     if settings.statistics:
         return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
     model = _read_initial(services, name)
+    is_partial = settings.shared or settings.frozen_sha256
+    frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
         whole_updates.check_start(services, name, settings, strategy, model)
@@ -69,6 +77,7 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         carries=strategy.carried,
         needs=needs,
         continued_from=continued_from,
+        frozen=frozen,
     )
     return _store_and_advance(services, run)
 

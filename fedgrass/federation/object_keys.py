@@ -2,6 +2,7 @@
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
     models/<run>/<round>.<state>.safetensors            server state of that model: momentum, ...
+    models/<run>/frozen.safetensors                     the frozen arrays that all devices need, written once
     models/<run>/<round>.<kind>.safetensors             the same model, encoded for download
     models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
@@ -23,6 +24,16 @@ from fedgrass.federation.messages.message_types import Kind
 def model(run: str, number: int) -> str:
     """Return the key of the global model produced by round ``number`` of a run."""
     return f"models/{checked_name('run', run)}/{number}.safetensors"
+
+
+def run_of_model(key: str) -> str:
+    """Return the run that a model's key names; an empty text for an empty key."""
+    return key.split("/")[1] if key else ""
+
+
+def frozen(run: str) -> str:
+    """Return the key of a run's frozen arrays, which devices download once."""
+    return f"models/{checked_name('run', run)}/frozen.safetensors"
 
 
 def state(run: str, number: int, name: str) -> str:

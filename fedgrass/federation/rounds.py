@@ -233,7 +233,8 @@ class Participation(TextEnum):
 
 IN_FLIGHT = frozenset({Participation.ASKED, Participation.ACCEPTED, Participation.HELD})
 _ENDS = frozenset({Participation.REPLIED, Participation.DECLINED, Participation.FAILED, Participation.LATE})
-_BUFFERED = frozenset({Participation.HELD, Participation.CARRIED, Participation.OVERDUE, Participation.STALE})
+_KEPT = frozenset({Participation.HELD, Participation.CARRIED, Participation.STALE})
+_BUFFERED = _KEPT | {Participation.OVERDUE}
 
 # States only ever move forward, so that a message delivered twice moves nothing twice. A device given up as
 # silent may have been training: a reply that arrives in time counts.
@@ -245,9 +246,9 @@ PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyT
         Participation.REFUSED: frozenset(),
         Participation.DECLINED: frozenset(),
         Participation.FAILED: frozenset(),
-        Participation.SILENT: _ENDS | _BUFFERED | {Participation.ACCEPTED},
+        Participation.SILENT: _ENDS | _KEPT | {Participation.ACCEPTED},
         Participation.LATE: frozenset(),
-        Participation.HELD: _BUFFERED - {Participation.HELD} | {Participation.REPLIED, Participation.LATE},
+        Participation.HELD: _KEPT - {Participation.HELD} | {Participation.REPLIED, Participation.LATE},
         Participation.CARRIED: frozenset(),
         Participation.OVERDUE: frozenset({Participation.LATE}),
         Participation.STALE: frozenset({Participation.LATE}),

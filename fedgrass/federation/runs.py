@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from fedgrass.federation.messages.message_fields import Options, TextEnum
+from fedgrass.federation.messages.message_types import CarriedFile
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
 
@@ -63,6 +64,7 @@ class Run(Struct, frozen=True, kw_only=True):
     carries: tuple[str, ...] = ()  # auxiliary state in updates, by strategy: see weights/array_roles.py
     needs: Options = {}  # training settings required by a custom strategy
     continued_from: str = ""  # key of the model that became the initial one
+    frozen: CarriedFile | None = None  # the file with the frozen arrays, if devices have to download it
     wanted: int = 0  # rounds up to this number may open, whatever the schedule: set by the action ``next``
     granted_attempts: int = 0  # attempts at ``granted_round`` granted by ``retry``, beyond the settings'
     granted_round: int = 0

@@ -20,7 +20,7 @@ from fedgrass.federation.statistics.statistics_settings import with_statistics
 from fedgrass.federation.training_settings import check_sendable, not_plain
 from fedgrass.federation.whole_update_settings import whole_contradictions
 
-LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
+LARGEST_TRAINING = 2900  # bytes of JSON: the announcement that carries it has at most 4,096
 LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
 
 
@@ -71,10 +71,12 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
     including = f" with what the aggregation {settings.aggregation!r} adds" if needs else ""
     for number in ("1", *settings.training_by_round):
         chosen = settings.training_of(int(number), needs)
-        if (length := len(msgspec.json.encode(chosen))) > LARGEST_TRAINING:
+        allowed = LARGEST_TRAINING - announced_bytes(settings)
+        if (length := len(msgspec.json.encode(chosen))) > allowed:
+            why = " next to its `shared` and frozen_sha256" if allowed < LARGEST_TRAINING else ""
             message = (
                 f"the run's training and training_by_round{including} have {length:,} bytes of JSON in round"
-                f" {number}; at most {LARGEST_TRAINING:,} are allowed"
+                f" {number}; at most {max(0, allowed):,} are allowed{why}"
             )
             raise SettingsError(message)
         if len(chosen) > MOST_OPTIONS:
@@ -83,6 +85,15 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
                 f" {number}; at most {MOST_OPTIONS} are allowed"
             )
             raise SettingsError(message)
+
+
+_FROZEN_BYTES = 320  # of the frozen arrays' fingerprint and file in an announcement
+
+
+def announced_bytes(settings: RunSettings) -> int:
+    """Return how many bytes of an announcement the settings of a partial model take; 0 without any."""
+    shared = len(msgspec.json.encode({"shared": settings.shared})) if settings.shared else 0
+    return shared + (_FROZEN_BYTES if settings.frozen_sha256 else 0)
 
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:

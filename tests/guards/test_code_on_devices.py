@@ -1,7 +1,7 @@
 """Only components bring code to a device: no message, and no object of a run.
 
-Code is imported from the places in the component's configuration. Nothing that arrives from the cloud chooses a
-module, a folder or a file name that Python would import.
+Code is imported from the places in the component's configuration. Nothing that arrives from the cloud chooses
+a module, a folder or a file name that Python would import.
 """
 
 import ast

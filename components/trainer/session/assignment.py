@@ -3,6 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
@@ -24,6 +28,8 @@ from components.trainer.worker.worker_protocol import (
 )
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
+from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
+from fedgrass.federation.messages.message_fields import shorten
 
 
 class Deadline:
@@ -143,6 +149,7 @@ class Assignment:
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
             statistics=statistics,
+            **self._context.private_arrays.order(self.announcement),
         )
         self._context.worker.start(work, self._answered)
 
@@ -197,7 +204,7 @@ class Assignment:
             if written is None:
                 if answer.unloadable:
                     self._unloadable(answer.reason)
-                self._fail(answer.reason, declined=answer.declined)
+                self._fail(answer.reason, "declined" if answer.declined else "failed")
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
@@ -253,9 +260,9 @@ class Assignment:
             return
         seconds = self._context.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._context.error_feedback.adopt(
-            self._context.update_path(self.announcement), self.announcement.run
-        )
+        update, run = self._context.update_path(self.announcement), self.announcement.run
+        self._context.error_feedback.adopt(update, run)
+        self._context.private_arrays.adopt(update, self.announcement.task, run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
@@ -281,17 +288,27 @@ class Assignment:
             partial=result.partial,
             answer=result.answer,
         )
-        self._end(Reply(announcement=announcement, completion=completion))
+        self._end(Reply(announcement=announcement, completion=_with_note(completion, result.note)))
 
-    def _fail(self, reason: str, *, declined: bool = False) -> None:
-        log.warning("%s: %s: %s", self.name, "declined" if declined else "failed", reason)
-        failed = status(self.announcement, "declined" if declined else "failed", reason)
+    def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
+        log.warning("%s: %s: %s", self.name, state, reason)
+        failed = status(self.announcement, state, reason)
         self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
 
     def _end(self, reply: Reply) -> None:
         seconds_left = self.seconds_left
         self.cancel()
         self._finished(reply, seconds_left)
+
+
+def _with_note(completion: Completion, note: str) -> Completion:
+    """Return a completion with a note for the operator, as long as the message has room for it."""
+    if not note:
+        return completion
+    noted = replace(completion, note=shorten(note))
+    if len(msgspec.json.encode(noted)) > LARGEST_MESSAGE:  # its metrics are worth more; the log has the note
+        return completion
+    return noted
 
 
 def _measured(result: Result) -> str:

@@ -160,7 +160,9 @@ class Session:
     def _on_verdict(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if not verdict.counted:
-            self._context.error_feedback.take_back(self._context.update_path(verdict), verdict.run)
+            update = self._context.update_path(verdict)
+            self._context.error_feedback.take_back(update, verdict.run)
+            self._context.private_arrays.take_back(update, verdict.run)
         if self._assignment and self._assignment.name == name:
             # The journal was lost after the reply, or the round is over: the work would be useless.
             self._drop(f"the cloud has sent its verdict: {verdict.reason or 'counted'}")

@@ -32,6 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights.array_sharing import Sharing
 
 Settings = Mapping[str, bool | int | float | str]  # of the training, by name
 Report = Callable[[float], None]  # takes the completed fraction of the training, 0 to 1
@@ -148,6 +149,19 @@ class StatisticsTask(Task, Protocol):
         array ``labels``, and arrays of text, are counted by their values instead. Data that do not fit into
         memory are returned as an iterable of such mappings, one batch after the other.
         """
+
+
+@runtime_checkable
+class PartialTask(Task, Protocol):
+    """A task of which only some arrays travel.
+
+    ``evaluate`` and ``fit`` get all arrays: the shared ones of the run's model, the private ones that this
+    device keeps, and the frozen ones. ``fit`` returns all of them; frozen ones may be left out. Only shared
+    arrays are sent. ``initial_weights`` returns all arrays; its frozen ones must not depend on the seed.
+    """
+
+    def sharing(self) -> Sharing:
+        """Return the patterns of the shared, private and frozen arrays, always the same."""
 
 
 class PredictingTask(Task, Protocol):

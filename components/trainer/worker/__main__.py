@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
-from components.trainer.worker.statistics_work import StatisticsDeclined
 from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -116,7 +116,7 @@ def perform(
             return Failure(describe_memory_error())
         named = isinstance(error, FedgrassError)
         reason = str(error) if named else f"task {work.announcement.task!r} failed: {describe(error)}"
-        declined = isinstance(error, StatisticsDeclined)
+        declined = isinstance(error, WorkDeclined)
         return Failure(_encodable(reason), unloadable=runner.unloadable, declined=declined)
 
 

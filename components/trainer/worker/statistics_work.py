@@ -10,10 +10,9 @@ import numpy as np
 import xxhash
 
 from components.runtime.atomic_file import write_unfinished
-from components.runtime.component_errors import WorkFailed
+from components.runtime.component_errors import WorkDeclined, WorkFailed
 from components.trainer.tasks.task import StatisticsTask, Task
 from components.trainer.worker.worker_protocol import Result, StatisticsPolicy, WorkOrder, id_of
-from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.statistics.data_summary import Batch, DataSummary
 from fedgrass.federation.statistics.statistics_answer import (
     LARGEST_ANSWER,
@@ -29,7 +28,7 @@ _QUERY = msgspec.json.Decoder(StatisticsQuery)
 log = logging.getLogger(__name__)
 
 
-class StatisticsDeclined(FedgrassError):
+class StatisticsDeclined(WorkDeclined):
     """The device's configuration does not allow the answer; the text names which part of it."""
 
 

@@ -39,6 +39,9 @@ class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
     update: str  # path of the update file to write
     statistics: StatisticsPolicy = StatisticsPolicy()  # what the device answers to a query of statistics
     memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
+    private: str = ""  # path of the run's private arrays after earlier updates; the file may be missing
+    private_before: str = ""  # the same of the run that this one continues
+    frozen: str = ""  # folder of the frozen arrays, each file named by its SHA-256
 
 
 class StopEarly(Struct, frozen=True, tag="finish"):
@@ -81,6 +84,7 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     unsent_metrics: str = ""  # metrics that a message cannot carry, each with the reason
     partial: bool = False  # the training was stopped; ``examples`` counts those seen until then
     answer: str = ""  # to a query of statistics, if it fits into the completion; otherwise it is in the file
+    note: str = ""  # what the operator should know, such as private arrays that were dropped
 
     @property
     def reported(self) -> dict[str, float]:
@@ -93,7 +97,7 @@ class Failure(Struct, frozen=True, tag="failure"):
 
     reason: str
     unloadable: bool = False  # the class of the task cannot be imported, or does not take its options
-    declined: bool = False  # by the device's configuration
+    declined: bool = False  # the device cannot do it, or its configuration does not allow it
 
 
 Request = WorkOrder | StopEarly | TokenExchange

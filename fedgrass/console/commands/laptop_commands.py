@@ -128,6 +128,12 @@ def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     weights.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
+    weights.add_argument(
+        "--frozen-out",
+        type=Path,
+        metavar="FILE",
+        help="also write the frozen arrays, for `fedgrass run start --frozen`",
+    )
     weights.set_defaults(run=deferred("fedgrass.local.task_weights:weights_command"))
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from cloud_functions.monitoring import Metric
+from cloud_functions.rounds import hellos
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
-from tests.fakes.small_fleet import SmallFleet, crash_at_every_call
+from tests.fakes.small_fleet import crash_at_every_call
 from tests.unit.cloud.buffers.buffered_fleet import buffer, buffered, close, training
 
 HELD, LATE, REPLIED, STALE = (
@@ -212,12 +213,17 @@ def test_a_hello_repeats_the_work_that_was_announced_in_an_earlier_buffer() -> N
     slow, *_ = training(fleet)
     close(fleet, leave=slow)
     fleet.pass_time(100)
-    hello(fleet, slow)
+    hellos.answer_hello(fleet.cloud, slow)
     first, again = fleet.announced(slow)
     assert (again.round, again.announced_at, again.deadline_seconds) == (1, first.announced_at, 500)
 
 
-def hello(fleet: SmallFleet, device: str) -> None:
-    from cloud_functions.rounds import hellos  # noqa: PLC0415
-
-    hellos.answer_hello(fleet.cloud, device)
+def test_a_device_that_connects_takes_a_place_for_which_none_was_found() -> None:
+    fleet = buffered(devices=3, buffer_size=2, in_flight=4)
+    assert (fleet.newest().unfilled, fleet.newest().outstanding) == (1, 3)
+    fleet.names.append("thing-3")
+    fleet.heartbeats()
+    hellos.answer_hello(fleet.cloud, "thing-3")
+    fleet.remind()
+    assert (fleet.newest().unfilled, fleet.newest().outstanding) == (0, 4)
+    assert [work.round for work in fleet.announced("thing-3")] == [1]
