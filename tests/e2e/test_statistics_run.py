@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import package
 from components.trainer.tasks.noise import Noise
@@ -19,6 +20,7 @@ from tests.e2e.conftest import Watched
 DEVICES, EXAMPLES = 4, 300
 
 
+@pytest.mark.timeout(300)  # it starts the command eight times
 def test_a_run_of_statistics_is_asked_merged_shown_and_compared(
     make_site: Callable[..., Watched], tmp_path: Path
 ) -> None:

@@ -6,8 +6,6 @@ Its C++ code may not end on damaged bytes, so a sketch from a device is checked 
 it: the serialized form is documented with the library (kll_sketch.hpp).
 """
 
-import importlib
-import importlib.util
 import itertools
 import math
 import struct
@@ -32,7 +30,11 @@ class SketchDamaged(ValueError):
 
 def available() -> bool:
     """Return whether the library is installed."""
-    return importlib.util.find_spec("datasketches") is not None
+    try:
+        import datasketches  # noqa: F401, PLC0415 - optional
+    except ImportError:
+        return False
+    return True
 
 
 class QuantileSketch:
@@ -43,9 +45,10 @@ class QuantileSketch:
     """
 
     def __init__(self, k: int) -> None:
-        library = importlib.import_module("datasketches")
+        from datasketches import kll_doubles_sketch  # noqa: PLC0415 - optional
+
         self.k = k
-        self._sketch: Any = library.kll_doubles_sketch(k)
+        self._sketch: Any = kll_doubles_sketch(k)
 
     @classmethod
     def read(cls, data: bytes, k: int) -> "QuantileSketch":
@@ -56,9 +59,8 @@ class QuantileSketch:
         """
         check_sketch(data, k)
         made = cls(k)
-        library = importlib.import_module("datasketches")
         try:
-            made._sketch = library.kll_doubles_sketch.deserialize(data)
+            made._sketch = made._sketch.deserialize(data)
         except (RuntimeError, ValueError, IndexError) as error:
             message = f"the library refuses it: {error}"
             raise SketchDamaged(message) from error
