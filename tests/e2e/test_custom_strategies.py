@@ -15,7 +15,7 @@ from fedgrass.console.deploy.deploy_cloud import CloudOptions, deploy_cloud
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import decode
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from tests.deployed import fedgrass

@@ -7,7 +7,7 @@ import pytest
 from components.trainer.tasks.noise import Noise
 from fedgrass.console.device_options.options_component import RECIPE, configuration_of
 from fedgrass.federation.runs import RunState
-from fedgrass.federation.settings import parse_settings
+from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import TRAINER, Testbed, open_testbed, thing_names
 from tests.e2e.processes import wait_until
 
