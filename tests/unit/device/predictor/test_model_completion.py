@@ -19,8 +19,8 @@ from fedgrass.federation.messages import CarriedFile, NewModel
 from fedgrass.federation.weights.array_sharing import frozen_fingerprint
 from tests.fakes.partial_task import FROZEN_MARK, PRIVATE_MARK, Marked, marked
 
-BASE = {"base.weight": np.full(3, 1, np.float32), "base.mark": marked(FROZEN_MARK)}
-SHARED = {"body.weight": np.full(4, 7, np.float32), "body.bias": np.zeros(2, np.float32)}
+BASE: dict[str, Any] = {"base.weight": np.full(3, 1, np.float32), "base.mark": marked(FROZEN_MARK)}
+SHARED: dict[str, Any] = {"body.weight": np.full(4, 7, np.float32), "body.bias": np.zeros(2, np.float32)}
 
 
 def head(value: float, size: int = 2, name: str = "head") -> dict[str, Any]:
