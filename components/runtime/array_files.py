@@ -54,6 +54,23 @@ def read_private(path: Path) -> PrivateArrays | None:
     return PrivateArrays(read_arrays(data), number, metadata.get(FROZEN_FILE, ""))
 
 
+def frozen_file_of(path: Path) -> str:
+    """Return the SHA-256 of the frozen arrays that a file of private arrays goes with; empty if none.
+
+    Only the header is read.
+
+    Raises:
+        UpdateRefused: the file is damaged.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        prefix = file.read(weights.PREFIX)
+        size = weights.header_size(prefix, path.stat().st_size)
+        head = prefix + file.read(size - len(prefix))
+    _, metadata = weights.read_layout_and_metadata(head, path.stat().st_size)
+    return metadata.get(FROZEN_FILE, "")
+
+
 def read_frozen(path: Path) -> dict[str, NDArray[np.generic]] | None:
     """Return the frozen arrays in a file that is named by its SHA-256; None if it does not exist.
 
@@ -75,7 +92,7 @@ def mismatch(found: Arrays, own: Arrays) -> str:
     """Return why kept arrays cannot take the place of a task's own ones; empty if they can.
 
     Args:
-        found: the kept arrays; further ones than in ``own`` are no obstacle.
+        found: the kept arrays; they may have further ones than ``own``.
         own: the initial arrays, whose names, types and shapes they must have.
     """
     for name, array in own.items():

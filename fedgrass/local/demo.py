@@ -27,9 +27,10 @@ from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
+from fedgrass.federation.weights.array_sharing import Role
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.task_loading import DemoTask
-from fedgrass.local.task_sharing import initial_model
+from fedgrass.local.task_sharing import InitialModel, initial_model
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder
@@ -196,7 +197,7 @@ def _watch_run(
     """Start a run and show it until it ends; return it with the metrics of its global models by number."""
     initial = initial_model(task.get(), 0, settings.shared)
     model = initial.file()
-    evaluations = {0: task.evaluate(initial.complete(model))}
+    evaluations = {0: _evaluation(task, initial, model)}
     view = LiveView(console, name, settings.rounds)
     watcher = Watcher(_FLEET, testbed.observer, view.receive)
     deadline, latest = time.monotonic() + _RUN_SECONDS, 0
@@ -208,7 +209,7 @@ def _watch_run(
             for number in _new_models(testbed, run, latest, ended=ended):
                 latest = number
                 model = testbed.operator.model(name, number)
-                evaluations[number] = task.evaluate(initial.complete(model))
+                evaluations[number] = _evaluation(task, initial, model)
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
             if ended:
@@ -217,6 +218,13 @@ def _watch_run(
                 message = f"run {name} did not end within {_RUN_SECONDS:.0f} s"
                 raise FedgrassError(message)
             time.sleep(_POLL_SECONDS)
+
+
+def _evaluation(task: DemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
+    """Return the metrics of a global model, by the demo itself; empty if only devices can complete it."""
+    if initial.roles.names(Role.PRIVATE):
+        return {}
+    return task.evaluate(initial.complete(model))
 
 
 def _new_models(testbed: Testbed, run: Run, latest: int, *, ended: bool) -> list[int]:

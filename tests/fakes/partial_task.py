@@ -23,12 +23,16 @@ class Marked:
         base: version of the frozen base.
         head: name of the private layer.
         spoils: the training leaves a private number that is not finite.
+        lean: the training does not return the frozen arrays.
     """
 
-    def __init__(self, base: float | str = 1, head: str = "head", *, spoils: bool = False) -> None:
+    def __init__(
+        self, base: float | str = 1, head: str = "head", *, spoils: bool = False, lean: bool = False
+    ) -> None:
         self._base = float(base)
         self._head = head
         self._spoils = spoils
+        self._lean = lean
 
     def sharing(self) -> Sharing:
         return Sharing(private=(f"{self._head}.*",), frozen=("base.*",))
@@ -52,9 +56,10 @@ class Marked:
     def fit(self, weights: Arrays, _settings: Settings, report: Report, _stop: Stop) -> Fit:
         report(1.0)
         one = np.float32("nan") if self._spoils else np.float32(1)
+        kept = {name: array for name, array in weights.items() if not (self._lean and "base" in name)}
         return Fit(
             {
-                **weights,
+                **kept,
                 "body.weight": np.asarray(weights["body.weight"], np.float32) + np.float32(1),
                 f"{self._head}.weight": np.asarray(weights[f"{self._head}.weight"], np.float32) + one,
                 f"{self._head}.count": np.asarray(weights[f"{self._head}.count"], np.int64) + 1,

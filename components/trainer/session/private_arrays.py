@@ -94,7 +94,7 @@ class PrivateStore:
                 log.info("the private arrays are rolled back to those before %s", update.name)
 
     def sweep(self) -> None:
-        """Remove the arrays of runs that nobody has used for long, and unused frozen arrays."""
+        """Remove the arrays of runs that were not used for long, and unused frozen arrays."""
         for task in self._folders():
             kept = [*task.glob("*.safetensors"), *task.glob("*.dropped")]
             files = sorted(kept, key=lambda file: file.stat().st_mtime, reverse=True)

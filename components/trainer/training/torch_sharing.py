@@ -70,8 +70,14 @@ def tied_arrays(model: nn.Module) -> list[tuple[str, ...]]:
     prefixes, groups = wrapper_prefixes(model), dict[int, list[str]]()
     for name, value in model.state_dict(keep_vars=True).items():
         if isinstance(value, Tensor) and not nn.parameter.is_lazy(value) and value.numel():
-            groups.setdefault(value.untyped_storage().data_ptr(), []).append(canonical_name(name, prefixes))
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+            groups.setdefault(_place(value), []).append(canonical_name(name, prefixes))
+    return [tuple(group) for place, group in groups.items() if place and len(group) > 1]
+
+
+def _place(value: Tensor) -> int:
+    """Return where a tensor's memory begins; 0 on PyTorch's meta device, which has none."""
+    # cuDNN stores all weights of a recurrent layer in one block, without tying them.
+    return value.untyped_storage().data_ptr() if value.device.type == "cpu" else value.data_ptr()
 
 
 def _patterns(role: str, given: Patterns) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ become the update, private ones a file that is adopted once the update has been 
 
 import logging
 import os
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from components.runtime.array_files import (
     ROUND,
     PrivateArrays,
     completed,
+    frozen_file_of,
     mismatch,
     read_frozen,
     read_private,
@@ -309,16 +309,16 @@ def _fetched(folder: Path, file: CarriedFile, download: Download) -> dict[str, N
 
 
 def _remove_unused(folder: Path, current: Path) -> None:
-    """Remove frozen arrays that no run on this device uses any more."""
+    """Remove frozen arrays that no run on this device uses any more; ``current`` has just been written."""
+    now = current.stat().st_mtime
     used = set()
     for kept in folder.parent.glob("private/*/*.safetensors"):
         try:
-            data = kept.read_bytes()
-            used.add(weights.read_layout_and_metadata(data, len(data))[1].get(FROZEN_FILE, ""))
+            used.add(frozen_file_of(kept))
         except UpdateRefused as error:
             log.warning("%s is damaged: %s", kept, error)
     for file in folder.iterdir():
-        recent = time.time() - file.stat().st_mtime < _UNUSED_SECONDS
+        recent = now - file.stat().st_mtime < _UNUSED_SECONDS
         if file != current and file.stem not in used and not recent:
             log.info("removed the frozen arrays %s: no run uses them", file.name)
             file.unlink(missing_ok=True)

@@ -196,3 +196,12 @@ def test_names_with_special_characters_are_matched_as_they_are() -> None:
 
 def test_arrays_that_do_not_share_memory_are_not_tied() -> None:
     assert tied_arrays(net()) == []
+    assert tied_arrays(net().to("meta")) == []
+
+
+def test_a_view_of_another_array_is_tied_to_it() -> None:
+    model = net()
+    model.register_buffer("first_row", model[0].weight.detach()[1])  # type: ignore[index]
+    assert tied_arrays(model) == [("first_row", "0.weight")] or tied_arrays(model) == [
+        ("0.weight", "first_row")
+    ]

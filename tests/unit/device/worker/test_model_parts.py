@@ -106,8 +106,16 @@ def test_the_task_gets_all_arrays_and_the_update_has_the_shared_ones(desk: Desk)
     assert result.note == ""
 
 
-def test_nothing_of_an_update_names_or_holds_a_private_array(desk: Desk) -> None:
-    desk.perform(desk.announced())
+def test_a_training_may_leave_the_frozen_arrays_out(desk: Desk) -> None:
+    desk.options = {"lean": True}
+    result = desk.perform(desk.announced())
+    assert (result.metrics["local_head"], result.metrics["local_base"]) == (1, 1)
+    assert desk.update().keys() == {"body.weight", "body.bias"}
+
+
+@pytest.mark.parametrize("carried", [{}, {"control": None}], ids=["plain", "scaffold"])
+def test_nothing_of_an_update_names_or_holds_a_private_array(desk: Desk, carried: dict[str, None]) -> None:
+    desk.perform(desk.announced(carried=carried))
     data = (desk.folder / "updates" / "run-a-1-1.safetensors").read_bytes()
     assert b"body.weight" in data
     for hidden in (b"head", b"base", PRIVATE_MARK, FROZEN_MARK):
@@ -322,6 +330,22 @@ def test_frozen_arrays_that_no_run_uses_are_removed_when_others_arrive(desk: Des
     file = frozen_object(desk)
     desk.perform(desk.announced(frozen=file))
     assert {one.stem for one in folder.iterdir()} == {"2" * 64, file.sha256}
+
+
+def test_frozen_arrays_that_a_run_uses_are_kept_when_others_arrive(desk: Desk) -> None:
+    first = frozen_object(desk)
+    desk.perform(desk.announced(frozen=first))
+    stored = desk.folder / "frozen" / f"{first.sha256}.safetensors"
+    os.utime(stored, (0, 0))
+    other = initial_model(Marked(base=3), 0)
+    second = frozen_object(desk, other.frozen_file())
+    asked = desk.announced(run="run-b", frozen=second, frozen_sha256=other.frozen_sha256)
+    desk.perform(asked)
+    assert stored.exists()
+    (desk.folder / "private" / "marked" / "run-a.safetensors").unlink()
+    (desk.folder / "frozen" / f"{second.sha256}.safetensors").unlink()
+    desk.perform(asked)
+    assert not stored.exists()
 
 
 def test_a_task_that_shares_everything_is_not_asked_for_its_initial_weights(
