@@ -22,7 +22,10 @@ from tests.unit.device.predictor.test_model_completion import file_of, head, kee
 
 
 class Scored(Marked):
-    """Its loss is what the head's first number is above 5; it predicts body and head."""
+    """Its loss is what the head's first number is above 5; it predicts body, head and base."""
+
+    def initial_weights(self, seed: int) -> Arrays:
+        return {**super().initial_weights(seed), **head(0)}
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         return Evaluation(10, {"loss": max(0.0, float(weights["head.weight"][0]) - 5)})
