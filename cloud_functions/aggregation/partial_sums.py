@@ -48,10 +48,11 @@ class Group(Struct, frozen=True):
     checksums: list[str]  # of these updates, one for each device
     refused: dict[str, str]  # the reason for each update that is not in the sum, by device
     share: float = 0.0  # of all its updates together
-    kept: float = 0.0  # the mean clip factor, weighted by share
+    kept: float = 0.0  # the mean factor of a change, from clipping and staleness, weighted by share
     key: str = ""  # of the file; empty if the sum has no updates
     sha256: str = ""  # of the file
     votes: Votes = NO_VOTES  # of the updates, on the arrays that gradients move
+    older: dict[int, float] = {}  # of ``share`` times ``kept``: of updates that started from an older model
 
 
 _GROUP = msgspec.json.Decoder(Group)
@@ -135,7 +136,7 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     )
     digest = hashlib.sha256(summed.encode()).hexdigest()
     key = object_keys.part(round_.run, round_.number, round_.attempt, f"sum-{digest[:40]}.safetensors")
-    combined = aggregation_context.combiner(context, updates)
+    combined = aggregation_context.combiner(context, updates, members)
     shares, factors = aggregation_context.shares_of(context, combined, members)
     layout = in_type(context.layout, "F64")
     with ModelWriter(context.services.bucket, key, layout, "the sum of a group") as file:
@@ -144,7 +145,8 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     checksums = [member.checksum for member in members]
-    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes)
+    older = combined.kept_of_older(shares, factors)
+    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes, older)
 
 
 def finished_groups(
@@ -186,7 +188,11 @@ def sums_of(context: AggregationContext, groups: Mapping[int, Group]) -> list[Pa
     bucket, layout = context.services.bucket, in_type(context.layout, "F64")
     return [
         PartialSum(
-            SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(context, group)
+            SumFile(bucket, group.key, layout, group.sha256),
+            group.share,
+            group.kept,
+            _votes(context, group),
+            group.older,
         )
         for group in groups.values()
     ]

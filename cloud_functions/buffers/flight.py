@@ -90,9 +90,15 @@ def fill(services: Services, run: Run, buffer: Round) -> bool:
         LostRace: another worker has changed it, or a device has replied.
     """
     known, changed = set(), False
-    for each in assigned(services, run, buffer.number):
-        if each.part.state in IN_FLIGHT and _end_if_over(services, run, buffer, each):
+    found = list(assigned(services, run, buffer.number))
+    # A device has one row in a buffer. After a restore of the table it may be in flight twice: the work that
+    # has no place in this buffer waits for the next one.
+    taken = {each.part.device for each in found if each.origin == (buffer.number, buffer.attempt)}
+    for each in found:
+        has_place = each.origin == (buffer.number, buffer.attempt) or each.part.device not in taken
+        if has_place and each.part.state in IN_FLIGHT and _end_if_over(services, run, buffer, each):
             changed = True
+            taken.add(each.part.device)
         elif each.is_at_work(services, run) or each.origin == (buffer.number, buffer.attempt):
             known.add(each.part.device)
     if changed:  # the counters have moved: read them again

@@ -22,7 +22,8 @@ from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.rounds import Event, Participant, Round, State, Work
+from fedgrass.federation.round_metrics import tally
+from fedgrass.federation.rounds import Event, Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 
 _LEFT_OPEN = "left open by a run that had continued without it, or had ended"
@@ -88,11 +89,44 @@ def _write(services: Services, name: str, plan: Plan) -> None:
     for round_ in plan.left_open:
         event = Event.GIVEN_UP if round_.state is State.OPEN else Event.AGGREGATION_FAILED
         services.rounds.move(round_, event, reason=_LEFT_OPEN, closed_at=services.now())
+    for round_ in [attempt.round for attempt in plan.rounds] + [round_ for round_, _ in plan.moved]:
+        _recount(services, round_)
     reminders.look_again_later(services, name)
     if plan.run:
         services.rounds.restore_run(plan.run, plan.over)
     with contextlib.suppress(NotYet):  # a round is being averaged: its averager advances the run
         driver.advance(services, name)
+
+
+def _recount(services: Services, round_: Round) -> None:
+    """Make the counters of a buffer that has ended those of its rows.
+
+    A restored table may have counted replies from earlier rounds that the buffer's manifest does not have:
+    the model was made without them.
+    """
+    stored = services.rounds.round(round_.run, round_.number, round_.attempt)
+    if stored is None or stored.state in _UNENDED or not stored.in_flight:
+        return
+    parts = list(services.rounds.participants(stored))
+    manifest = manifests.round_of(services, stored.run, stored.number)
+    if manifest and manifest.round.attempt == stored.attempt:
+        kept = {part.device for part in manifest.participants}
+        parts = [part if part.device in kept else _uncounted(part) for part in parts]
+        services.rounds.restore_participants(
+            stored, [part for part in parts if part.device not in kept], over=True
+        )
+    counts = tally(parts)
+    if any(getattr(stored, name) != count for name, count in counts.items()):
+        services.rounds.restore_round(msgspec.structs.replace(stored, **counts), stored)
+
+
+def _uncounted(part: Participant) -> Participant:
+    """Return a row without its reply, which was counted in a table that has been restored since."""
+    if part.state not in {Participation.REPLIED, Participation.REFUSED}:
+        return part
+    return msgspec.structs.replace(
+        part, state=Participation.LATE, reason="counted before the table was restored"
+    )
 
 
 def make_plan(services: Services, name: str) -> Plan:
@@ -174,6 +208,8 @@ def _participants(count: int) -> str:
 
 def _check_model(services: Services, newest: Round) -> None:
     """Check that the bucket has the model that the run continues from, unchanged. Raises SettingsError."""
+    if newest.work is Work.STATISTICS:  # its file is kept, or reported as lost, when the run continues
+        return
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
     number = newest.number if made else newest.base
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
@@ -233,6 +269,8 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
 
 def _published(services: Services, run: Run, closed: Round) -> int:
     """Return the newest round whose model does not have to be published as its task's latest any more."""
+    if closed.work is Work.STATISTICS:
+        return closed.number - 1
     try:
         payload = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:

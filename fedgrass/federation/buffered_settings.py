@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from fedgrass.federation import aggregation
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.settings import RunSettings
 
@@ -49,20 +48,6 @@ def buffered_contradictions(settings: RunSettings) -> Iterator[str]:
         if (value := getattr(settings, field)) != unset:
             yield f"the run's {field} is {shown(value)}, but its mode is 'buffered': leave it out; {instead}"
     yield from _size_contradictions(settings)
-    chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
-    if chosen and (refusal := carried_refusal(settings.aggregation, chosen.carried)):
-        yield refusal
-
-
-def carried_refusal(aggregation_name: str, carried: tuple[str, ...]) -> str:
-    """Return why a strategy with auxiliary state cannot aggregate buffered rounds; empty if it has none."""
-    if not carried:
-        return ""
-    return (
-        f"the run's aggregation {aggregation_name!r} sends {', '.join(carried)} along with each model, which"
-        " is of no use to devices that start from different models: set mode to 'synchronous', or choose"
-        " another aggregation"
-    )
 
 
 def _size_contradictions(settings: RunSettings) -> Iterator[str]:
