@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model, partial_sums
-from cloud_functions.aggregation.combiner import BadPartialSums
+from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
 from cloud_functions.aggregation.update_reader import BadUpdates
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding
@@ -309,35 +308,6 @@ def test_a_model_made_in_shards_has_the_same_bytes(encoding: Encoding) -> None:
     whole = run.bucket.objects[object_keys.model(RUN, 4)]
     assert len(parts) > 1
     assert whole[read_layout(whole, len(whole)).header_bytes :] == b"".join(parts)
-
-
-@pytest.mark.parametrize("encoding", [Encoding(), Encoding(difference=True)], ids=str)
-@pytest.mark.parametrize("clip", [None, 3.0])
-def test_partial_sums_of_stale_updates_make_the_same_model(encoding: Encoding, clip: float | None) -> None:
-    run = a_run(encoding, clip_norm=clip)
-    run.upload(updates_of(run), TRAINED, STARTS)
-    context, replies = run.begin(5), run.replies(5, EXAMPLES, starts=STARTS)
-    group = partial_sums._summed(context, replies[:3], {})
-    new_model.make(context, replies[3:], partial_sums.sums_of(context, {1: group}))
-    found = run.keep(context)
-    run.bucket.objects.pop(object_keys.model(RUN, 4))
-    wanted = run_at(run, 3).make(5, EXAMPLES, starts=STARTS)
-    for name in ("w", "wide", "running_var"):
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
-
-
-def test_a_sum_whose_older_model_is_gone_is_not_used_so_that_its_updates_are_read() -> None:
-    run = a_run()
-    run.upload(updates_of(run), TRAINED, STARTS)
-    context, replies = run.begin(5), run.replies(5, EXAMPLES, starts=STARTS)
-    group = partial_sums._summed(context, replies[3:], {})  # one of them started from model 0
-    del run.bucket.objects[object_keys.model(RUN, 0)]
-    with pytest.raises(BadPartialSums) as caught:
-        new_model.make(context, replies[:3], partial_sums.sums_of(context, {1: group}))
-    assert list(caught.value.refused) == [group.key]
-    with pytest.raises(BadUpdates) as refused:
-        new_model.make(context, replies, [])
-    assert list(refused.value.refused) == ["thing-0003"]
 
 
 def test_a_custom_strategy_gets_the_rows_times_their_weights() -> None:
