@@ -1,0 +1,1 @@
+"""Unit tests of the demo, the task checks and the embedded cloud."""
