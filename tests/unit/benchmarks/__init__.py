@@ -1,1 +1,1 @@
-"""Unit tests of the demo, the task checks and the embedded cloud."""
+"""Unit tests of the benchmarks, whose figures are in the pages."""
