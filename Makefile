@@ -70,6 +70,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.stragglers $(OPTIONS)
 	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
+	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 
@@ -101,5 +102,5 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,local,dev,flower]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,local,dev,flower,trees]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@

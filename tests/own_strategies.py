@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from fedgrass.federation.aggregation import Contribution, Strategy, Survey
+from fedgrass.federation.aggregation import Contribution, Strategy, Survey, WholeStrategy
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, UpdateRefused
 
@@ -252,6 +252,10 @@ class CarriesOne(Strategy, frozen=True):
 
 class ReadsRows(Strategy, frozen=True):
     reads: ClassVar[Any] = "rows"
+
+
+class ReadsWhole(WholeStrategy, frozen=True):
+    """Reads whole updates, which is left to built-in strategies."""
 
 
 class NoStrategy:

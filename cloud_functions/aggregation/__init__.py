@@ -14,5 +14,6 @@ Read the modules in this order:
 - reader_threads: many updates read at once, as rows of a sum or as columns; norms and products
 - server_step: from the combined change to the new values; whole numbers beyond float64
 - model_files: models and server state read in slices, written in slices, or streamed
+- whole_updates: updates of other lengths than the model, read and merged as a whole
 - partial_sums: groups of updates summed while a large round is still open
 """

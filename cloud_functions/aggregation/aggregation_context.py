@@ -150,7 +150,7 @@ def changes(
     if guarded.strategy.separable:
         shares, factors = shares_of(context, combined, replies)
         return combined.mean_change(shares, factors, groups, averaged=step.mask)
-    contributions = _usable(context, replies)
+    contributions = usable(context, replies)
     measured = _measured(context, combined, replies)
     clipped = clip_factors(measured, context.run.settings.clip_norm, len(replies))
     weights = guarded.weigh(contributions, _clipped(measured, clipped))
@@ -171,7 +171,7 @@ def shares_of(
     """
     if not replies:
         return np.zeros(0), Factors.ones(0)
-    contributions = _usable(context, replies)
+    contributions = usable(context, replies)
     measured = _measured(context, combined, replies)
     factors = clip_factors(measured, context.run.settings.clip_norm, len(replies))
     shares, refused = context.guarded.shares(contributions)
@@ -194,7 +194,7 @@ def is_surveyed(settings: RunSettings) -> bool:
     return settings.clip_norm is not None or settings.largest_norm is not None
 
 
-def _usable(context: AggregationContext, replies: Sequence[Participant]) -> list[Contribution]:
+def usable(context: AggregationContext, replies: Sequence[Participant]) -> list[Contribution]:
     """Return what the strategy may know of each update, with capped examples.
 
     Raises:

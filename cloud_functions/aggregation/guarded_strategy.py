@@ -76,13 +76,13 @@ def training_needs(settings: RunSettings, chosen: Strategy) -> Options:
 def _custom(name: str, seconds: float) -> type[Strategy]:
     """Return the class that ``module:Class`` names. Raises SettingsError, also if it cannot be used."""
     module, _, wanted = name.partition(":")
-    remedy = "put the module into cloud_functions/ and deploy again"
+    remedy = f"deploy its module by `fedgrass deploy cloud --strategy {module.partition('.')[0]}.py`"
     with _refused(f"the run's aggregation {name!r} cannot be loaded", remedy, seconds):
         found = getattr(importlib.import_module(module), wanted)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         message = f"the run's aggregation {name!r} is not a fedgrass.federation.aggregation.Strategy"
         raise SettingsError(message)
-    for problem in _wrong_in(found):
+    for problem in problems_in(found):
         message = f"the run's aggregation {name!r} cannot be used: {problem}"
         raise SettingsError(message)
     return found
@@ -104,7 +104,7 @@ def _refused(what: str, remedy: str, seconds: float) -> Iterator[None]:
         raise SettingsError(message) from error
 
 
-def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
+def problems_in(kind: type[Strategy]) -> Iterator[str]:
     """Yield what is wrong with the declarations of a custom strategy."""
     unnamed = [field for field in ("state", "carried") if not _is_names(getattr(kind, field))]
     for field in unnamed:

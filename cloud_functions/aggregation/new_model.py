@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from msgspec import Struct
 
-from cloud_functions.aggregation import aggregation_context
+from cloud_functions.aggregation import aggregation_context, whole_updates
 from cloud_functions.aggregation.aggregation_context import AggregationContext, combiner
 from cloud_functions.aggregation.combiner import Combiner, PartialSum
 from cloud_functions.aggregation.model_files import (
@@ -45,6 +45,7 @@ class FinishedModel(Struct, frozen=True):
     download_sha256: str = ""  # of the encoded file that devices download instead; empty if there is none
     download_bytes: int = 0
     carried: Carried = {}  # auxiliary state that devices need for their training, by name
+    full: str = ""  # why the model has no room for another round of training; empty if it has
 
 
 def make(
@@ -62,6 +63,9 @@ def make(
         BadPartialSums: some partial sums cannot be used.
         AggregationFailed: the strategy cannot make a model of these updates.
     """
+    if context.guarded.strategy.reads == "whole":
+        stored, full = whole_updates.merge(context, replies, draft(context.round, "model"))
+        return FinishedModel(stored.sha256, stored.bytes, full=full)
     combined = combiner(context, context.open_updates(replies), replies)
     step = step_of(context, combined, groups)
     changes = aggregation_context.changes(context, combined, step, replies, groups)

@@ -61,7 +61,7 @@ def to_record(row: Row, kind: type[Record]) -> Record:
     for name, value in row.items():
         if isinstance(value, Decimal):
             values[name] = int(value) if value == value.to_integral_value() else float(value)
-        elif name in _JSON_FIELDS:
+        elif name in _JSON_FIELDS and value is not None:
             values[name] = json.loads(value)
         else:
             values[name] = value
@@ -74,7 +74,17 @@ _TRIES = 20  # of a write that met a conflict
 _TRANSIENT = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 _JSON_FIELDS = frozenset(
-    {"base_carried", "carried", "judged", "metrics", "needs", "progress", "settings", "train_metrics"}
+    {
+        "base_carried",
+        "carried",
+        "frozen",
+        "judged",
+        "metrics",
+        "needs",
+        "progress",
+        "settings",
+        "train_metrics",
+    }
 )
 
 

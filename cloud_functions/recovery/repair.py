@@ -208,6 +208,8 @@ def _participants(count: int) -> str:
 
 def _check_model(services: Services, newest: Round) -> None:
     """Check that the bucket has the model that the run continues from, unchanged. Raises SettingsError."""
+    if newest.work is Work.STATISTICS:  # its file is kept, or reported as lost, when the run continues
+        return
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
     number = newest.number if made else newest.base
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
@@ -267,6 +269,8 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
 
 def _published(services: Services, run: Run, closed: Round) -> int:
     """Return the newest round whose model does not have to be published as its task's latest any more."""
+    if closed.work is Work.STATISTICS:
+        return closed.number - 1
     try:
         payload = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:

@@ -14,6 +14,7 @@ from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import close_round, shards
 from cloud_functions.services import Services
+from cloud_functions.statistics import merge_round
 from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, RunBehind, UpdateRefused
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
@@ -87,6 +88,8 @@ def _aggregate_leased(services: Services, run: Run, leased: Round, *, overdue: b
         if leased.work is Work.EVALUATE:
             close_round.close_evaluation(services, run, leased)
             return True
+        if leased.work is Work.STATISTICS:
+            return _merge_statistics(services, run, leased, overdue=overdue)
         return _average(services, run, leased, overdue=overdue)
     except AggregationFailed as error:
         close_round.abandon(services, leased, Event.AGGREGATION_FAILED, str(error))
@@ -116,6 +119,19 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
                 close_round.close(services, run, leased, made, settled.good)
             return made is not None
     close_round.reopen(services, leased, settled)
+    return True
+
+
+def _merge_statistics(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
+    """Merge the answers of the replies and close the round, or reopen it if too few can be merged."""
+    merged = merge_round.merge_answers(services, leased)
+    for device, reason in sorted(merged.refused.items()):
+        close_round.refuse(services, leased, device, reason)
+    settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + len(merged.refused))
+    if close_round.is_enough(settled, services.now(), overdue=overdue):
+        close_round.close_statistics(services, run, leased, merge_round.draft(services, run, leased, merged))
+    else:
+        close_round.reopen(services, leased, settled)
     return True
 
 
@@ -173,6 +189,8 @@ def make_again(services: Services, run: Run, closed_round: Round) -> bool:
 
     They have if the bucket still has all updates: the same updates make the same bytes.
     """
+    if closed_round.work is Work.STATISTICS:
+        return merge_round.merged_again(services, run, closed_round)
     replies = close_round.counted_replies(services, closed_round)
     try:
         context = aggregation_context.begin(services, run, closed_round)

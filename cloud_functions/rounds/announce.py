@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from msgspec import UNSET
+
 from cloud_functions.buffers import flight
 from cloud_functions.selection import cohorts
 from cloud_functions.services import Services
@@ -53,7 +55,8 @@ def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, bat
 
 def _announcement(services: Services, run: Run, open_round: Round, at: int, version: int) -> bytes:
     """Return the announcement of a round in one version of the messages; ``at`` is the time of the batch."""
-    download, key = Encoding(), object_keys.model(run.name, open_round.base)
+    asks = open_round.work is Work.STATISTICS
+    download, key = Encoding(), (object_keys.query if asks else object_keys.model)(run.name, open_round.base)
     if open_round.base_download_sha256:  # a round that was rebuilt has none: devices download the model
         download = run.settings.download
         key = object_keys.encoded_model(run.name, open_round.base, download.kind)
@@ -76,6 +79,10 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,
             carried=open_round.base_carried if open_round.work is Work.TRAIN else {},
+            shared=run.settings.shared or UNSET,
+            frozen_sha256=run.settings.frozen_sha256 or UNSET,
+            frozen=run.frozen or UNSET,
+            continues=object_keys.run_of_model(run.continued_from) or UNSET,
         )
     )
 

@@ -14,6 +14,7 @@ from cloud_functions.recovery import manifests
 from cloud_functions.rounds import collapse_check
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
+from cloud_functions.statistics.statistics_files import is_last
 from fedgrass.federation import object_keys, round_metrics, training_settings
 from fedgrass.federation.aggregation.means import example_cap_of_round
 from fedgrass.federation.messages import message_fields
@@ -23,6 +24,7 @@ from fedgrass.federation.rounds import (
     Participant,
     Participation,
     Round,
+    Work,
     explain,
     next_event,
     staleness_of,
@@ -107,28 +109,39 @@ def close_evaluation(services: Services, run: Run, leased: Round) -> None:
         leased.base_download_sha256,
         leased.base_download_bytes,
         leased.base_carried,
+        leased.full,
     )
     closed_round, participants = _finish(services, run, leased, Event.EVALUATED, made)
     metrics = _metrics_text(closed_round, participants)
     services.report_end(closed_round, f"closed: {closed_round.good} devices evaluated the model{metrics}")
 
 
+def close_statistics(services: Services, run: Run, leased: Round, made: FinishedModel) -> None:
+    """Close a round of statistics with the file that was drafted under its lease."""
+    closed_round, _ = _finish(services, run, leased, Event.MERGED, made)
+    what = "statistics" if is_last(run, leased) else "sketches, from which the histograms' edges were agreed,"
+    services.report_end(closed_round, f"closed: {what} of {closed_round.good} devices were merged")
+
+
 def _finish(
     services: Services, run: Run, leased: Round, event: Event, made: FinishedModel
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
-    participants, settings = list(services.rounds.participants(leased)), run.settings
+    participants, settings = manifests.without_answers(services.rounds.participants(leased)), run.settings
     stored = services.rounds.run(leased.run)
     reports = round_metrics.reports(participants, settings.examples_cap)
     means = round_metrics.mean_metrics(reports)
     metrics = _limited_metrics(means, participants, settings.target_metric)
     replies = _replied(participants)
     cap = example_cap_of_round(leased, replies, settings.examples_cap)
-    over = round_metrics.over_claims(replies, cap, settings.examples_cap)
+    # Statistics are not weighted by claims of examples.
+    claims = [] if leased.work is Work.STATISTICS else replies
+    over = round_metrics.over_claims(claims, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": services.now(),
         "model_sha256": made.sha256,
         "model_bytes": made.bytes,
+        "full": message_fields.shorten(made.full),
         "download_sha256": made.download_sha256,
         "download_bytes": made.download_bytes,
         "carried": made.carried,

@@ -67,6 +67,8 @@ def _evidence(services: Services, run: Run, made: Round) -> Evidence:
     """Measure the updates of which a model was made; without those if they cannot be read any more."""
     try:
         context = aggregation_context.begin(services, run, made)
+        if context.guarded.strategy.reads == "whole":  # new trees are no changes of the model's arrays
+            return Evidence()
         statistics = [name for name in context.arrays if is_statistic(name)]
         replies = _measurable(services.rounds.participants(made))
         if not replies:

@@ -30,7 +30,7 @@ from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace, NotYet, RunBehind
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.messages.alarms import Alarm, Reminder
-from fedgrass.federation.rounds import Event, Round, State, next_event
+from fedgrass.federation.rounds import Event, Round, State, Work, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 
 
@@ -194,8 +194,10 @@ def _end_without_model(services: Services, run: Run, closed_round: Round, lost: 
     """
     base = f"{run.name}/{closed_round.base}"
     reason = message_fields.shorten(
-        f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
-        f" from the model before it: `fedgrass run start NAME --continue-from {base}`"
+        f"the statistics of round {closed_round.number} are lost: {lost}; start them again in another run"
+        if closed_round.work is Work.STATISTICS
+        else f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again."
+        f" Continue from the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
     services.log(reason, "ERROR")
     if run.state is RunState.CANCELLED:

@@ -66,7 +66,9 @@ def open_next(services: Services, run: Run, previous: Round | None, step: Open) 
             new_round, f"opened: {len(training)} devices in flight, {new_round.needed} replies needed"
         )
         return True
-    aim = f" to evaluate model {new_round.base}" if new_round.work is Work.EVALUATE else ""
+    aim = {Work.EVALUATE: f" to evaluate model {new_round.base}", Work.STATISTICS: " for statistics"}.get(
+        new_round.work, ""
+    )
     services.report(
         new_round, f"opened: {new_round.asked} devices asked{aim}, {new_round.needed} replies needed"
     )
@@ -134,6 +136,7 @@ def _new_round(
         base_download_sha256=base.download_sha256,
         base_download_bytes=base.download_bytes,
         base_carried=base.carried,
+        full=previous.full if previous and step.work is Work.EVALUATE else "",
         group_size=_group_size(services, run, step.work, len(cohort.devices), base.bytes),
     )
 
@@ -197,7 +200,7 @@ def _base(run: Run, previous: Round | None) -> _Base:
             run.initial_download_bytes,
             dict.fromkeys(run.carries),
         )
-    if previous.state is State.CLOSED and previous.work is Work.TRAIN:
+    if previous.state is State.CLOSED and previous.work is not Work.EVALUATE:
         return _Base(
             previous.model_sha256,
             previous.model_bytes,

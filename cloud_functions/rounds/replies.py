@@ -117,8 +117,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         if round_.state is State.OPEN:
             kept, left_out = _bounded(reply)
             services.rounds.count_reply(round_, participant, kept, message.received_at)
-            if left_out:  # the participant's row has them too
-                services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+            _report_remarks(services, round_, message.device, reply, left_out)
             turnaround = max(0, message.received_at - announced) / 1000
             services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:
@@ -138,8 +137,18 @@ def _count_in_buffer(services: Services, round_: Round, message: DeviceMessage, 
     kept, left_out = _bounded(reply)
     if not buffer_replies.count(services, round_, message.device, kept, message.received_at):
         _count_useless(services, round_, message.device)
-    elif left_out:
-        services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+    else:
+        _report_remarks(services, round_, message.device, reply, left_out)
+
+
+def _report_remarks(
+    services: Services, round_: Round, device: str, reply: Completion, left_out: list[str]
+) -> None:
+    """Report which metrics of a reply were left out, which its participant's row has too, and its note."""
+    if left_out:
+        services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=device)
+    if reply.note:
+        services.report(round_, f"note: {reply.note}", device=device)
 
 
 def _bounded(reply: Completion) -> tuple[Completion, list[str]]:

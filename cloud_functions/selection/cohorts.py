@@ -56,7 +56,7 @@ def choose_once(services: Services, run: Run, step: Open) -> Cohort | None:
     cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(services, run, rng)
     if not cohort.devices:
         return None
-    return store_once(services, run, step, cohort)
+    return store_once(services, run, step, msgspec.structs.replace(cohort, work=step.work))
 
 
 def none_once(services: Services, run: Run, step: Open) -> Cohort:

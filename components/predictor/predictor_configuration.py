@@ -14,14 +14,22 @@ from msgspec import Meta, Struct
 from components.runtime.component_errors import ConfigurationError
 from components.runtime.configuration_watch import ConfigurationSource, ConfigurationWatch
 from components.runtime.event_loop import EventLoop
-from components.trainer.tasks.registry import check_task, enabled_tasks, is_current, load_task
+from components.trainer.tasks.registry import (
+    check_task,
+    enabled_tasks,
+    has_new_release,
+    is_current,
+    load_task,
+)
 from components.trainer.tasks.task import PredictingTask
+from components.trainer.tasks.task_release import NotInstalled
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.message_fields import FLEET_NAME, RULES, TaskName
 
 FOR_OTHERS = {"accessControl", "python"}  # keys for the nucleus and for the install step
 _MOST_TASKS = 16  # a report has room for
+_LOOK_SECONDS = 10.0  # between two looks at the releases of the tasks
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Options = dict[str, bool | int | float | str]
 Tasks = Annotated[
@@ -46,6 +54,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
         heartbeat_seconds: between reports.
         check_seconds: between reads of the pointers in the bucket, in case an announcement was lost.
         threads: of the numerical libraries.
+        trainer_folder: absolute path of the trainer's work folder, which has the private and frozen arrays of
+            partial models; empty: the trainers' folders next to the predictor's.
     """
 
     fleet: FleetName = "fedgrass"
@@ -58,6 +68,9 @@ class Configuration(Struct, frozen=True, kw_only=True):
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     check_seconds: Annotated[float, Meta(ge=1, le=7 * 24 * 3600)] = 900.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    trainer_folder: Annotated[
+        str, Meta(max_length=1024, pattern=r"\A(/|\Z)", description="an absolute path, or empty")
+    ] = ""
 
 
 def parse_configuration(values: Mapping[str, Any]) -> Configuration:
@@ -107,6 +120,7 @@ def make_tasks(
         made: the existing tasks.
 
     Raises:
+        NotInstalled: the component of a task is not on the device, at least not yet.
         ConfigurationError: a task cannot be created, or cannot predict.
     """
     # The numerical libraries read these variables when they are imported.
@@ -123,6 +137,8 @@ def make_tasks(
 def _make(name: str, options: Options) -> PredictingTask:
     try:
         task = load_task(name, options)
+    except NotInstalled:
+        raise
     except FedgrassError as error:
         raise ConfigurationError(str(error)) from error
     except (Exception, SystemExit) as error:
@@ -155,13 +171,18 @@ class Configurable(Protocol):
 
 
 class Reconfiguration:
-    """Creates the tasks of a changed configuration, then applies it or reports why it is refused."""
+    """Creates the tasks of a changed configuration, then applies it or reports why it is refused.
+
+    It does so too when the component of a task arrives, or a new version of one that is in use.
+    """
 
     def __init__(
         self, loop: EventLoop, source: ConfigurationSource, rng: random.Random, predictor: Configurable
     ) -> None:
         self._loop = loop
         self._predictor = predictor
+        self._waiting: Configuration | None = None  # until the component of one of its tasks is installed
+        self._is_making = False
         self._watch = ConfigurationWatch(
             loop,
             source,
@@ -172,10 +193,22 @@ class Reconfiguration:
         )
 
     def watch(self) -> None:
-        """Begin to watch the configuration."""
+        """Begin to watch the configuration and the releases of the tasks."""
         self._watch.start()
+        self._loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Create the tasks again if the code of one has arrived or was replaced."""
+        self._loop.call_later(_LOOK_SECONDS, self._look)
+        if self._is_making:
+            return
+        if self._waiting is not None:
+            self._make_in_thread(self._waiting)
+        elif any(has_new_release(name) for name in self._predictor.tasks):
+            self._make_in_thread(self._predictor.configuration)
 
     def _make_in_thread(self, configuration: Configuration) -> None:
+        self._waiting, self._is_making = None, True
         former, made = self._predictor.configuration, self._predictor.tasks
         make = partial(self._make, self._watch.changes, configuration, former, made)
         threading.Thread(target=make, daemon=True, name="tasks").start()
@@ -186,12 +219,19 @@ class Reconfiguration:
         try:
             tasks = make_tasks(configuration, former, made)
         except ConfigurationError as error:
-            reason = str(error)
-            self._loop.post(lambda: self._watch.refuse(reason) if number == self._watch.changes else None)
+            reason, waiting = str(error), configuration if isinstance(error, NotInstalled) else None
+            self._loop.post(lambda: self._refuse(number, reason, waiting))
         else:
             self._loop.post(lambda: self._apply(number, configuration, tasks))
 
+    def _refuse(self, number: int, reason: str, waiting: Configuration | None) -> None:
+        self._is_making = False
+        if number == self._watch.changes:
+            self._waiting = waiting
+            self._watch.refuse(reason)
+
     def _apply(self, number: int, configuration: Configuration, tasks: MadeTasks) -> None:
+        self._is_making = False
         if number != self._watch.changes:
             return
         try:

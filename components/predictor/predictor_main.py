@@ -36,12 +36,14 @@ from components.runtime.process_setup import (
     end_on_signals,
     thing_name,
 )
+from components.trainer.tasks.task_release import NotInstalled
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
 from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode
 from fedgrass.federation.messages.message_fields import shorten_to_bytes
 from fedgrass.federation.topics import Kind, of_device, of_models
 
 _JITTER = 0.1  # fraction of periodic delays
+_LOOK_SECONDS = 2.0  # between two looks at a start for the component of a task
 _EVENT_BYTES = 512
 _MOST_EVENTS = 8
 _REFUSAL_BYTES = 200  # of the reason why a changed configuration was refused
@@ -64,6 +66,8 @@ def main() -> int:
     try:
         nucleus = Nucleus.connect(lost)
         predictor = _predictor(event_loop, nucleus)
+        if predictor is None:
+            return 0
         predictor.start()
         try:
             return event_loop.run()
@@ -80,23 +84,49 @@ def main() -> int:
             nucleus.close()
 
 
-def _predictor(event_loop: EventLoop, nucleus: Nucleus) -> "Predictor":
+def _predictor(event_loop: EventLoop, nucleus: Nucleus) -> "Predictor | None":
     """Return a predictor with the current configuration or, if that is invalid, with the last valid one.
+
+    Waits for the components of its tasks: exits would make the nucleus give up on this one. Returns None if
+    the process is asked to end in the meantime.
 
     Raises:
         ConfigurationError: both are invalid.
     """
     last, thing = LastConfiguration(Path.cwd()), thing_name()
-    try:
-        return Predictor(event_loop, nucleus, parse_configuration(nucleus.configuration()), thing, last)
-    except ConfigurationError as error:
-        earlier = last.usable(parse_configuration)
-        if earlier is None:
-            raise
-        log.warning("the configuration stays as it was before this start: %s", error)
-        predictor = Predictor(event_loop, nucleus, earlier, thing, last)
-        predictor.note_refusal(str(error))
-        return predictor
+    said = ""
+    while True:
+        try:
+            return Predictor(event_loop, nucleus, parse_configuration(nucleus.configuration()), thing, last)
+        except NotInstalled as error:
+            if str(error) != said:
+                said = str(error)
+                log.warning("%s", said)
+            if _is_asked_to_end(_LOOK_SECONDS):
+                return None
+            end_on_signals(event_loop)
+        except ConfigurationError as error:
+            return _with_last_configuration(event_loop, nucleus, thing, last, error)
+
+
+def _is_asked_to_end(seconds: float) -> bool:
+    waiting = EventLoop()
+    end_on_signals(waiting)
+    waiting.call_later(seconds, lambda: waiting.stop(LOST))
+    return waiting.run() == 0
+
+
+def _with_last_configuration(
+    event_loop: EventLoop, nucleus: Nucleus, thing: str, last: LastConfiguration, error: ConfigurationError
+) -> "Predictor":
+    """Return a predictor with the last valid configuration, which reports why it is not the current one."""
+    earlier = last.usable(parse_configuration)
+    if earlier is None:
+        raise error
+    log.warning("the configuration stays as it was before this start: %s", error)
+    predictor = Predictor(event_loop, nucleus, earlier, thing, last)
+    predictor.note_refusal(str(error))
+    return predictor
 
 
 class Predictor:
@@ -252,6 +282,7 @@ class Predictor:
     def _beat(self, timers: int) -> None:
         if timers == self._timers:
             self._echo.check(self.configuration.tasks)
+            self._rollout.check_private()
             self._report()
             seconds = self._jittered(self.configuration.heartbeat_seconds)
             self._event_loop.call_later(seconds, partial(self._beat, timers))

@@ -26,7 +26,8 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 REQUIREMENTS = _HERE / "requirements.txt"
 TORCH_REQUIREMENTS = _HERE / "requirements-torch.txt"
-MODULES = ("awsiot", "boto3", "cbor2", "msgspec", "numpy", "safetensors", "stream_manager", "torch", "xxhash")
+MODULES = ("awsiot", "boto3", "cbor2", "msgspec", "numpy", "safetensors", "stream_manager", "xxhash")
+_TORCH = "torch"  # only tasks with PyTorch need it
 _INTERPRETER = Path("interpreter")  # read by the run step
 ENVIRONMENT = Path("venv")
 _MARKER = ENVIRONMENT / "requirements.sha256"
@@ -52,6 +53,8 @@ if sys.version_info < {OLDEST_CONFIGURED}:
 missing = [name for name in {MODULES} if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit("it does not have: " + ", ".join(missing))
+if importlib.util.find_spec({_TORCH!r}) is None:
+    sys.stderr.write(sys.executable + " has no PyTorch: only tasks that do not use it can be trained\\n")
 """
 
 

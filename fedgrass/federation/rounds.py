@@ -44,6 +44,7 @@ class Event(TextEnum):
     SHARDS_MADE = "all shards of the new global model were made"
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were combined"
+    MERGED = "the devices' statistics were merged"
     AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
@@ -60,6 +61,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.SHARDS_MADE): State.AGGREGATING,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
+        (State.AGGREGATING, Event.MERGED): State.CLOSED,
         (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
     }
 )
@@ -70,6 +72,7 @@ class Work(TextEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"  # the global model, on the device's data; no new model is made
+    STATISTICS = "statistics"  # of the device's data; the "model" is the query, see statistics/
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -117,6 +120,7 @@ class Round(Struct, frozen=True, kw_only=True):
     reason: str = ""
     model_sha256: str = ""
     model_bytes: int = 0
+    full: str = ""  # why that model has no room for another round of training; empty if it has
     download_sha256: str = ""  # of the model in the run's download_encoding; empty: it does not exist
     download_bytes: int = 0
     carried: Carried = {}  # server state of the new model that devices of the next round need
@@ -282,6 +286,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     base: int | None = None  # None: the round's base
     to_round: int = 0
     to_attempt: int = 0
+    answer: str = ""  # of a round of statistics, if it is small enough for the completion: base64
 
     @property
     def reported(self) -> dict[str, float]:

@@ -15,13 +15,16 @@ from fedgrass.federation.messages.alarms import LONGEST_REMINDER
 from fedgrass.federation.messages.message_fields import (
     RULES,
     THING_NAME,
+    ArrayPatterns,
     Options,
+    Sha256,
     StrategyOptions,
     TaskName,
 )
 from fedgrass.federation.messages.message_types import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
 
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -111,6 +114,12 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+    # Partial models: which of the arrays that the task shares are in the run's model (empty: all of them),
+    # and the fingerprint of the arrays that the task has frozen. See docs/partial_models.md.
+    shared: ArrayPatterns = []
+    frozen_sha256: Sha256 | None = None
+    # A run of federated statistics: what the devices compute over their data, instead of training.
+    statistics: StatisticsQuery | None = None
     # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from
     # whichever model each device started. See docs/buffered_rounds.md.
     mode: Literal["synchronous", "buffered"] = "synchronous"

@@ -86,11 +86,16 @@ class DeviceCredentials:
 
 @dataclass(frozen=True)
 class ComponentBuild:
-    """A component as package.py built it."""
+    """A component as package.py or ``fedgrass task publish`` built it."""
 
     name: str
     recipe: Path
     artifacts: Path
+
+    def archive(self) -> Path:
+        """Return its artifact, the only one."""
+        (found,) = (self.artifacts / self.name).glob("*/*")
+        return found
 
 
 @dataclass(frozen=True)
@@ -152,17 +157,28 @@ class Fleet:
         """Stop every core."""
         self.stop()
 
-    def start(self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]) -> None:
+    def start(
+        self,
+        build: ComponentBuild,
+        configurations: Mapping[str, Mapping[str, object]],
+        tasks: Sequence[ComponentBuild] = (),
+    ) -> None:
         """Start a core per thing name, and deploy the component to it with the thing's configuration.
 
-        Returns when every component is running. Raises the first error; the caller must still call
-        ``stop``.
+        The components of tasks are deployed first. Returns when every component is running. Raises the first
+        error; the caller must still call ``stop``.
         """
-        self.call(self._start_all(build, configurations), _START_SECONDS)
+        self.call(self._start_all(build, configurations, tasks), _START_SECONDS)
 
-    def start_plain(self, configurations: Mapping[str, Mapping[str, object]]) -> None:
-        """Start a device without Greengrass per thing name, with the thing's configuration."""
-        self.call(self.plain.start(configurations), _START_SECONDS)
+    def start_plain(
+        self, configurations: Mapping[str, Mapping[str, object]], tasks: Sequence[ComponentBuild] = ()
+    ) -> None:
+        """Start a device without Greengrass per thing name, with the thing's configuration.
+
+        The components of tasks are installed first, as an operator does it by hand.
+        """
+        archives = [task.archive() for task in tasks]
+        self.call(self.plain.start(configurations, archives), _START_SECONDS)
 
     def call(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30) -> Result:
         """Run a coroutine in the fleet's event loop and return its result."""
@@ -187,13 +203,20 @@ class Fleet:
             self._loop.close()
 
     async def _start_all(
-        self, build: ComponentBuild, configurations: Mapping[str, Mapping[str, object]]
+        self,
+        build: ComponentBuild,
+        configurations: Mapping[str, Mapping[str, object]],
+        tasks: Sequence[ComponentBuild],
     ) -> None:
-        starts = (self._start_one(thing, build, chosen) for thing, chosen in configurations.items())
+        starts = (self._start_one(thing, build, chosen, tasks) for thing, chosen in configurations.items())
         _raise_first(await asyncio.gather(*starts, return_exceptions=True))
 
     async def _start_one(
-        self, thing: str, build: ComponentBuild, configuration: Mapping[str, object]
+        self,
+        thing: str,
+        build: ComponentBuild,
+        configuration: Mapping[str, object],
+        tasks: Sequence[ComponentBuild],
     ) -> None:
         folder = self._folder / folder_name(thing)
         certificate = await asyncio.to_thread(
@@ -234,6 +257,9 @@ class Fleet:
         await device.presence.start()
         await core.start()
         device.presence.ready()
+        for task in tasks:
+            await core.deploy(task.recipe, task.artifacts)
+            await core.wait_for(task.name, "FINISHED", _START_SECONDS)
         await core.deploy(build.recipe, build.artifacts, configuration)
         await core.wait_for(build.name, "RUNNING", _START_SECONDS)
 

@@ -9,11 +9,12 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from components.trainer.task_installer import install
 from fedgrass import sources
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.aws.thing_credentials import Credentials, CredentialsProvider
@@ -75,8 +76,15 @@ class PlainDevices:
         self._provider: CredentialsProvider | None = None
         self.devices: dict[str, PlainDevice] = {}
 
-    async def start(self, configurations: Mapping[str, Mapping[str, object]]) -> None:
-        """Start a device per thing name, with the trainer's configuration for it."""
+    async def start(
+        self, configurations: Mapping[str, Mapping[str, object]], tasks: Sequence[Path] = ()
+    ) -> None:
+        """Start a device per thing name, with the trainer's configuration for it.
+
+        Args:
+            configurations: the trainer's, by thing name.
+            tasks: artifacts of the components of tasks, which are installed first.
+        """
         provider = self._provider = CredentialsProvider(
             self._alias, self._cloud.root_ca, self._folder / "credentials-provider", self._log
         )
@@ -84,6 +92,9 @@ class PlainDevices:
         roots = self._folder / "roots.pem"
         roots.write_bytes(self._cloud.root_ca.read_bytes() + provider.certificate.read_bytes())
         for thing, configuration in configurations.items():
+            for task in tasks:
+                into = str(self._folder / folder_name(thing))
+                await asyncio.to_thread(install, task, into, sys.executable)
             await self._add(thing, configuration, provider, roots)
 
     async def stop(self) -> None:

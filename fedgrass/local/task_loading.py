@@ -9,19 +9,21 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.runtime.component_errors import ComponentError
 from components.trainer.tasks.registry import BUILT_IN, find_class, load_task, make_task
 from components.trainer.tasks.task import Task
+from components.trainer.tasks.task_release import COMPONENT
 from fedgrass import sources
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value
-from fedgrass.federation.encodings.array_types import read_task_arrays
+from fedgrass.console.tasks.task_component import TaskCode, build_task, component_name
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
+from fedgrass.federation.weights import Arrays
 
 _PROJECT = sources.ROOT
 _OURS = (
@@ -33,9 +35,10 @@ _LIBRARIES = tuple(
 )
 # Built-in tasks count as files of the user.
 _TASKS = str(_PROJECT / "components" / "trainer" / "tasks") + "/"
-_METHODS = ("initial_weights", "evaluate", "fit", "examples")
+METHODS = ("initial_weights", "evaluate", "fit", "examples")
 
 _LOAD_SECONDS = 120.0
+_DEMO_VERSION = "1.0.0"  # of the component of a user's task
 _SHARE, _SHARES = "share", "shares"
 
 
@@ -97,8 +100,8 @@ def load(name: str, path: Path, options: Mapping[str, Value]) -> Task:
         if is_interruption(error):
             raise
         raise SettingsError(explain(error)) from error
-    if missing := [method for method in _METHODS if not callable(getattr(task, method, None))]:
-        message = f"{name} has no method {missing[0]!r}; a task needs {', '.join(_METHODS)}"
+    if missing := [method for method in METHODS if not callable(getattr(task, method, None))]:
+        message = f"{name} has no method {missing[0]!r}; a task needs {', '.join(METHODS)}"
         raise SettingsError(message)
     return task
 
@@ -113,13 +116,19 @@ class DemoTask:
         path: folder of the user's module.
         devices: number of devices that share the data.
         options: options of the task; a relative folder or file is relative to the current folder.
+        include: patterns of data files that belong to the user's module, below ``path``.
 
     Raises:
         SettingsError: the task does not exist.
     """
 
     def __init__(
-        self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value] | None = None
+        self,
+        choice: str,
+        path: Path | None,
+        devices: int,
+        options: Mapping[str, Value] | None = None,
+        include: Sequence[str] = (),
     ) -> None:
         name, _, module = choice.partition("=")
         self.name = checked_name("task", name)
@@ -131,6 +140,10 @@ class DemoTask:
             raise SettingsError(message)
         self._module = {"module": module} if module else {}
         self._path = {"path": str(path.absolute())} if path else {}
+        # The devices get the files as they will in AWS. A module that is installed here needs no component.
+        self._code = (
+            TaskCode(name=name, module=module, folder=path, include=include) if module and path else None
+        )
         self._devices = devices
         self._chosen = {key: _absolute(key, value) for key, value in (options or {}).items()}
         self._class: list[type[Task]] = []
@@ -148,6 +161,17 @@ class DemoTask:
         """
         others: dict[str, object] = {} if self.name == "digits" else {"digits": {"enabled": False}}
         return {self.name: self._options(share), **others}
+
+    def build_component(self, folder: Path) -> str:
+        """Build the component of a user's files, as ``fedgrass task publish`` does; return its name.
+
+        The demo's devices run this interpreter, so requirements are not installed again. Returns an empty
+        name for a built-in task and for an installed module, which need no component.
+        """
+        if self._code is None:
+            return ""
+        build_task(self._code, _DEMO_VERSION, folder)
+        return component_name(self._code.name)
 
     def shared_data_warning(self) -> str:
         """Return a warning if all devices have the same data; empty if each has its share."""
@@ -185,12 +209,12 @@ class DemoTask:
         message = f"the task {self.name!r} cannot be loaded: {explain(failure)}"
         raise SettingsError(message) from failure
 
-    def evaluate(self, model: bytes) -> Mapping[str, float]:
-        """Return the metrics of a global model by the task's ``evaluate_held_out``; empty if it has none."""
+    def evaluate(self, weights: Arrays) -> Mapping[str, float]:
+        """Return the metrics of a model by the task's ``evaluate_held_out``; empty if it has none."""
         task = self.get()
         if not hasattr(task, "evaluate_held_out"):
             return {}
-        metrics: Mapping[str, float] = task.evaluate_held_out(read_task_arrays(model)).metrics
+        metrics: Mapping[str, float] = task.evaluate_held_out(weights).metrics
         return metrics
 
     def _imported(self) -> type[Task]:
@@ -206,14 +230,17 @@ class DemoTask:
         # Built-in tasks are known to share their data, so the cores can start before PyTorch is imported.
         shared = self.name != "noise" if not self._module else _takes_shares(self._imported())
         shares = {_SHARE: share, _SHARES: self._devices} if shared else {}
-        return {**shares, **self._chosen, **self._module, **self._path}
+        located = {COMPONENT: component_name(self.name)} if self._code else {**self._module, **self._path}
+        return {**shares, **self._chosen, **located}
 
     def _load(self) -> None:
         try:
             options = {**self._chosen, **self._module, **self._path}
             self._class.append(find_class(self.name, options))
             self._found.set()
-            self._loaded.append(make_task(self.name, self._class[0], self._options(0)))
+            self._loaded.append(
+                make_task(self.name, self._class[0], {**self._options(0), **self._module, **self._path})
+            )
         except BaseException as error:  # noqa: BLE001 - get() raises it in the calling thread
             self._failed.append(error)
         finally:

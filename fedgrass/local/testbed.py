@@ -6,7 +6,7 @@ The certificate of the observer lets a developer on this machine subscribe to th
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ import package
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.live_view import Broker
+from fedgrass.console.strategies.custom_strategies import read_strategy, write_files
+from fedgrass.console.strategies.strategy_check import checked
 from fedgrass.federation import topics
 from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
 from fedgrass.local.local_errors import FedgrassLocalError, ThingCreationError
@@ -106,7 +108,9 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     profile: str = "classic",
     ports: tuple[int, int] = (0, 0),
     plain: Mapping[str, Mapping[str, object]] | None = None,
+    tasks: Sequence[ComponentBuild] = (),
     parameters: Mapping[str, str] | None = None,
+    strategies: Sequence[Path] = (),
     enforces: bool = False,
     report: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
@@ -120,7 +124,9 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         profile: nucleus that the cores emulate, ``classic`` or ``lite``.
         ports: ports of the cloud's AWS API and of its MQTT broker; 0: any free port.
         plain: the trainer's configuration of devices without Greengrass, by thing name.
+        tasks: components of tasks, deployed before the trainer.
         parameters: further parameters of the template.
+        strategies: files and package folders of custom strategies to deploy.
         enforces: whether IAM and IoT policies are enforced, as on AWS.
         report: called with a line per step.
         check: called repeatedly while the devices start; an error that it raises ends the start.
@@ -128,7 +134,8 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     chosen = profile_named(profile)
     build = build_trainer(folder / "build")
     functions = folder / "build" / "cloud_functions.zip"
-    package.build_functions(functions)
+    custom = {one.module: one for one in checked([read_strategy(path) for path in strategies])}
+    package.build_functions(functions, extra=write_files(custom, folder / "build" / "strategies"))
     with ExitStack() as stack:
         started = time.monotonic()
         cloud = stack.enter_context(
@@ -146,10 +153,10 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         started = time.monotonic()
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
         common = {"fleet": fleet_name, "python": sys.executable}
-        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()})
+        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()}, tasks)
         without = {thing: {"fleet": fleet_name, **chosen} for thing, chosen in (plain or {}).items()}
         if without:
-            fleet.start_plain(without)
+            fleet.start_plain(without, tasks)
         operator = Operator(cloud.client, outputs)
         _wait_for_devices(operator, len(configurations) + len(without), check)
         also = f", {len(without)} devices without Greengrass run it with plain MQTT," if without else ""

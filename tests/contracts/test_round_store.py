@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from fedgrass.federation import round_metrics
 from fedgrass.federation.errors import LostRace
-from fedgrass.federation.messages import Completion
+from fedgrass.federation.messages import CarriedFile, Completion
 from fedgrass.federation.ports import RoundStore
 from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
@@ -134,6 +134,14 @@ def test_a_run_comes_back_as_it_was_stored(store: RoundStore) -> None:
     store.create_run(a_run())
     assert store.run("run-1") == a_run()
     assert store.run("other") is None
+
+
+def test_a_run_with_frozen_arrays_comes_back_as_it_was_stored(store: RoundStore) -> None:
+    frozen = CarriedFile(key="models/run-1/frozen.safetensors", sha256="f" * 64, bytes=2**40)
+    settings = msgspec.structs.replace(SETTINGS, shared=["head.*"], frozen_sha256="e" * 64)
+    run = msgspec.structs.replace(a_run(), settings=settings, frozen=frozen)
+    store.create_run(run)
+    assert store.run("run-1") == run
 
 
 def test_a_name_that_is_taken_is_a_lost_race(store: RoundStore) -> None:

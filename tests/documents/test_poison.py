@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.update_reader import BadUpdates
-from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import AggregationFailed
-from tests.fakes.small_average import SmallAverage, file_of
+from tests.fakes.small_average import AVERAGING, SmallAverage, file_of
 from tests.guards.cloud_files import PROJECT
 
 Arrays = dict[str, NDArray[Any]]
@@ -22,7 +21,7 @@ LOSSES = [{"loss": 0.5}] * UPDATES
 PAGE = PROJECT / "docs" / "aggregation.md"
 # The settings of the run, by the first column of the table.
 SETTINGS: dict[str, dict[str, Any]] = {
-    **{f"`{name}`": {"aggregation": name} for name in STRATEGIES},
+    **{f"`{name}`": {"aggregation": name} for name in AVERAGING},
     "`weighted_mean` with `clip_norm`": {"aggregation": "weighted_mean", "clip_norm": 1.0},
     "`weighted_mean` with `largest_norm`": {"aggregation": "weighted_mean", "largest_norm": 3.0},
     "`weighted_mean` with `clip_norm`, `examples_cap` 1": {

@@ -57,6 +57,37 @@ def test_devices_without_greengrass_train_with_the_cores_and_leave_nothing(tmp_p
     assert [line["replied"] for line in history["rounds"]] == [4, 4, 4]
 
 
+OWN_TASK = """
+from pathlib import Path
+
+from components.trainer.tasks.noise import Noise
+
+HERE = Path(__file__).parent
+
+
+class Cracks(Noise):
+    def fit(self, *given):
+        assert HERE.parent.name == "releases", f"the code came from {HERE}"
+        assert (HERE / "labels.txt").read_text() == "crack"
+        return super().fit(*given)
+"""
+
+
+@pytest.mark.parametrize("profile", ["classic", "lite"])
+def test_a_users_task_reaches_all_devices_as_a_component(tmp_path: Path, profile: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "cracks.py").write_text(OWN_TASK)
+    (source / "labels.txt").write_text("crack")
+    words = ("demo", "--devices", "1", "--mqtt-devices", "1", "--rounds", "1", "--profile", profile)
+    own = ("--task", "cracks=cracks:Cracks", "--task-path", str(source), "--task-include", "labels.txt")
+    with command(tmp_path, *words, *own) as demo:
+        assert demo.wait() == 0, demo.said()
+    (run,) = (tmp_path / "runs").iterdir()
+    history = json.loads((run / "history.json").read_text())
+    assert [line["replied"] for line in history["rounds"]] == [2, 2]
+
+
 def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(
         ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),

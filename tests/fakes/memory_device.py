@@ -14,6 +14,7 @@ from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
 from components.trainer.session.restarts import RestartBudget
+from components.trainer.session.task_readiness import TaskReadiness
 from components.trainer.trainer_configuration import Configuration, parse_configuration
 from components.trainer.worker.worker_protocol import Answer, Progress, Result, Waiting, WorkOrder
 from fedgrass.federation.messages import (
@@ -95,11 +96,13 @@ class MemoryHost(Broker):
         self.failures = 0  # reads of the configuration that fail first
         self.unwatched = 0  # requests to watch it that fail first
         self.running = 0  # reports
+        self.options_changed = False
         self._changed: Callable[[], None] | None = None
         self._lost: Callable[[str, str], None] = lambda _topic, _reason: None
 
     def configuration(self) -> dict[str, Any]:
         self.reads += 1
+        self.options_changed = False
         if self.failures:
             self.failures -= 1
             message = "could not read the configuration: the nucleus did not answer within 10 s"
@@ -119,6 +122,9 @@ class MemoryHost(Broker):
         for _ in range(times):
             assert self._changed
             self._changed()
+
+    def device_options_changed(self) -> bool:
+        return self.options_changed
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
         self._lost = lost
@@ -217,6 +223,7 @@ class Device:
         online: bool = True,
         clock: Clock | None = None,
         refused: Mapping[str, Exception] | None = None,
+        readiness: TaskReadiness | None = None,
         **configuration: object,
     ) -> None:
         self.clock = clock or Clock()
@@ -246,7 +253,12 @@ class Device:
             host_metrics=lambda _folder: self.host_metrics,
         )
         self.session = Session(
-            self.context, self.broker, configure(**configuration), "1.2.3", ready=self._ready
+            self.context,
+            self.broker,
+            configure(**configuration),
+            "1.2.3",
+            ready=self._ready,
+            readiness=readiness,
         )
         self.session.start()
         self.settle()

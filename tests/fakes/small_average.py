@@ -16,6 +16,7 @@ from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.rounds import publish
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
+from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.encodings import encode as encoded
 from fedgrass.federation.rounds import Participant, Participation, Round, State
@@ -40,6 +41,8 @@ from tests.fakes.memory_log import MemoryLog
 
 Arrays = Mapping[str, NDArray[Any]]
 RUN = "run-1"
+# The strategies that average arrays of the model's shapes; the others read whole updates.
+AVERAGING = tuple(name for name, found in STRATEGIES.items() if found.reads != "whole")
 
 
 class SmallAverage:

@@ -10,6 +10,7 @@ All of it runs in the thread of the event loop.
 import logging
 from collections.abc import Callable
 
+from components.runtime.component_errors import ConfigurationError
 from components.runtime.event_loop import Timer
 from components.trainer.session.assignment import Assignment
 from components.trainer.session.device_context import DeviceContext, fit_heartbeat
@@ -18,8 +19,9 @@ from components.trainer.session.journal import Accepted, Reply, known_metrics, p
 from components.trainer.session.outbox import Outbox, Replies, status
 from components.trainer.session.presence import Presence, PresenceCallbacks
 from components.trainer.session.session_ports import Messaging
+from components.trainer.session.task_readiness import TaskReadiness
 from components.trainer.trainer_configuration import Configuration
-from components.trainer.worker.worker_protocol import id_of
+from components.trainer.worker.worker_protocol import TaskOptions, id_of
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     Announcement,
@@ -50,6 +52,7 @@ class Session:
         *,
         ready: Callable[[], None] = lambda: None,
         connection_trouble: Callable[[], str] = str,
+        readiness: TaskReadiness | None = None,
     ) -> None:
         """Prepare the session; :meth:`start` begins it.
 
@@ -60,12 +63,14 @@ class Session:
             version: of the component, for hellos and heartbeats.
             ready: called once the device has subscribed to its topics.
             connection_trouble: returns what disturbs the connection; empty if nothing does.
+            readiness: whether the code of the tasks is there.
         """
         self._context = context
         self._configuration = configuration
         self._configuration_error = ""  # why a changed configuration could not be used
         self._version = version
         self._connection_trouble = connection_trouble
+        self._readiness = readiness or TaskReadiness()
         self._started_at = context.loop.clock()
         self._outbox = Outbox(messaging, context.loop, context.rng)
         self._replies = Replies(context.loop, context.journal, self._send, context.rng)
@@ -155,7 +160,9 @@ class Session:
     def _on_verdict(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if not verdict.counted:
-            self._context.error_feedback.take_back(self._context.update_path(verdict), verdict.run)
+            update = self._context.update_path(verdict)
+            self._context.error_feedback.take_back(update, verdict.run)
+            self._context.private_arrays.take_back(update, verdict.run)
         if self._assignment and self._assignment.name == name:
             # The journal was lost after the reply, or the round is over: the work would be useless.
             self._drop(f"the cloud has sent its verdict: {verdict.reason or 'counted'}")
@@ -172,10 +179,9 @@ class Session:
         elif self._is_stale(announcement):
             log.info("%s: dropped: the run has moved on", name)
         elif reason := self._refusal(announcement):
-            log.info("%s: declined: %s", name, reason)
-            self._send(status(announcement, "declined", reason))
+            self._decline(announcement, reason)
         else:
-            self._accept(announcement)
+            self._begin(announcement)
 
     def _is_stale(self, announcement: Announcement) -> bool:
         """Return whether a later round or attempt of the same run is known."""
@@ -191,6 +197,8 @@ class Session:
         """Return why the assignment is declined; empty if it is accepted."""
         if announcement.task not in self._configuration.tasks:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
+        if announcement.work == "statistics" and not self._configuration.statistics.allowed:
+            return "this device answers no statistics: its configuration has statistics.allowed false"
         if self._assignment and self._assignment.announcement.run != announcement.run:
             return f"busy with {self._assignment.name}"
         return objection(
@@ -201,7 +209,21 @@ class Session:
             self._configuration.memory_megabytes,
         )
 
-    def _accept(self, announcement: Announcement) -> None:
+    def _decline(self, announcement: Announcement, reason: str) -> None:
+        log.info("%s: declined: %s", id_of(announcement), reason)
+        self._send(status(announcement, "declined", reason))
+
+    def _begin(self, announcement: Announcement) -> None:
+        """Accept the assignment if the code of its task is there, or decline it."""
+        name = announcement.task
+        try:
+            options, packages = self._readiness.ready(name, self._configuration.tasks[name])
+        except ConfigurationError as error:
+            self._decline(announcement, str(error))
+        else:
+            self._accept(announcement, options, packages)
+
+    def _accept(self, announcement: Announcement, options: TaskOptions, packages: str) -> None:
         self._drop(f"replaced by {id_of(announcement)}")
         self._replies.supersede(announcement)
         self._context.sweep()
@@ -209,17 +231,20 @@ class Session:
             self._idle_timer.cancel()
         log.info("%s: accepted: %s %s", id_of(announcement), announcement.work, announcement.task)
         self._last_progress = self._context.loop.clock()
-        self._assignment = self._assign(announcement)
+        self._assignment = self._assign(announcement, options)
         # The worker first: it starts while the message is being sent.
-        self._assignment.begin(self._configuration.tasks[announcement.task])
+        self._assignment.begin(options, packages, self._configuration.statistics)
         self._send(status(announcement, "accepted"))
 
-    def _assign(self, announcement: Announcement) -> Assignment:
+    def _assign(self, announcement: Announcement, options: TaskOptions | None = None) -> Assignment:
         return Assignment(
             self._context,
             announcement,
             self._finished,
             progress=lambda fraction: self._progressed(announcement, fraction),
+            unloadable=lambda reason: self._readiness.cannot_be_loaded(
+                announcement.task, options or {}, reason
+            ),
         )
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:
@@ -255,7 +280,8 @@ class Session:
             self._outbox.offer(self._presence.topic(Kind.STATUS), message)
 
     def _heartbeat(self) -> Heartbeat:
-        examples, tasks = self._context.journal.state.examples, sorted(self._configuration.tasks)
+        configured = self._configuration.tasks
+        examples, tasks = self._context.journal.state.examples, self._readiness.present(configured)
         return Heartbeat(
             state="working" if self._assignment else "idle",
             tasks=",".join(tasks),
@@ -264,7 +290,8 @@ class Session:
             uptime_seconds=round(self._context.loop.clock() - self._started_at, 1),
             attributes=self._attributes(),
             metrics=known_metrics(self._context.journal.state, tasks),
-            configuration_error=self._configuration_error,
+            configuration_error=self._configuration_error
+            or fit_heartbeat(self._readiness.trouble(configured)),
             work_error=self._context.trouble.reason,
             connection_error=fit_heartbeat(self._presence.trouble() or self._connection_trouble()),
             speaks=message_types.spoken(),
@@ -272,7 +299,8 @@ class Session:
 
     def _attributes(self) -> Attributes:
         # Attributes that the operator configured take precedence over measured ones.
-        return {**self._context.measure(), **self._configuration.attributes}
+        found = {**self._context.measure(), **self._configuration.attributes}
+        return {**self._readiness.versions(self._configuration.tasks, len(found)), **found}
 
     def _send(self, message: Message) -> None:
         kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS

@@ -1,7 +1,8 @@
 """The registry of tasks: which tasks are enabled, and how one is created. A task is imported on first use.
 
-The configuration names a user's task by ``module: package.module:ClassName`` and the folder of its file by
-``path``; all other options are passed to the class as keyword arguments.
+The configuration names a user's task by ``component``, the component that brings its code
+(task_release.py), or by ``module: package.module:ClassName`` and the folder of its file by ``path``. All
+other options are passed to the class as keyword arguments.
 
 ``{digits: {enabled: false}}`` disables a task. Leaving it out has no effect, because a deployment is merged
 into the recipe's configuration. ``null`` removes it on the classic nucleus only: Nucleus Lite fails a
@@ -10,11 +11,19 @@ deployment that merges a null over an object, and every later deployment that st
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from components.runtime.component_errors import ConfigurationError
+from components.trainer.tasks.task_release import (
+    COMPONENT,
+    Release,
+    component_of,
+    installed_release,
+    with_release,
+)
 
 if TYPE_CHECKING:  # the trainer's main process imports this module and must not load numpy, as task.py does
     from components.trainer.tasks.task import Task
@@ -27,28 +36,41 @@ BUILT_IN: Mapping[str, str] = {
     "air_quality": "components.trainer.tasks.air_quality:AirQuality",
     "noise": "components.trainer.tasks.noise:Noise",
 }
-_OWN_OPTIONS = {"module", "path"}  # not passed to the class
+_OWN_OPTIONS = {"module", "path", COMPONENT}  # not passed to the class
 _ENABLED = "enabled"
 _BOOLEANS = {True: True, False: False, "true": True, "false": False}  # the classic nucleus may pass strings
 Options = Mapping[str, bool | int | float | str]
+_imported: set[str] = set()  # names of the tasks whose class was imported and takes their options
+_releases: dict[str, Release] = {}  # by task name
 _loaded_from: "dict[str, TaskFolder]" = {}  # by task name
 
 
 def check_task(name: str, options: Options) -> None:
-    """Check that a task is built in or names a module and a class, without importing it.
+    """Check that a task is built in, or names a component or a module and a class, without importing it.
 
     Raises:
         ConfigurationError: neither is the case; the text lists the built-in tasks.
     """
-    _module_and_class(name, options)
+    if not component_of(name, options):
+        _module_and_class(name, options)
 
 
 def load_task(name: str, options: Options) -> "Task":
     """Import the class of a task and create the task with its options.
 
+    The code of a task with a component is that of the installed release, whose packages are added to the end
+    of the module path. (In the trainer, which starts a process per set of packages, its session does this.)
+
     Raises:
         ConfigurationError: the class cannot be imported, or does not accept the options.
     """
+    _releases.pop(name, None)
+    _imported.discard(name)
+    if component := component_of(name, options):
+        release = _releases[name] = installed_release(name, component)
+        options = with_release(options, release)
+        if release.packages and release.packages not in sys.path:
+            sys.path.append(release.packages)
     return make_task(name, find_class(name, options), options)
 
 
@@ -74,12 +96,21 @@ def find_class(name: str, options: Options) -> "type[Task]":
 
 
 def is_current(name: str) -> bool:
-    """Return whether the files from which a task was last loaded are unchanged.
+    """Return whether the release and the files from which a task was last loaded are unchanged.
 
     True for tasks that were not loaded from a folder: installed modules are never loaded again.
     """
     folder = _loaded_from.get(name)
-    return folder is None or folder.is_current()
+    return not has_new_release(name) and (folder is None or folder.is_current())
+
+
+def has_new_release(name: str) -> bool:
+    """Return whether another release of a task's component is installed than the one it was loaded from."""
+    release = _releases.get(name)
+    try:
+        return release is not None and installed_release(name, release.component) != release
+    except ConfigurationError:
+        return False  # what is loaded continues to work
 
 
 def _folder_of(options: Options) -> "TaskFolder | None":
@@ -103,7 +134,16 @@ def make_task(name: str, make: "type[Task]", options: Options) -> "Task":
         takes = ", ".join(inspect.signature(make).parameters)
         message = f"task {name!r} cannot be created with its options: {error}; it takes: {takes}"
         raise ConfigurationError(message) from error
+    _imported.add(name)
     return make(**rest)
+
+
+def is_imported(name: str) -> bool:
+    """Return whether the class of a task was imported and takes its options, when it was last loaded.
+
+    If so, an error came from the class itself, and may be one of the device's data.
+    """
+    return name in _imported
 
 
 def _module_and_class(name: str, options: Options) -> tuple[str, str]:
@@ -112,7 +152,7 @@ def _module_and_class(name: str, options: Options) -> tuple[str, str]:
     if location is None:
         message = (
             f"there is no task {name!r}; built in are {', '.join(BUILT_IN)}, and a custom task needs the"
-            " option module: package.module:ClassName"
+            " option component: NAME, or module: package.module:ClassName"
         )
         raise ConfigurationError(message)
     module, _, class_name = str(location).partition(":")

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
@@ -113,13 +114,10 @@ def perform(
     except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
         if is_memory_error(error):
             return Failure(describe_memory_error())
-        if isinstance(error, FedgrassError):
-            return _failure(str(error))
-        return _failure(f"task {work.announcement.task!r} failed: {describe(error)}")
-
-
-def _failure(reason: str) -> Failure:
-    return Failure(_encodable(reason))
+        named = isinstance(error, FedgrassError)
+        reason = str(error) if named else f"task {work.announcement.task!r} failed: {describe(error)}"
+        declined = isinstance(error, WorkDeclined)
+        return Failure(_encodable(reason), unloadable=runner.unloadable, declined=declined)
 
 
 def _encodable(reason: str) -> str:
@@ -147,6 +145,8 @@ def main() -> None:
     own_pid = os.getpid()
     while work := inbox.next():
         channel = Channel(output)
+        if work.packages and work.packages not in sys.path:
+            sys.path.append(work.packages)  # at the end: it never hides what the trainer has
         answer = perform(runner, work, channel, partial(inbox.should_stop, work))
         if os.getpid() != own_pid:
             os._exit(1)  # a child that the user's code forked has returned to this loop

@@ -166,6 +166,36 @@ def write_update(  # noqa: PLR0913 - the parts of an update
     return written
 
 
+def write_whole_update(work: WorkOrder, update: Arrays) -> Written:
+    """Write an update whose arrays have other shapes than the model's, as the task made them.
+
+    Args:
+        work: the assignment.
+        update: the arrays by name.
+
+    Raises:
+        WorkFailed: an array is not finite, or the run encodes updates in a way that needs the model's shapes.
+    """
+    encoding = work.announcement.upload
+    if encoding.kind != "float32" or encoding.difference:
+        message = (
+            "the task sends arrays of other shapes than the model's, which the run's upload_encoding"
+            f" {encoding.kind!r} (upload_difference {str(encoding.difference).lower()}) cannot encode: choose"
+            " the aggregation tree_bagging"
+        )
+        raise WorkFailed(message)
+    try:
+        weights.check_finite(update)
+        arrays = {
+            name: weights.unencoded(array, weights.dtype_of(name, array)) for name, array in update.items()
+        }
+        _, written = _write(Path(work.update), lambda file: weights.write(arrays, file))
+    except UpdateRefused as error:
+        message = f"the training produced an unusable update: {error}"
+        raise WorkFailed(message) from error
+    return written
+
+
 def _write(path: Path, write: Callable[[BinaryIO], Written]) -> tuple[Path, Written]:
     """Write a file under a temporary name and return that name with what was written."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,7 @@ class WorkerProcess:
         self.bounds = bounds or ResourceLimits()  # a change takes effect with the next work
         self._post = post
         self._applied = self.bounds  # the limits of the running process
+        self._packages = ""  # of the running process: the folder of its task's own requirements
         self._process: subprocess.Popen[bytes] | None = None
         self._answer: Callable[[Answer], None] | None = None
         self._task = ""  # of the current work
@@ -63,8 +64,9 @@ class WorkerProcess:
             work: the assignment.
             answer: called on the main thread with each answer about it.
         """
-        if self.bounds != self._applied:
-            self.stop()  # limits are fixed when a process starts
+        if self.bounds != self._applied or work.packages != self._packages:
+            self.stop()  # limits are fixed when a process starts, and a package is imported once
+        self._packages = work.packages
         try:
             if self._process is None or self._process.poll() is not None:
                 self._process = self._spawn()

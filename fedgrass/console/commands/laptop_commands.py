@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedgrass.console.deferred import deferred
-from fedgrass.console.options import whole_number
+from fedgrass.console.options import add_account, add_stack, whole_number
 from fedgrass.console.terminal import fail, say, show, table
 from greengrass_emulator.command.core_actions import add_actions
 from greengrass_emulator.command.terminal_output import Output
@@ -41,6 +41,13 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--task-path", type=Path, metavar="FOLDER", help="folder of the module of your own task"
     )
     demo.add_argument(
+        "--task-include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="data files below this folder that your module reads, as in `task publish --include`",
+    )
+    demo.add_argument(
         "--task-option",
         dest="task_options",
         action="append",
@@ -55,6 +62,15 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         default=[],
         metavar="KEY=VALUE",
         help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
+    )
+    demo.add_argument(
+        "--strategy",
+        dest="strategies",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
     )
     demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="nucleus to emulate (classic)"
@@ -79,8 +95,8 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def add_task(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``task new``, ``task check`` and ``task weights``."""
-    tasks = commands.add_parser("task", help="create a task of your own, or check one")
+    """Add ``task new``, ``task check``, ``task weights`` and ``task publish``."""
+    tasks = commands.add_parser("task", help="create a task of your own, check or publish one")
     kinds = tasks.add_subparsers(required=True, metavar="action")
     new = kinds.add_parser("new", help="create the file of a task and its test from a template")
     new.add_argument("name", help="name of the task, such as cracks")
@@ -88,6 +104,7 @@ def add_task(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     new.set_defaults(run=deferred("fedgrass.local.new_task:new_command"))
     _add_check(kinds)
     _add_weights(kinds)
+    _add_publish(kinds)
 
 
 def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -120,7 +137,77 @@ def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     weights.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
+    weights.add_argument(
+        "--frozen-out",
+        type=Path,
+        metavar="FILE",
+        help="also write the frozen arrays, for `fedgrass run start --frozen`",
+    )
     weights.set_defaults(run=deferred("fedgrass.local.task_weights:weights_command"))
+
+
+def _add_publish(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    publish = kinds.add_parser(
+        "publish",
+        help="publish a task's code as a Greengrass component",
+        description="Check the task, pin its requirements, make a component of its files and publish it to"
+        " the stack's account, or write it to a folder with --output. Deploy it with"
+        " `fedgrass deploy devices --group GROUP --task NAME`.",
+    )
+    _add_task(publish)
+    publish.add_argument("--version", required=True, help="version to publish, such as 1.2.0")
+    publish.add_argument(
+        "--name",
+        dest="task_name",
+        default="",
+        help="name of the task on the devices (from the class: wind_power for WindPower)",
+    )
+    publish.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="data files that belong to the task, below its folder: labels.txt, weights/*.npy",
+    )
+    publish.add_argument(
+        "--requirements", type=Path, metavar="FILE", help="requirements (requirements.txt, if it exists)"
+    )
+    publish.add_argument(
+        "--platform",
+        action="append",
+        default=[],
+        choices=["amd64", "aarch64"],
+        help="architecture of the devices; may be repeated (both)",
+    )
+    publish.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="3.N",
+        help="version of Python on the devices, for the requirements; may be repeated (3.11 to 3.14)",
+    )
+    publish.add_argument(
+        "--bundle",
+        action="store_true",
+        help="put the requirements into the artifact, for devices that reach no package index",
+    )
+    publish.add_argument(
+        "--check",
+        choices=["full", "import"],
+        default="full",
+        help="full: as `task check`, if the task can be created here; import: only that its class is found",
+    )
+    publish.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write artifact and recipe to a folder instead, without AWS",
+    )
+    publish.add_argument("--remove", action="store_true", help="delete this version and its artifact instead")
+    publish.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    add_stack(publish)
+    add_account(publish)
+    publish.set_defaults(run=deferred("fedgrass.local.task_publishing:publish_command"))
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:

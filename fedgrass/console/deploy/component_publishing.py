@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -54,20 +54,30 @@ class Publisher:
         self._cloud = cloud
         self._bucket = bucket
 
-    def publish(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
+    def publish(
+        self,
+        name: str,
+        version: str,
+        make: Callable[[Path], object] | None = None,
+        *,
+        deploy: str = "fedgrass deploy devices --group GROUP",
+        dry_run: bool = False,
+    ) -> Iterator[str]:
         """Build and publish a component version; yield a line per step.
+
+        Args:
+            name: full name of the component.
+            version: to publish.
+            make: builds the component into a folder, as `gdk component build`; by default from the sources.
+            deploy: the command that deploys it.
+            dry_run: whether only to print what would be done.
 
         Raises:
             SettingsError: the version is invalid, or already exists.
             DeploymentError: Greengrass refused the component; the artifact was deleted.
         """
-        if not _VERSION.fullmatch(version):
-            message = f"--version is {version!r}; it takes three numbers, such as 1.0.0"
-            raise SettingsError(message)
-        published = self._cloud.versions(name)
-        if version in published:
-            raise _exists(name, version, published[0])
-        built = build(name, version, self._bucket)
+        self.check_new(name, version)
+        built = build(name, version, self._bucket, make)
         where = f"s3://{self._bucket}/{built.key}"
         if dry_run:
             yield f"would upload {where} ({len(built.artifact):,} bytes) and create {name} {version}"
@@ -81,7 +91,14 @@ class Publisher:
             if uploaded and not self._is_needed(name, version, built.key):
                 self._s3.delete_object(Bucket=self._bucket, Key=built.key)
             raise
-        yield f"{name} {version} is published; deploy it with `fedgrass deploy devices --group GROUP`"
+        yield f"{name} {version} is published; deploy it with `{deploy}`"
+
+    def check_new(self, name: str, version: str) -> None:
+        """Raise SettingsError if a version is invalid, or already published."""
+        check_version(version)
+        published = self._cloud.versions(name)
+        if version in published:
+            raise _exists(name, version, published[0])
 
     def remove(self, name: str, version: str, *, dry_run: bool = False) -> Iterator[str]:
         """Delete a component version and its artifacts; yield a line per step. Raises SettingsError."""
@@ -160,14 +177,30 @@ class Publisher:
         raise DeploymentError(message)
 
 
-def build(name: str, version: str, bucket: str) -> Built:
-    """Build a component from the sources; its recipe refers to the artifact in ``bucket``.
+def check_version(version: str) -> None:
+    """Raise SettingsError unless Greengrass accepts a version."""
+    if not _VERSION.fullmatch(version):
+        message = f"--version is {version!r}; it takes three numbers, such as 1.0.0"
+        raise SettingsError(message)
+
+
+def build(name: str, version: str, bucket: str, make: Callable[[Path], object] | None = None) -> Built:
+    """Build a component; its recipe refers to the artifact in ``bucket``.
+
+    Args:
+        name: full name of the component.
+        version: of the component.
+        bucket: of the artifact.
+        make: builds it into a folder, as `gdk component build` does; by default from the sources.
 
     Raises:
         SettingsError: the recipe exceeds the limit of Greengrass.
     """
     with tempfile.TemporaryDirectory(prefix="fedgrass-component-") as folder:
-        package.build_component(name, version, "fedgrass", Path(folder))
+        if make is None:
+            package.build_component(name, version, "fedgrass", Path(folder))
+        else:
+            make(Path(folder))
         (artifact,) = (Path(folder) / "artifacts" / name / version).iterdir()
         content = artifact.read_bytes()
         # The key has the checksum: no publication can overwrite the artifact of another.

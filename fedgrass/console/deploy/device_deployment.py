@@ -44,6 +44,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     reset: Mapping[str, Sequence[str]] = {}  # full name -> JSON pointers to reset to the recipe's defaults
     limits: Limits = Limits()  # of every component in `limited`
     limited: Sequence[str] = ()
+    users: Mapping[str, str] = {}  # full name -> user:group, if none is given and the component has none
     rollout: Rollout = Rollout()
     removed: Sequence[str] = ()
     name: str = ""
@@ -72,6 +73,9 @@ def revision(target: str, group: str, old: Mapping[str, Any], wanted: Wanted) ->
         _merge_configuration(components[name], merged)
     for name in wanted.limited:
         _limit(components[name], wanted.limits)
+    for name, user in wanted.users.items():
+        if name in components:
+            components[name].setdefault("runWith", {}).setdefault("posixUser", user)
     arguments = {
         "targetArn": target,
         "deploymentName": wanted.name or old.get("deploymentName") or f"fedgrass to {group}",

@@ -6,10 +6,12 @@ from typing import Any
 
 import yaml
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fedgrass.console.deploy.component_configuration import (
     MOST_PARTS,
     check_configuration,
+    default_configuration,
     document_parts,
     full_name,
     nulls,
@@ -23,8 +25,11 @@ from fedgrass.console.deploy.device_deployment import (
     merge,
     revision,
 )
+from fedgrass.console.deploy.task_options import parse_options
 from fedgrass.console.greengrass_cloud import GreengrassCloud
 from fedgrass.console.options import TRAINERS, read_text
+from fedgrass.console.tasks.task_component import PREFIX as TASK_PREFIX
+from fedgrass.console.tasks.task_deployment import deployed_tasks, removed_tasks
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 
@@ -40,7 +45,9 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     group: str
     components: Sequence[str] = ()  # NAME or NAME=VERSION
+    tasks: Sequence[str] = ()  # NAME or NAME=VERSION of tasks that were published
     configuration: Mapping[str, Mapping[str, Any]] = {}
+    options: Sequence[str] = ()  # TASK.OPTION=VALUE, of the trainer
     reset: Sequence[str] = ()  # NAME:/POINTER
     checked: bool = True  # whether to check the configuration of fedgrass components
     limits: Limits = Limits()
@@ -73,16 +80,44 @@ def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
     """
     target = cloud.group(asked.group)
     old = cloud.latest_deployment(target)
-    wanted = _removal(asked, old) if asked.remove else _addition(cloud, stack, asked)
+    asked, users, kept = _with_tasks(asked, old)
+    wanted = _removal(asked, old) if asked.remove else _addition(cloud, stack, _with_options(asked, old))
+    wanted = replace(wanted, users=users)
     arguments = revision(target, asked.group, old, wanted)
     things, lite = cloud.things(asked.group), cloud.lite_devices(target)
     return Plan(
         arguments=arguments,
         changes=changes(old, arguments),
-        notes=[*_checked(arguments["components"], wanted, asked, lite), *_notes(arguments, things, lite)],
+        notes=[
+            *kept,
+            *_checked(arguments["components"], wanted, asked, lite),
+            *_notes(arguments, things, lite),
+        ],
         things=things,
         current=old.get("deploymentId", ""),
     )
+
+
+def _with_tasks(asked: Asked, old: Mapping[str, Any]) -> tuple[Asked, Mapping[str, str], Sequence[str]]:
+    """Return the options with what their tasks change, the users of the tasks' components, and notes."""
+    if not asked.tasks:
+        return asked, {}, []
+    if asked.remove:
+        change = removed_tasks(asked.tasks, old, asked.group)
+    else:
+        given = [f"{full_name(name)}{equals}{version}" for name, equals, version in _split(asked.components)]
+        change = deployed_tasks(asked.tasks, given, old)
+    expanded = replace(
+        asked,
+        components=[*asked.components, *change.components],
+        configuration=merge(change.configuration, asked.configuration),
+        reset=[*change.reset, *asked.reset],
+    )
+    return expanded, change.users, change.notes
+
+
+def _split(components: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [given.partition("=") for given in components]
 
 
 def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
@@ -104,6 +139,35 @@ def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
         )
         raise SettingsError(message)
     return {full_name(str(name)): given for name, given in found.items()}
+
+
+def _with_options(asked: Asked, old: Mapping[str, Any]) -> Asked:
+    """Return the options of the command with those of tasks in the configuration of the trainer.
+
+    Raises:
+        SettingsError: no trainer is deployed, it has no such task, or an option is not TASK.OPTION=VALUE.
+    """
+    if not asked.options:
+        return asked
+    names = [full_name(given.partition("=")[0]) for given in asked.components]
+    trainers = [name for name in names if name in TRAINERS]
+    if not trainers:
+        message = f"--option is for tasks of the trainer, and --component has only {', '.join(names)}"
+        raise SettingsError(message)
+    options = parse_options(asked.options)
+    configuration = dict(asked.configuration)
+    for trainer in trainers:
+        given = configuration.get(trainer, {})
+        values = merge(
+            default_configuration(trainer), configurations(old.get("components", {})).get(trainer, {})
+        )
+        known = merge(values, given).get("tasks", {})
+        for task in options:
+            if task not in known:
+                message = f"--option names the task {task!r}: {nearest(task, sorted(known))}"
+                raise SettingsError(message)
+        configuration[trainer] = merge(given, {"tasks": options})
+    return replace(asked, configuration=configuration)
 
 
 def _addition(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) -> Wanted:
@@ -139,7 +203,8 @@ def _removal(asked: Asked, old: Mapping[str, Any]) -> Wanted:
             known = sorted(old.get("components", {}))
             message = f"{name!r} is not deployed to {asked.group!r}: {nearest(name, known)}"
             raise SettingsError(message)
-    return Wanted(removed=names, rollout=asked.rollout, name=asked.name)
+    kept = {name: "" for name in old.get("components", {}) if name not in names}
+    return Wanted(removed=names, reset=_resets(asked.reset, kept), rollout=asked.rollout, name=asked.name)
 
 
 def _versioned(cloud: GreengrassCloud, given: str) -> tuple[str, str]:
@@ -150,6 +215,8 @@ def _versioned(cloud: GreengrassCloud, given: str) -> tuple[str, str]:
     where = f"account {cloud.account.number}, region {cloud.account.region}"
     if not published:
         way_out = f"publish it by `fedgrass deploy component {short}`" if name != short else "check its name"
+        if name.startswith(TASK_PREFIX):
+            way_out = "publish it by `fedgrass task publish MODULE:CLASS --version 1.0.0`"
         message = f"there is no component {name!r} in {where}: {way_out}"
         raise SettingsError(message)
     if version and version not in published:

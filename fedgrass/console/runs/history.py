@@ -93,6 +93,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
 def _device(part: Participant, cap: int) -> dict[str, Any]:
     """Return one participant's figures, with its turnaround if it replied, and its examples after the cap."""
     fields: dict[str, Any] = msgspec.to_builtins(part)
+    fields.pop("answer")  # to a query of statistics: only the merged ones are shown
     return {
         **fields,
         "counted_examples": min(part.examples, cap) if cap else part.examples,
@@ -132,7 +133,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 def _round_cell(line: Mapping[str, Any]) -> str:
     again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-    work = ["evaluate"] if line["work"] == Work.EVALUATE else []
+    work = [] if line["work"] == Work.TRAIN else [str(line["work"])]
     outcome = [] if line["state"] == State.CLOSED else [line["state"].lower()]
     return " ".join([f"{line['round']}{again}", *work, *outcome])
 

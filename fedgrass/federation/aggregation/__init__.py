@@ -5,6 +5,7 @@
                               optimizers: FedAvgM, FedAdagrad, FedAdam, FedYogi
     byzantine_robust.py       median, trimmed mean, Krum, Multi-Krum
     scaffold.py               SCAFFOLD, the server's part and the device's
+    tree_bagging.py           gradient-boosted trees: the devices' trees are appended to the model's
     staleness.py              the weight of an update by the age of the model that it started from
     sharding_plan.py          how the work is divided among averagers
 
@@ -14,7 +15,12 @@ A custom strategy derives from ``Strategy`` and gets a line in ``STRATEGIES``, o
 
 from collections.abc import Mapping
 
-from fedgrass.federation.aggregation.aggregation_strategy import Contribution, Strategy, Survey
+from fedgrass.federation.aggregation.aggregation_strategy import (
+    Contribution,
+    Strategy,
+    Survey,
+    WholeStrategy,
+)
 from fedgrass.federation.aggregation.byzantine_robust import Krum, Median, MultiKrum, TrimmedMean
 from fedgrass.federation.aggregation.means import (
     FedAdagrad,
@@ -27,9 +33,10 @@ from fedgrass.federation.aggregation.means import (
     WeightedMean,
 )
 from fedgrass.federation.aggregation.scaffold import Scaffold
+from fedgrass.federation.aggregation.tree_bagging import TreeBagging
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY, StrategyRegistry
 
-__all__ = ["STRATEGIES", "Contribution", "Strategy", "Survey", "strategy"]
+__all__ = ["STRATEGIES", "Contribution", "Strategy", "Survey", "WholeStrategy", "strategy"]
 
 STRATEGIES: StrategyRegistry[Strategy] = StrategyRegistry(
     "aggregation",
@@ -47,6 +54,7 @@ STRATEGIES: StrategyRegistry[Strategy] = StrategyRegistry(
         "multi_krum": MultiKrum,
         "q_fedavg": QFedAvg,
         "scaffold": Scaffold,
+        "tree_bagging": TreeBagging,
     },
 )
 

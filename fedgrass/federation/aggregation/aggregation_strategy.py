@@ -2,18 +2,21 @@
 
 A strategy never sees a whole model. The averager cuts all updates into the same slices and calls the strategy
 slice by slice, so its memory grows neither with the number of devices nor, beyond a few buffers, with the
-model.
+model. The exception is a ``WholeStrategy``, for models whose arrays grow and cannot be averaged.
 
 A *change* is an update minus the global model that its device started from. N is the number of updates, L the
 number of values in a slice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
+
+from fedgrass.federation.messages.message_fields import Options
+from fedgrass.federation.weights import Arrays, Layout
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +49,8 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # "sums": the changes are combined as a weighted sum, which holds few of them in memory at a time.
     # "columns": ``combine`` gets the same slice of every change at once.
-    reads: ClassVar[Literal["sums", "columns"]] = "sums"
+    # "whole": whole updates are merged; only a ``WholeStrategy``.
+    reads: ClassVar[Literal["sums", "columns", "whole"]] = "sums"
     # What has to be measured of the changes before they are combined; costs a pass over all updates.
     survey: ClassVar[Literal["", "norms", "products"]] = ""
     # Server state: arrays in the model's shapes that the server keeps between rounds, initially zero.
@@ -115,3 +119,51 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             asked: The number of devices asked in the round.
         """
         return values + change
+
+
+class WholeStrategy(Strategy, frozen=True):
+    """A strategy whose updates have other lengths than the model, and that merges them as a whole.
+
+    The averager checks the file of each update (its size, its checksums, its header), then the strategy its
+    contents. All updates of a round and the base model are in memory at once, so the strategy has to bound
+    both: see cloud_functions/aggregation/whole_updates.py. ``training`` below are the settings of the round's
+    training, as sent to the devices.
+    """
+
+    reads: ClassVar[Literal["sums", "columns", "whole"]] = "whole"
+
+    def check_model(self, layout: Layout, arrays: Arrays) -> None:
+        """Check an initial model. Raises UpdateRefused."""
+        raise NotImplementedError
+
+    def largest_update(self, model: Layout, training: Options) -> int:
+        """Return the most bytes of data that one update may have."""
+        raise NotImplementedError
+
+    def check_update(self, layout: Layout, update: Arrays, model: Arrays, training: Options) -> None:
+        """Check the contents of an update. Raises UpdateRefused."""
+        raise NotImplementedError
+
+    def merge(
+        self, model: Arrays, updates: Sequence[Arrays], weights: Floats
+    ) -> Mapping[str, Sequence[NDArray[Any]]]:
+        """Return the new model: for each array of the model, the pieces that are concatenated to it.
+
+        Args:
+            model: The base model.
+            updates: The N updates, in the order of their devices' names.
+            weights: float64 array of shape (N,), from ``weigh``.
+        """
+        raise NotImplementedError
+
+    def full(
+        self, model: Layout, expected: Sequence[tuple[int, Options]] = (), expected_bytes: int = 0
+    ) -> str:
+        """Return why a model might not have room for more; empty if it has.
+
+        Args:
+            model: The model.
+            expected: How many more updates are expected, with the training settings of each number of them.
+            expected_bytes: How many more bytes of data are expected.
+        """
+        raise NotImplementedError

@@ -47,9 +47,15 @@ def group_size(scale: Scale, strategy: Strategy, asked: int, model_bytes: int) -
 def shards(scale: Scale, strategy: Strategy, model: Layout, *, surveyed: bool) -> list[Slice]:
     """Return the shards of a model, in its order; empty if one averager computes the whole model.
 
-    Also empty if whole changes have to be measured first, as for Krum, q-FedAvg and clipping, or if updates
-    contain more than the model's arrays.
+    Also empty if whole changes have to be measured first, as for Krum, q-FedAvg and clipping, if updates
+    contain more than the model's arrays, or if they are merged as a whole.
     """
-    if surveyed or strategy.survey or strategy.carried or model.data_bytes <= scale.sharded_bytes:
+    if (
+        strategy.reads == "whole"
+        or surveyed
+        or strategy.survey
+        or strategy.carried
+        or model.data_bytes <= scale.sharded_bytes
+    ):
         return []
     return list(cut(model, scale.sharded_bytes // 2 // _BYTES))

@@ -159,6 +159,20 @@ def test_a_configured_interpreter_may_be_a_version_older() -> None:
         assert ("Python 3.10 or newer is required" in done.stderr) == refused == (done.returncode == 1)
 
 
+@pytest.mark.parametrize("module", ["json", "no_such_torch"])
+def test_a_configured_interpreter_without_pytorch_is_taken_with_a_line_in_the_log(
+    module: str,
+) -> None:
+    program = install.CHECK.replace("'torch'", repr(module))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    assert ("has no PyTorch: only tasks that do not use it can be trained" in done.stderr) == (
+        module != "json"
+    )
+
+
 @pytest.mark.parametrize("given", ["", sys.executable])
 def test_the_configured_python_may_come_as_input(given: str, tmp_path: Path) -> None:
     done = subprocess.run(

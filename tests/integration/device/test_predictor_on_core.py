@@ -23,6 +23,7 @@ from awsiot.greengrasscoreipc import model as ipc
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from components.trainer.tasks.digits import Digits, read_digits
+from fedgrass.console.tasks.task_component import TaskCode, build_task, component_name
 from fedgrass.federation import messages, weights
 from fedgrass.federation.messages import NewModel, PredictorReport
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
@@ -639,3 +640,39 @@ def test_stopping_the_core_ends_the_predictor_at_once(site: Site) -> None:
     assert not Path(f"/proc/{process}").exists()
     assert "asked to end by SIGTERM" in site.log
     assert "Traceback" not in site.log
+
+
+RELEASED = """
+from components.trainer.tasks.noise import Noise
+
+class Released(Noise):
+    def predictor(self, weights):
+        return lambda inputs: [{number} for _ in inputs]
+"""
+
+
+@pytest.mark.slow
+def test_the_code_of_a_task_may_arrive_later_and_be_replaced(site: Site, tmp_path: Path) -> None:
+    """The nucleus would give up on a predictor that exits until the component is there."""
+    component = component_name("released")
+
+    def publish(version: str) -> None:
+        source = tmp_path / "source"
+        source.mkdir(exist_ok=True)
+        (source / "released.py").write_text(RELEASED.format(number=version.partition(".")[0]))
+        code = TaskCode(name="released", module="released:Released", folder=source)
+        build_task(code, version, tmp_path / "published")
+        recipe_file = tmp_path / "published" / "recipes" / f"{component}.yaml"
+        site.running.run(site.running.core.deploy(recipe_file, tmp_path / "published" / "artifacts"))
+
+    site.deploy(tasks={"released": {"component": component, "megabytes": "0.01"}})
+    eventually(lambda: "waits for its component" in site.log, PATIENCE)
+    process = site.process
+    publish("1.0.0")
+    site.hears_of_models("released")
+    site.announce(site.put(1, biased(0.5), task="released"))
+    site.serves("run-a/1", "released")
+    assert site.predict(0, task="released")[1]["outputs"] == [1]
+    publish("2.0.0")
+    eventually(lambda: site.predict(0, task="released")[1]["outputs"] == [2], PATIENCE)
+    assert site.process == process

@@ -77,7 +77,13 @@ class Desk:
         self.update = folder / "updates" / "update.safetensors"
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
-    def start(self, task: str = "noise", options: TaskOptions | None = None, **announced: object) -> None:
+    def start(
+        self,
+        task: str = "noise",
+        options: TaskOptions | None = None,
+        packages: str = "",
+        **announced: object,
+    ) -> None:
         values: dict[str, object] = {
             "model_key": "models/m",
             "model_sha256": weights.sha256(MODEL),
@@ -87,6 +93,7 @@ class Desk:
         work = WorkOrder(
             announcement=announcement(task=task, **values),  # type: ignore[arg-type]
             options=NOISE if options is None else options,
+            packages=packages,
             update=str(self.update),
         )
         self.process.start(work, self._answers.put)
@@ -412,6 +419,64 @@ def test_a_training_is_bounded_as_the_configuration_says(desk: Desk) -> None:
     own_niceness = os.getpriority(os.PRIO_PROCESS, 0)
     assert (found["niceness"], found["threads"]) == (min(19, own_niceness + 7), 2)
     assert (found["memory"], found["oom"]) == (900e6, 500)
+
+
+def test_packages_of_a_task_are_importable_and_never_mixed_with_another_version(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """A package is imported once in a process, so other packages need another one."""
+    (tmp_path / "own.py").write_text(
+        "from components.trainer.tasks.noise import Noise\n"
+        "class Own(Noise):\n"
+        "    def fit(self, *given):\n"
+        "        import os, cracklib, numpy\n"
+        "        fit = super().fit(*given)\n"
+        "        fit.metrics.update(process=os.getpid(), cracklib=cracklib.NUMBER)\n"
+        "        assert 'site-packages' in numpy.__file__\n"
+        "        return fit\n"
+    )
+    options: TaskOptions = {**NOISE, "module": "own:Own", "path": str(tmp_path)}
+    found = []
+    for number in (1, 1, 2):
+        packages = tmp_path / f"packages-{number}"
+        packages.mkdir(exist_ok=True)
+        (packages / "cracklib.py").write_text(f"NUMBER = {number}")
+        (packages / "numpy.py").write_text("raise ImportError('it hides the numpy of the trainer')")
+        desk.start("own", options, str(packages))
+        answer = desk.answer()
+        assert isinstance(answer, Result), answer
+        found.append(answer.train_metrics)
+    assert [one["cracklib"] for one in found] == [1, 1, 2]
+    assert found[0]["process"] == found[1]["process"] != found[2]["process"]
+    desk.start("own", options)
+    answer = desk.answer()
+    assert isinstance(answer, Failure)
+    assert "No module named 'cracklib'" in answer.reason
+    assert not answer.unloadable
+
+
+@pytest.mark.parametrize(
+    ("code", "unloadable"),
+    [
+        ("import nothing_of_this_name", True),
+        ("raise ValueError", True),
+        ("def other(): ...", True),
+        ("class Own:\n    def __init__(self, folder): ...", True),
+        ("class Own:\n    def __init__(self, **options): open('/no/data')", False),
+        ("class Own:\n    def __init__(self, **options): ...", False),
+    ],
+)
+def test_a_failure_says_whether_the_class_or_something_else_is_at_fault(
+    desk: Desk,
+    tmp_path: Path,
+    code: str,
+    unloadable: bool,  # noqa: FBT001 - a parameter of pytest
+) -> None:
+    (tmp_path / "own.py").write_text(code)
+    desk.start("own", {"megabytes": 1, "module": "own:Own", "path": str(tmp_path)})
+    answer = desk.answer()
+    assert isinstance(answer, Failure)
+    assert answer.unloadable is unloadable, answer.reason
 
 
 def test_changed_bounds_reach_a_warm_worker_and_equal_ones_keep_it(desk: Desk) -> None:

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from fedgrass.federation import object_keys
-from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding, encode_model
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import encode
 from tests.chaos.audit import _distance, _lost
 from tests.chaos.drawing import OPTIONS
 from tests.chaos.reference import _STEPS, CARRIED, Model, Server, Update, next_model, read_file
-from tests.fakes.small_average import RUN, SmallAverage
+from tests.fakes.small_average import AVERAGING, RUN, SmallAverage
 
 DEVICES, ROUNDS = 5, 3
 INITIAL: Mapping[str, np.ndarray[Any, Any]] = {
@@ -78,13 +77,13 @@ def _with_control(average: SmallAverage, update: dict[str, Any], number: int) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.kind)
-@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+@pytest.mark.parametrize("aggregation", sorted(AVERAGING))
 def test_the_reference_makes_the_model_that_the_averager_makes(aggregation: str, encoding: Encoding) -> None:
     assert play(SmallAverage(INITIAL, encoding=encoding, aggregation=aggregation)) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+@pytest.mark.parametrize("aggregation", sorted(AVERAGING))
 def test_the_reference_caps_claims_and_averages_statistics_as_the_averager_does(aggregation: str) -> None:
     claims = [3, 2**53, 1, 7, 400]
     assert play(SmallAverage(INITIAL, aggregation=aggregation), claims, declared={"body"}) < 1e-5
@@ -96,7 +95,7 @@ def test_the_reference_clips_long_changes_as_the_averager_does(aggregation: str)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.kind)
-@pytest.mark.parametrize("aggregation", sorted(set(STRATEGIES) - {"q_fedavg", "scaffold"}))
+@pytest.mark.parametrize("aggregation", sorted(set(AVERAGING) - {"q_fedavg", "scaffold"}))
 @pytest.mark.parametrize("staleness", ["polynomial", "hinge"])
 def test_the_reference_weighs_stale_updates_as_the_averager_does(
     aggregation: str, encoding: Encoding, staleness: str
@@ -135,7 +134,7 @@ def test_the_reference_detects_an_update_that_counts_twice_with_each_strategy() 
     updates = [
         Update(SmallAverage(INITIAL).encode(trained(INITIAL, d, 1)), EXAMPLES[d], LOSSES[d]) for d in range(5)
     ]
-    for aggregation in sorted(set(STRATEGIES) - {"krum", "scaffold"}):
+    for aggregation in sorted(set(AVERAGING) - {"krum", "scaffold"}):
         options = OPTIONS.get(aggregation, {})
         chosen = {"task": "noise", "aggregation": aggregation, "aggregation_options": options}
         settings = parse_settings(chosen)

@@ -1,5 +1,6 @@
 """The tasks that the demo configures on devices."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.local.demo import DemoOptions, _settings
 from fedgrass.local.task_loading import DemoTask
 from tests.unit.device.tasks.published_files import write_mnist
+
+COMPONENT = "com.fedgrass.task.cracks"
 
 
 def test_each_device_gets_its_share_of_a_task_that_deals(
@@ -31,7 +34,7 @@ def own_task(tmp_path: Path, takes: str, **options: int) -> DemoTask:
 
 def test_a_users_task_that_takes_no_share_gets_none_and_the_demo_warns(tmp_path: Path) -> None:
     task = own_task(tmp_path, "points=1", points=3)
-    options = {"module": "cracks:Cracks", "path": str(tmp_path), "points": 3}
+    options = {"component": COMPONENT, "points": 3}
     assert task.configuration(4)["cracks"] == options
     assert "all 6 devices have the same data of task 'cracks'" in task.shared_data_warning()
     assert "does not take `share` and `shares`" in task.shared_data_warning()
@@ -40,9 +43,28 @@ def test_a_users_task_that_takes_no_share_gets_none_and_the_demo_warns(tmp_path:
 @pytest.mark.parametrize("takes", ["share=0, shares=1", "*, shares=1, points=3, share=0", "**options"])
 def test_a_users_task_that_takes_its_share_gets_it_on_each_device(tmp_path: Path, takes: str) -> None:
     task = own_task(tmp_path, takes)
-    options = {"module": "cracks:Cracks", "path": str(tmp_path), "share": 4, "shares": 6}
+    options = {"component": COMPONENT, "share": 4, "shares": 6}
     assert task.configuration(4)["cracks"] == options
     assert task.shared_data_warning() == ""
+
+
+def test_the_devices_get_a_users_files_as_a_component(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").touch()
+    (tmp_path / "other.txt").touch()
+    (tmp_path / "cracks.py").write_text("class Cracks: ...\n")
+    task = DemoTask("cracks=cracks:Cracks", tmp_path, 2, include=["labels.txt"])
+    assert task.build_component(tmp_path / "built") == COMPONENT
+    (archive,) = (tmp_path / "built" / "artifacts" / COMPONENT).glob("*/task.zip")
+    with zipfile.ZipFile(archive) as content:
+        files = [name for name in content.namelist() if name.startswith("files/")]
+    assert files == ["files/cracks.py", "files/labels.txt"]
+
+
+@pytest.mark.parametrize("choice", ["digits", "own=components.trainer.tasks.noise:Noise"])
+def test_what_the_devices_have_already_needs_no_component(tmp_path: Path, choice: str) -> None:
+    task = DemoTask(choice, None, 2)
+    assert task.build_component(tmp_path / "built") == ""
+    assert not (tmp_path / "built").exists()
 
 
 def test_one_of_the_two_arguments_is_not_enough_to_share_data(tmp_path: Path) -> None:

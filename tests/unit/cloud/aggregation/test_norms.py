@@ -7,11 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.update_reader import BadUpdates
-from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.topics import Kind
-from tests.fakes.small_average import SmallAverage
+from tests.fakes.small_average import AVERAGING, SmallAverage
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
 
 Arrays = dict[str, NDArray[Any]]
@@ -46,7 +45,7 @@ def updates(most: float = np.inf) -> list[Arrays]:
 
 
 @pytest.mark.parametrize("difference", [False, True])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AVERAGING)
 def test_clipping_equals_averaging_changes_that_devices_clipped(name: str, *, difference: bool) -> None:
     settings: dict[str, Any] = {"aggregation": name, "encoding": Encoding(difference=difference)}
     clipped = SmallAverage(start(), clip_norm=2.0, **settings).round(updates(), metrics=LOSSES)

@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.update_reader import BadUpdates
-from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy
+from fedgrass.federation.aggregation import Contribution, Strategy
 from fedgrass.federation.encodings import Encoding
 from fedgrass.federation.errors import AggregationFailed
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.topics import Kind
-from tests.fakes.small_average import RUN, SmallAverage
+from tests.fakes.small_average import AVERAGING, RUN, SmallAverage
 from tests.fakes.small_fleet import SmallFleet, update_full_of
 
 pytestmark = pytest.mark.slow  # seconds of trainings, floods or sums: make test runs them
@@ -75,7 +75,7 @@ VALUES = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e30, 1e20, 1e-40, -0.0]
 
 
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AVERAGING)
 def test_no_value_of_one_update_ends_a_round(name: str, value: float) -> None:
     updates = [honest(seed) for seed in range(DEVICES)]
     updates[BAD] = with_value(value)
@@ -87,7 +87,7 @@ def test_no_value_of_one_update_ends_a_round(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["wide", "half"])
-@pytest.mark.parametrize("aggregation", STRATEGIES)
+@pytest.mark.parametrize("aggregation", AVERAGING)
 def test_no_value_of_another_type_ends_a_round(aggregation: str, name: str) -> None:
     value = 1e300 if name == "wide" else 65504.0
     updates = [honest(seed) for seed in range(DEVICES)]
@@ -130,7 +130,7 @@ METRICS: list[dict[str, float]] = [
 
 
 @pytest.mark.parametrize("metrics", METRICS, ids=str)
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AVERAGING)
 def test_no_metric_of_one_device_ends_a_round(name: str, metrics: dict[str, float]) -> None:
     updates = [honest(seed) for seed in range(DEVICES)]
     reported = [*LOSSES[:BAD], metrics, *LOSSES[BAD + 1 :]]

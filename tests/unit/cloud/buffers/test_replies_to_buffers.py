@@ -4,6 +4,7 @@ import pytest
 
 from cloud_functions.monitoring import Metric
 from cloud_functions.rounds import hellos
+from cloud_functions.selection import cohorts
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
 from tests.fakes.small_fleet import crash_at_every_call
@@ -59,6 +60,22 @@ def test_a_reply_of_long_ago_is_refused_with_its_age() -> None:
     assert fleet.verdicts(slow)[-1].reason == (
         "it started from model 0, which is 50 models older than model 50; 1 is the most (max_staleness)"
     )
+
+
+def test_a_silent_device_whose_model_is_too_old_by_now_is_refused_by_name() -> None:
+    fleet = buffered(devices=3, buffer_size=1, in_flight=2, max_staleness=1, accept_seconds=30)
+    silent, other = training(fleet)
+    first = fleet.newest()
+    fleet.status(other, "accepted")
+    for _ in range(2):
+        fleet.pass_time(30)
+        fleet.remind()
+    assert fleet.parts(first)[silent] is Participation.SILENT
+    for _ in range(2):
+        close(fleet, leave=silent)
+    fleet.reply(silent, first)
+    assert "which is 2 models older than model 2" in fleet.verdicts(silent)[-1].reason
+    assert (fleet.part(silent).state, fleet.newest().replied) == (STALE, 0)
 
 
 def test_replies_of_a_paused_run_are_held_for_hours_and_counted_once_it_is_resumed() -> None:
@@ -206,6 +223,32 @@ def requests_per_reply(in_flight: int) -> float:
 
 def test_the_requests_of_a_reply_do_not_grow_with_the_devices_in_flight() -> None:
     assert requests_per_reply(80) <= requests_per_reply(20)
+
+
+def test_devices_are_searched_for_once_for_every_tenth_of_the_places() -> None:
+    fleet = buffered(devices=100, buffer_size=40, in_flight=40)
+    calls = len(fleet.counter.calls)
+    for device in training(fleet)[:39]:
+        fleet.reply(device)
+    assert fleet.counter.calls[calls:].count("participants_from") == 39 // 4
+
+
+def test_a_device_that_takes_a_vacant_place_has_the_whole_time_from_then_on() -> None:
+    fleet = buffered(devices=4, deadline_seconds=600)
+    (idle,) = set(fleet.names) - set(training(fleet))
+    fleet.pass_time(100)
+    fleet.reply(training(fleet)[0])
+    assert fleet.announced(idle)[-1].deadline_seconds == 600
+
+
+def test_a_reply_that_was_carried_over_is_one_part_in_the_history_of_its_device() -> None:
+    fleet = buffered(devices=3)
+    slow, *_ = training(fleet)
+    first = close(fleet, leave=slow)
+    fleet.pass_time(50)
+    fleet.reply(slow, first)
+    past = cohorts._history(fleet.cloud, fleet.run())[slow]
+    assert (past.times_asked, past.average_seconds, past.rounds_since_asked) == (1, 50.0, 1)
 
 
 def test_a_hello_repeats_the_work_that_was_announced_in_an_earlier_buffer() -> None:

@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.rounds import State
 from fedgrass.federation.weights import encode
-from tests.fakes.small_average import SmallAverage
+from tests.fakes.small_average import AVERAGING, SmallAverage
 from tests.fakes.small_fleet import INITIAL, RUN, SmallFleet
 
 BIG = 2**60 + 1
@@ -21,7 +20,7 @@ def model(ids: Any) -> dict[str, Any]:
     return {"w": np.zeros(4, np.float32), "ids": np.asarray(ids), "small": np.array([3], np.int8)}
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", AVERAGING)
 @pytest.mark.parametrize("shift", [0, 5])
 def test_numbers_that_all_updates_agree_on_keep_their_digits(name: str, shift: int) -> None:
     start = np.where(EDGES > 0, EDGES - shift, EDGES + shift)

@@ -1,0 +1,205 @@
+"""``fedgrass task publish``: check a task, make the component of its code, and publish it.
+
+The task is checked in a folder that has only the files of its component, so a file that was not included is
+missed here and not on the devices. Data that only the devices have are not required: if the class is found
+but the task cannot be created, that is a note.
+"""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.runtime.component_errors import ComponentError
+from components.trainer.tasks.registry import find_class
+from fedgrass.console import stack
+from fedgrass.console.deploy.component_publishing import Publisher, check_version
+from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
+from fedgrass.console.interruption import is_interruption
+from fedgrass.console.options import parse_key_values
+from fedgrass.console.tasks import task_component
+from fedgrass.console.tasks.frozen_requirements import (
+    PYTHONS,
+    Target,
+    download,
+    frozen,
+    read_requirements,
+    resolve,
+)
+from fedgrass.console.tasks.task_component import PLATFORMS, TaskCode, build_task, component_name
+from fedgrass.console.tasks.task_files import task_files
+from fedgrass.console.terminal import fail, say
+from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.local.task_check import CheckOptions, check_task
+from fedgrass.local.task_loading import METHODS, explain, explain_loading, load
+from fedgrass.local.task_process import run_in_child
+
+_PYTHON = re.compile(r"3\.(1[0-9]|2[0-9])")
+
+
+@stack.refusals()
+def publish_command(arguments: argparse.Namespace) -> None:
+    """Publish a task's component, delete one, or write one to a folder; print a line per step."""
+    module, class_name = task_component.checked_location(arguments.name)
+    task = arguments.task_name or task_component.task_name(class_name)
+    component = component_name(task)
+    check_version(arguments.version)
+    if arguments.remove:
+        if arguments.output:
+            fail("--remove and --output exclude each other: delete the files in the folder yourself")
+        for line in _publisher(arguments).remove(component, arguments.version, dry_run=arguments.dry_run):
+            say(line)
+        return
+    publisher = None if arguments.output else _publisher(arguments)
+    if publisher:
+        publisher.check_new(component, arguments.version)  # before the check, which takes seconds
+    task_files(arguments.path, module, arguments.include)
+    with tempfile.TemporaryDirectory(prefix="fedgrass-publish-") as folder:
+        code = _code(arguments, task, Path(folder))
+        _check(arguments, code, Path(folder))
+        for line in _carry_out(arguments, code, component, publisher):
+            say(line)
+
+
+def _publisher(arguments: argparse.Namespace) -> Publisher:
+    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
+    return Publisher(stack.client, cloud, stack.outputs(arguments.stack)["BucketName"])
+
+
+def _carry_out(
+    arguments: argparse.Namespace, code: TaskCode, component: str, publisher: Publisher | None
+) -> Iterator[str]:
+    version = arguments.version
+
+    def make(folder: Path) -> list[str]:
+        return build_task(code, version, folder)
+
+    if publisher:
+        deploy = f"fedgrass deploy devices --group GROUP --task {code.name}={version}"
+        yield from publisher.publish(component, version, make, deploy=deploy, dry_run=arguments.dry_run)
+    elif arguments.dry_run:
+        yield f"would write {component} {version} to {arguments.output}"
+    else:
+        files = make(arguments.output)
+        yield f"wrote {component} {version} ({len(files)} files: {_few(files)}) to {arguments.output}"
+        yield (
+            f"  fedgrass core deploy --recipe {arguments.output}/recipes/{component}.yaml"
+            f" --artifacts {arguments.output}/artifacts"
+        )
+
+
+def _few(files: list[str]) -> str:
+    most = 8
+    return ", ".join(files[:most]) + (f" and {len(files) - most} more" if len(files) > most else "")
+
+
+def _code(arguments: argparse.Namespace, task: str, folder: Path) -> TaskCode:
+    """Return what the component is made of, with its requirements pinned."""
+    platforms = tuple(one for one in PLATFORMS if one in arguments.platform) or tuple(PLATFORMS)
+    for python in arguments.python:
+        if not _PYTHON.fullmatch(python):
+            message = f"--python is {python!r}; it takes a version such as 3.11"
+            raise SettingsError(message)
+    pythons = tuple(dict.fromkeys(arguments.python)) or PYTHONS
+    requirements, wheels = _pinned(
+        arguments, [(one, python) for one in platforms for python in pythons], folder
+    )
+    return TaskCode(
+        name=task,
+        module=arguments.name,
+        folder=arguments.path,
+        include=arguments.include,
+        requirements=requirements,
+        wheels=wheels,
+        platforms=platforms,
+    )
+
+
+def _pinned(arguments: argparse.Namespace, targets: list[Target], folder: Path) -> tuple[str, list[Path]]:
+    default = arguments.path / "requirements.txt"
+    file = arguments.requirements or (default if default.is_file() else None)
+    wanted = read_requirements(file) if file else []
+    if not wanted:
+        return "", []
+    say(f"pinning {file} for {len(targets)} combinations of platform and Python")
+    resolved = resolve(wanted, targets)
+    pinned = frozen(resolved)
+    if not pinned:
+        say("the trainer has all of its requirements already")
+        return "", []
+    names = sorted({line.partition("==")[0] for line in pinned.splitlines() if "==" in line})
+    say(f"the devices install next to the trainer's packages: {', '.join(names)}")
+    return pinned, download(resolved, folder) if arguments.bundle else []
+
+
+def _check(arguments: argparse.Namespace, code: TaskCode, folder: Path) -> None:
+    """Check the task in a folder with the files of its component; exit with an error if it fails."""
+    with _staged(code, folder) as staged:
+        options = {
+            "name": code.module,
+            "path": str(staged),
+            "shown": str(arguments.path.absolute()),
+            "options": parse_key_values("--option", arguments.option),
+            "full": arguments.check == "full",
+        }
+        if run_in_child("fedgrass.local.task_publishing:check_in_child", options, say):
+            fail(f"nothing was published: mend {code.module}, then repeat the command")
+
+
+@contextmanager
+def _staged(code: TaskCode, folder: Path) -> Iterator[Path]:
+    module, _ = task_component.checked_location(code.module)
+    staged = folder / "files"
+    for name, path in task_files(code.folder, module, code.include).items():
+        target = staged / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    yield staged
+
+
+def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
+    """Check in the child process that the class is found, and the task if its data are here."""
+
+    def report(line: str) -> None:
+        say(line.replace(options["path"], options["shown"]))
+
+    note("import")
+    name, place = options["name"], Path(options["path"])
+    try:
+        found = find_class("published", {"module": name, "path": options["path"]})
+    except ComponentError as error:
+        report(f"FAIL  import: {explain_loading(error, name.partition(':')[0])}{_advice(error)}")
+        return 1
+    except BaseException as error:  # the module is user code, and may raise anything
+        if is_interruption(error):
+            raise
+        report(f"FAIL  import: {explain(error)}")
+        return 1
+    if missing := [method for method in METHODS if not callable(getattr(found, method, None))]:
+        report(f"FAIL  import: {name} has no method {missing[0]!r}; a task needs {', '.join(METHODS)}")
+        return 1
+    report(f"ok    import: {name} is found in the files of its component")
+    if not options["full"]:
+        return 0
+    note("creation")
+    try:
+        load(name, place, options["options"])
+    except FedgrassError as error:
+        report(f"note  creation: {error}")
+        report(
+            "note  the task cannot be created here, so only its import was checked: its data may be on the"
+            " devices alone; `fedgrass task check` on one of them checks the rest"
+        )
+        return 0
+    return check_task(CheckOptions(name=name, path=place, options=options["options"]), report, note)
+
+
+def _advice(error: ComponentError) -> str:
+    missing = getattr(error.__cause__, "name", None)
+    if isinstance(error.__cause__, ModuleNotFoundError) and missing:
+        top = missing.partition(".")[0]
+        return f" (add a file by --include, or install a requirement here too: pip install {top})"
+    return ""
