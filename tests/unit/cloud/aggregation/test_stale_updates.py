@@ -1,6 +1,7 @@
 """Buffered runs: changes are relative to the model that a device started from, and weighted by its age."""
 
 import math
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -324,3 +325,26 @@ def test_a_custom_strategy_that_carries_state_is_refused_by_name() -> None:
     )
     with pytest.raises(SettingsError, match=r"CarriesOne.*its updates carry .*one round"):
         guarded_strategy.load(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", ["weighted_mean", "median"])
+def test_the_memory_does_not_grow_with_the_updates_or_the_models_that_they_started_from(
+    aggregation: str,
+) -> None:
+    size = 2_000_000  # values: the model has 8 MB
+    peaks = []
+    for starts in ([3, 3, 3, 3], [0, 1, 2, 3] * 6):
+        run = SmallAverage({"w": np.zeros(size, np.float32)}, aggregation=aggregation, **BUFFERED)
+        run.bucket.range_bytes = 8 * 1024**2
+        for number in range(1, 4):
+            model = {"w": np.full(size, number, np.float32)}
+            run.bucket.write(object_keys.model(RUN, number), file_of(model))
+        run.number = 3
+        run.upload([{"w": run.model_of(n)["w"] + np.float32(1)} for n in starts], {"w"}, starts)
+        tracemalloc.start()
+        run.make(len(starts), starts=starts)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    print(peaks)
+    assert peaks[1] < 1.5 * peaks[0]
