@@ -346,5 +346,4 @@ def test_the_memory_does_not_grow_with_the_updates_or_the_models_that_they_start
         run.make(len(starts), starts=starts)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    print(peaks)
     assert peaks[1] < 1.5 * peaks[0]
